@@ -1,0 +1,76 @@
+# Everything runs in .venv, which the first target that needs it makes from `python3` and pip alone.
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+UV := $(BIN)/uv
+CONFIG ?= experiments/frey_faces.py
+SEEDS ?= 0 1 2
+ARGS ?=
+LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest --generate-hashes \
+	--python-version 3.11 --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint types check format sweep-frey sweep-mnist lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/users  ## train on the Frey faces and draw the figures (CONFIG=file ARGS="--config.FIELD=VALUE")
+	$(BIN)/python experiments/run.py --config=$(CONFIG) $(ARGS)
+
+test: .venv/developers  ## the tests, in minutes
+	$(BIN)/python -m pytest
+
+test-all: .venv/developers  ## the slow tests too
+	$(BIN)/python -m pytest -m ''
+
+lint: .venv/developers  ## style: ruff
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/developers  ## types: pyright
+	$(BIN)/pyright
+
+check: lint types  ## lint and types
+
+format: .venv/developers  ## put the style right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces, each with SEEDS="0 1 2"
+	@for latents in 2 5 10 20; do for seed in $(SEEDS); do \
+	  $(BIN)/python experiments/run.py --config=experiments/frey_faces.py \
+	    --config.model.num_latents=$$latents --config.seed=$$seed $(ARGS) || exit; \
+	done; done
+
+sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST, each with SEEDS="0 1 2"
+	@for latents in 3 5 10 20 200; do for seed in $(SEEDS); do \
+	  $(BIN)/python experiments/run.py --config=experiments/mnist.py \
+	    --config.model.num_latents=$$latents --config.seed=$$seed $(ARGS) || exit; \
+	done; done
+
+lock: .venv/uv  ## renew both lock files
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean:  ## remove the environment and every cache, but no run
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build dist
+	find aevb experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# `--without-pip` and `pip --python` work where Debian has split ensurepip off.
+.venv/uv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  f"aevb needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]}. Try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.venv/users: .venv/uv requirements.lock pyproject.toml
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.venv/developers: .venv/users requirements-dev.lock
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,32 @@
+"""What the training loop knows of an algorithm: a pair of pure functions (init, update)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jax import Array
+
+from aevb.types import Key, PyTree
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs; arrays only, so that it can be saved, donated and vmapped."""
+
+    step: Array  # [] int32, updates made so far
+    params: PyTree
+    opt_state: PyTree
+    extra: PyTree  # what else an algorithm keeps between steps, or ()
+
+
+class Batch(NamedTuple):
+    """One minibatch, as the likelihood scores it."""
+
+    x: Array  # [M, D] float32
+    indices: Array  # [M] int32, which datapoints of the data set these are
+
+
+class Algorithm(NamedTuple):
+    """A way to train; `algorithms.<name>.make(...)` returns one."""
+
+    init: Callable[[Key], TrainState]
+    update: Callable[[Key, TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+    # -> the next state, and metrics [] of this minibatch, "bound" (nats per datapoint) among them

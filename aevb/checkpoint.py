@@ -1,0 +1,114 @@
+"""Checkpoints by orbax, with the digest of their arrays that orbax does not keep.
+
+A checkpoint is one `TrainState` and the seconds it took. The latest two and the best are kept.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aevb.algorithms.base import TrainState
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    seconds: float  # of training until then
+
+
+def digest(state: TrainState) -> str:
+    """SHA-256 over every leaf's path, shape, type and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(state):
+        array = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def open_manager(folder: Path) -> "ocp.CheckpointManager":
+    """The checkpoints of a folder, made if need be; leftovers of a killed save are removed."""
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
+
+    # With `max_to_keep` and `best_fn` orbax deletes the latest step where it is not the best.
+    keep = policies.AnyPreservationPolicy(
+        [
+            policies.LatestN(2),
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics["test_bound"],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=keep, cleanup_tmp_directories=True, enable_async_checkpointing=False
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def save(
+    manager: "ocp.CheckpointManager",
+    state: TrainState,
+    *,
+    seconds: float,
+    test_bound: float | None = None,
+) -> None:
+    """Saves a state under its step; it is complete on the disk when this returns.
+
+    Args:
+        seconds: of training until now.
+        test_bound: nats per datapoint, by which the best is chosen; None where it is not known.
+    """
+    import orbax.checkpoint as ocp
+
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            notes=ocp.args.JsonSave({"seconds": seconds, "digest": digest(state)}),
+        ),
+        metrics=None if test_bound is None else {"test_bound": test_bound},
+    )
+    manager.wait_until_finished()
+
+
+def restore(manager: "ocp.CheckpointManager", like: TrainState) -> Restored | None:
+    """The newest checkpoint that holds what was saved; None where there is none.
+
+    Each damaged one is named on stderr, and the one before it is taken.
+
+    Args:
+        like: a state of the same structure, shapes and types.
+    """
+    import orbax.checkpoint as ocp
+
+    abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            restored: Any = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
+                ),
+            )
+            if digest(restored.state) == restored.notes["digest"]:
+                return Restored(restored.state, restored.notes["seconds"])
+            problem = "its arrays are not those that were saved"
+        except Exception as error:  # orbax fails on damage in as many ways as there are files
+            problem = f"{type(error).__name__} on reading it"
+        print(f"checkpoint of step {step} is damaged ({problem}); skipped", file=sys.stderr)
+        manager.delete(step)
+    return None

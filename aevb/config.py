@@ -1,0 +1,271 @@
+"""Every setting: its default, what it means and what is allowed.
+
+This is the door at which configs stop: below it nothing has heard of a ConfigDict. It imports
+neither jax nor numpy, so that `--help` and a wrong setting answer at once.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from aevb.errors import UserError
+
+PACKAGE = Path(__file__).parent
+
+Config = Any
+"""An ml_collections.ConfigDict, whose fields a type checker cannot know."""
+
+Values = Mapping[str, Any]
+"""A config past the door: {"model.num_latents": 2, ...}, every field, validated."""
+
+
+class Field(NamedTuple):
+    """One setting."""
+
+    name: str  # dotted, as on the command line after --config.
+    default: Any
+    help: str
+    allowed: str  # in words, for the message that refuses a value
+    accepts: Callable[[Any], bool]  # of a value that already has the default's type
+
+
+def _table(file: str, name: str) -> tuple[str, ...]:
+    """The keys of the dictionary `name` in a source file of the package, which is not imported."""
+    for statement in ast.parse((PACKAGE / file).read_text()).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=target)]) if target == name:
+                pass
+            case ast.AnnAssign(target=ast.Name(id=target)) if target == name:
+                pass
+            case _:
+                continue
+        return tuple(ast.literal_eval(key) for key in _elements(statement.value))
+    return ()
+
+
+def _elements(node: ast.expr | None) -> list[Any]:
+    match node:
+        case ast.Dict(keys=keys):
+            return keys
+        case ast.Tuple(elts=elements):
+            return elements
+        case _:
+            return []
+
+
+def _modules(folder: str, table: str) -> tuple[str, ...]:
+    """The files of a folder of the package that hold something called `table`."""
+    names = sorted(file.stem for file in (PACKAGE / folder).glob("*.py"))
+    return tuple(
+        name for name in names if f"\n{table}" in (PACKAGE / folder / f"{name}.py").read_text()
+    )
+
+
+def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(names)}", lambda value: value in names
+
+
+def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"at least {low}", lambda value: low <= value < math.inf
+
+
+def _above_zero() -> tuple[str, Callable[[Any], bool]]:
+    return "a finite number above 0", lambda value: 0 < value < math.inf
+
+
+def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
+    return words, lambda value: True
+
+
+DATA_SETS = _modules("data", "KINDS")
+
+FIELDS = (
+    Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_at_least(0)),
+    Field("data.name", "frey_faces", "the data set", *_one_of(DATA_SETS)),
+    Field(
+        "data.split", "", "train and test; '' is the data set's first. frey_faces: blocked "
+        "(the last fifth of the film tests) or random (the literature's; leaks between neighbours)",
+        *_anything("a split of the data set"),
+    ),
+    Field(
+        "data.binarization", "", "'' is the data set's first. mnist: dynamic (drawn anew each "
+        "time), fixed (drawn once) or none (grey levels)",
+        *_anything("a binarization of the data set"),
+    ),
+    Field(
+        "data.grey_scale", 256.0, "grey level k becomes k / grey_scale; 256 makes bits per "
+        "dimension exact, 255 reaches 1", "255.0 or 256.0", lambda value: value in (255.0, 256.0),
+    ),
+    Field(
+        "data.dir", "", "where data sets are prepared; '' is $TFDS_DATA_DIR, or else "
+        "~/tensorflow_datasets", *_anything("a folder"),
+    ),
+    Field(
+        "data.manual_dir", "", "where files that you brought lie, in it or in its subfolder named "
+        "as the data set; '' is downloads/manual in data.dir", *_anything("a folder"),
+    ),
+    Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_at_least(1)),
+    Field("data.synthetic_num_test", 1000, "synthetic: test datapoints", *_at_least(1)),
+    Field("data.synthetic_num_dims", 10, "synthetic: data dimensions", *_at_least(1)),
+    Field("data.synthetic_num_latents", 2, "synthetic: true latent dimensions", *_at_least(1)),
+    Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
+    Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_at_least(0)),
+    Field(
+        "model.network", "mlp", "architecture of encoder and decoder",
+        *_one_of(_table("networks.py", "NETWORKS")),
+    ),
+    Field("model.num_latents", 2, "latent dimensions", *_at_least(1)),
+    Field(
+        "model.hidden", (200,), "units of each hidden layer of the encoder, and in reverse of the "
+        "decoder; () for linear ones", "a tuple of whole numbers of at least 1, such as (200,)",
+        lambda value: all(type(size) is int and size >= 1 for size in value),
+    ),
+    Field(
+        "model.likelihood", "gaussian_unit_mean", "p(x|z) of the decoder",
+        *_one_of(_table("likelihoods.py", "LIKELIHOODS")),
+    ),
+    Field(
+        "model.init", "normal", "normal: all parameters from N(0, init_std^2), as the paper; "
+        "fan_in: weights of variance 1/fan-in, biases 0",
+        *_one_of(_table("networks.py", "INITIALISATIONS")),
+    ),
+    Field(
+        "model.init_std", 0.1, "standard deviation of model.init=normal; the paper's N(0, 0.01) "
+        "read as a variance", *_above_zero(),
+    ),
+    Field(
+        "algorithm.name", "sgvb", "how to train",
+        *_one_of(_modules("algorithms", "def make(")),
+    ),
+    Field(
+        "algorithm.bound", "sgvb_b", "the estimator that is maximised",
+        *_one_of(_table("losses.py", "BOUNDS")),
+    ),
+    Field("algorithm.num_samples", 1, "L, samples of z per datapoint", *_at_least(1)),
+    Field(
+        "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on the parameters (MAP); "
+        "0 for maximum likelihood", *_at_least(0),
+    ),
+    Field(
+        "algorithm.prior_on_biases", True, "whether that prior covers biases",
+        *_anything("True or False"),
+    ),
+    Field(
+        "optimizer.name", "adagrad", "any optax optimizer; adagrad has the paper's accumulator and "
+        "epsilon of 0", *_anything("the name of an optax optimizer"),
+    ),
+    Field("optimizer.step_size", 0.02, "learning rate; the paper: 0.01, 0.02 or 0.1",
+          *_above_zero()),
+    Field(
+        "optimizer.options", "", "its other arguments, as b1=0.9,eps=1e-4",
+        *_anything("name=value, separated by commas"),
+    ),
+    Field("train.num_examples", 3_000_000, "training examples seen in all", *_at_least(1)),
+    Field("train.batch_size", 100, "M, datapoints of a minibatch", *_at_least(1)),
+    Field(
+        "train.first_eval", 10_000, "examples at the first evaluation", *_at_least(1),
+    ),
+    Field(
+        "train.evals_per_decade", 10, "evaluations each time the examples grow tenfold, evenly "
+        "spaced in their logarithm", *_at_least(1),
+    ),
+    Field(
+        "train.eval_examples", 10_000, "at most so many datapoints of each split for an evaluation "
+        "(the summary scores all)", *_at_least(1),
+    ),
+    Field(
+        "train.checkpoint_seconds", 60.0, "a checkpoint at each evaluation, and after this time "
+        "without one", *_above_zero(),
+    ),
+    Field(
+        "train.tensorboard", False, "also write event files (pip install 'aevb[tensorboard]')",
+        *_anything("True or False"),
+    ),
+)  # fmt: skip
+
+
+def default_config() -> Config:
+    """Every field at its default: the 2-D Frey faces of the paper."""
+    config: dict[str, Any] = {}
+    for field in FIELDS:
+        *sections, leaf = field.name.split(".")
+        target = config
+        for name in sections:
+            target = target.setdefault(name, {})
+        target[leaf] = field.default
+    return ConfigDict(config).lock()
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"model.num_latents": 2, ...}, in the order of the fields."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{leaf}": inner for leaf, inner in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def section(values: Values, name: str) -> dict[str, Any]:
+    """The values of one section: "train" -> {"num_examples": ..., "batch_size": ...}."""
+    prefix = f"{name}."
+    return {
+        field.removeprefix(prefix): value
+        for field, value in values.items()
+        if field.startswith(prefix)
+    }
+
+
+def help_text(config: Config) -> str:
+    """A line or two for each field: its value in this config, what it means, what is allowed."""
+    values = flatten(config)
+    return "\n".join(
+        f"  --config.{field.name}={values[field.name]!r}\n      {field.help} [{field.allowed}]"
+        for field in FIELDS
+    )
+
+
+def validate(config: Config) -> Values:
+    """The values of a config, once what can be known to be wrong without jax is refused.
+
+    Raises:
+        UserError: names the field, the value seen and what is allowed.
+    """
+    values = flatten(config)
+    fields = {field.name: field for field in FIELDS}
+    for name in sorted(values.keys() - fields.keys()):
+        raise UserError(f"config.{name} is unknown; --help lists the fields")
+    for name, field in fields.items():
+        if name not in values:
+            raise UserError(f"config.{name} is missing; start from aevb.config.default_config()")
+        value, kind = values[name], type(field.default)
+        if type(value) is not kind or not field.accepts(value):
+            raise UserError(
+                f"config.{name} is {value!r}; it must be {field.allowed} ({kind.__name__})"
+            )
+    _validate_data(values["data.name"], values["data.split"], values["data.binarization"])
+    if values["train.num_examples"] < values["train.batch_size"]:
+        raise UserError(
+            f"config.train.num_examples is {values['train.num_examples']}; it must be at least "
+            f"one minibatch, config.train.batch_size={values['train.batch_size']}"
+        )
+    return values
+
+
+def _validate_data(name: str, split: str, binarization: str) -> None:
+    """Each data set declares its own SPLITS and KINDS; '' stands for the first."""
+    for field, value, table in (
+        ("split", split, "SPLITS"),
+        ("binarization", binarization, "KINDS"),
+    ):
+        allowed = _table(f"data/{name}.py", table)
+        if value and value not in allowed:
+            raise UserError(
+                f"config.data.{field} is {value!r}; for {name} it must be one of "
+                f"{', '.join(allowed)}"
+            )

@@ -1,0 +1,108 @@
+"""Data sets. A file of this folder that declares KINDS is one; its name is the data set's.
+
+Such a file declares, as literals that can be read without importing it, ``SPLITS`` (the ways to
+part training from test data) and ``KINDS`` (binarization -> kind of data), the defaults first,
+and defines ``load(options) -> Dataset``.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+from aevb.errors import UserError
+from aevb.types import Key
+
+
+class Dataset(NamedTuple):
+    """Training and test data as stored, and how a stored datapoint becomes what a model sees."""
+
+    name: str
+    train: np.ndarray  # [N, D]: uint8, or float32 for real-valued data
+    test: np.ndarray  # [N', D]
+    kind: str  # "binary" (0/1), "grey" (scaled levels) or "real": which likelihoods can score it
+    preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
+    image_shape: tuple[int, int] | None  # rows and columns, D being their product
+    levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
+
+
+class Options(NamedTuple):
+    """What can be chosen about data. Fields that a data set has no use for are ignored."""
+
+    dir: str = ""  # where data sets are prepared; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
+    manual_dir: str = ""  # files brought by hand, in it or in its subfolder named as the data set;
+    #                       "" = downloads/manual in dir
+    split: str = ""  # "" = the data set's first
+    binarization: str = ""  # "" = the data set's first
+    grey_scale: float = 256.0  # grey level k becomes k / grey_scale
+    synthetic_num_train: int = 1000
+    synthetic_num_test: int = 1000
+    synthetic_num_dims: int = 10
+    synthetic_num_latents: int = 2
+    synthetic_noise_std: float = 0.5
+    synthetic_seed: int = 0
+
+
+DEFAULTS = Options()
+
+
+def load(name: str, options: Options = DEFAULTS) -> Dataset:
+    """The data set `name`.
+
+    Data of a public file come from, in this order: this package; what was prepared before in
+    `options.dir`; files in `options.manual_dir`; the network. What is read is always checked.
+
+    Raises:
+        UserError: no such data set, split, binarization or scale; the files are neither here nor
+            to be downloaded; a file or a prepared folder is damaged; a folder cannot be written.
+    """
+    module = _module(name)
+    if options.grey_scale not in (255.0, 256.0):
+        raise UserError(f"data.grey_scale is {options.grey_scale}; it must be 255.0 or 256.0")
+    return module.load(
+        options._replace(
+            split=_chosen(f"data.split of {name}", options.split, tuple(module.SPLITS)),
+            binarization=_chosen(
+                f"data.binarization of {name}", options.binarization, tuple(module.KINDS)
+            ),
+        )
+    )
+
+
+def prepare(name: str, options: Options = Options()) -> Path:
+    """The folder of `name` as a TensorFlow data set, which is prepared there if it is not yet.
+
+    `load` needs no such call. It serves the tools of TFDS, which read the result by
+    ``tfds.builder_from_directory(folder).as_data_source("train[:80%]")``, and machines that
+    prepare data for others without internet.
+
+    Raises:
+        UserError: as `load`; or the data set has no files.
+    """
+    from aevb.data import _prepared  # data sets without files can do without it
+
+    source = getattr(_module(name), "SOURCE", None)
+    if source is None:
+        raise UserError(f"the data set {name!r} is made by a formula; there is nothing to prepare")
+    return _prepared.prepare(source, options)
+
+
+def names() -> tuple[str, ...]:
+    """The data sets that exist: the files of this folder that declare KINDS."""
+    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    return tuple(file.stem for file in files if "\nKINDS" in file.read_text())
+
+
+def _module(name: str):
+    if name not in names():
+        raise UserError(f"the data set {name!r} does not exist; there are {', '.join(names())}")
+    return importlib.import_module(f"aevb.data.{name}")
+
+
+def _chosen(field: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value and value not in allowed:
+        raise UserError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}")
+    return value or allowed[0]

@@ -1,0 +1,121 @@
+"""Our files as TensorFlow data sets. The only file that imports TFDS, which works without TensorFlow.
+
+The data sets are called ``aevb_<name>``: TFDS has its own ``mnist`` and ``binarized_mnist``, which
+need TensorFlow and may lie in the same folder.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from aevb.data import _files
+from aevb.data._files import Part, Source
+from aevb.data._prepared import VERSION
+from aevb.errors import UserError
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The records of a Source: {"index": its place in the file, "image": ..., ...} each."""
+
+    VERSION = tfds.core.Version(VERSION)
+    source: Source
+    files: Mapping[Part, Path | None] = {}  # those on this machine
+    how_to_bring = ""  # the others, for the user
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            name: tfds.features.Tensor(shape=part.shape[1:], dtype=np.uint8)
+            for name, part in next(iter(self.source.splits.values())).items()
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{self.source.name}, in the order of its public files.",
+            citation=self.source.citation,
+            features=tfds.features.FeaturesDict(
+                {"index": tfds.features.Scalar(np.int32), **features}
+            ),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        missing = {part: part.download.url for part in self.files if not self.files[part]}
+        try:
+            downloaded = dl_manager.download(missing)
+        except Exception as error:  # of TFDS, requests, urllib3 or the file system
+            raise UserError(
+                f"{self.source.name} could not be downloaded ({_files.one_line(error)}); "
+                + self.how_to_bring
+            ) from None
+        paths = {**self.files, **{part: Path(path) for part, path in downloaded.items()}}
+        arrays = {
+            split: {
+                name: _files.read(self.source, part, paths[part]) for name, part in features.items()
+            }
+            for split, features in self.source.splits.items()
+        }
+        return {split: self._generate_examples(columns) for split, columns in arrays.items()}
+
+    def _generate_examples(
+        self, columns: dict[str, np.ndarray]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, values in enumerate(zip(*columns.values(), strict=True)):
+            yield index, {"index": index, **dict(zip(columns, values, strict=True))}
+
+
+def builder(source: Source, directory: Path) -> Builder:
+    """The TFDS builder of a source, for data sets under `directory`."""
+    downloads = [
+        part.download
+        for features in source.splits.values()
+        for part in features.values()
+        if part.download
+    ]
+    checksums = {
+        file.url: tfds.download.checksums.UrlInfo(
+            size=file.size, checksum=file.sha256, filename=file.url.rpartition("/")[2]
+        )
+        for file in downloads
+    }
+    name = "Aevb" + source.name.title().replace("_", "")  # TFDS makes aevb_<name> of it
+    fields = {"source": source, "url_infos": checksums}
+    return type(name, (Builder,), fields, skip_registration=True)(data_dir=str(directory))
+
+
+def write(
+    source: Source, directory: Path, files: Mapping[Part, Path | None], how_to_bring: str
+) -> None:
+    """Prepares a source under `directory`; TFDS renames the folder once it is complete.
+
+    Raises:
+        UserError: a download fails or does not match its checksum; a file is damaged.
+        OSError: the folder cannot be written.
+    """
+    with _quiet():
+        prepared = builder(source, directory)
+        prepared.files, prepared.how_to_bring = files, how_to_bring
+        prepared.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(
+                force_checksums_validation=True, try_download_gcs=False
+            ),
+        )
+
+
+def read(source: Source, directory: Path, split: str) -> np.ndarray:
+    """The images of a prepared split, uint8 [N, ...], in the order of the public file."""
+    with _quiet():
+        records = builder(source, directory).as_data_source(split)
+        examples = records.__getitems__(list(range(len(records))))
+    return np.stack([e["image"] for e in sorted(examples, key=lambda e: int(e["index"]))])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS prints, logs and draws bars; what matters of it is raised."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

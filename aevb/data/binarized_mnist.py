@@ -1,0 +1,99 @@
+"""MNIST as binarised once by Salakhutdinov & Murray (2008) and published by Larochelle: 0/1 pixels.
+
+This one draw is what the literature's scores of "statically binarized MNIST" refer to. The images
+are sorted by digit: they want shuffling before they are cut into minibatches.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from aevb.data import Dataset, Options, _pixels, _prepared
+from aevb.data._files import Download, Part, Source
+
+SPLITS = ("standard", "train+validation")
+KINDS = {"none": "binary"}
+
+IMAGE_SHAPE = (28, 28)
+
+
+def load(options: Options) -> Dataset:
+    """50,000 training and 10,000 test images of 0/1.
+
+    The 10,000 validation images are left out by the split `standard`, and train too, after the
+    others, in `train+validation`.
+
+    Raises:
+        UserError: the files are neither here nor to be downloaded, or something is damaged.
+    """
+    splits = ("train", "test") if options.split == "standard" else ("train", "test", "validation")
+    train, test, *validation = _prepared.load(SOURCE, splits, options)
+    return Dataset(
+        name="binarized_mnist",
+        train=np.concatenate([train, *validation]) if validation else train,
+        test=test,
+        kind=KINDS[options.binarization],
+        preprocess=_pixels.unchanged,
+        image_shape=IMAGE_SHAPE,
+        levels=None,
+    )
+
+
+def _read_bits(path: Path) -> np.ndarray:
+    """[N, 28, 28] uint8 of 0/1, from Larochelle's text or from packed bits.
+
+    Text (.amat): a line an image, 784 digits 0 or 1 with blanks between. Packed (.npz): the array
+    `packed_images` [N, 98], 8 pixels a byte, the first one in the highest bit.
+    """
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.unpackbits(arrays["packed_images"], axis=1).reshape(-1, *IMAGE_SHAPE)
+    text = np.fromfile(path, np.uint8).reshape(-1, 784, 2)
+    separators = np.full(784, ord(" "), np.uint8)
+    separators[-1] = ord("\n")
+    if not np.array_equal(text[:, :, 1], np.broadcast_to(separators, text.shape[:2])):
+        raise ValueError("it is not lines of 784 digits with blanks between")
+    return (text[:, :, 0] - np.uint8(ord("0"))).reshape(-1, *IMAGE_SHAPE)
+
+
+def _part(name: str, num_images: int, sha256: str, served: str) -> Part:
+    file = f"binarized_mnist_{name}.amat"
+    url = f"http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/{file}"
+    size = num_images * 784 * 2
+    names = (file, f"{name}.npz")
+    return Part(names, (num_images, *IMAGE_SHAPE), sha256, Download(url, size, served))
+
+
+SOURCE = Source(
+    name="binarized_mnist",
+    format="a text of 0 and 1 (.amat) or packed_images (.npz)",
+    read=_read_bits,
+    splits={
+        "train": {
+            "image": _part(
+                "train",
+                50_000,
+                "43490d4d6ac9002727af4426d8748609fdb7e4094fa65ad8d681ea60082a7a5a",
+                "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+            )
+        },
+        "validation": {
+            "image": _part(
+                "valid",
+                10_000,
+                "069b4f0beb389b776478c3e872b4df71c95ac4be64d7cbe6d32e24ebac8e6d5e",
+                "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+            )
+        },
+        "test": {
+            "image": _part(
+                "test",
+                10_000,
+                "ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86",
+                "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+            )
+        },
+    },
+    citation="R. Salakhutdinov and I. Murray, On the quantitative analysis of deep belief "
+    "networks, ICML 2008",
+)

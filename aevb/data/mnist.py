@@ -1,0 +1,111 @@
+"""MNIST: 60,000 and 10,000 handwritten digits, [D] = 28 x 28 grey levels (LeCun et al. 1998)."""
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+
+from aevb.data import Dataset, Options, _pixels, _prepared
+from aevb.data._files import Download, Part, Source
+
+SPLITS = ("standard",)
+KINDS = {"dynamic": "binary", "fixed": "binary", "none": "grey"}
+
+IMAGE_SHAPE = (28, 28)
+
+
+def load(options: Options) -> Dataset:
+    """The standard 60,000 training and 10,000 test images.
+
+    Binarizations: `dynamic` draws each pixel x as 1 with probability x / 255 anew whenever it is
+    asked, from the key (a fixed key gives a fixed image); `fixed` has drawn so once and for all,
+    with a draw of our own, which is not Larochelle's (that is `binarized_mnist`); `none` keeps
+    grey levels.
+
+    Raises:
+        UserError: the files are neither here nor to be downloaded, or something is damaged.
+    """
+    train, test = _prepared.load(SOURCE, ("train", "test"), options)
+    preprocess = _pixels.drawn
+    if options.binarization == "fixed":
+        train, test = _pixels.binarized_once(train, test)
+        preprocess = _pixels.unchanged
+    elif options.binarization == "none":
+        preprocess = _pixels.scaled(options.grey_scale)
+    return Dataset(
+        name="mnist",
+        train=train,
+        test=test,
+        kind=KINDS[options.binarization],
+        preprocess=preprocess,
+        image_shape=IMAGE_SHAPE,
+        levels=options.grey_scale if options.binarization == "none" else None,
+    )
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file, gzipped or not, whatever its name says.
+
+    Two zero bytes, the type (8: uint8), the number of axes, each axis as 4 bytes, big end first.
+    """
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    if content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+        raise ValueError(f"it begins with {content[:4].hex()}, and is no IDX file of uint8")
+    start = 4 + 4 * content[3]
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"its header says {shape}, {math.prod(shape)} bytes, and {len(content) - start} follow"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _part(file: str, shape: tuple[int, ...], sha256: str, size: int, served: str) -> Part:
+    url = f"https://storage.googleapis.com/cvdf-datasets/mnist/{file}.gz"
+    return Part((f"{file}.gz", file), shape, sha256, Download(url, size, served))
+
+
+SOURCE = Source(
+    name="mnist",
+    format="an IDX file (gzipped or not)",
+    read=_read_idx,
+    splits={
+        "train": {
+            "image": _part(
+                "train-images-idx3-ubyte",
+                (60_000, *IMAGE_SHAPE),
+                "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+                9_912_422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            "label": _part(
+                "train-labels-idx1-ubyte",
+                (60_000,),
+                "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+                28_881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+        },
+        "test": {
+            "image": _part(
+                "t10k-images-idx3-ubyte",
+                (10_000, *IMAGE_SHAPE),
+                "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+                1_648_877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            "label": _part(
+                "t10k-labels-idx1-ubyte",
+                (10_000,),
+                "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+                4_542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        },
+    },
+    citation="Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-based learning applied to "
+    "document recognition, Proceedings of the IEEE 86, 1998",
+)

@@ -1,0 +1,115 @@
+"""Samples of a linear-Gaussian model whose log p(x) and posterior are known exactly.
+
+It is probabilistic PCA: x = W z + b + noise with z ~ N(0, I) and noise ~ N(0, noise_var I)
+(Tipping & Bishop 1999), a VAE with a linear decoder, so bounds and estimators can be checked on it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from aevb.data import Dataset, Options, _pixels
+from aevb.errors import UserError
+from aevb.types import Key
+
+SPLITS = ("standard",)
+KINDS = {"none": "real"}
+
+
+class LinearGaussian(NamedTuple):
+    """p(x, z) = N(z; 0, I) N(x; W z + b, noise_var I)."""
+
+    weights: Array  # W, [D, Z]
+    bias: Array  # b, [D]
+    noise_var: Array  # []
+
+    def sample(self, key: Key) -> Array:
+        """One draw of x [D] by way of z."""
+        num_dims, num_latents = self.weights.shape
+        z_key, noise_key = jax.random.split(key)
+        z = jax.random.normal(z_key, (num_latents,), self.weights.dtype)
+        noise = jax.random.normal(noise_key, (num_dims,), self.weights.dtype)
+        return self.weights @ z + self.bias + jnp.sqrt(self.noise_var) * noise
+
+    def posterior(self, x: Array) -> tuple[Array, Array]:
+        """Mean [Z] and covariance [Z, Z] of p(z | x), which is Gaussian, at x [D].
+
+        With M = W'W + noise_var I they are M^-1 W'(x - b) and noise_var M^-1 (Bishop, Pattern
+        Recognition and Machine Learning, 2006, eq. 12.42).
+        """
+        num_latents = self.weights.shape[1]
+        identity = jnp.eye(num_latents, dtype=self.weights.dtype)
+        factor = jax.scipy.linalg.cho_factor(
+            self.weights.T @ self.weights + self.noise_var * identity
+        )
+        mean = jax.scipy.linalg.cho_solve(factor, self.weights.T @ (x - self.bias))
+        return mean, self.noise_var * jax.scipy.linalg.cho_solve(factor, identity)
+
+    def log_prob(self, x: Array) -> Array:
+        """log p(x) [] in nats, exactly, at x [D].
+
+        Bayes' rule holds at every z: log p(x) = log p(x | z) + log p(z) - log p(z | x). At the
+        posterior mean its quadratic terms are sums of squares, so nothing cancels.
+        """
+        num_dims, num_latents = self.weights.shape
+        mean, cov = self.posterior(x)
+        residual = x - self.bias - self.weights @ mean
+        log_lik = -0.5 * (
+            residual @ residual / self.noise_var + num_dims * jnp.log(2.0 * jnp.pi * self.noise_var)
+        )
+        log_prior = -0.5 * (mean @ mean + num_latents * jnp.log(2.0 * jnp.pi))
+        log_posterior = -0.5 * jnp.linalg.slogdet(2.0 * jnp.pi * cov)[1]
+        return log_lik + log_prior - log_posterior
+
+
+def make_model(options: Options) -> LinearGaussian:
+    """The model whose samples `load` gives: W and b are standard normal, by the seed.
+
+    Raises:
+        UserError: a number of dimensions is below 1, or the noise is not above 0.
+    """
+    for field in ("num_train", "num_test", "num_dims", "num_latents"):
+        if (value := getattr(options, f"synthetic_{field}")) < 1:
+            raise UserError(f"data.synthetic_{field} is {value}; it must be at least 1")
+    if not 0 < options.synthetic_noise_std < float("inf"):
+        raise UserError(
+            f"data.synthetic_noise_std is {options.synthetic_noise_std}; it must be above 0"
+        )
+    weights_key, bias_key = jax.random.split(_key(options, "model"))
+    shape = (options.synthetic_num_dims, options.synthetic_num_latents)
+    return LinearGaussian(
+        weights=jax.random.normal(weights_key, shape, jnp.float32),
+        bias=jax.random.normal(bias_key, shape[:1], jnp.float32),
+        noise_var=jnp.float32(options.synthetic_noise_std**2),
+    )
+
+
+def load(options: Options) -> Dataset:
+    """Independent samples of `make_model(options)`, float32; the same seed gives the same ones.
+
+    Raises:
+        UserError: as `make_model`.
+    """
+    model = make_model(options)
+
+    def samples(purpose: str, num_data: int) -> np.ndarray:
+        keys = jax.random.split(_key(options, purpose), num_data)
+        return np.asarray(jax.vmap(model.sample)(keys))
+
+    return Dataset(
+        name="synthetic",
+        train=samples("train", options.synthetic_num_train),
+        test=samples("test", options.synthetic_num_test),
+        kind=KINDS[options.binarization],
+        preprocess=_pixels.unchanged,
+        image_shape=None,
+        levels=None,
+    )
+
+
+def _key(options: Options, purpose: str) -> Key:
+    key = jax.random.key(options.synthetic_seed)
+    return jax.random.fold_in(key, ("model", "train", "test").index(purpose))

@@ -1,0 +1,91 @@
+"""The pictures of a trained model: which of the figures it has, computed and saved."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aevb import evaluate, figures
+from aevb.data import Dataset
+from aevb.experiment import Experiment
+from aevb.types import PyTree
+from aevb.vae import VAE
+
+DRAWING_SEED = 0
+NUM_RECONSTRUCTIONS = 12
+NUM_SAMPLES = 100
+MANIFOLD_SIDE = 20
+
+
+def draw_run(
+    experiment: Experiment, params: PyTree, records: list[dict[str, Any]], folder: Path
+) -> None:
+    """Writes bound.png and, for images, reconstructions, samples and, if Z = 2, the manifold."""
+    dataset, vae = experiment.dataset, experiment.vae
+    folder.mkdir(exist_ok=True)
+    what = f"{dataset.name}, {vae.num_latents} latent dimensions"
+    pictures = {
+        "bound": figures.bound_curve(
+            [record["examples"] for record in records],
+            [record["train_bound"] for record in records],
+            [record["test_bound"] for record in records],
+            title=what,
+        )
+    }
+    if dataset.image_shape is not None:
+        shape = dataset.image_shape
+        originals, means = reconstruct(vae, params, dataset)
+        pictures["reconstructions"] = figures.reconstructions(
+            originals.reshape(-1, *shape),
+            means.reshape(-1, *shape),
+            title=f"{what}: test images and their reconstructions",
+        )
+        pictures["samples"] = figures.samples(
+            sample_means(vae, params).reshape(-1, *shape),
+            title=f"{what}:\nE[x|z] at random z ~ p(z)",
+        )
+        if vae.num_latents == 2:
+            quantiles, grid = decode_unit_square(vae, params)
+            pictures["manifold"] = figures.manifold(
+                grid.reshape(*grid.shape[:2], *shape),
+                quantiles,
+                title=f"{dataset.name}: E[x|z] over the latent plane",
+            )
+    for name, figure in pictures.items():
+        figures.save(figure, str(folder / f"{name}.png"))
+
+
+def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Test datapoints, evenly spaced, and E[x|z] at a z ~ q(z|x) of each -> two of [B, D]."""
+    index = np.linspace(0, len(dataset.test) - 1, NUM_RECONSTRUCTIONS).astype(int)
+
+    def one(number, stored):
+        x = evaluate.fixed_input(dataset.preprocess, number, stored)
+        key = jax.random.fold_in(jax.random.key(DRAWING_SEED), number)
+        return x, vae.mean(params, vae.guide.sample(key, vae.encode(params, x)))
+
+    originals, means = jax.vmap(one)(jnp.asarray(index), jnp.asarray(dataset.test[index]))
+    return np.asarray(originals), np.asarray(means)
+
+
+def sample_means(vae: VAE, params: PyTree) -> np.ndarray:
+    """E[x|z] at NUM_SAMPLES draws z ~ p(z), ancestral, without the noise of p(x|z) -> [B, D]."""
+    keys = jax.random.split(jax.random.key(DRAWING_SEED), NUM_SAMPLES)
+    return np.asarray(jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys))
+
+
+def decode_unit_square(vae: VAE, params: PyTree) -> tuple[np.ndarray, np.ndarray]:
+    """E[x|z] at a grid on the unit square through the inverse Gaussian CDF; figure 4.
+
+    Returns:
+        The quantiles [G] of both axes, rising, and the means [G, G, D]: the first latent rises to
+        the right, the second upwards.
+    """
+    quantiles = (np.arange(MANIFOLD_SIDE) + 0.5) / MANIFOLD_SIDE
+    values = jax.scipy.special.ndtri(jnp.asarray(quantiles, jnp.float32))
+    across, up = jnp.meshgrid(values, values[::-1])
+    latents = jnp.stack([across, up], axis=-1)
+    means = jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)
+    return quantiles, np.asarray(means)

@@ -1,0 +1,106 @@
+"""The figures of the paper: arrays in, Figure out."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 150
+
+
+def bound_curve(
+    examples: Sequence[int],
+    train: Sequence[float],
+    test: Sequence[float],
+    *,
+    title: str,
+) -> Figure:
+    """The bound against the number of training examples, as in figure 2 of the paper.
+
+    The axis is cut below where a run starts, which can be thousands of nats under where it ends.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.semilogx(examples, train, color="tab:blue", linestyle="--", label="train")
+    axes.semilogx(examples, test, color="tab:red", label="test")
+    values = np.array([*train, *test])
+    values = values[np.isfinite(values)]
+    if len(values):
+        low, high = np.quantile(values, 0.25), values.max()
+        margin = max(0.1 * (high - low), 1.0)
+        axes.set_ylim(max(values.min() - margin, low - 2 * (high - low) - margin), high + margin)
+    axes.set_xlabel("training examples seen")
+    axes.set_ylabel("evidence lower bound (nats per datapoint)")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+    """Images [R, C, h, w] -> one picture [R h, C w], row by row from the top."""
+    rows, columns, height, width = images.shape
+    return images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+
+
+def _show(axes: Axes, images: np.ndarray) -> None:
+    """Draws images [R, C, h, w] of values in [0, 1] side by side, black to white."""
+    axes.imshow(tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def manifold(images: np.ndarray, quantiles: np.ndarray, *, title: str) -> Figure:
+    """The learned 2-D manifold, figure 4 of the paper.
+
+    Args:
+        images: [G, G, h, w], the decoder's mean at (row i, column j), where the row is the second
+            latent from its largest quantile at the top, the column the first.
+        quantiles: [G], of N(0, 1), at which both latents were set, rising.
+    """
+    count, _, height, width = images.shape
+    scale = 7.0 / max(count * height, count * width)
+    figure, axes = plt.subplots(
+        figsize=(count * width * scale + 1.0, count * height * scale + 1.0), layout="constrained"
+    )
+    _show(axes, images)
+    marks = np.linspace(0, count - 1, 5).round().astype(int)
+    axes.set_xticks(marks * width + width / 2 - 0.5, [f"{quantiles[m]:.2f}" for m in marks])
+    axes.set_yticks(marks * height + height / 2 - 0.5, [f"{quantiles[::-1][m]:.2f}" for m in marks])
+    axes.set_xlabel("Φ(z₁), quantile of the first latent")
+    axes.set_ylabel("Φ(z₂), quantile of the second latent")
+    axes.set_title(title)
+    return figure
+
+
+def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> Figure:
+    """Originals [C, h, w] in the upper row of each pair, the model's means [C, h, w] below."""
+    pairs = np.stack([originals, means])
+    figure, axes = plt.subplots(figsize=(9, 2.6), layout="constrained")
+    _show(axes, pairs)
+    height = originals.shape[1]
+    axes.set_yticks([height / 2 - 0.5, 1.5 * height - 0.5], ["x", "E[x|z]"])
+    axes.set_title(title)
+    return figure
+
+
+def samples(images: np.ndarray, *, title: str) -> Figure:
+    """Random samples [B, h, w] of the model on a square grid, figure 5 of the paper."""
+    side = math.isqrt(len(images))
+    grid = images[: side * side].reshape(side, side, *images.shape[1:])
+    figure, axes = plt.subplots(figsize=(5, 5.9), layout="constrained")
+    _show(axes, grid)
+    axes.set_title(title)
+    return figure
+
+
+def save(figure: Figure, path: str) -> None:
+    """Writes a figure as a picture of its own size and frees it."""
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)

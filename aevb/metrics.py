@@ -1,0 +1,102 @@
+"""What a run writes for people and programs: JSON lines, JSON files, TensorBoard events."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aevb.errors import UserError
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replaces a JSON file as a whole: a reader, or a crash, sees the old one or the new one."""
+    _replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, in the order of `examples`."""
+
+    def __init__(self, path: Path, *, keep_until: int):
+        """Opens the log, cut back to what a run restored at `keep_until` examples has seen.
+
+        Lines after that, or cut off by a crash, are dropped: the run will write them again.
+        """
+        self.path = path
+        self.records = [r for r in read_records(path) if r["examples"] <= keep_until]
+        _replace(path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds a line, which is on the disk when this returns."""
+        self.records.append(dict(record))
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a `metrics.jsonl`; one that a crash cut off ends it."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class TensorBoard:
+    """The records of a log as TensorBoard scalars, in event files."""
+
+    def __init__(self, folder: Path, records: list[dict[str, Any]]):
+        """Starts the folder anew with the records so far, so that a resumed run repeats none.
+
+        Raises:
+            UserError: tensorboardX is not installed.
+        """
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "config.train.tensorboard is True, which needs tensorboardX; install it "
+                "(pip install 'aevb[tensorboard]') or set the field to False"
+            ) from error
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer = SummaryWriter(str(folder))
+        for record in records:
+            self.append(record)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds a record's numbers at its count of examples."""
+        for name, value in record.items():
+            if name != "examples":
+                self.writer.add_scalar(name, value, record["examples"])
+        self.writer.flush()
+
+
+def progress_bar(num_examples: int, done: int) -> tqdm:
+    """Examples seen, examples/s and time left, on stderr; in a file a line each half minute."""
+    return tqdm(
+        total=num_examples,
+        initial=done,
+        unit=" examples",
+        unit_scale=True,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 30.0,
+        bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} {rate_fmt}, "
+        "{remaining} left{postfix}",
+    )

@@ -1,0 +1,57 @@
+"""Optimizers by name: the paper's Adagrad, and every one that optax has."""
+
+import inspect
+
+import jax.numpy as jnp
+import optax
+
+from aevb.errors import UserError
+
+# The paper's Adagrad has neither a starting accumulator nor an epsilon; optax's default has both.
+# A parameter whose gradients are all zero stays where it is.
+DEFAULTS = {
+    "adagrad": {"initial_accumulator_value": 0.0, "eps": 0.0},
+}
+
+
+def make(name: str, step_size: float, options: str = "") -> optax.GradientTransformation:
+    """optax's optimizer of this name.
+
+    Args:
+        name: for example "adagrad", "adam", "sgd".
+        step_size: its learning rate.
+        options: its other arguments, as "b1=0.9,eps=1e-4".
+
+    Raises:
+        UserError: optax has no such optimizer, or it does not take these arguments.
+    """
+    maker = getattr(optax, name, None)
+    if not inspect.isfunction(maker) or "learning_rate" not in inspect.signature(maker).parameters:
+        raise UserError(
+            f"optimizer.name is {name!r}; optax has no optimizer of this name with a learning_rate "
+            "(adagrad, adam, rmsprop and sgd are some that it has)"
+        )
+    arguments = DEFAULTS.get(name, {}) | _parse(options)
+    try:
+        optimizer = maker(learning_rate=step_size, **arguments)
+        weights = jnp.ones(1)
+        optimizer.update(weights, optimizer.init(weights), weights)
+    except (TypeError, ValueError) as error:
+        known = ", ".join(p for p in inspect.signature(maker).parameters if p != "learning_rate")
+        raise UserError(
+            f"optimizer {name!r} with options {options!r} cannot be made: "
+            f"{str(error).splitlines()[0]}; optimizer.options may set {known}"
+        ) from error
+    return optimizer
+
+
+def _parse(options: str) -> dict[str, float]:
+    """ "b1=0.9,eps=1e-4" -> {"b1": 0.9, "eps": 1e-4}."""
+    try:
+        pairs = [item.split("=") for item in options.split(",") if item.strip()]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise UserError(
+            f"optimizer.options is {options!r}; write numbers as name=value, "
+            "separated by commas: b1=0.9,eps=1e-4"
+        ) from error

@@ -1,0 +1,161 @@
+"""A run and its folder: claim it, train, draw, summarise."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from aevb import evaluate, train
+from aevb.config import Values, section
+from aevb.data import Dataset
+from aevb.errors import UserError
+from aevb.experiment import Experiment, build
+from aevb.metrics import write_json
+from aevb.types import PyTree
+
+# Fields that say where things lie and what else is written, not what is computed.
+WITHOUT_EFFECT = ("data.dir", "data.manual_dir", "train.checkpoint_seconds", "train.tensorboard")
+
+
+def claim(folder: Path, config: Values) -> dict[str, Any] | None:
+    """Makes a run's folder, or takes it up again -> its summary, if the run is finished.
+
+    Raises:
+        UserError: the folder belongs to something else, or cannot be used.
+    """
+    values = json.loads(json.dumps(config))  # as a JSON file holds them: tuples are lists
+    config_file, summary_file = folder / "config.json", folder / "summary.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if config_file.exists():
+            _refuse_another(json.loads(config_file.read_text()), values, folder)
+        elif any(folder.iterdir()):
+            raise UserError(
+                f"--workdir={folder} holds files but no config.json, so it is no run's folder; "
+                "name a new or an empty one"
+            )
+        else:
+            write_json(config_file, values)
+        return json.loads(summary_file.read_text()) if summary_file.exists() else None
+    except OSError as error:
+        raise UserError(
+            f"--workdir={folder} cannot be used ({error.strerror}); name a folder that can be "
+            "written"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"--workdir={folder} holds a config.json or summary.json that is not JSON ({error}); "
+            "delete the folder, or name another"
+        ) from error
+
+
+def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    differing = [
+        f"{name} ({found.get(name)!r} there, {wanted.get(name)!r} here)"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name) and name not in WITHOUT_EFFECT
+    ]
+    if differing:
+        raise UserError(
+            f"--workdir={folder} holds a run with another config: {', '.join(differing)}; "
+            "name another folder, or give the same config to resume"
+        )
+
+
+def run(config: Values, folder: Path) -> dict[str, Any]:
+    """Trains what a validated config names, in its folder -> the summary.
+
+    A finished run is not run again; one that was interrupted goes on, and ends bitwise as if it
+    had not been.
+
+    Raises:
+        UserError: something that the user can put right.
+        Interrupted: on SIGTERM or SIGINT, with everything saved.
+    """
+    finished = claim(folder, config)
+    if finished is not None:
+        return finished
+    experiment = build(config)
+    dataset, vae = experiment.dataset, experiment.vae
+    score = evaluate.make_score(vae, dataset.preprocess)
+    print(describe(experiment, config), flush=True)
+    trained = train.fit(
+        experiment.algorithm,
+        dataset,
+        score,
+        train.Settings(**section(config, "train")),
+        key=jax.random.key(config["seed"]),
+        folder=folder,
+    )
+    params = trained.state.params
+    summary = {
+        **_bounds(score, params, dataset),
+        "num_examples": int(trained.state.step) * config["train.batch_size"],
+        "examples_per_second": round(trained.examples_per_second, 1),
+        "seconds": round(trained.seconds, 3),
+        "data": _provenance(dataset, config),
+        "seed": config["seed"],
+        "versions": _versions(),
+        "device": str(jax.devices()[0].device_kind),
+    }
+    from aevb import (
+        drawing,
+    )  # matplotlib takes a second to import, which training need not wait for
+
+    drawing.draw_run(experiment, params, trained.records, folder / "figures")
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _bounds(score: evaluate.Scorer, params: PyTree, dataset: Dataset) -> dict[str, float]:
+    """The bound on all of each split, with its standard error, and bits for grey data."""
+    figures = {}
+    for split, data in (("train", dataset.train), ("test", dataset.test)):
+        mean, error = score(params, jnp.asarray(data), jnp.arange(len(data)))
+        figures[f"{split}_bound"] = float(mean)
+        figures[f"{split}_bound_standard_error"] = float(error)
+        if dataset.levels is not None:
+            figures[f"{split}_bits_per_dim"] = evaluate.bits_per_dim(
+                float(mean), num_dims=data.shape[1], levels=dataset.levels
+            )
+    return figures
+
+
+def _provenance(dataset: Dataset, config: Values) -> dict[str, Any]:
+    """What a published number must carry."""
+    return {
+        "name": dataset.name,
+        "split": config["data.split"],
+        "binarization": config["data.binarization"],
+        "kind": dataset.kind,
+        "levels": dataset.levels,
+        "num_train": len(dataset.train),
+        "num_test": len(dataset.test),
+        "num_dims": dataset.train.shape[1],
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("aevb", "jax", "flax", "optax", "orbax-checkpoint")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def describe(experiment: Experiment, config: Values) -> str:
+    """What is about to be trained, in three lines."""
+    dataset = experiment.dataset
+    params = jax.eval_shape(experiment.vae.init, jax.random.key(0))
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
+    return (
+        f"data:  {dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test "
+        f"datapoints ({dataset.kind})\n"
+        f"model: {config['model.network']} {'-'.join(map(str, sizes))} and back, "
+        f"{config['model.likelihood']}, {num_params:,} parameters\n"
+        f"train: {config['algorithm.name']} with {config['algorithm.bound']}, "
+        f"{config['optimizer.name']} with step size {config['optimizer.step_size']:g}"
+    )

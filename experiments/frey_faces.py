@@ -1,0 +1,18 @@
+"""The Frey faces on a 2-D latent space: figure 4 (left) of the paper.
+
+python experiments/run.py --config=experiments/frey_faces.py
+"""
+
+from aevb.config import Config, default_config
+
+
+def get_config() -> Config:
+    config = default_config()
+    config.data.name = "frey_faces"
+    config.data.split = "blocked"
+    config.model.hidden = (200,)
+    config.model.num_latents = 2
+    config.model.likelihood = "gaussian_unit_mean"
+    config.optimizer.step_size = 0.02
+    config.train.num_examples = 3_000_000
+    return config
