@@ -73,6 +73,10 @@ def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
     return f"at least {low}", lambda value: low <= value < math.inf
 
 
+def _seed() -> tuple[str, Callable[[Any], bool]]:
+    return "at least 0 and below 2^32", lambda value: 0 <= value < 2**32
+
+
 def _above_zero() -> tuple[str, Callable[[Any], bool]]:
     return "a finite number above 0", lambda value: 0 < value < math.inf
 
@@ -81,10 +85,13 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
     return words, lambda value: True
 
 
+# These say where things lie and what else is written, not what is computed.
+WITHOUT_EFFECT = ("data.dir", "data.manual_dir", "train.checkpoint_seconds", "train.tensorboard")
+
 DATA_SETS = _modules("data", "KINDS")
 
 FIELDS = (
-    Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_at_least(0)),
+    Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_seed()),
     Field("data.name", "frey_faces", "the data set", *_one_of(DATA_SETS)),
     Field(
         "data.split", "", "train and test; '' is the data set's first. frey_faces: blocked "
@@ -113,7 +120,7 @@ FIELDS = (
     Field("data.synthetic_num_dims", 10, "synthetic: data dimensions", *_at_least(1)),
     Field("data.synthetic_num_latents", 2, "synthetic: true latent dimensions", *_at_least(1)),
     Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
-    Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_at_least(0)),
+    Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_seed()),
     Field(
         "model.network", "mlp", "architecture of encoder and decoder",
         *_one_of(_table("networks.py", "NETWORKS")),

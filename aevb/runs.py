@@ -11,46 +11,64 @@ import jax
 import jax.numpy as jnp
 
 from aevb import evaluate, train
-from aevb.config import Values, section
+from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.metrics import write_json
 from aevb.types import PyTree
 
-# Fields that say where things lie and what else is written, not what is computed.
-WITHOUT_EFFECT = ("data.dir", "data.manual_dir", "train.checkpoint_seconds", "train.tensorboard")
 
-
-def claim(folder: Path, config: Values) -> dict[str, Any] | None:
-    """Makes a run's folder, or takes it up again -> its summary, if the run is finished.
+def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
+    """Looks into a run's folder, which need not exist -> its summary, if the run is finished.
 
     Raises:
-        UserError: the folder belongs to something else, or cannot be used.
+        UserError: the folder belongs to something else, or cannot be read.
     """
-    values = json.loads(json.dumps(config))  # as a JSON file holds them: tuples are lists
-    config_file, summary_file = folder / "config.json", folder / "summary.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if config_file.exists():
-            _refuse_another(json.loads(config_file.read_text()), values, folder)
-        elif any(folder.iterdir()):
+        if (folder / "config.json").exists():
+            _refuse_another(_read_json(folder / "config.json"), _as_json(config), folder)
+        elif folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"--workdir={folder} holds files but no config.json, so it is no run's folder; "
                 "name a new or an empty one"
             )
-        else:
-            write_json(config_file, values)
-        return json.loads(summary_file.read_text()) if summary_file.exists() else None
+        summary = folder / "summary.json"
+        return _read_json(summary) if summary.exists() else None
     except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def claim(folder: Path, config: Values) -> None:
+    """Makes a run's folder, with its config in it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", config)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"--workdir={folder} cannot be used ({error.strerror}); name a folder that can be written"
+    )
+
+
+def _as_json(config: Values) -> dict[str, Any]:
+    """The values as a JSON file gives them back: its tuples are lists."""
+    return json.loads(json.dumps(config))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
         raise UserError(
-            f"--workdir={folder} cannot be used ({error.strerror}); name a folder that can be "
-            "written"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"--workdir={folder} holds a config.json or summary.json that is not JSON ({error}); "
-            "delete the folder, or name another"
+            f"{path} is damaged ({error}); delete it, or name another --workdir"
         ) from error
 
 
@@ -77,13 +95,13 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
         UserError: something that the user can put right.
         Interrupted: on SIGTERM or SIGINT, with everything saved.
     """
-    finished = claim(folder, config)
-    if finished is not None:
+    if (finished := inspect(folder, config)) is not None:
         return finished
     experiment = build(config)
+    claim(folder, config)  # only now: a refused config leaves nothing behind
     dataset, vae = experiment.dataset, experiment.vae
     score = evaluate.make_score(vae, dataset.preprocess)
-    print(describe(experiment, config), flush=True)
+    print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
     trained = train.fit(
         experiment.algorithm,
         dataset,

@@ -62,9 +62,11 @@ def fit(
     state = jax.jit(algorithm.init)(init_key)
     manager = checkpoint.open_manager(folder / "checkpoints")
     restored = checkpoint.restore(manager, state)
-    state, seconds = (restored.state, restored.seconds) if restored else (state, 0.0)
+    state, seconds = restored or (state, 0.0)
     batch_size = settings.batch_size
     done = int(state.step) * batch_size
+    if restored:
+        print(f"resuming from the checkpoint at {done:,} training examples", flush=True)
     log = MetricsLog(folder / "metrics.jsonl", keep_until=done)
     board = TensorBoard(folder / "tensorboard", log.records) if settings.tensorboard else None
 

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from aevb.config import default_config, help_text, validate
+from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import Interrupted, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -33,9 +33,13 @@ def parse(argv: list[str]) -> None:
     """
     try:
         rest = flags.FLAGS(argv)[1:]
+        if CONFIG.value is not None:
+            CONFIG.value.keys()  # a file that failed to load says so only now
     except AttributeError as error:
         words = " ".join(str(error).split())
-        raise UserError(f"config field is unknown: {words} (--help lists the fields)") from error
+        if "get_config" in words:
+            raise UserError("--config names a file without get_config()") from error
+        raise UserError(f"unknown field: {words} (--help lists the fields)") from error
     except (flags.Error, KeyError, TypeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(f"{words} (--help lists flags and fields)") from error
@@ -54,7 +58,11 @@ def default_workdir() -> Path:
     holder = flags.FLAGS["config"]
     experiment = Path(config_flags.get_config_filename(holder)).stem  # pyright: ignore[reportArgumentType]
     overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
-    name = ",".join(f"{field}={value}" for field, value in sorted(overrides.items()))
+    name = ",".join(
+        f"{field}={value}"
+        for field, value in sorted(overrides.items())
+        if field not in WITHOUT_EFFECT
+    )
     name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", name)[:LONGEST_NAME].strip("_")
     return Path("runs") / experiment / (name or "default")
 
@@ -91,7 +99,6 @@ def main(argv: list[str]) -> int:
             raise UserError("--config is missing; try --config=experiments/frey_faces.py")
         values = validate(CONFIG.value)
         folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
-        print(f"run:   {folder}", flush=True)
 
         from aevb import runs  # imports jax: after all that can be refused without it
 

@@ -72,7 +72,7 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
     )
 
 
-def prepare(name: str, options: Options = Options()) -> Path:
+def prepare(name: str, options: Options = DEFAULTS) -> Path:
     """The folder of `name` as a TensorFlow data set, which is prepared there if it is not yet.
 
     `load` needs no such call. It serves the tools of TFDS, which read the result by

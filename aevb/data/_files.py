@@ -43,7 +43,10 @@ class Source(NamedTuple):
     citation: str
 
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, IndexError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 
 
 def read(source: Source, part: Part, path: Path) -> np.ndarray:
@@ -79,14 +82,14 @@ def find(source: Source, part: Part, options: Options) -> Path | None:
         UserError: `options.manual_dir` is given and is no folder.
     """
     manual = manual_dir(options)
-    if options.manual_dir and not manual.is_dir():
+    if options.manual_dir and not os.path.isdir(manual):
         raise UserError(
             f"data.manual_dir is {options.manual_dir!r}, which is not a folder ({manual}); name "
             f"one that holds the files of {source.name}, or leave it empty"
         )
     for folder in (SHIPPED, manual / source.name, manual):
         for name in part.names:
-            if (folder / name).exists():
+            if os.path.exists(folder / name):  # False, too, where one may not look
                 return folder / name
     return None
 
@@ -118,9 +121,9 @@ def _absolute(path: str, field: str) -> Path:
 
 def digest(array: np.ndarray) -> str:
     """The SHA-256 of an array's bytes, row-major."""
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: object) -> str:
     """What an exception says, or else its name, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a stored datapoint becomes before a model sees it: (key, x [D] as stored) -> x [D] float32."""
+"""What a stored datapoint becomes before a model sees it: (key, x [D] stored) -> x [D] float32."""
 
 from collections.abc import Callable
 

@@ -6,7 +6,6 @@ datapoint each and its index, and beside it ``<split>.npy``: the same images in 
 the digest of the pixels, and a folder or a piece appears under its name only when it is complete.
 """
 
-import http.client
 import os
 import sys
 import tempfile
@@ -40,24 +39,24 @@ def prepare(source: Source, options: Options) -> Path:
     """The folder of the prepared data set. Does nothing if it exists: it appears when complete."""
     directory = _files.data_dir(options)
     folder = directory / f"aevb_{source.name}" / VERSION
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
     files = {part: _files.find(source, part, options) for part in _parts(source)}
     missing = [part for part, path in files.items() if path is None]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         if missing:
             _require_network(source, missing, options)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"preparing {source.name} in {folder} (once, some seconds)", file=sys.stderr)
         from aevb.data import _tfds  # 0.6 s, and only the first time
 
         _tfds.write(source, directory, files, how_to_bring(source, missing, options))
     except OSError as error:
-        if folder.is_dir():  # another process was faster, and has the same data
+        if os.path.isdir(folder):  # another process was faster, and has the same data
             return folder
         raise UserError(
-            f"{source.name} cannot be prepared in {folder} ({_files.one_line(error)}); let data.dir "
-            "or $TFDS_DATA_DIR name a folder that can be written and has space"
+            f"{source.name} cannot be prepared in {folder} ({_files.one_line(error)}); let "
+            "data.dir or $TFDS_DATA_DIR name a folder that can be written and has space"
         ) from None
     return folder
 
@@ -83,8 +82,8 @@ def _require_network(source: Source, missing: list[Part], options: Options) -> N
         try:
             with urllib.request.urlopen(urls[0], timeout=CONNECT_SECONDS):
                 why[0] = ""
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            why[0] = _files.one_line(error)
+        except Exception as error:  # whatever it is, it is the answer
+            why[0] = _files.one_line(getattr(error, "reason", error))
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
@@ -107,6 +106,13 @@ def _read(source: Source, folder: Path, split: str) -> np.ndarray:
             from aevb.data import _tfds
 
             images = _tfds.read(source, folder.parent.parent, split)
+    except (ImportError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise UserError(
+            f"the prepared data of {source.name} in {folder} cannot be read "
+            f"({_files.one_line(error)}); ask their owner for leave, or name another data.dir"
+        ) from None
     except Exception as error:  # array_record and numpy raise many kinds for damaged files
         raise _damaged(source, folder, _files.one_line(error)) from None
     if images.shape != part.shape or _files.digest(images) != part.sha256:

@@ -1,4 +1,4 @@
-"""Our files as TensorFlow data sets. The only file that imports TFDS, which works without TensorFlow.
+"""Public files as TensorFlow data sets. Only this file imports TFDS; it needs no TensorFlow.
 
 The data sets are called ``aevb_<name>``: TFDS has its own ``mnist`` and ``binarized_mnist``, which
 need TensorFlow and may lie in the same folder.
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.checksums import UrlInfo
+from tensorflow_datasets.core.units import Size
 
 from aevb.data import _files
 from aevb.data._files import Part, Source
@@ -43,9 +45,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        missing = {part: part.download.url for part in self.files if not self.files[part]}
+        missing = {
+            part: part.download.url
+            for part, path in self.files.items()
+            if path is None and part.download
+        }
         try:
-            downloaded = dl_manager.download(missing)
+            downloaded: Any = dl_manager.download(missing)
         except Exception as error:  # of TFDS, requests, urllib3 or the file system
             raise UserError(
                 f"{self.source.name} could not be downloaded ({_files.one_line(error)}); "
@@ -76,14 +82,15 @@ def builder(source: Source, directory: Path) -> Builder:
         if part.download
     ]
     checksums = {
-        file.url: tfds.download.checksums.UrlInfo(
-            size=file.size, checksum=file.sha256, filename=file.url.rpartition("/")[2]
+        file.url: UrlInfo(
+            size=Size(file.size), checksum=file.sha256, filename=file.url.rpartition("/")[2]
         )
         for file in downloads
     }
     name = "Aevb" + source.name.title().replace("_", "")  # TFDS makes aevb_<name> of it
     fields = {"source": source, "url_infos": checksums}
-    return type(name, (Builder,), fields, skip_registration=True)(data_dir=str(directory))
+    named: Any = type(name, (Builder,), fields, skip_registration=True)
+    return named(data_dir=str(directory))
 
 
 def write(
@@ -108,8 +115,9 @@ def write(
 
 def read(source: Source, directory: Path, split: str) -> np.ndarray:
     """The images of a prepared split, uint8 [N, ...], in the order of the public file."""
+    prepared: Any = builder(source, directory)
     with _quiet():
-        records = builder(source, directory).as_data_source(split)
+        records = prepared.as_data_source(split)
         examples = records.__getitems__(list(range(len(records))))
     return np.stack([e["image"] for e in sorted(examples, key=lambda e: int(e["index"]))])
 

@@ -29,9 +29,8 @@ class LinearGaussian(NamedTuple):
     def sample(self, key: Key) -> Array:
         """One draw of x [D] by way of z."""
         num_dims, num_latents = self.weights.shape
-        z_key, noise_key = jax.random.split(key)
-        z = jax.random.normal(z_key, (num_latents,), self.weights.dtype)
-        noise = jax.random.normal(noise_key, (num_dims,), self.weights.dtype)
+        normal = jax.random.normal(key, (num_latents + num_dims,), self.weights.dtype)
+        z, noise = normal[:num_latents], normal[num_latents:]
         return self.weights @ z + self.bias + jnp.sqrt(self.noise_var) * noise
 
     def posterior(self, x: Array) -> tuple[Array, Array]:
@@ -78,11 +77,11 @@ def make_model(options: Options) -> LinearGaussian:
         raise UserError(
             f"data.synthetic_noise_std is {options.synthetic_noise_std}; it must be above 0"
         )
-    weights_key, bias_key = jax.random.split(_key(options, "model"))
-    shape = (options.synthetic_num_dims, options.synthetic_num_latents)
+    num_dims, num_latents = options.synthetic_num_dims, options.synthetic_num_latents
+    normal = jax.random.normal(_keys(options)[0], (num_dims, num_latents + 1), jnp.float32)
     return LinearGaussian(
-        weights=jax.random.normal(weights_key, shape, jnp.float32),
-        bias=jax.random.normal(bias_key, shape[:1], jnp.float32),
+        weights=normal[:, :-1],
+        bias=normal[:, -1],
         noise_var=jnp.float32(options.synthetic_noise_std**2),
     )
 
@@ -90,19 +89,19 @@ def make_model(options: Options) -> LinearGaussian:
 def load(options: Options) -> Dataset:
     """Independent samples of `make_model(options)`, float32; the same seed gives the same ones.
 
+    The test data do not depend on how many training data there are.
+
     Raises:
         UserError: as `make_model`.
     """
     model = make_model(options)
-
-    def samples(purpose: str, num_data: int) -> np.ndarray:
-        keys = jax.random.split(_key(options, purpose), num_data)
-        return np.asarray(jax.vmap(model.sample)(keys))
-
+    num_test = options.synthetic_num_test
+    index = np.arange(num_test + options.synthetic_num_train, dtype=np.uint32)
+    x = np.asarray(_samples(_keys(options)[1], model, index))
     return Dataset(
         name="synthetic",
-        train=samples("train", options.synthetic_num_train),
-        test=samples("test", options.synthetic_num_test),
+        train=x[num_test:],
+        test=x[:num_test],
         kind=KINDS[options.binarization],
         preprocess=_pixels.unchanged,
         image_shape=None,
@@ -110,6 +109,12 @@ def load(options: Options) -> Dataset:
     )
 
 
-def _key(options: Options, purpose: str) -> Key:
-    key = jax.random.key(options.synthetic_seed)
-    return jax.random.fold_in(key, ("model", "train", "test").index(purpose))
+@jax.jit
+def _samples(key: Key, model: LinearGaussian, index: Array) -> Array:
+    """Sample number i for each i of `index` [N] -> [N, D]."""
+    return jax.vmap(lambda i: model.sample(jax.random.fold_in(key, i)))(index)
+
+
+def _keys(options: Options) -> Array:
+    """One key for the model and one for the samples, [2]."""
+    return jax.random.split(jax.random.key(options.synthetic_seed))
