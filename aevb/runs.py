@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from aevb import evaluate, train
+from aevb import compilation_cache, evaluate, train
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -97,6 +97,7 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
     """
     if (finished := inspect(folder, config)) is not None:
         return finished
+    compilation_cache.enable()
     experiment = build(config)
     claim(folder, config)  # only now: a refused config leaves nothing behind
     dataset, vae = experiment.dataset, experiment.vae
@@ -121,9 +122,7 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
         "versions": _versions(),
         "device": str(jax.devices()[0].device_kind),
     }
-    from aevb import (
-        drawing,
-    )  # matplotlib takes a second to import, which training need not wait for
+    from aevb import drawing  # and matplotlib, for which training need not have waited
 
     drawing.draw_run(experiment, params, trained.records, folder / "figures")
     write_json(folder / "summary.json", summary)
