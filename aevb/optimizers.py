@@ -1,6 +1,7 @@
 """Optimizers by name: the paper's Adagrad, and every one that optax has."""
 
 import inspect
+import math
 
 import jax.numpy as jnp
 import optax
@@ -36,7 +37,7 @@ def make(name: str, step_size: float, options: str = "") -> optax.GradientTransf
         optimizer = maker(learning_rate=step_size, **arguments)
         weights = jnp.ones(1)
         optimizer.update(weights, optimizer.init(weights), weights)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         known = ", ".join(p for p in inspect.signature(maker).parameters if p != "learning_rate")
         raise UserError(
             f"optimizer {name!r} with options {options!r} cannot be made: "
@@ -46,12 +47,18 @@ def make(name: str, step_size: float, options: str = "") -> optax.GradientTransf
 
 
 def _parse(options: str) -> dict[str, float]:
-    """ "b1=0.9,eps=1e-4" -> {"b1": 0.9, "eps": 1e-4}."""
-    try:
-        pairs = [item.split("=") for item in options.split(",") if item.strip()]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError as error:
-        raise UserError(
-            f"optimizer.options is {options!r}; write numbers as name=value, "
-            "separated by commas: b1=0.9,eps=1e-4"
-        ) from error
+    """ "b1=0.9,eps=1e-4" -> {"b1": 0.9, "eps": 1e-4}; finite numbers, each name once."""
+    parsed: dict[str, float] = {}
+    for item in filter(str.strip, options.split(",")):
+        name, _, number = (part.strip() for part in item.partition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if name in parsed or not math.isfinite(value):
+            raise UserError(
+                f"optimizer.options is {options!r}, which goes wrong at {item.strip()!r}; write "
+                "finite numbers as name=value, each name once, separated by commas: b1=0.9,eps=1e-4"
+            )
+        parsed[name] = value
+    return parsed
