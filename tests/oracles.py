@@ -1,0 +1,137 @@
+"""What is known exactly, in float64 and without JAX, to hold the package's float32 against."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class LinearGaussian(NamedTuple):
+    """p(x, z) = N(z; 0, I) N(x; W z + b, diag(noise_var)), whose every quantity is closed."""
+
+    weights: Array  # W, [D, Z]
+    bias: Array  # b, [D]
+    noise_var: Array  # [D]
+
+    def marginal(self) -> tuple[Array, Array]:
+        """Mean [D] and covariance [D, D] of p(x)."""
+        return self.bias, self.weights @ self.weights.T + np.diag(self.noise_var)
+
+    def posterior(self, x: Array) -> tuple[Array, Array]:
+        """Mean [Z] and covariance [Z, Z] of p(z|x)."""
+        precise_weights = self.weights / self.noise_var[:, None]
+        precision = np.eye(self.weights.shape[1]) + self.weights.T @ precise_weights
+        cov: Array = np.linalg.inv(precision).astype(np.float64)
+        return cov @ precise_weights.T @ (x - self.bias), cov
+
+    def log_prob(self, x: Array) -> Array:
+        """log p(x) of x [D] or [N, D] -> [] or [N], nats."""
+        mean, cov = self.marginal()
+        return scipy.stats.multivariate_normal.logpdf(x, mean, cov)  # pyright: ignore[reportArgumentType]
+
+    def elbo(self, x: Array, mean: Array, log_var: Array) -> float:
+        """E_q[log p(x|z)] - KL(q || p(z)) at one x [D], q = N(mean, diag(exp(log_var))), nats."""
+        residual = x - self.bias - self.weights @ mean
+        spread = np.square(self.weights) @ np.exp(log_var)  # variance of W z under q
+        expected_log_lik = -0.5 * np.sum(
+            LOG_2PI + np.log(self.noise_var) + (residual**2 + spread) / self.noise_var
+        )
+        return float(expected_log_lik) - kl_to_standard_normal(mean, log_var)
+
+    def elbo_gradient(self, x: Array, mean: Array, log_var: Array) -> dict[str, Array]:
+        """Of `elbo`, by pencil and paper, in the guide's statistics, W and b."""
+        var = np.exp(log_var)
+        precise_residual = (x - self.bias - self.weights @ mean) / self.noise_var
+        precision = np.sum(np.square(self.weights) / self.noise_var[:, None], axis=0)
+        return {
+            "mean": self.weights.T @ precise_residual - mean,
+            "log_var": 0.5 * (1.0 - var - var * precision),
+            "weights": np.outer(precise_residual, mean)
+            - self.weights * var / self.noise_var[:, None],
+            "bias": precise_residual,
+        }
+
+
+def linear_gaussian(seed: int, num_dims: int, num_latents: int) -> LinearGaussian:
+    """A model with normal weights and noise of unequal sizes."""
+    rng = np.random.default_rng(seed)
+    return LinearGaussian(
+        weights=rng.normal(size=(num_dims, num_latents)),
+        bias=rng.normal(size=num_dims),
+        noise_var=rng.uniform(0.3, 1.5, size=num_dims),
+    )
+
+
+def orthogonal_linear_gaussian(seed: int, num_dims: int, num_latents: int) -> LinearGaussian:
+    """A model whose posterior has a diagonal covariance, so that a diagonal guide can be exact."""
+    model = linear_gaussian(seed, num_dims, num_latents)
+    weights = np.linalg.qr(model.weights).Q * np.arange(1.0, num_latents + 1.0)
+    return model._replace(weights=weights, noise_var=np.full(num_dims, 0.5))
+
+
+def pca_log_lik(x: Array, num_latents: int) -> float:
+    """The greatest mean log p(x) [], nats, of probabilistic PCA on x [N, D].
+
+    Tipping & Bishop (1999): with the eigenvalues of the sample covariance in falling order, the
+    first Z are fitted and the noise variance is the mean of the others; the trace term is then D.
+    """
+    num_dims = x.shape[1]
+    eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+    noise_var = np.mean(eigenvalues[num_latents:])
+    log_det = np.sum(np.log(eigenvalues[:num_latents])) + (num_dims - num_latents) * np.log(
+        noise_var
+    )
+    return float(-0.5 * (num_dims * LOG_2PI + log_det + num_dims))
+
+
+def kl_to_standard_normal(mean: Array, log_var: Array) -> float:
+    """KL(N(mean, diag(exp(log_var))) || N(0, I)), nats."""
+    return kl_gaussians(mean, np.diag(np.exp(log_var)), np.zeros_like(mean), np.eye(len(mean)))
+
+
+def kl_gaussians(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> float:
+    """KL(N(mean0, cov0) || N(mean1, cov1)), nats, of means [Z] and covariances [Z, Z]."""
+    shift = mean1 - mean0
+    mahalanobis = shift @ np.linalg.solve(cov1, shift)
+    trace = np.trace(np.linalg.solve(cov1, cov0))
+    log_dets = np.linalg.slogdet(cov1)[1] - np.linalg.slogdet(cov0)[1]
+    return float(0.5 * (trace + mahalanobis - len(mean0) + log_dets))
+
+
+def integrate(function: Callable[[Array], ArrayLike], low: float, high: float) -> float:
+    """Integral over [low, high] of a function of points [n], by the trapezoid rule.
+
+    Its error vanishes faster than any power of the spacing where the function decays at the ends.
+    """
+    points = np.linspace(low, high, 20_001)
+    return float(np.trapezoid(np.asarray(function(points), np.float64), points))
+
+
+def finite_difference(function: Callable[[Array], float], at: Array, step: float = 1e-5) -> Array:
+    """Gradient of a scalar float64 function, by central differences."""
+    gradient = np.zeros_like(at)
+    for index in np.ndindex(at.shape):
+        shift = np.zeros_like(at)
+        shift[index] = step
+        gradient[index] = (function(at + shift) - function(at - shift)) / (2.0 * step)
+    return gradient
+
+
+def standard_errors_off(draws: ArrayLike, exact: ArrayLike) -> float:
+    """By how many standard errors the mean of draws [n, ...] misses; the worst entry's."""
+    draws = np.asarray(draws, np.float64)
+    standard_error = np.std(draws, axis=0, ddof=1) / math.sqrt(len(draws))
+    return float(np.max(np.abs(np.mean(draws, axis=0) - exact) / standard_error))
+
+
+def variance_standard_error(draws: Array) -> float:
+    """Of the sample variance of draws [n], from their fourth moment."""
+    squares = np.square(draws - np.mean(draws))
+    return float(np.std(squares) / math.sqrt(len(draws)))

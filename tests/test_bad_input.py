@@ -1,0 +1,125 @@
+"""A user's mistake gets one clear line and exit status 2, without a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FREY = "--config=experiments/frey_faces.py"
+MNIST = "--config=experiments/mnist.py"
+SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian")
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "experiments/run.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# arguments, words that the line must hold: what is wrong, and what is allowed or to be done
+MISTAKES = {
+    "no config": ([], ["--config is missing", "frey_faces.py"]),
+    "no such file": (["--config=experiments/nope.py"], ["nope.py", "No such file"]),
+    "no config in file": (["--config={tmp}/empty.py"], ["get_config"]),
+    "config file with an error": (["--config={tmp}/broken.py"], ["broken.py"]),
+    "unknown flag": ([FREY, "--wrokdir=x"], ["wrokdir"]),
+    "unknown field": ([FREY, "--config.model.num_latent=3"], ["num_latent"]),
+    "unknown section": ([FREY, "--config.modle.num_latents=3"], ["modle"]),
+    "stray word": ([FREY, "latents=3"], ["latents=3", "--config.FIELD=VALUE"]),
+    "value missing": ([FREY, "--config.seed"], ["config.seed"]),
+    "word for a number": ([FREY, "--config.seed=one"], ["config.seed", "one"]),
+    "fraction for a count": ([FREY, "--config.train.batch_size=1.5"], ["batch_size", "1.5"]),
+    "None for a number": ([FREY, "--config.seed=None"], ["seed", "None"]),
+    "negative size": ([FREY, "--config.model.num_latents=-3"], ["num_latents", "-3", "at least 1"]),
+    "negative seed": ([FREY, "--config.seed=-1"], ["seed", "-1", "at least 0"]),
+    "seed beyond 32 bits": ([FREY, "--config.seed=5000000000"], ["seed", "5000000000"]),
+    "zero step": ([FREY, "--config.optimizer.step_size=0"], ["step_size", "0.0", "above 0"]),
+    "NaN step": ([FREY, "--config.optimizer.step_size=nan"], ["step_size", "nan"]),
+    "zero in hidden": ([FREY, "--config.model.hidden=(200,0)"], ["hidden", "(200, 0)"]),
+    "word in hidden": ([FREY, "--config.model.hidden=wide"], ["hidden", "wide"]),
+    "unknown data": ([FREY, "--config.data.name=cifar"], ["cifar", "frey_faces", "mnist"]),
+    "empty name": ([FREY, "--config.data.name="], ["data.name", "''", "frey_faces"]),
+    "unknown likelihood": ([FREY, "--config.model.likelihood=mse"], ["mse", "bernoulli"]),
+    "unknown bound": ([FREY, "--config.algorithm.bound=elbo"], ["elbo", "sgvb_a", "sgvb_b"]),
+    "unknown algorithm": ([FREY, "--config.algorithm.name=gan"], ["gan", "sgvb"]),
+    "split of another data set": ([FREY, "--config.data.split=fifths"], ["fifths", "blocked"]),
+    "binarised faces": ([FREY, "--config.data.binarization=fixed"], ["fixed", "none"]),
+    "grey scale": ([FREY, "--config.data.grey_scale=100"], ["grey_scale", "100", "256"]),
+    "less than a minibatch": ([FREY, "--config.train.num_examples=50"], ["num_examples", "50"]),
+    # From here on jax has to be asked.
+    "grey pixels under Bernoulli": (
+        [FREY, "--config.model.likelihood=bernoulli"],
+        ["bernoulli", "grey", "frey_faces", "gaussian_unit_mean"],
+    ),
+    "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
+    "optimizer option": (
+        [FREY, "--config.optimizer.name=adam", "--config.optimizer.options=beta=1"],
+        ["beta", "b1"],
+    ),
+    "batch beyond the data": ([FREY, "--config.train.batch_size=2000"], ["2000", "1572"]),
+    "data missing": ([MNIST, "--config.data.dir={tmp}"], ["mnist", "{tmp}"]),
+    "workdir is a file": ([FREY, "--workdir={tmp}/file"], ["{tmp}/file"]),
+    "workdir below a file": ([FREY, "--workdir={tmp}/file/run"], ["{tmp}/file/run"]),
+    "workdir of something else": ([FREY, "--workdir={tmp}/other"], ["{tmp}/other", "config.json"]),
+    "workdir of another run": (
+        [FREY, "--workdir={tmp}/run", "--config.model.num_latents=3"],
+        ["model.num_latents", "2 there", "3 here"],
+    ),
+    "data folder is a file": ([MNIST, "--config.data.dir={tmp}/file"], ["{tmp}/file"]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp = tmp_path_factory.mktemp("mistakes")
+    (tmp / "file").write_text("not a folder")
+    (tmp / "broken.py").write_text("def get_config(:\n")
+    (tmp / "empty.py").write_text("")
+    (tmp / "other").mkdir()
+    (tmp / "other" / "thesis.txt").write_text("precious")
+    (tmp / "run").mkdir()
+    from aevb.config import default_config, validate
+
+    values = {**validate(default_config()), "data.split": "blocked"}
+    (tmp / "run" / "config.json").write_text(json.dumps(values))
+    return tmp
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
+    arguments, words = MISTAKES[mistake]
+    arguments = [argument.format(tmp=folder) for argument in arguments]
+    if not any(argument.startswith("--workdir") for argument in arguments):
+        arguments.append(f"--workdir={folder}/new")
+    # No test waits for a download: the proxy is a closed port of this machine.
+    closed = dict.fromkeys(["http_proxy", "https_proxy"], "http://127.0.0.1:9")
+    done = run(*arguments, env=closed)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert done.stderr.splitlines() == errors  # nothing beside that line
+    for word in words:
+        assert word.format(tmp=folder) in errors[0], errors[0]
+    assert not (folder / "new").exists()  # what is refused leaves nothing behind
+
+
+def test_help_shows_every_field_without_importing_jax(tmp_path: Path):
+    (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')\n")
+    done = run(FREY, "--help", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    from aevb.config import FIELDS
+
+    for field in FIELDS:
+        assert f"--config.{field.name}=" in done.stdout
+        assert field.help in done.stdout

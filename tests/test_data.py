@@ -1,0 +1,754 @@
+"""Data sets: what they hold, and that nothing damaged or missing gets past unnoticed."""
+
+import ast
+import gzip
+import hashlib
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from aevb import data
+from aevb.data import Options, _files, _pixels, _prepared, binarized_mnist, frey_faces, mnist
+from aevb.data import synthetic as synthetic_data
+from aevb.data._files import Download, Source
+from aevb.errors import UserError
+
+NUM_TRAIN, NUM_TEST, NUM_VALIDATION = 30, 20, 10
+
+RANDOM_TEST_DIGEST = "3fa179cdf96b53d270671c4ea540b51a4b4075437de3081ffe92ac6138223469"
+FIXED_DIGEST = "d6cd060792c323af4c5a02f6b27402f46149018365a0e4bba96e49b064edbcd9"
+
+
+class Site:
+    """A web server on this machine: path -> what it answers with."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, bytes] = {}
+        self.truncated = False
+        self.requests = 0
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.requests += 1
+                content = site.content.get(self.path)
+                self.send_response(200 if content else 404)
+                self.send_header("Content-Length", str(len(content or b"")))
+                self.end_headers()
+                served = content or b""
+                self.wfile.write(served[: len(served) // 2] if site.truncated else served)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.server.shutdown()
+    site.server.server_close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A TFDS folder of this test alone."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    return tmp_path / "tfds"
+
+
+def idx(array: np.ndarray) -> bytes:
+    axes = np.array(array.shape, ">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + axes + array.tobytes()
+
+
+def amat(images: np.ndarray) -> bytes:
+    rows = images.reshape(len(images), -1)
+    return "".join(" ".join(str(pixel) for pixel in row) + "\n" for row in rows).encode()
+
+
+def small(
+    source: Source, arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes], url: str
+) -> tuple[Source, dict[str, bytes]]:
+    """`source` with other arrays in the place of its own, and the files that a site serves."""
+    remaining, files = list(arrays), {}
+    splits: dict[str, dict[str, _files.Part]] = {}
+    for split, features in source.splits.items():
+        splits[split] = {}
+        for feature, part in features.items():
+            array = remaining.pop(0)
+            content = encode(array)
+            files[part.names[0]] = content
+            splits[split][feature] = part._replace(
+                shape=array.shape,
+                sha256=_files.digest(array),
+                download=Download(
+                    f"{url}/{part.names[0]}", len(content), hashlib.sha256(content).hexdigest()
+                ),
+            )
+    return source._replace(splits=splits), files
+
+
+def closed_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def digits() -> list[np.ndarray]:
+    """Images and labels to train and to test, in the order of MNIST's SOURCE."""
+    random = np.random.RandomState(0)
+    return [
+        random.randint(0, 256, size, dtype=np.uint8)
+        for size in ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
+    ]
+
+
+@pytest.fixture
+def mnist_files(
+    digits: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> dict[str, bytes]:
+    """A small MNIST, offline; its files by name."""
+    source, files = small(mnist.SOURCE, digits, lambda a: gzip.compress(idx(a)), closed_port())
+    monkeypatch.setattr(mnist, "SOURCE", source)
+    return files
+
+
+@pytest.fixture
+def bits() -> list[np.ndarray]:
+    """0/1 images to train, validate and test, in the order of binarized MNIST's SOURCE."""
+    random = np.random.RandomState(1)
+    return [
+        random.randint(0, 2, (n, 28, 28), dtype=np.uint8)
+        for n in (NUM_TRAIN, NUM_VALIDATION, NUM_TEST)
+    ]
+
+
+@pytest.fixture
+def binarized_files(
+    bits: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, home: Path
+) -> dict[str, bytes]:
+    source, files = small(binarized_mnist.SOURCE, bits, amat, closed_port())
+    monkeypatch.setattr(binarized_mnist, "SOURCE", source)
+    return files
+
+
+def bring(files: dict[str, bytes], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def refusal(name: str, options: Options = data.DEFAULTS) -> str:
+    """The one line with which a data set is refused."""
+    with pytest.raises(UserError) as caught:
+        data.load(name, options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# The catalogue
+
+
+def test_the_catalogue_is_the_folder() -> None:
+    assert data.names() == ("binarized_mnist", "frey_faces", "mnist", "synthetic")
+
+
+@pytest.mark.parametrize("name", data.names())
+def test_every_data_set_keeps_the_contract(
+    name: str, mnist_files: dict[str, bytes], binarized_files: dict[str, bytes], home: Path
+) -> None:
+    bring(mnist_files, home / "downloads" / "manual" / "mnist")
+    bring(binarized_files, home / "downloads" / "manual")
+    literals = {
+        statement.targets[0].id: ast.literal_eval(statement.value)
+        for statement in ast.parse((Path(data.__file__).parent / f"{name}.py").read_text()).body
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Name)
+        and statement.targets[0].id in ("SPLITS", "KINDS")
+    }
+    for split in literals["SPLITS"]:
+        for binarization, kind in literals["KINDS"].items():
+            dataset = data.load(name, Options(split=split, binarization=binarization))
+            assert dataset.name == name
+            assert dataset.kind == kind
+            assert dataset.train.ndim == dataset.test.ndim == 2
+            assert dataset.train.shape[1] == dataset.test.shape[1]
+            assert dataset.train.dtype == (np.float32 if kind == "real" else np.uint8)
+            assert (dataset.levels == 256.0) if kind == "grey" else (dataset.levels is None)
+            if dataset.image_shape:
+                assert np.prod(dataset.image_shape) == dataset.train.shape[1]
+            stored = jnp.asarray(dataset.test[:5])
+            x = np.asarray(jax.jit(jax.vmap(dataset.preprocess))(_keys(5), stored))
+            assert x.dtype == np.float32
+            assert x.shape == stored.shape
+            if kind == "binary":
+                assert set(np.unique(x)) == {0.0, 1.0}
+            if kind == "grey":
+                np.testing.assert_array_equal(x, dataset.test[:5] / np.float32(256))
+    default = data.load(name)
+    first = Options(split=literals["SPLITS"][0], binarization=next(iter(literals["KINDS"])))
+    np.testing.assert_array_equal(default.train, data.load(name, first).train)
+
+
+def _keys(number: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), number)
+
+
+def test_unknown_names_splits_binarizations_and_scales_are_refused_with_what_exists() -> None:
+    assert "binarized_mnist, frey_faces, mnist, synthetic" in refusal("cifar")
+    assert "does not exist" in refusal("_pixels")
+    assert "blocked, random" in refusal("frey_faces", Options(split="half"))
+    assert "dynamic, fixed, none" in refusal("mnist", Options(binarization="dynamik"))
+    assert "128.0" in refusal("frey_faces", Options(grey_scale=128.0))
+
+
+def test_loading_prepared_data_imports_no_tensorflow_datasets(
+    mnist_files: dict[str, bytes], home: Path
+) -> None:
+    """The import of TFDS alone would take 0.6 s of every run."""
+    bring(mnist_files, home / "downloads" / "manual" / "mnist")
+    data.load("mnist")
+    program = """if True:
+        import sys
+        from aevb import data
+        from aevb.data import _files, mnist
+        parts = {"train": (30, sys.argv[1]), "test": (20, sys.argv[2])}
+        mnist.SOURCE = mnist.SOURCE._replace(splits={split: {"image": _files.Part(
+            (), (n, 28, 28), sha256)} for split, (n, sha256) in parts.items()})
+        assert len(data.load("mnist").train) == 30
+        data.load("frey_faces")
+        assert "tensorflow_datasets" not in sys.modules
+    """
+    sha256 = [mnist.SOURCE.splits[split]["image"].sha256 for split in ("train", "test")]
+    subprocess.run([sys.executable, "-c", program, *sha256], check=True)
+
+
+# Frey faces
+
+
+def test_frey_faces_are_the_published_film_in_its_order() -> None:
+    film = np.concatenate([(faces := data.load("frey_faces")).train, faces.test])
+    assert film.shape == (1965, 560)
+    digest = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
+    assert hashlib.sha256(film.tobytes()).hexdigest() == digest
+    assert film[0, :4].tolist() == [0x51, 0x88, 0xA7, 0xB9]
+
+
+@pytest.mark.parametrize("split", frey_faces.SPLITS)
+def test_frey_faces_splits_are_disjoint_and_complete(split: str) -> None:
+    faces = data.load("frey_faces", Options(split=split))
+    film = np.concatenate([(blocked := data.load("frey_faces")).train, blocked.test])
+    assert (len(faces.train), len(faces.test)) == (1572, 393)
+    np.testing.assert_array_equal(
+        np.unique(np.concatenate([faces.train, faces.test]), axis=0, return_counts=True)[1],
+        np.unique(film, axis=0, return_counts=True)[1],
+    )
+
+
+def test_frey_faces_random_split_is_the_same_each_time_and_not_contiguous() -> None:
+    once, again = (data.load("frey_faces", Options(split="random")) for _ in range(2))
+    np.testing.assert_array_equal(once.train, again.train)
+    digest = hashlib.sha256(once.test.tobytes()).hexdigest()
+    assert digest == RANDOM_TEST_DIGEST  # numpy's frozen stream: every machine has this split
+    assert not np.array_equal(once.test, data.load("frey_faces").test)
+
+
+def test_frey_faces_need_no_folder_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", os.devnull)
+    monkeypatch.setenv("HOME", os.devnull)
+    assert len(data.load("frey_faces", Options(manual_dir=os.devnull)).train) == 1572
+
+
+def test_damaged_frey_faces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "frey_rawface.mat"
+    content = (_files.SHIPPED / name).read_bytes()
+    monkeypatch.setattr(_files, "SHIPPED", bring({name: content[:-100]}, tmp_path))
+    assert str(tmp_path / name) in refusal("frey_faces")
+    (tmp_path / name).unlink()
+    assert str(tmp_path / name) in refusal("frey_faces")
+
+
+def test_frey_faces_can_be_prepared_for_tfds(home: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    folder = data.prepare("frey_faces")
+    assert folder.parent == home / "aevb_frey_faces"
+    prepared: Any = tfds.builder_from_directory(folder)
+    records = prepared.as_data_source("film[:80%]")
+    images = np.stack([record["image"].reshape(-1) for record in records])
+    np.testing.assert_array_equal(images, data.load("frey_faces").train)
+    assert [int(record["index"]) for record in records] == list(range(1572))
+    with pytest.raises(UserError, match="formula"):
+        data.prepare("synthetic")
+
+
+# MNIST
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("place", ["downloads/manual", "downloads/manual/mnist", "elsewhere"])
+def test_mnist_is_read_in_its_order_from_files_brought_by_hand(
+    compressed: bool,
+    place: str,
+    digits: list[np.ndarray],
+    mnist_files: dict[str, bytes],
+    home: Path,
+) -> None:
+    if not compressed:
+        mnist_files = {
+            name.removesuffix(".gz"): gzip.decompress(content)
+            for name, content in mnist_files.items()
+        }
+    folder = bring(mnist_files, home / place)
+    options = Options(manual_dir=str(folder) if place == "elsewhere" else "")
+    loaded = data.load("mnist", options)
+    np.testing.assert_array_equal(loaded.train, digits[0].reshape(NUM_TRAIN, 784))
+    np.testing.assert_array_equal(loaded.test, digits[2].reshape(NUM_TEST, 784))
+
+
+def test_prepared_mnist_reloads_equal_without_its_files(
+    mnist_files: dict[str, bytes], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manual = bring(mnist_files, home / "downloads" / "manual" / "mnist")
+    first = data.load("mnist")
+    for file in manual.iterdir():
+        file.unlink()
+    folder = home / "aevb_mnist" / "1.0.0"
+    assert sorted(f.name for f in folder.glob("*.npy")) == ["test.npy", "train.npy"]
+    for restore in (lambda: None, (folder / "train.npy").unlink):  # the piece, then the records
+        restore()
+        again = data.load("mnist")
+        np.testing.assert_array_equal(first.train, again.train)
+        np.testing.assert_array_equal(first.test, again.test)
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_prepared_mnist_holds_its_labels(
+    digits: list[np.ndarray], mnist_files: dict[str, bytes], home: Path
+) -> None:
+    import tensorflow_datasets as tfds
+
+    bring(mnist_files, home / "downloads" / "manual")
+    prepared: Any = tfds.builder_from_directory(data.prepare("mnist"))
+    labels = [int(record["label"]) for record in prepared.as_data_source("test")]
+    assert labels == digits[3].tolist()
+
+
+def test_dynamic_binarization_has_the_grey_level_as_its_mean() -> None:
+    x = jnp.asarray([0, 1, 64, 128, 254, 255], jnp.uint8)
+    num_draws = 20_000
+    draws = np.asarray(jax.vmap(lambda key: _pixels.drawn(key, x))(_keys(num_draws)))
+    probability = np.asarray(x, np.float64) / 255
+    standard_error = np.sqrt(probability * (1 - probability) / num_draws)
+    assert np.all(np.abs(draws.mean(0) - probability) <= 4 * standard_error)  # 0 for 0 and 255
+    np.testing.assert_array_equal(_pixels.drawn(_keys(2)[1], x), _pixels.drawn(_keys(2)[1], x))
+
+
+def test_fixed_binarization_has_the_grey_level_as_its_mean_and_is_always_the_same() -> None:
+    levels = np.array([0, 1, 64, 128, 254, 255], np.uint8)
+    num_draws = 200_000
+    images = np.tile(levels, (num_draws, 1))
+    once, other = _pixels.binarized_once(images, images)
+    probability = levels / 255
+    standard_error = np.sqrt(probability * (1 - probability) / num_draws)
+    assert np.all(np.abs(once.mean(0) - probability) <= 4 * standard_error)
+    assert not np.array_equal(once, other)  # training and test data have draws of their own
+    assert hashlib.sha256(once.tobytes()).hexdigest() == FIXED_DIGEST  # on every machine
+
+
+# Binarized MNIST
+
+
+def as_packed(bits: list[np.ndarray], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, images in zip(("train", "valid", "test"), bits, strict=True):
+        packed = np.packbits(images.reshape(len(images), -1), axis=1)
+        np.savez_compressed(folder / f"{name}.npz", packed_images=packed)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_binarized_mnist_is_read_in_its_order_from_text_or_packed_bits(
+    packed: bool, bits: list[np.ndarray], binarized_files: dict[str, bytes], home: Path
+) -> None:
+    folder = home / "downloads" / "manual" / "binarized_mnist"
+    as_packed(bits, folder) if packed else bring(binarized_files, folder)
+    train, validation, test = (images.reshape(-1, 784) for images in bits)
+    standard = data.load("binarized_mnist")
+    np.testing.assert_array_equal(standard.train, train)
+    np.testing.assert_array_equal(standard.test, test)
+    both = data.load("binarized_mnist", Options(split="train+validation"))
+    np.testing.assert_array_equal(both.train, np.concatenate([train, validation]))
+    np.testing.assert_array_equal(both.test, test)
+
+
+# Broken files
+
+
+def _regzip(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    return lambda content: gzip.compress(change(gzip.decompress(content)))
+
+
+BROKEN_IDX = {
+    "truncated gzip": lambda content: content[:-1000],
+    "empty": lambda content: b"",
+    "damaged gzip": lambda content: content[:500] + b"\0\0\0" + content[503:],
+    "truncated content": _regzip(lambda content: content[:-1]),
+    "header only": _regzip(lambda content: content[:7]),
+    "more than its header says": _regzip(lambda content: content + b"\0"),
+    "fewer images": _regzip(lambda _: idx(np.zeros((3, 28, 28), np.uint8))),
+    "other axes": _regzip(lambda _: idx(np.zeros((NUM_TRAIN, 784), np.uint8))),
+    "one bit": _regzip(lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+    "no IDX": lambda content: b"<html>404: Not Found</html>",
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN_IDX)
+def test_a_broken_idx_file_is_named_and_refused(
+    damage: str, mnist_files: dict[str, bytes], home: Path
+) -> None:
+    name = "train-images-idx3-ubyte.gz"
+    mnist_files[name] = BROKEN_IDX[damage](mnist_files[name])
+    folder = bring(mnist_files, home / "downloads" / "manual" / "mnist")
+    message = refusal("mnist")
+    assert str(folder / name) in message
+    assert f"expected an IDX file (gzipped or not) of shape ({NUM_TRAIN}, 28, 28)" in message
+    assert not (home / "aevb_mnist" / "1.0.0").exists()
+
+
+BROKEN_TEXT = {
+    "truncated": lambda content: content[:-1],
+    "a line missing": lambda content: content[:-1568],
+    "other digits": lambda content: content[:-2] + b"7\n",
+    "other separators": lambda content: content.replace(b" ", b","),
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN_TEXT)
+def test_a_broken_text_file_is_named_and_refused(
+    damage: str, binarized_files: dict[str, bytes], home: Path
+) -> None:
+    name = "binarized_mnist_valid.amat"
+    binarized_files[name] = BROKEN_TEXT[damage](binarized_files[name])
+    folder = bring(binarized_files, home / "downloads" / "manual")
+    assert str(folder / name) in refusal("binarized_mnist")
+
+
+def _without_its_array(path: Path) -> None:
+    np.savez(path, images=np.zeros((NUM_TRAIN, 98), np.uint8))
+
+
+def _with_objects(path: Path) -> None:
+    np.savez(path, packed_images=np.array([{}], dtype=object))
+
+
+BROKEN_PACKED = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-50]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no array": _without_its_array,
+    "objects": _with_objects,
+    "one axis": lambda path: np.savez(path, packed_images=np.zeros(98, np.uint8)),
+    "floats": lambda path: np.savez(path, packed_images=np.zeros((NUM_TRAIN, 98))),
+    "other bits": lambda path: np.savez(path, packed_images=np.zeros((NUM_TRAIN, 98), np.uint8)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN_PACKED)
+def test_a_broken_packed_file_is_named_and_refused(
+    damage: str, bits: list[np.ndarray], binarized_files: dict[str, bytes], home: Path
+) -> None:
+    folder = home / "downloads" / "manual" / "binarized_mnist"
+    as_packed(bits, folder)
+    BROKEN_PACKED[damage](folder / "train.npz")
+    assert str(folder / "train.npz") in refusal("binarized_mnist")
+
+
+# Folders
+
+
+def test_a_manual_folder_that_does_not_exist_is_refused(
+    mnist_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert "which is not a folder" in refusal("mnist", Options(manual_dir=str(tmp_path / "none")))
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    mnist_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    manual = bring(mnist_files, tmp_path / "manual")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        message = refusal("mnist", Options(dir=str(folder), manual_dir=str(manual)))
+        assert f"cannot be prepared in {folder}" in message
+        assert "data.dir" in message
+
+
+PREPARED_DAMAGE = {
+    "bit of a piece": lambda folder: _flip(folder / "train.npy", -5),
+    "header of a piece": lambda folder: _flip(folder / "test.npy", 3),
+    "truncated piece": lambda folder: (folder / "train.npy").write_bytes(b"\x93NUMPY"),
+    "empty piece": lambda folder: (folder / "train.npy").write_bytes(b""),
+    "bit of the records": lambda folder: _flip(_records_alone(folder), 2000),
+    "truncated records": lambda folder: os.truncate(_records_alone(folder), 1000),
+    "records gone": lambda folder: _records_alone(folder).unlink(),
+    "everything gone": lambda folder: [file.unlink() for file in folder.iterdir()],
+}
+
+
+def _flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def _records_alone(folder: Path) -> Path:
+    (folder / "train.npy").unlink()
+    return next(folder.glob("aevb_mnist-train.array_record*"))
+
+
+@pytest.mark.parametrize("damage", PREPARED_DAMAGE)
+def test_damaged_prepared_data_are_refused_with_the_way_out(
+    damage: str, mnist_files: dict[str, bytes], home: Path
+) -> None:
+    bring(mnist_files, home / "downloads" / "manual")
+    data.load("mnist")
+    folder = home / "aevb_mnist" / "1.0.0"
+    PREPARED_DAMAGE[damage](folder)
+    message = refusal("mnist")
+    assert str(folder) in message
+    assert "delete" in message
+
+
+def test_preparation_killed_half_way_is_done_anew(
+    mnist_files: dict[str, bytes], home: Path, tmp_path: Path
+) -> None:
+    manual = bring(mnist_files, tmp_path / "manual")
+    program = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from aevb.data import _files, _tfds, mnist
+        sha256 = dict(zip(sys.argv[3::3], zip(map(int, sys.argv[4::3]), sys.argv[5::3])))
+        part = lambda old: old._replace(
+            shape=(sha256[old.names[0]][0], *old.shape[1:]), sha256=sha256[old.names[0]][1])
+        source = mnist.SOURCE._replace(splits={split: {name: part(old) for name, old in f.items()}
+            for split, f in mnist.SOURCE.splits.items()})
+        def dies(self, columns):
+            yield 0, {"index": 0, **{name: column[0] for name, column in columns.items()}}
+            os.kill(os.getpid(), signal.SIGKILL)
+        _tfds.Builder._generate_examples = dies
+        files = {part: Path(sys.argv[2]) / part.names[0]
+            for f in source.splits.values() for part in f.values()}
+        _tfds.write(source, Path(sys.argv[1]), files, "")
+    """
+    parts = [part for f in mnist.SOURCE.splits.values() for part in f.values()]
+    described = [word for p in parts for word in (p.names[0], str(p.shape[0]), p.sha256)]
+    killed = subprocess.run([sys.executable, "-c", program, home, manual, *described])
+    assert killed.returncode == -9
+    assert list((home / "aevb_mnist").iterdir())  # it did leave something
+    assert not (home / "aevb_mnist" / "1.0.0").exists()
+    loaded = data.load("mnist", Options(manual_dir=str(manual)))
+    assert (len(loaded.train), len(loaded.test)) == (NUM_TRAIN, NUM_TEST)
+
+
+def test_a_second_process_that_prepares_meanwhile_does_no_harm(
+    mnist_files: dict[str, bytes], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aevb.data import _tfds
+
+    bring(mnist_files, home / "downloads" / "manual")
+    write, count = _tfds.write, []
+
+    def write_while_another_does(*args: Any) -> None:
+        generate = _tfds.Builder._generate_examples
+
+        def another_is_faster(self: Any, columns: Any) -> Any:
+            if not count:
+                count.append(1)
+                write(*args)
+            return generate(self, columns)
+
+        monkeypatch.setattr(_tfds.Builder, "_generate_examples", another_is_faster)
+        write(*args)
+
+    monkeypatch.setattr(_tfds, "write", write_while_another_does)
+    assert len(data.load("mnist").train) == NUM_TRAIN
+    assert count
+
+
+# The network
+
+
+def test_offline_without_files_is_refused_at_once_with_the_way_out(
+    mnist_files: dict[str, bytes], home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bring(
+        {name: content for name, content in mnist_files.items() if "labels" in name},
+        home / "downloads" / "manual",
+    )
+    start = time.monotonic()
+    message = refusal("mnist")
+    assert time.monotonic() - start < 5
+    assert not (home / "aevb_mnist").exists()
+    assert f"put these files into {home / 'downloads' / 'manual' / 'mnist'} " in message
+    for name in mnist_files:
+        assert (f"/{name}" in message) == ("images" in name)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("limit", ["CONNECT_SECONDS", "PATIENCE_SECONDS"])
+def test_a_server_that_does_not_answer_is_not_waited_for(
+    limit: str, digits: list[np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_prepared, limit, 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(mnist, "SOURCE", small(mnist.SOURCE, digits, idx, url)[0])
+        start = time.monotonic()
+        assert "cannot be downloaded" in refusal("mnist")
+        assert time.monotonic() - start < 3
+
+
+@pytest.fixture
+def served(
+    site: Site, digits: list[np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    """A site that serves a small MNIST."""
+    source, files = small(mnist.SOURCE, digits, lambda a: gzip.compress(idx(a)), site.url)
+    monkeypatch.setattr(mnist, "SOURCE", source)
+    site.content = {f"/{name}": content for name, content in files.items()}
+    return site
+
+
+def test_mnist_is_downloaded_once(
+    served: Site, digits: list[np.ndarray], capfd: pytest.CaptureFixture[str]
+) -> None:
+    np.testing.assert_array_equal(data.load("mnist").train, digits[0].reshape(-1, 784))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("preparing mnist in ")
+    requests = served.requests
+    assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
+    assert served.requests == requests
+
+
+DOWNLOAD_DAMAGE = {
+    "not there": lambda site, path: site.content.pop(path),
+    "truncated": lambda site, path: setattr(site, "truncated", True),
+    "another content": lambda site, path: site.content.update({path: b"<html>log in</html>"}),
+}
+
+
+@pytest.mark.parametrize("damage", DOWNLOAD_DAMAGE)
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_a_failed_download_is_refused_and_leaves_nothing_that_counts(
+    damage: str, name: str, served: Site, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = dict(served.content)
+    DOWNLOAD_DAMAGE[damage](served, f"/{name}")
+    message = refusal("mnist")
+    assert "download" in message
+    assert f"{served.url}/{name}" in message
+    assert len(capfd.readouterr().err.splitlines()) <= 1
+    served.content, served.truncated = whole, False
+    assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
+
+
+# Synthetic data
+
+
+SYNTHETIC = Options(
+    synthetic_num_train=20_000,
+    synthetic_num_dims=7,
+    synthetic_num_latents=3,
+    synthetic_noise_std=0.3,
+)
+
+
+def exact_log_prob(model: synthetic_data.LinearGaussian, x: np.ndarray) -> np.ndarray:
+    """log p(x) of each x [N, D] by the marginal's covariance, in float64 -> [N]."""
+    weights, bias = np.asarray(model.weights, np.float64), np.asarray(model.bias, np.float64)
+    cov: Any = weights @ weights.T + float(model.noise_var) * np.eye(len(bias))
+    return scipy.stats.multivariate_normal(bias, cov).logpdf(x.astype(np.float64))
+
+
+def test_synthetic_log_prob_is_the_density_of_its_marginal() -> None:
+    model = synthetic_data.make_model(SYNTHETIC)
+    x = data.load("synthetic", SYNTHETIC).test
+    exact = exact_log_prob(model, x)
+    log_prob = jax.jit(jax.vmap(model.log_prob))(jnp.asarray(x))
+    np.testing.assert_allclose(log_prob, exact, rtol=1e-5, atol=1e-4)
+
+
+def test_synthetic_log_prob_survives_little_noise() -> None:
+    """Where the covariance's condition number is 10^7, beyond what float32 could invert."""
+    options = SYNTHETIC._replace(synthetic_noise_std=1e-3)
+    model, x = synthetic_data.make_model(options), data.load("synthetic", options).test
+    exact = exact_log_prob(model, x)
+    log_prob = np.asarray(jax.vmap(model.log_prob)(jnp.asarray(x)))
+    np.testing.assert_allclose(log_prob, exact, atol=0.05)  # x itself is rounded to 1e-7 of 1e-3
+
+
+def test_synthetic_posterior_is_the_conditional_of_the_joint_gaussian() -> None:
+    model = synthetic_data.make_model(SYNTHETIC)
+    x = data.load("synthetic", SYNTHETIC).test[0]
+    weights, bias = np.asarray(model.weights, np.float64), np.asarray(model.bias, np.float64)
+    gain = weights.T @ np.linalg.inv(weights @ weights.T + float(model.noise_var) * np.eye(7))
+    mean, cov = model.posterior(jnp.asarray(x))
+    np.testing.assert_allclose(mean, gain @ (x - bias), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cov, np.eye(3) - gain @ weights, rtol=1e-3, atol=1e-5)
+
+
+def test_synthetic_samples_have_the_moments_of_the_model() -> None:
+    model, x = synthetic_data.make_model(SYNTHETIC), data.load("synthetic", SYNTHETIC).train
+    cov = np.asarray(model.weights @ model.weights.T) + float(model.noise_var) * np.eye(7)
+    variance = np.diag(cov)
+    num_data = len(x)
+    assert np.all(np.abs(x.mean(0) - model.bias) <= 4 * np.sqrt(variance / num_data))
+    standard_error = np.sqrt((np.outer(variance, variance) + cov**2) / num_data)
+    assert np.all(np.abs(np.cov(x.T) - cov) <= 4 * standard_error)
+
+
+def test_synthetic_data_depend_on_their_seed_alone() -> None:
+    once, again = data.load("synthetic", SYNTHETIC), data.load("synthetic", SYNTHETIC)
+    np.testing.assert_array_equal(once.train, again.train)
+    more = data.load("synthetic", SYNTHETIC._replace(synthetic_num_train=20_500))
+    np.testing.assert_array_equal(once.test, more.test)
+    np.testing.assert_array_equal(once.train, more.train[:20_000])
+    other = data.load("synthetic", SYNTHETIC._replace(synthetic_seed=1))
+    assert not np.array_equal(once.test, other.test)
+    assert len(np.unique(np.concatenate([once.train, once.test]), axis=0)) == 21_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_train", 0), ("num_test", 0), ("num_dims", 0), ("num_latents", -1), ("noise_std", 0.0)],
+)
+def test_impossible_synthetic_data_are_refused(field: str, value: float) -> None:
+    assert f"synthetic_{field} is {value}" in refusal(
+        "synthetic", SYNTHETIC._replace(**{f"synthetic_{field}": value})
+    )

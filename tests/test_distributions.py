@@ -1,0 +1,180 @@
+"""Distributions: against SciPy in float64, quadrature, and their own samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.stats
+from oracles import standard_errors_off
+
+from aevb.distributions import DiagNormal, StandardNormal
+
+NUM_DRAWS = 20_000
+SEEDS = (0, 1, 2)
+
+
+def random_case(seed: int, num_dims: int = 4) -> tuple[DiagNormal, np.ndarray, np.ndarray]:
+    """A normal, and its mean and log-variance in float64 as float32 holds them."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=num_dims).astype(np.float32)
+    log_var = rng.normal(size=num_dims).astype(np.float32)
+    normal = DiagNormal(jnp.asarray(mean), jnp.asarray(log_var))
+    return normal, mean.astype(np.float64), log_var.astype(np.float64)
+
+
+def draws_of(normal: DiagNormal | StandardNormal, seed: int = 0) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(seed), NUM_DRAWS)
+    return np.asarray(jax.vmap(normal.sample)(keys), np.float64)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_diag_normal_log_prob_is_scipys(seed: int):
+    normal, mean, log_var = random_case(seed)
+    z = np.random.default_rng(seed + 100).normal(scale=3.0, size=4).astype(np.float32)
+    expected = scipy.stats.norm.logpdf(z, mean, np.exp(0.5 * log_var)).sum()
+    assert normal.log_prob(jnp.asarray(z)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_standard_normal_log_prob_is_scipys():
+    z = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    log_prob = StandardNormal(5).log_prob(jnp.asarray(z))
+    assert log_prob == pytest.approx(scipy.stats.norm.logpdf(z.astype(np.float64)).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_diag_normal_integrates_to_1(seed: int):
+    normal, _, _ = random_case(seed, num_dims=1)
+    log_prob = jax.jit(jax.vmap(normal.log_prob))
+    total = oracles.integrate(lambda z: np.exp(log_prob(jnp.float32(z)[:, None])), -40.0, 40.0)
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_entropy_is_scipys(seed: int):
+    normal, mean, log_var = random_case(seed)
+    expected = np.sum(scipy.stats.norm.entropy(mean, np.exp(0.5 * log_var)))
+    assert normal.entropy() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_entropy_is_the_mean_of_minus_log_prob(seed: int):
+    normal, _, _ = random_case(seed)
+    log_probs = jax.vmap(normal.log_prob)(jnp.float32(draws_of(normal)))
+    assert standard_errors_off(-log_probs, float(normal.entropy())) < 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kl_to_standard_normal_is_the_closed_form_of_any_two_gaussians(seed: int):
+    normal, mean, log_var = random_case(seed)
+    expected = oracles.kl_to_standard_normal(mean, log_var)
+    assert normal.kl_to_standard_normal() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kl_to_standard_normal_is_its_integral(seed: int):
+    normal, mean, log_var = random_case(seed, num_dims=1)
+
+    def integrand(z: np.ndarray) -> np.ndarray:
+        log_q = scipy.stats.norm.logpdf(z, mean[0], np.exp(0.5 * log_var[0]))
+        return np.exp(log_q) * (log_q - scipy.stats.norm.logpdf(z))
+
+    expected = oracles.integrate(integrand, -30.0, 30.0)
+    assert normal.kl_to_standard_normal() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kl_to_standard_normal_is_the_mean_log_ratio(seed: int):
+    """Ties `sample`, both `log_prob` and the KL to one another."""
+    normal, _, _ = random_case(seed)
+    z = jnp.float32(draws_of(normal))
+    ratios = jax.vmap(normal.log_prob)(z) - jax.vmap(StandardNormal(4).log_prob)(z)
+    assert standard_errors_off(ratios, float(normal.kl_to_standard_normal())) < 4
+
+
+def test_kl_vanishes_at_the_standard_normal_with_its_gradient():
+    kl = DiagNormal.kl_to_standard_normal
+    prior = DiagNormal(jnp.zeros(3), jnp.zeros(3))
+    assert kl(prior) == 0.0
+    for gradient in jax.grad(kl)(prior):
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+@pytest.mark.parametrize("log_var", [1e-2, -1e-2, 1e-3, -1e-3, 1e-4, -1e-4])
+def test_kl_keeps_its_digits_next_to_the_standard_normal(log_var: float):
+    """exp(t) - 1 would be off by 6e-8 here, more than the whole KL at t = 1e-4."""
+    t = float(np.float32(log_var))
+    kl = jax.jit(DiagNormal.kl_to_standard_normal)(DiagNormal(jnp.zeros(1), jnp.full(1, t)))
+    assert kl == pytest.approx(0.5 * (np.expm1(t) - t), rel=0.01, abs=1e-11)
+
+
+def test_kl_is_not_negative_however_close_to_the_standard_normal():
+    sizes = np.logspace(-12, 1, 400)
+    log_vars = jnp.float32(np.concatenate([-sizes, sizes]))[:, None]
+    kl = jax.jit(jax.vmap(lambda t: DiagNormal(jnp.zeros(1), t).kl_to_standard_normal()))
+    assert np.min(kl(log_vars)) >= 0.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_samples_have_the_mean_and_the_variance(seed: int):
+    normal, mean, log_var = random_case(seed)
+    draws = draws_of(normal, seed)
+    assert standard_errors_off(draws, mean) < 4
+    assert standard_errors_off((draws - mean) ** 2, np.exp(log_var)) < 4
+    correlations = np.corrcoef(draws.T)[np.triu_indices(4, k=1)]
+    assert np.max(np.abs(correlations)) < 4 / np.sqrt(NUM_DRAWS)
+
+
+def test_standard_normal_samples_are_standard():
+    draws = draws_of(StandardNormal(3))
+    assert draws.shape == (NUM_DRAWS, 3)
+    for dim in range(3):
+        assert scipy.stats.kstest(draws[:, dim], scipy.stats.norm.cdf).pvalue > 1e-3
+
+
+def test_the_sample_is_differentiable_along_its_path():
+    """z = mean + exp(log_var / 2) eps: dz/dmean = 1 and dz/dlog_var = (z - mean) / 2."""
+    normal, _, _ = random_case(0)
+    key = jax.random.key(3)
+    z = normal.sample(key)
+    jacobian = jax.jacobian(lambda n: n.sample(key))(normal)
+    np.testing.assert_array_equal(jacobian.mean, np.eye(4))
+    np.testing.assert_allclose(jacobian.log_var, np.diag((z - normal.mean) / 2.0), rtol=1e-5)
+
+
+def test_the_reparameterised_gradient_is_unbiased():
+    """E[z^2] = mean^2 + var, so its gradient is 2 mean and var."""
+    normal, mean, log_var = random_case(1)
+    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
+
+    def objective(n: DiagNormal, key: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(n.sample(key)))
+
+    gradients = jax.vmap(jax.grad(objective), in_axes=(None, 0))(normal, keys)
+    assert standard_errors_off(gradients.mean, 2.0 * mean) < 4
+    assert standard_errors_off(gradients.log_var, np.exp(log_var)) < 4
+
+
+@pytest.mark.parametrize("log_var", [-80.0, 80.0])
+def test_everything_is_finite_at_extreme_variances(log_var: float):
+    normal = DiagNormal(jnp.full(3, 0.5), jnp.full(3, log_var))
+    z = jnp.zeros(3)
+    numbers = (
+        normal.log_prob(z),
+        normal.entropy(),
+        normal.kl_to_standard_normal(),
+        normal.sample(jax.random.key(0)),
+        jax.grad(lambda n: n.log_prob(z))(normal),
+        jax.grad(DiagNormal.kl_to_standard_normal)(normal),
+    )
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
+
+
+def test_jit_and_vmap_change_nothing():
+    normal, _, _ = random_case(2)
+    other, _, _ = random_case(3)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), normal, other)
+    z = jnp.float32(np.random.default_rng(0).normal(size=(2, 4)))
+    together = jax.jit(jax.vmap(DiagNormal.log_prob))(both, z)
+    one_by_one = [normal.log_prob(z[0]), other.log_prob(z[1])]
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-6)

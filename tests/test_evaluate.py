@@ -1,0 +1,183 @@
+"""Evaluation: the bound that it says it is, the same noise every time, and bits per dimension."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.stats
+
+from aevb import evaluate, vae
+from aevb.evaluate import bits_per_dim, fixed_input, make_score, some_of
+from aevb.likelihoods import LIKELIHOODS
+from aevb.losses import sgvb_a, sgvb_b
+from aevb.networks import mlp, normal_init
+from aevb.vae import VAE
+
+NUM_DIMS, NUM_LATENTS = 4, 2
+NUM_DATA = 1200  # more than two EVALUATION_BATCHes, and no multiple of one
+
+
+def make_vae(name: str) -> tuple[VAE, Any]:
+    """A linear VAE and its parameters."""
+    likelihood = LIKELIHOODS[name]
+    init = normal_init(0.3)
+    heads = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
+    encoder = mlp(NUM_DIMS, heads, hidden=(), initialisation=init)
+    decoder_heads = dict.fromkeys(likelihood.heads, NUM_DIMS)
+    decoder = mlp(NUM_LATENTS, decoder_heads, hidden=(), initialisation=init)
+    model = vae.make(encoder, decoder, likelihood, num_latents=NUM_LATENTS)
+    return model, model.init(jax.random.key(0))
+
+
+GREY = jnp.asarray(np.random.default_rng(0).integers(0, 256, (NUM_DATA, NUM_DIMS)), jnp.uint8)
+REAL = jnp.asarray(np.random.default_rng(1).normal(size=(NUM_DATA, NUM_DIMS)), jnp.float32)
+EVERYTHING = jnp.arange(NUM_DATA)
+
+BERNOULLI, BERNOULLI_PARAMS = make_vae("bernoulli")
+GAUSSIAN, GAUSSIAN_PARAMS = make_vae("gaussian")
+
+
+def binarise(key: jax.Array, x: jax.Array) -> jax.Array:
+    return jax.random.bernoulli(key, x.astype(jnp.float32) / 255.0).astype(jnp.float32)
+
+
+def unchanged(key: jax.Array, x: jax.Array) -> jax.Array:
+    return x
+
+
+SCORE_BINARISED = make_score(BERNOULLI, binarise)
+SCORE_REAL = make_score(GAUSSIAN, unchanged)
+
+
+def bound_of_one(number: int, *, without_kl: bool = False) -> float:
+    """Datapoint `number` of the grey data, by hand: the bound with the keys of its number."""
+    x = binarise(jax.random.fold_in(jax.random.key(evaluate.EVALUATION_SEED), number), GREY[number])
+    key = jax.random.fold_in(jax.random.key(evaluate.NOISE_SEED), number)
+    stats = BERNOULLI.encode(BERNOULLI_PARAMS, x)
+    bound = sgvb_a if without_kl else sgvb_b
+    return float(bound(key, stats, BERNOULLI.guide, BERNOULLI.joint(BERNOULLI_PARAMS, x)))
+
+
+# The score
+
+
+def test_the_score_is_the_mean_of_sgvb_b_with_each_datapoints_own_keys():
+    index = [0, 7, 501, 1199]
+    expected = [bound_of_one(number) for number in index]
+    score = SCORE_BINARISED(BERNOULLI_PARAMS, GREY, jnp.asarray(index))
+    assert score.mean == pytest.approx(np.mean(expected), rel=1e-5)
+    assert score.standard_error == pytest.approx(np.std(expected) / 2.0, rel=1e-4)
+
+
+def test_the_score_of_a_guide_without_a_kl_is_the_mean_of_sgvb_a():
+    model = BERNOULLI._replace(guide=BERNOULLI.guide._replace(kl=None))
+    index = [3, 5]
+    score = make_score(model, binarise)(BERNOULLI_PARAMS, GREY, jnp.asarray(index))
+    expected = [bound_of_one(number, without_kl=True) for number in index]
+    assert score.mean == pytest.approx(np.mean(expected), rel=1e-5)
+    assert score.mean != pytest.approx(np.mean([bound_of_one(number) for number in index]))
+
+
+def test_the_score_is_unbiased_for_the_exact_bound_of_a_linear_gaussian_model():
+    """Within 4 of the standard errors that the noise leaves, the data being given."""
+    decoder = GAUSSIAN_PARAMS["decoder"]
+    log_var = decoder["log_var"] | {"kernel": jnp.zeros((NUM_LATENTS, NUM_DIMS))}
+    params = GAUSSIAN_PARAMS | {"decoder": decoder | {"log_var": log_var}}
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    model = oracles.LinearGaussian(
+        weights=exact["decoder"]["mean"]["kernel"].T,
+        bias=exact["decoder"]["mean"]["bias"],
+        noise_var=np.exp(exact["decoder"]["log_var"]["bias"]),
+    )
+    heads = exact["encoder"]
+    x = np.asarray(REAL, np.float64)
+    means, log_vars = (
+        x @ heads[name]["kernel"] + heads[name]["bias"] for name in ("mean", "log_var")
+    )
+    elbos = np.array([model.elbo(*each) for each in zip(x, means, log_vars, strict=True)])
+    one_by_one = jax.vmap(lambda i: SCORE_REAL(params, REAL, i[None]).mean)
+    each = np.asarray(one_by_one(EVERYTHING), np.float64)
+    assert oracles.standard_errors_off(each - elbos, 0.0) < 4
+    score = SCORE_REAL(params, REAL, EVERYTHING)
+    assert score.mean == pytest.approx(np.mean(each), rel=1e-5)
+    assert score.standard_error == pytest.approx(np.std(each) / math.sqrt(NUM_DATA), rel=1e-4)
+
+
+def test_a_datapoints_bound_depends_neither_on_the_others_nor_on_their_order():
+    def mean(index: jax.Array) -> float:
+        return float(SCORE_BINARISED(BERNOULLI_PARAMS, GREY, index).mean)
+
+    evens_and_odds = [mean(EVERYTHING[::2]), mean(EVERYTHING[1::2])]
+    assert mean(EVERYTHING) == pytest.approx(np.mean(evens_and_odds), rel=1e-5)
+    assert mean(EVERYTHING[::-1]) == pytest.approx(np.mean(evens_and_odds), rel=1e-5)
+
+
+def test_a_score_repeats_itself_to_the_bit():
+    first, again = (SCORE_BINARISED(BERNOULLI_PARAMS, GREY, EVERYTHING) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_score_follows_the_parameters():
+    other = BERNOULLI.init(jax.random.key(1))
+    assert SCORE_BINARISED(other, GREY, EVERYTHING).mean != pytest.approx(
+        float(SCORE_BINARISED(BERNOULLI_PARAMS, GREY, EVERYTHING).mean), rel=1e-4
+    )
+
+
+def test_an_evaluations_binarisation_is_drawn_once_for_each_datapoint():
+    grey = jnp.full(1000, 128, jnp.uint8)
+    first, again, other = (fixed_input(binarise, jnp.int32(i), grey) for i in (4, 4, 5))
+    np.testing.assert_array_equal(first, again)
+    assert np.mean(first != other) == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 1000))
+
+
+# Which datapoints
+
+
+@pytest.mark.parametrize(("num_data", "limit"), [(50, 20), (20, 20), (5, 20), (21, 20)])
+def test_some_of_are_distinct_datapoints_in_rising_order_the_same_each_time(
+    num_data: int, limit: int
+):
+    some = some_of(num_data, limit)
+    assert len(some) == min(num_data, limit)
+    assert np.all(np.diff(some) > 0)
+    assert set(some) <= set(range(num_data))
+    np.testing.assert_array_equal(some, some_of(num_data, limit))
+
+
+def test_some_of_are_spread_over_the_data():
+    """Not the first ones: a film's or a sorted data set's beginning stands for nothing."""
+    some = some_of(10_000, 1000)
+    assert scipy.stats.kstest(some / 10_000, scipy.stats.uniform.cdf).pvalue > 1e-3
+
+
+# Bits
+
+
+@pytest.mark.parametrize("num_dims", [1, 560])
+def test_the_uniform_density_over_the_unit_cube_costs_8_bits_a_dimension(num_dims: int):
+    """It has 0 nats, and gives each of 256 levels the same probability."""
+    assert bits_per_dim(0.0, num_dims=num_dims, levels=256) == 8.0
+
+
+def test_bits_do_not_depend_on_the_scale_of_the_pixels():
+    """Uniform over 256 levels k / 255, each standing for 1 / 255: a density of 255 / 256."""
+    nats = 560 * math.log(255 / 256)
+    assert bits_per_dim(nats, num_dims=560, levels=255) == pytest.approx(8.0)
+
+
+def test_bits_are_the_code_length_of_the_grey_level():
+    """-log2 of the probability that a normal density gives to the cell of a level."""
+    normal, level = scipy.stats.norm(0.4, 0.2), 90
+    nats = float(normal.logpdf(level / 256))  # pyright: ignore[reportAttributeAccessIssue]
+    probability = normal.cdf((level + 0.5) / 256) - normal.cdf((level - 0.5) / 256)
+    assert bits_per_dim(nats, num_dims=1, levels=256) == pytest.approx(
+        -math.log2(probability), rel=1e-4
+    )
+    assert bits_per_dim(5 * nats, num_dims=5, levels=256) == pytest.approx(
+        -math.log2(probability), rel=1e-4
+    )

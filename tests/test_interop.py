@@ -1,0 +1,234 @@
+"""`aevb.losses` with models of other libraries: one bound, one gradient, whoever holds the weights.
+
+The same small VAE is written as a user of each library would write it. Bare JAX is the reference.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.likelihoods import bernoulli
+from aevb.losses import BOUNDS, Guide, Joint
+
+NUM_DIMS, NUM_HIDDEN, NUM_LATENTS = 5, 4, 2
+STEP_SIZE = 0.1
+
+SIZES = {
+    "encoder_hidden": (NUM_DIMS, NUM_HIDDEN),
+    "encoder_out": (NUM_HIDDEN, 2 * NUM_LATENTS),
+    "decoder_hidden": (NUM_LATENTS, NUM_HIDDEN),
+    "decoder_out": (NUM_HIDDEN, NUM_DIMS),
+}
+
+Layers = dict[str, tuple[jax.Array, jax.Array]]
+"""A name to a kernel [inputs, outputs] and a bias [outputs]."""
+
+GUIDE = Guide(
+    sample=lambda key, stats: stats.sample(key),
+    log_prob=lambda stats, z: stats.log_prob(z),
+    kl=lambda stats: stats.kl_to_standard_normal(),
+)
+
+
+class Outcome(NamedTuple):
+    """What a library's model makes of the data: in the names and layouts of `Layers`."""
+
+    loss: float
+    gradient: Layers
+    loss_after_a_step: float
+
+
+def weights() -> Layers:
+    rng = np.random.default_rng(0)
+    return {
+        name: (jnp.float32(rng.normal(size=size) / 2), jnp.float32(rng.normal(size=size[1]) / 2))
+        for name, size in SIZES.items()
+    }
+
+
+X = jnp.asarray(np.random.default_rng(1).integers(0, 2, (6, NUM_DIMS)), jnp.float32)
+KEYS = jax.random.split(jax.random.key(0), 6)
+
+Encode = Callable[[jax.Array], jax.Array]  # x [D] -> mean and log-variance [2 Z]
+Decode = Callable[[jax.Array], jax.Array]  # z [Z] -> logits [D]
+
+
+def loss_of(encode: Encode, decode: Decode) -> jax.Array:
+    """Minus the mean of every bound over the minibatch, for any two functions of one datapoint."""
+
+    def bounds_of(key: jax.Array, x: jax.Array) -> jax.Array:
+        stats = DiagNormal(*jnp.split(encode(x), 2))
+        joint = Joint(
+            log_prior=StandardNormal(NUM_LATENTS).log_prob,
+            log_lik=lambda z: bernoulli.log_prob({"logits": decode(z)}, x),
+        )
+        bounds = [bound(key, stats, GUIDE, joint, num_samples=3) for bound in BOUNDS.values()]
+        return jnp.stack(bounds)
+
+    return -jnp.mean(jax.vmap(bounds_of)(KEYS, X))
+
+
+@cache
+def bare_jax() -> Outcome:
+    def loss(params: Layers) -> jax.Array:
+        def dense(name: str, h: jax.Array) -> jax.Array:
+            kernel, bias = params[name]
+            return h @ kernel + bias
+
+        return loss_of(
+            lambda x: dense("encoder_out", jnp.tanh(dense("encoder_hidden", x))),
+            lambda z: dense("decoder_out", jnp.tanh(dense("decoder_hidden", z))),
+        )
+
+    params = weights()
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    params = jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient)
+    return Outcome(float(value), gradient, float(jax.jit(loss)(params)))
+
+
+def flax_nnx() -> Outcome:
+    class Model(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.encoder_hidden = nnx.Linear(NUM_DIMS, NUM_HIDDEN, rngs=rngs)
+            self.encoder_out = nnx.Linear(NUM_HIDDEN, 2 * NUM_LATENTS, rngs=rngs)
+            self.decoder_hidden = nnx.Linear(NUM_LATENTS, NUM_HIDDEN, rngs=rngs)
+            self.decoder_out = nnx.Linear(NUM_HIDDEN, NUM_DIMS, rngs=rngs)
+
+        def encode(self, x: jax.Array) -> jax.Array:
+            return self.encoder_out(jnp.tanh(self.encoder_hidden(x)))
+
+        def decode(self, z: jax.Array) -> jax.Array:
+            return self.decoder_out(jnp.tanh(self.decoder_hidden(z)))
+
+    def loss(model: Model) -> jax.Array:
+        return loss_of(model.encode, model.decode)
+
+    model = Model(nnx.Rngs(0))
+    for name, (kernel, bias) in weights().items():
+        layer = getattr(model, name)
+        layer.kernel[...], layer.bias[...] = kernel, bias
+    optimizer = nnx.Optimizer(model, optax.sgd(STEP_SIZE), wrt=nnx.Param)
+    value, gradient = nnx.jit(nnx.value_and_grad(loss))(model)
+    optimizer.update(model, gradient)
+    layers = {name: (gradient[name]["kernel"][...], gradient[name]["bias"][...]) for name in SIZES}
+    return Outcome(float(value), layers, float(nnx.jit(loss)(model)))
+
+
+def equinox() -> Outcome:
+    class Model(eqx.Module):
+        encoder_hidden: eqx.nn.Linear
+        encoder_out: eqx.nn.Linear
+        decoder_hidden: eqx.nn.Linear
+        decoder_out: eqx.nn.Linear
+
+        def __init__(self, key: jax.Array):
+            keys = jax.random.split(key, 4)
+            self.encoder_hidden = eqx.nn.Linear(NUM_DIMS, NUM_HIDDEN, key=keys[0])
+            self.encoder_out = eqx.nn.Linear(NUM_HIDDEN, 2 * NUM_LATENTS, key=keys[1])
+            self.decoder_hidden = eqx.nn.Linear(NUM_LATENTS, NUM_HIDDEN, key=keys[2])
+            self.decoder_out = eqx.nn.Linear(NUM_HIDDEN, NUM_DIMS, key=keys[3])
+
+        def encode(self, x: jax.Array) -> jax.Array:
+            return self.encoder_out(jnp.tanh(self.encoder_hidden(x)))
+
+        def decode(self, z: jax.Array) -> jax.Array:
+            return self.decoder_out(jnp.tanh(self.decoder_hidden(z)))
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def loss(model: Model) -> jax.Array:
+        return loss_of(model.encode, model.decode)
+
+    model = Model(jax.random.key(0))
+    for name, (kernel, bias) in weights().items():
+        model = eqx.tree_at(
+            lambda m, name=name: (getattr(m, name).weight, getattr(m, name).bias),
+            model,
+            (kernel.T, bias),  # Equinox keeps [outputs, inputs]
+        )
+    value, gradient = loss(model)
+    updates = jax.tree.map(lambda g: -STEP_SIZE * g, gradient)
+    after, _ = loss(eqx.apply_updates(model, updates))
+    layers = {
+        name: (getattr(gradient, name).weight.T, getattr(gradient, name).bias) for name in SIZES
+    }
+    return Outcome(float(value), layers, float(after))
+
+
+def haiku() -> Outcome:
+    def encode(x: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(hk.Linear(NUM_HIDDEN, name="encoder_hidden")(x))
+        return hk.Linear(2 * NUM_LATENTS, name="encoder_out")(hidden)
+
+    def decode(z: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(hk.Linear(NUM_HIDDEN, name="decoder_hidden")(z))
+        return hk.Linear(NUM_DIMS, name="decoder_out")(hidden)
+
+    encoder = hk.without_apply_rng(hk.transform(encode))
+    decoder = hk.without_apply_rng(hk.transform(decode))
+
+    def loss(params: Any) -> jax.Array:
+        return loss_of(lambda x: encoder.apply(params, x), lambda z: decoder.apply(params, z))
+
+    key = jax.random.key(0)
+    params = {**encoder.init(key, X[0]), **decoder.init(key, jnp.zeros(NUM_LATENTS))}
+    assert params.keys() == SIZES.keys()
+    params = {name: {"w": kernel, "b": bias} for name, (kernel, bias) in weights().items()}
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    params = jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient)
+    layers = {name: (layer["w"], layer["b"]) for name, layer in gradient.items()}
+    return Outcome(float(value), layers, float(jax.jit(loss)(params)))
+
+
+@pytest.mark.parametrize("library", [flax_nnx, equinox, haiku])
+def test_the_losses_give_another_librarys_model_the_bounds_and_gradient_of_bare_jax(
+    library: Callable[[], Outcome],
+):
+    expected, outcome = bare_jax(), library()
+    assert outcome.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert outcome.gradient.keys() == SIZES.keys()
+    for layer, leaves in expected.gradient.items():
+        for leaf, other in zip(leaves, outcome.gradient[layer], strict=True):
+            assert np.any(leaf != 0.0)
+            np.testing.assert_allclose(other, leaf, rtol=1e-4, atol=1e-6)
+    assert outcome.loss_after_a_step == pytest.approx(expected.loss_after_a_step, rel=1e-5)
+    assert outcome.loss_after_a_step < outcome.loss - 0.01
+
+
+HEAVY = (
+    "flax",
+    "optax",
+    "tensorflow_datasets",
+    "ml_collections",
+    "orbax",
+    "matplotlib",
+    "tqdm",
+    "haiku",
+    "equinox",
+)
+
+
+def test_the_mathematics_can_be_imported_with_jax_alone():
+    """People take it into their own projects, whose libraries and versions are their own."""
+    program = (
+        "import sys; from aevb import distributions, likelihoods, losses, types\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = set(done.stdout.split())
+    assert {"aevb", "jax"} <= loaded
+    assert not loaded & set(HEAVY)

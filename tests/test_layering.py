@@ -1,0 +1,176 @@
+"""Imports point one way, and each library is known to few files: read from the source."""
+
+import ast
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "aevb"
+EXPERIMENTS = ROOT / "experiments"
+
+# A module imports from lower layers, and nothing from its own. A folder is one layer, whose files
+# may import one another; a file of it that is listed itself has its own. A new module is put where
+# it belongs, which is a decision.
+LAYERS = (
+    ("types", "errors"),
+    ("distributions",),
+    ("likelihoods", "losses"),
+    ("networks",),
+    ("vae",),
+    ("algorithms.base",),
+    ("algorithms", "optimizers"),
+    ("data", "metrics", "checkpoint", "signals", "figures", "compilation_cache"),
+    ("evaluate", "loop"),
+    ("train",),
+    ("config",),
+    ("experiment",),
+    ("drawing",),
+    ("runs",),
+)
+
+# `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
+# that have another neural network library, or another version of this one's.
+MATHEMATICS = ("types", "distributions", "likelihoods", "losses")
+
+# A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
+# of it can be called from a notebook or a test with plain arguments.
+KNOWN_TO = {
+    "ml_collections": ("config",),
+    "flax": ("networks",),
+    "optax": ("optimizers", "algorithms"),
+    "orbax": ("checkpoint",),
+    "matplotlib": ("figures",),
+    "tensorflow_datasets": ("data",),
+    "tqdm": ("metrics",),
+    "tensorboardX": ("metrics",),
+}
+EVERYWHERE = ("jax", "numpy")
+
+# These answer before jax is loaded: `--help`, a wrong setting, a signal.
+WITHOUT_JAX = ("errors", "config", "signals")
+
+
+class Import(NamedTuple):
+    """One imported module, in full: "aevb.losses", "jax.numpy"."""
+
+    module: str
+    line: int
+
+
+def module_of(path: Path) -> str:
+    """aevb/data/__init__.py -> "aevb.data"."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(module: str) -> list[Import]:
+    """Those of the whole file, also within functions and for type checkers alone."""
+    tree = ast.parse(SOURCES[module].read_text())
+    return [found for node in ast.walk(tree) for found in _imports(node)]
+
+
+def _imports(node: ast.AST) -> Iterator[Import]:
+    match node:
+        case ast.Import(names=names):
+            yield from (Import(alias.name, node.lineno) for alias in names)
+        case ast.ImportFrom(module=str(module), names=names, level=0):
+            for alias in names:  # `from aevb import losses` imports a module
+                inner = f"{module}.{alias.name}"
+                yield Import(inner if inner in SOURCES else module, node.lineno)
+        case ast.ImportFrom():
+            raise AssertionError(f"line {node.lineno}: a relative import; the house writes aevb.…")
+
+
+def unit_of(module: str) -> str | None:
+    """The entry of LAYERS that a module of the package is or lies in: the longest that fits."""
+    name = module.removeprefix("aevb.")
+    entries = [entry for layer in LAYERS for entry in layer]
+    fitting = [entry for entry in entries if f"{name}.".startswith(f"{entry}.")]
+    return max(fitting, key=len, default=None)
+
+
+def layer_of(unit: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if unit in layer)
+
+
+def is_inner(imported: Import) -> bool:
+    return imported.module.partition(".")[0] == "aevb"
+
+
+def outer_imports() -> Iterator[tuple[str, str, int]]:
+    """(our module, top-level library, line), without the standard library."""
+    for module in SOURCES:
+        for imported in imports_of(module):
+            library = imported.module.partition(".")[0]
+            if library != "aevb" and library not in sys.stdlib_module_names:
+                yield module, library, imported.line
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name != "aevb"])
+def test_every_module_has_a_layer(module: str):
+    assert unit_of(module) is not None, f"put {module} into LAYERS"
+
+
+def test_every_layer_has_its_modules():
+    missing = [entry for layer in LAYERS for entry in layer if f"aevb.{entry}" not in SOURCES]
+    assert not missing
+
+
+def test_importing_the_package_imports_nothing():
+    assert imports_of("aevb") == []
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name != "aevb"])
+def test_imports_point_down(module: str):
+    own = unit_of(module)
+    assert own is not None
+    for imported in filter(is_inner, imports_of(module)):
+        other = unit_of(imported.module)
+        where = f"{SOURCES[module]}:{imported.line} imports {imported.module}"
+        assert other is not None, where
+        assert other == own or layer_of(other) < layer_of(own), where
+        if other == own:  # within a folder, or a file that imports itself
+            assert SOURCES[f"aevb.{own}"].name == "__init__.py", where
+
+
+def test_the_mathematics_knows_jax_and_no_other_library():
+    found = {(module, library) for module, library, _ in outer_imports()}
+    used = {library for module, library in found if unit_of(module) in MATHEMATICS}
+    assert used == {"jax"}
+
+
+def test_each_library_is_known_to_few_files():
+    """A library that is in neither table is a new dependency: a decision to write down there."""
+    for module, library, line in outer_imports():
+        if library not in EVERYWHERE:
+            allowed = KNOWN_TO.get(library, ())
+            assert unit_of(module) in allowed, f"{SOURCES[module]}:{line} imports {library}"
+
+
+@pytest.mark.parametrize("library", KNOWN_TO)
+def test_each_library_of_the_table_is_used_where_it_says(library: str):
+    users = {unit_of(module) for module, found, _ in outer_imports() if found == library}
+    assert users == set(KNOWN_TO[library])
+
+
+def test_what_must_answer_at_once_does_not_import_jax():
+    for module, library, line in outer_imports():
+        if unit_of(module) in WITHOUT_JAX:
+            assert library not in EVERYWHERE, f"{SOURCES[module]}:{line} imports {library}"
+
+
+def test_no_experiment_has_the_name_of_an_installed_package():
+    """`python experiments/run.py` puts that folder first on the path: its jax.py would be jax."""
+    taken = set(importlib.metadata.packages_distributions()) | set(sys.stdlib_module_names)
+    names = {path.stem for path in EXPERIMENTS.rglob("*.py")}
+    names |= {path.name for path in EXPERIMENTS.iterdir() if path.is_dir()}
+    assert "run" in names
+    assert not names & (taken | {"aevb"})

@@ -1,0 +1,226 @@
+"""The loop: which datapoints it shows when, and that pauses and resumptions leave no trace."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aevb import vae
+from aevb.algorithms import sgvb
+from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.likelihoods import LIKELIHOODS
+from aevb.loop import LoopKeys, Pause, make_advance, pauses
+from aevb.losses import BOUNDS
+from aevb.networks import mlp, normal_init
+
+pytestmark = pytest.mark.usefixtures("optimised")
+
+N, M = 11, 3  # 3 minibatches an epoch; 2 datapoints wait
+STEPS_PER_EPOCH = N // M
+NUM_STEPS = 4 * STEPS_PER_EPOCH
+
+DATA = jnp.arange(2 * N, dtype=jnp.uint8).reshape(N, 2)  # the first pixel of row i is 2 i
+
+
+def keys(seed: int = 0) -> LoopKeys:
+    return LoopKeys(*jax.random.split(jax.random.key(seed)))
+
+
+def noisy(key: jax.Array, x: jax.Array) -> jax.Array:
+    """A preprocessing that tells its key: the second pixel becomes uniform noise."""
+    return jnp.stack([x[0].astype(jnp.float32), jax.random.uniform(key)])
+
+
+def recorder() -> Algorithm:
+    """Learns nothing; `extra` notes what each step was shown, and its key."""
+
+    def init(key: jax.Array) -> TrainState:
+        extra = {
+            "indices": jnp.full((NUM_STEPS, M), -1, jnp.int32),
+            "x": jnp.zeros((NUM_STEPS, M, 2)),
+            "noise": jnp.zeros(NUM_STEPS),
+        }
+        return TrainState(jnp.int32(0), params=(), opt_state=(), extra=extra)
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        now = {"indices": batch.indices, "x": batch.x, "noise": jax.random.uniform(key)}
+        extra = {name: log.at[state.step].set(now[name]) for name, log in state.extra.items()}
+        metrics = {"bound": state.step.astype(jnp.float32), "noise": now["noise"]}
+        return TrainState(state.step + 1, (), (), extra), metrics
+
+    return Algorithm(init, update)
+
+
+RECORDER = recorder()
+RECORD = make_advance(RECORDER, noisy, batch_size=M)
+
+
+def record(seed: int = 0) -> dict[str, np.ndarray]:
+    """What NUM_STEPS steps were shown, each entry [NUM_STEPS, ...]."""
+    state, _ = RECORD(keys(seed), DATA, RECORDER.init(jax.random.key(0)), jnp.int32(NUM_STEPS))
+    assert state.step == NUM_STEPS
+    return jax.tree.map(np.asarray, state.extra)
+
+
+def learner() -> Algorithm:
+    """A small VAE under AEVB with momentum."""
+    init = normal_init(0.5)
+    model = vae.make(
+        mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialisation=init),
+        mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialisation=init),
+        LIKELIHOODS["gaussian"],
+        num_latents=2,
+    )
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    return sgvb.make(model, optimizer, num_data=N, bound=BOUNDS["sgvb_b"])
+
+
+LEARNER = learner()
+LEARN = make_advance(LEARNER, noisy, batch_size=M)
+
+
+def learned(*stops: int, start: TrainState | None = None) -> tuple[TrainState, list[Any]]:
+    """The state after advancing to each stop in turn, on the host, and the metrics on the way."""
+    state = LEARNER.init(jax.random.key(0)) if start is None else jax.tree.map(jnp.asarray, start)
+    metrics = []
+    for stop in stops:
+        state, means = LEARN(keys(), DATA, state, jnp.int32(stop))
+        metrics.append(jax.tree.map(float, means))
+    return jax.tree.map(np.array, state), metrics
+
+
+def assert_bitwise_equal(state: Any, other: Any) -> None:
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+    assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def assert_differ(state: TrainState, other: TrainState) -> None:
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True)
+    assert any(np.any(a != b) for a, b in pairs)
+
+
+# What is shown
+
+
+def test_an_epoch_shows_each_datapoint_at_most_once_and_leaves_out_the_remainder():
+    epochs = record()["indices"].reshape(-1, STEPS_PER_EPOCH * M)
+    for epoch in epochs:
+        assert len(set(epoch)) == STEPS_PER_EPOCH * M
+        assert set(epoch) <= set(range(N))
+
+
+def test_epochs_have_different_orders():
+    epochs = record()["indices"].reshape(-1, STEPS_PER_EPOCH * M)
+    assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
+
+
+def test_the_remainder_of_an_epoch_comes_in_another():
+    assert set(record()["indices"].ravel()) == set(range(N))
+
+
+def test_the_key_of_the_order_decides_the_order():
+    np.testing.assert_array_equal(record(seed=0)["indices"], record(seed=0)["indices"])
+    assert np.any(record(seed=0)["indices"] != record(seed=1)["indices"])
+
+
+def test_a_batch_holds_the_datapoints_that_it_names():
+    shown = record()
+    np.testing.assert_array_equal(shown["x"][..., 0], 2 * shown["indices"])
+
+
+def test_preprocessing_and_steps_have_fresh_keys():
+    """No binarisation is drawn twice, nor with the key of a step's samples."""
+    shown = record()
+    noise = np.concatenate([shown["x"][..., 1].ravel(), shown["noise"]])
+    assert len(np.unique(noise)) == NUM_STEPS * (M + 1)
+
+
+def test_every_datapoint_is_shown_equally_often():
+    """A bias for some would make the minibatch a biased estimate of the sum over the data."""
+    start, num_runs = jax.tree.map(np.asarray, RECORDER.init(jax.random.key(0))), 400
+    counts = np.zeros(N)
+    for seed in range(num_runs):
+        state = jax.tree.map(jnp.asarray, start)
+        state, _ = RECORD(keys(seed), DATA, state, jnp.int32(STEPS_PER_EPOCH))
+        counts[np.asarray(state.extra["indices"][:STEPS_PER_EPOCH])] += 1
+    share = STEPS_PER_EPOCH * M / N
+    standard_error = np.sqrt(share * (1 - share) / num_runs)
+    assert np.max(np.abs(counts / num_runs - share)) < 4 * standard_error
+
+
+# Metrics
+
+
+def test_metrics_are_means_over_the_steps_since_the_last_stop():
+    state, noises, done = RECORDER.init(jax.random.key(0)), record()["noise"], 0
+    for stop in (1, 4, 5, NUM_STEPS):
+        state, means = RECORD(keys(), DATA, state, jnp.int32(stop))
+        assert means["bound"] == pytest.approx(np.mean(np.arange(done, stop)))
+        assert means["noise"] == pytest.approx(np.mean(noises[done:stop]), rel=1e-6)
+        done = stop
+
+
+# Pauses
+
+
+@pytest.mark.parametrize("stops", [(1, 2, 3, 7), (5,), tuple(range(1, 20))])
+def test_stops_do_not_change_the_state_by_a_bit(stops: tuple[int, ...]):
+    at_once, (means,) = learned(20)
+    in_pieces, metrics = learned(*stops, 20)
+    assert_bitwise_equal(at_once, in_pieces)
+    lengths = np.diff([0, *stops, 20])
+    bounds = [piece["bound"] for piece in metrics]
+    assert np.average(bounds, weights=lengths) == pytest.approx(means["bound"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 7])
+def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int):
+    """By another `advance`, from a state that has been on the host, as from a checkpoint."""
+    undisturbed, _ = learned(10)
+    saved, _ = learned(stop)
+    assert_differ(saved, undisturbed)
+    again = make_advance(learner(), noisy, batch_size=M)
+    resumed, _ = again(keys(), DATA, jax.tree.map(jnp.asarray, saved), jnp.int32(10))
+    assert_bitwise_equal(resumed, undisturbed)
+
+
+def paused(start: TrainState, *, num_steps: int, stops: tuple[int, ...]) -> list[Pause]:
+    """The pauses, their states copied to the host before their memory is used again."""
+    return [
+        pause._replace(state=jax.tree.map(np.array, pause.state))
+        for pause in pauses(RECORD, keys(), DATA, start, num_steps=num_steps, stops=stops)
+    ]
+
+
+@pytest.mark.parametrize("stops", [(), (1, 2, 11), (NUM_STEPS,), (4, 50)])
+def test_the_host_pauses_at_every_stop_and_at_the_end(stops: tuple[int, ...]):
+    seen = paused(RECORDER.init(jax.random.key(0)), num_steps=NUM_STEPS, stops=stops)
+    steps = [pause.step for pause in seen]
+    assert steps[-1] == NUM_STEPS
+    assert steps == sorted(set(steps))
+    assert {stop for stop in stops if stop <= NUM_STEPS} <= set(steps)
+    assert [pause.num_steps for pause in seen] == list(np.diff([0, *steps]))
+    shown = record()
+    for pause in seen:
+        assert pause.state.step == pause.step
+        assert pause.seconds > 0
+        stretch = np.arange(pause.step - pause.num_steps, pause.step)
+        assert pause.metrics["bound"] == pytest.approx(np.mean(stretch))
+    assert_bitwise_equal(seen[-1].state.extra, shown)
+
+
+def test_pauses_go_on_from_where_a_state_is():
+    shown = record()
+    half = paused(RECORDER.init(jax.random.key(0)), num_steps=5, stops=())[-1].state
+    assert half.step == 5
+    rest = paused(jax.tree.map(jnp.asarray, half), num_steps=NUM_STEPS, stops=(2, 7))
+    assert rest[0].step == 7  # 2 is past
+    assert_bitwise_equal(rest[-1].state.extra, shown)
+
+
+def test_a_finished_state_is_not_trained_further():
+    done = paused(RECORDER.init(jax.random.key(0)), num_steps=5, stops=())[-1].state
+    assert paused(jax.tree.map(jnp.asarray, done), num_steps=5, stops=(3, 5)) == []

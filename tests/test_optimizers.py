@@ -1,0 +1,162 @@
+"""Optimizers by name: the paper's Adagrad, optax's options, and what is refused."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aevb import optimizers
+from aevb.errors import UserError
+
+STEP_SIZE = 0.1
+
+# Optax's Adam divides by 1 - b1**count, a float to the power of an integer.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+# L-BFGS searches along the loss itself, which a step by the gradient of a minibatch does not have.
+NEEDS_MORE = {"lbfgs"}
+
+OPTAX_OPTIMIZERS = sorted(
+    name
+    for name, maker in vars(optax).items()
+    if not name.startswith("_")
+    and inspect.isfunction(maker)
+    and "learning_rate" in inspect.signature(maker).parameters
+)
+
+
+def random_gradients(num_steps: int = 6) -> list[dict[str, np.ndarray]]:
+    """Of a matrix and of a vector whose second entry never has one."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "kernel": rng.normal(size=(3, 2)).astype(np.float32),
+            "bias": (rng.normal(size=2) * [1.0, 0.0]).astype(np.float32),
+        }
+        for _ in range(num_steps)
+    ]
+
+
+def trajectory(optimizer: optax.GradientTransformation) -> list[dict[str, np.ndarray]]:
+    """The parameters after each of the random gradients, from a start at 1."""
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    visited = []
+    for gradient in random_gradients():
+        updates, state = update(jax.tree.map(jnp.asarray, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        visited.append(jax.tree.map(np.asarray, params))
+    return visited
+
+
+def assert_close(visited: list, expected: list) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), visited, expected
+    )
+
+
+def refusal(name: str, options: str = "") -> str:
+    with pytest.raises(UserError) as caught:
+        optimizers.make(name, STEP_SIZE, options)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_adagrad_is_the_papers_in_numpy():
+    """theta -= step size * g / sqrt(sum of g^2), from an empty sum and without an epsilon."""
+    params = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
+    sums = {name: np.zeros_like(leaf) for name, leaf in params.items()}
+    expected = []
+    for gradient in random_gradients():
+        for name, g in gradient.items():
+            sums[name] += g.astype(np.float64) ** 2
+            root = np.sqrt(sums[name])
+            step = np.divide(g, root, out=np.zeros_like(root), where=root > 0.0)
+            params[name] = params[name] - STEP_SIZE * step
+        expected.append(dict(params))
+    visited = trajectory(optimizers.make("adagrad", STEP_SIZE))
+    assert_close(visited, expected)
+    np.testing.assert_allclose(np.abs(visited[0]["kernel"] - 1.0), STEP_SIZE, rtol=1e-5)
+    assert all(point["bias"][1] == 1.0 for point in visited)  # where a gradient never comes
+
+
+def test_adagrads_defaults_can_be_overridden():
+    visited = trajectory(optimizers.make("adagrad", STEP_SIZE, "initial_accumulator_value=0.1"))
+    assert_close(
+        visited, trajectory(optax.adagrad(STEP_SIZE, initial_accumulator_value=0.1, eps=0.0))
+    )
+
+
+def test_adam_with_options_is_adam_in_numpy():
+    b1, b2, eps = 0.5, 0.8, 1e-2
+    theta, m, v = np.ones((3, 2)), np.zeros((3, 2)), np.zeros((3, 2))
+    visited = trajectory(optimizers.make("adam", STEP_SIZE, f"b1={b1}, b2={b2},eps={eps}"))
+    for t, (gradient, point) in enumerate(zip(random_gradients(), visited, strict=True), start=1):
+        g = gradient["kernel"].astype(np.float64)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        theta = theta - STEP_SIZE * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        np.testing.assert_allclose(point["kernel"], theta, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_without_options_the_defaults_are_optaxs(name: str):
+    expected = trajectory(getattr(optax, name)(STEP_SIZE))
+    assert_close(trajectory(optimizers.make(name, STEP_SIZE)), expected)
+
+
+def test_an_option_may_be_a_switch():
+    expected = trajectory(optax.sgd(STEP_SIZE, momentum=0.9, nesterov=True))
+    assert_close(trajectory(optimizers.make("sgd", STEP_SIZE, "momentum=0.9,nesterov=1")), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["adamm", "", "Adam", "chain", "apply_updates", "losses", "__doc__"]
+)
+def test_what_is_no_optimizer_is_refused_with_some_that_are(name: str):
+    message = refusal(name)
+    assert repr(name) in message
+    assert "adagrad" in message
+
+
+@pytest.mark.parametrize("options", ["beta=1", "b1=0.9,beta=1", "learning_rate=1"])
+def test_an_option_that_it_does_not_take_is_refused_with_those_that_it_does(options: str):
+    message = refusal("adam", options)
+    assert repr(options) in message
+    assert "b1, b2, eps" in message
+    assert "learning_rate," not in message.partition("may set")[2]
+
+
+@pytest.mark.parametrize(
+    "options", ["b1", "b1=", "b1=high", "b1=0.9=0.8", "b1:0.9", "b1=0.9;b2=0.8"]
+)
+def test_options_that_are_no_numbers_by_name_are_refused_with_an_example(options: str):
+    message = refusal("adam", options)
+    assert repr(options) in message
+    assert "b1=0.9,eps=1e-4" in message
+
+
+@pytest.mark.parametrize("options", ["b1=nan", "eps=inf", "b1=0.9,b1=0.8"])
+def test_options_that_cannot_be_meant_are_refused(options: str):
+    """A NaN would otherwise show as a bound that is no number, and be blamed on the step size."""
+    assert repr(options) in refusal("adam", options)
+
+
+def test_an_option_that_breaks_the_arithmetic_is_refused():
+    """RAdam divides by 1 - b2."""
+    assert "'b2=1'" in refusal("radam", "b2=1")
+
+
+@pytest.mark.filterwarnings("ignore:Specifying a key", "ignore:`optimistic_adam`")
+@pytest.mark.parametrize("name", OPTAX_OPTIMIZERS)
+def test_every_optimizer_of_optax_steps_or_is_refused(name: str):
+    if name in NEEDS_MORE:
+        assert repr(name) in refusal(name)
+        return
+    optimizer = optimizers.make(name, STEP_SIZE)
+    params = jnp.ones(3)
+    updates, _ = optimizer.update(jnp.ones(3), optimizer.init(params), params)
+    assert np.all(np.isfinite(np.asarray(updates)))

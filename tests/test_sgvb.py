@@ -1,0 +1,323 @@
+"""Algorithm 1: its updates against exact gradients, and its end against the exact optimum."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import pytest
+import scipy.stats
+from oracles import LinearGaussian, standard_errors_off
+
+from aevb import optimizers, vae
+from aevb.algorithms import sgvb
+from aevb.algorithms.base import Algorithm, Batch
+from aevb.likelihoods import LIKELIHOODS
+from aevb.loop import LoopKeys, make_advance
+from aevb.losses import BOUNDS
+from aevb.networks import Network
+from aevb.vae import VAE
+
+NUM_DIMS, NUM_LATENTS = 4, 2
+NUM_DATA = 10
+
+Params = dict[str, dict[str, np.ndarray]]
+
+
+@cache
+def linear_vae(num_dims: int = NUM_DIMS, num_latents: int = NUM_LATENTS, std: float = 0.5) -> VAE:
+    """Probabilistic PCA with an encoder of the family that holds its posterior."""
+
+    def encoder_init(key: jax.Array) -> Any:
+        normal = std * jax.random.normal(key, (num_dims + 1, num_latents))
+        return {
+            "kernel": normal[1:],
+            "bias": normal[0],
+            "log_var": jnp.zeros(num_latents),
+        }
+
+    def encoder(params: Any, x: jax.Array) -> Mapping[str, jax.Array]:
+        return {"mean": x @ params["kernel"] + params["bias"], "log_var": params["log_var"]}
+
+    def decoder_init(key: jax.Array) -> Any:
+        normal = std * jax.random.normal(key, (num_latents + 1, num_dims))
+        return {
+            "kernel": normal[1:],
+            "bias": normal[0],
+            "log_var": jnp.zeros(1),  # one noise variance for all dimensions
+        }
+
+    def decoder(params: Any, z: jax.Array) -> Mapping[str, jax.Array]:
+        log_var = jnp.broadcast_to(params["log_var"], (num_dims,))
+        return {"mean": z @ params["kernel"] + params["bias"], "log_var": log_var}
+
+    return vae.make(
+        Network(encoder_init, encoder),
+        Network(decoder_init, decoder),
+        LIKELIHOODS["gaussian"],
+        num_latents=num_latents,
+    )
+
+
+@cache
+def make(
+    model: VAE, *, bound: str = "sgvb_b", num_data: int = NUM_DATA, **options: Any
+) -> Algorithm:
+    """AEVB by gradient ascent with steps of 1, without a prior unless one is asked for."""
+    options = {"param_prior_std": None, **options}
+    algorithm = sgvb.make(model, optax.sgd(1.0), num_data=num_data, bound=BOUNDS[bound], **options)
+    return Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.update))
+
+
+def batch_of(x: np.ndarray) -> Batch:
+    return Batch(jnp.float32(x), jnp.arange(len(x), dtype=jnp.int32))
+
+
+def gaussian_batch(num_dims: int = NUM_DIMS, size: int = 5) -> Batch:
+    return batch_of(np.random.default_rng(0).normal(scale=1.5, size=(size, num_dims)))
+
+
+def as_float64(params: Any) -> Params:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+
+def linear_gaussian(params: Params) -> LinearGaussian:
+    decoder = params["decoder"]
+    noise_var = np.exp(decoder["log_var"]) * np.ones(decoder["bias"].shape)
+    return LinearGaussian(decoder["kernel"].T, decoder["bias"], noise_var)
+
+
+def exact_bound(params: Params, x: np.ndarray) -> float:
+    """The mean over x [M, D] of the evidence lower bound of `linear_vae`, in float64."""
+    encoder, model = params["encoder"], linear_gaussian(params)
+    means = x @ encoder["kernel"] + encoder["bias"]
+    return float(
+        np.mean(
+            [
+                model.elbo(point, mean, encoder["log_var"])
+                for point, mean in zip(x, means, strict=True)
+            ]
+        )
+    )
+
+
+def exact_gradient(params: Params, x: np.ndarray) -> Params:
+    """Of `exact_bound`, by central differences."""
+
+    def gradient(part: str, name: str) -> np.ndarray:
+        def bound(leaf: np.ndarray) -> float:
+            return exact_bound(params | {part: params[part] | {name: leaf}}, x)
+
+        return oracles.finite_difference(bound, params[part][name])
+
+    return {
+        part: {name: gradient(part, name) for name in leaves} for part, leaves in params.items()
+    }
+
+
+def assert_equal(tree: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+# The update
+
+
+@pytest.mark.parametrize("bound", ["sgvb_a", "sgvb_b"])
+def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(bound: str):
+    """With a step size of 1, the mean step is the gradient per datapoint, in phi and theta."""
+    algorithm = make(linear_vae(), bound=bound)
+    state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
+    keys = jax.random.split(jax.random.key(1), 5000)
+    states, metrics = jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, None)))(
+        keys, state, batch
+    )
+    params, x = as_float64(state.params), np.asarray(batch.x, np.float64)
+    assert standard_errors_off(metrics["bound"], exact_bound(params, x)) < 4
+    steps = jax.tree.map(lambda new, old: np.asarray(new, np.float64) - old, states.params, params)
+    misses = jax.tree.map(standard_errors_off, steps, exact_gradient(params, x))
+    assert max(jax.tree.leaves(misses)) < 4, misses
+
+
+def test_an_update_counts_one_step_and_leaves_extra_alone():
+    algorithm = make(linear_vae())
+    state = algorithm.init(jax.random.key(0))
+    assert state.step == 0
+    assert state.step.dtype == jnp.int32
+    state, metrics = algorithm.update(jax.random.key(1), state, gaussian_batch())
+    assert state.step == 1
+    assert state.step.dtype == jnp.int32
+    assert state.extra == ()
+    assert metrics["bound"].shape == ()
+
+
+def test_the_update_is_a_pure_function():
+    """The same arguments give the same result, to the bit, and are not touched."""
+    algorithm = make(linear_vae(), param_prior_std=1.0)
+    state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
+    before = jax.tree.map(np.array, state)
+    first = algorithm.update(jax.random.key(1), state, batch)
+    assert_equal(state, before)
+    assert_equal(first, algorithm.update(jax.random.key(1), state, batch))
+    other, _ = algorithm.update(jax.random.key(2), state, batch)
+    assert np.any(first[0].params["decoder"]["kernel"] != other.params["decoder"]["kernel"])
+
+
+def bounds_of(algorithm: Algorithm, batch: Batch) -> np.ndarray:
+    """The metric of many updates from the same state -> [5000]."""
+    state = algorithm.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 5000)
+    _, metrics = jax.vmap(algorithm.update, in_axes=(0, None, None))(keys, state, batch)
+    return np.asarray(metrics["bound"], np.float64)
+
+
+def assert_8_times_the_variance(bounds: np.ndarray, others: np.ndarray) -> None:
+    tolerance = np.hypot(
+        oracles.variance_standard_error(bounds) / 8, oracles.variance_standard_error(others)
+    )
+    assert abs(np.var(bounds) / 8 - np.var(others)) < 4 * tolerance
+
+
+def test_datapoints_of_a_minibatch_have_their_own_noise():
+    """So the mean bound of 8 copies of a datapoint has an eighth of the variance of one."""
+    point = np.asarray(gaussian_batch().x)[:1]
+    one, eight = (
+        bounds_of(make(linear_vae()), batch_of(np.tile(point, (copies, 1)))) for copies in (1, 8)
+    )
+    assert_8_times_the_variance(one, eight)
+
+
+def test_num_samples_is_l_of_every_datapoint():
+    one, eight = (
+        bounds_of(make(linear_vae(), num_samples=num_samples), gaussian_batch())
+        for num_samples in (1, 8)
+    )
+    assert_8_times_the_variance(one, eight)
+
+
+# The prior on the parameters
+
+
+def prior_steps(std: float, num_data: int, *, on_biases: bool = True) -> tuple[Params, Params]:
+    """The parameters, and what the prior adds to a step of plain gradient ascent."""
+    batch = gaussian_batch()
+    options = {"param_prior_std": std, "prior_on_biases": on_biases}
+    with_prior = make(linear_vae(), num_data=num_data, **options)
+    without = make(linear_vae(), num_data=num_data)
+    state = with_prior.init(jax.random.key(0))
+    pulled, free = (
+        as_float64(algorithm.update(jax.random.key(1), state, batch)[0].params)
+        for algorithm in (with_prior, without)
+    )
+    return as_float64(state.params), jax.tree.map(np.subtract, pulled, free)
+
+
+@pytest.mark.parametrize(("std", "num_data"), [(1.0, 10), (0.5, 20)])
+def test_the_prior_pulls_every_parameter_by_itself_over_n(std: float, num_data: int):
+    """The gradient of log N(theta; 0, std^2) over N datapoints is -theta / (std^2 N)."""
+    params, steps = prior_steps(std, num_data)
+    jax.tree.map(
+        lambda theta, step: np.testing.assert_allclose(
+            step, -theta / (std**2 * num_data), atol=1e-6
+        ),
+        params,
+        steps,
+    )
+    for part in ("encoder", "decoder"):
+        assert np.max(np.abs(steps[part]["kernel"])) > 1e-3
+        assert np.max(np.abs(steps[part]["bias"])) > 1e-3
+
+
+def test_a_prior_without_biases_leaves_biases_alone():
+    params, steps = prior_steps(1.0, NUM_DATA, on_biases=False)
+    for part in ("encoder", "decoder"):
+        np.testing.assert_allclose(steps[part]["bias"], 0.0, atol=1e-6)
+        kernel = params[part]["kernel"]
+        np.testing.assert_allclose(steps[part]["kernel"], -kernel / NUM_DATA, atol=1e-6)
+
+
+def test_without_a_prior_the_size_of_the_data_does_not_matter():
+    batch = gaussian_batch()
+    state = make(linear_vae()).init(jax.random.key(0))
+    few, many = (
+        make(linear_vae(), num_data=n).update(jax.random.key(1), state, batch)[0].params
+        for n in (10, 10_000)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), few, many)
+
+
+@pytest.mark.parametrize("std", [1.0, 0.3])
+def test_log_param_prior_is_scipys_normal_up_to_a_constant(std: float):
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(3, 2)), rng.normal(size=2)
+    params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    in_kernel, in_bias = (
+        np.sum(scipy.stats.norm.logpdf(leaf, scale=std) - scipy.stats.norm.logpdf(0.0, scale=std))
+        for leaf in (kernel, bias)
+    )
+    everything = sgvb.log_param_prior(params, std=std)
+    assert everything == pytest.approx(in_kernel + in_bias, rel=1e-5)
+    kernels = sgvb.log_param_prior(params, std=std, on_biases=False)
+    assert kernels == pytest.approx(in_kernel, rel=1e-5)
+
+
+# The paper's Adagrad
+
+
+def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_move():
+    """A pixel that is always 0 has no gradient in the encoder: 0/0 in Adagrad without epsilon."""
+    algorithm = sgvb.make(
+        linear_vae(),
+        optimizers.make("adagrad", 0.1),
+        num_data=NUM_DATA,
+        bound=BOUNDS["sgvb_b"],
+        param_prior_std=None,
+    )
+    update = jax.jit(algorithm.update)
+    state = algorithm.init(jax.random.key(0))
+    before = as_float64(state.params)
+    batch = batch_of(np.asarray(gaussian_batch().x) * [1.0, 0.0, 1.0, 1.0])
+    for step in range(3):
+        state, metrics = update(jax.random.key(step), state, batch)
+        assert np.isfinite(metrics["bound"])
+    moved = jax.tree.map(lambda new, old: np.asarray(new) != old, state.params, before)
+    kernel_moved = moved["encoder"]["kernel"]
+    assert not np.any(kernel_moved[1])
+    assert np.all(kernel_moved[[0, 2, 3]])
+    assert np.all(moved["decoder"]["bias"])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+# Convergence
+
+
+@pytest.mark.parametrize("bound", ["sgvb_a", "sgvb_b"])
+def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
+    """Encoder and decoder are linear, so the best bound is the best log p(X), which is closed."""
+    num_dims, num_latents, num_data = 6, 2, 400
+    rng = np.random.default_rng(0)
+    truth = oracles.linear_gaussian(0, num_dims, num_latents)
+    z = rng.normal(size=(num_data, num_latents))
+    x = z @ truth.weights.T + truth.bias + 0.5 * rng.normal(size=(num_data, num_dims))
+    optimum = oracles.pca_log_lik(x, num_latents)
+
+    algorithm = sgvb.make(
+        linear_vae(num_dims, num_latents, std=0.1),
+        optimizers.make("adagrad", 0.1),
+        num_data=num_data,
+        bound=BOUNDS[bound],
+        param_prior_std=None,
+    )
+    advance = make_advance(algorithm, lambda key, x: x, batch_size=50)
+    start = algorithm.init(jax.random.key(0))
+    untrained = np.mean(linear_gaussian(as_float64(start.params)).log_prob(x))
+    assert untrained < optimum - 2.0
+    keys = LoopKeys(*jax.random.split(jax.random.key(1)))
+    state, _ = advance(keys, jnp.float32(x), start, jnp.int32(4000))
+    params = as_float64(state.params)
+    log_lik = np.mean(linear_gaussian(params).log_prob(x))
+    assert optimum - 0.002 < log_lik <= optimum
+    assert log_lik - 0.02 < exact_bound(params, x) <= log_lik

@@ -1,0 +1,239 @@
+"""Networks and the VAE that they make: initialisation, forward pass, ancestral samples."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from oracles import LinearGaussian, standard_errors_off
+
+from aevb import vae
+from aevb.distributions import DiagNormal
+from aevb.likelihoods import LIKELIHOODS
+from aevb.networks import INITIALISATIONS, NETWORKS, Network, fan_in_init, mlp, normal_init
+from aevb.vae import VAE
+
+NUM_DRAWS = 20_000
+HIDDEN = [(), (7,), (7, 5, 3)]
+
+
+def leaves_by_name(params: Any) -> dict[str, np.ndarray]:
+    """ "hidden_0/kernel" -> its array, for every leaf."""
+    return {
+        "/".join(str(entry.key) for entry in path): np.asarray(leaf, np.float64)
+        for path, leaf in jax.tree.leaves_with_path(params)
+    }
+
+
+def make_vae(
+    *, num_dims: int = 5, num_latents: int = 2, hidden: tuple[int, ...] = (), name: str = "gaussian"
+) -> VAE:
+    likelihood = LIKELIHOODS[name]
+    encoder = mlp(
+        num_dims,
+        {"mean": num_latents, "log_var": num_latents},
+        hidden=hidden,
+        initialisation=normal_init(0.5),
+    )
+    decoder = mlp(
+        num_latents,
+        dict.fromkeys(likelihood.heads, num_dims),
+        hidden=hidden[::-1],
+        initialisation=normal_init(0.5),
+    )
+    return vae.make(encoder, decoder, likelihood, num_latents=num_latents)
+
+
+def constant_variance(params: Any) -> Any:
+    """The parameters of a linear Gaussian decoder whose variance does not depend on z."""
+    decoder = params["decoder"]
+    log_var = decoder["log_var"] | {"kernel": jnp.zeros_like(decoder["log_var"]["kernel"])}
+    return params | {"decoder": decoder | {"log_var": log_var}}
+
+
+def as_linear_gaussian(params: Any) -> LinearGaussian:
+    """The model of a linear decoder with constant variance, in float64."""
+    decoder = leaves_by_name(params["decoder"])
+    return LinearGaussian(
+        weights=decoder["mean/kernel"].T,
+        bias=decoder["mean/bias"],
+        noise_var=np.exp(decoder["log_var/bias"]),
+    )
+
+
+# Networks
+
+
+@pytest.mark.parametrize("std", [0.1, 0.01])
+def test_normal_init_draws_weights_and_biases_from_a_normal_of_that_std(std: float):
+    """The paper's N(0, 0.01); the biases come from it too."""
+    params = mlp(40, {"mean": 30}, hidden=(50,), initialisation=normal_init(std)).init(
+        jax.random.key(0)
+    )
+    leaves = leaves_by_name(params)
+    assert {name: leaf.shape for name, leaf in leaves.items()} == {
+        "hidden_0/kernel": (40, 50),
+        "hidden_0/bias": (50,),
+        "mean/kernel": (50, 30),
+        "mean/bias": (30,),
+    }
+    for leaf in leaves.values():
+        assert standard_errors_off(leaf.ravel(), 0.0) < 4
+        assert standard_errors_off(leaf.ravel() ** 2, std**2) < 4
+    everything = np.concatenate([leaf.ravel() for leaf in leaves.values()])
+    assert scipy.stats.kstest(everything / std, scipy.stats.norm.cdf).pvalue > 1e-3
+
+
+def test_fan_in_init_draws_weights_of_variance_1_over_fan_in_and_zero_biases():
+    params = mlp(40, {"mean": 30}, hidden=(50,), initialisation=fan_in_init(123.0)).init(
+        jax.random.key(0)
+    )
+    leaves = leaves_by_name(params)
+    for layer, fan_in in (("hidden_0", 40), ("mean", 50)):
+        kernel = leaves[f"{layer}/kernel"].ravel()
+        assert standard_errors_off(kernel, 0.0) < 4
+        assert standard_errors_off(kernel**2, 1.0 / fan_in) < 4
+        np.testing.assert_array_equal(leaves[f"{layer}/bias"], 0.0)
+
+
+@pytest.mark.parametrize("name", INITIALISATIONS)
+def test_initialisation_depends_on_its_key(name: str):
+    network = mlp(4, {"mean": 3}, hidden=(5,), initialisation=INITIALISATIONS[name](0.1))
+    first, again, other = (leaves_by_name(network.init(jax.random.key(seed))) for seed in (0, 0, 1))
+    for leaf in first:
+        np.testing.assert_array_equal(first[leaf], again[leaf])
+        if leaf.endswith("kernel"):
+            assert np.all(first[leaf] != other[leaf])
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_mlp_is_tanh_layers_and_one_linear_layer_a_head(hidden: tuple[int, ...]):
+    """Appendix C, in NumPy."""
+    heads = {"mean": 3, "log_var": 4}
+    network = mlp(6, heads, hidden=hidden, initialisation=normal_init(0.7))
+    params = network.init(jax.random.key(0))
+    layers = leaves_by_name(params)
+    assert len(layers) == 2 * (len(hidden) + len(heads))
+    x = np.random.default_rng(0).normal(size=6).astype(np.float32)
+    h = x.astype(np.float64)
+    for layer, size in enumerate(hidden):
+        h = np.tanh(h @ layers[f"hidden_{layer}/kernel"] + layers[f"hidden_{layer}/bias"])
+        assert h.shape == (size,)
+    outputs = network.apply(params, jnp.asarray(x))
+    assert dict(outputs).keys() == heads.keys()
+    for head, size in heads.items():
+        expected = h @ layers[f"{head}/kernel"] + layers[f"{head}/bias"]
+        assert outputs[head].shape == (size,)
+        np.testing.assert_allclose(outputs[head], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_has_the_heads_that_are_asked_for(name: str):
+    network: Network = NETWORKS[name](
+        6, {"mean": 3, "log_var": 4}, hidden=(5,), initialisation=normal_init(0.1)
+    )
+    params = network.init(jax.random.key(0))
+    outputs = network.apply(params, jnp.ones(6))
+    assert {head: value.shape for head, value in outputs.items()} == {"mean": (3,), "log_var": (4,)}
+    many = jax.jit(jax.vmap(network.apply, in_axes=(None, 0)))(params, jnp.ones((2, 6)))
+    np.testing.assert_allclose(many["mean"][1], outputs["mean"], rtol=1e-5)
+
+
+# The VAE
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_makes_a_vae(name: str):
+    """Its samples have a finite density under its own joint, and can be encoded."""
+    model = make_vae(hidden=(3,), name=name)
+    params = model.init(jax.random.key(0))
+    z, x = model.sample(jax.random.key(1), params)
+    assert z.shape == (2,)
+    assert x.shape == (5,)
+    joint = model.joint(params, x)
+    assert np.isfinite(joint.log_prior(z))
+    assert np.isfinite(joint.log_lik(z))
+    stats = model.encode(params, x)
+    assert model.guide.sample(jax.random.key(2), stats).shape == (2,)
+    assert model.mean(params, z).shape == (5,)
+
+
+def test_encoder_and_decoder_are_drawn_apart():
+    """One key for both would make equal kernels of equal shapes."""
+    model = make_vae(num_dims=3, num_latents=3)
+    params = model.init(jax.random.key(0))
+    assert set(params) == {"encoder", "decoder"}
+    encoder, decoder = (leaves_by_name(params[part]) for part in ("encoder", "decoder"))
+    for leaf, other in itertools.product(encoder.values(), decoder.values()):
+        if leaf.shape == other.shape:
+            assert np.all(leaf != other)
+
+
+def test_encode_gives_the_encoders_heads():
+    model = make_vae()
+    params = model.init(jax.random.key(0))
+    layers = leaves_by_name(params["encoder"])
+    x = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    stats = model.encode(params, jnp.asarray(x))
+    for head in ("mean", "log_var"):
+        expected = x @ layers[f"{head}/kernel"] + layers[f"{head}/bias"]
+        np.testing.assert_allclose(getattr(stats, head), expected, rtol=1e-5)
+
+
+def test_the_joint_of_a_linear_decoder_is_the_linear_gaussian_models():
+    model = make_vae()
+    params = constant_variance(model.init(jax.random.key(0)))
+    exact = as_linear_gaussian(params)
+    rng = np.random.default_rng(0)
+    z, x = rng.normal(size=2).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    joint = model.joint(params, jnp.asarray(x))
+    mean = exact.weights @ z + exact.bias
+    log_lik = scipy.stats.norm.logpdf(x, mean, np.sqrt(exact.noise_var)).sum()
+    assert joint.log_prior(jnp.asarray(z)) == pytest.approx(scipy.stats.norm.logpdf(z).sum())
+    assert joint.log_lik(jnp.asarray(z)) == pytest.approx(log_lik, rel=1e-5)
+    np.testing.assert_allclose(model.mean(params, jnp.asarray(z)), mean, rtol=1e-5)
+
+
+def test_ancestral_samples_of_a_linear_decoder_have_the_linear_gaussian_marginal():
+    """x has mean b and covariance W W' + noise, z is standard normal, and Cov(x, z) = W."""
+    model = make_vae()
+    params = constant_variance(model.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), NUM_DRAWS)
+    z, x = jax.jit(jax.vmap(model.sample, in_axes=(0, None)))(keys, params)
+    z, x = np.asarray(z, np.float64), np.asarray(x, np.float64)
+    exact = as_linear_gaussian(params)
+    mean, cov = exact.marginal()
+    assert standard_errors_off(x, mean) < 4
+    assert standard_errors_off(np.einsum("ni,nj->nij", x - mean, x - mean), cov) < 4
+    assert standard_errors_off(z, 0.0) < 4
+    assert standard_errors_off(np.einsum("ni,nj->nij", z, z), np.eye(2)) < 4
+    assert standard_errors_off(np.einsum("ni,nj->nij", x - mean, z), exact.weights) < 4
+
+
+def test_the_guide_is_the_diagonal_normal():
+    stats = DiagNormal(jnp.float32([0.5, -1.0]), jnp.float32([0.1, -0.7]))
+    guide, key = vae.DIAG_NORMAL_GUIDE, jax.random.key(0)
+    z = guide.sample(key, stats)
+    np.testing.assert_array_equal(z, stats.sample(key))
+    assert guide.log_prob(stats, z) == stats.log_prob(z)
+    assert guide.kl is not None
+    assert guide.kl(stats) == stats.kl_to_standard_normal()
+
+
+def test_jit_and_vmap_change_nothing():
+    model = make_vae(hidden=(7,))
+    params = model.init(jax.random.key(0))
+    x = jnp.float32(np.random.default_rng(0).normal(size=(3, 5)))
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    def log_joint(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        z = model.guide.sample(key, model.encode(params, x))
+        joint = model.joint(params, x)
+        return joint.log_prior(z) + joint.log_lik(z)
+
+    together = jax.jit(jax.vmap(log_joint, in_axes=(None, 0, 0)))(params, keys, x)
+    one_by_one = [log_joint(params, keys[i], x[i]) for i in range(3)]
+    np.testing.assert_allclose(together, one_by_one, rtol=1e-5)
