@@ -1,16 +1,14 @@
 """A run and its folder: claim it, train, draw, summarise."""
 
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from aevb import compilation_cache, evaluate, train
+from aevb import compilation_cache, evaluate, provenance, train
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -117,10 +115,10 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "examples_per_second": round(trained.examples_per_second, 1),
         "seconds": round(trained.seconds, 3),
-        "data": _provenance(dataset, config),
+        "data": _describe_data(dataset, config),
         "seed": config["seed"],
-        "versions": _versions(),
-        "device": str(jax.devices()[0].device_kind),
+        "versions": provenance.versions(),
+        "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
     from aevb import drawing  # and matplotlib, for which training need not have waited
 
@@ -143,7 +141,7 @@ def _bounds(score: evaluate.Scorer, params: PyTree, dataset: Dataset) -> dict[st
     return figures
 
 
-def _provenance(dataset: Dataset, config: Values) -> dict[str, Any]:
+def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
     """What a published number must carry."""
     return {
         "name": dataset.name,
@@ -155,11 +153,6 @@ def _provenance(dataset: Dataset, config: Values) -> dict[str, Any]:
         "num_test": len(dataset.test),
         "num_dims": dataset.train.shape[1],
     }
-
-
-def _versions() -> dict[str, str]:
-    packages = ("aevb", "jax", "flax", "optax", "orbax-checkpoint")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def describe(experiment: Experiment, config: Values) -> str:

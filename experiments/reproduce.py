@@ -9,14 +9,13 @@ their curves, and the others stay. `experiments/readme.py` makes the table of th
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aevb import provenance
 from aevb.metrics import read_records, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -89,10 +88,6 @@ def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return result | {"runs": runs}
 
 
-def machine() -> dict[str, Any]:
-    return {"processor": platform.machine(), "cores": os.cpu_count(), "system": platform.system()}
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -123,7 +118,7 @@ def main() -> None:
         if args.output.exists():
             report = json.loads(args.output.read_text())
         report["command"] = "python experiments/reproduce.py"
-        report["machine"] = machine()
+        report |= {"machine": provenance.machine(), "versions": provenance.versions()}
         report["rows"][name] = collect(row, runs)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.output, report)

@@ -24,7 +24,7 @@ LAYERS = (
     ("vae",),
     ("algorithms.base",),
     ("algorithms", "optimizers"),
-    ("data", "metrics", "checkpoint", "signals", "figures", "compilation_cache"),
+    ("data", "metrics", "checkpoint", "signals", "figures", "compilation_cache", "provenance"),
     ("evaluate", "loop"),
     ("train",),
     ("config",),
@@ -52,7 +52,7 @@ KNOWN_TO = {
 EVERYWHERE = ("jax", "numpy")
 
 # These answer before jax is loaded: `--help`, a wrong setting, a signal.
-WITHOUT_JAX = ("errors", "config", "signals")
+WITHOUT_JAX = ("errors", "config", "signals", "provenance")
 
 
 class Import(NamedTuple):

@@ -15,14 +15,14 @@ import argparse
 import contextlib
 import datetime
 import json
-import os
-import platform
 import shlex
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from aevb import provenance
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent.parent
@@ -147,16 +147,6 @@ def summarise(rounds: dict[str, list[Epochs]], bounds: dict[str, float]) -> dict
     }
 
 
-def machine() -> dict:
-    """What the figures depend on, without names that tell whose machine it is."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return {"cpu": model, "cores": os.cpu_count(), "system": platform.system()}
-
-
 def print_table(results: dict[str, dict]) -> None:
     ratio_title = f"{next(iter(results))} / it (min..max)"
     print(
@@ -243,7 +233,7 @@ def main() -> None:
     report = {
         "command": shown_command(args),
         "date": date,
-        "machine": machine(),
+        "machine": provenance.machine(),
         "epochs_trained": 1 + args.rounds * args.epochs_per_round,  # the warm-up is one
         "contenders": results,
     }

@@ -1,0 +1,99 @@
+"""Seconds from the command to the first finished and evaluated epoch, cold and with the cache.
+
+    python experiments/benchmarks/first_epoch.py [--experiments=frey_faces,...] [-- FLAGS OF run.py]
+
+Each start is `experiments/run.py` as a user types it, in a new folder and with its first evaluation
+after one epoch; the clock stops when that line stands in `metrics.jsonl`, and the run is ended. A
+cold start has an empty compilation cache, the warm one after it has what the cold one left there.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from aevb import provenance
+from aevb.metrics import read_records, write_json
+
+BENCHMARKS = Path(__file__).resolve().parent
+RUN = BENCHMARKS.parent / "run.py"
+EPOCHS = {"frey_faces": 1500, "binarized_mnist": 50_000}  # examples, whole minibatches
+PATIENCE_SECONDS = 120.0
+
+
+def seconds_to_first_epoch(experiment: str, cache: Path, extra: list[str]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            str(RUN),
+            f"--config={RUN.parent / experiment}.py",
+            f"--workdir={folder}/run",
+            f"--config.train.first_eval={EPOCHS[experiment]}",
+            *extra,
+        ]
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not (records := read_records(Path(folder, "run", "metrics.jsonl"))):
+                if process.poll() is not None:
+                    raise SystemExit(f"{experiment}: run.py ended with {process.returncode}")
+                if time.perf_counter() - began > PATIENCE_SECONDS:
+                    raise SystemExit(f"{experiment}: no epoch within {PATIENCE_SECONDS:.0f} s")
+                time.sleep(0.01)
+            seconds = time.perf_counter() - began
+            assert records[0]["examples"] == EPOCHS[experiment]
+            return seconds
+        finally:
+            process.kill()
+            process.wait()
+
+
+def measure(experiment: str, num_rounds: int, extra: list[str]) -> dict[str, Any]:
+    """Cold and warm starts in turn."""
+    seconds: dict[str, list[float]] = {"cold": [], "warm": []}
+    for _ in range(num_rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            for kind, measured in seconds.items():
+                measured.append(seconds_to_first_epoch(experiment, Path(cache), extra))
+                print(f"{experiment} {kind}: {measured[-1]:.2f} s", flush=True)
+    return {
+        kind: {"median": statistics.median(measured), "min": min(measured), "max": max(measured)}
+        for kind, measured in seconds.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--experiments", default=",".join(EPOCHS), help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/first_epoch.json")
+    parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
+    args = parser.parse_args()
+    names = args.experiments.split(",")
+    if unknown := set(names) - set(EPOCHS):
+        parser.error(f"--experiments has {sorted(unknown)}; there are {', '.join(EPOCHS)}")
+    seconds = {name: measure(name, args.rounds, args.extra) for name in names}
+    report = {
+        "command": "python experiments/benchmarks/first_epoch.py",
+        "machine": provenance.machine(),
+        "rounds": args.rounds,
+        "seconds": seconds,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.output, report)
+
+
+if __name__ == "__main__":
+    main()
