@@ -240,6 +240,8 @@ def help_text(config: Config) -> str:
 def validate(config: Config) -> Values:
     """The values of a config, once what can be known to be wrong without jax is refused.
 
+    What '' stands for in a data set is filled in, so that a run's folder says what it was.
+
     Raises:
         UserError: names the field, the value seen and what is allowed.
     """
@@ -255,7 +257,7 @@ def validate(config: Config) -> Values:
             raise UserError(
                 f"config.{name} is {value!r}; it must be {field.allowed} ({kind.__name__})"
             )
-    _validate_data(values["data.name"], values["data.split"], values["data.binarization"])
+    values |= _data_choices(values["data.name"], values["data.split"], values["data.binarization"])
     if values["train.num_examples"] < values["train.batch_size"]:
         raise UserError(
             f"config.train.num_examples is {values['train.num_examples']}; it must be at least "
@@ -264,15 +266,17 @@ def validate(config: Config) -> Values:
     return values
 
 
-def _validate_data(name: str, split: str, binarization: str) -> None:
-    """Each data set declares its own SPLITS and KINDS; '' stands for the first."""
+def _data_choices(name: str, split: str, binarization: str) -> dict[str, str]:
+    """The split and the binarization, which each data set declares; '' becomes its first."""
+    choices = {}
     for field, value, table in (
-        ("split", split, "SPLITS"),
-        ("binarization", binarization, "KINDS"),
+        ("data.split", split, "SPLITS"),
+        ("data.binarization", binarization, "KINDS"),
     ):
         allowed = _table(f"data/{name}.py", table)
         if value and value not in allowed:
             raise UserError(
-                f"config.data.{field} is {value!r}; for {name} it must be one of "
-                f"{', '.join(allowed)}"
+                f"config.{field} is {value!r}; for {name} it must be one of {', '.join(allowed)}"
             )
+        choices[field] = value or allowed[0]
+    return choices

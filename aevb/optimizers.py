@@ -3,6 +3,7 @@
 import inspect
 import math
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -35,8 +36,10 @@ def make(name: str, step_size: float, options: str = "") -> optax.GradientTransf
     arguments = DEFAULTS.get(name, {}) | _parse(options)
     try:
         optimizer = maker(learning_rate=step_size, **arguments)
-        weights = jnp.ones(1)
-        optimizer.update(weights, optimizer.init(weights), weights)
+        jax.eval_shape(  # some say only at the first step what they do not take
+            lambda weights: optimizer.update(weights, optimizer.init(weights), weights),
+            jax.ShapeDtypeStruct((1,), jnp.float32),
+        )
     except (TypeError, ValueError, ArithmeticError) as error:
         known = ", ".join(p for p in inspect.signature(maker).parameters if p != "learning_rate")
         raise UserError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from aevb import compilation_cache, evaluate, provenance, train
 from aevb.config import WITHOUT_EFFECT, Values, section
@@ -131,12 +131,12 @@ def _bounds(score: evaluate.Scorer, params: PyTree, dataset: Dataset) -> dict[st
     """The bound on all of each split, with its standard error, and bits for grey data."""
     figures = {}
     for split, data in (("train", dataset.train), ("test", dataset.test)):
-        mean, error = score(params, jnp.asarray(data), jnp.arange(len(data)))
-        figures[f"{split}_bound"] = float(mean)
-        figures[f"{split}_bound_standard_error"] = float(error)
+        mean, error = score(params, data, np.arange(len(data)))
+        figures[f"{split}_bound"] = mean
+        figures[f"{split}_bound_standard_error"] = error
         if dataset.levels is not None:
             figures[f"{split}_bits_per_dim"] = evaluate.bits_per_dim(
-                float(mean), num_dims=data.shape[1], levels=dataset.levels
+                mean, num_dims=data.shape[1], levels=dataset.levels
             )
     return figures
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from aevb import checkpoint, evaluate, loop
 from aevb.algorithms.base import Algorithm, TrainState
@@ -73,7 +72,7 @@ def fit(
     num_steps = settings.num_examples // batch_size
     stops = evaluation_steps(num_steps, settings)
     data = jnp.asarray(dataset.train)
-    evaluation = _make_evaluation(score, dataset, data, settings.eval_examples)
+    evaluation = _make_evaluation(score, dataset, settings.eval_examples)
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
     speed = Speed()
     last_save = time.monotonic()
@@ -116,15 +115,14 @@ def evaluation_steps(num_steps: int, settings: Settings) -> list[int]:
     return sorted({step for step in steps if step < num_steps} | {num_steps})
 
 
-def _make_evaluation(score: Scorer, dataset: Dataset, train_data: Array, limit: int):
+def _make_evaluation(score: Scorer, dataset: Dataset, limit: int):
     """`evaluation(params)` -> the bounds of (at most `limit` datapoints of) both splits."""
-    splits = {"train": train_data, "test": jnp.asarray(dataset.test)}
-    some = {name: jnp.asarray(evaluate.some_of(len(data), limit)) for name, data in splits.items()}
+    splits = {"train": dataset.train, "test": dataset.test}
+    some = {name: evaluate.some_of(len(data), limit) for name, data in splits.items()}
 
     def evaluation(params: PyTree) -> dict[str, float]:
         return {
-            f"{name}_bound": float(score(params, data, some[name]).mean)
-            for name, data in splits.items()
+            f"{name}_bound": score(params, data, some[name]).mean for name, data in splits.items()
         }
 
     return evaluation

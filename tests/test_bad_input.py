@@ -90,8 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp / "run").mkdir()
     from aevb.config import default_config, validate
 
-    values = {**validate(default_config()), "data.split": "blocked"}
-    (tmp / "run" / "config.json").write_text(json.dumps(values))
+    (tmp / "run" / "config.json").write_text(json.dumps(validate(default_config())))
     return tmp
 
 

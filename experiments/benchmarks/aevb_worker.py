@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from aevb import evaluate, loop
 from aevb.config import Values, default_config, validate
@@ -51,7 +52,7 @@ def main() -> None:
     init_key, order_key, step_key = jax.random.split(jax.random.key(args.seed), 3)
     keys = loop.LoopKeys(order_key, step_key)
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=args.batch_size)
-    data, test = jnp.asarray(dataset.train), jnp.asarray(dataset.test)
+    data, test = jnp.asarray(dataset.train), dataset.test
     steps_per_epoch = len(data) // args.batch_size
     state = jax.jit(algorithm.init)(init_key)
 
@@ -75,8 +76,7 @@ def main() -> None:
         if request == "epoch":
             answer(train_epoch())
         elif request == "bound":
-            test_bound = score(state.params, test, jnp.arange(len(test))).mean
-            answer({"test_bound": float(test_bound)})
+            answer({"test_bound": score(state.params, test, np.arange(len(test))).mean})
         else:
             raise ValueError(f"request {request!r}: expected epoch or bound")
 

@@ -1,0 +1,116 @@
+"""The config's door: what an experiment file may say, and what comes out of it."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from aevb import likelihoods, losses, networks
+from aevb.config import (
+    FIELDS,
+    WITHOUT_EFFECT,
+    Config,
+    Values,
+    default_config,
+    flatten,
+    section,
+    validate,
+)
+from aevb.errors import UserError
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+# Every experiment there is: a file of that folder with a get_config.
+FILES = [file for file in sorted(EXPERIMENTS.glob("*.py")) if "def get_config" in file.read_text()]
+
+
+def config_of(file: Path) -> Config:
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def changed(**overrides: object) -> Values:
+    config = default_config()
+    with config.unlocked():
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+    return validate(config)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_experiment_is_valid_and_says_how_to_run_it(file: Path):
+    values = validate(config_of(file))
+    assert values.keys() == {field.name for field in FIELDS}
+    assert f"--config=experiments/{file.name}" in file.read_text()
+
+
+def test_there_are_experiments():
+    assert {"frey_faces", "mnist", "binarized_mnist"} <= {file.stem for file in FILES}
+
+
+def test_a_config_is_locked():
+    with pytest.raises(AttributeError, match="num_latent"):
+        default_config().model.num_latent = 3
+
+
+def test_names_in_the_config_are_the_entries_of_the_tables():
+    """They are read from the source without importing it, so this holds them to it."""
+    allowed = {field.name: field.allowed for field in FIELDS}
+    assert allowed["algorithm.bound"] == f"one of {', '.join(losses.BOUNDS)}"
+    assert allowed["model.likelihood"] == f"one of {', '.join(likelihoods.LIKELIHOODS)}"
+    assert allowed["model.network"] == f"one of {', '.join(networks.NETWORKS)}"
+    assert allowed["model.init"] == f"one of {', '.join(networks.INITIALISATIONS)}"
+
+
+def test_what_an_empty_choice_stands_for_is_filled_in():
+    faces = changed(data__name="frey_faces")
+    assert (faces["data.split"], faces["data.binarization"]) == ("blocked", "none")
+    digits = changed(data__name="mnist")
+    assert (digits["data.split"], digits["data.binarization"]) == ("standard", "dynamic")
+    assert changed(data__name="mnist", data__binarization="none")["data.binarization"] == "none"
+
+
+def test_a_section_has_its_fields_by_their_last_name():
+    values = validate(default_config())
+    assert section(values, "optimizer").keys() == {"name", "step_size", "options"}
+    assert section(values, "optimizer")["step_size"] == values["optimizer.step_size"]
+
+
+def test_what_has_no_effect_names_fields_that_exist():
+    assert set(WITHOUT_EFFECT) <= flatten(default_config()).keys()
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_default_is_allowed_and_of_the_wrong_type_is_not(field):
+    assert field.accepts(field.default)
+    assert field.help
+    config = default_config()
+    wrong = 3 if isinstance(field.default, str) else "three"
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict({field.name: wrong})
+    with pytest.raises(UserError, match=field.name):
+        validate(config)
+
+
+def test_true_is_no_number():
+    config = default_config()
+    with config.unlocked(), config.ignore_type():
+        config.seed = True
+    with pytest.raises(UserError, match="seed is True"):
+        validate(config)
+
+
+def test_a_config_without_a_field_or_with_one_too_many_is_refused():
+    config = default_config()
+    with config.unlocked():
+        del config.seed
+    with pytest.raises(UserError, match="seed is missing"):
+        validate(config)
+    config = default_config()
+    with config.unlocked():
+        config.sede = 1
+    with pytest.raises(UserError, match="sede is unknown"):
+        validate(config)
