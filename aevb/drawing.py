@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb import evaluate, figures
+from aevb import evaluate, figures, metrics
 from aevb.data import Dataset
 from aevb.experiment import Experiment
 from aevb.types import PyTree
@@ -27,12 +27,7 @@ def draw_run(
     folder.mkdir(exist_ok=True)
     what = f"{dataset.name}, {vae.num_latents} latent dimensions"
     pictures = {
-        "bound": figures.bound_curve(
-            [record["examples"] for record in records],
-            [record["train_bound"] for record in records],
-            [record["test_bound"] for record in records],
-            title=what,
-        )
+        "bound": figures.bound_curve(metrics.curve(records), title=what),
     }
     if dataset.image_shape is not None:
         shape = dataset.image_shape

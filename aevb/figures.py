@@ -1,7 +1,7 @@
 """The figures of the paper: arrays in, Figure out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
@@ -13,34 +13,57 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DPI = 150
+BOUND_LABEL = "evidence lower bound (nats per datapoint)"
 
 
-def bound_curve(
-    examples: Sequence[int],
-    train: Sequence[float],
-    test: Sequence[float],
-    *,
-    title: str,
-) -> Figure:
-    """The bound against the number of training examples, as in figure 2 of the paper.
+Curve = Mapping[str, Sequence[float]]
+"""A run's log by column: examples, train_bound and test_bound, nats per datapoint."""
 
-    The axis is cut below where a run starts, which can be thousands of nats under where it ends.
-    """
+
+def bound_curve(curve: Curve, *, title: str) -> Figure:
+    """The bound against the number of training examples, as in figure 2 of the paper."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.semilogx(examples, train, color="tab:blue", linestyle="--", label="train")
-    axes.semilogx(examples, test, color="tab:red", label="test")
-    values = np.array([*train, *test])
+    _draw_curves(axes, [curve], title)
+    axes.set_ylabel(BOUND_LABEL)
+    return figure
+
+
+def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
+    """One panel a title, with a line a run."""
+    columns = 2
+    rows = math.ceil(len(runs) / columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(5 * columns, 3.3 * rows), layout="constrained", squeeze=False
+    )
+    for axes in panels.flat[len(runs) :]:
+        axes.remove()
+    for axes, (title, curves) in zip(panels.flat, runs.items(), strict=False):
+        _draw_curves(axes, curves, title)
+    figure.supylabel(BOUND_LABEL)
+    return figure
+
+
+def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
+    """The axis is cut below where runs start, which can be thousands of nats under the end."""
+    for split, color, style in (("train", "tab:blue", "--"), ("test", "tab:red", "-")):
+        for number, curve in enumerate(curves):
+            axes.semilogx(
+                curve["examples"],
+                curve[f"{split}_bound"],
+                color=color,
+                linestyle=style,
+                label=None if number else split,
+            )
+    values = np.array([v for c in curves for v in [*c["train_bound"], *c["test_bound"]]])
     values = values[np.isfinite(values)]
     if len(values):
         low, high = np.quantile(values, 0.25), values.max()
         margin = max(0.1 * (high - low), 1.0)
         axes.set_ylim(max(values.min() - margin, low - 2 * (high - low) - margin), high + margin)
     axes.set_xlabel("training examples seen")
-    axes.set_ylabel("evidence lower bound (nats per datapoint)")
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    return figure
 
 
 def tile(images: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """A log by column: the bounds of both splits against the training examples."""
+    columns = ("examples", "train_bound", "test_bound")
+    return {column: [record[column] for record in records] for column in columns}
 
 
 class TensorBoard:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
+from aevb import guides
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.likelihoods import Heads, Likelihood
 from aevb.losses import Guide, Joint
@@ -23,13 +24,6 @@ class VAE(NamedTuple):
     mean: Callable[[PyTree, Array], Array]  # (params, z [Z]) -> E[x|z] [D]
     sample: Callable[[Key, PyTree], tuple[Array, Array]]  # -> z [Z], x [D], ancestral
     num_latents: int
-
-
-DIAG_NORMAL_GUIDE = Guide(
-    sample=lambda key, stats: stats.sample(key),
-    log_prob=lambda stats, z: stats.log_prob(z),
-    kl=lambda stats: stats.kl_to_standard_normal(),
-)
 
 
 def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_latents: int) -> VAE:
@@ -67,4 +61,4 @@ def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_late
         z = prior.sample(prior_key)
         return z, likelihood.sample(likelihood_key, decode(params, z))
 
-    return VAE(init, encode, DIAG_NORMAL_GUIDE, joint, mean, sample, num_latents)
+    return VAE(init, encode, guides.diag_normal, joint, mean, sample, num_latents)

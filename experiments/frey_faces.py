@@ -14,5 +14,5 @@ def get_config() -> Config:
     config.model.num_latents = 2
     config.model.likelihood = "gaussian_unit_mean"
     config.optimizer.step_size = 0.02
-    config.train.num_examples = 3_000_000
+    config.train.num_examples = 6_000_000
     return config

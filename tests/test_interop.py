@@ -19,8 +19,9 @@ import pytest
 from flax import nnx
 
 from aevb.distributions import DiagNormal, StandardNormal
+from aevb.guides import diag_normal
 from aevb.likelihoods import bernoulli
-from aevb.losses import BOUNDS, Guide, Joint
+from aevb.losses import BOUNDS, Joint
 
 NUM_DIMS, NUM_HIDDEN, NUM_LATENTS = 5, 4, 2
 STEP_SIZE = 0.1
@@ -34,12 +35,6 @@ SIZES = {
 
 Layers = dict[str, tuple[jax.Array, jax.Array]]
 """A name to a kernel [inputs, outputs] and a bias [outputs]."""
-
-GUIDE = Guide(
-    sample=lambda key, stats: stats.sample(key),
-    log_prob=lambda stats, z: stats.log_prob(z),
-    kl=lambda stats: stats.kl_to_standard_normal(),
-)
 
 
 class Outcome(NamedTuple):
@@ -74,7 +69,7 @@ def loss_of(encode: Encode, decode: Decode) -> jax.Array:
             log_prior=StandardNormal(NUM_LATENTS).log_prob,
             log_lik=lambda z: bernoulli.log_prob({"logits": decode(z)}, x),
         )
-        bounds = [bound(key, stats, GUIDE, joint, num_samples=3) for bound in BOUNDS.values()]
+        bounds = [bound(key, stats, diag_normal, joint, num_samples=3) for bound in BOUNDS.values()]
         return jnp.stack(bounds)
 
     return -jnp.mean(jax.vmap(bounds_of)(KEYS, X))

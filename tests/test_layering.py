@@ -20,7 +20,7 @@ LAYERS = (
     ("types", "errors"),
     ("distributions",),
     ("likelihoods", "losses"),
-    ("networks",),
+    ("guides", "networks"),
     ("vae",),
     ("algorithms.base",),
     ("algorithms", "optimizers"),
@@ -35,7 +35,7 @@ LAYERS = (
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
-MATHEMATICS = ("types", "distributions", "likelihoods", "losses")
+MATHEMATICS = ("types", "distributions", "likelihoods", "losses", "guides")
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.

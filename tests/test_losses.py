@@ -17,6 +17,7 @@ import scipy.stats
 from oracles import LinearGaussian, standard_errors_off
 
 from aevb.distributions import DiagNormal, StandardNormal
+from aevb.guides import diag_normal
 from aevb.losses import BOUNDS, Bound, Guide, Joint, log_weights, minibatch_objective
 
 NUM_DRAWS = 20_000
@@ -26,12 +27,6 @@ ELBO_ESTIMATORS = ("sgvb_a", "sgvb_b")  # unbiased for the evidence lower bound
 every_bound = pytest.mark.parametrize("name", BOUNDS)
 every_elbo_estimator = pytest.mark.parametrize("name", ELBO_ESTIMATORS)
 every_case = pytest.mark.parametrize(("num_dims", "num_latents", "seed"), CASES)
-
-GUIDE = Guide(
-    sample=lambda key, stats: stats.sample(key),
-    log_prob=lambda stats, z: stats.log_prob(z),
-    kl=lambda stats: stats.kl_to_standard_normal(),
-)
 
 
 class Case(NamedTuple):
@@ -87,7 +82,9 @@ def evaluations(
     bound: Bound, keys: jax.Array, stats: DiagNormal, model: Any, x: jax.Array, num_samples: int
 ) -> jax.Array:
     joint = joint_of(model, x)
-    return jax.vmap(lambda key: bound(key, stats, GUIDE, joint, num_samples=num_samples))(keys)
+    return jax.vmap(lambda key: bound(key, stats, diag_normal, joint, num_samples=num_samples))(
+        keys
+    )
 
 
 def draws_of(bound: Bound, case: Case, *, num_samples: int = 1, seed: int = 0) -> np.ndarray:
@@ -138,7 +135,7 @@ def test_its_gradient_is_unbiased_for_the_gradient_of_that_elbo(
     def estimate(params: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         stats = DiagNormal(params["mean"], params["log_var"])
         model = (params["weights"], params["bias"], case.model.noise_var)
-        return BOUNDS[name](key, stats, GUIDE, joint_of(model, case.x))
+        return BOUNDS[name](key, stats, diag_normal, joint_of(model, case.x))
 
     params = {
         "mean": jnp.float32(case.mean),
@@ -192,7 +189,9 @@ def test_importance_weights_are_unbiased_for_p_and_their_logs_for_the_elbo(
     # A guide wider than the posterior, so that the weights' variance is finite.
     case = case._replace(log_var=np.full(num_latents, 0.2), mean=case.model.posterior(case.x)[0])
     joint = joint_of(case.model, case.x)
-    log_w = log_weights(jax.random.key(seed), case.stats(), GUIDE, joint, num_samples=NUM_DRAWS)
+    log_w = log_weights(
+        jax.random.key(seed), case.stats(), diag_normal, joint, num_samples=NUM_DRAWS
+    )
     assert log_w.shape == (NUM_DRAWS,)
     log_w = np.asarray(log_w, np.float64)
     log_prob = case.model.log_prob(case.x)
@@ -237,7 +236,7 @@ def test_sgvb_b_refuses_a_guide_without_a_kl_and_names_the_way_out():
         BOUNDS["sgvb_b"](
             jax.random.key(0),
             case.stats(),
-            GUIDE._replace(kl=None),
+            diag_normal._replace(kl=None),
             joint_of(case.model, case.x),
         )
 
@@ -273,7 +272,7 @@ def test_jit_and_vmap_change_nothing(name: str):
     model = cases[0].model
 
     def bound(key: jax.Array, stats: DiagNormal, x: jax.Array) -> jax.Array:
-        return BOUNDS[name](key, stats, GUIDE, joint_of(model, x), num_samples=5)
+        return BOUNDS[name](key, stats, diag_normal, joint_of(model, x), num_samples=5)
 
     one_by_one = [
         bound(key, jax.tree.map(itemgetter(i), stats), x[i]) for i, key in enumerate(keys(3))

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from oracles import LinearGaussian, standard_errors_off
 
-from aevb import vae
+from aevb import guides, vae
 from aevb.distributions import DiagNormal
 from aevb.likelihoods import LIKELIHOODS
 from aevb.networks import INITIALISATIONS, NETWORKS, Network, fan_in_init, mlp, normal_init
@@ -215,7 +215,7 @@ def test_ancestral_samples_of_a_linear_decoder_have_the_linear_gaussian_marginal
 
 def test_the_guide_is_the_diagonal_normal():
     stats = DiagNormal(jnp.float32([0.5, -1.0]), jnp.float32([0.1, -0.7]))
-    guide, key = vae.DIAG_NORMAL_GUIDE, jax.random.key(0)
+    guide, key = guides.diag_normal, jax.random.key(0)
     z = guide.sample(key, stats)
     np.testing.assert_array_equal(z, stats.sample(key))
     assert guide.log_prob(stats, z) == stats.log_prob(z)

@@ -1,0 +1,101 @@
+"""The same settings trained by an independent PyTorch program: do the bounds agree?
+
+    python experiments/benchmarks/agreement.py --data-dir=DATA [--row=frey_blocked_2]
+
+Trains torch_vae.py, which shares no line with aevb, with the settings of one row of
+`experiments/reproduce.py`, and sets its bounds over several seeds beside those in
+`experiments/results/reproduce.json`. PyTorch needs its own environment: see requirements.txt.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from aevb import provenance
+from aevb.metrics import write_json
+
+BENCHMARKS = Path(__file__).resolve().parent
+ROOT = BENCHMARKS.parent.parent
+OURS = ROOT / "experiments" / "results" / "reproduce.json"
+
+# The flags of torch_vae.py that say the same as a row of reproduce.py.
+ROWS = {
+    "frey_blocked_2": ["--data=frey", "--split=blocked", "--latent-dim=2"],
+    "binarized_mnist_20": ["--data=mnist", "--latent-dim=20"],
+}
+
+
+def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, float]:
+    """One run of the PyTorch program -> its bounds at the end."""
+    command = [
+        str(args.bench_python),
+        str(BENCHMARKS / "torch_vae.py"),
+        f"--data-dir={args.data_dir}",
+        *ROWS[args.row],
+        f"--num-examples={num_examples}",
+        f"--seed={seed}",
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    last = json.loads(done.stdout.splitlines()[-1])
+    return {split: last[f"{split}_bound"] for split in ("train", "test")}
+
+
+def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Means, standard errors, and their difference in standard errors of it."""
+
+    def summary(bounds: list[float]) -> dict[str, Any]:
+        error = statistics.stdev(bounds) / math.sqrt(len(bounds))
+        return {"bounds": bounds, "mean": statistics.fmean(bounds), "standard_error": error}
+
+    aevb, torch = summary(ours), summary(theirs)
+    error = math.hypot(aevb["standard_error"], torch["standard_error"])
+    return {
+        "aevb": aevb,
+        "torch": torch,
+        "difference": aevb["mean"] - torch["mean"],
+        "difference_in_standard_errors": (aevb["mean"] - torch["mean"]) / error,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--row", choices=list(ROWS), default="frey_blocked_2")
+    parser.add_argument("--ours", type=Path, default=OURS)
+    parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
+    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/agreement.json")
+    args = parser.parse_args()
+
+    runs = json.loads(args.ours.read_text())["rows"][args.row]["runs"]
+    theirs = []
+    for run in runs:
+        theirs.append(train(args, run["num_examples"], run["seed"]))
+        print(f"seed {run['seed']}: aevb {run['test_bound']:.2f}, torch {theirs[-1]['test']:.2f}")
+    result = {
+        split: compare([run[f"{split}_bound"] for run in runs], [bound[split] for bound in theirs])
+        for split in ("train", "test")
+    }
+    for split, compared in result.items():
+        print(
+            f"{split}: {compared['aevb']['mean']:.2f} ± {compared['aevb']['standard_error']:.2f} "
+            f"against {compared['torch']['mean']:.2f} ± {compared['torch']['standard_error']:.2f}, "
+            f"{compared['difference_in_standard_errors']:+.2f} standard errors apart"
+        )
+    report: dict[str, Any] = {"rows": {}}
+    if args.output.exists():
+        report = json.loads(args.output.read_text())
+    report["command"] = "python experiments/benchmarks/agreement.py --data-dir=DATA --row=ROW"
+    report["machine"] = provenance.machine()
+    report["rows"][args.row] = result
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.output, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Checkpoints: what comes back is what was saved, or it is said not to be."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevb import checkpoint
+from aevb.algorithms.base import TrainState
+
+
+def state_at(step: int, shift: float = 0.0) -> TrainState:
+    """A state of every kind of leaf that an algorithm keeps."""
+    normal = jax.random.normal(jax.random.key(step), (300, 20)) + shift
+    return TrainState(
+        step=jnp.int32(step),
+        params={"encoder": {"kernel": normal}, "decoder": {"bias": normal[0]}},
+        opt_state=(jnp.int32(step), {"sum_of_squares": normal**2}),
+        extra=(),
+    )
+
+
+def assert_same(state: Any, other: Any) -> None:
+    assert jax.tree.structure(state) == jax.tree.structure(other)
+    for leaf, same in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
+        assert leaf.dtype == same.dtype
+        np.testing.assert_array_equal(leaf, same)
+
+
+def save_all(folder: Path, bounds: dict[int, float | None]) -> None:
+    manager = checkpoint.open_manager(folder)
+    for step, bound in bounds.items():
+        checkpoint.save(manager, state_at(step), seconds=float(step), test_bound=bound)
+    manager.close()
+
+
+def restored_from(folder: Path) -> checkpoint.Restored | None:
+    manager = checkpoint.open_manager(folder)
+    restored = checkpoint.restore(manager, like=state_at(0))
+    manager.close()
+    return restored
+
+
+def kept(folder: Path) -> set[int]:
+    return {int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()}
+
+
+def flip_a_bit(folder: Path) -> None:
+    """In the largest file below, which holds arrays."""
+    largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path):
+    save_all(tmp_path, {7: -3.0})
+    restored = restored_from(tmp_path)
+    assert restored is not None
+    assert_same(restored.state, state_at(7))
+    assert restored.seconds == 7.0
+
+
+def test_an_empty_folder_holds_nothing(tmp_path: Path):
+    assert restored_from(tmp_path / "new") is None
+
+
+@pytest.mark.parametrize("best", [1, 3, 5])
+def test_the_latest_two_and_the_best_are_kept(best: int, tmp_path: Path):
+    save_all(tmp_path, {step: -1.0 if step == best else -2.0 for step in range(1, 6)})
+    assert kept(tmp_path) == {best, 4, 5}
+
+
+def test_a_checkpoint_without_a_bound_is_not_taken_for_the_best(tmp_path: Path):
+    save_all(tmp_path, {1: -5.0, 2: None, 3: -6.0, 4: None, 5: None})
+    assert kept(tmp_path) == {1, 4, 5}
+
+
+def test_a_damaged_checkpoint_is_named_and_skipped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    save_all(tmp_path, {1: -1.0, 2: -2.0})
+    flip_a_bit(tmp_path / "2" / "state")
+    restored = restored_from(tmp_path)
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
+    assert "checkpoint of step 2 is damaged" in capfd.readouterr().err
+
+
+def test_when_all_are_damaged_there_is_nothing_to_restore(tmp_path: Path):
+    save_all(tmp_path, {1: -1.0, 2: -2.0})
+    for step in (1, 2):
+        flip_a_bit(tmp_path / str(step) / "state")
+    assert restored_from(tmp_path) is None
+
+
+def test_a_step_is_saved_once(tmp_path: Path):
+    manager = checkpoint.open_manager(tmp_path)
+    checkpoint.save(manager, state_at(1), seconds=1.0)
+    checkpoint.save(manager, state_at(1, shift=1.0), seconds=2.0)
+    restored = checkpoint.restore(manager, like=state_at(0))
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
+
+
+def test_the_digest_tells_every_leaf_its_place_its_type_and_its_bits():
+    state = state_at(1)
+    kernel = state.params["encoder"]["kernel"]
+    last_bit = kernel.at[2, 1].set(np.nextafter(kernel[2, 1], np.float32(9.0)))
+    others = [
+        state._replace(step=jnp.int32(2)),
+        state._replace(step=jnp.uint32(1)),
+        state._replace(params=state.params | {"encoder": {"kernel": last_bit}}),
+        state._replace(params=state.params | {"encoder": {"kernel": kernel.reshape(20, 300)}}),
+        state._replace(params=state.params | {"encoder": {"weights": kernel}}),
+        state._replace(params={}, extra=state.params),
+    ]
+    digests = {checkpoint.digest(other) for other in [state, *others]}
+    assert len(digests) == 1 + len(others)
+    assert checkpoint.digest(state_at(1)) == checkpoint.digest(state)

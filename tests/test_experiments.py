@@ -1,0 +1,153 @@
+"""Every experiment, and every program beside run.py, from its command to its files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_config import FILES, config_of
+
+from aevb import data, runs
+from aevb.config import validate
+from aevb.data import Dataset, Options
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(*arguments: object) -> str:
+    """What a program of this repository prints."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets whose files may not be here become random pixels of their size and kind."""
+    load = data.load
+
+    def load_or_make(name: str, options: Options) -> Dataset:
+        if name not in ("mnist", "binarized_mnist"):
+            return load(name, options)
+        made = load("synthetic", Options(synthetic_num_dims=784, synthetic_num_train=300))
+        pixels = [(split > 0).astype(np.uint8) for split in (made.train, made.test)]
+        return made._replace(
+            name=name, train=pixels[0], test=pixels[1], kind="binary", image_shape=(28, 28)
+        )
+
+    monkeypatch.setattr(data, "load", load_or_make)
+
+
+@pytest.mark.usefixtures("without_files")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Path, tmp_path: Path):
+    config = config_of(file)
+    config.train.num_examples = 2 * config.train.batch_size
+    config.train.first_eval = config.train.batch_size
+    values = validate(config)
+    summary = runs.run(values, tmp_path)
+
+    assert summary["num_examples"] == 2 * values["train.batch_size"]
+    assert summary["examples_per_second"] > 0
+    assert summary["seconds"] > 0
+    for split in ("train", "test"):
+        assert np.isfinite(summary[f"{split}_bound"])
+        assert summary[f"{split}_bound_standard_error"] > 0
+    grey = summary["data"]["kind"] == "grey"
+    assert ("test_bits_per_dim" in summary) == grey
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert json.loads((tmp_path / "config.json").read_text()).keys() == values.keys()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["examples"] for line in lines] == [
+        values["train.batch_size"],
+        2 * values["train.batch_size"],
+    ]
+    pictures = {"bound", "reconstructions", "samples"}
+    pictures |= {"manifold"} if values["model.num_latents"] == 2 else set()
+    assert {picture.stem for picture in (tmp_path / "figures").glob("*.png")} == pictures
+    assert runs.run(values, tmp_path) == summary  # it is finished
+
+
+def test_a_run_on_data_that_are_no_images_draws_its_curve(tmp_path: Path):
+    config = config_of(FILES[0])
+    config.data.name, config.data.split = "synthetic", ""
+    config.model.likelihood, config.model.hidden = "gaussian", (5,)
+    config.train.num_examples, config.train.first_eval = 200, 100
+    runs.run(validate(config), tmp_path)
+    assert [picture.name for picture in (tmp_path / "figures").iterdir()] == ["bound.png"]
+
+
+def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopped(tmp_path: Path):
+    output = tmp_path / "results.json"
+    command: list[Any] = ["experiments/reproduce.py", "--rows=frey_random_2", "--num_examples=3000"]
+    command += [f"--runs={tmp_path / 'runs'}", f"--output={output}"]
+    python(*command, "--num_seeds=1")
+    first = (tmp_path / "runs" / "frey_random_2" / "seed=0" / "summary.json").stat().st_mtime_ns
+    python(*command, "--num_seeds=2")
+    assert first == (
+        (tmp_path / "runs" / "frey_random_2" / "seed=0" / "summary.json").stat().st_mtime_ns
+    )
+    row = json.loads(output.read_text())["rows"]["frey_random_2"]
+    bounds = [run["test_bound"] for run in row["runs"]]
+    assert row["test_bound"] == pytest.approx(np.mean(bounds))
+    assert row["test_bound_standard_error"] == pytest.approx(abs(bounds[0] - bounds[1]) / 2)
+    assert row["num_failed"] == 0
+    for run in row["runs"]:
+        assert run["data"]["split"] == "random"
+        assert run["curve"]["examples"][-1] == run["num_examples"] == 3000
+        assert run["curve"]["test_bound"][-1] == pytest.approx(run["test_bound"])
+
+
+def test_reproduce_records_a_run_that_failed(tmp_path: Path):
+    output = tmp_path / "results.json"
+    python(
+        "experiments/reproduce.py",
+        "--rows=frey_random_2",
+        "--num_seeds=1",
+        f"--runs={tmp_path / 'runs'}",
+        f"--output={output}",
+        "--",
+        "--config.optimizer.step_size=0",
+    )
+    row = json.loads(output.read_text())["rows"]["frey_random_2"]
+    assert row["num_failed"] == 1
+    assert "step_size" in row["runs"][0]["failed"]
+
+
+def test_the_speed_benchmark_runs_its_contenders_in_turn(tmp_path: Path):
+    output = tmp_path / "speed.json"
+    python(
+        "experiments/benchmarks/train_speed.py",
+        f"--data-dir={tmp_path}",
+        "--data=frey",
+        "--rounds=2",
+        "--epochs-per-round=3",
+        "--contenders=aevb",
+        f"--output={output}",
+    )
+    result = json.loads(output.read_text())["contenders"]["aevb"]
+    assert result["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    assert [done["examples"] for done in result["rounds"]] == [4500, 4500]
+    assert np.isfinite(result["test_bound"])
+
+
+def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
+    output = tmp_path / "first.json"
+    python(
+        "experiments/benchmarks/first_epoch.py",
+        "--experiments=frey_faces",
+        "--rounds=1",
+        f"--output={output}",
+    )
+    seconds = json.loads(output.read_text())["seconds"]["frey_faces"]
+    assert 0 < seconds["warm"]["median"] < seconds["cold"]["median"]
