@@ -70,9 +70,11 @@ def some_of(num_data: int, limit: int) -> np.ndarray:
     return np.sort(np.random.default_rng(EVALUATION_SEED).permutation(num_data)[:limit])
 
 
-def bits_per_dim(nats: float, *, num_dims: int, levels: float) -> float:
-    """-log2 p of one grey level: log2(levels) - nats / (D ln 2), for pixels scaled by 1/levels.
+def bits_per_dim(nats: float, *, num_dims: int, levels: float | None) -> float:
+    """-log2 P of one grey level: log2(levels) - nats / (D ln 2), for pixels scaled by 1/levels.
 
     A density of pixels k / levels, times the 1 / levels that each level spans, is a probability.
+    With levels None, `nats` are of probabilities already.
     """
-    return math.log2(levels) - nats / (num_dims * math.log(2.0))
+    density_bits = 0.0 if levels is None else math.log2(levels)
+    return density_bits - nats / (num_dims * math.log(2.0))

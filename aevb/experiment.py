@@ -55,9 +55,15 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
     if dataset.kind not in likelihood.kinds:
         fitting = [n for n, other in likelihoods.LIKELIHOODS.items() if dataset.kind in other.kinds]
         raise UserError(
-            f"config.model.likelihood is {name!r}, which is a density for "
-            f"{' or '.join(likelihood.kinds)} data and not for the {dataset.kind} data of "
+            f"config.model.likelihood is {name!r}, which scores "
+            f"{' or '.join(likelihood.kinds)} data and not the {dataset.kind} data of "
             f"{dataset.name}; use {' or '.join(fitting)}, or other data (config.data.binarization)"
+        )
+    if likelihood.levels not in (None, dataset.levels):
+        raise UserError(
+            f"config.model.likelihood is {name!r}, whose grey levels are k / "
+            f"{likelihood.levels:g}, and those of {dataset.name} are k / {dataset.levels:g}; set "
+            f"config.data.grey_scale={likelihood.levels:g}, which changes no probability"
         )
     num_dims, num_latents = dataset.train.shape[1], values["model.num_latents"]
     hidden = values["model.hidden"]
@@ -71,8 +77,9 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
     )
     decoder = network(
         num_latents,
-        {head: num_dims for head in likelihood.heads},  # noqa: C420, fromkeys defeats the types
+        {head: num_dims * size for head, size in likelihood.heads.items()},
         hidden=hidden[::-1],
         initialisation=initialisation,
+        constants=likelihood.shared,
     )
     return vae.make(encoder, decoder, likelihood, num_latents=num_latents)

@@ -43,10 +43,14 @@ INITIALISATIONS = {
 
 
 class MLP(nn.Module):
-    """Fully connected tanh layers, then one linear layer a head; appendix C."""
+    """Fully connected tanh layers, then one linear layer a head; appendix C.
+
+    A constant is a head that is a bias alone: one number, whatever the input.
+    """
 
     hidden: tuple[int, ...]
     heads: Mapping[str, int]
+    constants: tuple[str, ...]
     initialisation: Initialisation
 
     @nn.compact
@@ -57,7 +61,9 @@ class MLP(nn.Module):
 
         for layer, size in enumerate(self.hidden):
             x = jnp.tanh(dense(size, f"hidden_{layer}")(x))
-        return {name: dense(size, name)(x) for name, size in self.heads.items()}
+        heads = {name: dense(size, name)(x) for name, size in self.heads.items()}
+        bias_init = self.initialisation.bias
+        return heads | {name: self.param(name, bias_init, (1,)) for name in self.constants}
 
 
 def mlp(
@@ -66,9 +72,10 @@ def mlp(
     *,
     hidden: tuple[int, ...],
     initialisation: Initialisation,
+    constants: tuple[str, ...] = (),
 ) -> Network:
-    """A multi-layer perceptron from [num_inputs] to heads of the sizes given."""
-    module = MLP(hidden, dict(heads), initialisation)
+    """A multi-layer perceptron from [num_inputs] to heads of the sizes given, and constants [1]."""
+    module = MLP(hidden, dict(heads), constants, initialisation)
 
     def init(key: Key) -> PyTree:
         return module.init(key, jnp.zeros(num_inputs))["params"]

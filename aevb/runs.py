@@ -111,7 +111,7 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
     )
     params = trained.state.params
     summary = {
-        **_bounds(score, params, dataset),
+        **_bounds(score, params, dataset, is_density=vae.levels is None),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "examples_per_second": round(trained.examples_per_second, 1),
         "seconds": round(trained.seconds, 3),
@@ -127,7 +127,9 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _bounds(score: evaluate.Scorer, params: PyTree, dataset: Dataset) -> dict[str, float]:
+def _bounds(
+    score: evaluate.Scorer, params: PyTree, dataset: Dataset, *, is_density: bool
+) -> dict[str, float]:
     """The bound on all of each split, with its standard error, and bits for grey data."""
     figures = {}
     for split, data in (("train", dataset.train), ("test", dataset.test)):
@@ -136,7 +138,9 @@ def _bounds(score: evaluate.Scorer, params: PyTree, dataset: Dataset) -> dict[st
         figures[f"{split}_bound_standard_error"] = error
         if dataset.levels is not None:
             figures[f"{split}_bits_per_dim"] = evaluate.bits_per_dim(
-                mean, num_dims=data.shape[1], levels=dataset.levels
+                mean,
+                num_dims=data.shape[1],
+                levels=dataset.levels if is_density else None,
             )
     return figures
 

@@ -24,6 +24,7 @@ class VAE(NamedTuple):
     mean: Callable[[PyTree, Array], Array]  # (params, z [Z]) -> E[x|z] [D]
     sample: Callable[[Key, PyTree], tuple[Array, Array]]  # -> z [Z], x [D], ancestral
     num_latents: int
+    levels: float | None = None  # log p(x|z) is that of probabilities of x = k / levels; None: not
 
 
 def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_latents: int) -> VAE:
@@ -31,7 +32,7 @@ def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_late
 
     Args:
         encoder: from x [D] to the heads mean [Z] and log_var [Z].
-        decoder: from z [Z] to the heads of the likelihood, each [D].
+        decoder: from z [Z] to the heads of the likelihood and, as constants, what it shares.
         likelihood: p(x|z) given the decoder's heads.
         num_latents: Z.
     """
@@ -61,4 +62,6 @@ def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_late
         z = prior.sample(prior_key)
         return z, likelihood.sample(likelihood_key, decode(params, z))
 
-    return VAE(init, encode, guides.diag_normal, joint, mean, sample, num_latents)
+    return VAE(
+        init, encode, guides.diag_normal, joint, mean, sample, num_latents, likelihood.levels
+    )

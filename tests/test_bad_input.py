@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
+CATEGORICAL = "--config.model.likelihood=categorical"
 SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian")
 
 
@@ -59,7 +60,15 @@ MISTAKES = {
     # From here on jax has to be asked.
     "grey pixels under Bernoulli": (
         [FREY, "--config.model.likelihood=bernoulli"],
-        ["bernoulli", "grey", "frey_faces", "gaussian_unit_mean"],
+        ["bernoulli", "grey", "frey_faces", "continuous_bernoulli", "data.binarization"],
+    ),
+    "real numbers as grey levels": (
+        [FREY, "--config.data.name=synthetic", "--config.data.split=", CATEGORICAL],
+        ["categorical", "grey", "the real data of synthetic", "gaussian"],
+    ),
+    "grey levels on another scale": (
+        [FREY, CATEGORICAL, "--config.data.grey_scale=255"],
+        ["categorical", "k / 256", "k / 255", "data.grey_scale=256"],
     ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (

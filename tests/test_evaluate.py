@@ -27,7 +27,7 @@ def make_vae(name: str) -> tuple[VAE, Any]:
     init = normal_init(0.3)
     heads = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
     encoder = mlp(NUM_DIMS, heads, hidden=(), initialisation=init)
-    decoder_heads = dict.fromkeys(likelihood.heads, NUM_DIMS)
+    decoder_heads = {head: NUM_DIMS * size for head, size in likelihood.heads.items()}
     decoder = mlp(NUM_LATENTS, decoder_heads, hidden=(), initialisation=init)
     model = vae.make(encoder, decoder, likelihood, num_latents=NUM_LATENTS)
     return model, model.init(jax.random.key(0))
@@ -181,3 +181,16 @@ def test_bits_are_the_code_length_of_the_grey_level():
     assert bits_per_dim(5 * nats, num_dims=5, levels=256) == pytest.approx(
         -math.log2(probability), rel=1e-4
     )
+
+
+def test_nats_of_probabilities_give_their_code_length_as_they_are():
+    """-log2 of what a discretised likelihood gives to two pixels, without a cell's volume."""
+    heads = {"location": jnp.float32([0.4, 0.6]), "log_scale": jnp.float32([-3.0, -1.0])}
+    x = jnp.float32([90 / 256, 1 / 256])
+    nats = float(LIKELIHOODS["discretized_logistic"].log_prob(heads, x))
+    edges = np.array([[90, 91], [1, 2]]) / 256
+    below = scipy.stats.logistic.cdf(edges, [[0.4], [0.6]], np.exp([[-3.0], [-1.0]]))
+    expected = -np.mean(np.log2(below[:, 1] - below[:, 0]))
+    assert bits_per_dim(nats, num_dims=2, levels=None) == pytest.approx(expected, rel=1e-5)
+    uniform = LIKELIHOODS["categorical"].log_prob({"logits": jnp.zeros(512)}, x)
+    assert bits_per_dim(float(uniform), num_dims=2, levels=None) == pytest.approx(8.0)

@@ -1,7 +1,7 @@
 """Likelihoods: each is a normalised density, and its mean and samples are that density's.
 
 The tests run over LIKELIHOODS, so a new entry needs a SciPy counterpart here, and nothing else
-where its density lives on {0, 1} (kind "binary") or on the real line.
+where its density lives on {0, 1} (kind "binary"), on grey levels or on the real line.
 """
 
 import itertools
@@ -16,7 +16,7 @@ import scipy.special
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb.likelihoods import LIKELIHOODS, Heads, Likelihood
+from aevb.likelihoods import LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
 
 NUM_DRAWS = 20_000
 NUM_DIMS = 2  # more than one, so that a mean over dimensions in place of the sum shows
@@ -29,13 +29,44 @@ SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
     "gaussian_unit_mean": lambda h, x: scipy.stats.norm.logpdf(
         x, scipy.special.expit(h["mean_logits"]), np.exp(0.5 * h["log_var"])
     ),
+    "gaussian_shared": lambda h, x: scipy.stats.norm.logpdf(
+        x, h["mean"], np.exp(0.5 * h["log_var"])
+    ),
+    "continuous_bernoulli": lambda h, x: continuous_bernoulli(h["logits"]).logpdf(
+        np.where(h["logits"] > 0, 1.0 - x, x)
+    ),
+    "discretized_logistic": lambda h, x: np.log(level_probabilities(h)[[0, 1], as_levels(x)]),
+    "categorical": lambda h, x: scipy.special.log_softmax(h["logits"].reshape(-1, 256), axis=1)[
+        [0, 1], as_levels(x)
+    ],
 }
 
+
+def continuous_bernoulli(logits: np.ndarray) -> Any:
+    """Of the distance of x from the end that the logit favours, in float64."""
+    rate = np.abs(logits)
+    return scipy.stats.truncexpon(b=rate, scale=1.0 / rate)
+
+
+def as_levels(x: np.ndarray) -> np.ndarray:
+    return np.rint(x * 256).astype(int)
+
+
+def level_probabilities(heads: dict[str, np.ndarray]) -> np.ndarray:
+    """P(level) -> [D, 256], differences of the logistic distribution function."""
+    location, scale = heads["location"][:, None], np.exp(heads["log_scale"])[:, None]
+    edges = np.concatenate([[-np.inf], np.arange(1, 256) / 256, [np.inf]])
+    return np.diff(scipy.stats.logistic.cdf(edges, location, scale), axis=1)
+
+
 # where a density lives that is neither on {0, 1} nor on the real line
-SUPPORTS: dict[str, tuple[float, float]] = {}
+SUPPORTS = {"continuous_bernoulli": (0.0, 1.0)}
 REAL_LINE = (-30.0, 30.0)  # as good as all of it for the heads below
 
-EXTREMES = {"logits": 1e4, "mean_logits": 1e4, "mean": 1.0, "log_var": 80.0}
+EXTREMES = {
+    **{"logits": 1e4, "mean_logits": 1e4, "mean": 1.0, "location": 1.0},
+    **{"log_var": 80.0, "log_scale": 80.0},
+}
 
 every_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
 every_seed = pytest.mark.parametrize("seed", SEEDS)
@@ -43,13 +74,28 @@ every_seed = pytest.mark.parametrize("seed", SEEDS)
 
 def random_heads(likelihood: Likelihood, seed: int) -> Heads:
     rng = np.random.default_rng(seed)
-    return {head: jnp.float32(rng.normal(size=NUM_DIMS)) for head in likelihood.heads}
+    return {head: jnp.float32(rng.normal(size=n)) for head, n in sizes(likelihood).items()}
+
+
+def sizes(likelihood: Likelihood) -> dict[str, int]:
+    """Of every statistic, at NUM_DIMS dimensions."""
+    heads = {head: n * NUM_DIMS for head, n in likelihood.heads.items()}
+    return heads | dict.fromkeys(likelihood.shared, 1)
+
+
+def values_of(name: str) -> np.ndarray | None:
+    """Those that one dimension of x can take, where they can be counted."""
+    likelihood = LIKELIHOODS[name]
+    if likelihood.levels is not None:
+        return np.arange(256) / likelihood.levels
+    return np.array([0.0, 1.0]) if "binary" in likelihood.kinds else None
 
 
 def whole_space(name: str) -> tuple[np.ndarray, float]:
     """Points [n, D] that cover the support of a density, and the volume that each stands for."""
-    if "binary" in LIKELIHOODS[name].kinds:
-        return np.array(list(itertools.product([0.0, 1.0], repeat=NUM_DIMS))), 1.0
+    values = values_of(name)
+    if values is not None:
+        return np.array(list(itertools.product(values, repeat=NUM_DIMS))), 1.0
     edges = np.linspace(*SUPPORTS.get(name, REAL_LINE), 1001)
     middles = (edges[1:] + edges[:-1]) / 2.0
     points = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, NUM_DIMS)
@@ -112,26 +158,28 @@ def test_samples_lie_in_the_support(name: str):
         jax.random.split(jax.random.key(0), 100), heads
     )
     assert draws.dtype == jnp.float32
-    if "binary" in likelihood.kinds:
-        assert set(np.unique(draws)) == {0.0, 1.0}
+    values, seen = values_of(name), set(np.unique(draws).tolist())
+    assert len(seen) > 1
+    assert values is None or seen <= set(values.tolist())
     low, high = SUPPORTS.get(name, REAL_LINE)
     assert np.all((low <= draws) & (draws <= high))
 
 
 @every_likelihood
 def test_everything_is_finite_at_extreme_statistics(name: str):
-    """Logits of 1e4 in size and variances of exp(80) and exp(-80), in every combination."""
+    """Logits of 1e4 in size and variances of exp(80) and exp(-80), in every combination, and 0."""
     likelihood = LIKELIHOODS[name]
     log_prob = jax.jit(jax.value_and_grad(likelihood.log_prob))
-    for signs in itertools.product([-1.0, 1.0], repeat=len(likelihood.heads)):
+    mean = jax.jit(jax.value_and_grad(lambda heads: jnp.sum(likelihood.mean(heads))))
+    for factors in itertools.product([-1.0, 0.0, 1.0], repeat=len(sizes(likelihood))):
         heads = {
-            head: jnp.full(NUM_DIMS, sign * EXTREMES[head])
-            for head, sign in zip(likelihood.heads, signs, strict=True)
+            head: jnp.float32(factor * EXTREMES[head] * np.resize([1.0, -1.0], size))
+            for factor, (head, size) in zip(factors, sizes(likelihood).items(), strict=True)
         }
-        for x in (jnp.zeros(NUM_DIMS), jnp.ones(NUM_DIMS)):
+        for value in (0.0, 0.5, 1.0):
             numbers = (
-                log_prob(heads, x),
-                likelihood.mean(heads),
+                log_prob(heads, jnp.full(NUM_DIMS, value)),
+                mean(heads),
                 likelihood.sample(jax.random.key(0), heads),
             )
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers)), heads
@@ -155,6 +203,8 @@ def test_each_says_for_which_kinds_of_data_it_is_a_density(name: str):
     assert kinds
     assert kinds <= {"binary", "grey", "real"}
     assert kinds == {"binary"} or "binary" not in kinds
+    if LIKELIHOODS[name].levels is not None:
+        assert kinds == {"grey"}
 
 
 def test_the_gradient_of_bernoulli_log_prob_is_x_minus_its_mean():
@@ -182,3 +232,189 @@ def test_the_mean_of_gaussian_unit_mean_stays_in_the_unit_interval():
     mean = np.asarray(likelihood.mean({"mean_logits": logits, "log_var": jnp.zeros(5)}))
     np.testing.assert_allclose(mean, scipy.special.expit(np.asarray(logits, np.float64)), rtol=1e-5)
     assert np.all((mean >= 0.0) & (mean <= 1.0))
+
+
+# Continuous Bernoulli
+
+# From where the density is 0/0 over the seam of series and formula to near-certain pixels.
+SIZES = [0.0, 1e-30, 1e-8, 1e-4, 0.1, SERIES_BELOW * 0.999, SERIES_BELOW, 1.0, 5.0, 80.0, 1e4]
+LOGITS = np.array([*SIZES, *(-size for size in SIZES)], np.float32)
+
+
+def exact_log_normaliser(logits: np.ndarray) -> np.ndarray:
+    """log of the integral of exp(t x) over [0, 1], in float64, from the end favoured at |t|."""
+    t = np.abs(logits.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        return np.maximum(logits, 0.0) + np.where(t < 1e-20, 0.0, np.log(-np.expm1(-t) / t))
+
+
+@pytest.mark.parametrize("x", [0.0, 0.25, 0.5, 255 / 256, 1.0])
+def test_continuous_bernoulli_log_prob_keeps_its_digits_at_every_logit(x: float):
+    density = LIKELIHOODS["continuous_bernoulli"].log_prob
+    log_prob = jax.vmap(lambda logit: density({"logits": logit[None]}, jnp.full(1, x)))
+    expected = LOGITS.astype(np.float64) * x - exact_log_normaliser(LOGITS)
+    np.testing.assert_allclose(log_prob(jnp.asarray(LOGITS)), expected, rtol=1e-6, atol=2e-7)
+
+
+def test_continuous_bernoulli_mean_and_gradient_keep_their_digits_at_every_logit():
+    """The mean is that of a truncated exponential, and the gradient is x minus it."""
+    likelihood, x = LIKELIHOODS["continuous_bernoulli"], 0.75
+    t = np.abs(LOGITS.astype(np.float64))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        distance = np.where(t < 1e-3, 0.5 - t / 12, 1.0 / t - 1.0 / np.expm1(t))
+    expected = np.where(LOGITS > 0, 1.0 - distance, distance)
+    heads = {"logits": jnp.asarray(LOGITS)}
+    np.testing.assert_allclose(likelihood.mean(heads), expected, rtol=2e-6)
+    gradient = jax.grad(likelihood.log_prob)(heads, jnp.full(len(LOGITS), x))["logits"]
+    np.testing.assert_allclose(gradient, x - expected, rtol=1e-5, atol=2e-7)
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-5, -0.3, 0.6, -4.0, 40.0])
+def test_continuous_bernoulli_samples_have_its_distribution_function(logit: float):
+    """Kolmogorov-Smirnov, which a right sampler fails once in 1000 seeds."""
+    sample = LIKELIHOODS["continuous_bernoulli"].sample
+    draws = np.asarray(sample(jax.random.key(0), {"logits": jnp.full(NUM_DRAWS, logit)}))
+    distance = draws if logit <= 0 else 1.0 - draws
+    exact = continuous_bernoulli(np.array(logit)) if logit else scipy.stats.uniform
+    assert scipy.stats.kstest(distance, exact.cdf).pvalue > 1e-3
+
+
+def test_a_bernoulli_density_of_grey_pixels_lacks_the_constant_of_the_continuous_one():
+    """log C(1/2) = log 2 a pixel: the reason why grey pixels under a Bernoulli are refused."""
+    heads, x = {"logits": jnp.zeros(3)}, jnp.full(3, 0.3)
+    lacking = LIKELIHOODS["continuous_bernoulli"].log_prob(heads, x) - LIKELIHOODS[
+        "bernoulli"
+    ].log_prob(heads, x)
+    assert lacking == pytest.approx(3 * np.log(2.0))
+
+
+# Probabilities of grey levels
+
+every_mass = pytest.mark.parametrize(
+    "name", [name for name, likelihood in LIKELIHOODS.items() if likelihood.levels is not None]
+)
+
+
+@pytest.mark.parametrize("scale", [255.0, 256.0])
+def test_a_level_is_found_on_either_scale_and_when_dequantised(scale: float):
+    levels = jnp.arange(256).astype(jnp.float32)
+    np.testing.assert_array_equal(level_of(levels / jnp.float32(scale)), levels)
+    for u in (0.0, 0.25, 0.999):
+        np.testing.assert_array_equal(level_of((levels + u) / 256), levels)
+
+
+@every_mass
+def test_the_probabilities_of_a_pixels_levels_sum_to_1_however_narrow_they_are(name: str):
+    """One dimension; scales from a thousandth of a level to a thousand levels."""
+    likelihood = LIKELIHOODS[name]
+    rng = np.random.default_rng(0)
+    for size in (0.1, 1.0, 10.0, 1000.0):
+        heads = {head: rng.normal(size=n) * size for head, n in likelihood.heads.items()}
+        heads |= {"location": np.array([0.3]), "log_scale": -np.log([256 * size])}
+        heads = {head: jnp.float32(heads[head]) for head in likelihood.heads}
+        log_prob = jax.vmap(likelihood.log_prob, in_axes=(None, 0))
+        probabilities = np.exp(log_prob(heads, jnp.arange(256)[:, None] / 256), dtype=np.float64)
+        assert np.sum(probabilities) == pytest.approx(1.0, abs=1e-5), size
+        mean = probabilities @ (np.arange(256) / 256)
+        assert likelihood.mean(heads)[0] == pytest.approx(mean, abs=1e-5), size
+
+
+def logistic_heads(location: float, log_scale: float) -> dict[str, np.ndarray]:
+    return {"location": np.array([location]), "log_scale": np.array([log_scale])}
+
+
+@pytest.mark.parametrize("log_scale", [-5.0, -3.0, 0.0, 3.0])
+@pytest.mark.parametrize("location", [-0.5, 0.4, 1.2])
+def test_discretized_logistic_log_prob_is_the_difference_of_the_cdf(
+    location: float, log_scale: float
+):
+    """Against float64, in tails where float32 would subtract 1 from 1."""
+    exact_heads = logistic_heads(location, log_scale)
+    heads = {head: jnp.float32(value) for head, value in exact_heads.items()}
+    log_prob = jax.vmap(LIKELIHOODS["discretized_logistic"].log_prob, in_axes=(None, 0))
+    found = np.asarray(log_prob(heads, jnp.arange(256)[:, None] / 256))
+    # the upper tail by symmetry, as float64 has digits near 0 and not near 1
+    flipped = level_probabilities(exact_heads | {"location": 1.0 - exact_heads["location"]})
+    direct = level_probabilities(exact_heads)[0]
+    exact = np.where(np.arange(256) / 256 > location, flipped[0, ::-1], direct)
+    np.testing.assert_allclose(found, np.log(exact), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0])
+def test_the_density_of_dequantised_pixels_bounds_the_probability_of_the_level(log_scale: float):
+    """Jensen's inequality, tight where the logistic is wide: Theis et al. (2016)."""
+    exact_heads = logistic_heads(0.4, log_scale)
+    heads = {head: jnp.float32(value) for head, value in exact_heads.items()}
+    u = (np.arange(1000) + 0.5) / 1000
+    gaps = []
+    for level in range(1, 255):
+        log_density = scipy.stats.logistic.logpdf((level + u) / 256, 0.4, np.exp(log_scale))
+        log_prob = LIKELIHOODS["discretized_logistic"].log_prob(heads, jnp.full(1, level / 256))
+        gaps.append(float(log_prob) - (np.mean(log_density) - np.log(256)))
+    assert min(gaps) > -1e-4
+    assert max(gaps) < {-6.0: 1.0, -3.0: 1e-2, 0.0: 1e-4}[log_scale]
+    assert max(gaps) > 0.1 or log_scale > -6.0
+
+
+def test_discretized_logistic_of_a_wide_scale_leaves_all_but_nothing_to_inner_levels():
+    """The ends are open: with a scale of 1000 units each has near one half."""
+    heads = {head: jnp.float32(value) for head, value in logistic_heads(0.5, np.log(1e3)).items()}
+    log_prob = LIKELIHOODS["discretized_logistic"].log_prob
+    for end in (0.0, 255 / 256):
+        assert log_prob(heads, jnp.full(1, end)) == pytest.approx(np.log(0.5), abs=1e-3)
+    inner = log_prob(heads, jnp.full(1, 0.5))
+    assert inner == pytest.approx(np.log(0.25 / 256 / 1e3), rel=1e-5)  # density 1/(4 s), a cell
+
+
+def test_categorical_reads_256_logits_for_each_dimension_in_turn():
+    logits = np.random.default_rng(0).normal(size=(3, 256))
+    x = np.array([7, 0, 255])
+    expected = scipy.special.log_softmax(logits, axis=1)[[0, 1, 2], x].sum()
+    found = LIKELIHOODS["categorical"].log_prob(
+        {"logits": jnp.float32(logits.ravel())}, jnp.float32(x / 256)
+    )
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+# One variance
+
+
+def test_gaussian_shared_counts_its_one_variance_in_every_dimension():
+    heads = {"mean": jnp.zeros(5), "log_var": jnp.full(1, 0.7)}
+    likelihood = LIKELIHOODS["gaussian_shared"]
+    expected = 5 * scipy.stats.norm(0.0, np.exp(0.35)).logpdf(0.0)  # pyright: ignore[reportAttributeAccessIssue]
+    assert likelihood.log_prob(heads, jnp.zeros(5)) == pytest.approx(expected, rel=1e-6)
+    assert likelihood.sample(jax.random.key(0), heads).shape == (5,)
+
+
+def test_the_shared_variance_is_best_at_the_mean_squared_residual():
+    """There the gradient vanishes, and the mean log p is -D/2 (log(2 pi e residual^2))."""
+    rng = np.random.default_rng(0)
+    x, means = jnp.float32(rng.normal(size=(2, 50, 4)))
+    residual_sq = float(np.mean(np.square(np.asarray(x - means, np.float64))))
+
+    def mean_log_prob(log_var: jax.Array) -> jax.Array:
+        log_prob = LIKELIHOODS["gaussian_shared"].log_prob
+        return jnp.mean(
+            jax.vmap(lambda mean, x: log_prob({"mean": mean, "log_var": log_var}, x))(means, x)
+        )
+
+    best = jnp.full(1, np.log(residual_sq), jnp.float32)
+    np.testing.assert_allclose(jax.grad(mean_log_prob)(best), 0.0, atol=1e-5)
+    highest = -0.5 * 4 * np.log(2 * np.pi * np.e * residual_sq)
+    assert mean_log_prob(best) == pytest.approx(highest, rel=1e-6)
+    for shift in (-0.1, 0.1):
+        assert mean_log_prob(best + shift) < highest - 1e-3
+
+
+def test_a_variance_that_is_computed_from_x_would_be_no_density():
+    """c |x - mean|^-D in D = 2: each ring ten times as wide as the last adds the same mass."""
+
+    def mass(low: float, high: float) -> float:
+        radii = np.geomspace(low, high, 100_001)
+        residual_sq = radii**2 / 2
+        log_prob = -np.log(2 * np.pi * residual_sq) - 1.0
+        return float(np.trapezoid(np.exp(log_prob) * 2 * np.pi * radii, radii))
+
+    assert mass(1.0, 10.0) == pytest.approx(mass(10.0, 100.0), rel=1e-6)
+    assert mass(1e-3, 1e3) > 1.0

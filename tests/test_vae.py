@@ -13,7 +13,16 @@ from oracles import LinearGaussian, standard_errors_off
 from aevb import guides, vae
 from aevb.distributions import DiagNormal
 from aevb.likelihoods import LIKELIHOODS
-from aevb.networks import INITIALISATIONS, NETWORKS, Network, fan_in_init, mlp, normal_init
+from aevb.losses import sgvb_b
+from aevb.networks import (
+    INITIALISATIONS,
+    NETWORKS,
+    Initialisation,
+    Network,
+    fan_in_init,
+    mlp,
+    normal_init,
+)
 from aevb.vae import VAE
 
 NUM_DRAWS = 20_000
@@ -40,9 +49,10 @@ def make_vae(
     )
     decoder = mlp(
         num_latents,
-        dict.fromkeys(likelihood.heads, num_dims),
+        {head: num_dims * size for head, size in likelihood.heads.items()},
         hidden=hidden[::-1],
         initialisation=normal_init(0.5),
+        constants=likelihood.shared,
     )
     return vae.make(encoder, decoder, likelihood, num_latents=num_latents)
 
@@ -142,6 +152,23 @@ def test_every_network_has_the_heads_that_are_asked_for(name: str):
     np.testing.assert_allclose(many["mean"][1], outputs["mean"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_constant_is_one_parameter_drawn_as_a_bias_and_the_same_for_every_input(name: str):
+    def make(init: Initialisation) -> Network:
+        return NETWORKS[name](
+            6, {"mean": 3}, hidden=(5,), initialisation=init, constants=("log_var",)
+        )
+
+    network = make(normal_init(0.1))
+    draws = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2000))["log_var"]
+    assert draws.shape == (2000, 1)
+    assert scipy.stats.kstest(draws.ravel() / 0.1, scipy.stats.norm.cdf).pvalue > 1e-3
+    params = network.init(jax.random.key(0))
+    for x in (jnp.zeros(6), jnp.full(6, 100.0)):
+        np.testing.assert_array_equal(network.apply(params, x)["log_var"], params["log_var"])
+    assert make(fan_in_init(0.1)).init(jax.random.key(0))["log_var"] == 0.0
+
+
 # The VAE
 
 
@@ -159,6 +186,33 @@ def test_every_likelihood_makes_a_vae(name: str):
     stats = model.encode(params, x)
     assert model.guide.sample(jax.random.key(2), stats).shape == (2,)
     assert model.mean(params, z).shape == (5,)
+
+
+def test_the_bound_is_greatest_where_the_shared_variance_is_the_mean_squared_residual():
+    """In decoder/log_var, all else being given: residuals over datapoints, dimensions and z ~ q."""
+    model = make_vae(hidden=(3,), name="gaussian_shared")
+    params = model.init(jax.random.key(0))
+    data = jnp.float32(np.random.default_rng(0).normal(size=(20, 5)))
+    keys = jax.random.split(jax.random.key(1), 20)
+
+    def residuals(key: jax.Array, x: jax.Array) -> jax.Array:
+        """The keys of `sgvb_b`'s samples -> [L, D]."""
+        stats = model.encode(params, x)
+        draw = jax.vmap(lambda key: model.mean(params, model.guide.sample(key, stats)))
+        return x[None] - draw(jax.random.split(key, 4))
+
+    def mean_bound(log_var: jax.Array) -> jax.Array:
+        fitted = params | {"decoder": params["decoder"] | {"log_var": log_var}}
+
+        def bound_of(key: jax.Array, x: jax.Array) -> jax.Array:
+            stats, joint = model.encode(fitted, x), model.joint(fitted, x)
+            return sgvb_b(key, stats, model.guide, joint, num_samples=4)
+
+        return jnp.mean(jax.vmap(bound_of)(keys, data))
+
+    best = jnp.log(jnp.mean(jnp.square(jax.vmap(residuals)(keys, data)), keepdims=True)).reshape(1)
+    np.testing.assert_allclose(jax.grad(mean_bound)(best), 0.0, atol=1e-5)
+    assert mean_bound(best) > max(mean_bound(best - 0.1), mean_bound(best + 0.1))
 
 
 def test_encoder_and_decoder_are_drawn_apart():

@@ -1,0 +1,140 @@
+"""From a config to its objects: which likelihoods may score which data, and that each learns."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevb import data, experiment, runs
+from aevb.algorithms.base import Batch, TrainState
+from aevb.config import default_config, validate
+from aevb.data import Dataset
+from aevb.errors import UserError
+from aevb.evaluate import Score
+from aevb.experiment import Experiment
+from aevb.likelihoods import LIKELIHOODS
+from aevb.types import PyTree
+
+NUM_DATA, NUM_DIMS = 40, 6
+
+
+def dataset(kind: str, grey_scale: float = 256.0) -> Dataset:
+    """Two clusters, of what each kind of data holds."""
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(size=(2, NUM_DIMS))[rng.integers(2, size=NUM_DATA)]
+    noisy = centres + 0.05 * rng.normal(size=centres.shape)
+    stored = {
+        "binary": (noisy > 0.5).astype(np.uint8),
+        "grey": np.clip(256 * noisy, 0, 255).astype(np.uint8),
+        "real": noisy.astype(np.float32),
+    }[kind]
+    scale = grey_scale if kind == "grey" else 1.0
+    return Dataset(
+        name=f"some_{kind}",
+        train=stored,
+        test=stored[:10],
+        kind=kind,
+        preprocess=lambda key, x: x.astype(jnp.float32) / jnp.float32(scale),
+        image_shape=None,
+        levels=grey_scale if kind == "grey" else None,
+    )
+
+
+def build(monkeypatch: pytest.MonkeyPatch, name: str, data_set: Dataset) -> Experiment:
+    config = default_config()
+    config.model.likelihood = name
+    config.model.hidden = (8,)
+    config.train.batch_size = NUM_DATA
+    monkeypatch.setattr(data, "load", lambda name, options: data_set)
+    return experiment.build(validate(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), list(itertools.product(LIKELIHOODS, ["binary", "grey", "real"]))
+)
+def test_a_likelihood_is_given_no_data_of_a_kind_that_it_cannot_score(
+    monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+):
+    """What is refused is told all the likelihoods that fit, and where to choose other data."""
+    if kind in LIKELIHOODS[name].kinds:
+        assert build(monkeypatch, name, dataset(kind)).vae.levels == LIKELIHOODS[name].levels
+        return
+    with pytest.raises(UserError) as refusal:
+        build(monkeypatch, name, dataset(kind))
+    words = str(refusal.value)
+    for part in (name, f"the {kind} data of some_{kind}", "config.data.binarization"):
+        assert part in words
+    offered = words.partition("; use ")[2].partition(",")[0].split(" or ")
+    fitting = {other for other, likelihood in LIKELIHOODS.items() if kind in likelihood.kinds}
+    assert set(offered) == fitting
+
+
+def test_the_guard_lets_each_kind_of_data_be_scored_by_these():
+    """Written out, so that a kind that an entry claims wrongly shows."""
+    by_kind = {
+        kind: {name for name, likelihood in LIKELIHOODS.items() if kind in likelihood.kinds}
+        for kind in ("binary", "real")
+    }
+    assert by_kind == {"binary": {"bernoulli"}, "real": {"gaussian", "gaussian_shared"}}
+    assert not any("grey" in LIKELIHOODS[name].kinds for name in by_kind["binary"])
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_probabilities_of_levels_are_refused_data_on_another_scale(
+    monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Their samples and means would be k / 256 where the data are k / 255."""
+    likelihood = LIKELIHOODS[name]
+    if "grey" not in likelihood.kinds:
+        return
+    if likelihood.levels is None:
+        build(monkeypatch, name, dataset("grey", 255.0))
+        return
+    with pytest.raises(UserError, match=rf"{name}.*k / 256.*k / 255.*grey_scale=256"):
+        build(monkeypatch, name, dataset("grey", 255.0))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_learns(monkeypatch: pytest.MonkeyPatch, name: str):
+    """Two hundred steps raise the bound by far more than its noise, and stay finite."""
+    data_set = dataset(LIKELIHOODS[name].kinds[0])
+    built = build(monkeypatch, name, data_set)
+    index = jnp.arange(NUM_DATA)
+    x = jax.vmap(data_set.preprocess, in_axes=(None, 0))(
+        jax.random.key(0), jnp.asarray(data_set.train)
+    )
+
+    @jax.jit
+    def bounds_of(keys: jax.Array) -> jax.Array:
+        def step(state: TrainState, key: jax.Array) -> tuple[TrainState, jax.Array]:
+            state, metrics = built.algorithm.update(key, state, Batch(x, index))
+            return state, metrics["bound"]
+
+        return jax.lax.scan(step, built.algorithm.init(jax.random.key(0)), keys)[1]
+
+    bounds = np.asarray(bounds_of(jax.random.split(jax.random.key(1), 200)), np.float64)
+    assert np.all(np.isfinite(bounds))
+    first, last = bounds[:20], bounds[-20:]
+    standard_error = np.hypot(np.std(first), np.std(last)) / np.sqrt(20)
+    assert np.mean(last) > np.mean(first) + 4 * standard_error
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, likelihood in LIKELIHOODS.items() if "grey" in likelihood.kinds]
+)
+def test_the_bits_of_a_run_are_those_of_probabilities_of_grey_levels(
+    monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """A density's nats count the volume of a level, 8 bits a pixel; a probability's do not."""
+    built = build(monkeypatch, name, dataset("grey"))
+
+    def score(params: PyTree, data: jax.Array, index: jax.Array) -> Score:
+        return Score(jnp.float32(len(index)), jnp.float32(0.1))  # nats
+
+    found = runs._bounds(score, (), built.dataset, is_density=built.vae.levels is None)
+    volume_bits = 0.0 if name in ("discretized_logistic", "categorical") else 8.0
+    for split, nats in (("train", NUM_DATA), ("test", 10)):
+        expected = volume_bits - nats / NUM_DIMS / np.log(2.0)
+        assert found[f"{split}_bits_per_dim"] == pytest.approx(expected)
