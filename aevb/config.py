@@ -152,6 +152,11 @@ FIELDS = (
         "algorithm.bound", "sgvb_b", "the estimator that is maximised",
         *_one_of(_table("losses.py", "BOUNDS")),
     ),
+    Field(
+        "algorithm.bound_options", "", "its other arguments, as alpha=0.3 (renyi), num_groups=4 "
+        "(miwae, piwae), beta=0.5 (ciwae, beta_elbo) or free_nats=2 (free_bits)",
+        *_anything("name=value, separated by commas"),
+    ),
     Field("algorithm.num_samples", 1, "L, samples of z per datapoint", *_at_least(1)),
     Field(
         "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on the parameters (MAP); "

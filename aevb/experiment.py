@@ -1,6 +1,11 @@
 """From a config to its objects: the data set, the model and the algorithm."""
 
+import inspect
+from functools import partial
 from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from aevb import data, likelihoods, losses, networks, optimizers, vae
 from aevb.algorithms import sgvb
@@ -8,6 +13,8 @@ from aevb.algorithms.base import Algorithm
 from aevb.config import Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
+from aevb.losses import Bound, Guide, Joint
+from aevb.options import parse_options
 from aevb.vae import VAE
 
 
@@ -41,7 +48,7 @@ def build(values: Values) -> Experiment:
         model,
         optimizer,
         num_data=num_data,
-        bound=losses.BOUNDS[values["algorithm.bound"]],
+        bound=_build_bound(values, model.guide),
         num_samples=values["algorithm.num_samples"],
         param_prior_std=values["algorithm.param_prior_std"] or None,
         prior_on_biases=values["algorithm.prior_on_biases"],
@@ -83,3 +90,38 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
         constants=likelihood.shared,
     )
     return vae.make(encoder, decoder, likelihood, num_latents=num_latents)
+
+
+def _build_bound(values: Values, guide: Guide) -> Bound:
+    """The bound with its options, once it has accepted them, num_samples and the kind of guide."""
+    name, options = values["algorithm.bound"], values["algorithm.bound_options"]
+    bound = losses.BOUNDS[name]
+    given = parse_options(options, field="algorithm.bound_options", example="alpha=0.3")
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(bound).parameters.values()
+        if parameter.kind == parameter.KEYWORD_ONLY and parameter.name != "num_samples"
+    }
+    for option, value in given.items():
+        if option not in defaults:
+            raise UserError(
+                f"config.algorithm.bound_options is {options!r}, but the bound {name} has no "
+                f"option {option!r}; it has {', '.join(defaults) or 'none'}"
+            )
+        if type(defaults[option]) is int and value.is_integer():
+            given[option] = int(value)
+    bound = partial(bound, **given)
+    # A rehearsal on densities of one number, so that what it refuses is refused before training.
+    toy = Guide(lambda key, stats: stats, lambda stats, z: z, guide.kl and (lambda stats: stats))
+    rehearsal = partial(bound, num_samples=values["algorithm.num_samples"])
+    try:
+        jax.eval_shape(
+            lambda key: rehearsal(key, jnp.zeros(()), toy, Joint(lambda z: z, lambda z: z)),
+            jax.random.key(0),
+        )
+    except ValueError as error:
+        raise UserError(
+            f"config.algorithm.bound is {name!r}, which refuses its arguments: {error} "
+            "(config.algorithm.num_samples, config.algorithm.bound_options)"
+        ) from error
+    return bound

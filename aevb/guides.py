@@ -3,7 +3,7 @@
 A guide is functions of statistics; an encoder of any library provides them.
 """
 
-from aevb.losses import Guide
+from aevb.densities import Guide
 
 diag_normal = Guide(
     sample=lambda key, stats: stats.sample(key),

@@ -2,32 +2,24 @@
 
 Each takes ONE datapoint and returns a scalar in nats to be maximised; `jax.vmap` makes the
 minibatch. The guide's statistics are an explicit argument, so that an estimator can choose where
-the gradient with respect to phi flows.
+the gradient with respect to phi flows. What is returned is always the bound's own value, also
+where the gradient is not its derivative. Where an argument is not as a docstring wants it, or
+num_samples is below 1, the bound raises a ValueError.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import math
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import stop_gradient
 
+from aevb.densities import Guide as Guide
+from aevb.densities import Joint as Joint
+from aevb.densities import log_densities, log_weights_by_route, sample_keys
+from aevb.densities import log_weights as log_weights
 from aevb.types import Key, PyTree
-
-
-class Guide(NamedTuple):
-    """The approximate posterior q_phi(z|x), as pure functions of its statistics (any pytree)."""
-
-    sample: Callable[[Key, PyTree], Array]  # reparameterised, differentiable -> z [Z]
-    log_prob: Callable[[PyTree, Array], Array]  # (statistics, z [Z]) -> [], nats
-    kl: Callable[[PyTree], Array] | None = None  # KL(q || prior) -> [], nats, where it is closed
-
-
-class Joint(NamedTuple):
-    """p_theta(x, z) at one x; theta and x are closed over."""
-
-    log_prior: Callable[[Array], Array]  # log p(z) of z [Z] -> [], nats
-    log_lik: Callable[[Array], Array]  # log p(x|z) of z [Z] -> [], nats
 
 
 class Bound(Protocol):
@@ -38,29 +30,13 @@ class Bound(Protocol):
     ) -> Array: ...
 
 
-def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int) -> Array:
-    """log p(x, z_k) - log q(z_k|x) at z_k ~ q(z|x), k = 1..K -> [K], nats.
-
-    The integrand of eq. (2), and the log importance weights of log p(x).
-
-    Raises:
-        ValueError: num_samples is below 1.
-    """
-
-    def log_weight(key: Key) -> Array:
-        z = guide.sample(key, stats)
-        return joint.log_prior(z) + joint.log_lik(z) - guide.log_prob(stats, z)
-
-    return jax.vmap(log_weight)(_sample_keys(key, num_samples))
+# Estimators of the evidence lower bound
 
 
 def sgvb_a(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
     """1/L Sum_l log p(x, z_l) - log q(z_l|x), z_l ~ q(z|x) -> [], nats; eq. (6).
 
     Unbiased for the evidence lower bound of eq. (2), for any guide that can be sampled.
-
-    Raises:
-        ValueError: num_samples is below 1.
     """
     return jnp.mean(log_weights(key, stats, guide, joint, num_samples=num_samples))
 
@@ -68,20 +44,180 @@ def sgvb_a(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: 
 def sgvb_b(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
     """-KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x) -> [], nats; eq. (7).
 
-    Unbiased for the evidence lower bound of eq. (3). It typically has less variance than
-    `sgvb_a`, though not always: at the exact posterior `sgvb_a` has none.
-
-    Raises:
-        ValueError: the guide has no KL in closed form, or num_samples is below 1.
+    Unbiased for the evidence lower bound of eq. (3), for a guide with a closed KL. It typically
+    has less variance than `sgvb_a`, though not always: at the exact posterior `sgvb_a` has none.
     """
-    if guide.kl is None:
-        raise ValueError("sgvb_b needs a guide with a closed-form kl; use sgvb_a for this guide")
+    kl, log_lik = _kl_and_log_lik("sgvb_b", key, stats, guide, joint, num_samples)
+    return log_lik - kl
 
-    def log_lik(key: Key) -> Array:
-        return joint.log_lik(guide.sample(key, stats))
 
-    keys = _sample_keys(key, num_samples)
-    return -guide.kl(stats) + jnp.mean(jax.vmap(log_lik)(keys))
+def score_function(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
+) -> Array:
+    """`sgvb_a` with phi's gradient 1/L Sum_l f(z_l) grad log q(z_l|x) -> [], nats; section 2.2.
+
+    The naive estimator (REINFORCE), f = log p(x, z) - log q(z|x). Nothing is reparameterised, so
+    it serves every guide that can be sampled and scored, at the price of its variance.
+    """
+    log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples)
+    f = log_joint - log_q
+    return _value(jnp.mean(f), gradient_of=jnp.mean(log_joint + stop_gradient(f) * log_q))
+
+
+def score_function_loo(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
+) -> Array:
+    """`score_function` with f(z_l) less the mean f of the other samples -> [], nats.
+
+    The leave-one-out baseline (VIMCO of Mnih & Rezende 2016; RLOO of Kool et al. 2019). It does
+    not depend on z_l, so that it adds no bias. num_samples must be at least 2.
+    """
+    log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples, at_least=2)
+    f = log_joint - log_q
+    others = (jnp.sum(f) - f) / (num_samples - 1)
+    reward = stop_gradient(f - others)
+    return _value(jnp.mean(f), gradient_of=jnp.mean(log_joint + reward * log_q))
+
+
+def stl(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
+    """`sgvb_a` without phi's gradient inside log q, whose mean is 0 -> [], nats.
+
+    Sticking the landing (Roeder et al. 2017): at the exact posterior phi's gradient is 0 at every
+    z, rather than on average alone.
+    """
+    landed = guide._replace(log_prob=lambda stats, z: guide.log_prob(stop_gradient(stats), z))
+    return jnp.mean(log_weights(key, stats, landed, joint, num_samples=num_samples))
+
+
+# Tighter bounds, of more than one sample
+
+
+def iwae(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
+    """log 1/K Sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x) -> [], nats; Burda et al. 2015.
+
+    Its mean is the evidence lower bound at K = 1, does not decrease in K, and tends to log p(x).
+    """
+    return _log_mean_exp(log_weights(key, stats, guide, joint, num_samples=num_samples))
+
+
+def dreg(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
+    """`iwae` with phi's gradient Sum_k w_k^2 (d log w(z_k) / dz) (dz_k / dphi) -> [], nats.
+
+    Doubly reparameterised (Tucker et al. 2018): the weights w_k, normalised to a sum of 1, become
+    squares once phi's gradient inside log q is reparameterised in its turn. It has the mean of
+    IWAE's gradient and, as a rule, less variance. theta's gradient is IWAE's.
+    """
+    log_w, by_z, _ = log_weights_by_route(key, stats, guide, joint, num_samples=num_samples)
+    w = stop_gradient(jax.nn.softmax(log_w))
+    return _value(_log_mean_exp(log_w), gradient_of=jnp.sum(w * log_w + w**2 * by_z))
+
+
+def miwae(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    num_samples: int = 1,
+    num_groups: int = 2,
+) -> Array:
+    """The mean of num_groups IWAE bounds of num_samples / num_groups samples each -> [], nats.
+
+    Rainforth et al. 2018. From IWAE (one group) to the evidence lower bound (groups of one);
+    num_groups must divide num_samples.
+    """
+    log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
+    return jnp.mean(_log_mean_exp(_grouped(log_w, num_groups)))
+
+
+def piwae(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    num_samples: int = 1,
+    num_groups: int = 2,
+) -> Array:
+    """`iwae` with phi's gradient that of `miwae` on the same samples -> [], nats.
+
+    Rainforth et al. 2018: theta follows the tighter bound, and phi the one whose gradient has the
+    better ratio of signal to noise. num_groups must divide num_samples.
+    """
+    log_w, by_z, in_log_q = log_weights_by_route(key, stats, guide, joint, num_samples=num_samples)
+    w = stop_gradient(jax.nn.softmax(log_w))
+    w_in_group = stop_gradient(jax.nn.softmax(_grouped(log_w, num_groups))).ravel() / num_groups
+    surrogate = jnp.sum(w * log_w + w_in_group * (by_z + in_log_q))
+    return _value(_log_mean_exp(log_w), gradient_of=surrogate)
+
+
+def ciwae(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1, beta: float = 0.5
+) -> Array:
+    """beta `sgvb_a` + (1 - beta) `iwae` on the same samples -> [], nats; Rainforth et al. 2018.
+
+    beta must be from 0 to 1.
+    """
+    _require(0 <= beta <= 1, f"beta is {beta}; it must be from 0 to 1")
+    log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
+    return beta * jnp.mean(log_w) + (1 - beta) * _log_mean_exp(log_w)
+
+
+def renyi(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1, alpha: float = 0.5
+) -> Array:
+    """1/(1 - alpha) log 1/K Sum_k (p(x, z_k) / q(z_k|x))^(1 - alpha), z_k ~ q(z|x) -> [], nats.
+
+    Li & Turner 2016. It falls as alpha rises; alpha = 0 is IWAE and alpha = 1, by continuity, the
+    evidence lower bound. alpha must be at least 0: below, it bounds log p(x) from neither side.
+    """
+    _require(0 <= alpha < math.inf, f"alpha is {alpha}; it must be a finite number of at least 0")
+    log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
+    if alpha == 1:
+        return jnp.mean(log_w)
+    # As alpha nears 1 so does the mean of exp, whose log needs the digits that expm1 keeps.
+    powers = (1 - alpha) * log_w
+    highest = stop_gradient(jnp.max(powers))
+    return (highest + jnp.log1p(jnp.mean(jnp.expm1(powers - highest)))) / (1 - alpha)
+
+
+# Objectives with another weight on the KL
+
+
+def beta_elbo(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1, beta: float = 4.0
+) -> Array:
+    """-beta KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x) -> [], nats.
+
+    Higgins et al. 2017, for a guide with a closed KL; beta must be at least 0. Below beta = 1 IT IS
+    NOT A BOUND on log p(x); above, it is one that is (beta - 1) KL looser than `sgvb_b`.
+    """
+    _require(0 <= beta < math.inf, f"beta is {beta}; it must be a finite number of at least 0")
+    kl, log_lik = _kl_and_log_lik("beta_elbo", key, stats, guide, joint, num_samples)
+    return log_lik - beta * kl
+
+
+def free_bits(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    num_samples: int = 1,
+    free_nats: float = 1.0,
+) -> Array:
+    """-max(free_nats, KL(q(z|x) || p(z))) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x) -> [], nats.
+
+    Kingma et al. 2016, with all latents as one group and each datapoint by itself, for a guide with
+    a closed KL; free_nats must be at least 0. A KL below free_nats costs nothing more, hence has no
+    gradient. It stays a bound on log p(x), looser than `sgvb_b` by the free nats that are not used.
+    """
+    _require(
+        0 <= free_nats < math.inf,
+        f"free_nats is {free_nats}; it must be a finite number of at least 0",
+    )
+    kl, log_lik = _kl_and_log_lik("free_bits", key, stats, guide, joint, num_samples)
+    return log_lik - jnp.maximum(kl, free_nats)
 
 
 def minibatch_objective(bounds: Array, num_data: int) -> Array:
@@ -92,14 +228,58 @@ def minibatch_objective(bounds: Array, num_data: int) -> Array:
     return num_data * jnp.mean(bounds)
 
 
-def _sample_keys(key: Key, num_samples: int) -> Array:
-    """One key for each sample -> [L]; a mean over no sample would be a silent NaN."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; a bound needs at least 1 sample")
-    return jax.random.split(key, num_samples)
+# Their parts
+
+
+def _require(met: bool, message: str) -> None:
+    if not met:
+        raise ValueError(message)
+
+
+def _value(value: Array, *, gradient_of: Array) -> Array:
+    """`value` with the gradient of another scalar, which adds 0 without a rounding error."""
+    return stop_gradient(value) + (gradient_of - stop_gradient(gradient_of))
+
+
+def _kl_and_log_lik(
+    name: str, key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int
+) -> tuple[Array, Array]:
+    """KL(q || prior) [] in closed form, and 1/L Sum_l log p(x|z_l) []; nats."""
+    if guide.kl is None:
+        raise ValueError(f"{name} needs a guide with a closed-form kl; use sgvb_a for this guide")
+    keys = sample_keys(key, num_samples)
+    return guide.kl(stats), jnp.mean(
+        jax.vmap(lambda key: joint.log_lik(guide.sample(key, stats)))(keys)
+    )
+
+
+def _log_mean_exp(log_w: Array) -> Array:
+    """Over the last axis."""
+    return jax.nn.logsumexp(log_w, axis=-1) - math.log(log_w.shape[-1])
+
+
+def _grouped(log_w: Array, num_groups: int) -> Array:
+    """[K] -> [num_groups, K / num_groups]."""
+    fits = isinstance(num_groups, int) and num_groups >= 1 and len(log_w) % num_groups == 0
+    _require(fits, f"num_groups is {num_groups}; it must divide num_samples, which is {len(log_w)}")
+    return log_w.reshape(num_groups, -1)
 
 
 BOUNDS: dict[str, Bound] = {
     "sgvb_a": sgvb_a,
     "sgvb_b": sgvb_b,
+    "score_function": score_function,
+    "score_function_loo": score_function_loo,
+    "stl": stl,
+    "iwae": iwae,
+    "dreg": dreg,
+    "miwae": miwae,
+    "piwae": piwae,
+    "ciwae": ciwae,
+    "renyi": renyi,
+    "beta_elbo": beta_elbo,
+    "free_bits": free_bits,
 }
+
+NOT_BOUNDS_ON_LOG_P = ("beta_elbo",)
+"""Entries that can exceed log p(x): their docstrings say when. Train with them, report others."""

@@ -1,13 +1,13 @@
 """Optimizers by name: the paper's Adagrad, and every one that optax has."""
 
 import inspect
-import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from aevb.errors import UserError
+from aevb.options import parse_options
 
 # The paper's Adagrad has neither a starting accumulator nor an epsilon; optax's default has both.
 # A parameter whose gradients are all zero stays where it is.
@@ -33,7 +33,8 @@ def make(name: str, step_size: float, options: str = "") -> optax.GradientTransf
             f"optimizer.name is {name!r}; optax has no optimizer of this name with a learning_rate "
             "(adagrad, adam, rmsprop and sgd are some that it has)"
         )
-    arguments = DEFAULTS.get(name, {}) | _parse(options)
+    given = parse_options(options, field="optimizer.options", example="b1=0.9,eps=1e-4")
+    arguments = DEFAULTS.get(name, {}) | given
     try:
         optimizer = maker(learning_rate=step_size, **arguments)
         jax.eval_shape(  # some say only at the first step what they do not take
@@ -47,21 +48,3 @@ def make(name: str, step_size: float, options: str = "") -> optax.GradientTransf
             f"{str(error).splitlines()[0]}; optimizer.options may set {known}"
         ) from error
     return optimizer
-
-
-def _parse(options: str) -> dict[str, float]:
-    """ "b1=0.9,eps=1e-4" -> {"b1": 0.9, "eps": 1e-4}; finite numbers, each name once."""
-    parsed: dict[str, float] = {}
-    for item in filter(str.strip, options.split(",")):
-        name, _, number = (part.strip() for part in item.partition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if name in parsed or not math.isfinite(value):
-            raise UserError(
-                f"optimizer.options is {options!r}, which goes wrong at {item.strip()!r}; write "
-                "finite numbers as name=value, each name once, separated by commas: b1=0.9,eps=1e-4"
-            )
-        parsed[name] = value
-    return parsed

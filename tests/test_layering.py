@@ -18,11 +18,11 @@ EXPERIMENTS = ROOT / "experiments"
 # it belongs, which is a decision.
 LAYERS = (
     ("types", "errors"),
-    ("distributions",),
+    ("distributions", "densities"),
     ("likelihoods", "losses"),
     ("guides", "networks"),
     ("vae",),
-    ("algorithms.base",),
+    ("algorithms.base", "options"),
     ("algorithms", "optimizers"),
     ("data", "metrics", "checkpoint", "signals", "figures", "compilation_cache", "provenance"),
     ("evaluate", "loop"),
@@ -35,7 +35,7 @@ LAYERS = (
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
-MATHEMATICS = ("types", "distributions", "likelihoods", "losses", "guides")
+MATHEMATICS = ("types", "distributions", "densities", "likelihoods", "losses", "guides")
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.
@@ -52,7 +52,7 @@ KNOWN_TO = {
 EVERYWHERE = ("jax", "numpy")
 
 # These answer before jax is loaded: `--help`, a wrong setting, a signal.
-WITHOUT_JAX = ("errors", "config", "signals", "provenance")
+WITHOUT_JAX = ("errors", "config", "options", "signals", "provenance")
 
 
 class Import(NamedTuple):
