@@ -19,7 +19,7 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors"),
     ("distributions",),
-    ("likelihoods", "losses"),
+    ("likelihoods", "losses", "reparam"),
     ("networks",),
     ("vae",),
     ("algorithms.base",),
@@ -35,7 +35,7 @@ LAYERS = (
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
-MATHEMATICS = ("types", "distributions", "likelihoods", "losses")
+MATHEMATICS = ("types", "distributions", "likelihoods", "losses", "reparam")
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.
