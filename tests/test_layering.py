@@ -19,7 +19,7 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors"),
     ("distributions", "densities"),
-    ("likelihoods", "losses"),
+    ("likelihoods", "losses", "reparam"),
     ("guides", "networks"),
     ("vae",),
     ("algorithms.base", "options"),
@@ -35,7 +35,9 @@ LAYERS = (
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
-MATHEMATICS = ("types", "distributions", "densities", "likelihoods", "losses", "guides")
+MATHEMATICS = (
+    *("types", "distributions", "densities", "likelihoods", "losses", "reparam", "guides"),
+)
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.

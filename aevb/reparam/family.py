@@ -1,0 +1,68 @@
+"""What a reparameterised family is: noise without parameters, a map of it to z, and a density."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from aevb.types import Key, PyTree
+
+Params = Mapping[str, Array]
+Shape = tuple[int, ...]
+Noise = Callable[[Key, Shape, DTypeLike], PyTree]
+
+
+class Family(NamedTuple):
+    """q(z) by way of z = transform(params, eps), eps ~ noise; section 2.4.
+
+    `sample` and `log_prob` make a `losses.Guide` whose statistics are the parameters. Parameters
+    outside their domain give NaN or infinity, and a z outside the support has log-density -inf.
+    """
+
+    params: tuple[str, ...]  # their names; the first has the shape of z
+    noise: Noise  # (key, shape of z, dtype) -> eps, free of parameters
+    transform: Callable[[Params, PyTree], Array]  # (params, eps) -> z [Z], differentiable in params
+    log_prob: Callable[[Params, Array], Array]  # (params, z [Z]) -> [], nats
+
+    def sample(self, key: Key, params: Params) -> Array:
+        """z = transform(params, eps) with eps ~ noise -> [Z]; differentiable in params."""
+        like = params[self.params[0]]
+        return self.transform(params, self.noise(key, like.shape, like.dtype))
+
+
+def elementwise(
+    params: tuple[str, ...],
+    noise: Noise,
+    transform: Callable[[Params, PyTree], Array],
+    log_density: Callable[[Params, Array], Array],
+) -> Family:
+    """Z independent dimensions, of parameters [Z]; log_density gives nats for each dimension."""
+    return Family(params, noise, transform, lambda p, z: jnp.sum(log_density(p, z)))
+
+
+def open_uniform(key: Key, shape: Shape, dtype: DTypeLike) -> Array:
+    """eps ~ U(0, 1), neither 0 nor 1: the middles of 2^23 equal cells in float32.
+
+    Both u and 1 - u are exact and at least 2^-24, so that their logarithms lie above -16.7. What
+    lies farther out in a tail than probability 6e-8 is never drawn.
+    """
+    return jax.random.uniform(key, shape, dtype) + 0.5 * float(jnp.finfo(dtype).eps)
+
+
+def positive(log_z: Array) -> Array:
+    """z = exp(log z), saturating where a float would become 0 or its square infinite.
+
+    In float32 z stays within [3.2e-38, 2.2e17]; the gradient of a z at either end is 0.
+    """
+    info = jnp.finfo(log_z.dtype)
+    low, high = math.log(float(info.tiny)) + 1.0, 0.45 * math.log(float(info.max))
+    return jnp.exp(jnp.clip(log_z, low, high))
+
+
+def where_inside(inside: Array, log_density: Array) -> Array:
+    """The log-density inside the support, -inf outside it."""
+    return jnp.where(inside, log_density, -jnp.inf)

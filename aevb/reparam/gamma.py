@@ -1,0 +1,60 @@
+"""The Gamma, of which Erlang, Student-t, Elliptical, Dirichlet, Beta, Chi-squared and F are made.
+
+The paper composes it of Exponentials, which needs an integer concentration. For any other there is
+neither a closed inverse CDF nor a finite composition, so the gradient is implicit.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import gammaln, xlogy
+from jax.typing import DTypeLike
+
+from aevb.reparam.family import Params, Shape, elementwise, open_uniform, positive, where_inside
+from aevb.types import Key
+
+
+class GammaNoise(NamedTuple):
+    """What a Gamma of any concentration is a function of."""
+
+    key: Key  # [], the stream of random bits of a rejection sampler
+    uniform: Array  # the shape of z, in (0, 1)
+
+
+def gamma_noise(key: Key, shape: Shape, dtype: DTypeLike) -> GammaNoise:
+    """eps of a Gamma, or of the families that are made of it."""
+    rejection_key, uniform_key = jax.random.split(key)
+    return GammaNoise(rejection_key, open_uniform(uniform_key, shape, dtype))
+
+
+def log_gamma(concentration: Array, noise: GammaNoise) -> Array:
+    """log g, g ~ Gamma(concentration, rate 1), of the shape of the concentration.
+
+    g = g' u^(1 / concentration), g' ~ Gamma(concentration + 1). Where a proposal for g' is
+    rejected the map from bits to g' jumps; jax differentiates in its place the inverse CDF at the
+    level of g', dg'/da = -(dF/da) / p(g'): implicit reparameterisation (Figurnov et al. 2018).
+    The second factor is pathwise. In the logarithm, and with a concentration above 1 left to
+    the sampler, nothing underflows however small the concentration is. jax's dF/da has a relative
+    error of 1e-4 at a concentration of 2,000 and 6e-2 at 10^6 in float32.
+    """
+    log_boosted = jax.random.loggamma(noise.key, concentration + 1.0, dtype=concentration.dtype)
+    return log_boosted + jnp.log(noise.uniform) / concentration
+
+
+def _log_density(p: Params, z: Array) -> Array:
+    concentration, rate = p["concentration"], p["rate"]
+    log_density = xlogy(concentration - 1.0, z) - rate * z
+    log_normaliser = gammaln(concentration) - concentration * jnp.log(rate)
+    return where_inside(z >= 0.0, log_density - log_normaliser)
+
+
+gamma = elementwise(
+    ("concentration", "rate"),
+    gamma_noise,
+    lambda p, noise: positive(log_gamma(p["concentration"], noise) - jnp.log(p["rate"])),
+    _log_density,
+)
+"""Concentration > 0, rate > 0. Below a concentration of 0.2 a float32 z may saturate at its least:
+of z < 3e-38 there is a probability of 4e-8 at 0.2 and 2e-4 at 0.1."""
