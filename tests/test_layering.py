@@ -19,8 +19,9 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors"),
     ("distributions",),
-    ("likelihoods", "losses"),
-    ("networks",),
+    ("likelihoods", "losses", "hmc", "weights"),
+    ("annealing",),
+    ("networks", "marginal", "diagnostics"),
     ("vae",),
     ("algorithms.base",),
     ("algorithms", "optimizers"),
@@ -35,13 +36,23 @@ LAYERS = (
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
-MATHEMATICS = ("types", "distributions", "likelihoods", "losses")
+MATHEMATICS = (
+    "types",
+    "distributions",
+    "likelihoods",
+    "losses",
+    "weights",
+    "annealing",
+    "marginal",
+    "diagnostics",
+)
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.
 KNOWN_TO = {
     "ml_collections": ("config",),
     "flax": ("networks",),
+    "blackjax": ("hmc",),
     "optax": ("optimizers", "algorithms"),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures",),
