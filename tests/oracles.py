@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
@@ -135,3 +136,21 @@ def variance_standard_error(draws: Array) -> float:
     """Of the sample variance of draws [n], from their fourth moment."""
     squares = np.square(draws - np.mean(draws))
     return float(np.std(squares) / math.sqrt(len(draws)))
+
+
+def quadrature_log_prob(
+    log_joint: Callable[[Array], Array], num_latents: int, *, limit: float = 8.0, points: int = 1201
+) -> float:
+    """log p(x) = log of the integral of exp(log_joint(z)) over z, nats, for Z = 1 or 2.
+
+    By the trapezoid rule on [-limit, limit]^Z, outside which the prior's mass does not count; its
+    error vanishes faster than any power of the spacing, and the sum is of logs, so that it can
+    neither overflow nor underflow.
+
+    Args:
+        log_joint: log p(x, z) of points [n, Z] -> [n].
+    """
+    axis = np.linspace(-limit, limit, points)
+    grid = np.stack(np.meshgrid(*[axis] * num_latents), axis=-1).reshape(-1, num_latents)
+    log_cell = num_latents * np.log(axis[1] - axis[0])
+    return float(scipy.special.logsumexp(log_joint(grid)) + log_cell)

@@ -19,8 +19,9 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors"),
     ("distributions", "densities"),
-    ("likelihoods", "losses", "reparam"),
-    ("guides", "networks"),
+    ("likelihoods", "losses", "reparam", "hmc", "weights"),
+    ("annealing",),
+    ("guides", "networks", "marginal", "diagnostics"),
     ("vae",),
     ("algorithms.base", "options"),
     ("algorithms", "optimizers"),
@@ -36,7 +37,17 @@ LAYERS = (
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
 MATHEMATICS = (
-    *("types", "distributions", "densities", "likelihoods", "losses", "reparam", "guides"),
+    "types",
+    "distributions",
+    "densities",
+    "likelihoods",
+    "losses",
+    "reparam",
+    "guides",
+    "weights",
+    "annealing",
+    "marginal",
+    "diagnostics",
 )
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
@@ -44,6 +55,7 @@ MATHEMATICS = (
 KNOWN_TO = {
     "ml_collections": ("config",),
     "flax": ("networks",),
+    "blackjax": ("hmc",),
     "optax": ("optimizers", "algorithms"),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures",),

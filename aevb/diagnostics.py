@@ -1,0 +1,161 @@
+"""What a trained model and its estimators are like: gaps, gradients, and which latents are used."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.optimize
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from aevb.distributions import DiagNormal
+from aevb.losses import Guide, Joint, log_weights, sgvb_a
+from aevb.types import Key, PyTree
+
+ACTIVE = 0.01  # variance of a posterior mean above which Burda et al. (2015) call a unit active
+
+
+class Gaps(NamedTuple):
+    """log p(x) - ELBO at one datapoint, in its two parts, with the errors of their estimates."""
+
+    approximation: Array  # [], nats: log p(x) - ELBO of the best q of the guide's family
+    approximation_standard_error: Array  # [], that of log p(x) not included
+    amortisation: Array  # [], nats: ELBO of the best q - ELBO of the encoder's q
+    amortisation_standard_error: Array  # []
+    best_stats: PyTree  # of the best q that was found
+
+
+def inference_gaps(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    log_prob: Array,
+    *,
+    num_samples: int = 1000,
+    num_fit_samples: int = 100,
+    num_steps: int = 100,
+) -> Gaps:
+    """log p(x) - ELBO(q) = (log p(x) - ELBO(q*)) + (ELBO(q*) - ELBO(q)), q* the family's best.
+
+    Cremer et al. (2018): the first part is what the guide's family costs, the second what it costs
+    that one encoder serves all x. BFGS finds q* from the encoder's q: with the noise held fixed,
+    the bound is a smooth deterministic function of q's few statistics, which a second-order method
+    of JAX itself climbs in tens of steps, without a step size to tune. Fresh noise then scores q*,
+    so that what was fitted to the noise counts as no gain; a q* short of the optimum is counted as
+    approximation. The two bounds share that noise: their difference has less variance than either.
+
+    Args:
+        stats: of the encoder's q(z|x); any pytree of floats that may take any real value.
+        log_prob: log p(x) [], nats, exact or an estimate of `aevb.marginal`.
+        num_samples: L of the scores.
+        num_fit_samples: L of the bound that is climbed.
+        num_steps: of BFGS, at most.
+
+    Raises:
+        ValueError: a number of samples is below 2, or num_steps below 1.
+    """
+    for name, value, least in (
+        ("num_samples", num_samples, 2),
+        ("num_fit_samples", num_fit_samples, 2),
+        ("num_steps", num_steps, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    fit_key, score_key = jax.random.split(key)
+    best_stats = _best_stats(fit_key, stats, guide, joint, num_fit_samples, num_steps)
+
+    def terms(stats: PyTree) -> Array:
+        return log_weights(score_key, stats, guide, joint, num_samples=num_samples)
+
+    best = terms(best_stats)
+    approximation, amortisation = log_prob - best, best - terms(stats)
+    return Gaps(
+        jnp.mean(approximation),
+        jnp.std(approximation, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
+        jnp.mean(amortisation),
+        jnp.std(amortisation, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
+        best_stats,
+    )
+
+
+def _best_stats(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int, num_steps: int
+) -> PyTree:
+    """The statistics that maximise `sgvb_a` with the noise of this key, found from `stats`."""
+    start, unravel = ravel_pytree(stats)
+
+    def loss(flat: Array) -> Array:
+        return -sgvb_a(key, unravel(flat), guide, joint, num_samples=num_samples)
+
+    found = jax.scipy.optimize.minimize(loss, start, method="BFGS", options={"maxiter": num_steps})
+    # A line search that left the finite numbers has found nothing.
+    return unravel(jnp.where(found.fun <= loss(start), found.x, start))
+
+
+class Moments(NamedTuple):
+    """Of independent draws of a pytree: each field has its structure."""
+
+    mean: PyTree
+    variance: PyTree  # unbiased, entry by entry
+    standard_error: PyTree  # of the mean
+
+
+def gradient_moments(key: Key, grad_fn: Callable[[Key], PyTree], num_draws: int) -> Moments:
+    """Mean and variance of `grad_fn(key)` over independent keys, entry by entry.
+
+    By Welford's (1962) recurrence: one draw is held at a time, so the memory does not depend on
+    their number, and nothing cancels where the variance is small beside the mean.
+
+    Raises:
+        ValueError: num_draws is below 2.
+    """
+    if num_draws < 2:
+        raise ValueError(f"num_draws is {num_draws}; a variance needs at least 2")
+
+    def add(number: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        mean, squares = carry
+        draw = grad_fn(jax.random.fold_in(key, number))
+        count = (number + 1).astype(jnp.float32)
+        new_mean = jax.tree.map(lambda m, x: m + (x - m) / count, mean, draw)
+        squares = jax.tree.map(
+            lambda s, x, m, n: s + (x - m) * (x - n), squares, draw, mean, new_mean
+        )
+        return new_mean, squares
+
+    shapes = jax.eval_shape(grad_fn, key)
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    mean, squares = jax.lax.fori_loop(0, num_draws, add, (zeros, zeros))
+    variance = jax.tree.map(lambda s: s / (num_draws - 1), squares)
+    return Moments(mean, variance, jax.tree.map(lambda v: jnp.sqrt(v / num_draws), variance))
+
+
+def gradient_bias(moments: Moments, reference: Moments) -> tuple[PyTree, PyTree]:
+    """E[gradient] - E[reference] -> the estimate and its standard error, entry by entry.
+
+    The draws of the two are independent. An exact reference has a standard error of 0.
+    """
+    return (
+        jax.tree.map(jnp.subtract, moments.mean, reference.mean),
+        jax.tree.map(jnp.hypot, moments.standard_error, reference.standard_error),
+    )
+
+
+def kl_per_unit(stats: DiagNormal) -> Array:
+    """KL(q(z_j|x) || N(0, 1)) of each latent j -> [Z], nats; appendix B, term by term."""
+
+    def kl(mean: Array, log_var: Array) -> Array:
+        return DiagNormal(mean[None], log_var[None]).kl_to_standard_normal()
+
+    return jax.vmap(kl)(stats.mean, stats.log_var)
+
+
+def unit_activity(means: Array) -> Array:
+    """Var_x(E[z_j|x]) over posterior means [N, Z] -> [Z]; Burda et al. (2015), section 5.2."""
+    return jnp.var(means, axis=0)
+
+
+def active_units(means: Array) -> Array:
+    """Which latents the data move by more than `ACTIVE`, from posterior means [N, Z] -> [Z]."""
+    return unit_activity(means) > ACTIVE

@@ -1,0 +1,281 @@
+"""Estimates of log p(x) at ONE datapoint, from below and from above, each with its error.
+
+The log of an unbiased estimate of p(x) is below log p(x) in expectation, by Jensen's inequality,
+and minus the log of an unbiased estimate of 1/p(x) is above it; the table at the foot says which
+is which. Either may be on the wrong side by chance, by as much as its standard error tells; but
+for that, the two kinds hold log p(x) between them. All can be jitted and vmapped.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from aevb import hmc, weights
+from aevb.annealing import Annealed, Path, anneal, pilot, sigmoid_schedule
+from aevb.losses import Guide, Joint, log_weights
+from aevb.types import Key, LogDensity, PyTree
+
+
+class Estimate(NamedTuple):
+    """An estimate of log p(x) at one datapoint."""
+
+    value: Array  # [], nats
+    standard_error: Array  # [], nats, of `value`
+    diagnostics: Mapping[str, Array]  # each []: how far the two above are to be trusted
+
+
+class Prior(Protocol):
+    """What p(z) must be able to do to stand in for a guide."""
+
+    def sample(self, key: Key, /) -> Array: ...
+    def log_prob(self, z: Array, /) -> Array: ...
+
+
+def prior_guide(prior: Prior) -> Guide:
+    """p(z) in the place of a guide; what is given as its statistics does not matter."""
+    return Guide(
+        sample=lambda key, stats: prior.sample(key),
+        log_prob=lambda stats, z: prior.log_prob(z),
+    )
+
+
+def importance_sampling(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int, chunk_size: int = 500
+) -> Estimate:
+    """log 1/K Sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x): a stochastic LOWER bound on log p(x).
+
+    Rezende et al. (2014), appendix E; its mean is the bound of Burda et al. (2015) with K samples.
+    The memory is that of `chunk_size` samples, and of 3 sqrt(K) numbers. Each sample has a key of
+    its own, so that the size of the chunks does not change the result beyond rounding.
+
+    Diagnostics: effective_sample_size, of K; pareto_k, which is above 0.7 where the guide's tails
+    are too thin for K samples: the value is then too low by more than its error tells.
+
+    Raises:
+        ValueError: num_samples is below 2, or chunk_size below 1.
+    """
+    _at_least(2, num_samples=num_samples)
+    _at_least(1, chunk_size=chunk_size)
+    indices = jnp.arange(min(chunk_size, num_samples))
+
+    def log_weight(index: Array) -> Array:
+        log_w = log_weights(jax.random.fold_in(key, index), stats, guide, joint, num_samples=1)
+        return jnp.where(index < num_samples, log_w[0], -jnp.inf)  # the last chunk's excess
+
+    def add_chunk(number: Array, running: weights.Running) -> weights.Running:
+        return weights.add(running, jax.vmap(log_weight)(number * len(indices) + indices))
+
+    num_chunks = math.ceil(num_samples / len(indices))
+    running = jax.lax.fori_loop(0, num_chunks, add_chunk, weights.none_of(num_samples))
+    return _log_mean_of(running, num_samples)
+
+
+def ais(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    num_temps: int,
+    num_chains: int,
+    settings: hmc.Settings = hmc.DEFAULTS,
+) -> Estimate:
+    """log 1/C Sum_c w_c of chains annealed from q(z|x) to p(z|x): a stochastic LOWER bound.
+
+    Annealed importance sampling (Neal 2001) along q^(1 - beta) p(x, z)^beta, in T steps of beta by
+    `sigmoid_schedule` with one HMC transition at each. With `prior_guide` the path starts at the
+    prior, as in Wu et al. (2017). A pilot run of other chains chooses the step sizes beforehand.
+
+    Diagnostics: acceptance, averaged over the path; effective_sample_size, of C; pareto_k.
+
+    Raises:
+        ValueError: num_temps or num_chains is below 2, or num_leapfrog below 1.
+    """
+    _at_least(2, num_temps=num_temps, num_chains=num_chains)
+    _at_least(1, num_leapfrog=settings.num_leapfrog)
+    path, betas = _path(stats, guide, joint), sigmoid_schedule(num_temps)
+    pilot_key, start_key, anneal_key = jax.random.split(key, 3)
+    step_sizes = _pilot(pilot_key, stats, guide, path, betas, num_chains, settings)
+    start = _draw(start_key, stats, guide, num_chains)
+    annealed = anneal(
+        anneal_key, start, path, betas, step_sizes, num_leapfrog=settings.num_leapfrog
+    )
+    return _log_mean_of_annealed(annealed)
+
+
+def reverse_ais(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    posterior_sample: Array,
+    num_temps: int,
+    num_chains: int,
+    settings: hmc.Settings = hmc.DEFAULTS,
+) -> Estimate:
+    """-log 1/C Sum_c 1/w_c of chains annealed from p(z|x) to q(z|x): a stochastic UPPER bound.
+
+    The other half of bidirectional Monte Carlo (Grosse et al. 2015): `ais` run backwards from an
+    exact sample of the posterior, which comes with data simulated by z ~ p(z), x ~ p(x|z); from
+    any other z it is no bound. `num_warmup` transitions at the posterior, which keep it exact,
+    part the chains from it and from one another. Where they are too few for that, the chains stay
+    alike and the standard error is too small.
+
+    Diagnostics: as `ais`.
+
+    Args:
+        posterior_sample: z [Z] ~ p(z|x).
+
+    Raises:
+        ValueError: as `ais`, or num_warmup is below 0.
+    """
+    _at_least(2, num_temps=num_temps, num_chains=num_chains)
+    _at_least(1, num_leapfrog=settings.num_leapfrog)
+    _at_least(0, num_warmup=settings.num_warmup)
+    path, betas = _path(stats, guide, joint), sigmoid_schedule(num_temps)
+    pilot_key, part_key, anneal_key = jax.random.split(key, 3)
+    step_sizes = _pilot(pilot_key, stats, guide, path, betas, num_chains, settings)
+    num_leapfrog = settings.num_leapfrog
+
+    def part(z: Array, key: Key) -> tuple[Array, None]:
+        z, _ = hmc.move(key, z, step_sizes[-1], log_density=path.log_p, num_leapfrog=num_leapfrog)
+        return z, None
+
+    alike = jnp.tile(posterior_sample, (num_chains, 1))
+    start, _ = jax.lax.scan(part, alike, jax.random.split(part_key, settings.num_warmup))
+    annealed = anneal(
+        anneal_key, start, path, betas[::-1], step_sizes[::-1], num_leapfrog=num_leapfrog
+    )
+    reciprocal = _log_mean_of_annealed(annealed)
+    return reciprocal._replace(value=-reciprocal.value)
+
+
+def appendix_d(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    num_samples: int,
+    num_chains: int,
+    settings: hmc.Settings = hmc.DEFAULTS,
+) -> Estimate:
+    """-log 1/(C L) Sum_cl q(z_cl) / p(x, z_cl), z_cl ~ p(z|x): a stochastic UPPER bound.
+
+    Kingma & Welling (2013), appendix D, for fewer than 5 latent dimensions: HMC samples of the
+    posterior, a density q(z) fitted to them (here a Gaussian with a full covariance), and fresh
+    HMC samples, from other chains, for this reciprocal importance sampling (Gelfand & Dey 1994).
+    The chains start at the guide. What they cannot reach is missing in both sets: the value is
+    then the log of the part of p(x) that they did reach, and no upper bound.
+
+    Diagnostics: acceptance, of the fresh chains; r_hat, their largest potential scale reduction
+    over the dimensions, near 1 where they agree; pareto_k, of the terms of the sum. The standard
+    error is from the spread between the chains, so it counts the correlation along each.
+
+    Args:
+        num_samples: L of each chain, in each of the two sets.
+
+    Raises:
+        ValueError: num_samples or num_chains is below 2, num_leapfrog or num_warmup is below 1,
+            or C L is too small to fit a covariance to.
+    """
+    _at_least(2, num_samples=num_samples, num_chains=num_chains)
+    _at_least(1, num_leapfrog=settings.num_leapfrog, num_warmup=settings.num_warmup)
+    path = _path(stats, guide, joint)
+    start_key, fitted_key, fresh_key = jax.random.split(key, 3)
+    starts = _draw(start_key, stats, guide, 2 * num_chains).reshape(2, num_chains, -1)
+    _at_least(starts.shape[-1] + 1, num_samples_times_num_chains=num_samples * num_chains)
+
+    def chains_from(key: Key, start: Array) -> hmc.Chains:
+        return hmc.sample(key, start, path.log_p, num_samples=num_samples, settings=settings)
+
+    both = jax.vmap(chains_from)(jnp.stack([fitted_key, fresh_key]), starts)
+    log_q = _fitted_normal(both.samples[0].reshape(num_chains * num_samples, -1))
+    fresh = jax.tree.map(lambda leaf: leaf[1], both)
+    log_ratios = jax.vmap(jax.vmap(lambda z: log_q(z) - path.log_p(z)))(fresh.samples)  # [C, L]
+    chain_means = jax.nn.logsumexp(log_ratios, axis=1) - math.log(num_samples)
+    value, error = weights.log_mean(weights.of(chain_means), num_chains)
+    diagnostics = {
+        "acceptance": fresh.acceptance,
+        "r_hat": jnp.max(hmc.r_hat(fresh)),
+        "pareto_k": weights.pareto_k(weights.of(log_ratios.ravel()).largest),
+    }
+    return Estimate(-value, error, diagnostics)
+
+
+def _path(stats: PyTree, guide: Guide, joint: Joint) -> Path:
+    return Path(
+        log_q=lambda z: guide.log_prob(stats, z),
+        log_p=lambda z: joint.log_prior(z) + joint.log_lik(z),
+    )
+
+
+def _draw(key: Key, stats: PyTree, guide: Guide, number: int) -> Array:
+    """z ~ q(z|x) -> [number, Z]."""
+    return jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, number))
+
+
+def _pilot(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    path: Path,
+    betas: Array,
+    num_chains: int,
+    settings: hmc.Settings,
+) -> Array:
+    start_key, move_key = jax.random.split(key)
+    start = _draw(start_key, stats, guide, num_chains)
+    return pilot(move_key, start, path, betas, settings)
+
+
+def _log_mean_of(running: weights.Running, num_weights: int) -> Estimate:
+    diagnostics = {
+        "effective_sample_size": weights.effective_sample_size(running),
+        "pareto_k": weights.pareto_k(running.largest),
+    }
+    return Estimate(*weights.log_mean(running, num_weights), diagnostics)
+
+
+def _log_mean_of_annealed(annealed: Annealed) -> Estimate:
+    estimate = _log_mean_of(weights.of(annealed.log_weights), len(annealed.log_weights))
+    diagnostics = {"acceptance": annealed.acceptance, **estimate.diagnostics}
+    return estimate._replace(diagnostics=diagnostics)
+
+
+def _fitted_normal(samples: Array) -> LogDensity:
+    """log N(z; mean, covariance), with those of samples [n, Z]; the covariance is full."""
+    mean = jnp.mean(samples, axis=0)
+    centred = samples - mean[None]
+    covariance = centred.T @ centred / (len(samples) - 1)
+
+    def log_prob(z: Array) -> Array:
+        return jnp.asarray(jax.scipy.stats.multivariate_normal.logpdf(z, mean, covariance))
+
+    return log_prob
+
+
+def _at_least(least: int, **arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+class Estimator(NamedTuple):
+    """An estimator, and the side of log p(x) on which its expectation is."""
+
+    estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, its settings)
+    kind: str  # "lower" or "upper"
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "importance": Estimator(importance_sampling, "lower"),
+    "ais": Estimator(ais, "lower"),
+    "reverse_ais": Estimator(reverse_ais, "upper"),  # from an exact sample of the posterior
+    "appendix_d": Estimator(appendix_d, "upper"),  # as far as its chains reach
+}

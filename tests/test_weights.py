@@ -1,0 +1,120 @@
+"""What log-weights say, against float64, and the tail's shape against tails of known shape."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from aevb import weights
+
+
+def log_normal_weights(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(-500.0, std, size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (500, 500), (1, 998, 1), (333, 333, 334)])
+def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_come(
+    sizes: tuple[int, ...],
+):
+    """exp(-500) is 0 in float32 and in what a naive mean of weights would give."""
+    log_w = log_normal_weights(1000)
+    running = weights.none_of(1000)
+    for chunk in np.split(log_w, np.cumsum(sizes)[:-1]):
+        running = weights.add(running, jnp.asarray(chunk))
+    value, error = weights.log_mean(running, 1000)
+    exact = log_w.astype(np.float64)
+    assert value == pytest.approx(scipy.special.logsumexp(exact) - math.log(1000), abs=1e-3)
+    w = np.exp(exact + 500.0)
+    relative_error = np.std(w, ddof=1) / np.mean(w) / math.sqrt(1000)
+    assert error == pytest.approx(relative_error, rel=1e-3)
+    ess = np.sum(w) ** 2 / np.sum(w**2)
+    assert weights.effective_sample_size(running) == pytest.approx(ess, rel=1e-3)
+    np.testing.assert_array_equal(
+        running.largest, np.sort(log_w)[::-1][: weights.tail_size(1000) + 1]
+    )
+
+
+def test_the_standard_error_is_the_spread_of_the_log_means():
+    def summary(log_w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return weights.log_mean(weights.of(log_w), 2000)
+
+    value, error = jax.jit(jax.vmap(summary))(log_normal_weights(1000, 2000, std=0.7))
+    scores = (np.asarray(value, np.float64) - (-500.0 + 0.5 * 0.7**2)) / np.asarray(error)
+    assert abs(np.mean(scores)) < 4 / math.sqrt(1000)
+    assert abs(np.std(scores) - 1.0) < 4 / math.sqrt(2000)
+
+
+def test_equal_weights_are_all_effective_and_their_mean_is_sure():
+    running = weights.of(jnp.full(1000, -80.0))
+    value, error = weights.log_mean(running, 1000)
+    assert value == pytest.approx(-80.0, abs=1e-4)
+    assert error < 1e-3
+    assert weights.effective_sample_size(running) == pytest.approx(1000, rel=1e-4)
+    assert weights.pareto_k(running.largest) == 0.0
+
+
+def test_one_weight_above_all_others_is_all_there_is():
+    running = weights.of(jnp.where(jnp.arange(1000) == 17, 0.0, -200.0 - jnp.arange(1000.0)))
+    assert weights.effective_sample_size(running) == pytest.approx(1.0)
+    value, error = weights.log_mean(running, 1000)
+    assert value == pytest.approx(-math.log(1000))
+    assert error == pytest.approx(1.0, rel=1e-3)
+    assert 1.0 < weights.pareto_k(running.largest) < math.inf
+
+
+@pytest.mark.parametrize("exact", [-0.3, 0.2, 0.5, 0.7, 1.0])
+def test_pareto_k_is_the_shape_of_a_generalised_pareto_tail(exact: float):
+    """Its prior counts as 10 excesses with k = 0.5; 0.02 is for the fit's own bias."""
+    num_weights, num_sets = 10_000, 400
+    num_tail = weights.tail_size(num_weights)
+    draws = scipy.stats.genpareto(exact).rvs(size=(num_sets, num_tail), random_state=0)
+    largest = np.log(1.0 + np.sort(draws, axis=1)[:, ::-1])
+    largest = np.concatenate([largest, np.zeros((num_sets, 1))], axis=1).astype(np.float32)
+    fitted = np.asarray(jax.jit(jax.vmap(weights.pareto_k))(largest), np.float64)
+    expected = (num_tail * exact + 5.0) / (num_tail + 10.0)
+    assert abs(np.mean(fitted) - expected) < 4 * np.std(fitted) / math.sqrt(num_sets) + 0.02
+    if exact > -0.5:  # the spread of maximum likelihood, which this method has for large tails
+        assert np.std(fitted) == pytest.approx((1.0 + exact) / math.sqrt(num_tail), rel=0.25)
+
+
+@pytest.mark.parametrize("exact", [0.3, 0.8])
+def test_pareto_k_agrees_with_maximum_likelihood(exact: float):
+    rng = np.random.default_rng(1)
+    excesses = np.sort(scipy.stats.genpareto(exact).rvs(size=300, random_state=rng))[::-1]
+    by_likelihood, _, _ = scipy.stats.genpareto.fit(excesses, floc=0.0)
+    largest = jnp.asarray(np.append(np.log(1.0 + excesses), 0.0), jnp.float32)
+    fitted = (float(weights.pareto_k(largest)) * 310 - 5.0) / 300
+    assert fitted == pytest.approx(by_likelihood, abs=0.03)
+
+
+def test_pareto_k_of_gaussian_weights_is_their_ratio_of_variances():
+    """q = N(0, s^2) for p = N(0, 1): the density ratio has a tail of index 1 - s^2."""
+    num_weights = 100_000
+    z = np.random.default_rng(0).normal(size=num_weights)
+    for variance, low, high in ((0.3, 0.45, 1.0), (2.0, -math.inf, 0.2)):
+        log_w = 0.5 * (1.0 - variance) * z**2  # log p - log q at sqrt(variance) z
+        k = weights.pareto_k(weights.of(jnp.asarray(log_w, jnp.float32)).largest)
+        assert low < k < high
+
+
+def test_pareto_k_does_not_depend_on_the_scale_of_the_weights():
+    log_w = np.round(log_normal_weights(2000, std=2.0) + 500.0, 2)
+    first, moved = (
+        weights.pareto_k(weights.of(jnp.asarray(log_w + shift, jnp.float32)).largest)
+        for shift in (0.0, 64.0)
+    )
+    assert first == pytest.approx(float(moved), abs=1e-3)
+
+
+@pytest.mark.parametrize("num_weights", [2, 20])
+def test_too_few_weights_have_no_tail(num_weights: int):
+    assert math.isnan(weights.pareto_k(weights.of(jnp.arange(float(num_weights))).largest))
+
+
+@pytest.mark.parametrize(("num_weights", "size"), [(100, 20), (225, 45), (900, 90), (10_000, 300)])
+def test_the_tail_is_a_fifth_of_few_weights_and_three_roots_of_many(num_weights: int, size: int):
+    assert weights.tail_size(num_weights) == size
