@@ -6,6 +6,7 @@ python experiments/run.py --config=experiments/frey_faces.py [--workdir=DIR] \
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "The run's folder; runs/<experiment>/<overrides> if it is not given."
 )
+CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name
 
@@ -85,18 +87,30 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
+def reporting_mistakes(body: Callable[[], int]) -> int:
+    """What `body` returns, or the exit status of what it raises, which it tells in one line."""
+    logging.set_verbosity(logging.FATAL)
+    try:
+        return body()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
+
+
 def main(argv: list[str]) -> int:
     """-> the exit status: 0 done, 2 a user's mistake, 128 + signal when interrupted."""
-    logging.set_verbosity(logging.FATAL)
-    asked_for_help = bool(HELP & set(argv))
-    try:
+
+    def body() -> int:
         parse([argument for argument in argv if argument not in HELP])
-        if asked_for_help:
+        if HELP & set(argv):
             fields = help_text(CONFIG.value or default_config())
             print(f"{__doc__}\nFields, with their values in this experiment:\n\n{fields}")
             return 0
         if CONFIG.value is None:
-            raise UserError("--config is missing; try --config=experiments/frey_faces.py")
+            raise UserError(CONFIG_IS_MISSING)
         values = validate(CONFIG.value)
         folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
 
@@ -104,12 +118,8 @@ def main(argv: list[str]) -> int:
 
         print(report(runs.run(values, folder), folder))
         return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.status
+
+    return reporting_mistakes(body)
 
 
 if __name__ == "__main__":

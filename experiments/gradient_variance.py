@@ -1,0 +1,206 @@
+"""How noisy the gradient of every bound is, along the training of one model.
+
+python experiments/gradient_variance.py --config=experiments/binarized_mnist.py \
+[--examples=10000,100000,1000000] [--seeds=3] [--config.FIELD=VALUE ...]
+
+The model is trained as the config says. At each count of examples the gradient of every bound, with
+the same number of samples each, is drawn many times on one minibatch: the variance is the sum over
+the parameters of encoder or decoder. Writes experiments/results/gradient_variance.json, of which
+`experiments/readme.py` makes the table and the figure of docs/estimators.md.
+"""
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from run import CONFIG, CONFIG_IS_MISSING, parse, reporting_mistakes
+
+from aevb.config import Values, validate
+from aevb.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results" / "gradient_variance.json"
+
+EXAMPLES = flags.DEFINE_list(
+    "examples", ["10000", "100000", "1000000"], "How much training the models have had."
+)
+SEEDS = flags.DEFINE_integer("seeds", 3, "How many models are trained.", lower_bound=2)
+SAMPLES = flags.DEFINE_integer("samples", 8, "Samples of z per datapoint.", lower_bound=2)
+DRAWS = flags.DEFINE_integer("draws", 200, "Gradients of each bound.", lower_bound=2)
+DATAPOINTS = flags.DEFINE_integer("datapoints", 20, "Size of the minibatch.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", str(RESULTS), "The results file.")
+
+# What a bound's gradient is an estimate of, if another bound's is one of the same.
+SAME_GRADIENT = {
+    "sgvb_a": "sgvb_b",
+    "score_function": "sgvb_b",
+    "score_function_loo": "sgvb_b",
+    "stl": "sgvb_b",
+    "dreg": "iwae",
+}
+
+
+def measure(values: Values, points: list[int]) -> list[dict[str, Any]]:
+    """Trains one model -> for each point the figures of every bound."""
+    import jax
+    import jax.numpy as jnp
+
+    from aevb import loop
+    from aevb.experiment import build
+
+    dataset, vae, algorithm = build(values)
+    batch_size = values["train.batch_size"]
+    init_key, order_key, step_key = jax.random.split(jax.random.key(values["seed"]), 3)
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
+    data, state = jnp.asarray(dataset.train), jax.jit(algorithm.init)(init_key)
+    chosen = jax.random.choice(jax.random.key(1), len(data), (DATAPOINTS.value,), replace=False)
+    x = jax.vmap(dataset.preprocess)(jax.random.split(jax.random.key(2), len(chosen)), data[chosen])
+    draw = make_moments(vae, x)
+    measured = []
+    for point in points:
+        steps = jnp.int32(point // batch_size)
+        state, _ = advance(loop.LoopKeys(order_key, step_key), data, state, steps)
+        measured.append({"examples": point, "bounds": summarise(draw, state.params)})
+        print(f"seed {values['seed']}: {point:,} examples", flush=True)
+    return measured
+
+
+def make_moments(vae: Any, x: Any) -> dict[str, Callable[..., Any]]:
+    """For each bound `moments(params, key)` of its gradient, the mean over the minibatch x."""
+    import jax
+    import jax.numpy as jnp
+
+    from aevb import diagnostics
+    from aevb.losses import BOUNDS, Bound
+
+    def moments_of(bound: Bound):
+        def mean_bound(params: Any, key: Any):
+            def bound_of(key: Any, x: Any):
+                stats, joint = vae.encode(params, x), vae.joint(params, x)
+                return bound(key, stats, vae.guide, joint, num_samples=SAMPLES.value)
+
+            return jnp.mean(jax.vmap(bound_of)(jax.random.split(key, len(x)), x))
+
+        def moments(params: Any, key: Any):
+            gradient = jax.grad(mean_bound)
+            return diagnostics.gradient_moments(key, lambda k: gradient(params, k), DRAWS.value)
+
+        return jax.jit(moments)
+
+    return {name: moments_of(bound) for name, bound in BOUNDS.items()}
+
+
+def summarise(draw: dict[str, Callable[..., Any]], params: Any) -> dict[str, dict[str, Any]]:
+    """Variance by part and by layer, bias, and seconds a gradient, of every bound."""
+    import jax
+    import numpy as np
+
+    from aevb import diagnostics
+
+    moments, seconds = {}, {}
+    for number, (name, moments_of) in enumerate(draw.items()):
+        jax.block_until_ready(moments_of(params, jax.random.key(100)))  # compiles it
+        began = time.perf_counter()
+        moments[name] = jax.block_until_ready(moments_of(params, jax.random.key(101 + number)))
+        seconds[name] = (time.perf_counter() - began) / DRAWS.value
+    found: dict[str, dict[str, Any]] = {}
+    for name, of_bound in moments.items():
+        layers = {
+            "/".join(str(entry.key) for entry in path): float(np.sum(np.asarray(leaf, np.float64)))
+            for path, leaf in jax.tree.leaves_with_path(of_bound.variance)
+        }
+        found[name] = {
+            part: sum(value for layer, value in layers.items() if layer.startswith(part))
+            for part in ("encoder", "decoder")
+        }
+        found[name] |= {"layers": layers, "seconds": seconds[name]}
+        if name in SAME_GRADIENT:
+            bias, error = diagnostics.gradient_bias(of_bound, moments[SAME_GRADIENT[name]])
+            ratios = [
+                np.square(np.asarray(b)[np.asarray(e) > 0] / np.asarray(e)[np.asarray(e) > 0])
+                for b, e in zip(jax.tree.leaves(bias), jax.tree.leaves(error), strict=True)
+            ]
+            found[name]["bias_in_standard_errors"] = math.sqrt(np.mean(np.concatenate(ratios)))
+    return found
+
+
+def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Mean and standard error over seeds of each figure, point by point."""
+
+    def summary(values: list[float]) -> dict[str, float]:
+        error = statistics.stdev(values) / math.sqrt(len(values))
+        return {"mean": statistics.fmean(values), "standard_error": error}
+
+    return [
+        {
+            "examples": same_point[0]["examples"],
+            "bounds": {
+                name: {
+                    figure: summary([point["bounds"][name][figure] for point in same_point])
+                    for figure in first
+                    if figure != "layers"
+                }
+                for name, first in same_point[0]["bounds"].items()
+            },
+        }
+        for same_point in zip(*runs, strict=True)
+    ]
+
+
+def points_of(values: Values) -> list[int]:
+    """The counts of examples asked for.
+
+    Raises:
+        UserError: they are no rising whole numbers of at least a minibatch.
+    """
+    words = EXAMPLES.value
+    points = [int(word) for word in words if word.isdecimal()]
+    if len(points) != len(words) or not points or sorted(set(points)) != points:
+        raise UserError(
+            f"--examples is {','.join(words)!r}; it must be rising whole numbers: 10000,100000"
+        )
+    if points[0] < values["train.batch_size"]:
+        raise UserError(
+            f"--examples begins at {points[0]}; it must be at least one minibatch, "
+            f"config.train.batch_size={values['train.batch_size']}"
+        )
+    return points
+
+
+def main(argv: list[str]) -> int:
+    def body() -> int:
+        parse(argv)
+        if CONFIG.value is None:
+            raise UserError(CONFIG_IS_MISSING)
+        values = validate(CONFIG.value)
+        points = points_of(values)
+
+        from aevb import metrics, provenance
+
+        runs = [measure({**values, "seed": seed}, points) for seed in range(SEEDS.value)]
+        report = {
+            "command": f"python experiments/gradient_variance.py {' '.join(argv[1:])}",
+            "machine": provenance.machine(),
+            "versions": provenance.versions(),
+            "data": values["data.name"],
+            "seeds": SEEDS.value,
+            "samples": SAMPLES.value,
+            "draws": DRAWS.value,
+            "datapoints": DATAPOINTS.value,
+            "points": over_seeds(runs),
+            "runs": runs,
+        }
+        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
+        metrics.write_json(Path(OUTPUT.value), report)
+        return 0
+
+    return reporting_mistakes(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
