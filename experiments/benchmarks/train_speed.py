@@ -17,15 +17,15 @@ import datetime
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from contender import ROOT, Contender, in_turn, summary
+
 from aevb import provenance
 
 BENCHMARKS = Path(__file__).resolve().parent
-ROOT = BENCHMARKS.parent.parent
 LATENT_DIM = {"mnist": 20, "frey": 2}
 EPOCHS_PER_ROUND = {"mnist": 1, "frey": 30}  # an epoch of Frey faces takes some 20 to 50 ms
 
@@ -50,51 +50,13 @@ class Epochs(NamedTuple):
         return self.examples / self.seconds  # examples/s
 
 
-class Contender:
-    """A worker process, from its start to the end of the with block."""
-
-    def __init__(self, name: str, command: list[str]):
-        self.name = name
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-
-    def __enter__(self) -> "Contender":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of a worker that has died
-            self._requests.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def read_answer(self) -> dict:
-        line = self._answers.readline()
-        if not line:
-            raise SystemExit(f"{self.name}: the worker ended with status {self._process.wait()}")
-        return json.loads(line)
-
-    def ask(self, request: str) -> dict:
-        try:
-            self._requests.write(request + "\n")
-            self._requests.flush()
-        except BrokenPipeError:
-            raise SystemExit(f"{self.name}: the worker ended early") from None
-        return self.read_answer()
-
-    def train(self, num_epochs: int) -> Epochs:
-        epochs = [self.ask("epoch") for _ in range(num_epochs)]
-        return Epochs(
-            sum(epoch["seconds"] for epoch in epochs),
-            sum(epoch["cpu_seconds"] for epoch in epochs),
-            sum(epoch["examples"] for epoch in epochs),
-        )
+def train(contender: Contender, num_epochs: int) -> Epochs:
+    epochs = [contender.ask("epoch") for _ in range(num_epochs)]
+    return Epochs(
+        sum(epoch["seconds"] for epoch in epochs),
+        sum(epoch["cpu_seconds"] for epoch in epochs),
+        sum(epoch["examples"] for epoch in epochs),
+    )
 
 
 def worker_command(name: str, args: argparse.Namespace) -> list[str]:
@@ -117,19 +79,14 @@ def run_rounds(
     """Each contender's epochs, one entry a round; one contender works at a time."""
     rounds: dict[str, list[Epochs]] = {contender.name: [] for contender in contenders}
     for i in range(num_rounds):
-        first = i % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
-            rounds[contender.name].append(contender.train(num_epochs))
+        for contender in in_turn(contenders, i):
+            rounds[contender.name].append(train(contender, num_epochs))
         rates = "  ".join(f"{name} {epochs[-1].rate:,.0f}" for name, epochs in rounds.items())
         print(f"round {i + 1}/{num_rounds}, examples/s: {rates}", flush=True)
     work = {name: [epochs.examples for epochs in done] for name, done in rounds.items()}
     if len({tuple(examples) for examples in work.values()}) != 1:
         raise SystemExit(f"contenders trained on different numbers of examples: {work}")
     return rounds
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def summarise(rounds: dict[str, list[Epochs]], bounds: dict[str, float]) -> dict[str, dict]:

@@ -1,0 +1,91 @@
+"""Estimates log p(x) by importance sampling on request: a contender of marginal_speed.py.
+
+--weights names the decoder, the encoder and the images of marginal_speed.py. A line of stdin is a
+number of images and K, "8 5000"; the answer has the estimates in nats, the seconds, and the peak
+memory of the process so far.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aevb import marginal
+from aevb.densities import Joint
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.guides import diag_normal
+from aevb.likelihoods import bernoulli
+
+CHUNK = 500
+
+
+def answer(message: Mapping) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def peak_kib() -> int:
+    """The most memory that this process has held; Linux only, 0 elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
+def main() -> None:
+    with np.load(sys.argv[1]) as file:
+        arrays = {name: jnp.asarray(file[name]) for name in file}
+
+    def dense(name: str, h: jax.Array) -> jax.Array:
+        return h @ arrays[f"{name}/kernel"] + arrays[f"{name}/bias"]
+
+    def log_prob(key: jax.Array, x: jax.Array, num_samples: int) -> jax.Array:
+        hidden = jnp.tanh(dense("encoder/hidden_0", x))
+        stats = DiagNormal(dense("encoder/mean", hidden), dense("encoder/log_var", hidden))
+
+        def logits(z: jax.Array) -> jax.Array:
+            return dense("decoder/logits", jnp.tanh(dense("decoder/hidden_0", z)))
+
+        joint = Joint(
+            StandardNormal(len(stats.mean)).log_prob,
+            lambda z: bernoulli.log_prob({"logits": logits(z)}, x),
+        )
+        estimate = marginal.importance_sampling(
+            key, stats, diag_normal, joint, num_samples=num_samples, chunk_size=CHUNK
+        )
+        return estimate.value
+
+    estimate = jax.jit(
+        lambda keys, x, num_samples: jax.lax.map(
+            lambda kx: log_prob(kx[0], kx[1], num_samples), (keys, x)
+        ),
+        static_argnums=2,
+    )
+
+    def run(number: int, num_samples: int) -> dict:
+        keys, images = jax.random.split(jax.random.key(0), number), arrays["images"][:number]
+        compiled = estimate.lower(keys, images, num_samples).compile()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        values = np.asarray(compiled(keys, images))
+        return {
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu_start,
+            "log_p": values.tolist(),
+            "peak_kib": peak_kib(),
+        }
+
+    run(1, 500)
+    versions = {name: version(name) for name in ("aevb", "jax")}
+    answer({"ready": True, "versions": versions, "threads": os.cpu_count()})
+    for line in sys.stdin:
+        number, num_samples = map(int, line.split())
+        answer(run(number, num_samples))
+
+
+if __name__ == "__main__":
+    main()

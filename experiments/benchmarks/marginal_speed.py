@@ -1,0 +1,133 @@
+"""log p(x) by importance sampling: aevb beside PyTorch, in paired rounds on one machine.
+
+    python experiments/benchmarks/marginal_speed.py [--rounds=7] [-- --config.FIELD=VALUE ...]
+
+A 784-500-20 model of binarised MNIST is trained for a moment and handed to every contender, with
+some test images. In each round every contender in turn estimates log p(x) of these images by 5000
+importance samples each; the ratio is that of its time to aevb's. The estimates must agree, and the
+peak memory after K = 500 and after K = 50,000 is read. PyTorch needs its own environment: see
+requirements.txt beside this file.
+"""
+
+import argparse
+import contextlib
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contender import ROOT, Contender, in_turn, summary
+
+from aevb import provenance
+from aevb.metrics import write_json
+
+BENCHMARKS = Path(__file__).resolve().parent
+NUM_SAMPLES = 5000
+FEW, MANY = 500, 50_000  # samples between which the memory must not grow
+SCRIPTS = {"aevb": "aevb_marginal_worker.py", "torch": "torch_marginal_worker.py"}
+
+
+def write_model(path: Path, num_examples: int, num_images: int, overrides: list[str]) -> None:
+    """Trains the model a little and writes its parameters, and test images, into one file."""
+    import jax
+    import jax.numpy as jnp
+
+    from aevb import loop
+    from aevb.config import default_config, validate
+    from aevb.experiment import build
+
+    config = default_config()
+    config.data.name = "binarized_mnist"
+    config.model.update(hidden=(500,), num_latents=20, likelihood="bernoulli")
+    for field, _, value in (override.partition("=") for override in overrides):
+        config.update_from_flattened_dict({field.removeprefix("--config."): value})
+    dataset, _, algorithm = build(validate(config))
+    keys = loop.LoopKeys(*jax.random.split(jax.random.key(0)))
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=100)
+    state = jax.jit(algorithm.init)(jax.random.key(1))
+    state, _ = advance(keys, jnp.asarray(dataset.train), state, jnp.int32(num_examples // 100))
+    leaves: dict[str, Any] = {
+        "/".join(str(entry.key) for entry in path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(state.params)
+    }
+    images = dataset.test[:: len(dataset.test) // num_images][:num_images].astype(np.float32)
+    np.savez(path, images=images, **leaves)
+
+
+def compare(contenders: list[Contender], rounds: int, num_images: int) -> dict[str, Any]:
+    """Rounds in turn -> for each contender its speed, ratio, estimates and memory."""
+    answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
+    for number in range(rounds):
+        for contender in in_turn(contenders, number):
+            answers[contender.name].append(contender.ask(f"{num_images} {NUM_SAMPLES}"))
+        rates = {name: num_images / done[-1]["seconds"] for name, done in answers.items()}
+        print(f"round {number + 1}/{rounds}, images/s: {rates}", flush=True)
+    memory = {
+        contender.name: [contender.ask(f"1 {size}")["peak_kib"] for size in (FEW, MANY)]
+        for contender in contenders
+    }
+    ours = answers[contenders[0].name]
+    results = {}
+    for name, done in answers.items():
+        off = np.array(done[0]["log_p"]) - np.array(ours[0]["log_p"])
+        results[name] = {
+            "images_per_second": summary([num_images / a["seconds"] for a in done]),
+            "ratio": summary(
+                [a["seconds"] / b["seconds"] for a, b in zip(done, ours, strict=True)]
+            ),
+            "cpu_per_wall": statistics.median(a["cpu_seconds"] / a["seconds"] for a in done),
+            "log_p": float(np.mean(done[0]["log_p"])),
+            "log_p_off": float(np.mean(off)),
+            "log_p_off_standard_error": float(np.std(off) / np.sqrt(len(off))),
+            "peak_mib": dict(zip(("few", "many"), (m / 1024 for m in memory[name]), strict=True)),
+        }
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--num-examples", type=int, default=500_000, help="of training")
+    parser.add_argument("--contenders", default="aevb,torch", help="(default: %(default)s)")
+    parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
+    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/marginal_speed.json")
+    parser.add_argument("extra", nargs="*", metavar="-- --config.FIELD=VALUE")
+    args = parser.parse_args()
+    names = args.contenders.split(",")
+    if unknown := set(names) - set(SCRIPTS):
+        parser.error(f"--contenders has {sorted(unknown)}; there are {', '.join(SCRIPTS)}")
+    if "torch" in names and not args.bench_python.exists():
+        parser.error(
+            f"no {args.bench_python}: {BENCHMARKS / 'requirements.txt'} says how to make it"
+        )
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        model = Path(folder) / "model.npz"
+        write_model(model, args.num_examples, args.images, args.extra)
+        contenders, versions = [], {}
+        for name in names:
+            python = sys.executable if name == "aevb" else str(args.bench_python.absolute())
+            command = [python, str(BENCHMARKS / SCRIPTS[name]), str(model)]
+            contenders.append(stack.enter_context(Contender(name, command)))
+            versions[name] = contenders[-1].read_answer()["versions"]
+        results = compare(contenders, args.rounds, args.images)
+    report = {
+        "command": "python experiments/benchmarks/marginal_speed.py",
+        "machine": provenance.machine(),
+        "versions": versions,
+        "images": args.images,
+        "num_samples": NUM_SAMPLES,
+        "rounds": args.rounds,
+        "contenders": results,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.output, report)
+    print(results)
+
+
+if __name__ == "__main__":
+    main()
