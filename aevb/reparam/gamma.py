@@ -35,9 +35,9 @@ def log_gamma(concentration: Array, noise: GammaNoise) -> Array:
     g = g' u^(1 / concentration), g' ~ Gamma(concentration + 1). Where a proposal for g' is
     rejected the map from bits to g' jumps; jax differentiates in its place the inverse CDF at the
     level of g', dg'/da = -(dF/da) / p(g'): implicit reparameterisation (Figurnov et al. 2018).
-    The second factor is pathwise. In the logarithm, and with a concentration above 1 left to
-    the sampler, nothing underflows however small the concentration is. jax's dF/da has a relative
-    error of 1e-4 at a concentration of 2,000 and 6e-2 at 10^6 in float32.
+    The second factor is pathwise. In the logarithm, and with a concentration above 1 left to the
+    sampler, nothing underflows however small the concentration is. In float32 jax's dg'/da has a
+    relative error of 4e-5 at a concentration of 1,000, and of 6e-2 at 10^6.
     """
     log_boosted = jax.random.loggamma(noise.key, concentration + 1.0, dtype=concentration.dtype)
     return log_boosted + jnp.log(noise.uniform) / concentration

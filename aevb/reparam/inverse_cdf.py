@@ -50,8 +50,8 @@ def _pareto_quantile(p: Params, u: Array) -> Array:
 
 
 def _reciprocal_quantile(p: Params, u: Array) -> Array:
-    """low (high / low)^u, never outside [low, high] by a rounding."""
-    z = p["low"] * jnp.exp(u * jnp.log(p["high"] / p["low"]))
+    """low^(1 - u) high^u, never outside [low, high] by a rounding."""
+    z = jnp.exp((1.0 - u) * jnp.log(p["low"]) + u * jnp.log(p["high"]))
     return jnp.clip(z, p["low"], p["high"])
 
 

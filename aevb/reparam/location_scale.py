@@ -117,7 +117,7 @@ elliptical = Family(
     _elliptical_transform,
     _elliptical_log_prob,
 )
-"""Location [Z], scale_tril [Z, Z] lower triangular with a positive diagonal, df [] > 0.
+"""Location [Z], scale_tril [Z, Z] with a positive diagonal, above which it is ignored, df [] > 0.
 
 The density of an Elliptical family depends on z by the length of scale_tril^-1 (z - location)
 alone, in a way that the paper leaves open. Here it is the multivariate Student-t, from the Cauchy
@@ -145,7 +145,9 @@ triangular = _location_scale(
     shape_params=("mode",),
     standard=_triangular_quantile,
 )
-"""On (location, location + scale), with its top at location + scale * mode, mode in (0, 1)."""
+"""On (location, location + scale), with its top at location + scale * mode, mode in (0, 1). At its
+ends the density is 0, and a float z is rounded onto them where the scale is tiny beside the
+location."""
 
 gaussian = _location_scale(jax.random.normal, lambda _, t: -0.5 * (jnp.square(t) + LOG_2PI))
 

@@ -1,0 +1,603 @@
+"""Reparameterised families: densities, samples and gradients against SciPy in float64.
+
+The tests run over FAMILIES, so a new entry needs a counterpart in SCIPY, and nothing else where its
+parameters have the usual names (EXTREMES) and its dimensions are independent (JOINT_CELLS).
+"""
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.special
+import scipy.stats
+from numpy.typing import ArrayLike
+from oracles import standard_errors_off
+
+from aevb.losses import Guide, Joint, sgvb_a
+from aevb.reparam import FAMILIES, composition, inverse_cdf, location_scale
+from aevb.reparam.family import Family, Noise, Params, open_uniform, positive
+from aevb.reparam.gamma import GammaNoise, log_gamma
+
+BATCH = 10_000  # of draws, in all calls, so that a family is compiled once
+NUM_BATCHES = 4
+FALSE_ALARM = 1e-3  # of all the Kolmogorov-Smirnov tests together
+
+Exact = dict[str, np.ndarray]  # parameters in float64, as float32 holds them
+
+
+class Counterpart(NamedTuple):
+    """A family at some parameters, as SciPy knows it."""
+
+    params: dict[str, Any]  # Z = 3, each dimension different
+    law: Callable[[Exact], Any]  # -> frozen distributions [V] of views of z: of its dimensions,
+    views: np.ndarray = np.eye(3)  # or else of its projections [V, Z]
+    joint: Callable[[Exact, np.ndarray], Any] | None = None  # log p(z) where dimensions depend
+
+
+SCALE_TRIL = [[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.9, 0.3, 1.2]]
+PROJECTIONS = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, -0.7, 0.4], [1.0, 1.0, 1.0]])
+SUMS = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+
+
+def projected_student_t(p: Exact) -> Any:
+    factor = PROJECTIONS @ np.tril(p["scale_tril"])
+    location = PROJECTIONS @ p["location"]
+    return scipy.stats.t(p["df"], location, np.sqrt(np.sum(factor**2, axis=1)))
+
+
+def multivariate_student_t(p: Exact, z: np.ndarray) -> Any:
+    factor = np.tril(p["scale_tril"])
+    logpdf: Any = scipy.stats.multivariate_t.logpdf  # which is typed for an integer df
+    return logpdf(z, p["location"], factor @ factor.T, df=p["df"])
+
+
+def summed_dirichlet(p: Exact) -> Any:
+    partial_sums = SUMS @ p["concentration"]
+    return scipy.stats.beta(partial_sums, np.sum(p["concentration"]) - partial_sums)
+
+
+LOCATIONS, SCALES = [-1.0, 0.0, 2.0], [0.5, 1.0, 3.0]
+TWO = {"location": LOCATIONS, "scale": SCALES}
+
+SCIPY: dict[str, Counterpart] = {
+    "exponential": Counterpart({"rate": SCALES}, lambda p: scipy.stats.expon(scale=1 / p["rate"])),
+    "cauchy": Counterpart(TWO, lambda p: scipy.stats.cauchy(p["location"], p["scale"])),
+    "logistic": Counterpart(TWO, lambda p: scipy.stats.logistic(p["location"], p["scale"])),
+    "rayleigh": Counterpart({"scale": SCALES}, lambda p: scipy.stats.rayleigh(scale=p["scale"])),
+    "pareto": Counterpart(
+        {"scale": SCALES, "concentration": [0.8, 1.5, 7.0]},
+        lambda p: scipy.stats.pareto(p["concentration"], scale=p["scale"]),
+    ),
+    "weibull": Counterpart(
+        {"scale": SCALES, "concentration": [0.7, 1.0, 4.0]},
+        lambda p: scipy.stats.weibull_min(p["concentration"], scale=p["scale"]),
+    ),
+    "reciprocal": Counterpart(
+        {"low": [0.01, 0.5, 3.0], "high": [20.0, 1.0, 4.0]},
+        lambda p: scipy.stats.loguniform(p["low"], p["high"]),
+    ),
+    "gompertz": Counterpart(
+        {"scale": SCALES, "concentration": [0.1, 1.0, 5.0]},
+        lambda p: scipy.stats.gompertz(p["concentration"], scale=p["scale"]),
+    ),
+    "gumbel": Counterpart(TWO, lambda p: scipy.stats.gumbel_r(p["location"], p["scale"])),
+    # scipy.stats.erlang warns at the concentrations that a finite difference passes through
+    "erlang": Counterpart(
+        {"concentration": [1.0, 2.0, 5.0], "rate": SCALES},
+        lambda p: scipy.stats.gamma(p["concentration"], scale=1 / p["rate"]),
+    ),
+    "laplace": Counterpart(TWO, lambda p: scipy.stats.laplace(p["location"], p["scale"])),
+    "elliptical": Counterpart(
+        {"location": LOCATIONS, "scale_tril": SCALE_TRIL, "df": 3.5},
+        projected_student_t,
+        PROJECTIONS,
+        multivariate_student_t,
+    ),
+    "student_t": Counterpart(
+        {**TWO, "df": [0.8, 3.0, 12.0]},
+        lambda p: scipy.stats.t(p["df"], p["location"], p["scale"]),
+    ),
+    "uniform": Counterpart(TWO, lambda p: scipy.stats.uniform(p["location"], p["scale"])),
+    "triangular": Counterpart(
+        {**TWO, "mode": [0.1, 0.5, 0.7]},
+        lambda p: scipy.stats.triang(p["mode"], p["location"], p["scale"]),
+    ),
+    "gaussian": Counterpart(TWO, lambda p: scipy.stats.norm(p["location"], p["scale"])),
+    "log_normal": Counterpart(
+        {"location": LOCATIONS, "scale": [0.3, 0.6, 1.0]},
+        lambda p: scipy.stats.lognorm(p["scale"], scale=np.exp(p["location"])),
+    ),
+    "gamma": Counterpart(
+        {"concentration": [0.4, 1.5, 9.0], "rate": SCALES},
+        lambda p: scipy.stats.gamma(p["concentration"], scale=1 / p["rate"]),
+    ),
+    "dirichlet": Counterpart(
+        {"concentration": [0.7, 1.5, 3.0]},
+        summed_dirichlet,
+        SUMS,
+        lambda p, z: scipy.stats.dirichlet(p["concentration"]).logpdf(z / np.sum(z)),
+    ),
+    "beta": Counterpart(
+        {"concentration1": [0.6, 2.0, 12.0], "concentration0": [1.5, 1.0, 9.0]},
+        lambda p: scipy.stats.beta(p["concentration1"], p["concentration0"]),
+    ),
+    "chi_squared": Counterpart({"df": [1.0, 3.5, 12.0]}, lambda p: scipy.stats.chi2(p["df"])),
+    "f": Counterpart(
+        {"df1": [1.5, 4.0, 12.0], "df2": [3.0, 2.5, 20.0]},
+        lambda p: scipy.stats.f(p["df1"], p["df2"]),
+    ),
+}
+
+EXTREMES = {
+    "location": (-1e4, 1e4),
+    "scale": (1e-4, 1e4),
+    "scale_tril": (1e-4, 1e4),
+    "rate": (1e-4, 1e4),
+    "mode": (1e-6, 1.0 - 1e-6),
+    "concentration": (1e-3, 1e4),
+    "concentration1": (1e-3, 1e4),
+    "concentration0": (1e-3, 1e4),
+    "df": (1e-2, 1e4),
+    "df1": (1e-2, 1e4),
+    "df2": (1e-2, 1e4),
+    "low": (1e-10, 1e-3),
+    "high": (1e-2, 1e10),
+}
+
+# Far from 0 a float z is rounded onto an end of a narrow triangle, where the density is 0.
+# The others are where a float z has left the range of floats, or is an Erlang's at all.
+NEARER_EXTREMES = {
+    "triangular": {"location": (0.0,)},
+    "log_normal": {"location": (-50.0, 50.0)},
+    "erlang": {"concentration": (1.0, 1e4)},
+}
+
+every_family = pytest.mark.parametrize("name", FAMILIES)
+every_closed_inverse_cdf = pytest.mark.parametrize(
+    "name", [name for name in inverse_cdf.INVERSE_CDF if name != "erlang"]
+)
+
+
+def exact_params(name: str) -> Exact:
+    params = SCIPY[name].params.items()
+    return {param: np.asarray(np.float32(value), np.float64) for param, value in params}
+
+
+def float32_params(name: str) -> Params:
+    return {param: jnp.asarray(value, jnp.float32) for param, value in exact_params(name).items()}
+
+
+def keys(number: int, seed: int = 0) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), number)
+
+
+class Evaluation(NamedTuple):
+    """All that a family gives at one draw of its noise."""
+
+    z: jax.Array
+    slope: Params  # of the sum of z, in the parameters
+    bounded_slope: Params  # of `bounded` at z, in the parameters
+    log_prob: jax.Array
+    log_prob_slopes: tuple[Params, jax.Array]  # in the parameters, in z
+
+
+def bounded(views: Any, scaling: Any, tanh: Callable[[Any], Any]) -> Any:
+    """A statistic of views [V], whose mean moves with location, scale and tails -> []."""
+    centre, width = scaling
+    t = tanh((views - centre) / width)
+    return (t + t**2).sum(-1)
+
+
+@functools.cache
+def evaluator(family: Family) -> Callable[..., Evaluation]:
+    """(params, noise [n], views [V, Z], scaling) -> an Evaluation [n], compiled."""
+
+    def evaluate(params: Params, noise: Any, views: jax.Array, scaling: Any) -> Evaluation:
+        z, pullback = jax.vjp(lambda params: family.transform(params, noise), params)
+        cotangent = jax.grad(lambda z: bounded(views @ z, scaling, jnp.tanh))(z)
+        (slope,), (bounded_slope,) = pullback(jnp.ones_like(z)), pullback(cotangent)
+        value_and_slopes = jax.value_and_grad(family.log_prob, argnums=(0, 1))
+        return Evaluation(z, slope, bounded_slope, *value_and_slopes(params, z))
+
+    return jax.jit(jax.vmap(evaluate, in_axes=(None, 0, None, None)))
+
+
+@functools.cache
+def noise_maker(noise: Noise) -> Callable[[jax.Array], Any]:
+    return jax.jit(jax.vmap(lambda key: noise(key, (3,), jnp.float32)))
+
+
+def noise_of(name: str, seed: int = 0) -> Any:
+    family_seed = 100 * list(FAMILIES).index(name)
+    return noise_maker(FAMILIES[name].noise)(keys(BATCH, family_seed + seed))
+
+
+def evaluate(name: str, params: Params, noise: Any) -> Evaluation:
+    views, scaling = jax.tree.map(jnp.float32, (SCIPY[name].views, centre_and_width(name)))
+    return evaluator(FAMILIES[name])(params, noise, views, scaling)
+
+
+@functools.cache
+def evaluations(name: str) -> Evaluation:
+    """At all draws [n, ...], in float64."""
+    batches = [evaluate(name, float32_params(name), noise_of(name, i)) for i in range(NUM_BATCHES)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts).astype(np.float64), *batches)
+
+
+def draws(name: str) -> np.ndarray:
+    """[n, Z]."""
+    return np.asarray(evaluations(name).z)
+
+
+def quantiles(name: str, params: Exact, u: ArrayLike) -> np.ndarray:
+    return SCIPY[name].law(params).ppf(u)
+
+
+def centre_and_width(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of the views: the median and the interquartile range."""
+    lower, median, upper = (
+        quantiles(name, exact_params(name), np.float64(level)) for level in (0.25, 0.5, 0.75)
+    )
+    return median, upper - lower
+
+
+def exact_log_prob(name: str, params: Exact, z: np.ndarray) -> float:
+    joint, law = SCIPY[name].joint, SCIPY[name].law
+    return float(joint(params, z) if joint else np.sum(law(params).logpdf(z)))
+
+
+def test_the_families_are_those_of_section_2_4():
+    ways = (inverse_cdf.INVERSE_CDF, location_scale.LOCATION_SCALE, composition.COMPOSITION)
+    assert [" ".join(way) for way in ways] == [
+        "exponential cauchy logistic rayleigh pareto weibull reciprocal gompertz gumbel erlang",
+        "laplace elliptical student_t logistic uniform triangular gaussian",
+        "log_normal gamma dirichlet beta chi_squared f",
+    ]
+    assert set(FAMILIES) == set().union(*ways)
+    assert len(FAMILIES) == 22
+
+
+@every_family
+def test_the_parameters_are_named(name: str):
+    assert FAMILIES[name].params == tuple(SCIPY[name].params)
+
+
+def p_values(name: str, z: np.ndarray) -> list[float]:
+    """Of Kolmogorov-Smirnov tests of z [n, Z], one for each view."""
+    law = SCIPY[name].law(exact_params(name))
+    levels = law.cdf(z @ SCIPY[name].views.T)
+    return [
+        scipy.stats.kstest(levels[:, view], "uniform").pvalue for view in range(levels.shape[1])
+    ]
+
+
+NUM_VIEWS = sum(len(counterpart.views) for counterpart in SCIPY.values())
+
+
+@every_family
+def test_samples_have_scipys_distribution(name: str):
+    """Right samples turn any of these red with probability FALSE_ALARM (Bonferroni)."""
+    assert min(p_values(name, draws(name))) > FALSE_ALARM / NUM_VIEWS
+
+
+@every_family
+def test_samples_a_twentieth_too_large_are_caught(name: str):
+    assert min(p_values(name, 1.05 * draws(name))) < FALSE_ALARM / NUM_VIEWS
+
+
+@every_family
+def test_log_prob_is_scipys(name: str):
+    log_probs = evaluations(name).log_prob[:50]
+    expected = [exact_log_prob(name, exact_params(name), z) for z in draws(name)[:50]]
+    np.testing.assert_allclose(log_probs, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_family
+def test_the_gradient_of_log_prob_is_scipys(name: str):
+    """In every parameter, and in z along a direction that does not leave a simplex."""
+    params = exact_params(name)
+    direction = np.array([1.0, 1.0, -2.0])
+    in_params, in_z = evaluations(name).log_prob_slopes
+    for i, z in enumerate(draws(name)[:5]):
+        for param, value in params.items():
+            expected = oracles.finite_difference(
+                lambda v, param=param, z=z: exact_log_prob(name, {**params, param: v}, z), value
+            )
+            np.testing.assert_allclose(in_params[param][i], expected, rtol=1e-4, atol=1e-4)
+        step = 1e-4 * np.min(np.abs(z))
+        ahead, behind = (exact_log_prob(name, params, z + s * direction) for s in (step, -step))
+        expected = (ahead - behind) / (2.0 * step)
+        assert direction @ in_z[i] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def support_of(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of each dimension's support, two of [Z]."""
+    low, high = SCIPY[name].law(exact_params(name)).support()
+    return np.resize(low, 3), np.resize(high, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if np.isfinite(support_of(name)).any()])
+def test_log_prob_is_minus_infinity_outside_the_support(name: str):
+    for ends, step in zip(support_of(name), (-0.1, 0.1), strict=True):
+        for dim in np.flatnonzero(np.isfinite(ends)):
+            outside = draws(name)[0].copy()
+            outside[dim] = ends[dim] + step
+            if name == "dirichlet":  # it takes on trust that z sums to 1
+                outside[dim - 1] += 1.0 - np.sum(outside)
+            assert FAMILIES[name].log_prob(float32_params(name), jnp.float32(outside)) == -np.inf
+
+
+class Cells(NamedTuple):
+    """A support cut up for the trapezoid rule, in a variable in which the density decays."""
+
+    params: Params
+    points: np.ndarray  # [n, Z]
+    volumes: np.ndarray  # [n]
+
+
+def dimension_cells(name: str, dim: int) -> Cells:
+    low, high = (float(ends[dim]) for ends in support_of(name))
+    t, step = np.linspace(-60.0, 60.0, 20_001, retstep=True)
+    if np.isfinite(high):
+        z = low + (high - low) * scipy.special.expit(t)
+        slopes = (high - low) * scipy.special.expit(t) * scipy.special.expit(-t)
+    elif np.isfinite(low):
+        z, slopes = low + np.exp(t), np.exp(t)
+    else:
+        z, slopes = np.sinh(0.5 * t), 0.5 * np.cosh(0.5 * t)
+    params = {param: value[dim : dim + 1] for param, value in float32_params(name).items()}
+    return Cells(params, z[:, None], slopes * step)
+
+
+def elliptical_cells() -> Cells:
+    """Of the first two dimensions."""
+    t, step = np.linspace(-15.0, 15.0, 401, retstep=True)
+    points = np.stack(np.meshgrid(np.sinh(t), np.sinh(t)), axis=-1).reshape(-1, 2)
+    p = float32_params("elliptical")
+    params = {**p, "location": p["location"][:2], "scale_tril": p["scale_tril"][:2, :2]}
+    return Cells(params, points, np.outer(np.cosh(t), np.cosh(t)).ravel() * step**2)
+
+
+def dirichlet_cells() -> Cells:
+    """By breaking a stick twice; the volume is in the first two dimensions."""
+    t, step = np.linspace(-40.0, 40.0, 401, retstep=True)
+    first, second = (scipy.special.expit(side).ravel() for side in np.meshgrid(t, t))
+    rests = [scipy.special.expit(-side).ravel() for side in np.meshgrid(t, t)]
+    points = np.stack([first, rests[0] * second, rests[0] * rests[1]], axis=-1)
+    volumes = first * rests[0] ** 2 * second * rests[1] * step**2
+    return Cells(float32_params("dirichlet"), points, volumes)
+
+
+JOINT_CELLS = {"elliptical": elliptical_cells, "dirichlet": dirichlet_cells}
+
+
+@functools.cache
+def totals(name: str) -> np.ndarray:
+    """Integrals of the float32 density, summed in float64: of each dimension, or of all at once."""
+    log_prob = jax.jit(jax.vmap(FAMILIES[name].log_prob, in_axes=(None, 0)))
+    if name in JOINT_CELLS:
+        cells = [JOINT_CELLS[name]()]
+    else:
+        cells = [dimension_cells(name, dim) for dim in range(3)]
+    return np.array(
+        [
+            volumes @ np.exp(np.float64(log_prob(params, jnp.float32(points))))
+            for params, points, volumes in cells
+        ]
+    )
+
+
+@every_family
+def test_the_density_integrates_to_1(name: str):
+    np.testing.assert_allclose(totals(name), 1.0, atol=1e-5)
+
+
+@every_family
+def test_a_constant_that_is_slightly_off_would_be_caught(name: str):
+    for constant in (3e-5, -3e-5):
+        assert np.min(np.abs(np.exp(constant) * totals(name) - 1.0)) > 1e-5
+
+
+@every_closed_inverse_cdf
+def test_the_transform_is_scipys_inverse_cdf_with_its_gradient(name: str):
+    """To the least and the greatest u that are ever drawn."""
+    levels = [2**-24, 1e-4, 0.1, 0.5, 0.7, 0.999, 1.0 - 2**-24]
+    u = np.array(levels, np.float32)[:, None]
+    noise = jnp.tile(u, (BATCH // len(u) + 1, 3))[:BATCH]
+    found = jax.tree.map(lambda leaf: leaf[: len(u)], evaluate(name, float32_params(name), noise))
+    exact = exact_params(name)
+    quantile = functools.partial(quantiles, name, u=u.astype(np.float64))
+    np.testing.assert_allclose(found.z, quantile(exact), rtol=1e-5, atol=1e-6)
+    for param, value in exact.items():
+        ahead, behind = (quantile({**exact, param: value + step}) for step in (1e-4, -1e-4))
+        expected = (ahead - behind) / 2e-4
+        np.testing.assert_allclose(found.slope[param], expected, rtol=1e-4, atol=1e-4)
+
+
+@functools.cache
+def expectation_gradient(name: str) -> Exact:
+    """Of the mean of `bounded`, by quadrature over levels and finite differences."""
+    t, step = np.linspace(-30.0, 30.0, 1001, retstep=True)
+    levels = scipy.special.expit(t)[:, None]
+    weights = levels[:, 0] * scipy.special.expit(-t) * step
+    exact, scaling = exact_params(name), centre_and_width(name)
+
+    def expectation(params: Exact) -> float:
+        return float(weights @ bounded(quantiles(name, params, levels), scaling, np.tanh))
+
+    return {
+        param: oracles.finite_difference(
+            lambda v, param=param: expectation({**exact, param: v}), value, 1e-4
+        )
+        for param, value in exact.items()
+    }
+
+
+def moving(name: str, param: str) -> Any:
+    """The entries of a parameter that a sample depends on."""
+    shape = exact_params(name)[param].shape
+    return np.tril(np.ones(shape, bool)) if param == "scale_tril" else np.ones(shape, bool)
+
+
+@every_family
+def test_the_gradient_of_an_expectation_is_unbiased_in_every_parameter(name: str):
+    for param, exact in expectation_gradient(name).items():
+        entries = moving(name, param)
+        drawn = evaluations(name).bounded_slope[param]
+        assert standard_errors_off(drawn[:, entries], exact[entries]) < 4, param
+        np.testing.assert_array_equal(drawn[:, ~entries], 0.0)
+
+
+@every_family
+def test_four_standard_errors_are_tight_enough_to_catch_a_gradient_a_third_off(name: str):
+    for param, exact in expectation_gradient(name).items():
+        for entry in np.argwhere(moving(name, param)):
+            drawn = evaluations(name).bounded_slope[param][:, *entry]
+            assert standard_errors_off(1.33 * drawn, exact[*entry]) > 4, (param, entry)
+
+
+def extreme_params(name: str) -> list[Params]:
+    """Every combination of the least and the greatest of each parameter."""
+    sizes = {param: EXTREMES[param] for param in FAMILIES[name].params}
+    sizes.update(NEARER_EXTREMES.get(name, {}))
+    shapes = {
+        param: jnp.tril(jnp.ones((3, 3))) if param == "scale_tril" else jnp.ones(value.shape)
+        for param, value in float32_params(name).items()
+    }
+    return [
+        {param: value * shapes[param] for param, value in zip(sizes, chosen, strict=True)}
+        for chosen in itertools.product(*sizes.values())
+    ]
+
+
+def extreme_noise(name: str) -> Any:
+    """Noise as it is drawn, and in its first two draws the least and the greatest uniforms."""
+
+    def with_extremes(uniform: jax.Array) -> jax.Array:
+        return uniform.at[0].set(2**-24).at[1].set(1.0 - 2**-24)
+
+    def replace(leaf: Any) -> Any:
+        if isinstance(leaf, GammaNoise):
+            return leaf._replace(uniform=with_extremes(leaf.uniform))
+        return with_extremes(leaf) if FAMILIES[name].noise is open_uniform else leaf
+
+    return jax.tree.map(replace, noise_of(name), is_leaf=lambda leaf: isinstance(leaf, GammaNoise))
+
+
+@every_family
+def test_samples_log_prob_and_their_gradients_are_finite_at_extremes(name: str):
+    noise = extreme_noise(name)
+    for params in extreme_params(name):
+        leaves = jax.tree.leaves(evaluate(name, params, noise))
+        finite = [bool(np.all(np.isfinite(leaf))) for leaf in leaves]
+        assert all(finite), (params, finite)
+
+
+@every_family
+def test_jit_and_vmap_change_nothing(name: str):
+    family, params = FAMILIES[name], float32_params(name)
+    noise = noise_of(name)
+    for i in range(2):
+        z = family.transform(params, jax.tree.map(operator.itemgetter(i), noise))
+        assert z.dtype == jnp.float32
+        np.testing.assert_allclose(draws(name)[i], z, rtol=1e-5, atol=1e-6)
+        log_prob = evaluations(name).log_prob[i]
+        assert float(family.log_prob(params, z)) == pytest.approx(log_prob, rel=1e-5, abs=1e-5)
+
+
+@every_family
+def test_a_sample_is_its_transform_of_noise_that_knows_no_parameter(name: str):
+    family, params = FAMILIES[name], float32_params(name)
+    key = jax.random.key(7)
+    z = family.sample(key, params)
+    np.testing.assert_array_equal(z, family.transform(params, family.noise(key, z.shape, z.dtype)))
+    assert np.all(z != family.sample(jax.random.key(8), params))
+
+
+def test_uniform_noise_is_the_middles_of_equal_cells():
+    """Hence in the open interval; in bfloat16 there are so few that all of them are seen."""
+    coarse = open_uniform(jax.random.key(0), (10_000,), jnp.bfloat16)
+    np.testing.assert_array_equal(np.unique(np.float64(coarse)), (np.arange(128) + 0.5) / 128)
+    fine = np.float64(open_uniform(jax.random.key(0), (10_000,), jnp.float32)) * 2**24
+    assert np.all(fine % 2 == 1)
+    assert 1 <= np.min(fine) < np.max(fine) <= 2**24 - 1
+
+
+def test_positive_saturates_where_z_is_still_positive_and_its_square_finite():
+    z = positive(jnp.float32([-1e6, -85.0, 0.0, 39.0, 1e6]))
+    np.testing.assert_allclose(z[1:4], np.exp([-85.0, 0.0, 39.0]), rtol=1e-5)
+    assert np.all(np.isfinite([*z, *(1.0 / z), *jnp.square(z)]))
+    gradient = jax.vmap(jax.grad(positive))(jnp.float32([-1e6, 1e6]))
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_the_logarithm_of_a_gamma_and_its_gradient_are_unbiased_at_any_concentration():
+    """E[log g] is the digamma and its derivative the trigamma, also where g would be 0."""
+    concentrations = jnp.float32([1e-3, 0.1, 1.0, 30.0, 1e4])
+
+    @jax.jit
+    @jax.vmap
+    def log_g_and_slopes(key: jax.Array) -> tuple[jax.Array, Any]:
+        noise = FAMILIES["gamma"].noise(key, (5,), jnp.float32)
+        log_g, pullback = jax.vjp(lambda a: log_gamma(a, noise), concentrations)
+        return log_g, pullback(jnp.ones(5))[0]
+
+    log_g, slopes = log_g_and_slopes(keys(BATCH))
+    exact = np.float64(concentrations)
+    assert standard_errors_off(log_g, scipy.special.digamma(exact)) < 4
+    assert standard_errors_off(slopes, scipy.special.polygamma(1, exact)) < 4
+
+
+def test_a_gamma_without_its_implicit_gradient_would_be_caught():
+    """The pathwise part alone is -log u / a^2."""
+    u = np.float64(noise_of("gamma").uniform[:, 0])
+    assert standard_errors_off(-np.log(u) / 2.0**2, scipy.special.polygamma(1, 2.0)) > 4
+
+
+def test_elliptical_in_one_dimension_is_student_t():
+    location, scale, df = jnp.float32([0.3]), jnp.float32([0.7]), jnp.float32(2.5)
+    for z in jnp.float32([[-40.0], [0.0], [1.5]]):
+        joint = FAMILIES["elliptical"].log_prob(
+            {"location": location, "scale_tril": scale[:, None], "df": df}, z
+        )
+        single = FAMILIES["student_t"].log_prob(
+            {"location": location, "scale": scale, "df": df[None]}, z
+        )
+        assert float(joint) == pytest.approx(float(single), rel=1e-5)
+
+
+def test_student_t_of_many_degrees_of_freedom_is_gaussian():
+    """lgamma(df / 2) is 7e7 at 10^7 of them, of which float32 keeps no decimal."""
+    params = float32_params("gaussian")
+    for z in jnp.float32(draws("gaussian")[:10]):
+        heavy = FAMILIES["student_t"].log_prob({**params, "df": jnp.full(3, 1e7)}, z)
+        light = FAMILIES["gaussian"].log_prob(params, z)
+        np.testing.assert_allclose(heavy, light, rtol=1e-5, atol=1e-5)
+
+
+def test_logistic_goes_by_location_and_scale_too():
+    assert location_scale.LOCATION_SCALE["logistic"] is inverse_cdf.INVERSE_CDF["logistic"]
+    logistic, params = FAMILIES["logistic"], float32_params("logistic")
+    u = jnp.float32([0.01, 0.4, 0.99])
+    standard = logistic.transform({"location": jnp.zeros(3), "scale": jnp.ones(3)}, u)
+    np.testing.assert_allclose(
+        logistic.transform(params, u), params["location"] + params["scale"] * standard, rtol=1e-6
+    )
+
+
+def test_a_family_makes_a_guide():
+    """KL(Exponential(r) || Exponential(s)) = log(r / s) + s / r - 1, by sgvb_a."""
+    family = FAMILIES["exponential"]
+    guide = Guide(family.sample, family.log_prob)
+    r, s = {"rate": jnp.float32([2.0, 0.5])}, {"rate": jnp.float32([1.0, 3.0])}
+    joint = Joint(functools.partial(family.log_prob, s), log_lik=lambda z: jnp.float32(0.0))
+    bounds = jax.vmap(lambda key: sgvb_a(key, r, guide, joint))(keys(BATCH))
+    ratio = np.float64(s["rate"]) / np.float64(r["rate"])
+    assert standard_errors_off(bounds, -np.sum(ratio - np.log(ratio) - 1.0)) < 4
