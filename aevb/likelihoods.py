@@ -2,8 +2,8 @@
 
 A statistic is an array a name: of `heads` some numbers for each data dimension, [D] where that is
 one; of `shared` one number [1] in all. Constants are never dropped, so that training, evaluation
-and log p(x) are on one scale. Logits may be of any finite size; the logarithms of variances and
-scales up to 80 either way, beyond which float32 has no room for their exponentials.
+and log p(x) are on one scale. Logits may be of any finite size, log_var and log_scale up to 80
+either way and log_std up to 40, beyond which float32 has no room for their exponentials.
 """
 
 from collections.abc import Callable, Mapping
@@ -116,7 +116,9 @@ def _normal_shared(heads: Heads) -> DiagNormal:
     compute it from the very x that it scores, or from the minibatch, is no likelihood, and no
     entry here: from one x it makes p(x|z) = c |x - mean|^-D, whose integral is infinite.
     """
-    return DiagNormal(heads["mean"], jnp.broadcast_to(heads["log_var"], heads["mean"].shape))
+    # One parameter travels slowly, and as log sigma half as far as log sigma^2 would have to.
+    log_var = jnp.broadcast_to(2.0 * heads["log_std"], heads["mean"].shape)
+    return DiagNormal(heads["mean"], log_var)
 
 
 def _normal_likelihood(
@@ -137,7 +139,7 @@ def _normal_likelihood(
 
 gaussian = _normal_likelihood(("mean", "log_var"), ("grey", "real"), _normal)
 gaussian_unit_mean = _normal_likelihood(("mean_logits", "log_var"), ("grey",), _normal_unit_mean)
-gaussian_shared = _normal_likelihood(("mean",), ("grey", "real"), _normal_shared, ("log_var",))
+gaussian_shared = _normal_likelihood(("mean",), ("grey", "real"), _normal_shared, ("log_std",))
 
 
 def level_of(x: Array) -> Array:

@@ -29,9 +29,7 @@ SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
     "gaussian_unit_mean": lambda h, x: scipy.stats.norm.logpdf(
         x, scipy.special.expit(h["mean_logits"]), np.exp(0.5 * h["log_var"])
     ),
-    "gaussian_shared": lambda h, x: scipy.stats.norm.logpdf(
-        x, h["mean"], np.exp(0.5 * h["log_var"])
-    ),
+    "gaussian_shared": lambda h, x: scipy.stats.norm.logpdf(x, h["mean"], np.exp(h["log_std"])),
     "continuous_bernoulli": lambda h, x: continuous_bernoulli(h["logits"]).logpdf(
         np.where(h["logits"] > 0, 1.0 - x, x)
     ),
@@ -65,7 +63,7 @@ REAL_LINE = (-30.0, 30.0)  # as good as all of it for the heads below
 
 EXTREMES = {
     **{"logits": 1e4, "mean_logits": 1e4, "mean": 1.0, "location": 1.0},
-    **{"log_var": 80.0, "log_scale": 80.0},
+    **{"log_var": 80.0, "log_std": 40.0, "log_scale": 80.0},
 }
 
 every_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
@@ -380,9 +378,9 @@ def test_categorical_reads_256_logits_for_each_dimension_in_turn():
 
 
 def test_gaussian_shared_counts_its_one_variance_in_every_dimension():
-    heads = {"mean": jnp.zeros(5), "log_var": jnp.full(1, 0.7)}
+    heads = {"mean": jnp.zeros(5), "log_std": jnp.full(1, 0.7)}
     likelihood = LIKELIHOODS["gaussian_shared"]
-    expected = 5 * scipy.stats.norm(0.0, np.exp(0.35)).logpdf(0.0)  # pyright: ignore[reportAttributeAccessIssue]
+    expected = 5 * scipy.stats.norm(0.0, np.exp(0.7)).logpdf(0.0)  # pyright: ignore[reportAttributeAccessIssue]
     assert likelihood.log_prob(heads, jnp.zeros(5)) == pytest.approx(expected, rel=1e-6)
     assert likelihood.sample(jax.random.key(0), heads).shape == (5,)
 
@@ -393,13 +391,13 @@ def test_the_shared_variance_is_best_at_the_mean_squared_residual():
     x, means = jnp.float32(rng.normal(size=(2, 50, 4)))
     residual_sq = float(np.mean(np.square(np.asarray(x - means, np.float64))))
 
-    def mean_log_prob(log_var: jax.Array) -> jax.Array:
+    def mean_log_prob(log_std: jax.Array) -> jax.Array:
         log_prob = LIKELIHOODS["gaussian_shared"].log_prob
         return jnp.mean(
-            jax.vmap(lambda mean, x: log_prob({"mean": mean, "log_var": log_var}, x))(means, x)
+            jax.vmap(lambda mean, x: log_prob({"mean": mean, "log_std": log_std}, x))(means, x)
         )
 
-    best = jnp.full(1, np.log(residual_sq), jnp.float32)
+    best = jnp.full(1, 0.5 * np.log(residual_sq), jnp.float32)
     np.testing.assert_allclose(jax.grad(mean_log_prob)(best), 0.0, atol=1e-5)
     highest = -0.5 * 4 * np.log(2 * np.pi * np.e * residual_sq)
     assert mean_log_prob(best) == pytest.approx(highest, rel=1e-6)
