@@ -1,5 +1,6 @@
 """Chains that are led from one density to another in steps: annealed importance sampling."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from aevb.types import Key, LogDensity
 
 SHARPNESS = 4.0  # of the sigmoid: how much slower the schedule is at its ends
 WARMUP = 50  # transitions by which a pilot run finds its first step size
+SHORTEST_PILOT = 300  # transitions along the path: on a short one it makes several at each beta
 GAIN = 0.2  # of the pilot's log step size, for an acceptance that is off by 1
 
 
@@ -100,8 +102,9 @@ def pilot(key: Key, z: Array, path: Path, betas: Array, settings: hmc.Settings) 
         log_step += GAIN * (acceptance - settings.target_acceptance)
         return (z, log_step), jnp.exp(log_step)
 
-    stay_then_go = jnp.concatenate([jnp.repeat(betas[:1], WARMUP), betas])
+    repeats = math.ceil(SHORTEST_PILOT / len(betas))
+    stay_then_go = jnp.concatenate([jnp.repeat(betas[:1], WARMUP), jnp.repeat(betas, repeats)])
     keys = jax.random.split(key, len(stay_then_go))
     start = (z, jnp.log(jnp.float32(hmc.FIRST_STEP)))
     _, step_sizes = jax.lax.scan(follow, start, (keys, stay_then_go))
-    return step_sizes[WARMUP:]
+    return step_sizes[WARMUP:][repeats - 1 :: repeats]

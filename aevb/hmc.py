@@ -118,4 +118,5 @@ def r_hat(chains: Chains) -> Array:
     """
     from blackjax.diagnostics import potential_scale_reduction
 
-    return potential_scale_reduction(chains.samples, chain_axis=0, sample_axis=1)
+    reductions = potential_scale_reduction(chains.samples, chain_axis=0, sample_axis=1)
+    return jnp.reshape(reductions, chains.samples.shape[2:])  # Z = 1 has lost its axis

@@ -1,0 +1,440 @@
+"""Estimates of log p(x) against its exact value, and each on the side that it says it is on."""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.special
+from oracles import LinearGaussian, standard_errors_off
+
+from aevb import hmc
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.losses import Guide, Joint, log_weights
+from aevb.marginal import (
+    ESTIMATORS,
+    Estimate,
+    ais,
+    appendix_d,
+    importance_sampling,
+    prior_guide,
+    reverse_ais,
+)
+
+GUIDE = Guide(
+    sample=lambda key, stats: stats.sample(key),
+    log_prob=lambda stats, z: stats.log_prob(z),
+)
+every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+
+FEW = hmc.Settings(num_leapfrog=4, num_warmup=60)
+# Settings at which one estimate is within a hundredth or two of a nat in 3 dimensions.
+FINE: dict[str, dict[str, Any]] = {
+    "importance": {"num_samples": 20_000, "chunk_size": 1000},
+    "ais": {"num_temps": 300, "num_chains": 300, "settings": FEW},
+    "reverse_ais": {"num_temps": 300, "num_chains": 300, "settings": FEW},
+    "appendix_d": {"num_samples": 100, "num_chains": 50, "settings": FEW},
+}
+# Settings at which the bias shows.
+CRUDE: dict[str, dict[str, Any]] = {
+    "importance": {"num_samples": 3},
+    "ais": {"num_temps": 20, "num_chains": 3, "settings": FEW},
+    "reverse_ais": {"num_temps": 20, "num_chains": 3, "settings": FEW},
+    "appendix_d": {"num_samples": 4, "num_chains": 3, "settings": FEW},
+}
+
+
+class Case(NamedTuple):
+    """A model, a datapoint with the latent it came from, and a guide that is not the posterior."""
+
+    model: LinearGaussian
+    x: np.ndarray
+    z: np.ndarray  # an exact sample of p(z|x)
+    stats: DiagNormal
+
+    def log_prob(self) -> float:
+        return float(self.model.log_prob(self.x))
+
+
+def make_case(num_dims: int, num_latents: int, seed: int) -> Case:
+    """Its guide is twice as wide as the posterior, and half a standard deviation off."""
+    model = oracles.linear_gaussian(seed, num_dims, num_latents)
+    model = jax.tree.map(lambda leaf: leaf.astype(np.float32).astype(np.float64), model)
+    rng = np.random.default_rng(seed + 1000)
+    z = rng.normal(size=num_latents)
+    x = model.weights @ z + model.bias + rng.normal(size=num_dims) * np.sqrt(model.noise_var)
+    x = x.astype(np.float32).astype(np.float64)
+    mean, cov = model.posterior(x)
+    std = np.sqrt(np.diag(cov))
+    stats = DiagNormal(jnp.float32(mean + 0.5 * std), jnp.float32(2.0 * np.log(2.0 * std)))
+    return Case(model, x, z, stats)
+
+
+def joint_of(model: LinearGaussian, x: Any) -> Joint:
+    (weights, bias, noise_var), x = jax.tree.map(jnp.float32, (model, x))
+    return Joint(
+        log_prior=StandardNormal(weights.shape[1]).log_prob,
+        log_lik=lambda z: DiagNormal(weights @ z + bias, jnp.log(noise_var)).log_prob(x),
+    )
+
+
+def estimate(
+    name: str, key: jax.Array, stats: Any, joint: Joint, z: jax.Array, **settings: Any
+) -> Estimate:
+    """By the table, with the exact sample where it is called for."""
+    if name == "reverse_ais":
+        settings = settings | {"posterior_sample": z}
+    return ESTIMATORS[name].estimate(key, stats, GUIDE, joint, **settings)
+
+
+def estimates(name: str, cases: list[Case], seed: int = 0, **settings: Any) -> Estimate:
+    """One estimate of each case, with a key of its own: each field [len(cases)] in float64."""
+
+    @jax.jit
+    @jax.vmap
+    def run(key: jax.Array, case: Case) -> Estimate:
+        return estimate(name, key, case.stats, joint_of(case.model, case.x), case.z, **settings)
+
+    keys = jax.random.split(jax.random.key(seed), len(cases))
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), run(keys, stack(cases)))
+
+
+def stack(cases: list[Case]) -> Case:
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves), jnp.float32), *cases)
+
+
+def repeated(case: Case, number: int) -> list[Case]:
+    """The same datapoint again and again, each time with another exact sample of its posterior."""
+    mean, cov = case.model.posterior(case.x)
+    draws = np.random.default_rng(0).multivariate_normal(mean, cov, size=number)
+    return [case._replace(z=draw) for draw in draws]
+
+
+# Exactness
+
+
+@pytest.mark.parametrize(
+    ("num_dims", "num_latents"),
+    [
+        (10, 3),
+        pytest.param(4, 1, marks=pytest.mark.slow),
+        pytest.param(3, 2, marks=pytest.mark.slow),
+        pytest.param(6, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_every_estimate_is_within_a_twentieth_of_a_nat_and_the_sandwich_is_thinner_than_that(
+    num_dims: int, num_latents: int
+):
+    """Of three models each, at settings of a second or so."""
+    cases = [make_case(num_dims, num_latents, seed) for seed in range(3)]
+    exact = np.array([case.log_prob() for case in cases])
+    found = {}
+    for name, settings in FINE.items():
+        value, error, _ = estimates(name, cases, **settings)
+        assert np.all(error < 0.025), name
+        assert np.all(abs(value - exact) < 0.05), name
+        assert np.all(abs(value - exact) < 4 * error + 1e-4), name
+        found[name] = value
+    assert np.all(abs(found["appendix_d"] - found["importance"]) < 0.05)
+    assert np.all(abs(found["reverse_ais"] - found["ais"]) < 0.05)
+
+
+@every_estimator
+def test_p_or_its_reciprocal_is_estimated_without_bias_and_the_log_is_on_its_side(name: str):
+    """Jensen's inequality: the bias of the log is to the side that the table says."""
+    case, number = make_case(5, 3, seed=5), 2000
+    value = estimates(name, repeated(case, number), **CRUDE[name]).value - case.log_prob()
+    sign = {"lower": 1.0, "upper": -1.0}[ESTIMATORS[name].kind]
+    # Appendix D's terms have an infinite variance where the fit to so few samples is bad.
+    if name != "appendix_d":
+        assert standard_errors_off(np.exp(sign * value), 1.0) < 4
+    assert sign * np.mean(value) < -4 * np.std(value) / math.sqrt(number)
+
+
+def test_appendix_d_is_unbiased_for_the_reciprocal_where_its_fit_is_good():
+    case = make_case(5, 2, seed=6)
+    settings = {"num_samples": 20, "num_chains": 10, "settings": FEW}
+    ratios = np.exp(case.log_prob() - estimates("appendix_d", [case] * 500, **settings).value)
+    assert np.std(ratios) < 0.2
+    assert standard_errors_off(ratios, 1.0) < 4
+
+
+@every_estimator
+def test_the_standard_error_is_the_spread_over_seeds(name: str):
+    case, number = make_case(6, 2, seed=7), 200
+    settings = {
+        "importance": {"num_samples": 300},
+        "ais": {"num_temps": 100, "num_chains": 40, "settings": FEW},
+        "reverse_ais": {"num_temps": 100, "num_chains": 40, "settings": FEW},
+        "appendix_d": {"num_samples": 20, "num_chains": 40, "settings": FEW},
+    }[name]
+    value, error, _ = estimates(name, repeated(case, number), seed=1, **settings)
+    scores = (value - case.log_prob()) / error
+    assert abs(np.mean(scores)) < 4 / math.sqrt(number) + 0.1  # 0.1: the bias that the log has
+    assert abs(np.std(scores) - 1.0) < 4 / math.sqrt(2 * number)
+
+
+def test_annealing_from_the_prior_gives_the_same_answer():
+    """The path of Wu et al. (2017), in both directions, within 4 of their standard errors."""
+    cases = [make_case(6, 3, seed) for seed in range(3)]
+    guide = prior_guide(StandardNormal(3))
+    settings: dict[str, Any] = {"num_temps": 200, "num_chains": 100, "settings": FEW}
+
+    @jax.jit
+    @jax.vmap
+    def both(key: jax.Array, case: Case) -> tuple[Estimate, Estimate]:
+        joint = joint_of(case.model, case.x)
+        lower = ais(key, (), guide, joint, **settings)
+        return lower, reverse_ais(key, (), guide, joint, posterior_sample=case.z, **settings)
+
+    exact = np.array([case.log_prob() for case in cases])
+    for value, error, diagnostics in both(jax.random.split(jax.random.key(0), 3), stack(cases)):
+        assert np.all(error < 0.1)
+        assert np.all(abs(value - exact) < 4 * error)
+        assert diagnostics["acceptance"] == pytest.approx(0.8, abs=0.1)
+
+
+# A decoder that is not linear, against quadrature
+
+
+class Decoder(NamedTuple):
+    """Bernoulli(sigmoid(V tanh(W z) + b)): a posterior that is not Gaussian."""
+
+    hidden: np.ndarray  # [H, Z]
+    output: np.ndarray  # [D, H]
+    bias: np.ndarray  # [D]
+
+    def log_joint(self, z: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """log p(x, z) of z [n, Z], in float64."""
+        logits = np.tanh(z @ self.hidden.T) @ self.output.T + self.bias
+        log_lik = np.sum(x * logits - np.logaddexp(0.0, logits), axis=1)
+        return log_lik - 0.5 * np.sum(oracles.LOG_2PI + z**2, axis=1)
+
+    def joint(self, x: np.ndarray) -> Joint:
+        hidden, output, bias, x = jax.tree.map(jnp.float32, (*self, x))
+
+        def log_lik(z: jax.Array) -> jax.Array:
+            logits = output @ jnp.tanh(hidden @ z) + bias
+            return jnp.sum(x * logits - jax.nn.softplus(logits))
+
+        return Joint(StandardNormal(hidden.shape[1]).log_prob, log_lik)
+
+
+def make_decoder(num_latents: int, seed: int) -> tuple[Decoder, np.ndarray, np.ndarray]:
+    """A decoder, and a datapoint with the latent it came from."""
+    rng = np.random.default_rng(seed)
+    shapes = [(6, num_latents), (8, 6), (8,)]
+    decoder = Decoder(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
+    z = rng.normal(size=num_latents)
+    logits = decoder.output @ np.tanh(decoder.hidden @ z) + decoder.bias
+    return decoder, rng.binomial(1, scipy.special.expit(logits)).astype(np.float64), z
+
+
+@pytest.mark.parametrize(
+    ("num_latents", "seed"), [pytest.param(1, 0, marks=pytest.mark.slow), (2, 1)]
+)
+def test_every_estimate_agrees_with_quadrature_on_a_posterior_that_is_not_gaussian(
+    num_latents: int, seed: int
+):
+    decoder, x, z = make_decoder(num_latents, seed)
+    exact = oracles.quadrature_log_prob(lambda points: decoder.log_joint(points, x), num_latents)
+    stats = DiagNormal(jnp.zeros(num_latents), jnp.zeros(num_latents))
+    for name, settings in FINE.items():
+        run = partial(estimate, name, joint=decoder.joint(x), z=jnp.float32(z), **settings)
+        value, error, _ = jax.jit(run)(jax.random.key(seed), stats)
+        assert error < 0.03, name
+        assert abs(value - exact) < 4 * error + 1e-4, name
+
+
+@pytest.mark.parametrize("num_latents", [1, 2])
+def test_the_quadrature_agrees_with_the_closed_form_of_a_linear_model(num_latents: int):
+    model = oracles.linear_gaussian(0, 4, num_latents)
+    x = np.random.default_rng(0).normal(size=4)
+
+    def log_joint(z: np.ndarray) -> np.ndarray:
+        residual = x - model.bias - z @ model.weights.T
+        log_lik = oracles.LOG_2PI + np.log(model.noise_var) + residual**2 / model.noise_var
+        return -0.5 * (np.sum(log_lik, axis=1) + np.sum(oracles.LOG_2PI + z**2, axis=1))
+
+    found = oracles.quadrature_log_prob(log_joint, num_latents)
+    assert found == pytest.approx(model.log_prob(x), rel=1e-9)
+
+
+# Importance sampling
+
+
+def test_importance_sampling_is_the_log_mean_of_its_weights_however_they_are_chunked():
+    case, key = make_case(4, 2, seed=8), jax.random.key(3)
+    joint, num_samples = joint_of(case.model, case.x), 1000
+
+    def log_weight(index: jax.Array) -> jax.Array:
+        sample_key = jax.random.fold_in(key, index)
+        return log_weights(sample_key, case.stats, GUIDE, joint, num_samples=1)[0]
+
+    log_w = np.asarray(jax.vmap(log_weight)(jnp.arange(num_samples)), np.float64)
+    expected = scipy.special.logsumexp(log_w) - math.log(num_samples)
+    for chunk_size in (7, 128, 999, 1000, 5000):
+        value, _, diagnostics = importance_sampling(
+            key, case.stats, GUIDE, joint, num_samples=num_samples, chunk_size=chunk_size
+        )
+        assert value == pytest.approx(expected, abs=1e-4), chunk_size
+        ess = np.exp(2 * scipy.special.logsumexp(log_w) - scipy.special.logsumexp(2 * log_w))
+        assert diagnostics["effective_sample_size"] == pytest.approx(ess, rel=1e-3), chunk_size
+
+
+def test_the_memory_of_importance_sampling_does_not_grow_with_its_samples():
+    """What 50,000 samples add to 500 is the tail for Pareto k: 604 numbers, and their sorting."""
+    keys = jax.random.split(jax.random.key(0))
+    hidden, output = jax.random.normal(keys[0], (200, 3)), jax.random.normal(keys[1], (100, 200))
+    joint = Joint(
+        log_prior=StandardNormal(3).log_prob,
+        log_lik=lambda z: -jnp.sum(jnp.square(output @ jnp.tanh(hidden @ z))),
+    )
+
+    def bytes_for(num_samples: int) -> int:
+        run = partial(importance_sampling, guide=GUIDE, joint=joint, num_samples=num_samples)
+        stats = DiagNormal(jnp.zeros(3), jnp.zeros(3))
+        compiled = jax.jit(run).lower(jax.random.key(0), stats).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = bytes_for(500), bytes_for(50_000)
+    assert few > 500 * 200 * 4  # the chunk's activations are counted
+    assert many - few < 16 * 604 * 4
+    assert many < 1.05 * few
+
+
+def test_at_the_exact_posterior_every_weight_is_p():
+    model = oracles.orthogonal_linear_gaussian(0, 6, 3)
+    x = np.random.default_rng(0).normal(size=6)
+    mean, cov = model.posterior(x)
+    stats = DiagNormal(jnp.float32(mean), jnp.float32(np.log(np.diag(cov))))
+    value, error, diagnostics = importance_sampling(
+        jax.random.key(0), stats, GUIDE, joint_of(model, x), num_samples=1000
+    )
+    assert value == pytest.approx(model.log_prob(x), abs=1e-4)
+    assert error < 1e-4
+    assert diagnostics["effective_sample_size"] == pytest.approx(1000, rel=1e-3)
+
+
+def test_pareto_k_gives_a_guide_with_thin_tails_away():
+    case = make_case(6, 3, seed=9)
+    narrow = case.stats._replace(log_var=case.stats.log_var - 4.0)
+    cases = [case, case._replace(stats=narrow)]
+    _, _, diagnostics = estimates("importance", cases, num_samples=5000)
+    trusted, warned = diagnostics["pareto_k"]
+    assert trusted < 0.5
+    assert warned > 0.7
+    trusted, warned = diagnostics["effective_sample_size"]
+    assert warned < 0.1 * trusted
+
+
+# What chains can tell of themselves
+
+
+def test_appendix_d_tells_of_chains_that_do_not_agree_by_r_hat():
+    """Two modes that HMC cannot cross, with chains in both; and one that it can."""
+    settings: dict[str, Any] = {"num_samples": 50, "num_chains": 20, "settings": FEW}
+
+    @jax.jit
+    @jax.vmap
+    def r_hat(centre: jax.Array) -> jax.Array:
+        def log_lik(z: jax.Array) -> jax.Array:
+            return -0.5 * jnp.sum(((jnp.abs(z) - centre) / 0.2) ** 2)
+
+        joint = Joint(StandardNormal(1).log_prob, log_lik)
+        stats = DiagNormal(jnp.zeros(1), jnp.full(1, 2.0))
+        key = jax.random.key(0)
+        return appendix_d(key, stats, GUIDE, joint, **settings).diagnostics["r_hat"]
+
+    parted, together = r_hat(jnp.float32([3.0, 0.0]))
+    assert parted > 3.0
+    assert together < 1.1
+
+
+def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
+    """From a z that is not of the posterior, so that one can see how much of it is left."""
+    case = make_case(6, 3, seed=2)
+    cases = [case._replace(z=case.z + 5.0)] * 20
+    stuck, free = (
+        estimates(
+            "reverse_ais",
+            cases,
+            num_temps=20,
+            num_chains=50,
+            settings=FEW._replace(num_warmup=num_warmup),
+        )
+        for num_warmup in (0, 100)
+    )
+    assert standard_errors_off(stuck.value, case.log_prob()) > 4
+    assert abs(np.mean(free.value) - case.log_prob()) < 0.1
+
+
+# What all of them promise
+
+
+@every_estimator
+def test_a_key_decides_and_jit_and_vmap_over_datapoints_change_nothing(name: str):
+    """Rounding decides what an adapting HMC chain does, so appendix D is held to its error."""
+    first, other = make_case(4, 2, seed=1), make_case(4, 2, seed=2)
+    cases, numbers = stack([first, first, first, other]), jnp.array([5, 5, 6, 7])
+
+    @jax.jit
+    def run(number: jax.Array, case: Case) -> Estimate:
+        joint, key = joint_of(case.model, case.x), jax.random.key(number)
+        return estimate(name, key, case.stats, joint, case.z, **CRUDE[name])
+
+    together = jax.vmap(run)(numbers, cases)
+    assert together.value.shape == together.standard_error.shape == (4,)
+    assert together.value[0] == together.value[1]
+    assert together.value[0] != together.value[2]
+    for i in (2, 3):
+        alone = run(numbers[i], jax.tree.map(lambda leaf, i=i: leaf[i], cases))
+        error = 4 * math.sqrt(2) * float(alone.standard_error)
+        tolerance = error if name == "appendix_d" else 1e-3
+        assert together.value[i] == pytest.approx(float(alone.value), abs=tolerance)
+
+
+@every_estimator
+def test_every_entry_says_in_its_first_line_on_which_side_it_is(name: str):
+    function, kind = ESTIMATORS[name]
+    first_line = (function.__doc__ or "").splitlines()[0]
+    assert f"a stochastic {kind.upper()} bound" in first_line
+
+
+NO_CHAINS = [
+    ("ais", "num_chains"),
+    ("ais", "num_temps"),
+    ("reverse_ais", "num_chains"),
+    ("reverse_ais", "num_temps"),
+    ("appendix_d", "num_chains"),
+    ("appendix_d", "num_samples"),
+    ("importance", "num_samples"),
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), NO_CHAINS)
+def test_one_of_what_has_no_spread_is_refused(name: str, argument: str):
+    case = make_case(2, 1, seed=0)
+    with pytest.raises(ValueError, match=f"{argument} is 1; it must be at least 2"):
+        estimates(name, [case], **CRUDE[name] | {argument: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("importance", {"chunk_size": 0}, "chunk_size is 0"),
+        ("ais", {"settings": FEW._replace(num_leapfrog=0)}, "num_leapfrog is 0"),
+        ("reverse_ais", {"settings": FEW._replace(num_leapfrog=0)}, "num_leapfrog is 0"),
+        ("reverse_ais", {"settings": FEW._replace(num_warmup=-1)}, "num_warmup is -1"),
+        ("appendix_d", {"settings": FEW._replace(num_leapfrog=0)}, "num_leapfrog is 0"),
+        ("appendix_d", {"settings": FEW._replace(num_warmup=0)}, "num_warmup is 0"),
+        ("appendix_d", {"num_samples": 2, "num_chains": 2}, "is 4; it must be at least 5"),
+    ],
+)
+def test_other_settings_out_of_range_are_refused(name: str, changes: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        estimates(name, [make_case(6, 4, seed=0)], **CRUDE[name] | changes)
