@@ -48,7 +48,7 @@ def build(values: Values) -> Experiment:
         model,
         optimizer,
         num_data=num_data,
-        bound=_build_bound(values, model.guide),
+        bound=build_bound(values, model.guide),
         num_samples=values["algorithm.num_samples"],
         param_prior_std=values["algorithm.param_prior_std"] or None,
         prior_on_biases=values["algorithm.prior_on_biases"],
@@ -92,11 +92,16 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
     return vae.make(encoder, decoder, likelihood, num_latents=num_latents)
 
 
-def _build_bound(values: Values, guide: Guide) -> Bound:
-    """The bound with its options, once it has accepted them, num_samples and the kind of guide."""
+def build_bound(values: Values, guide: Guide) -> Bound:
+    """The bound with its options, once it has accepted them.
+
+    Raises:
+        UserError: it has no such option, or refuses a value, config.algorithm.num_samples or the
+            guide.
+    """
     name, options = values["algorithm.bound"], values["algorithm.bound_options"]
     bound = losses.BOUNDS[name]
-    given = parse_options(options, field="algorithm.bound_options", example="alpha=0.3")
+    given = parse_options(options, field="config.algorithm.bound_options", example="alpha=0.3")
     defaults = {
         parameter.name: parameter.default
         for parameter in inspect.signature(bound).parameters.values()
@@ -111,12 +116,12 @@ def _build_bound(values: Values, guide: Guide) -> Bound:
         if type(defaults[option]) is int and value.is_integer():
             given[option] = int(value)
     bound = partial(bound, **given)
-    # A rehearsal on densities of one number, so that what it refuses is refused before training.
+    # A rehearsal with densities of a single number, so that nothing is refused in mid-training.
     toy = Guide(lambda key, stats: stats, lambda stats, z: z, guide.kl and (lambda stats: stats))
-    rehearsal = partial(bound, num_samples=values["algorithm.num_samples"])
+    rehearse = partial(bound, num_samples=values["algorithm.num_samples"])
     try:
         jax.eval_shape(
-            lambda key: rehearsal(key, jnp.zeros(()), toy, Joint(lambda z: z, lambda z: z)),
+            lambda key: rehearse(key, jnp.zeros(()), toy, Joint(lambda z: z, lambda z: z)),
             jax.random.key(0),
         )
     except ValueError as error:

@@ -105,7 +105,7 @@ def dreg(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: in
 
     Doubly reparameterised (Tucker et al. 2018): the weights w_k, normalised to a sum of 1, become
     squares once phi's gradient inside log q is reparameterised in its turn. It has the mean of
-    IWAE's gradient and, as a rule, less variance. theta's gradient is IWAE's.
+    IWAE's gradient, and less variance where q is near the posterior. theta's gradient is IWAE's.
     """
     log_w, by_z, _ = log_weights_by_route(key, stats, guide, joint, num_samples=num_samples)
     w = stop_gradient(jax.nn.softmax(log_w))

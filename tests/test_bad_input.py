@@ -75,6 +75,18 @@ MISTAKES = {
         [FREY, "--config.optimizer.name=adam", "--config.optimizer.options=beta=1"],
         ["beta", "b1"],
     ),
+    "option of another bound": (
+        [FREY, "--config.algorithm.bound=iwae", "--config.algorithm.bound_options=alpha=1"],
+        ["iwae", "alpha", "none"],
+    ),
+    "value that a bound refuses": (
+        [FREY, "--config.algorithm.bound=ciwae", "--config.algorithm.bound_options=beta=2"],
+        ["ciwae", "beta is 2.0", "from 0 to 1", "bound_options"],
+    ),
+    "a sample too few": (
+        [FREY, "--config.algorithm.bound=score_function_loo"],
+        ["score_function_loo", "num_samples is 1", "at least 2"],
+    ),
     "batch beyond the data": ([FREY, "--config.train.batch_size=2000"], ["2000", "1572"]),
     "data missing": ([MNIST, "--config.data.dir={tmp}"], ["mnist", "{tmp}"]),
     "workdir is a file": ([FREY, "--workdir={tmp}/file"], ["{tmp}/file"]),

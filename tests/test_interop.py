@@ -69,7 +69,7 @@ def loss_of(encode: Encode, decode: Decode) -> jax.Array:
             log_prior=StandardNormal(NUM_LATENTS).log_prob,
             log_lik=lambda z: bernoulli.log_prob({"logits": decode(z)}, x),
         )
-        bounds = [bound(key, stats, diag_normal, joint, num_samples=3) for bound in BOUNDS.values()]
+        bounds = [bound(key, stats, diag_normal, joint, num_samples=4) for bound in BOUNDS.values()]
         return jnp.stack(bounds)
 
     return -jnp.mean(jax.vmap(bounds_of)(KEYS, X))

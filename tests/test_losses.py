@@ -1,11 +1,12 @@
-"""Bounds and their gradients against a linear-Gaussian model, where all of it is known exactly."""
+"""Bounds against a linear-Gaussian model, where their means are known exactly."""
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,84 +15,43 @@ import oracles
 import pytest
 import scipy.special
 import scipy.stats
-from oracles import LinearGaussian, standard_errors_off
+from cases import (
+    CASES,
+    EXPECTED,
+    NUM_DRAWS,
+    PHI,
+    Case,
+    Estimates,
+    draws_of,
+    estimates_of,
+    exact_case,
+    exact_gradient,
+    expectation_over_pairs,
+    iwae_of_two,
+    joint_of,
+    keys,
+    log_weights_at,
+    make_case,
+)
+from oracles import standard_errors_off
 
-from aevb.distributions import DiagNormal, StandardNormal
+from aevb.distributions import DiagNormal
 from aevb.guides import diag_normal
-from aevb.losses import BOUNDS, Bound, Guide, Joint, log_weights, minibatch_objective
+from aevb.losses import (
+    BOUNDS,
+    NOT_BOUNDS_ON_LOG_P,
+    Bound,
+    Guide,
+    log_weights,
+    minibatch_objective,
+    renyi,
+)
 
-NUM_DRAWS = 20_000
-CASES = [(1, 1, 0), (4, 2, 1), (6, 3, 2)]  # D, Z, seed
-ELBO_ESTIMATORS = ("sgvb_a", "sgvb_b")  # unbiased for the evidence lower bound
+SEED = 10
+CASE = make_case(4, 2, seed=1)
 
 every_bound = pytest.mark.parametrize("name", BOUNDS)
-every_elbo_estimator = pytest.mark.parametrize("name", ELBO_ESTIMATORS)
 every_case = pytest.mark.parametrize(("num_dims", "num_latents", "seed"), CASES)
-
-
-class Case(NamedTuple):
-    """A model, a datapoint and a guide that is not the posterior; float64 that float32 holds."""
-
-    model: LinearGaussian
-    x: np.ndarray
-    mean: np.ndarray
-    log_var: np.ndarray
-
-    def elbo(self) -> float:
-        return self.model.elbo(self.x, self.mean, self.log_var)
-
-    def stats(self) -> DiagNormal:
-        return DiagNormal(jnp.float32(self.mean), jnp.float32(self.log_var))
-
-
-def make_case(num_dims: int, num_latents: int, seed: int) -> Case:
-    rng = np.random.default_rng(seed + 1000)
-    case = Case(
-        oracles.linear_gaussian(seed, num_dims, num_latents),
-        x=rng.normal(scale=2.0, size=num_dims),
-        mean=rng.normal(size=num_latents),
-        log_var=rng.normal(size=num_latents) - 1.0,
-    )
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32).astype(np.float64), case)
-
-
-def exact_case(num_dims: int, num_latents: int, seed: int) -> Case:
-    """One whose guide is the posterior."""
-    model = oracles.orthogonal_linear_gaussian(seed, num_dims, num_latents)
-    x = np.random.default_rng(seed).normal(size=num_dims)
-    mean, cov = model.posterior(x)
-    np.testing.assert_allclose(cov, np.diag(np.diag(cov)), atol=1e-12)
-    return Case(model, x, mean, np.log(np.diag(cov)))
-
-
-def joint_of(model: Any, x: Any) -> Joint:
-    """The same model in jax, differentiable in its weights and bias."""
-    (weights, bias, noise_var), x = jax.tree.map(jnp.float32, (model, x))
-    return Joint(
-        log_prior=StandardNormal(weights.shape[1]).log_prob,
-        log_lik=lambda z: DiagNormal(weights @ z + bias, jnp.log(noise_var)).log_prob(x),
-    )
-
-
-def keys(number: int = NUM_DRAWS, seed: int = 0) -> jax.Array:
-    return jax.random.split(jax.random.key(seed), number)
-
-
-@partial(jax.jit, static_argnames=("bound", "num_samples"))
-def evaluations(
-    bound: Bound, keys: jax.Array, stats: DiagNormal, model: Any, x: jax.Array, num_samples: int
-) -> jax.Array:
-    joint = joint_of(model, x)
-    return jax.vmap(lambda key: bound(key, stats, diag_normal, joint, num_samples=num_samples))(
-        keys
-    )
-
-
-def draws_of(bound: Bound, case: Case, *, num_samples: int = 1, seed: int = 0) -> np.ndarray:
-    """Independent evaluations of a bound -> [NUM_DRAWS]."""
-    model, x = jax.tree.map(jnp.float32, (case.model, case.x))
-    draws = evaluations(bound, keys(seed=seed), case.stats(), model, x, num_samples)
-    return np.asarray(draws, np.float64)
 
 
 @every_case
@@ -115,46 +75,77 @@ def test_the_oracles_agree_with_one_another(num_dims: int, num_latents: int, see
         np.testing.assert_allclose(gradient[name], expected, rtol=1e-6, atol=1e-6)
 
 
-@every_elbo_estimator
 @every_case
-def test_it_is_unbiased_for_the_elbo_of_a_linear_gaussian_model(
-    name: str, num_dims: int, num_latents: int, seed: int
+def test_the_quadrature_agrees_with_closed_forms_and_with_simulation(
+    num_dims: int, num_latents: int, seed: int
 ):
     case = make_case(num_dims, num_latents, seed)
-    assert standard_errors_off(draws_of(BOUNDS[name], case, seed=seed), case.elbo()) < 4
+    elbo = expectation_over_pairs(case, lambda log_w: 0.5 * (log_w[0] + log_w[1]))
+    assert elbo == pytest.approx(case.elbo(), rel=1e-9)
+    noise = np.random.default_rng(seed).normal(size=(2, 1_000_000, num_latents))
+    simulated = np.logaddexp(*(log_weights_at(case, each) for each in noise)) - np.log(2.0)
+    assert standard_errors_off(simulated, iwae_of_two(case)) < 4
 
 
-@every_elbo_estimator
-@every_case
-def test_its_gradient_is_unbiased_for_the_gradient_of_that_elbo(
-    name: str, num_dims: int, num_latents: int, seed: int
-):
-    """In the guide's statistics (phi) and in the model's weights and bias (theta)."""
-    case = make_case(num_dims, num_latents, seed)
+def test_every_bound_has_an_expected_value():
+    assert EXPECTED.keys() == BOUNDS.keys()
 
-    def estimate(params: dict[str, jax.Array], key: jax.Array) -> jax.Array:
-        stats = DiagNormal(params["mean"], params["log_var"])
-        model = (params["weights"], params["bias"], case.model.noise_var)
-        return BOUNDS[name](key, stats, diag_normal, joint_of(model, case.x))
 
-    params = {
-        "mean": jnp.float32(case.mean),
-        "log_var": jnp.float32(case.log_var),
-        "weights": jnp.float32(case.model.weights),
-        "bias": jnp.float32(case.model.bias),
+@functools.cache
+def estimates(sizes: tuple[int, int, int]) -> dict[str, Estimates]:
+    bounds = {
+        name: partial(BOUNDS[name], num_samples=EXPECTED[name].num_samples) for name in BOUNDS
     }
-    gradients = jax.jit(jax.vmap(jax.grad(estimate), in_axes=(None, 0)))(params, keys(seed=seed))
-    for part, exact in case.model.elbo_gradient(case.x, case.mean, case.log_var).items():
-        assert standard_errors_off(gradients[part], exact) < 4, part
+    return estimates_of(bounds, make_case(*sizes), seed=SEED)
 
 
 @every_bound
+@pytest.mark.parametrize("sizes", CASES)
+def test_its_mean_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
+    exact = EXPECTED[name].value(make_case(*sizes))
+    assert standard_errors_off(estimates(sizes)[name].value, exact) < 4
+
+
+@every_bound
+@pytest.mark.parametrize("sizes", CASES)
+def test_the_mean_of_its_gradient_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
+    """In the guide's statistics (phi) and in the model's weights and bias (theta)."""
+    value, of_phi, _ = EXPECTED[name]
+    for part, draws in estimates(sizes)[name].gradient.items():
+        objective = of_phi if of_phi and part in PHI else value
+        assert standard_errors_off(draws, exact_gradient(objective, sizes)[part]) < 4, part
+
+
+@functools.cache
+def draws_of_every_bound(case_seed: int, seed: int) -> dict[str, np.ndarray]:
+    """10 samples each; in one program."""
+    draws = draws_of(every_bound_stacked, make_case(4, 2, case_seed), num_samples=10, seed=seed)
+    return dict(zip(BOUNDS, draws.T, strict=True))
+
+
+def every_bound_stacked(*arguments: Any, num_samples: int) -> jax.Array:
+    return jnp.stack([bound(*arguments, num_samples=num_samples) for bound in BOUNDS.values()])
+
+
+@pytest.mark.parametrize("name", [name for name in BOUNDS if name not in NOT_BOUNDS_ON_LOG_P])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_bound_exceeds_log_p_on_average(name: str, seed: int):
-    case = make_case(4, 2, seed)
-    draws = draws_of(BOUNDS[name], case, num_samples=10, seed=seed)
+    case, draws = make_case(4, 2, seed), draws_of_every_bound(seed, seed)[name]
     standard_error = np.std(draws) / np.sqrt(NUM_DRAWS)
     assert np.mean(draws) < case.model.log_prob(case.x) + 4 * standard_error
+
+
+# Where the KL has a small weight, the objective is all but E[log p(x|z)].
+BEYOND_LOG_P = {"beta_elbo": {"beta": 0.1}}
+
+
+@pytest.mark.parametrize("name", NOT_BOUNDS_ON_LOG_P)
+def test_what_is_called_no_bound_exceeds_log_p_on_average(name: str):
+    case = exact_case(4, 2, seed=0)
+    draws = draws_of(partial(BOUNDS[name], **BEYOND_LOG_P[name]), case)
+    standard_error = np.std(draws) / np.sqrt(NUM_DRAWS)
+    assert np.mean(draws) > case.model.log_prob(case.x) + 4 * standard_error
+    assert "NOT A BOUND" in " ".join(str(BOUNDS[name].__doc__).split())
 
 
 @pytest.mark.parametrize(("num_dims", "num_latents"), [(1, 1), (4, 2), (6, 3)])
@@ -169,11 +160,11 @@ def test_sgvb_a_has_no_variance_at_the_exact_posterior(num_dims: int, num_latent
     assert standard_errors_off(draws, log_prob) < 4
 
 
-@every_elbo_estimator
-def test_its_variance_is_that_of_one_sample_over_num_samples(name: str):
+@pytest.mark.parametrize("name", ["sgvb_a", "sgvb_b"])
+def test_its_variance_falls_as_one_over_num_samples(name: str):
     case = make_case(4, 2, seed=1)
-    single = draws_of(BOUNDS[name], case)
-    averaged = draws_of(BOUNDS[name], case, num_samples=10, seed=1)
+    single = draws_of(BOUNDS[name], case, num_samples=2)
+    averaged = draws_of(BOUNDS[name], case, num_samples=20, seed=1)
     tolerance = np.hypot(
         oracles.variance_standard_error(single) / 10, oracles.variance_standard_error(averaged)
     )
@@ -230,10 +221,11 @@ def test_sgvb_a_takes_a_guide_of_another_family_without_a_kl():
     assert standard_errors_off(draws, oracles.integrate(integrand, -25.0, 25.0)) < 4
 
 
-def test_sgvb_b_refuses_a_guide_without_a_kl_and_names_the_way_out():
+@pytest.mark.parametrize("name", ["sgvb_b", "beta_elbo", "free_bits"])
+def test_a_guide_without_a_kl_is_refused_with_the_way_out(name: str):
     case = make_case(1, 1, seed=0)
-    with pytest.raises(ValueError, match="sgvb_a"):
-        BOUNDS["sgvb_b"](
+    with pytest.raises(ValueError, match=f"{name} needs .*sgvb_a"):
+        BOUNDS[name](
             jax.random.key(0),
             case.stats(),
             diag_normal._replace(kl=None),
@@ -245,18 +237,54 @@ def test_sgvb_b_refuses_a_guide_without_a_kl_and_names_the_way_out():
 @pytest.mark.parametrize("num_samples", [0, -1])
 def test_a_bound_refuses_to_average_over_no_sample(name: str, num_samples: int):
     case = make_case(1, 1, seed=0)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match=rf"num_samples is {num_samples}; .*at least [12]"):
         draws_of(BOUNDS[name], case, num_samples=num_samples)
 
 
+# bound, its arguments, words of the refusal
+REFUSED = [
+    ("score_function_loo", {"num_samples": 1}, "num_samples is 1; it must be at least 2"),
+    *(
+        (name, {"num_samples": 6, "num_groups": groups}, f"num_groups is {groups}; .* which is 6")
+        for name in ("miwae", "piwae")
+        for groups in (0, -2, 4, 7, 2.0)
+    ),
+    ("ciwae", {"beta": -0.1}, "beta is -0.1; .* from 0 to 1"),
+    ("ciwae", {"beta": 1.1}, "beta is 1.1; .* from 0 to 1"),
+    ("ciwae", {"beta": np.nan}, "beta is nan"),
+    *(
+        (name, {option: value}, f"{option} is {value}; .* finite number of at least 0")
+        for name, option in (("renyi", "alpha"), ("beta_elbo", "beta"), ("free_bits", "free_nats"))
+        for value in (-0.5, np.inf, np.nan)
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), REFUSED)
+def test_arguments_that_have_no_meaning_are_refused(
+    name: str, arguments: dict[str, Any], message: str
+):
+    case = make_case(1, 1, seed=0)
+    bound: Callable[..., jax.Array] = BOUNDS[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        bound(
+            jax.random.key(0), case.stats(), diag_normal, joint_of(case.model, case.x), **arguments
+        )
+    assert len(str(caught.value).splitlines()) == 1
+
+
 @every_bound
-def test_every_entry_of_bounds_has_the_signature_of_bound(name: str):
-    expected = inspect.signature(Bound.__call__).parameters
-    parameters = inspect.signature(BOUNDS[name]).parameters
-    assert list(parameters) == [parameter for parameter in expected if parameter != "self"]
-    assert parameters["num_samples"].kind == inspect.Parameter.KEYWORD_ONLY
-    assert parameters["num_samples"].default == 1
-    assert parameters["key"].default is inspect.Parameter.empty
+def test_every_entry_of_bounds_can_be_called_as_a_bound(name: str):
+    """It has Bound's signature; what it takes beside is named and has a default."""
+    expected = [p for n, p in inspect.signature(Bound.__call__).parameters.items() if n != "self"]
+    parameters = list(inspect.signature(BOUNDS[name]).parameters.values())
+    for parameter, other in zip(parameters, expected, strict=False):
+        assert parameter.name == other.name
+        assert parameter.kind == other.kind
+        assert parameter.default == other.default
+    for parameter in parameters[len(expected) :]:
+        assert parameter.kind == parameter.KEYWORD_ONLY
+        assert type(parameter.default) in (int, float)
 
 
 @every_bound
@@ -272,7 +300,7 @@ def test_jit_and_vmap_change_nothing(name: str):
     model = cases[0].model
 
     def bound(key: jax.Array, stats: DiagNormal, x: jax.Array) -> jax.Array:
-        return BOUNDS[name](key, stats, diag_normal, joint_of(model, x), num_samples=5)
+        return BOUNDS[name](key, stats, diag_normal, joint_of(model, x), num_samples=6)
 
     one_by_one = [
         bound(key, jax.tree.map(itemgetter(i), stats), x[i]) for i, key in enumerate(keys(3))
@@ -284,10 +312,144 @@ def test_jit_and_vmap_change_nothing(name: str):
 
 @every_bound
 def test_the_same_key_gives_the_same_value_and_another_another(name: str):
-    case = make_case(4, 2, seed=1)
-    first, again = (draws_of(BOUNDS[name], case, seed=5) for _ in range(2))
+    first, other = (draws_of_every_bound(1, seed)[name] for seed in (1, 2))
+    draws_of_every_bound.cache_clear()
+    again = draws_of_every_bound(1, 1)[name]
     np.testing.assert_array_equal(first, again)
-    assert np.all(first != draws_of(BOUNDS[name], case, seed=6))
+    assert np.all(first != other)
+
+
+@every_bound
+def test_the_model_is_evaluated_once_a_sample(name: str):
+    """A decoder is what a bound costs: there is one pass of it, over all samples."""
+    joint = joint_of(CASE.model, CASE.x)
+    passes = []
+
+    def log_lik(z: jax.Array) -> jax.Array:
+        passes.append(z)
+        return joint.log_lik(z)
+
+    def bound(key: jax.Array) -> jax.Array:
+        counted = joint._replace(log_lik=log_lik)
+        return BOUNDS[name](key, CASE.stats(), diag_normal, counted, num_samples=4)
+
+    jax.eval_shape(bound, jax.random.key(0))
+    assert len(passes) == 1
+
+
+# Bounds on the same samples
+
+Entry = tuple[str, dict[str, float]]  # a bound and its options
+
+
+@functools.cache
+def on_the_same_samples() -> dict[str, np.ndarray]:
+    """Every entry of COMPARED -> [NUM_DRAWS]; in one program, which compiles faster than many."""
+
+    def together(key: jax.Array, *arguments: Any, num_samples: int) -> jax.Array:
+        entries = [partial(BOUNDS[name], **options) for name, options in COMPARED]
+        return jnp.stack([entry(key, *arguments, num_samples=num_samples) for entry in entries])
+
+    draws = draws_of(together, CASE, num_samples=6)
+    return {str(entry): column for entry, column in zip(COMPARED, draws.T, strict=True)}
+
+
+def values(name: str, **options: float) -> np.ndarray:
+    return on_the_same_samples()[str((name, options))]
+
+
+# what equals what, sample for sample
+SAME: dict[str, tuple[Entry, Entry]] = {
+    "the score function's value is the ELBO's": (("score_function", {}), ("sgvb_a", {})),
+    "the baseline leaves the value alone": (("score_function_loo", {}), ("sgvb_a", {})),
+    "stl's value is the ELBO's": (("stl", {}), ("sgvb_a", {})),
+    "dreg's value is IWAE's": (("dreg", {}), ("iwae", {})),
+    "piwae's value is IWAE's": (("piwae", {}), ("iwae", {})),
+    "miwae of one group is IWAE": (("miwae", {"num_groups": 1}), ("iwae", {})),
+    "miwae of groups of one is the ELBO": (("miwae", {"num_groups": 6}), ("sgvb_a", {})),
+    "ciwae at beta 1 is the ELBO": (("ciwae", {"beta": 1}), ("sgvb_a", {})),
+    "ciwae at beta 0 is IWAE": (("ciwae", {"beta": 0}), ("iwae", {})),
+    "renyi at alpha 1 is the ELBO": (("renyi", {"alpha": 1}), ("sgvb_a", {})),
+    "renyi at alpha 0 is IWAE": (("renyi", {"alpha": 0}), ("iwae", {})),
+    "renyi tends to the ELBO from below 1": (("renyi", {"alpha": 1 - 1e-6}), ("sgvb_a", {})),
+    "renyi tends to the ELBO from above 1": (("renyi", {"alpha": 1 + 1e-6}), ("sgvb_a", {})),
+    "beta_elbo at beta 1 is sgvb_b": (("beta_elbo", {"beta": 1}), ("sgvb_b", {})),
+    "free_bits of 0 nats is sgvb_b": (("free_bits", {"free_nats": 0}), ("sgvb_b", {})),
+}
+ALPHAS = (0, 0.3, 0.9, 0.999, 1, 1.001, 1.5, 5)
+WEIGHTS_OF_KL = (0.5, 2.0, 7.0)  # CASE's KL is 1.81 nats: less than some, and more than others
+
+COMPARED: list[Entry] = [
+    *itertools.chain.from_iterable(SAME.values()),
+    *(("renyi", {"alpha": alpha}) for alpha in ALPHAS),
+    *(("beta_elbo", {"beta": beta}) for beta in WEIGHTS_OF_KL),
+    *(("free_bits", {"free_nats": nats}) for nats in WEIGHTS_OF_KL),
+    ("miwae", {"num_groups": 2}),
+]
+
+
+@pytest.mark.parametrize("claim", SAME)
+def test_on_the_same_samples(claim: str):
+    (name, options), (other, other_options) = SAME[claim]
+    np.testing.assert_allclose(
+        values(name, **options), values(other, **other_options), rtol=2e-5, atol=1e-4
+    )
+
+
+def test_miwae_averages_the_iwae_bounds_of_consecutive_samples():
+    def groups(key: jax.Array) -> jax.Array:
+        joint = joint_of(CASE.model, CASE.x)
+        return log_weights(key, CASE.stats(), diag_normal, joint, num_samples=6).reshape(2, 3)
+
+    log_w = np.asarray(jax.vmap(groups)(keys()), np.float64)
+    expected = np.mean(scipy.special.logsumexp(log_w, axis=2) - np.log(3), axis=1)
+    np.testing.assert_allclose(values("miwae", num_groups=2), expected, rtol=2e-5, atol=1e-4)
+
+
+def test_renyi_falls_as_alpha_rises():
+    """On every set of samples: it is a power mean of the weights."""
+    for alpha, larger in itertools.pairwise(ALPHAS):
+        difference = values("renyi", alpha=alpha) - values("renyi", alpha=larger)
+        assert np.all(difference > -1e-4)
+        assert np.mean(difference) > 1e-4
+
+
+def test_renyi_is_finite_where_the_weights_are_hundreds_of_nats_apart():
+    case = CASE._replace(x=CASE.x + 60.0)
+    assert np.ptp(draws_of(BOUNDS["sgvb_a"], case)) > 500.0
+    for alpha in (0, 0.5, 3):
+        bound = partial(renyi, alpha=alpha)
+        assert np.all(np.isfinite(draws_of(bound, case, num_samples=6)))
+
+
+def test_iwae_does_not_decrease_in_num_samples_and_stays_below_log_p():
+    """On average: from the ELBO at K = 1, towards log p(x)."""
+    log_prob = CASE.model.log_prob(CASE.x)
+    draws = [draws_of(BOUNDS["iwae"], CASE, num_samples=k, seed=k) for k in (1, 2, 5, 30)]
+    means = [np.mean(each) for each in draws]
+    errors = [np.std(each) / np.sqrt(NUM_DRAWS) for each in draws]
+    assert abs(means[0] - CASE.elbo()) < 4 * errors[0]
+    for (low, high), (error, other) in zip(
+        itertools.pairwise(means), itertools.pairwise(errors), strict=True
+    ):
+        assert high - low > 4 * np.hypot(error, other)
+    assert means[-1] < log_prob + 4 * errors[-1]
+    assert log_prob - means[-1] < 0.3 * (log_prob - means[0])
+
+
+@pytest.mark.parametrize("weight", WEIGHTS_OF_KL)
+def test_the_weighted_kl_is_the_exact_one(weight: float):
+    kl, sgvb_b = CASE.kl(), values("beta_elbo", beta=1)
+    assert min(WEIGHTS_OF_KL) < kl < max(WEIGHTS_OF_KL)
+    np.testing.assert_allclose(
+        sgvb_b - values("beta_elbo", beta=weight), (weight - 1) * kl, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        sgvb_b - values("free_bits", free_nats=weight), max(0.0, weight - kl), atol=1e-4
+    )
+
+
+# The minibatch
 
 
 def test_minibatch_objective_is_unbiased_for_the_sum_over_the_data():

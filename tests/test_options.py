@@ -1,0 +1,115 @@
+"""Arguments by name in a config: as they are written, and as they reach a bound."""
+
+from typing import Any
+
+import jax
+import pytest
+from cases import GUIDE, joint_of, make_case
+
+from aevb.config import default_config, validate
+from aevb.errors import UserError
+from aevb.experiment import build_bound
+from aevb.losses import BOUNDS, Guide
+from aevb.options import parse_options
+
+
+def parse(options: str) -> dict[str, float]:
+    return parse_options(options, field="some.field", example="b1=0.9")
+
+
+def values_of(bound: str, options: str, num_samples: int) -> Any:
+    config = default_config()
+    config.algorithm.bound = bound
+    config.algorithm.bound_options = options
+    config.algorithm.num_samples = num_samples
+    return validate(config)
+
+
+def refusal(bound: str, options: str = "", num_samples: int = 6, guide: Guide = GUIDE) -> str:
+    with pytest.raises(UserError) as caught:
+        build_bound(values_of(bound, options, num_samples), guide)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert bound in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", {}),
+        (" , ", {}),
+        ("alpha=0.3", {"alpha": 0.3}),
+        (" b1 = 0.9 ,eps=1e-4,", {"b1": 0.9, "eps": 1e-4}),
+        ("shift=-2", {"shift": -2.0}),
+    ],
+)
+def test_options_are_numbers_by_name(options: str, expected: dict[str, float]):
+    assert parse(options) == expected
+
+
+@pytest.mark.parametrize("options", ["b1", "b1=", "b1=high", "b1=nan", "b1=inf", "b1=1,b1=2"])
+def test_options_written_otherwise_are_refused_with_field_and_example(options: str):
+    with pytest.raises(UserError) as caught:
+        parse(options)
+    for words in ("some.field", repr(options), "b1=0.9"):
+        assert words in str(caught.value)
+
+
+# bound, its options in a config, the same as arguments
+REACH = [
+    ("sgvb_b", "", {}),
+    ("renyi", "alpha=0.25", {"alpha": 0.25}),
+    ("miwae", "num_groups=3", {"num_groups": 3}),
+    ("ciwae", "beta=1", {"beta": 1.0}),
+    ("beta_elbo", "beta=2.5", {"beta": 2.5}),
+    ("free_bits", "free_nats=7", {"free_nats": 7.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "arguments"), REACH)
+def test_the_options_of_a_config_reach_its_bound(
+    name: str, options: str, arguments: dict[str, Any]
+):
+    case = make_case(4, 2, seed=1)
+    model = (jax.random.key(0), case.stats(), GUIDE, joint_of(case.model, case.x))
+    value = build_bound(values_of(name, options, 6), GUIDE)(*model, num_samples=6)
+    bound: Any = BOUNDS[name]
+    assert value == bound(*model, num_samples=6, **arguments)
+    assert not arguments or value != bound(*model, num_samples=6)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_every_bound_is_built_with_its_defaults(name: str):
+    build_bound(values_of(name, "", 2), GUIDE)
+
+
+def test_an_option_that_the_bound_does_not_have_is_refused_with_those_that_it_has():
+    assert "has no option 'alpha'; it has none" in refusal("iwae", "alpha=0.3")
+    assert "has no option 'alpha'; it has beta" in refusal("ciwae", "alpha=0.3")
+    assert "has no option 'num_samples'; it has num_groups" in refusal("miwae", "num_samples=3")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "num_samples", "words"),
+    [
+        ("renyi", "alpha=-1", 6, "alpha is -1.0"),
+        ("ciwae", "beta=1.5", 6, "from 0 to 1"),
+        ("miwae", "num_groups=4", 6, "num_groups is 4; it must divide num_samples, which is 6"),
+        ("miwae", "num_groups=1.5", 6, "num_groups is 1.5"),
+        ("miwae", "", 1, "num_samples, which is 1"),
+        ("score_function_loo", "", 1, "num_samples is 1; it must be at least 2"),
+    ],
+)
+def test_what_a_bound_refuses_is_refused_before_training(
+    name: str, options: str, num_samples: int, words: str
+):
+    message = refusal(name, options, num_samples)
+    assert words in message
+    assert "config.algorithm.num_samples" in message
+
+
+def test_a_guide_without_a_kl_is_refused_before_training_where_the_bound_needs_one():
+    without = GUIDE._replace(kl=None)
+    assert "sgvb_a" in refusal("sgvb_b", guide=without)
+    build_bound(values_of("sgvb_a", "", 1), without)
