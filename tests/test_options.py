@@ -4,11 +4,12 @@ from typing import Any
 
 import jax
 import pytest
-from cases import GUIDE, joint_of, make_case
+from cases import joint_of, make_case
 
 from aevb.config import default_config, validate
 from aevb.errors import UserError
 from aevb.experiment import build_bound
+from aevb.guides import diag_normal
 from aevb.losses import BOUNDS, Guide
 from aevb.options import parse_options
 
@@ -25,7 +26,7 @@ def values_of(bound: str, options: str, num_samples: int) -> Any:
     return validate(config)
 
 
-def refusal(bound: str, options: str = "", num_samples: int = 6, guide: Guide = GUIDE) -> str:
+def refusal(bound: str, options: str = "", num_samples: int = 6, guide: Guide = diag_normal) -> str:
     with pytest.raises(UserError) as caught:
         build_bound(values_of(bound, options, num_samples), guide)
     message = str(caught.value)
@@ -72,8 +73,8 @@ def test_the_options_of_a_config_reach_its_bound(
     name: str, options: str, arguments: dict[str, Any]
 ):
     case = make_case(4, 2, seed=1)
-    model = (jax.random.key(0), case.stats(), GUIDE, joint_of(case.model, case.x))
-    value = build_bound(values_of(name, options, 6), GUIDE)(*model, num_samples=6)
+    model = (jax.random.key(0), case.stats(), diag_normal, joint_of(case.model, case.x))
+    value = build_bound(values_of(name, options, 6), diag_normal)(*model, num_samples=6)
     bound: Any = BOUNDS[name]
     assert value == bound(*model, num_samples=6, **arguments)
     assert not arguments or value != bound(*model, num_samples=6)
@@ -81,7 +82,7 @@ def test_the_options_of_a_config_reach_its_bound(
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_every_bound_is_built_with_its_defaults(name: str):
-    build_bound(values_of(name, "", 2), GUIDE)
+    build_bound(values_of(name, "", 2), diag_normal)
 
 
 def test_an_option_that_the_bound_does_not_have_is_refused_with_those_that_it_has():
@@ -110,6 +111,6 @@ def test_what_a_bound_refuses_is_refused_before_training(
 
 
 def test_a_guide_without_a_kl_is_refused_before_training_where_the_bound_needs_one():
-    without = GUIDE._replace(kl=None)
+    without = diag_normal._replace(kl=None)
     assert "sgvb_a" in refusal("sgvb_b", guide=without)
     build_bound(values_of("sgvb_a", "", 1), without)
