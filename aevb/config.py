@@ -136,6 +136,19 @@ FIELDS = (
         *_one_of(_table("likelihoods.py", "LIKELIHOODS")),
     ),
     Field(
+        "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussians, planar "
+        "and iaf (inverse autoregressive) normalising flows, which have no closed KL",
+        *_one_of(_table("guides.py", "GUIDES")),
+    ),
+    Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_at_least(1)),
+    Field("model.guide_hidden", 100, "iaf: hidden units of each layer's network", *_at_least(1)),
+    Field(
+        "model.prior", "standard_normal", "p(z): standard_normal, mixture (of learned Gaussians) "
+        "or vamp (of q(z|u) at learned inputs u); only the first has closed KLs",
+        *_one_of(_table("priors.py", "PRIORS")),
+    ),
+    Field("model.prior_components", 50, "mixture, vamp: their components", *_at_least(1)),
+    Field(
         "model.init", "normal", "normal: all parameters from N(0, init_std^2), as the paper; "
         "fan_in: weights of variance 1/fan-in, biases 0",
         *_one_of(_table("networks.py", "INITIALISATIONS")),
@@ -159,8 +172,8 @@ FIELDS = (
     ),
     Field("algorithm.num_samples", 1, "L, samples of z per datapoint", *_at_least(1)),
     Field(
-        "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on the parameters (MAP); "
-        "0 for maximum likelihood", *_at_least(0),
+        "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on all parameters (MAP), "
+        "those of model.guide and model.prior too; 0 for maximum likelihood", *_at_least(0),
     ),
     Field(
         "algorithm.prior_on_biases", True, "whether that prior covers biases",

@@ -21,6 +21,8 @@ class Guide(NamedTuple):
     sample: Callable[[Key, PyTree], Array]  # reparameterised, differentiable -> z [Z]
     log_prob: Callable[[PyTree, Array], Array]  # (statistics, z [Z]) -> [], nats
     kl: Callable[[PyTree], Array] | None = None  # KL(q || prior) -> [], nats, where it is closed
+    # z and log q(z|x) at once, where that is cheaper; the same z as `sample` of the same key
+    sample_and_log_prob: Callable[[Key, PyTree], tuple[Array, Array]] | None = None
 
 
 class Joint(NamedTuple):
@@ -40,8 +42,12 @@ def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samp
     """
 
     def log_weight(key: Key) -> Array:
-        z = guide.sample(key, stats)
-        return joint.log_prior(z) + joint.log_lik(z) - guide.log_prob(stats, z)
+        if guide.sample_and_log_prob is not None:
+            z, log_q = guide.sample_and_log_prob(key, stats)
+        else:
+            z = guide.sample(key, stats)
+            log_q = guide.log_prob(stats, z)
+        return joint.log_prior(z) + joint.log_lik(z) - log_q
 
     return jax.vmap(log_weight)(sample_keys(key, num_samples))
 

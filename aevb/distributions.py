@@ -38,6 +38,41 @@ class DiagNormal(NamedTuple):
         return 0.5 * jnp.sum(jnp.square(self.mean) + jnp.expm1(self.log_var) - self.log_var)
 
 
+class FullNormal(NamedTuple):
+    """N(mean, L L'), with L lower triangular of diagonal exp(log_diag): any Gaussian, once."""
+
+    mean: Array  # [Z]
+    log_diag: Array  # [Z], log L_ii
+    below_diag: Array  # [Z (Z - 1) / 2], L below its diagonal, row by row
+
+    def factor(self) -> Array:
+        """L [Z, Z], the Cholesky factor of the covariance."""
+        below = jnp.tril_indices(len(self.mean), -1)
+        return jnp.diag(jnp.exp(self.log_diag)).at[below].set(self.below_diag)
+
+    def sample(self, key: Key) -> Array:
+        """z = mean + L eps with eps ~ N(0, I), section 2.4 -> [Z]; differentiable in self."""
+        return self.sample_and_log_prob(key)[0]
+
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """`sample` and its log-density, which eps has at hand -> z [Z], [] nats."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.factor() @ noise, self._log_prob_of(noise)
+
+    def log_prob(self, z: Array) -> Array:
+        """log N(z; mean, L L') of z [Z] -> [], nats."""
+        noise = jax.scipy.linalg.solve_triangular(self.factor(), z - self.mean, lower=True)
+        return self._log_prob_of(noise)
+
+    def _log_prob_of(self, noise: Array) -> Array:
+        return -0.5 * jnp.sum(LOG_2PI + 2.0 * self.log_diag + jnp.square(noise))
+
+    def kl_to_standard_normal(self) -> Array:
+        """KL(self || N(0, I)) -> [], nats: appendix B, and what lies below the diagonal of L."""
+        diagonal = DiagNormal(self.mean, 2.0 * self.log_diag).kl_to_standard_normal()
+        return diagonal + 0.5 * jnp.sum(jnp.square(self.below_diag))
+
+
 class StandardNormal(NamedTuple):
     """N(0, I): the prior p(z) of the paper, and its prior on the parameters."""
 

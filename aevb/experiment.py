@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
-from aevb import data, likelihoods, losses, networks, optimizers, vae
+from aevb import data, evaluate, guides, likelihoods, losses, networks, optimizers, priors, vae
 from aevb.algorithms import sgvb
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, section
@@ -15,6 +17,7 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.losses import Bound, Guide, Joint
 from aevb.options import parse_options
+from aevb.priors import PriorFamily
 from aevb.vae import VAE
 
 
@@ -76,9 +79,12 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
     hidden = values["model.hidden"]
     network = networks.NETWORKS[values["model.network"]]
     initialisation = networks.INITIALISATIONS[values["model.init"]](values["model.init_std"])
+    family = guides.GUIDES[values["model.guide"]](
+        guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
+    )
     encoder = network(
         num_dims,
-        {"mean": num_latents, "log_var": num_latents},
+        family.heads,
         hidden=hidden,
         initialisation=initialisation,
     )
@@ -89,7 +95,39 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
         initialisation=initialisation,
         constants=likelihood.shared,
     )
-    return vae.make(encoder, decoder, likelihood, num_latents=num_latents)
+    return vae.make(
+        encoder,
+        decoder,
+        likelihood,
+        num_latents=num_latents,
+        guide_family=family,
+        prior_family=_build_prior(values, dataset),
+    )
+
+
+def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
+    name, num_components = values["model.prior"], values["model.prior_components"]
+    num_data = len(dataset.train)
+    if name == "vamp" and num_components > num_data:
+        raise UserError(
+            f"config.model.prior_components is {num_components}; for vamp it can be at most the "
+            f"{num_data} training datapoints of {dataset.name}, at which its components start"
+        )
+
+    def examples(number: int) -> Array:
+        """Training datapoints, evenly spaced, as an evaluation sees them -> [number, D]."""
+        index = np.linspace(0, num_data - 1, number).astype(np.int32)
+        see = partial(evaluate.fixed_input, dataset.preprocess)
+        return jax.vmap(see)(jnp.asarray(index), jnp.asarray(dataset.train[index]))
+
+    return priors.PRIORS[name](
+        priors.Options(
+            values["model.num_latents"],
+            num_components,
+            examples,
+            in_unit_interval=dataset.kind != "real",
+        )
+    )
 
 
 def build_bound(values: Values, guide: Guide) -> Bound:
@@ -125,8 +163,10 @@ def build_bound(values: Values, guide: Guide) -> Bound:
             jax.random.key(0),
         )
     except ValueError as error:
+        fields = "config.algorithm.num_samples, config.algorithm.bound_options"
+        if guide.kl is None:  # of flows, and of every guide beside another prior than N(0, I)
+            fields += ", config.model.guide, config.model.prior"
         raise UserError(
-            f"config.algorithm.bound is {name!r}, which refuses its arguments: {error} "
-            "(config.algorithm.num_samples, config.algorithm.bound_options)"
+            f"config.algorithm.bound is {name!r}, which refuses its arguments: {error} ({fields})"
         ) from error
     return bound

@@ -85,7 +85,10 @@ def stl(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int
     Sticking the landing (Roeder et al. 2017): at the exact posterior phi's gradient is 0 at every
     z, rather than on average alone.
     """
-    landed = guide._replace(log_prob=lambda stats, z: guide.log_prob(stop_gradient(stats), z))
+    landed = guide._replace(
+        log_prob=lambda stats, z: guide.log_prob(stop_gradient(stats), z),
+        sample_and_log_prob=None,  # which stops nothing
+    )
     return jnp.mean(log_weights(key, stats, landed, joint, num_samples=num_samples))
 
 

@@ -6,18 +6,20 @@ from typing import NamedTuple
 import jax
 from jax import Array
 
-from aevb import guides
-from aevb.distributions import DiagNormal, StandardNormal
+from aevb import guides, priors
+from aevb.guides import GuideFamily
 from aevb.likelihoods import Heads, Likelihood
 from aevb.losses import Guide, Joint
 from aevb.networks import Network
+from aevb.priors import Posterior, Prior, PriorFamily
 from aevb.types import Key, PyTree
 
 
 class VAE(NamedTuple):
     """p_theta(x, z) = p(z) p_theta(x|z) with the guide q_phi(z|x); one datapoint at a time."""
 
-    init: Callable[[Key], PyTree]  # -> {"encoder": phi, "decoder": theta}
+    # -> {"encoder": phi, "decoder": theta}, and "guide" and "prior" where they have parameters
+    init: Callable[[Key], PyTree]
     encode: Callable[[PyTree, Array], PyTree]  # (params, x [D]) -> statistics of q(z|x)
     guide: Guide
     joint: Callable[[PyTree, Array], Joint]  # (params, x [D]) -> log p(z), log p(x|z)
@@ -27,30 +29,56 @@ class VAE(NamedTuple):
     levels: float | None = None  # log p(x|z) is that of probabilities of x = k / levels; None: not
 
 
-def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_latents: int) -> VAE:
-    """The paper's model: p(z) = N(0, I), q(z|x) a diagonal Gaussian of the encoder's heads.
+def make(
+    encoder: Network,
+    decoder: Network,
+    likelihood: Likelihood,
+    *,
+    num_latents: int,
+    guide_family: GuideFamily | None = None,
+    prior_family: PriorFamily | None = None,
+) -> VAE:
+    """The paper's model, or one with another guide or prior.
 
     Args:
-        encoder: from x [D] to the heads mean [Z] and log_var [Z].
+        encoder: from x [D] to the heads of the guide's family.
         decoder: from z [Z] to the heads of the likelihood and, as constants, what it shares.
         likelihood: p(x|z) given the decoder's heads.
         num_latents: Z.
+        guide_family: q(z|x), an entry of `guides.GUIDES`; None for the diagonal Gaussian, whose
+            heads are mean [Z] and log_var [Z].
+        prior_family: p(z), an entry of `priors.PRIORS`; None for N(0, I). With another the guide
+            has no closed KL.
     """
-    prior = StandardNormal(num_latents)
+    family = guide_family or guides.diag_normal_family(guides.Sizes(num_latents))
+    prior_family = prior_family or priors.standard_normal(priors.Options(num_latents))
+    guide = family.guide
+    if not prior_family.is_standard_normal:
+        guide = guide._replace(kl=None)
 
     def init(key: Key) -> PyTree:
-        encoder_key, decoder_key = jax.random.split(key)
-        return {"encoder": encoder.init(encoder_key), "decoder": decoder.init(decoder_key)}
+        """What has no parameters has no entry."""
+        encoder_key, decoder_key, guide_key, prior_key = jax.random.split(key, 4)
+        params = {"encoder": encoder.init(encoder_key), "decoder": decoder.init(decoder_key)}
+        if family.init is not None:
+            params["guide"] = family.init(guide_key)
+        if prior_family.init is not None:
+            params["prior"] = prior_family.init(prior_key)
+        return params
 
-    def encode(params: PyTree, x: Array) -> DiagNormal:
-        return DiagNormal(**encoder.apply(params["encoder"], x))
+    def encode(params: PyTree, x: Array) -> PyTree:
+        return family.stats(params.get("guide"), encoder.apply(params["encoder"], x))
+
+    def prior(params: PyTree) -> Prior:
+        posterior = Posterior(guide, lambda x: encode(params, x))
+        return prior_family.prior(params.get("prior"), posterior)
 
     def decode(params: PyTree, z: Array) -> Heads:
         return decoder.apply(params["decoder"], z)
 
     def joint(params: PyTree, x: Array) -> Joint:
         return Joint(
-            log_prior=prior.log_prob,
+            log_prior=prior(params).log_prob,
             log_lik=lambda z: likelihood.log_prob(decode(params, z), x),
         )
 
@@ -59,9 +87,7 @@ def make(encoder: Network, decoder: Network, likelihood: Likelihood, *, num_late
 
     def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
         prior_key, likelihood_key = jax.random.split(key)
-        z = prior.sample(prior_key)
+        z = prior(params).sample(prior_key)
         return z, likelihood.sample(likelihood_key, decode(params, z))
 
-    return VAE(
-        init, encode, guides.diag_normal, joint, mean, sample, num_latents, likelihood.levels
-    )
+    return VAE(init, encode, guide, joint, mean, sample, num_latents, likelihood.levels)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aevb import likelihoods, losses, networks
+from aevb import guides, likelihoods, losses, networks, priors
 from aevb.config import (
     FIELDS,
     WITHOUT_EFFECT,
@@ -61,6 +61,8 @@ def test_names_in_the_config_are_the_entries_of_the_tables():
     allowed = {field.name: field.allowed for field in FIELDS}
     assert allowed["algorithm.bound"] == f"one of {', '.join(losses.BOUNDS)}"
     assert allowed["model.likelihood"] == f"one of {', '.join(likelihoods.LIKELIHOODS)}"
+    assert allowed["model.guide"] == f"one of {', '.join(guides.GUIDES)}"
+    assert allowed["model.prior"] == f"one of {', '.join(priors.PRIORS)}"
     assert allowed["model.network"] == f"one of {', '.join(networks.NETWORKS)}"
     assert allowed["model.init"] == f"one of {', '.join(networks.INITIALISATIONS)}"
 
