@@ -1,5 +1,6 @@
 """The figures of the paper: arrays in, Figure out."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -64,6 +65,19 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
+
+
+def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
+    """The variance of the encoder's gradient of each bound along training; labels at the end."""
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    styles = itertools.product(("-", "--"), plt.get_cmap("tab10").colors[:7])  # pyright: ignore[reportAttributeAccessIssue]
+    for (name, values), (style, color) in zip(variances.items(), styles, strict=False):
+        axes.loglog(examples, values, style, color=color, marker=".", label=name)
+    axes.set_xlabel("training examples seen")
+    axes.set_ylabel("variance of φ's gradient, summed over parameters (nats²)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
 
 
 def tile(images: np.ndarray) -> np.ndarray:

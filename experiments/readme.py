@@ -1,8 +1,8 @@
-"""Writes the tables of the README, and its figure of curves, from the results files.
+"""Writes the tables and figures of README.md and docs/estimators.md from the results files.
 
     python experiments/readme.py
 
-Between the marks `<!-- NAME -->` and `<!-- end -->` of README.md stands what `TABLES[NAME]` makes
+Between the marks `<!-- NAME -->` and `<!-- end -->` of a document stands what `TABLES[NAME]` makes
 of the committed results; a test sees to it that they say the same.
 """
 
@@ -19,8 +19,10 @@ from reproduce import ROWS
 from aevb import figures
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "estimators.md")
 CURVES = ROOT / "docs" / "curves.png"
+GRADIENTS = ROOT / "docs" / "gradient_variance.png"
+RESULTS = ROOT / "experiments" / "results"
 BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
 
 CONTENDERS = {
@@ -104,34 +106,106 @@ def agreement_table() -> str:
     return table(["", "aevb (nats)", "PyTorch (nats)", "standard errors apart"], rows)
 
 
+def gradient_table() -> str:
+    """Variance of each bound's gradient over `sgvb_b`'s, in the encoder and in the decoder."""
+    report = read(RESULTS / "gradient_variance.json")
+    rows = []
+    for name in report["points"][0]["bounds"]:
+        cells = []
+        for part in ("encoder", "decoder"):
+            for point in report["points"]:
+                figure = point["bounds"][name][part]
+                cells.append(f"{figure['mean']:.3g} ± {figure['standard_error']:.1g}")
+        bias = [point["bounds"][name].get("bias_in_standard_errors") for point in report["points"]]
+        cells.append(", ".join(f"{each['mean']:.2f}" for each in bias if each))
+        seconds = report["points"][-1]["bounds"][name]["seconds"]["mean"]
+        cells.append(f"{1000 * seconds:.0f}")
+        rows.append([f"`{name}`", *cells])
+    counts = [f"{point['examples']:,}" for point in report["points"]]
+    header = [f"{part}, {count}" for part in ("φ", "θ") for count in counts]
+    return table(["", *header, "bias, in standard errors", "ms a gradient"], rows)
+
+
+def marginal_table(latents: int) -> str:
+    """Bounds on log p(x) from both sides, with their errors and the sandwich's width."""
+    report = read(RESULTS / f"marginal_{latents}.json")
+    rows = []
+    for name, row in report["estimators"].items():
+        rows.append(
+            [
+                f"`{name}`",
+                row["kind"],
+                f"{row['mean']:.3f}",
+                f"{row['standard_error']:.3f}",
+                f"{row['estimator_standard_error']:.4f}",
+            ]
+        )
+    for pair, gap in report["sandwich"].items():
+        rows.append([f"{pair}", "width", f"{gap['mean']:.3f}", f"{gap['standard_error']:.3f}", ""])
+    points = f"{report['data']['num_points']:,} test images"
+    return table([points, "bound", "nats", "s.e. over data", "s.e. of the estimator"], rows)
+
+
+def marginal_speed_table() -> str:
+    """Medians of the paired benchmark of log p(x)."""
+    rows = []
+    for name, result in read(BENCHMARKS / "marginal_speed.json")["contenders"].items():
+        memory = result["peak_mib"]
+        rows.append(
+            [
+                name,
+                f"{result['images_per_second']['median']:.1f}",
+                "" if name == "aevb" else f"{result['ratio']['median']:.2f}",
+                f"{result['log_p']:.2f}",
+                f"{memory['few']:.0f} and {memory['many']:.0f}",
+            ]
+        )
+    header = ["", "images/s", "aevb is faster by", "mean log p(x)", "MiB at K = 500 and 50,000"]
+    return table(header, rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "results": results_table,
     "speed": speed_table,
     "start": start_table,
     "agreement": agreement_table,
+    "gradients": gradient_table,
+    "marginal 3": lambda: marginal_table(3),
+    "marginal 20": lambda: marginal_table(20),
+    "marginal speed": marginal_speed_table,
 }
 
 
 def filled_in(text: str) -> str:
-    """The README's text with every table made anew."""
-    for name, make in TABLES.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, rf"\g<1>\n{make()}\n\n\g<2>", text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md has the mark <!-- {name} --> {count} times, not once")
-    return text
+    """A document's text with each of its tables made anew.
+
+    Raises:
+        KeyError: there is no table of a mark's name.
+    """
+
+    def made(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}"
+
+    return re.sub(r"(<!-- ([\w ]+) -->\n).*?(<!-- end -->)", made, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    README.write_text(filled_in(README.read_text()))
+    for document in DOCUMENTS:
+        document.write_text(filled_in(document.read_text()))
     rows = read(REPRODUCED)["rows"]
     curves = {
         ROWS[name].title: [run["curve"] for run in rows[name]["runs"]]
         for name in ROWS
         if ROWS[name].num_seeds == 3
     }
-    CURVES.parent.mkdir(exist_ok=True)
     figures.save(figures.bound_curves(curves), str(CURVES))
+    points = read(RESULTS / "gradient_variance.json")["points"]
+    variances = {
+        name: [point["bounds"][name]["encoder"]["mean"] for point in points]
+        for name in points[0]["bounds"]
+    }
+    examples = [point["examples"] for point in points]
+    figures.save(figures.gradient_variance(examples, variances), str(GRADIENTS))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""The README: its figures are those of the results files, its code runs, its map is the tree."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MAP = README[README.index("## Map") :]
+
+
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """experiments/readme.py, which like its neighbours finds them beside itself."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    yield importlib.import_module("readme")
+    for name in ("readme", "reproduce"):
+        sys.modules.pop(name, None)
+
+
+def test_the_tables_are_those_of_the_results_files(maker: Any):
+    used = ""
+    for document in maker.DOCUMENTS:
+        text = document.read_text()
+        assert maker.filled_in(text) == text, "run experiments/readme.py"
+        used += text
+    assert {name for name in maker.TABLES if f"<!-- {name} -->" in used} == set(maker.TABLES)
+
+
+def test_a_changed_figure_in_a_table_is_noticed(maker: Any):
+    table = README.index("<!-- results -->")
+    digit = re.compile(r"\d").search(README, table)
+    assert digit is not None
+    forged = README[: digit.start()] + "7" * 6 + README[digit.end() :]
+    assert maker.filled_in(forged) == README
+
+
+def test_a_mark_without_a_table_is_noticed(maker: Any):
+    with pytest.raises(KeyError, match="sped"):
+        maker.filled_in(README.replace("<!-- speed -->", "<!-- sped -->"))
+
+
+def test_the_example_of_the_losses_runs_and_its_gradient_lowers_the_loss():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(code.splitlines()) <= 20
+    weights = jax.random.normal(jax.random.key(0), (2, 6, 4)) / 3
+    user: dict[str, Any] = {
+        "encode": lambda params, x: jnp.split(x @ params[0], 2),
+        "decode": lambda params, z: params[1] @ jnp.concatenate([z, jnp.ones(2)]),
+    }
+    exec(code, user)
+    x = jax.random.bernoulli(jax.random.key(1), 0.3, (50, 6)).astype(jnp.float32)
+    key = jax.random.key(2)
+    value, gradient = jax.value_and_grad(user["loss"])(weights, key, x)
+    assert user["loss"](weights - 0.1 * gradient, key, x) < value - 0.01
+
+
+def test_every_file_of_the_package_is_on_the_map_and_what_is_on_it_exists():
+    on_map = set(re.findall(r"`((?:aevb|experiments|tests)/[\w/.]*)`", MAP))
+    missing = {path for path in on_map if not (ROOT / path).exists()}
+    assert not missing
+    entries = {path for path in (ROOT / "aevb").iterdir() if path.suffix == ".py" or path.is_dir()}
+    entries = {path for path in entries if path.name not in ("__init__.py", "__pycache__")}
+    names = {f"aevb/{path.name}{'/' if path.is_dir() else ''}" for path in entries}
+    assert names <= on_map, names - on_map
+
+
+def test_the_map_is_in_the_order_of_the_layers():
+    """A file imports only from above itself."""
+    from test_layering import LAYERS, layer_of, unit_of
+
+    modules = re.findall(r"`aevb/([\w/]*)(?:\.py)?`", MAP)
+    units = [unit_of(f"aevb.{module.strip('/').replace('/', '.')}") for module in modules]
+    assert len(units) > len(LAYERS) - 2
+    layers = [layer_of(unit) for unit in units if unit is not None]
+    assert len(layers) == len(units)
+    assert layers == sorted(layers)
+
+
+def test_every_make_target_that_is_named_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    texts = README + (ROOT / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"make ([a-z][a-z-]+)\b", texts)) - {"style"}
+    assert {"run", "test", "sweep-frey", "check"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_links_within_the_repository_lead_somewhere():
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
+            assert (ROOT / link).exists(), link
