@@ -26,7 +26,7 @@ LAYERS = (
     ("algorithms.base", "options"),
     ("algorithms", "optimizers"),
     ("data", "metrics", "checkpoint", "signals", "figures", "compilation_cache", "provenance"),
-    ("evaluate", "loop"),
+    ("evaluate", "loop", "sandwich"),
     ("train",),
     ("config",),
     ("experiment",),
@@ -49,7 +49,6 @@ MATHEMATICS = (
     "weights",
     "annealing",
     "marginal",
-    "diagnostics",
 )
 
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
@@ -58,7 +57,7 @@ KNOWN_TO = {
     "ml_collections": ("config",),
     "flax": ("networks",),
     "blackjax": ("hmc",),
-    "optax": ("optimizers", "algorithms"),
+    "optax": ("optimizers", "algorithms", "diagnostics"),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures",),
     "tensorflow_datasets": ("data",),

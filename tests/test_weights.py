@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 import scipy.stats
 
 from aevb import weights
@@ -27,7 +26,7 @@ def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_com
         running = weights.add(running, jnp.asarray(chunk))
     value, error = weights.log_mean(running, 1000)
     exact = log_w.astype(np.float64)
-    assert value == pytest.approx(scipy.special.logsumexp(exact) - math.log(1000), abs=1e-3)
+    assert value == pytest.approx(np.logaddexp.reduce(exact) - math.log(1000), abs=1e-3)
     w = np.exp(exact + 500.0)
     relative_error = np.std(w, ddof=1) / np.mean(w) / math.sqrt(1000)
     assert error == pytest.approx(relative_error, rel=1e-3)

@@ -1,0 +1,132 @@
+"""log p(x) of a trained model on many datapoints, held between lower and upper bounds."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from aevb.losses import Guide, Joint, sgvb_a, sgvb_b
+from aevb.marginal import ESTIMATORS, Estimate
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+BATCH = 50  # datapoints to a compiled call
+BOUND_SAMPLES = 100  # L of the evidence lower bound
+
+
+class Points(NamedTuple):
+    """Datapoints as the model sees them."""
+
+    x: Array  # [n, D]
+    z: Array | None  # [n, Z], exact samples of p(z|x), which only simulated data come with
+
+
+def simulate(key: Key, vae: VAE, params: PyTree, number: int) -> Points:
+    """z ~ p(z), x ~ p(x|z) of the model itself, `number` times."""
+    keys = jax.random.split(key, number)
+    z, x = jax.lax.map(lambda key: vae.sample(key, params), keys, batch_size=BATCH)
+    return Points(x, z)
+
+
+def elbo(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Estimate:
+    """The evidence lower bound with its standard error, for comparison; eq. (7), or else (6)."""
+    bound = sgvb_a if guide.kl is None else sgvb_b
+    draws = jax.vmap(lambda key: bound(key, stats, guide, joint))(
+        jax.random.split(key, BOUND_SAMPLES)
+    )
+    return Estimate(jnp.mean(draws), jnp.std(draws, ddof=1) / math.sqrt(BOUND_SAMPLES), {})
+
+
+def estimate_points(
+    key: Key,
+    vae: VAE,
+    params: PyTree,
+    points: Points,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    progress: Callable[[int], object] = lambda done: None,
+) -> tuple[Estimate, float]:
+    """One estimator at every datapoint -> an Estimate of fields [n], and the seconds it took.
+
+    Compilation is not in the seconds. Datapoint number i has the key fold_in(key, i), so that
+    its estimate does not depend on how many others there are.
+
+    Args:
+        name: of an entry of `marginal.ESTIMATORS`, or "elbo".
+        settings: what the entry takes besides the model.
+        progress: is told after each batch how many datapoints are done.
+    """
+
+    def one(params: PyTree, number: Array, x: Array, z: Array | None) -> Estimate:
+        point_key = jax.random.fold_in(key, number)
+        stats, joint = vae.encode(params, x), vae.joint(params, x)
+        if name == "elbo":
+            return elbo(point_key, stats, vae.guide, joint)
+        exact = {"posterior_sample": z} if name == "reverse_ais" else {}
+        return ESTIMATORS[name].estimate(point_key, stats, vae.guide, joint, **settings, **exact)
+
+    number = len(points.x)
+    batch = min(BATCH, number)
+
+    def arguments(first: int) -> tuple[Array, Array, Array | None]:
+        # The last batch goes around, to be as long as the others.
+        index = jnp.arange(first, first + batch) % number
+        return index, points.x[index], None if points.z is None else points.z[index]
+
+    over_points = jax.jit(jax.vmap(one, in_axes=(None, 0, 0, 0)))
+    compiled = over_points.lower(params, *arguments(0)).compile()
+    started, found = time.perf_counter(), []
+    for first in range(0, number, batch):
+        found.append(jax.tree.map(np.asarray, compiled(params, *arguments(first))))
+        progress(min(first + batch, number))
+    seconds = time.perf_counter() - started
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:number], *found), seconds
+
+
+def summarise(estimate: Estimate) -> dict[str, Any]:
+    """Over datapoints [n]: mean in nats, its error from either source, and the diagnostics.
+
+    Entries of `worst` are those that warn: the smallest effective sample size and acceptance, and
+    the largest of the others.
+    """
+    value, error = (np.asarray(leaf, np.float64) for leaf in estimate[:2])
+    number = len(value)
+    summary: dict[str, Any] = {
+        "mean": float(np.mean(value)),
+        # How the mean would differ for other datapoints, and for other random numbers.
+        "standard_error": _standard_error(value),
+        "estimator_standard_error": float(np.sqrt(np.sum(error**2)) / number),
+    }
+    for name, leaf in estimate.diagnostics.items():
+        each = np.asarray(leaf, np.float64)
+        worst = np.min if name in ("effective_sample_size", "acceptance") else np.max
+        summary[name] = {"median": _finite(np.median(each)), "worst": _finite(worst(each))}
+    return summary
+
+
+def width(lower: Estimate, upper: Estimate) -> dict[str, float | None]:
+    """upper - lower, datapoint by datapoint: its mean, the mean's error, and the widest."""
+    gap = np.asarray(upper.value, np.float64) - np.asarray(lower.value, np.float64)
+    return {
+        "mean": float(np.mean(gap)),
+        "standard_error": _standard_error(gap),
+        "widest": float(np.max(gap)),
+    }
+
+
+def _standard_error(values: np.ndarray) -> float | None:
+    """Of the mean of values [n]; None of a single one."""
+    if len(values) < 2:
+        return None
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def _finite(value: np.floating) -> float | None:
+    """As JSON can hold it."""
+    return float(value) if math.isfinite(value) else None

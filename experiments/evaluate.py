@@ -1,0 +1,267 @@
+"""Estimates log p(x) of a finished run's model, from below and from above.
+
+python experiments/evaluate.py --workdir=RUN [--estimators=importance,ais,appendix_d] \
+[--split=test] [--num_points=1000]
+
+It prints a table and writes it, with what else a published number must carry, to
+RUN/marginal.json. The split `simulated` is of datapoints that the model itself draws; only there
+is an exact sample of the posterior known, from which reverse_ais starts.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from aevb.config import validate
+from aevb.errors import UserError
+
+SPLITS = ("test", "train", "simulated")
+SEED = 20131221  # of the estimators' noise: the day after the paper appeared
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        UserError: a flag or a value that cannot be meant.
+    """
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="the folder of a finished run")
+    parser.add_argument("--estimators", default="importance,ais,appendix_d", help="comma-separated")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    for name, least, default, meaning in (
+        ("num_points", 1, 1000, "n: the first so many datapoints of the split"),
+        ("num_samples", 2, 5000, "K of importance"),
+        ("num_temps", 2, 200, "T of ais and reverse_ais"),
+        ("num_chains", 2, 16, "C of ais, reverse_ais and appendix_d"),
+        ("num_draws", 2, 100, "L of each of appendix_d's chains"),
+        ("num_leapfrog", 1, 10, "steps of a trajectory of HMC"),
+        ("num_warmup", 1, 200, "transitions of HMC that are dropped"),
+    ):
+        kind = _at_least(least)
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
+    return parser.parse_args(argv)
+
+
+def _at_least(least: int):
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value}, which must be at least {least}")
+        return value
+
+    number.__name__ = "whole number"
+    return number
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The validated config of a finished run.
+
+    Raises:
+        UserError: there is no run, it is not finished, or its config is not one of this version.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--workdir={folder} is no run's folder: it has no config.json")
+    if not (folder / "summary.json").is_file():
+        raise UserError(
+            f"--workdir={folder} holds a run that is not finished; give the command that started "
+            "it again, which goes on with it"
+        )
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    # JSON has lists where a config has tuples.
+    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return dict(validate(as_tuples))
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that is known of log p(x) in the end, as it is written.
+
+    Raises:
+        UserError: something that the user can put right.
+    """
+    config = read_config(args.workdir)
+    import jax
+
+    from aevb import compilation_cache, hmc, marginal, metrics, provenance, sandwich
+    from aevb.experiment import build
+
+    names = check_estimators(args, marginal.ESTIMATORS)
+    compilation_cache.enable()
+    dataset, vae, algorithm = build(config)
+    stored = {"test": dataset.test, "train": dataset.train}.get(args.split)
+    if stored is not None and args.num_points > len(stored):
+        raise UserError(
+            f"--num_points is {args.num_points}; it can be at most the {len(stored)} datapoints "
+            f"of the {args.split} split of {dataset.name}"
+        )
+    step, params = newest(args.workdir, algorithm.init, config["seed"])
+    data_key, noise_key = jax.random.split(jax.random.key(SEED))
+    if stored is None:
+        points = sandwich.simulate(data_key, vae, params, args.num_points)
+    else:
+        points = sandwich.Points(as_evaluated(dataset.preprocess, stored[: args.num_points]), None)
+
+    chains = hmc.Settings(num_leapfrog=args.num_leapfrog, num_warmup=args.num_warmup)
+    annealing = {"num_temps": args.num_temps, "num_chains": args.num_chains, "settings": chains}
+    draws = {"num_samples": args.num_draws, "num_chains": args.num_chains, "settings": chains}
+    settings: dict[str, dict[str, Any]] = {
+        "elbo": {},
+        "importance": {"num_samples": args.num_samples},
+        "ais": annealing,
+        "reverse_ais": annealing,
+        "appendix_d": draws,
+    }
+    found, rows = {}, {}
+    for number, name in enumerate(settings):
+        if name not in ("elbo", *names):
+            continue
+        with metrics.progress_bar(args.num_points, 0) as bar:
+            bar.unit = " datapoints"
+            bar.set_postfix_str(name)
+            found[name], seconds = sandwich.estimate_points(
+                jax.random.fold_in(noise_key, number),
+                vae,
+                params,
+                points,
+                name,
+                settings[name],
+                progress=lambda done, bar=bar: bar.update(done - bar.n),
+            )
+        kind = "lower" if name == "elbo" else marginal.ESTIMATORS[name].kind
+        plain = {k: v._asdict() if k == "settings" else v for k, v in settings[name].items()}
+        summary = sandwich.summarise(found[name])
+        rows[name] = {"kind": kind, "settings": plain, **summary, "seconds": round(seconds, 3)}
+    widths = {
+        f"{upper} - {lower}": sandwich.width(found[lower], found[upper])
+        for upper in names
+        if rows[upper]["kind"] == "upper"
+        for lower in names
+        if rows[lower]["kind"] == "lower"
+    }
+    result = {
+        "data": {"name": dataset.name, "split": args.split, "num_points": args.num_points},
+        "model": {"num_latents": vae.num_latents, "step": step, "seed": config["seed"]},
+        "noise_seed": SEED,
+        "estimators": rows,
+        "sandwich": widths,
+        "versions": provenance.versions(),
+        "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
+    }
+    metrics.write_json(args.workdir / "marginal.json", result)
+    return result
+
+
+def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
+    """The names of --estimators.
+
+    Raises:
+        UserError: one is unknown, or is not for these data.
+    """
+    names = args.estimators.split(",")
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"--estimators has {name!r}; it is a list, separated by commas, of "
+                f"{', '.join(known)}"
+            )
+    if "reverse_ais" in names and args.split != "simulated":
+        raise UserError(
+            "--estimators has 'reverse_ais', which starts from an exact sample of the posterior, "
+            "and data have none; use --split=simulated, or appendix_d for an upper bound"
+        )
+    return names
+
+
+def newest(folder: Path, init: Any, seed: int) -> tuple[int, Any]:
+    """The step and the parameters of a run's newest sound checkpoint.
+
+    Raises:
+        UserError: it has none.
+    """
+    import jax
+
+    from aevb import checkpoint
+
+    restored = None
+    if (folder / "checkpoints").is_dir():
+        manager = checkpoint.open_manager(folder / "checkpoints")
+        restored = checkpoint.restore(manager, jax.eval_shape(init, jax.random.key(seed)))
+        manager.close()
+    if restored is None:
+        raise UserError(f"--workdir={folder} has no sound checkpoint; train in a new folder")
+    return int(restored.state.step), restored.state.params
+
+
+def as_evaluated(preprocess: Any, stored: Any) -> Any:
+    """The first datapoints of a split, stored [n, D] -> x [n, D] as every evaluation sees them."""
+    import jax
+    import jax.numpy as jnp
+
+    from aevb.evaluate import fixed_input
+
+    def fixed(number: Any, row: Any) -> Any:
+        return fixed_input(preprocess, number, row)
+
+    return jax.vmap(fixed)(jnp.arange(len(stored)), jnp.asarray(stored))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result, for a person."""
+    data = result["data"]
+    lines = [
+        f"log p(x) of {data['num_points']:,} datapoints, {data['split']} of {data['name']}, nats",
+        f"{'':12} {'':5} {'mean':>10} {'over data':>10} {'estimator':>10} {'seconds':>9}",
+    ]
+    for name, row in result["estimators"].items():
+        over_data = row["standard_error"]
+        lines.append(
+            f"{name:12} {row['kind']:5} {row['mean']:10.3f} "
+            f"{'' if over_data is None else format(over_data, '10.3f'):>10} "
+            f"{row['estimator_standard_error']:10.4f} {row['seconds']:9.1f}"
+        )
+        lines += [
+            f"{'':18} {key}: median {_number(value['median'])}, worst {_number(value['worst'])}"
+            for key, value in row.items()
+            if isinstance(value, dict) and "worst" in value
+        ]
+    for pair, gap in result["sandwich"].items():
+        error = gap["standard_error"]
+        plus_minus = "" if error is None else f" +- {error:.4f}"
+        lines.append(f"{pair}: {gap['mean']:.4f}{plus_minus}, widest {gap['widest']:.3f}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}"
+
+
+def main(argv: list[str]) -> int:
+    """-> the exit status: 0 done, 2 a user's mistake."""
+    try:
+        args = parse(argv)
+        result = run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{table(result)}\n{args.workdir / 'marginal.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

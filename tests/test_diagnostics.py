@@ -1,0 +1,311 @@
+"""Gaps, moments and latents in use, on models where all of them are known in closed form."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from oracles import LinearGaussian, standard_errors_off
+
+from aevb.diagnostics import (
+    Gaps,
+    Moments,
+    active_units,
+    gradient_bias,
+    gradient_moments,
+    inference_gaps,
+    kl_per_unit,
+    unit_activity,
+)
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.losses import BOUNDS, Guide, Joint
+
+NUM_DRAWS = 5000
+NUM_FIT = 1000
+# What a q* costs that is fitted to so many samples is 1/NUM_FIT a dimension on average: 3 times it.
+FIT_COST = 3 * 3 / NUM_FIT
+
+GUIDE = Guide(
+    sample=lambda key, stats: stats.sample(key),
+    log_prob=lambda stats, z: stats.log_prob(z),
+    kl=lambda stats: stats.kl_to_standard_normal(),
+)
+
+
+def joint_of(model: LinearGaussian, x: np.ndarray) -> Joint:
+    (weights, bias, noise_var), x_ = jax.tree.map(jnp.float32, (model, x))
+    return Joint(
+        log_prior=StandardNormal(weights.shape[1]).log_prob,
+        log_lik=lambda z: DiagNormal(weights @ z + bias, jnp.log(noise_var)).log_prob(x_),
+    )
+
+
+def best_diagonal(model: LinearGaussian, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The q that maximises the ELBO: the posterior's mean, and its precision's diagonal."""
+    mean, cov = model.posterior(x)
+    return mean, -np.log(np.diag(np.linalg.inv(cov)))
+
+
+# The gaps
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[LinearGaussian, np.ndarray]:
+    model = oracles.linear_gaussian(1, 5, 3)
+    return model, np.random.default_rng(1).normal(scale=2.0, size=5)
+
+
+@pytest.fixture(scope="module")
+def starts(case: tuple[LinearGaussian, np.ndarray]) -> DiagNormal:
+    """Encoders of all qualities: as good as can be, a little off, and far off, three times."""
+    mean, log_var = best_diagonal(*case)
+    rng = np.random.default_rng(2)
+    shifts, scales = rng.normal(size=(2, 5, 3)) * np.array([0.0, 0.3, 1.0, 1.0, 2.0])[:, None]
+    return DiagNormal(jnp.float32(mean + shifts), jnp.float32(log_var + scales))
+
+
+@pytest.fixture(scope="module")
+def gaps(case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal) -> Gaps:
+    @jax.jit
+    @jax.vmap
+    def run(key: jax.Array, stats: DiagNormal) -> Gaps:
+        log_prob = jnp.float32(case[0].log_prob(case[1]))
+        joint = joint_of(*case)
+        return inference_gaps(key, stats, GUIDE, joint, log_prob, num_fit_samples=NUM_FIT)
+
+    found = run(jax.random.split(jax.random.key(0), 5), starts)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+
+
+def test_the_best_elbo_is_that_of_the_closed_form(case: tuple[LinearGaussian, np.ndarray]):
+    """No diagonal q near it does better, and its gap is the closed KL to the posterior."""
+    model, x = case
+    mean, log_var = best_diagonal(model, x)
+    gradient = model.elbo_gradient(x, mean, log_var)
+    np.testing.assert_allclose(gradient["mean"], 0.0, atol=1e-9)
+    np.testing.assert_allclose(gradient["log_var"], 0.0, atol=1e-9)
+    gap = oracles.kl_gaussians(mean, np.diag(np.exp(log_var)), *model.posterior(x))
+    assert model.log_prob(x) - model.elbo(x, mean, log_var) == pytest.approx(gap)
+    assert gap > 0.1
+
+
+def test_the_approximation_gap_is_the_kl_of_the_best_diagonal_guide(
+    case: tuple[LinearGaussian, np.ndarray], gaps: Gaps
+):
+    """From wherever the encoder starts."""
+    model, x = case
+    exact = model.log_prob(x) - model.elbo(x, *best_diagonal(model, x))
+    assert np.all(gaps.approximation_standard_error < 0.05)
+    assert np.all(
+        abs(gaps.approximation - exact) < 4 * gaps.approximation_standard_error + FIT_COST
+    )
+
+
+def test_the_amortisation_gap_is_what_the_encoders_elbo_lacks_of_the_best(
+    case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal, gaps: Gaps
+):
+    model, x = case
+    best = model.elbo(x, *best_diagonal(model, x))
+    exact = np.array([best - model.elbo(x, *stats) for stats in zip(*starts, strict=True)])
+    assert exact[0] == pytest.approx(0.0, abs=1e-5)
+    assert exact[-1] > 1.0
+    error = gaps.amortisation_standard_error
+    assert np.all(abs(gaps.amortisation - exact) < 4 * error + FIT_COST)
+
+
+def test_the_gaps_add_up_to_log_p_minus_the_elbo(
+    case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal, gaps: Gaps
+):
+    model, x = case
+    elbos = np.array([model.elbo(x, *stats) for stats in zip(*starts, strict=True)])
+    exact = model.log_prob(x) - elbos
+    error = np.hypot(gaps.approximation_standard_error, gaps.amortisation_standard_error)
+    assert np.all(abs(gaps.approximation + gaps.amortisation - exact) < 4 * error)
+
+
+def test_the_best_statistics_are_those_of_the_closed_form(
+    case: tuple[LinearGaussian, np.ndarray], gaps: Gaps
+):
+    mean, log_var = best_diagonal(*case)
+    np.testing.assert_allclose(gaps.best_stats.mean, np.tile(mean, (5, 1)), atol=0.1)
+    np.testing.assert_allclose(gaps.best_stats.log_var, np.tile(log_var, (5, 1)), atol=0.2)
+
+
+def test_a_guide_that_can_be_exact_has_no_approximation_gap():
+    """Nor much sampling error, since log p(x, z) - log q(z|x) is log p(x) at every z."""
+    model = oracles.orthogonal_linear_gaussian(0, 5, 2)
+    x = np.random.default_rng(0).normal(size=5)
+    stats = DiagNormal(jnp.zeros(2), jnp.zeros(2))
+    log_prob = jnp.float32(model.log_prob(x))
+    run = partial(
+        inference_gaps,
+        guide=GUIDE,
+        joint=joint_of(model, x),
+        log_prob=log_prob,
+        num_fit_samples=NUM_FIT,
+    )
+    gaps = jax.jit(run)(jax.random.key(0), stats)
+    assert abs(gaps.approximation) < FIT_COST + 4 * gaps.approximation_standard_error
+    assert gaps.approximation_standard_error < 0.005
+    elbo = model.elbo(x, np.zeros(2), np.zeros(2))
+    error = 4 * float(gaps.amortisation_standard_error)
+    assert gaps.amortisation == pytest.approx(float(log_prob) - elbo, abs=error)
+
+
+@pytest.mark.parametrize("argument", ["num_samples", "num_fit_samples", "num_steps"])
+def test_gaps_without_samples_or_steps_are_refused(
+    argument: str, case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal
+):
+    with pytest.raises(ValueError, match=f"{argument} is 0"):
+        inference_gaps(
+            jax.random.key(0),
+            jax.tree.map(lambda leaf: leaf[0], starts),
+            GUIDE,
+            joint_of(*case),
+            jnp.float32(0.0),
+            **{argument: 0},
+        )
+
+
+# Moments of gradients
+
+
+def gradient_of(model: LinearGaussian, x: np.ndarray, stats: DiagNormal, name: str, key: jax.Array):
+    def bound(stats: DiagNormal, weights: jax.Array) -> jax.Array:
+        joint = joint_of(model._replace(weights=weights), x)  # pyright: ignore[reportArgumentType]
+        return BOUNDS[name](key, stats, GUIDE, joint)
+
+    of_stats, of_weights = jax.grad(bound, argnums=(0, 1))(stats, jnp.float32(model.weights))
+    return {"mean": of_stats.mean, "log_var": of_stats.log_var, "weights": of_weights}
+
+
+@pytest.mark.parametrize("name", ["sgvb_a", "sgvb_b"])
+def test_the_moments_are_those_of_the_draws_and_the_mean_that_of_the_closed_form(
+    name: str, case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal
+):
+    stats = jax.tree.map(lambda leaf: leaf[2], starts)
+    draw, key = partial(gradient_of, *case, stats, name), jax.random.key(0)
+    moments = jax.jit(partial(gradient_moments, grad_fn=draw, num_draws=NUM_DRAWS))(key)
+    exact = case[0].elbo_gradient(case[1], *(np.asarray(leaf, np.float64) for leaf in stats))
+    draws = jax.jit(jax.vmap(lambda number: draw(jax.random.fold_in(key, number))))(
+        jnp.arange(NUM_DRAWS)
+    )
+    for part, mean in moments.mean.items():
+        each = np.asarray(draws[part], np.float64)
+        np.testing.assert_allclose(mean, np.mean(each, axis=0), rtol=1e-3, atol=1e-4)
+        variance = np.var(each, axis=0, ddof=1)
+        np.testing.assert_allclose(moments.variance[part], variance, rtol=1e-3)
+        errors = np.sqrt(variance / NUM_DRAWS)
+        np.testing.assert_allclose(moments.standard_error[part], errors, rtol=1e-3)
+        assert np.all(abs(np.asarray(mean) - exact[part]) < 4 * errors), part
+
+
+def test_the_variance_is_that_of_the_closed_form():
+    """d/d mean of sgvb_b at z = mean + sigma eps is linear in eps: minus precision times sigma."""
+    model = oracles.linear_gaussian(3, 5, 2)
+    x = np.random.default_rng(3).normal(size=5)
+    stats = DiagNormal(jnp.float32([0.3, -0.2]), jnp.float32([-1.0, 0.5]))
+    draw = partial(gradient_of, model, x, stats, "sgvb_b")
+    moments = jax.jit(partial(gradient_moments, grad_fn=draw, num_draws=NUM_DRAWS))(
+        jax.random.key(0)
+    )
+    precision = model.weights.T @ (model.weights / model.noise_var[:, None])
+    exact = np.square(precision) @ np.exp(np.asarray(stats.log_var, np.float64))
+    relative = np.asarray(moments.variance["mean"], np.float64) / exact
+    assert np.all(abs(relative - 1.0) < 4 * np.sqrt(2.0 / NUM_DRAWS))
+
+
+def test_a_small_variance_beside_a_large_mean_is_not_lost():
+    """1e4 + noise of 0.01: its square has no digit left for the variance in float32."""
+
+    def draw(key: jax.Array) -> jax.Array:
+        return 128.0 + 0.01 * jax.random.normal(key, (3,))
+
+    moments = gradient_moments(jax.random.key(0), draw, 2000)
+    np.testing.assert_allclose(moments.variance, np.full(3, 1e-4), rtol=4 * np.sqrt(2 / 2000))
+
+
+def test_the_memory_of_the_moments_does_not_grow_with_the_draws():
+    def bytes_for(num_draws: int) -> int:
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.normal(key, (1000,))
+
+        run = jax.jit(partial(gradient_moments, grad_fn=draw, num_draws=num_draws))
+        analysis = run.lower(jax.random.key(0)).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    assert bytes_for(10) == bytes_for(100_000)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_the_bias_is_found_with_its_error(offset: float):
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        return {"a": offset + jax.random.normal(key, (200,))}
+
+    def reference(key: jax.Array) -> dict[str, jax.Array]:
+        return {"a": 2.0 * jax.random.normal(key, (200,))}
+
+    bias, error = gradient_bias(
+        gradient_moments(jax.random.key(0), draw, 100),
+        gradient_moments(jax.random.key(1), reference, 400),
+    )
+    assert np.mean(error["a"]) == pytest.approx(np.sqrt(1 / 100 + 4 / 400), rel=0.02)
+    scores = (np.asarray(bias["a"], np.float64) - offset) / np.asarray(error["a"])
+    assert standard_errors_off(scores, 0.0) < 4
+    assert np.std(scores) == pytest.approx(1.0, abs=4 / np.sqrt(400))
+
+
+def test_an_exact_reference_adds_no_error():
+    moments = Moments(jnp.float32(2.0), jnp.float32(1.0), jnp.float32(0.1))
+    exact = Moments(jnp.float32(1.5), jnp.float32(0.0), jnp.float32(0.0))
+    assert gradient_bias(moments, exact) == (0.5, pytest.approx(0.1))
+
+
+def test_a_single_draw_has_no_variance():
+    with pytest.raises(ValueError, match="num_draws is 1"):
+        gradient_moments(jax.random.key(0), lambda key: jax.random.normal(key), 1)
+
+
+# Latents in use
+
+
+def test_the_kl_per_unit_is_the_closed_form_and_adds_up():
+    rng = np.random.default_rng(0)
+    mean, log_var = rng.normal(size=(2, 6))
+    stats = DiagNormal(jnp.float32(mean), jnp.float32(log_var))
+    exact = [
+        oracles.kl_gaussians(mean[[j]], np.exp(log_var[[j]])[:, None], np.zeros(1), np.eye(1))
+        for j in range(6)
+    ]
+    np.testing.assert_allclose(kl_per_unit(stats), exact, rtol=1e-5)
+    assert jnp.sum(kl_per_unit(stats)) == pytest.approx(float(stats.kl_to_standard_normal()))
+
+
+def test_a_unit_at_the_prior_has_no_kl():
+    stats = DiagNormal(jnp.float32([0.0, 1.0]), jnp.float32([0.0, 0.0]))
+    np.testing.assert_allclose(kl_per_unit(stats), [0.0, 0.5])
+
+
+def test_the_units_that_the_data_move_are_active():
+    """A linear-Gaussian model whose third latent reaches no pixel, at its exact posterior."""
+    model = oracles.orthogonal_linear_gaussian(0, 6, 3)
+    weights = model.weights * np.array([1.0, 0.3, 0.0])
+    model = model._replace(weights=weights)
+    rng = np.random.default_rng(0)
+    num = 20_000
+    x = rng.normal(size=(num, 3)) @ weights.T + model.bias + rng.normal(size=(num, 6)) * 0.5**0.5
+    means = np.stack([model.posterior(row)[0] for row in x[:num]])
+    # The posterior mean is 1 - its variance of the latent's own.
+    exact = 1.0 - np.diag(model.posterior(x[0])[1])
+    activity = np.asarray(unit_activity(jnp.float32(means)), np.float64)
+    np.testing.assert_allclose(activity, exact, atol=4 * np.sqrt(2 / num))
+    np.testing.assert_array_equal(active_units(jnp.float32(means)), [True, True, False])
+
+
+@pytest.mark.parametrize(("std", "active"), [(0.09, False), (0.11, True)])
+def test_a_unit_is_active_above_a_variance_of_a_hundredth(std: float, active: bool):
+    means = std * jnp.where(jnp.arange(100) % 2 == 0, 1.0, -1.0)[:, None] + 7.0
+    assert bool(active_units(means)[0]) is active
