@@ -172,6 +172,11 @@ def points_of(values: Values) -> list[int]:
     return points
 
 
+def told(argv: list[str]) -> list[str]:
+    """The flags that matter to the result."""
+    return [word for word in argv[1:] if not word.startswith("--output")]
+
+
 def main(argv: list[str]) -> int:
     def body() -> int:
         parse(argv)
@@ -184,7 +189,7 @@ def main(argv: list[str]) -> int:
 
         runs = [measure({**values, "seed": seed}, points) for seed in range(SEEDS.value)]
         report = {
-            "command": f"python experiments/gradient_variance.py {' '.join(argv[1:])}",
+            "command": " ".join(["python experiments/gradient_variance.py", *told(argv)]),
             "machine": provenance.machine(),
             "versions": provenance.versions(),
             "data": values["data.name"],
