@@ -94,12 +94,12 @@ class TensorBoard:
         self.writer.flush()
 
 
-def progress_bar(num_examples: int, done: int) -> tqdm:
-    """Examples seen, examples/s and time left, on stderr; in a file a line each half minute."""
+def progress_bar(total: int, done: int, unit: str = "examples") -> tqdm:
+    """What is done, how fast, and the time left, on stderr; in a file a line each half minute."""
     return tqdm(
-        total=num_examples,
+        total=total,
         initial=done,
-        unit=" examples",
+        unit=f" {unit}",
         unit_scale=True,
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 30.0,

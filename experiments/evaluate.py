@@ -131,8 +131,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for number, name in enumerate(settings):
         if name not in ("elbo", *names):
             continue
-        with metrics.progress_bar(args.num_points, 0) as bar:
-            bar.unit = " datapoints"
+        with metrics.progress_bar(args.num_points, 0, "datapoints") as bar:
             bar.set_postfix_str(name)
             found[name], seconds = sandwich.estimate_points(
                 jax.random.fold_in(noise_key, number),
