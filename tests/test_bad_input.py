@@ -51,6 +51,17 @@ MISTAKES = {
     "unknown data": ([FREY, "--config.data.name=cifar"], ["cifar", "frey_faces", "mnist"]),
     "empty name": ([FREY, "--config.data.name="], ["data.name", "''", "frey_faces"]),
     "unknown likelihood": ([FREY, "--config.model.likelihood=mse"], ["mse", "bernoulli"]),
+    "unknown guide": (
+        [FREY, "--config.model.guide=flow"],
+        ["flow", "diag_normal", "planar", "iaf"],
+    ),
+    "no layer": ([FREY, "--config.model.guide_layers=0"], ["guide_layers", "0", "at least 1"]),
+    "no hidden unit": ([FREY, "--config.model.guide_hidden=0"], ["guide_hidden", "at least 1"]),
+    "unknown prior": ([FREY, "--config.model.prior=flat"], ["flat", "mixture", "vamp"]),
+    "no component": (
+        [FREY, "--config.model.prior_components=0"],
+        ["prior_components", "at least 1"],
+    ),
     "unknown bound": ([FREY, "--config.algorithm.bound=elbo"], ["elbo", "sgvb_a", "sgvb_b"]),
     "unknown algorithm": ([FREY, "--config.algorithm.name=gan"], ["gan", "sgvb"]),
     "split of another data set": ([FREY, "--config.data.split=fifths"], ["fifths", "blocked"]),
@@ -69,6 +80,18 @@ MISTAKES = {
     "grey levels on another scale": (
         [FREY, CATEGORICAL, "--config.data.grey_scale=255"],
         ["categorical", "k / 256", "k / 255", "data.grey_scale=256"],
+    ),
+    "closed KL of a flow": (
+        [FREY, "--config.model.guide=planar"],
+        ["sgvb_b", "sgvb_a", "config.model.guide"],
+    ),
+    "closed KL to a mixture": (
+        [FREY, "--config.model.prior=mixture", "--config.algorithm.bound=free_bits"],
+        ["free_bits", "sgvb_a", "config.model.prior"],
+    ),
+    "more pseudo-inputs than data": (
+        [FREY, "--config.model.prior=vamp", "--config.model.prior_components=2000"],
+        ["prior_components", "2000", "1572"],
     ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (

@@ -26,7 +26,11 @@ from aevb.metrics import write_json
 BENCHMARKS = Path(__file__).resolve().parent
 NUM_SAMPLES = 5000
 FEW, MANY = 500, 50_000  # samples between which the memory must not grow
-SCRIPTS = {"aevb": "aevb_marginal_worker.py", "torch": "torch_marginal_worker.py"}
+SCRIPTS = {
+    "aevb": ["aevb_marginal_worker.py"],
+    "torch": ["torch_marginal_worker.py"],
+    "torch_compile": ["torch_marginal_worker.py", "--compile"],
+}
 
 
 def write_model(path: Path, num_examples: int, num_images: int, overrides: list[str]) -> None:
@@ -93,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--num-examples", type=int, default=500_000, help="of training")
-    parser.add_argument("--contenders", default="aevb,torch", help="(default: %(default)s)")
+    parser.add_argument("--contenders", default=",".join(SCRIPTS), help="(default: all)")
     parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/marginal_speed.json")
     parser.add_argument("extra", nargs="*", metavar="-- --config.FIELD=VALUE")
@@ -101,7 +105,7 @@ def main() -> None:
     names = args.contenders.split(",")
     if unknown := set(names) - set(SCRIPTS):
         parser.error(f"--contenders has {sorted(unknown)}; there are {', '.join(SCRIPTS)}")
-    if "torch" in names and not args.bench_python.exists():
+    if names != ["aevb"] and not args.bench_python.exists():
         parser.error(
             f"no {args.bench_python}: {BENCHMARKS / 'requirements.txt'} says how to make it"
         )
@@ -111,7 +115,8 @@ def main() -> None:
         contenders, versions = [], {}
         for name in names:
             python = sys.executable if name == "aevb" else str(args.bench_python.absolute())
-            command = [python, str(BENCHMARKS / SCRIPTS[name]), str(model)]
+            script, *flags = SCRIPTS[name]
+            command = [python, str(BENCHMARKS / script), str(model), *flags]
             contenders.append(stack.enter_context(Contender(name, command)))
             versions[name] = contenders[-1].read_answer()["versions"]
         results = compare(contenders, args.rounds, args.images)

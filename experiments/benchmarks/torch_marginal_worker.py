@@ -1,6 +1,7 @@
 """Estimates log p(x) by importance sampling in PyTorch, by the protocol of aevb_marginal_worker.py.
 
-The fast way to write it: chunks of samples, logits, one fused loss, no gradient.
+The fastest of the ways that were tried: chunks of 1000 samples, logits, their product with the
+image as a matrix product and one logsigmoid, no gradient; with --compile through torch.compile.
 """
 
 import json
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CHUNK = 500
+CHUNK = 1000
 
 
 def answer(message: dict) -> None:
@@ -35,27 +36,28 @@ def main() -> None:
     torch.set_flush_denormal(True)
     with np.load(sys.argv[1]) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file}
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
 
     def dense(name: str, h: Tensor) -> Tensor:
         return torch.addmm(arrays[f"{name}/bias"], h, arrays[f"{name}/kernel"])
 
     def chunk_of_log_weights(x: Tensor, mean: Tensor, log_var: Tensor, size: int) -> Tensor:
-        noise = torch.randn(size, len(mean), generator=generator)
+        noise = torch.randn(size, len(mean))
         z = mean + (0.5 * log_var).exp() * noise
         logits = dense("decoder/logits", dense("decoder/hidden_0", z).tanh())
-        log_lik = -functional.binary_cross_entropy_with_logits(
-            logits, x.expand_as(logits), reduction="none"
-        ).sum(1)
+        log_lik = logits @ x + functional.logsigmoid(-logits).sum(1)
         # The constants of log p(z) and log q(z|x) cancel.
         return log_lik + 0.5 * (noise.square() + log_var - z.square()).sum(1)
+
+    compiled = "--compile" in sys.argv
+    log_weights = torch.compile(chunk_of_log_weights) if compiled else chunk_of_log_weights
 
     @torch.inference_mode()
     def log_prob(x: Tensor, num_samples: int) -> float:
         hidden = dense("encoder/hidden_0", x[None]).tanh()
         mean, log_var = dense("encoder/mean", hidden)[0], dense("encoder/log_var", hidden)[0]
         sizes = [min(CHUNK, num_samples - done) for done in range(0, num_samples, CHUNK)]
-        chunks = [chunk_of_log_weights(x, mean, log_var, size).logsumexp(0) for size in sizes]
+        chunks = [log_weights(x, mean, log_var, size).logsumexp(0) for size in sizes]
         return (torch.stack(chunks).logsumexp(0) - math.log(num_samples)).item()
 
     def run(number: int, num_samples: int) -> dict:
@@ -69,6 +71,7 @@ def main() -> None:
         }
 
     run(1, 500)
+    run(1, CHUNK)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     answer({"ready": True, "versions": versions, "threads": torch.get_num_threads()})
     for line in sys.stdin:
