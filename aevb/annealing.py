@@ -13,7 +13,7 @@ from aevb.types import Key, LogDensity
 
 SHARPNESS = 4.0  # of the sigmoid: how much slower the schedule is at its ends
 WARMUP = 50  # transitions by which a pilot run finds its first step size
-SHORTEST_PILOT = 300  # transitions along the path: on a short one it makes several at each beta
+SHORTEST_PILOT = 100  # transitions along the path: on a short one it makes several at each beta
 GAIN = 0.2  # of the pilot's log step size, for an acceptance that is off by 1
 
 

@@ -15,7 +15,7 @@ from aevb.marginal import ESTIMATORS, Estimate
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-BATCH = 50  # datapoints to a compiled call
+BATCH = 50  # datapoints to a compiled call, at most
 BOUND_SAMPLES = 100  # L of the evidence lower bound
 
 
@@ -72,7 +72,7 @@ def estimate_points(
         return ESTIMATORS[name].estimate(point_key, stats, vae.guide, joint, **settings, **exact)
 
     number = len(points.x)
-    batch = min(BATCH, number)
+    batch = math.ceil(number / math.ceil(number / BATCH))  # so that little is done twice
 
     def arguments(first: int) -> tuple[Array, Array, Array | None]:
         # The last batch goes around, to be as long as the others.

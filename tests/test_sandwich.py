@@ -1,0 +1,230 @@
+"""log p(x) over many datapoints, and the command that tables it."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import standard_errors_off
+
+from aevb import sandwich, vae
+from aevb.likelihoods import LIKELIHOODS
+from aevb.marginal import Estimate, importance_sampling
+from aevb.networks import mlp, normal_init
+from aevb.sandwich import Points, estimate_points, simulate, summarise, width
+
+ROOT = Path(__file__).parent.parent
+NUM_DIMS, NUM_LATENTS = 4, 2
+
+HEADS = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
+MODEL = vae.make(
+    mlp(NUM_DIMS, HEADS, hidden=(), initialisation=normal_init(0.1)),  # nearly the prior
+    mlp(NUM_LATENTS, {"logits": NUM_DIMS}, hidden=(3,), initialisation=normal_init(0.5)),
+    LIKELIHOODS["bernoulli"],
+    num_latents=NUM_LATENTS,
+)
+PARAMS = MODEL.init(jax.random.key(0))
+
+
+def all_images() -> jax.Array:
+    """Every x of NUM_DIMS bits -> [2^D, D]."""
+    bits = np.arange(2**NUM_DIMS)[:, None] >> np.arange(NUM_DIMS)[None] & 1
+    return jnp.asarray(bits, jnp.float32)
+
+
+def importance(x: jax.Array, number: int = 500) -> Estimate:
+    settings = {"num_samples": number}
+    key = jax.random.key(1)
+    return estimate_points(key, MODEL, PARAMS, Points(x, None), "importance", settings)[0]
+
+
+def test_the_probabilities_of_all_images_add_up_to_one():
+    """Which holds for log p(x) on the right scale, and for that alone."""
+    found = importance(all_images(), 20_000)
+    total = np.sum(np.exp(np.asarray(found.value, np.float64)))
+    error = np.sqrt(np.sum((np.exp(found.value) * found.standard_error) ** 2))
+    assert abs(total - 1.0) < 4 * error
+    assert error < 0.01
+
+
+def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.MonkeyPatch):
+    """In whatever batches they are, the last of which is shorter."""
+    x = all_images()
+    together = importance(x)
+    monkeypatch.setattr(sandwich, "BATCH", 5)
+    np.testing.assert_allclose(importance(x).value, together.value, rtol=1e-5)
+    assert importance(x).value.shape == (16,)
+    alone = importance_sampling(
+        jax.random.fold_in(jax.random.key(1), 11),
+        MODEL.encode(PARAMS, x[11]),
+        MODEL.guide,
+        MODEL.joint(PARAMS, x[11]),
+        num_samples=500,
+    )
+    assert together.value[11] == pytest.approx(float(alone.value), rel=1e-5)
+
+
+def test_progress_tells_how_many_are_done(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sandwich, "BATCH", 7)
+    told: list[int] = []
+    points = Points(all_images(), None)
+    key = jax.random.key(0)
+    estimate_points(key, MODEL, PARAMS, points, "elbo", {}, progress=told.append)
+    assert told == [6, 12, 16]
+
+
+def test_the_elbo_is_below_log_p():
+    x = all_images()
+    elbo, _ = estimate_points(jax.random.key(2), MODEL, PARAMS, Points(x, None), "elbo", {})
+    gap = np.asarray(importance(x, 20_000).value - elbo.value, np.float64)
+    assert np.all(gap > -4 * elbo.standard_error)
+    assert np.mean(gap) > 0.0
+
+
+def test_simulated_data_are_of_the_model_with_their_latents():
+    """Latents are the prior's, and each image comes as often as its p(x) says."""
+    points = simulate(jax.random.key(3), MODEL, PARAMS, 10_000)
+    assert points.z is not None
+    assert standard_errors_off(points.z, 0.0) < 4
+    assert standard_errors_off(jnp.square(points.z), 1.0) < 4
+    names = np.asarray(points.x, np.int64) @ 2 ** np.arange(NUM_DIMS)
+    shares = np.bincount(names, minlength=16) / 10_000
+    exact = np.exp(np.asarray(importance(all_images(), 20_000).value, np.float64))
+    assert np.all(abs(shares - exact) < 4.5 * np.sqrt(exact * (1 - exact) / 10_000))
+
+
+def test_a_summary_tells_the_errors_of_data_and_of_noise_apart():
+    estimate = Estimate(
+        jnp.float32([1.0, 3.0, 5.0]),
+        jnp.float32([0.3, 0.0, 0.4]),
+        {"effective_sample_size": jnp.float32([9.0, 5.0, 7.0]), "pareto_k": jnp.full(3, jnp.nan)},
+    )
+    summary = summarise(estimate)
+    assert summary["mean"] == pytest.approx(3.0)
+    assert summary["standard_error"] == pytest.approx(2.0 / math.sqrt(3.0))
+    assert summary["estimator_standard_error"] == pytest.approx(0.5 / 3.0)
+    assert summary["effective_sample_size"] == {"median": 7.0, "worst": 5.0}
+    assert summary["pareto_k"] == {"median": None, "worst": None}  # JSON has no NaN
+
+
+def test_the_width_is_of_the_same_datapoints():
+    lower = Estimate(jnp.float32([-9.0, -1.0]), jnp.zeros(2), {})
+    upper = Estimate(jnp.float32([-8.0, -0.5]), jnp.zeros(2), {})
+    assert width(lower, upper) == {
+        "mean": pytest.approx(0.75),
+        "standard_error": pytest.approx(0.25),
+        "widest": pytest.approx(1.0),
+    }
+
+
+# The command
+
+
+def command(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"experiments/{script}.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run in `run` and an unfinished one in `begun`."""
+    tmp = tmp_path_factory.mktemp("evaluate")
+    fields = {
+        "data.name": "synthetic",
+        "data.split": "",
+        "data.synthetic_num_test": 30,
+        "model.likelihood": "gaussian",
+        "model.hidden": "(4,)",
+        "train.num_examples": 2000,
+    }
+    flags = [f"--config.{name}={value}" for name, value in fields.items()]
+    done = command("run", "--config=experiments/frey_faces.py", f"--workdir={tmp}/run", *flags)
+    assert done.returncode == 0, done.stderr
+    (tmp / "begun").mkdir()
+    (tmp / "begun" / "config.json").write_text((tmp / "run" / "config.json").read_text())
+    (tmp / "empty").mkdir()
+    return tmp
+
+
+def test_the_command_tables_both_sides_and_they_agree(folder: Path):
+    done = command(
+        "evaluate",
+        f"--workdir={folder}/run",
+        "--estimators=importance,ais,reverse_ais,appendix_d",
+        "--split=simulated",
+        "--num_points=12",
+        "--num_temps=100",
+        "--num_chains=20",
+        "--num_leapfrog=4",
+        "--num_draws=50",
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads((folder / "run" / "marginal.json").read_text())
+    rows = result["estimators"]
+    sides = {name: row["kind"] for name, row in rows.items()}
+    assert sides == {
+        "elbo": "lower",
+        "importance": "lower",
+        "ais": "lower",
+        "reverse_ais": "upper",
+        "appendix_d": "upper",
+    }
+    for name, row in rows.items():
+        assert f"{name:12} {row['kind']:5} {row['mean']:10.3f}" in done.stdout
+        if name != "elbo":
+            error = math.hypot(
+                row["estimator_standard_error"], rows["importance"]["estimator_standard_error"]
+            )
+            assert abs(row["mean"] - rows["importance"]["mean"]) < 4 * error, name
+    assert rows["elbo"]["mean"] < rows["importance"]["mean"]
+    pairs = {f"{u} - {w}" for u in ("reverse_ais", "appendix_d") for w in ("importance", "ais")}
+    assert set(result["sandwich"]) == pairs
+
+
+# arguments, words that the line must hold
+MISTAKES = {
+    "no workdir": ([], ["--workdir"]),
+    "no such run": (["--workdir={tmp}/none"], ["{tmp}/none", "config.json"]),
+    "no run in the folder": (["--workdir={tmp}/empty"], ["{tmp}/empty", "config.json"]),
+    "unfinished": (["--workdir={tmp}/begun"], ["{tmp}/begun", "not finished"]),
+    "unknown estimator": (
+        ["--workdir={tmp}/run", "--estimators=ais,nuts"],
+        ["'nuts'", "importance", "appendix_d"],
+    ),
+    "no estimator": (["--workdir={tmp}/run", "--estimators="], ["''", "importance"]),
+    "no point": (["--workdir={tmp}/run", "--num_points=0"], ["num_points", "0", "at least 1"]),
+    "too many points": (["--workdir={tmp}/run", "--num_points=31"], ["31", "30", "synthetic"]),
+    "word for a number": (["--workdir={tmp}/run", "--num_points=all"], ["num_points", "'all'"]),
+    "unknown split": (["--workdir={tmp}/run", "--split=val"], ["'val'", "test", "simulated"]),
+    "unknown flag": (["--workdir={tmp}/run", "--points=3"], ["--points=3"]),
+    "reverse AIS of data": (
+        ["--workdir={tmp}/run", "--estimators=reverse_ais"],
+        ["reverse_ais", "--split=simulated", "appendix_d"],
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
+    arguments, words = MISTAKES[mistake]
+    done = command("evaluate", *(argument.format(tmp=folder) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word.format(tmp=folder) in done.stderr
+    assert not (folder / "none").exists()
