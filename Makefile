@@ -7,6 +7,7 @@ UV := $(BIN)/uv
 CONFIG ?= experiments/frey_faces.py
 SEEDS ?= 0 1 2
 ARGS ?=
+PARALLEL ?= --numprocesses=auto --dist=loadfile
 LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest --generate-hashes \
 	--python-version 3.11 --no-header
 
@@ -20,10 +21,10 @@ run: .venv/users  ## train on the Frey faces and draw the figures (CONFIG=file A
 	$(BIN)/python experiments/run.py --config=$(CONFIG) $(ARGS)
 
 test: .venv/developers  ## the tests, in minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: .venv/developers  ## the slow tests too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(PARALLEL) -m ''
 
 lint: .venv/developers  ## style: ruff
 	$(BIN)/ruff check
