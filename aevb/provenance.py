@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("aevb", "jax", "flax", "optax", "orbax-checkpoint")
+PACKAGES = ("aevb", "jax", "flax", "optax", "orbax-checkpoint", "blackjax")
 
 
 def versions() -> dict[str, str]:
