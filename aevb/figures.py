@@ -64,7 +64,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
     axes.set_xlabel("training examples seen")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
 
 
 def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:

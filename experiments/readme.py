@@ -107,15 +107,18 @@ def agreement_table() -> str:
 
 
 def gradient_table() -> str:
-    """Variance of each bound's gradient over `sgvb_b`'s, in the encoder and in the decoder."""
+    """Variance of each bound's gradient, in the encoder and in the decoder."""
     report = read(RESULTS / "gradient_variance.json")
     rows = []
     for name in report["points"][0]["bounds"]:
         cells = []
         for part in ("encoder", "decoder"):
-            for point in report["points"]:
+            for number, point in enumerate(report["points"]):
+                each = [run[number]["bounds"][name][part] for run in report["runs"]]
                 figure = point["bounds"][name][part]
-                cells.append(f"{figure['mean']:.3g} ± {figure['standard_error']:.1g}")
+                cells.append(
+                    f"{np.median(each):.3g} ({figure['mean']:.2g} ± {figure['standard_error']:.1g})"
+                )
         bias = [point["bounds"][name].get("bias_in_standard_errors") for point in report["points"]]
         cells.append(", ".join(f"{each['mean']:.2f}" for each in bias if each))
         seconds = report["points"][-1]["bounds"][name]["seconds"]["mean"]
@@ -194,17 +197,20 @@ def main() -> None:
         document.write_text(filled_in(document.read_text()))
     rows = read(REPRODUCED)["rows"]
     curves = {
-        ROWS[name].title: [run["curve"] for run in rows[name]["runs"]]
+        ROWS[name].title.replace("`", ""): [run["curve"] for run in rows[name]["runs"]]
         for name in ROWS
         if ROWS[name].num_seeds == 3
     }
     figures.save(figures.bound_curves(curves), str(CURVES))
-    points = read(RESULTS / "gradient_variance.json")["points"]
+    runs = read(RESULTS / "gradient_variance.json")["runs"]
     variances = {
-        name: [point["bounds"][name]["encoder"]["mean"] for point in points]
-        for name in points[0]["bounds"]
+        name: [
+            float(np.median([point["bounds"][name]["encoder"] for point in same_point]))
+            for same_point in zip(*runs, strict=True)
+        ]
+        for name in runs[0][0]["bounds"]
     }
-    examples = [point["examples"] for point in points]
+    examples = [point["examples"] for point in runs[0]]
     figures.save(figures.gradient_variance(examples, variances), str(GRADIENTS))
 
 
