@@ -45,8 +45,8 @@ SAME_GRADIENT = {
 }
 
 
-def measure(values: Values, points: list[int]) -> list[dict[str, Any]]:
-    """Trains one model -> for each point the figures of every bound."""
+def measure(values: Values, points: list[int], num_seeds: int) -> list[list[dict[str, Any]]]:
+    """Trains a model a seed -> for each of them, at each point, the figures of every bound."""
     import jax
     import jax.numpy as jnp
 
@@ -55,19 +55,22 @@ def measure(values: Values, points: list[int]) -> list[dict[str, Any]]:
 
     dataset, vae, algorithm = build(values)
     batch_size = values["train.batch_size"]
-    init_key, order_key, step_key = jax.random.split(jax.random.key(values["seed"]), 3)
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
-    data, state = jnp.asarray(dataset.train), jax.jit(algorithm.init)(init_key)
+    data, init = jnp.asarray(dataset.train), jax.jit(algorithm.init)
     chosen = jax.random.choice(jax.random.key(1), len(data), (DATAPOINTS.value,), replace=False)
     x = jax.vmap(dataset.preprocess)(jax.random.split(jax.random.key(2), len(chosen)), data[chosen])
     draw = make_moments(vae, x)
-    measured = []
-    for point in points:
-        steps = jnp.int32(point // batch_size)
-        state, _ = advance(loop.LoopKeys(order_key, step_key), data, state, steps)
-        measured.append({"examples": point, "bounds": summarise(draw, state.params)})
-        print(f"seed {values['seed']}: {point:,} examples", flush=True)
-    return measured
+    runs = []
+    for seed in range(num_seeds):
+        init_key, order_key, step_key = jax.random.split(jax.random.key(seed), 3)
+        state, measured = init(init_key), []
+        for point in points:
+            steps = jnp.int32(point // batch_size)
+            state, _ = advance(loop.LoopKeys(order_key, step_key), data, state, steps)
+            measured.append({"examples": point, "bounds": summarise(draw, state.params)})
+            print(f"seed {seed}: {point:,} examples", flush=True)
+        runs.append(measured)
+    return runs
 
 
 def make_moments(vae: Any, x: Any) -> dict[str, Callable[..., Any]]:
@@ -187,7 +190,7 @@ def main(argv: list[str]) -> int:
 
         from aevb import metrics, provenance
 
-        runs = [measure({**values, "seed": seed}, points) for seed in range(SEEDS.value)]
+        runs = measure(values, points, SEEDS.value)
         report = {
             "command": " ".join(["python experiments/gradient_variance.py", *told(argv)]),
             "machine": provenance.machine(),

@@ -13,6 +13,7 @@ from test_config import FILES, config_of
 from aevb import data, runs
 from aevb.config import validate
 from aevb.data import Dataset, Options
+from aevb.losses import BOUNDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,3 +152,87 @@ def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
     )
     seconds = json.loads(output.read_text())["seconds"]["frey_faces"]
     assert 0 < seconds["warm"]["median"] < seconds["cold"]["median"]
+
+
+def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
+    output = tmp_path / "variance.json"
+    python(
+        "experiments/gradient_variance.py",
+        "--config=experiments/frey_faces.py",
+        "--config.data.name=synthetic",
+        "--config.data.split=",
+        "--config.model.likelihood=gaussian",
+        "--config.model.hidden=(5,)",
+        "--examples=100,300",
+        "--seeds=2",
+        "--samples=4",
+        "--draws=50",
+        f"--output={output}",
+    )
+    report = json.loads(output.read_text())
+    assert str(tmp_path) not in report["command"]
+    assert [point["examples"] for point in report["points"]] == [100, 300]
+    for point in report["points"]:
+        assert point["bounds"].keys() == BOUNDS.keys()
+        for name, figures in point["bounds"].items():
+            assert figures["encoder"]["mean"] > 0, name
+            assert figures["decoder"]["mean"] > 0, name
+            # Of an unbiased estimator this is 1 up to chance, here over some 150 parameters.
+            if "bias_in_standard_errors" in figures:
+                assert 0.5 < figures["bias_in_standard_errors"]["mean"] < 2.0, name
+        noise = {name: figures["encoder"]["mean"] for name, figures in point["bounds"].items()}
+        assert noise["score_function"] > noise["score_function_loo"] > noise["sgvb_b"]
+
+
+def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Path):
+    for points in ("300,100", "many", "10,300"):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "experiments/gradient_variance.py",
+                "--config=experiments/frey_faces.py",
+                f"--examples={points}",
+                f"--output={tmp_path / 'never.json'}",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: --examples")
+
+
+def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
+    """With a decoder that ignores z, p(x) is known: every pixel is 1 with probability 1/2."""
+    sizes = {
+        "encoder/hidden_0": (6, 4),
+        "encoder/mean": (4, 2),
+        "encoder/log_var": (4, 2),
+        "decoder/hidden_0": (2, 4),
+        "decoder/logits": (4, 6),
+    }
+    arrays: dict[str, Any] = {"images": np.eye(3, 6, dtype=np.float32)}
+    for name, (fan_in, fan_out) in sizes.items():
+        arrays[f"{name}/kernel"] = np.zeros((fan_in, fan_out), np.float32)
+        arrays[f"{name}/bias"] = np.zeros(fan_out, np.float32)
+    np.savez(tmp_path / "model.npz", **arrays)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "experiments/benchmarks/aevb_marginal_worker.py",
+            str(tmp_path / "model.npz"),
+        ],
+        cwd=ROOT,
+        input="3 1200\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    ready, answer = map(json.loads, done.stdout.splitlines())
+    assert ready["ready"]
+    np.testing.assert_allclose(answer["log_p"], 6 * np.log(0.5), rtol=1e-5)
+    assert answer["seconds"] > 0
