@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -33,6 +35,14 @@ def fixed_input(preprocess: Callable[[Key, Array], Array], index: Array, stored:
     A dynamic binarisation is drawn with a key of that number alone, hence fixed for good.
     """
     return preprocess(jax.random.fold_in(jax.random.key(EVALUATION_SEED), index), stored)
+
+
+def fixed_inputs(
+    preprocess: Callable[[Key, Array], Array], index: np.ndarray, stored: np.ndarray
+) -> Array:
+    """`fixed_input` of the datapoints numbered `index` [n], stored [n, D] -> x [n, D]."""
+    see = partial(fixed_input, preprocess)
+    return jax.vmap(see)(jnp.asarray(index, jnp.int32), jnp.asarray(stored))
 
 
 def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:

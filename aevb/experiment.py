@@ -117,8 +117,7 @@ def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
     def examples(number: int) -> Array:
         """Training datapoints, evenly spaced, as an evaluation sees them -> [number, D]."""
         index = np.linspace(0, num_data - 1, number).astype(np.int32)
-        see = partial(evaluate.fixed_input, dataset.preprocess)
-        return jax.vmap(see)(jnp.asarray(index), jnp.asarray(dataset.train[index]))
+        return evaluate.fixed_inputs(dataset.preprocess, index, dataset.train[index])
 
     return priors.PRIORS[name](
         priors.Options(

@@ -97,8 +97,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     config = read_config(args.workdir)
     import jax
+    import numpy as np
 
     from aevb import compilation_cache, hmc, marginal, metrics, provenance, sandwich
+    from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
 
     names = check_estimators(args, marginal.ESTIMATORS)
@@ -115,7 +117,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if stored is None:
         points = sandwich.simulate(data_key, vae, params, args.num_points)
     else:
-        points = sandwich.Points(as_evaluated(dataset.preprocess, stored[: args.num_points]), None)
+        index = np.arange(args.num_points)
+        points = sandwich.Points(fixed_inputs(dataset.preprocess, index, stored[index]), None)
 
     chains = hmc.Settings(num_leapfrog=args.num_leapfrog, num_warmup=args.num_warmup)
     annealing = {"num_temps": args.num_temps, "num_chains": args.num_chains, "settings": chains}
@@ -205,19 +208,6 @@ def newest(folder: Path, init: Any, seed: int) -> tuple[int, Any]:
     if restored is None:
         raise UserError(f"--workdir={folder} has no sound checkpoint; train in a new folder")
     return int(restored.state.step), restored.state.params
-
-
-def as_evaluated(preprocess: Any, stored: Any) -> Any:
-    """The first datapoints of a split, stored [n, D] -> x [n, D] as every evaluation sees them."""
-    import jax
-    import jax.numpy as jnp
-
-    from aevb.evaluate import fixed_input
-
-    def fixed(number: Any, row: Any) -> Any:
-        return fixed_input(preprocess, number, row)
-
-    return jax.vmap(fixed)(jnp.arange(len(stored)), jnp.asarray(stored))
 
 
 def table(result: dict[str, Any]) -> str:

@@ -18,16 +18,22 @@ from aevb.losses import BOUNDS
 ROOT = Path(__file__).parent.parent
 
 
-def python(*arguments: object) -> str:
-    """What a program of this repository prints."""
-    done = subprocess.run(
+def run_python(*arguments: object, input: str = "") -> subprocess.CompletedProcess[str]:
+    """A program of this repository, run as a user does."""
+    return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
+        input=input,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def python(*arguments: object, input: str = "") -> str:
+    """What a program that succeeds prints."""
+    done = run_python(*arguments, input=input)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -186,19 +192,11 @@ def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
 
 def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Path):
     for points in ("300,100", "many", "10,300"):
-        done = subprocess.run(
-            [
-                sys.executable,
-                "experiments/gradient_variance.py",
-                "--config=experiments/frey_faces.py",
-                f"--examples={points}",
-                f"--output={tmp_path / 'never.json'}",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+        done = run_python(
+            "experiments/gradient_variance.py",
+            "--config=experiments/frey_faces.py",
+            f"--examples={points}",
+            f"--output={tmp_path / 'never.json'}",
         )
         assert done.returncode == 2, done.stderr
         (line,) = done.stderr.splitlines()
@@ -219,20 +217,12 @@ def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
         arrays[f"{name}/kernel"] = np.zeros((fan_in, fan_out), np.float32)
         arrays[f"{name}/bias"] = np.zeros(fan_out, np.float32)
     np.savez(tmp_path / "model.npz", **arrays)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "experiments/benchmarks/aevb_marginal_worker.py",
-            str(tmp_path / "model.npz"),
-        ],
-        cwd=ROOT,
+    out = python(
+        "experiments/benchmarks/aevb_marginal_worker.py",
+        tmp_path / "model.npz",
         input="3 1200\n",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
     )
-    ready, answer = map(json.loads, done.stdout.splitlines())
+    ready, answer = map(json.loads, out.splitlines())
     assert ready["ready"]
     np.testing.assert_allclose(answer["log_p"], 6 * np.log(0.5), rtol=1e-5)
     assert answer["seconds"] > 0
