@@ -1,13 +1,13 @@
 """What a trained model and its estimators are like: gaps, gradients, and which latents are used."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from aevb import lbfgs
 from aevb.distributions import DiagNormal
 from aevb.losses import Guide, Joint, log_weights, sgvb_a
 from aevb.types import Key, PyTree
@@ -83,24 +83,11 @@ def _best_stats(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int, num_steps: int
 ) -> PyTree:
     """The statistics that maximise `sgvb_a` with the noise of this key, found from `stats`."""
-    import optax
 
-    def loss(stats: PyTree) -> Array:
-        return -sgvb_a(key, stats, guide, joint, num_samples=num_samples)
+    def bound(stats: PyTree) -> Array:
+        return sgvb_a(key, stats, guide, joint, num_samples=num_samples)
 
-    optimizer = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def step(carry: tuple[PyTree, PyTree], _: None):
-        stats, state = carry
-        value, grad = value_and_grad(stats, state=state)
-        updates, state = optimizer.update(grad, state, stats, value=value, grad=grad, value_fn=loss)
-        return (optax.apply_updates(stats, updates), state), None
-
-    (found, _), _ = jax.lax.scan(step, (stats, optimizer.init(stats)), length=num_steps)
-    # A line search that has left the finite numbers has found nothing.
-    better = loss(found) <= loss(stats)
-    return jax.tree.map(partial(jnp.where, better), found, stats)
+    return lbfgs.maximise(bound, stats, num_steps=num_steps)
 
 
 class Moments(NamedTuple):

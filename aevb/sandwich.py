@@ -12,6 +12,7 @@ from jax import Array
 
 from aevb.losses import Guide, Joint, sgvb_a, sgvb_b
 from aevb.marginal import ESTIMATORS, Estimate
+from aevb.proposals import PROPOSALS
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -50,6 +51,7 @@ def estimate_points(
     name: str,
     settings: Mapping[str, Any],
     *,
+    proposal: str = "encoder",
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[Estimate, float]:
     """One estimator at every datapoint -> an Estimate of fields [n], and the seconds it took.
@@ -60,6 +62,7 @@ def estimate_points(
     Args:
         name: of an entry of `marginal.ESTIMATORS`, or "elbo".
         settings: what the entry takes besides the model.
+        proposal: of `proposals.PROPOSALS`, what the entry starts from; "elbo" has the encoder's.
         progress: is told after each batch how many datapoints are done.
     """
 
@@ -68,8 +71,10 @@ def estimate_points(
         stats, joint = vae.encode(params, x), vae.joint(params, x)
         if name == "elbo":
             return elbo(point_key, stats, vae.guide, joint)
+        fit_key, draw_key = jax.random.split(point_key)
+        start, guide = PROPOSALS[proposal](fit_key, stats, vae.guide, joint)
         exact = {"posterior_sample": z} if name == "reverse_ais" else {}
-        return ESTIMATORS[name].estimate(point_key, stats, vae.guide, joint, **settings, **exact)
+        return ESTIMATORS[name].estimate(draw_key, start, guide, joint, **settings, **exact)
 
     number = len(points.x)
     batch = math.ceil(number / math.ceil(number / BATCH))  # so that little is done twice

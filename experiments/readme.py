@@ -129,24 +129,37 @@ def gradient_table() -> str:
     return table(["", *header, "bias, in standard errors", "ms a gradient"], rows)
 
 
-def marginal_table(latents: int) -> str:
-    """Bounds on log p(x) from both sides, with their errors and the sandwich's width."""
-    report = read(RESULTS / f"marginal_{latents}.json")
-    rows = []
-    for name, row in report["estimators"].items():
-        rows.append(
-            [
-                f"`{name}`",
+def marginal_table(*files: str) -> str:
+    """Bounds on log p(x) from both sides, with their errors and the sandwich's width.
+
+    Args:
+        files: of the results of the same datapoints.
+    """
+    reports = [read(RESULTS / f"{file}.json") for file in files]
+    rows = {}
+    for report in reports:
+        for name, row in report["estimators"].items():
+            pareto_k = row.get("pareto_k", {"median": None})["median"]
+            rows[f"`{name}`", row["proposal"]] = [
                 row["kind"],
                 f"{row['mean']:.3f}",
                 f"{row['standard_error']:.3f}",
                 f"{row['estimator_standard_error']:.4f}",
+                "" if pareto_k is None else f"{pareto_k:.2f}",
             ]
-        )
-    for pair, gap in report["sandwich"].items():
-        rows.append([f"{pair}", "width", f"{gap['mean']:.3f}", f"{gap['standard_error']:.3f}", ""])
-    points = f"{report['data']['num_points']:,} test images"
-    return table([points, "bound", "nats", "s.e. over data", "s.e. of the estimator"], rows)
+        for pair, gap in report["sandwich"].items():
+            width = ["width", f"{gap['mean']:.3f}", f"{gap['standard_error']:.3f}", "", ""]
+            rows[pair, ""] = width
+    header = [
+        f"{reports[0]['data']['num_points']:,} test images",
+        "starts from",
+        "bound",
+        "nats",
+        "s.e. over data",
+        "s.e. of the estimator",
+        "Pareto k",
+    ]
+    return table(header, [[*names, *cells] for names, cells in rows.items()])
 
 
 def marginal_speed_table() -> str:
@@ -173,8 +186,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "start": start_table,
     "agreement": agreement_table,
     "gradients": gradient_table,
-    "marginal 3": lambda: marginal_table(3),
-    "marginal 20": lambda: marginal_table(20),
+    "marginal 3": lambda: marginal_table("marginal_3"),
+    "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
     "marginal speed": marginal_speed_table,
 }
 

@@ -333,6 +333,14 @@ SLIPS = (
         "broken_idx",
     ),
     Slip(
+        "the curvature taken for the covariance",
+        "proposals.py",
+        "covariance = (axes / curvature[None, :]) @ axes.T",
+        "covariance = (axes * curvature[None, :]) @ axes.T",
+        "test_proposals.py",
+        "exact",
+    ),
+    Slip(
         "the digest of other faces",
         "data/frey_faces.py",
         "2438ba4f0d2a6bd8",

@@ -19,8 +19,8 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors"),
     ("distributions", "densities"),
-    ("likelihoods", "losses", "reparam", "flows", "hmc", "weights"),
-    ("annealing",),
+    ("likelihoods", "losses", "reparam", "flows", "hmc", "lbfgs", "weights"),
+    ("annealing", "proposals"),
     ("guides", "priors", "networks", "marginal", "diagnostics"),
     ("vae",),
     ("algorithms.base", "options"),
@@ -48,6 +48,7 @@ MATHEMATICS = (
     "priors",
     "weights",
     "annealing",
+    "proposals",
     "marginal",
 )
 
@@ -57,7 +58,7 @@ KNOWN_TO = {
     "ml_collections": ("config",),
     "flax": ("networks",),
     "blackjax": ("hmc",),
-    "optax": ("optimizers", "algorithms", "diagnostics"),
+    "optax": ("optimizers", "algorithms", "lbfgs"),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures",),
     "tensorflow_datasets": ("data",),

@@ -1,0 +1,38 @@
+"""L-BFGS climbs to tops that are known, and never ends below where it started."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aevb.lbfgs import maximise
+
+
+def test_the_top_of_a_badly_scaled_quadratic_is_found():
+    scales, top = jnp.float32([1.0, 1e2, 1e4]), jnp.float32([3.0, -2.0, 0.5])
+
+    def function(z: jax.Array) -> jax.Array:
+        return -jnp.sum(scales * jnp.square(z - top))
+
+    found = jax.jit(lambda start: maximise(function, start, num_steps=50))(jnp.zeros(3))
+    np.testing.assert_allclose(found, top, atol=1e-3)
+
+
+def test_the_point_may_be_any_pytree():
+    found = maximise(
+        lambda p: -jnp.square(p["a"] - 1.0) - jnp.sum(jnp.square(p["b"] + 2.0)),
+        {"a": jnp.float32(0.0), "b": jnp.zeros(2)},
+        num_steps=10,
+    )
+    np.testing.assert_allclose(found["a"], 1.0, atol=1e-4)
+    np.testing.assert_allclose(found["b"], [-2.0, -2.0], atol=1e-4)
+
+
+def test_what_ends_worse_or_in_nan_is_not_taken():
+    def cliff(z: jax.Array) -> jax.Array:
+        """Rises toward 1, beyond which it is not a number."""
+        return jnp.log(1.0 - z) * 1e-3 + 100.0 * z
+
+    start = jnp.float32(0.5)
+    found = maximise(cliff, start, num_steps=20)
+    assert np.isfinite(found)
+    assert cliff(found) >= cliff(start)
