@@ -236,6 +236,19 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of a config in which fields, by their dotted names, have other values."""
+    copy: Any = ConfigDict(config.to_dict())
+    for name, value in values.items():
+        *sections, leaf = name.split(".")
+        target = copy
+        for section_name in sections:
+            target = target[section_name]
+        with target.ignore_type():  # `validate` says what is wrong with it
+            target[leaf] = value
+    return copy
+
+
 def section(values: Values, name: str) -> dict[str, Any]:
     """The values of one section: "train" -> {"num_examples": ..., "batch_size": ...}."""
     prefix = f"{name}."

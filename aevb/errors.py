@@ -14,6 +14,7 @@ class Interrupted(Exception):  # noqa: N818, it is no error
     """A run was asked to stop, and is saved; `status` is what the process should exit with."""
 
     def __init__(self, received: signal.Signals, examples: int):
+        self.received = received
         self.status = 128 + received
         super().__init__(
             f"stopped by {received.name} and saved at {examples:,} training examples; "

@@ -51,9 +51,30 @@ def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
     It is eq. (7), or eq. (6) for a guide without a closed KL, with one sample of z a datapoint,
     whichever bound is trained on, so that the curves of different bounds can be compared.
     """
+    bounds_of = jax.jit(_make_bounds(vae, preprocess))
+
+    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
+        return _score(_in_blocks(bounds_of, params, data, index))
+
+    return score
+
+
+def make_stacked_score(
+    vae: VAE, preprocess: Callable[[Key, Array], Array]
+) -> Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]:
+    """`make_score` of S members at once, whose parameters have a leading axis [S]."""
+    bounds_of = jax.jit(jax.vmap(_make_bounds(vae, preprocess), in_axes=(0, None, None)))
+
+    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> list[Score]:
+        return [_score(bounds) for bounds in _in_blocks(bounds_of, params, data, index)]
+
+    return score
+
+
+def _make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]):
+    """(params, stored [n, D], their numbers [n]) -> the bound of each [n], nats."""
     bound = sgvb_a if vae.guide.kl is None else sgvb_b
 
-    @jax.jit
     def bounds_of(params: PyTree, stored: Array, numbers: Array) -> Array:
         def bound_of(stored: Array, number: Array) -> Array:
             x = fixed_input(preprocess, number, stored)
@@ -62,15 +83,28 @@ def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
 
         return jax.vmap(bound_of)(stored, numbers)
 
-    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
-        # Every block has the same size, the last one filled up, so that one program serves all.
-        padding = -len(index) % EVALUATION_BATCH
-        blocks = np.pad(index, (0, padding), mode="edge").reshape(-1, EVALUATION_BATCH)
-        bounds = [bounds_of(params, data[block], block.astype(np.int32)) for block in blocks]
-        each = np.concatenate([np.asarray(b, np.float64) for b in bounds])[: len(index)]
-        return Score(float(np.mean(each)), float(np.std(each) / math.sqrt(len(each))))
+    return bounds_of
 
-    return score
+
+def _in_blocks(
+    bounds_of: Callable[[PyTree, np.ndarray, np.ndarray], Array],
+    params: PyTree,
+    data: np.ndarray,
+    index: np.ndarray,
+) -> np.ndarray:
+    """The bounds of the datapoints `index` -> [..., len(index)], float64.
+
+    Every block has the same size, the last one filled up, so that one program serves all.
+    """
+    padding = -len(index) % EVALUATION_BATCH
+    blocks = np.pad(index, (0, padding), mode="edge").reshape(-1, EVALUATION_BATCH)
+    bounds = [bounds_of(params, data[block], block.astype(np.int32)) for block in blocks]
+    each = np.concatenate([np.asarray(b, np.float64) for b in bounds], axis=-1)
+    return each[..., : len(index)]
+
+
+def _score(bounds: np.ndarray) -> Score:
+    return Score(float(np.mean(bounds)), float(np.std(bounds) / math.sqrt(len(bounds))))
 
 
 def some_of(num_data: int, limit: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from aevb.errors import UserError
 from aevb.losses import Bound, Guide, Joint
 from aevb.options import parse_options
 from aevb.priors import PriorFamily
+from aevb.stack import Wrap
 from aevb.vae import VAE
 
 
@@ -29,17 +30,19 @@ class Experiment(NamedTuple):
     algorithm: Algorithm
 
 
-def build(values: Values) -> Experiment:
+def build(values: Values, dataset: Dataset | None = None) -> Experiment:
     """The objects of a validated config.
+
+    Args:
+        dataset: what `load` has loaded for these values; None to load it.
 
     Raises:
         UserError: the data cannot be had, or the parts do not fit together.
     """
-    optimizer = optimizers.make(
+    optimizers.make(  # to be refused before the data are loaded
         values["optimizer.name"], values["optimizer.step_size"], values["optimizer.options"]
     )
-    options = section(values, "data")
-    dataset = data.load(options.pop("name"), data.Options(**options))
+    dataset = load(values) if dataset is None else dataset
     num_data = len(dataset.train)
     if values["train.batch_size"] > num_data:
         raise UserError(
@@ -47,16 +50,50 @@ def build(values: Values) -> Experiment:
             f"{num_data} training datapoints of {dataset.name}"
         )
     model = _build_vae(values, dataset)
-    algorithm = sgvb.make(
+    return Experiment(dataset, model, build_algorithm(values, model, num_data))
+
+
+def load(values: Values) -> Dataset:
+    """The data set of a validated config.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    options = section(values, "data")
+    return data.load(options.pop("name"), data.Options(**options))
+
+
+def build_algorithm(
+    values: Values,
+    model: VAE,
+    num_data: int,
+    *,
+    step_size: float | Array | None = None,
+    wrap: Wrap = lambda optimizer: optimizer,
+) -> Algorithm:
+    """How a validated config trains a model on N datapoints.
+
+    Args:
+        step_size: in the place of the config's; [].
+        wrap: what becomes of the optimizer.
+
+    Raises:
+        UserError: the parts do not fit together.
+    """
+    optimizer = optimizers.make(
+        values["optimizer.name"],
+        values["optimizer.step_size"] if step_size is None else step_size,
+        values["optimizer.options"],
+    )
+    return sgvb.make(
         model,
-        optimizer,
+        wrap(optimizer),
         num_data=num_data,
         bound=build_bound(values, model.guide),
         num_samples=values["algorithm.num_samples"],
         param_prior_std=values["algorithm.param_prior_std"] or None,
         prior_on_biases=values["algorithm.prior_on_biases"],
     )
-    return Experiment(dataset, model, algorithm)
 
 
 def _build_vae(values: Values, dataset: Dataset) -> VAE:

@@ -1,15 +1,17 @@
 """One compiled program that advances a training state, and the host's pauses in it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.types import Key
+from aevb.types import Key, PyTree
 
 FIRST_STRETCH = 10  # steps before the first pause, when the speed is not known yet
 SECONDS_BETWEEN_PAUSES = 0.5
@@ -23,12 +25,16 @@ class LoopKeys(NamedTuple):
     step: Key  # of each step's binarisation and samples
 
 
-Advance = jax.stages.Wrapped  # (keys, data [N, D], state, stop []) -> state, mean metrics
+Advance = Callable[..., tuple[TrainState, dict[str, Array]]]
+# (keys, data [N, D], state, stop []) -> state, mean metrics
+
+# What becomes of a state with a leading axis [S] everywhere but in its step, which is common.
+MEMBERS = TrainState(step=None, params=0, opt_state=0, extra=0)  # pyright: ignore[reportArgumentType]
 
 
 def make_advance(
     algorithm: Algorithm, preprocess: Callable[[Key, Array], Array], *, batch_size: int
-) -> Advance:
+) -> jax.stages.Wrapped:
     """`advance(keys, data [N, D], state, stop)`: trains from state.step to step `stop`.
 
     An epoch is a fresh permutation of the data, cut into N // M minibatches; the remainder waits
@@ -36,6 +42,59 @@ def make_advance(
     How often the host pauses does not change the result: the loop bounds are arguments, so that
     every stretch of training runs the same compiled step.
     """
+    return _jit_advance(_draw_order, partial(_train_step, algorithm, preprocess), batch_size)
+
+
+def make_stacked_advance(
+    algorithm_of: Callable[[PyTree], Algorithm],
+    settings: PyTree,
+    preprocess: Callable[[Key, Array], Array],
+    *,
+    batch_size: int,
+) -> jax.stages.Wrapped:
+    """`make_advance` of S members at once: of keys [S], a state [S] of one step, metrics [S].
+
+    Each member has its own order, noise and setting, and sees the same as it does alone.
+
+    Args:
+        algorithm_of: a member's setting -> its algorithm.
+        settings: what the members differ in, every leaf [S, ...].
+    """
+
+    def train_member(setting: PyTree, keys: LoopKeys, data: Array, indices: Array, state):
+        return _train_step(algorithm_of(setting), preprocess, keys, data, indices, state)
+
+    train_members = jax.vmap(train_member, in_axes=(0, 0, None, 0, MEMBERS), out_axes=(MEMBERS, 0))
+    return _jit_advance(
+        jax.vmap(_draw_order, in_axes=(0, None, None)), partial(train_members, settings), batch_size
+    )
+
+
+def _draw_order(keys: LoopKeys, epoch: Array, num_data: int) -> Array:
+    """In which order an epoch shows the datapoints -> [N]."""
+    return jax.random.permutation(jax.random.fold_in(keys.order, epoch), num_data)
+
+
+def _train_step(
+    algorithm: Algorithm,
+    preprocess: Callable[[Key, Array], Array],
+    keys: LoopKeys,
+    data: Array,
+    indices: Array,
+    state: TrainState,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update on the datapoints `indices` [M]."""
+    data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
+    x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), data[indices])
+    return algorithm.update(update_key, state, Batch(x, indices))
+
+
+def _jit_advance(
+    draw_order: Callable[[LoopKeys, Array, int], Array],
+    train_step: Callable[..., tuple[TrainState, dict[str, Array]]],
+    batch_size: int,
+) -> jax.stages.Wrapped:
+    """The loop around a step: (keys, epoch, N) -> order, (keys, data, indices, state) -> state."""
 
     def advance(
         keys: LoopKeys, data: Array, state: TrainState, stop: Array
@@ -43,28 +102,25 @@ def make_advance(
         num_data = len(data)
         steps_per_epoch = num_data // batch_size
 
-        def train_step(order: Array, position: Array, state: TrainState):
-            indices = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
-            data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
-            x = jax.vmap(preprocess)(jax.random.split(data_key, batch_size), data[indices])
-            return algorithm.update(update_key, state, Batch(x, indices))
+        def step(order: Array, position: Array, state: TrainState):
+            indices = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size, -1)
+            return train_step(keys, data, indices, state)
 
         def epoch(carry):
             number = carry[0].step // steps_per_epoch
-            order = jax.random.permutation(jax.random.fold_in(keys.order, number), num_data)
+            order = draw_order(keys, number, num_data)
 
             def body(position, carry):
                 state, totals = carry
-                state, metrics = train_step(order, position, state)
+                state, metrics = step(order, position, state)
                 return state, jax.tree.map(jnp.add, totals, metrics)
 
             first = carry[0].step % steps_per_epoch
             last = jnp.minimum(steps_per_epoch, stop - number * steps_per_epoch)
             return jax.lax.fori_loop(first, last, body, carry)
 
-        shapes = jax.eval_shape(
-            train_step, jax.ShapeDtypeStruct((num_data,), jnp.int32), jnp.int32(0), state
-        )[1]
+        order = jax.eval_shape(lambda: draw_order(keys, jnp.int32(0), num_data))
+        shapes = jax.eval_shape(step, order, jnp.int32(0), state)[1]
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         num_steps = (stop - state.step).astype(jnp.float32)
         state, totals = jax.lax.while_loop(
@@ -75,12 +131,27 @@ def make_advance(
     return jax.jit(advance, donate_argnums=2)
 
 
+def ahead_of_time(
+    advance: jax.stages.Wrapped, compiler_options: Mapping[str, Any] | None = None
+) -> Callable[[LoopKeys, Array, TrainState], Advance]:
+    """(keys, data, state) -> `advance` compiled for the device of the data, once for each."""
+    programs: dict[Any, Advance] = {}
+
+    def compile_for(keys: LoopKeys, data: Array, state: TrainState) -> Advance:
+        if data.device not in programs:
+            lowered = advance.lower(keys, data, state, jnp.int32(0))
+            programs[data.device] = lowered.compile(dict(compiler_options or {}))
+        return programs[data.device]
+
+    return compile_for
+
+
 class Pause(NamedTuple):
     """What the host sees when the loop stops for a moment."""
 
     state: TrainState  # valid until the loop goes on: its memory is used again
     step: int
-    metrics: dict[str, float]  # means over the stretch since the last pause
+    metrics: dict[str, np.ndarray]  # [], or [S] of members: means since the last pause
     num_steps: int  # of that stretch
     seconds: float  # that it took
 
@@ -96,16 +167,16 @@ def pauses(
 ) -> Iterator[Pause]:
     """Trains until step `num_steps`, with a pause at each of `stops` and about twice a second.
 
-    The caller does in the pause what it likes (evaluate, save, report) and may leave for good.
+    An `advance` that is compiled already keeps compilation out of the seconds. The caller does in
+    the pause what it likes (evaluate, save, report) and may leave for good.
     """
-    compiled = advance.lower(keys, data, state, jnp.int32(0)).compile()
     step, stretch = int(state.step), FIRST_STRETCH
     while step < num_steps:
         start = step
         step = min([num_steps, start + stretch, *(stop for stop in stops if stop > start)])
         began = time.perf_counter()
-        state, means = compiled(keys, data, state, jnp.int32(step))
-        metrics = {name: float(mean) for name, mean in means.items()}  # waits for the device
+        state, means = advance(keys, data, state, jnp.int32(step))
+        metrics = {name: np.asarray(mean) for name, mean in means.items()}  # waits for the device
         seconds = time.perf_counter() - began
         stretch = min(
             10 * stretch, max(1, round((step - start) * SECONDS_BETWEEN_PAUSES / seconds))

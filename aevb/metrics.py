@@ -1,8 +1,10 @@
 """What a run writes for people and programs: JSON lines, JSON files, TensorBoard events."""
 
 import json
+import math
 import os
 import shutil
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,6 +65,15 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """A log by column: the bounds of both splits against the training examples."""
     columns = ("examples", "train_bound", "test_bound")
     return {column: [record[column] for record in records] for column in columns}
+
+
+def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Of the same figure in runs of several seeds: mean, its standard error, and the values.
+
+    The standard error of a single value is not known: None.
+    """
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "standard_error": error, "values": list(values)}
 
 
 class TensorBoard:

@@ -5,6 +5,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from aevb.errors import UserError
 from aevb.options import parse_options
@@ -16,12 +17,12 @@ DEFAULTS = {
 }
 
 
-def make(name: str, step_size: float, options: str = "") -> optax.GradientTransformation:
+def make(name: str, step_size: float | Array, options: str = "") -> optax.GradientTransformation:
     """optax's optimizer of this name.
 
     Args:
         name: for example "adagrad", "adam", "sgd".
-        step_size: its learning rate.
+        step_size: its learning rate; [] if it is an array.
         options: its other arguments, as "b1=0.9,eps=1e-4".
 
     Raises:

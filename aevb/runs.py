@@ -14,6 +14,7 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.metrics import write_json
+from aevb.train import Trained
 from aevb.types import PyTree
 
 
@@ -98,20 +99,26 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
     compilation_cache.enable()
     experiment = build(config)
     claim(folder, config)  # only now: a refused config leaves nothing behind
-    dataset, vae = experiment.dataset, experiment.vae
-    score = evaluate.make_score(vae, dataset.preprocess)
+    score = evaluate.make_score(experiment.vae, experiment.dataset.preprocess)
     print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
     trained = train.fit(
         experiment.algorithm,
-        dataset,
+        experiment.dataset,
         score,
         train.Settings(**section(config, "train")),
         key=jax.random.key(config["seed"]),
         folder=folder,
     )
-    params = trained.state.params
+    return finish(experiment, score, trained, config, folder)
+
+
+def finish(
+    experiment: Experiment, score: evaluate.Scorer, trained: Trained, config: Values, folder: Path
+) -> dict[str, Any]:
+    """Draws and summarises a run that is trained -> the summary, with which it is finished."""
+    params, dataset = trained.state.params, experiment.dataset
     summary = {
-        **_bounds(score, params, dataset, is_density=vae.levels is None),
+        **_bounds(score, params, dataset, is_density=experiment.vae.levels is None),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "examples_per_second": round(trained.examples_per_second, 1),
         "seconds": round(trained.seconds, 3),

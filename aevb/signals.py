@@ -22,6 +22,10 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def stop(self) -> None:
+        """As if a SIGTERM had come."""
+        self.received = self.received or signal.SIGTERM
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         signal.signal(number, self._previous[number])

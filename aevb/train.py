@@ -2,20 +2,24 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm import tqdm
 
-from aevb import checkpoint, evaluate, loop
+from aevb import checkpoint, evaluate, loop, stack
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
 from aevb.errors import Interrupted, UserError
 from aevb.evaluate import Scorer
-from aevb.loop import LoopKeys
 from aevb.metrics import MetricsLog, TensorBoard, progress_bar
 from aevb.signals import Signals
+from aevb.stack import Stack
 from aevb.types import Key, PyTree
 
 
@@ -30,14 +34,24 @@ class Settings(NamedTuple):
     checkpoint_seconds: float
     tensorboard: bool
 
+    @property
+    def num_steps(self) -> int:
+        return self.num_examples // self.batch_size
+
 
 class Trained(NamedTuple):
     """What training leaves."""
 
     state: TrainState
     records: list[dict[str, Any]]  # of the log, one each evaluation
-    seconds: float  # of training alone, over all resumptions
+    seconds: float  # of training alone, over all resumptions; a stack's, shared by its members
     examples_per_second: float  # steady: without compilation and the first moments
+
+
+class Failed(NamedTuple):
+    """A run that cannot go on; its last good checkpoint is kept."""
+
+    reason: str  # for a user, in one line
 
 
 def fit(
@@ -57,51 +71,145 @@ def fit(
         UserError: the bound is no longer a number.
         Interrupted: on SIGTERM or SIGINT, after saving.
     """
-    init_key, order_key, step_key = jax.random.split(key, 3)
-    state = jax.jit(algorithm.init)(init_key)
-    manager = checkpoint.open_manager(folder / "checkpoints")
-    restored = checkpoint.restore(manager, state)
-    state, seconds = restored or (state, 0.0)
-    batch_size = settings.batch_size
-    done = int(state.step) * batch_size
-    if restored:
-        print(f"resuming from the checkpoint at {done:,} training examples", flush=True)
-    log = MetricsLog(folder / "metrics.jsonl", keep_until=done)
-    board = TensorBoard(folder / "tensorboard", log.records) if settings.tensorboard else None
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
+    run = stack.alone(algorithm, loop.ahead_of_time(advance), score, key)
+    journal = Journal(folder, run.init()[0])
+    if journal.resumed:
+        print(
+            f"resuming from the checkpoint at {journal.step * settings.batch_size:,} training "
+            "examples",
+            flush=True,
+        )
+    with (
+        Signals() as signals,
+        progress_bar(
+            settings.num_steps * settings.batch_size, journal.step * settings.batch_size
+        ) as bar,
+    ):
+        data = jnp.asarray(dataset.train)
+        (trained,) = fit_stack(
+            run, dataset, data, settings, [journal], signals=signals, report=reporter(bar)
+        )
+    if isinstance(trained, Failed):
+        raise UserError(trained.reason)
+    return trained
 
-    num_steps = settings.num_examples // batch_size
+
+Report = Callable[[int, float], object]  # (training examples since the last time, their bound)
+
+
+def reporter(bar: tqdm) -> Report:
+    """Moves a progress bar on; a bound of NaN is not known."""
+
+    def report(examples: int, bound: float) -> None:
+        if math.isfinite(bound):
+            bar.set_postfix_str(f"bound {bound:.1f}", refresh=False)
+        bar.update(examples)
+
+    return report
+
+
+class Journal:
+    """What a run has on disk while it trains: its checkpoints, its log, its event files."""
+
+    def __init__(self, folder: Path, first: TrainState):
+        """Opens a folder, with the newest sound checkpoint in it or else the first state."""
+        self.folder = folder
+        self.manager = checkpoint.open_manager(folder / "checkpoints")
+        restored = checkpoint.restore(self.manager, first)
+        self.resumed = restored is not None
+        self.state, self.seconds = restored or (first, 0.0)
+        self.step = int(self.state.step)
+
+    def start(self, settings: Settings) -> None:
+        """Makes the log ready to be written, cut back to where the run is."""
+        self.log = MetricsLog(
+            self.folder / "metrics.jsonl", keep_until=self.step * settings.batch_size
+        )
+        self.board = (
+            TensorBoard(self.folder / "tensorboard", self.log.records)
+            if settings.tensorboard
+            else None
+        )
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        self.log.append(record)
+        if self.board:
+            self.board.append(record)
+
+    def save(self, state: TrainState, test_bound: float | None) -> None:
+        checkpoint.save(self.manager, state, seconds=self.seconds, test_bound=test_bound)
+
+
+def fit_stack(
+    runs: Stack,
+    dataset: Dataset,
+    data: Array,
+    settings: Settings,
+    journals: Sequence[Journal],
+    *,
+    signals: Signals,
+    report: Report,
+) -> list[Trained | Failed]:
+    """Trains the members of a stack to the end, each with a journal of its own.
+
+    A member whose bound is no longer a number has failed: it is neither recorded nor saved any
+    more, and the others go on.
+
+    Args:
+        data: `dataset.train` on the device that is to train.
+        journals: of the members, which are all at the same step.
+
+    Raises:
+        Interrupted: after saving, when a signal has come.
+    """
+    for journal in journals:
+        journal.start(settings)
+    state = runs.join([journal.state for journal in journals])
+    # A checkpoint comes back to the device that saved it.
+    keys, state = jax.device_put((runs.keys, state), data.device)
+    evaluation = _make_evaluation(runs, dataset, settings.eval_examples)
+    num_steps, batch_size = settings.num_steps, settings.batch_size
     stops = evaluation_steps(num_steps, settings)
-    data = jnp.asarray(dataset.train)
-    evaluation = _make_evaluation(score, dataset, settings.eval_examples)
-    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
+    failures: dict[int, Failed] = {}
     speed = Speed()
     last_save = time.monotonic()
-    with Signals() as signals, progress_bar(num_steps * batch_size, done) as bar:
-        for pause in loop.pauses(
-            advance, LoopKeys(order_key, step_key), data, state, num_steps=num_steps, stops=stops
-        ):
-            state, examples = pause.state, pause.step * batch_size
-            _refuse_nan("the bound of a minibatch", pause.metrics["bound"], examples)
-            seconds += pause.seconds
-            speed.add(pause.num_steps * batch_size, pause.seconds)
-            bar.set_postfix_str(f"bound {pause.metrics['bound']:.1f}", refresh=False)
-            bar.update(pause.num_steps * batch_size)
-            test_bound = None
-            if pause.step in stops:
-                record = {"examples": examples, **evaluation(state.params), "seconds": seconds}
-                test_bound = record["test_bound"]
-                _refuse_nan("the test bound", test_bound, examples)
-                log.append(record)
-                if board:
-                    board.append(record)
-            late = time.monotonic() - last_save > settings.checkpoint_seconds
-            if pause.step in stops or signals.received or late:
-                checkpoint.save(manager, state, seconds=seconds, test_bound=test_bound)
+    advance = runs.compile(keys, data, state)
+    for pause in loop.pauses(advance, keys, data, state, num_steps=num_steps, stops=stops):
+        state, examples = pause.state, pause.step * batch_size
+        bounds = np.atleast_1d(pause.metrics["bound"])
+        scores = evaluation(state.params) if pause.step in stops else None
+        for number, bound in enumerate(bounds):
+            problem = _not_a_number("the bound of a minibatch", float(bound), examples)
+            if scores and not problem:
+                problem = _not_a_number("the test bound", scores[number]["test_bound"], examples)
+            if problem:
+                failures.setdefault(number, problem)
+        if len(failures) == runs.size:
+            break
+        going = [number for number in range(runs.size) if number not in failures]
+        speed.add(pause.num_steps * batch_size, pause.seconds / runs.size)
+        report(pause.num_steps * batch_size * runs.size, float(np.mean(bounds[going])))
+        late = time.monotonic() - last_save > settings.checkpoint_seconds
+        for number in going:
+            journal = journals[number]
+            journal.seconds += pause.seconds / runs.size
+            if scores:
+                record = {"examples": examples, **scores[number], "seconds": journal.seconds}
+                journal.record(record)
+            if scores or signals.received or late:
+                test_bound = scores[number]["test_bound"] if scores else None
+                journal.save(runs.member(state, number), test_bound)
                 last_save = time.monotonic()
-            if signals.received and pause.step < num_steps:
-                raise Interrupted(signals.received, examples)
-    manager.close()
-    return Trained(state, log.records, seconds, speed.steady())
+        if signals.received and pause.step < num_steps:
+            raise Interrupted(signals.received, examples)
+    for journal in journals:
+        journal.manager.close()
+    return [
+        failures.get(number)
+        or Trained(runs.member(state, number), journal.log.records, journal.seconds, speed.steady())
+        for number, journal in enumerate(journals)
+    ]
 
 
 def evaluation_steps(num_steps: int, settings: Settings) -> list[int]:
@@ -115,25 +223,28 @@ def evaluation_steps(num_steps: int, settings: Settings) -> list[int]:
     return sorted({step for step in steps if step < num_steps} | {num_steps})
 
 
-def _make_evaluation(score: Scorer, dataset: Dataset, limit: int):
-    """`evaluation(params)` -> the bounds of (at most `limit` datapoints of) both splits."""
+def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
+    """`evaluation(params)` -> each member's bounds of (at most `limit` points of) both splits."""
     splits = {"train": dataset.train, "test": dataset.test}
     some = {name: evaluate.some_of(len(data), limit) for name, data in splits.items()}
 
-    def evaluation(params: PyTree) -> dict[str, float]:
-        return {
-            f"{name}_bound": score(params, data, some[name]).mean for name, data in splits.items()
-        }
+    def evaluation(params: PyTree) -> list[dict[str, float]]:
+        scores = [runs.score(params, data, some[name]) for name, data in splits.items()]
+        return [
+            {f"{name}_bound": score.mean for name, score in zip(splits, each, strict=True)}
+            for each in zip(*scores, strict=True)
+        ]
 
     return evaluation
 
 
-def _refuse_nan(what: str, value: float, examples: int) -> None:
-    if not math.isfinite(value):
-        raise UserError(
-            f"{what} is {value} at {examples:,} training examples; the checkpoint before it is "
-            "kept; try a smaller config.optimizer.step_size"
-        )
+def _not_a_number(what: str, value: float, examples: int) -> Failed | None:
+    if math.isfinite(value):
+        return None
+    return Failed(
+        f"{what} is {value} at {examples:,} training examples; the checkpoint before it is "
+        "kept; try a smaller config.optimizer.step_size"
+    )
 
 
 class Speed:

@@ -6,6 +6,7 @@ Ends at a test bound of about -104 nats, in 2 minutes on two CPU cores.
 """
 
 from aevb.config import Config, default_config
+from aevb.plan import Axes, best_of
 
 
 def get_config() -> Config:
@@ -17,3 +18,12 @@ def get_config() -> Config:
     config.optimizer.step_size = 0.02
     config.train.num_examples = 5_000_000
     return config
+
+
+def get_sweep() -> Axes:
+    """Figure 2 of the paper, which chooses the step size so too."""
+    return {
+        "model.num_latents": (3, 5, 10, 20, 200),
+        "optimizer.step_size": best_of(0.01, 0.02, 0.1),
+        "seed": (0, 1, 2),
+    }

@@ -7,6 +7,7 @@ on two CPU cores. The test bound is best, near 690, at a sixth of that; the face
 """
 
 from aevb.config import Config, default_config
+from aevb.plan import Axes, best_of
 
 
 def get_config() -> Config:
@@ -19,3 +20,12 @@ def get_config() -> Config:
     config.optimizer.step_size = 0.02
     config.train.num_examples = 6_000_000
     return config
+
+
+def get_sweep() -> Axes:
+    """Figure 2 of the paper, which chooses the step size so too."""
+    return {
+        "model.num_latents": (2, 5, 10, 20),
+        "optimizer.step_size": best_of(0.01, 0.02, 0.1),
+        "seed": (0, 1, 2),
+    }

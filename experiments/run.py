@@ -1,10 +1,16 @@
-"""Trains one experiment in its folder, or takes it up where it stopped.
+"""Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
 
 python experiments/run.py --config=experiments/frey_faces.py [--workdir=DIR] \
-[--config.FIELD=VALUE ...]
+[--config.FIELD=VALUE ...] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+
+--sweep trains every combination of what get_sweep() in the experiment's file lists. --axis adds an
+axis, or replaces one; a field that is set by --config.FIELD is none. The runs are mapped onto the
+hardware in the way that was measured to be fastest, or by --mapping: one after the other
+(sequence), several at a time (devices), or as one program (stack).
 """
 
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +21,7 @@ from ml_collections import config_flags
 
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import Interrupted, UserError
+from aevb.plan import Plan, make_plan, parse_axis
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's file, for example experiments/frey_faces.py."
@@ -22,6 +29,12 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "The run's folder; runs/<experiment>/<overrides> if it is not given."
 )
+SWEEP = flags.DEFINE_bool("sweep", False, "Run the experiment's sweep, or that of --axis.")
+AXES = flags.DEFINE_multi_string(
+    "axis", [], "FIELD=VALUE,VALUE: an axis of the sweep; may be given several times."
+)
+MAPPINGS = ("auto", "sequence", "devices", "stack")
+MAPPING = flags.DEFINE_enum("mapping", "auto", MAPPINGS, "How a sweep's runs are mapped.")
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name
@@ -65,6 +78,8 @@ def default_workdir() -> Path:
         for field, value in sorted(overrides.items())
         if field not in WITHOUT_EFFECT
     )
+    if SWEEP.value:
+        name = ",".join(["sweep", *filter(None, [name]), *AXES.value])
     name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", name)[:LONGEST_NAME].strip("_")
     return Path("runs") / experiment / (name or "default")
 
@@ -87,6 +102,52 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
+def declared_sweep() -> Plan:
+    """What --sweep asks for: the axes of the experiment's file and of the command line.
+
+    Raises:
+        UserError: there are none, or one is refused.
+    """
+    holder = flags.FLAGS["config"]
+    file = config_flags.get_config_filename(holder)  # pyright: ignore[reportArgumentType]
+    overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
+    declare = runpy.run_path(file).get("get_sweep", dict)
+    axes = {name: axis for name, axis in declare().items() if name not in overrides}
+    return make_plan(CONFIG.value, axes | dict(map(parse_axis, AXES.value)))
+
+
+def sweep_table(result: dict[str, Any]) -> str:
+    """What came of a sweep, for a person."""
+    names = list(result["rows"][0]["setting"])
+    titles = [name.rpartition(".")[2] for name in names]
+    lines = []
+    for trial in result["trials"]:
+        setting = ", ".join(f"{name}={value}" for name, value in trial["setting"].items())
+        tried = ", ".join(
+            f"{' '.join(str(v) for k, v in one.items() if k != 'train_bound')} "
+            f"({'no number' if one['train_bound'] is None else format(one['train_bound'], '.1f')})"
+            for one in trial["tried"]
+        )
+        chosen = ", ".join(f"{name}={value}" for name, value in trial["chosen"].items())
+        lines.append(f"{setting or 'all'}: {chosen} by the training bound, of {tried}")
+    header = [f"{title:>14}" for title in titles]
+    lines.append(" ".join([*header, f"{'train bound':>18}", f"{'test bound':>18}", "seeds"]))
+    for row in result["rows"]:
+        cells = [f"{row['setting'][name]!s:>14}" for name in names]
+        for split in ("train", "test"):
+            cells.append(f"{_mean(row.get(f'{split}_bound')):>18}")
+        lines.append(" ".join([*cells, f"{row['seeds']:>5}"]))
+        lines += [f"  {name} failed: {reason}" for name, reason in row["failed"].items()]
+    return "\n".join(lines)
+
+
+def _mean(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    error = figure["standard_error"]
+    return f"{figure['mean']:.2f}" + ("" if error is None else f" +- {error:.2f}")
+
+
 def reporting_mistakes(body: Callable[[], int]) -> int:
     """What `body` returns, or the exit status of what it raises, which it tells in one line."""
     logging.set_verbosity(logging.FATAL)
@@ -101,7 +162,7 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """-> the exit status: 0 done, 2 a user's mistake, 128 + signal when interrupted."""
+    """-> the exit status: 0 done, 2 a mistake, 3 a sweep's run failed, 128 + signal that came."""
 
     def body() -> int:
         parse([argument for argument in argv if argument not in HELP])
@@ -113,6 +174,16 @@ def main(argv: list[str]) -> int:
             raise UserError(CONFIG_IS_MISSING)
         values = validate(CONFIG.value)
         folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
+        if SWEEP.value:
+            plan = declared_sweep()
+
+            from aevb import sweep  # imports jax: after all that can be refused without it
+
+            result = sweep.run(plan, folder, MAPPING.value)
+            print(f"{sweep_table(result)}\n{folder / 'sweep.json'}\n{folder / 'sweep.png'}")
+            return 3 if any(row["failed"] for row in result["rows"]) else 0
+        if AXES.value or MAPPING.value != "auto":
+            raise UserError("--axis and --mapping are of a sweep; give --sweep too")
 
         from aevb import runs  # imports jax: after all that can be refused without it
 

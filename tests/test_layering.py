@@ -27,11 +27,14 @@ LAYERS = (
     ("algorithms", "optimizers"),
     ("data", "metrics", "checkpoint", "signals", "figures", "compilation_cache", "provenance"),
     ("evaluate", "loop", "sandwich"),
+    ("stack",),
     ("train",),
     ("config",),
+    ("plan",),
     ("experiment",),
     ("drawing",),
     ("runs",),
+    ("sweep",),
 )
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
@@ -58,17 +61,17 @@ KNOWN_TO = {
     "ml_collections": ("config",),
     "flax": ("networks",),
     "blackjax": ("hmc",),
-    "optax": ("optimizers", "algorithms", "lbfgs"),
+    "optax": ("optimizers", "algorithms", "lbfgs", "stack"),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures",),
     "tensorflow_datasets": ("data",),
-    "tqdm": ("metrics",),
+    "tqdm": ("metrics", "train"),
     "tensorboardX": ("metrics",),
 }
 EVERYWHERE = ("jax", "numpy")
 
 # These answer before jax is loaded: `--help`, a wrong setting, a signal.
-WITHOUT_JAX = ("errors", "config", "options", "signals", "provenance")
+WITHOUT_JAX = ("errors", "config", "plan", "options", "signals", "provenance")
 
 
 class Import(NamedTuple):

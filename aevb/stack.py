@@ -1,0 +1,181 @@
+"""Runs that train as one: a run alone as it is, or several with their arrays stacked.
+
+Members of a stack may differ in their seed, their step size and their number of latents. A smaller
+model lives in the corner of a larger one's arrays, with zeros around it. Nothing is lost by that:
+of a padded latent the encoder's statistics are those of N(0, 1), so that its KL is 0, and the
+decoder's weights are 0; and noise of shape [Z] begins with the noise of any smaller shape. What
+must be seen to is that the gradients of what is padded stay 0.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from aevb import evaluate, loop
+from aevb.algorithms.base import Algorithm, TrainState
+from aevb.evaluate import Score
+from aevb.loop import Advance, LoopKeys
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+
+class Stack(NamedTuple):
+    """S runs as one program; of a run alone no array has a leading axis [S]."""
+
+    size: int  # S
+    init: Callable[[], list[TrainState]]  # the members' first states, as of runs alone
+    join: Callable[[Sequence[TrainState]], TrainState]  # of members at one step
+    member: Callable[[TrainState, int], TrainState]  # what `join` has joined, apart again
+    keys: LoopKeys
+    compile: Callable[[LoopKeys, Array, TrainState], Advance]  # as loop.ahead_of_time
+    score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # as evaluate.Scorer
+
+
+class Setting(NamedTuple):
+    """What the members of a stack differ in, besides their keys."""
+
+    step_size: Array  # []
+    sizes: dict[str, Array]  # path of a padded parameter -> its shape in this member [ndim]
+
+
+Wrap = Callable[[optax.GradientTransformation], optax.GradientTransformation]
+
+
+class RunKeys(NamedTuple):
+    """The randomness of a run, all from its seed."""
+
+    init: Key
+    loop: LoopKeys
+
+
+def run_keys(key: Key) -> RunKeys:
+    init_key, order_key, step_key = jax.random.split(key, 3)
+    return RunKeys(init_key, LoopKeys(order_key, step_key))
+
+
+def alone(
+    algorithm: Algorithm,
+    compile_advance: Callable[[LoopKeys, Array, TrainState], Advance],
+    score: evaluate.Scorer,
+    key: Key,
+) -> Stack:
+    """A stack of one run, as it is.
+
+    Args:
+        compile_advance: `loop.ahead_of_time` of `loop.make_advance`; several runs may share it.
+        score: of `evaluate.make_score`.
+        key: of the run's seed.
+    """
+    keys = run_keys(key)
+    return Stack(
+        size=1,
+        init=lambda: [jax.jit(algorithm.init)(keys.init)],
+        join=lambda states: states[0],
+        member=lambda state, number: state,
+        keys=keys.loop,
+        compile=compile_advance,
+        score=lambda params, data, index: [score(params, data, index)],
+    )
+
+
+def stacked(
+    inits: Sequence[Callable[[Key], TrainState]],
+    step_sizes: Sequence[float],
+    keys: Sequence[Key],
+    largest: VAE,
+    algorithm_of: Callable[[Array, Wrap], Algorithm],
+    preprocess: Callable[[Key, Array], Array],
+    *,
+    batch_size: int,
+) -> Stack:
+    """A stack of S runs.
+
+    Args:
+        inits: each member's `Algorithm.init`, of arrays of its own size.
+        step_sizes: of each member.
+        keys: of each member's seed.
+        largest: a model in whose arrays all of the members' have room.
+        algorithm_of: (step size [], what is to become of the optimizer) -> that of `largest`.
+        preprocess: as of the data set.
+    """
+    each = [run_keys(key) for key in keys]
+    shapes = [jax.eval_shape(init, keys.init) for init, keys in zip(inits, each, strict=True)]
+    params = [state.params for state in shapes]
+    settings = Setting(jnp.asarray(step_sizes, jnp.float32), _differing_sizes(params))
+
+    def algorithm(setting: Setting) -> Algorithm:
+        return algorithm_of(setting.step_size, lambda it: _within(it, setting.sizes))
+
+    def join(states: Sequence[TrainState]) -> TrainState:
+        def pad_and_stack(*leaves: Array) -> Array:
+            shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int)
+            return jnp.stack([_padded(leaf, tuple(shape)) for leaf in leaves])
+
+        joined = jax.tree.map(pad_and_stack, *states)
+        return joined._replace(step=states[0].step)
+
+    def member(state: TrainState, number: int) -> TrainState:
+        def corner(leaf: Array, like: Any) -> Array:
+            return leaf[number][tuple(slice(size) for size in like.shape)]
+
+        step, like = state.step, shapes[number]
+        rest = jax.tree.map(corner, state._replace(step=()), like._replace(step=()))
+        return rest._replace(step=step)
+
+    return Stack(
+        size=len(keys),
+        init=lambda: [jax.jit(i)(k.init) for i, k in zip(inits, each, strict=True)],
+        join=join,
+        member=member,
+        keys=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(keys.loop for keys in each)),
+        compile=loop.ahead_of_time(
+            loop.make_stacked_advance(algorithm, settings, preprocess, batch_size=batch_size)
+        ),
+        score=evaluate.make_stacked_score(largest, preprocess),
+    )
+
+
+def _padded(leaf: Array, shape: tuple[int, ...]) -> Array:
+    """With zeros at the ends, up to `shape`."""
+    return jnp.zeros(shape, leaf.dtype).at[tuple(slice(size) for size in leaf.shape)].set(leaf)
+
+
+def _differing_sizes(params: Sequence[PyTree]) -> dict[str, Array]:
+    """Path -> shapes [S, ndim], of the parameters whose shape is not the same in all members."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(params[0])]
+    shapes = zip(*([leaf.shape for leaf in jax.tree.leaves(p)] for p in params), strict=True)
+    return {
+        jax.tree_util.keystr(path): jnp.asarray(each, jnp.int32)
+        for path, each in zip(paths, shapes, strict=True)
+        if len(set(each)) > 1
+    }
+
+
+def _within(
+    optimizer: optax.GradientTransformation, sizes: dict[str, Array]
+) -> optax.GradientTransformation:
+    """The optimizer, to which what lies outside a member's own sizes has no gradient."""
+
+    def keep(tree: PyTree) -> PyTree:
+        def keep_leaf(path: Any, leaf: Array) -> Array:
+            own = sizes.get(jax.tree_util.keystr(path))
+            if own is None:
+                return leaf
+            inside = [
+                jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis) < own[axis]
+                for axis in range(leaf.ndim)
+            ]
+            return jnp.where(jnp.all(jnp.stack(inside), axis=0), leaf, 0.0)
+
+        return jax.tree_util.tree_map_with_path(keep_leaf, tree)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None):
+        updates, state = optimizer.update(keep(updates), state, params)
+        return keep(updates), state
+
+    return optax.GradientTransformation(optimizer.init, update)

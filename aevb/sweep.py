@@ -1,0 +1,403 @@
+"""A sweep in its folder: its runs mapped onto the hardware, and what came of them.
+
+Three mappings, of which `choose_mapping` takes the one that was measured to be the fastest:
+
+- sequence: one run after the other, each on all cores;
+- devices: as many runs at a time as there are devices, each on one; a CPU core is a device;
+- stack: as one program for each device, with the runs' arrays stacked (`aevb.stack`).
+"""
+
+import contextlib
+import math
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+from jax import Array
+
+from aevb import compilation_cache, evaluate, loop, runs, stack, train
+from aevb.config import WITHOUT_EFFECT, Values, section
+from aevb.data import Dataset
+from aevb.errors import Interrupted, UserError
+from aevb.experiment import Experiment, build, build_algorithm, load
+from aevb.metrics import curve, mean_over_seeds, progress_bar, read_records, write_json
+from aevb.plan import SEED, Member, Plan
+from aevb.signals import Signals
+from aevb.train import Failed, Journal, Settings, Trained
+
+MAPPINGS = ("auto", "sequence", "devices", "stack")
+STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
+CAN_BE_PADDED = ("diag_normal", "full_normal")  # guides whose small statistics begin the large ones
+ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
+
+
+Job: TypeAlias = tuple[Member, ...]  # runs that train together: a single one in most mappings
+
+
+class Program(NamedTuple):
+    """What runs of one config share, whatever their seeds."""
+
+    experiment: Experiment
+    compile: Callable[..., loop.Advance]
+    score: evaluate.Scorer
+
+
+def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
+    """Runs what of a sweep is not finished yet -> all that came of it, as sweep.json has it.
+
+    Raises:
+        UserError: something that the user can put right, before anything is run.
+        Interrupted: on SIGTERM or SIGINT, with everything saved.
+    """
+    if (folder / "config.json").exists():
+        raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")
+    compilation_cache.enable()
+    trials = plan.trials()
+    anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
+    tried = [member for trial in trials for member in trial.members]
+    for member in tried if trials else anyhow:  # else what is chosen is not known yet
+        runs.inspect(folder / member.name, member.values)
+    machine = Machine(mapping, len(anyhow))
+    workshop = Workshop(folder, machine)
+    for member in tried + anyhow:
+        workshop.program(member.values)  # refuses what does not fit together
+    print(f"sweep: {folder}, {len(anyhow)} runs\n{machine.describe()}", flush=True)
+    with Signals() as signals, progress_bar(sum(map(_length, tried + anyhow)), 0) as bar:
+        try:
+            workshop.run(tried, signals, train.reporter(bar))
+            chosen = [
+                _chosen(plan, max(trial.members, key=workshop.train_bound)) for trial in trials
+            ]
+            members = plan.members(chosen)
+            workshop.run(members, signals, train.reporter(bar))
+        except Interrupted as stop:
+            raise Interrupted(stop.received, int(bar.n)) from stop
+    result = {
+        "mapping": machine.mapping,
+        "devices": [str(device) for device in machine.devices],
+        "trials": [
+            {
+                "setting": dict(trial.setting),
+                "tried": [
+                    {
+                        **_chosen(plan, member),
+                        "train_bound": workshop.outcome(member).get("train_bound"),
+                    }
+                    for member in trial.members
+                ],
+                "chosen": values,
+            }
+            for trial, values in zip(trials, chosen, strict=True)
+        ],
+        "rows": _rows(members, workshop),
+    }
+    _draw(members, folder)
+    write_json(folder / "sweep.json", result)
+    return result
+
+
+def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
+    """Its values on the axes of choice."""
+    return {name: member.setting[name] for name in plan.choices}
+
+
+class Machine:
+    """The devices, and how runs are mapped onto them."""
+
+    def __init__(self, mapping: str, num_runs: int):
+        """Gives a CPU a device for each core, if it is not too late for that."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if mapping != "sequence":
+            with contextlib.suppress(RuntimeError):  # jax is at work, with the devices it has
+                jax.config.update("jax_num_cpu_devices", cores)
+        devices = jax.local_devices()
+        self.on_cpu = devices[0].platform == "cpu"
+        self.mapping = (
+            choose_mapping(len(devices), num_runs, on_cpu=self.on_cpu)
+            if mapping == "auto"
+            else mapping
+        )
+        self.devices = devices[:1] if self.mapping == "sequence" else devices[:num_runs]
+        if self.on_cpu and self.mapping == "stack":
+            self.devices = devices[:1]
+        self.forced = mapping != "auto"
+
+    @property
+    def compiler_options(self) -> Mapping[str, Any]:
+        return ONE_THREAD if self.on_cpu and len(self.devices) > 1 else {}
+
+    def describe(self) -> str:
+        how = {
+            "sequence": "one run after the other",
+            "devices": f"{len(self.devices)} runs at a time, each on a device",
+            "stack": f"stacked into one program for each of {len(self.devices)} devices",
+        }[self.mapping]
+        why = "as --mapping says" if self.forced else "--mapping forces another"
+        return f"mapping: {self.mapping}, {how} ({why})"
+
+
+def choose_mapping(num_devices: int, num_runs: int, *, on_cpu: bool) -> str:
+    """The fastest mapping, as it was measured; docs/speed.md has the figures.
+
+    An accelerator is filled by a stack. A CPU core is not: a stack's batched products are slower
+    there than the same products one by one, and a run on one core loses nothing to the others.
+    """
+    if num_runs == 1:
+        return "sequence"
+    if not on_cpu:
+        return "stack"
+    return "devices" if 2 * num_runs >= num_devices > 1 else "sequence"
+
+
+class Workshop:
+    """Runs members in their folders, and knows what came of each."""
+
+    def __init__(self, folder: Path, machine: Machine):
+        self.folder, self.machine = folder, machine
+        self.failures: dict[str, str] = {}  # name of a member -> why it has no summary
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._datasets: dict[tuple[Any, ...], Dataset] = {}
+        self._copies: dict[tuple[Any, ...], Array] = {}
+        self._finishing = threading.Lock()  # pyplot is for one thread at a time
+
+    def program(self, values: Values) -> Program:
+        """What a config's runs share, made the first time that it is asked for."""
+        key = _without(values, SEED)
+        if key not in self._programs:
+            experiment = build(values, self.dataset(values))
+            preprocess = experiment.dataset.preprocess
+            advance = loop.make_advance(
+                experiment.algorithm, preprocess, batch_size=values["train.batch_size"]
+            )
+            self._programs[key] = Program(
+                experiment,
+                loop.ahead_of_time(advance, self.machine.compiler_options),
+                evaluate.make_score(experiment.vae, preprocess),
+            )
+        return self._programs[key]
+
+    def dataset(self, values: Values) -> Dataset:
+        key = _data_key(values)
+        if key not in self._datasets:
+            self._datasets[key] = load(values)
+        return self._datasets[key]
+
+    def outcome(self, member: Member) -> dict[str, Any]:
+        """The summary of a member that is finished; nothing of another."""
+        return runs.inspect(self.folder / member.name, member.values) or {}
+
+    def train_bound(self, member: Member) -> float:
+        return self.outcome(member).get("train_bound", -math.inf)
+
+    def run(self, members: Sequence[Member], signals: Signals, report: train.Report) -> None:
+        """Trains and finishes what of the members is not finished.
+
+        Raises:
+            UserError: a folder cannot be used.
+            Interrupted: when a signal has come.
+        """
+        todo = []
+        for member in members:
+            if self.outcome(member):
+                report(_length(member), math.nan)
+            else:
+                todo.append(member)
+        for member in todo:
+            runs.claim(self.folder / member.name, member.values)
+        waiting = iter(self._jobs(todo))
+        errors: list[BaseException] = []
+        lock = threading.Lock()
+
+        def report_in_turn(examples: int, bound: float) -> None:
+            with lock:
+                report(examples, bound)
+
+        def work(device: jax.Device) -> None:
+            while not signals.received:
+                with lock:
+                    job = next(waiting, None)
+                if job is None:
+                    return
+                try:
+                    with jax.default_device(device):
+                        self._train(job, device, signals, report_in_turn)
+                except BaseException as error:  # for the main thread to raise
+                    errors.append(error)
+                    signals.stop()  # the other threads, which save first
+
+        if len(self.machine.devices) == 1:
+            work(self.machine.devices[0])
+        else:
+            threads = [
+                threading.Thread(target=work, args=(device,)) for device in self.machine.devices
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():  # a signal's handler runs between two waits
+                    thread.join(timeout=0.2)
+        for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+            raise error
+        if signals.received:
+            raise Interrupted(signals.received, 0)
+
+    def _jobs(self, members: Sequence[Member]) -> list[Job]:
+        """What is left to do, the longest first."""
+        if self.machine.mapping != "stack":
+            jobs = [(member,) for member in members]
+        else:
+            groups: dict[Any, list[Member]] = defaultdict(list)
+            for member in members:
+                groups[_stack_key(member.values)].append(member)
+            parts = len(self.machine.devices)
+            jobs = [
+                tuple(group[first::parts])
+                for group in groups.values()
+                for first in range(min(parts, len(group)))
+            ]
+        return sorted(jobs, key=lambda job: -sum(map(_work, job)))
+
+    def _train(self, job: Job, device: jax.Device, signals: Signals, report: train.Report) -> None:
+        """Trains and finishes runs together, or in several goes where they are not equally far."""
+        settings = Settings(**section(job[0].values, "train"))
+        goes: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
+        for member in job:
+            journal = self._open(member)
+            report(journal.step * settings.batch_size, math.nan)
+            goes[journal.step].append((member, journal))
+        for together in goes.values():
+            members, journals = zip(*together, strict=True)
+            dataset = self.dataset(members[0].values)
+            data = self._on_device(members[0].values, device)
+            outcomes = train.fit_stack(
+                self._stack(members), dataset, data, settings, journals,
+                signals=signals, report=report,
+            )  # fmt: skip
+            for member, outcome in zip(members, outcomes, strict=True):
+                if isinstance(outcome, Failed):
+                    self.failures[member.name] = outcome.reason
+                else:
+                    self._finish(member, outcome)
+
+    def _open(self, member: Member) -> Journal:
+        algorithm = self.program(member.values).experiment.algorithm
+        keys = stack.run_keys(jax.random.key(member.values[SEED]))
+        return Journal(self.folder / member.name, jax.jit(algorithm.init)(keys.init))
+
+    def _on_device(self, values: Values, device: jax.Device) -> Array:
+        """A data set's training part, one copy a device."""
+        key = (_data_key(values), device)
+        if key not in self._copies:
+            self._copies[key] = jax.device_put(self.dataset(values).train, device)
+        return self._copies[key]
+
+    def _finish(self, member: Member, trained: Trained) -> None:
+        experiment, _, score = self.program(member.values)
+        with self._finishing:
+            runs.finish(experiment, score, trained, member.values, self.folder / member.name)
+
+    def _stack(self, job: Job) -> stack.Stack:
+        programs = [self.program(member.values) for member in job]
+        keys = [jax.random.key(member.values[SEED]) for member in job]
+        if len(job) == 1:
+            (program,) = programs
+            return stack.alone(
+                program.experiment.algorithm, program.compile, program.score, keys[0]
+            )
+        largest = max((member.values for member in job), key=lambda v: v[LATENTS])
+        dataset, vae, _ = self.program(largest).experiment
+
+        def algorithm_of(step_size: Array, wrap: stack.Wrap):
+            return build_algorithm(largest, vae, len(dataset.train), step_size=step_size, wrap=wrap)
+
+        return stack.stacked(
+            [program.experiment.algorithm.init for program in programs],
+            [member.values[STEP_SIZE] for member in job],
+            keys,
+            vae,
+            algorithm_of,
+            dataset.preprocess,
+            batch_size=largest["train.batch_size"],
+        )
+
+
+def _without(values: Values, *names: str) -> tuple[Any, ...]:
+    """What is left of a config, as a key."""
+    return tuple((k, v) for k, v in values.items() if k not in (*names, *WITHOUT_EFFECT))
+
+
+def _data_key(values: Values) -> tuple[Any, ...]:
+    return tuple(section(values, "data").items())
+
+
+def _stack_key(values: Values) -> tuple[Any, ...]:
+    """Of runs that can be stacked: alike but in their seeds, step sizes and, if that can be padded,
+    latents."""
+    padded = values["model.guide"] in CAN_BE_PADDED and values["model.prior"] == "standard_normal"
+    return _without(values, SEED, STEP_SIZE, *([LATENTS] if padded else []))
+
+
+def _length(member: Member) -> int:
+    """Training examples."""
+    batch_size = member.values["train.batch_size"]
+    return member.values["train.num_examples"] // batch_size * batch_size
+
+
+def _work(member: Member) -> float:
+    """Of a member, beside others."""
+    return _length(member) * (sum(member.values["model.hidden"]) + member.values[LATENTS])
+
+
+def _by_setting(members: Sequence[Member]) -> Iterator[tuple[dict[str, Any], list[Member]]]:
+    """The members that differ in their seeds alone."""
+
+    def setting(member: Member) -> dict[str, Any]:
+        return {name: value for name, value in member.setting.items() if name != SEED}
+
+    unique = [dict(items) for items in dict.fromkeys(tuple(setting(m).items()) for m in members)]
+    for wanted in unique:
+        yield wanted, [member for member in members if setting(member) == wanted]
+
+
+def _rows(members: Sequence[Member], workshop: Workshop) -> list[dict[str, Any]]:
+    """A row for each setting: means and standard errors over the seeds."""
+    rows = []
+    for setting, alike in _by_setting(members):
+        outcomes = [outcome for member in alike if (outcome := workshop.outcome(member))]
+        columns = ("train_bound", "test_bound", "train_bits_per_dim", "test_bits_per_dim")
+        rows.append(
+            {
+                "setting": setting,
+                "seeds": len(outcomes),
+                **{
+                    column: mean_over_seeds([outcome[column] for outcome in outcomes])
+                    for column in columns
+                    if outcomes and column in outcomes[0]
+                },
+                "failed": {
+                    member.name: workshop.failures[member.name]
+                    for member in alike
+                    if member.name in workshop.failures
+                },
+            }
+        )
+    return rows
+
+
+def _draw(members: Sequence[Member], folder: Path) -> None:
+    """sweep.png: the bounds along training, a panel a setting and a line a seed."""
+    from aevb import figures
+
+    panels = {
+        ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in setting.items()): [
+            curve(records)
+            for member in alike
+            if (records := read_records(folder / member.name / "metrics.jsonl"))
+        ]
+        for setting, alike in _by_setting(members)
+    }
+    figures.save(figures.bound_curves(panels), str(folder / "sweep.png"))
