@@ -26,6 +26,7 @@ class Score(NamedTuple):
     standard_error: float  # of that mean over datapoints
 
 
+BoundsOf = jax.stages.Wrapped  # (params, stored [n, D], index [n]) -> [n], nats
 Scorer = Callable[[PyTree, np.ndarray, np.ndarray], Score]
 
 
@@ -45,8 +46,8 @@ def fixed_inputs(
     return jax.vmap(see)(jnp.asarray(index, jnp.int32), jnp.asarray(stored))
 
 
-def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
-    """`score(params, data [N, D], index)`: the evidence lower bound of the datapoints `index`.
+def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf:
+    """`bounds_of(params, stored [n, D], index [n])`: the evidence lower bound of each datapoint.
 
     It is eq. (7), or eq. (6) for a guide without a closed KL, with one sample of z a datapoint,
     whichever bound is trained on, so that the curves of different bounds can be compared.
@@ -61,6 +62,13 @@ def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
             return bound(noise_key, vae.encode(params, x), vae.guide, vae.joint(params, x))
 
         return jax.vmap(bound_of)(stored, numbers)
+
+    return bounds_of
+
+
+def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
+    """`score(params, data [N, D], index)`: the mean bound of the datapoints `index`."""
+    bounds_of = make_bounds(vae, preprocess)
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
         # Every block has the same size, the last one filled up, so that one program serves all.
