@@ -23,7 +23,30 @@ class LoopKeys(NamedTuple):
     step: Key  # of each step's binarisation and samples
 
 
-Advance = jax.stages.Wrapped  # (keys, data [N, D], state, stop []) -> state, mean metrics
+class Order(NamedTuple):
+    """The datapoints of one epoch in turn. To shuffle a million takes as long as some 20,000 of
+    them to train on, so that an order outlives the pauses in its epoch."""
+
+    epoch: Array  # [] int32, whose order it is
+    indices: Array  # [N] int32
+
+
+class Advance(NamedTuple):
+    """What `make_advance` makes; called, it draws the order of the first epoch anew."""
+
+    # (keys, data [N, D], state, order, stop []) -> state, order, mean metrics
+    with_order: jax.stages.Wrapped
+
+    def __call__(
+        self, keys: LoopKeys, data: Array, state: TrainState, stop: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        state, _, means = self.with_order(keys, data, state, no_order(data), stop)
+        return state, means
+
+
+def no_order(data: Array) -> Order:
+    """For the first step of all."""
+    return Order(jnp.int32(-1), jnp.zeros(len(data), jnp.int32))
 
 
 def make_advance(
@@ -38,41 +61,46 @@ def make_advance(
     """
 
     def advance(
-        keys: LoopKeys, data: Array, state: TrainState, stop: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+        keys: LoopKeys, data: Array, state: TrainState, order: Order, stop: Array
+    ) -> tuple[TrainState, Order, dict[str, Array]]:
         num_data = len(data)
         steps_per_epoch = num_data // batch_size
 
-        def train_step(order: Array, position: Array, state: TrainState):
-            indices = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)
+        def train_step(indices: Array, position: Array, state: TrainState):
+            indices = jax.lax.dynamic_slice_in_dim(indices, position * batch_size, batch_size)
             data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
             x = jax.vmap(preprocess)(jax.random.split(data_key, batch_size), data[indices])
             return algorithm.update(update_key, state, Batch(x, indices))
 
+        def shuffled(number: Array) -> Order:
+            key = jax.random.fold_in(keys.order, number)
+            return Order(number, jax.random.permutation(key, jnp.arange(num_data, dtype=jnp.int32)))
+
         def epoch(carry):
-            number = carry[0].step // steps_per_epoch
-            order = jax.random.permutation(jax.random.fold_in(keys.order, number), num_data)
+            state, order, totals = carry
+            number = state.step // steps_per_epoch
+            is_new = order.epoch != number
+            order = jax.lax.cond(is_new, lambda: shuffled(number), lambda: order)
 
             def body(position, carry):
                 state, totals = carry
-                state, metrics = train_step(order, position, state)
+                state, metrics = train_step(order.indices, position, state)
                 return state, jax.tree.map(jnp.add, totals, metrics)
 
-            first = carry[0].step % steps_per_epoch
+            first = state.step % steps_per_epoch
             last = jnp.minimum(steps_per_epoch, stop - number * steps_per_epoch)
-            return jax.lax.fori_loop(first, last, body, carry)
+            state, totals = jax.lax.fori_loop(first, last, body, (state, totals))
+            return state, order, totals
 
-        shapes = jax.eval_shape(
-            train_step, jax.ShapeDtypeStruct((num_data,), jnp.int32), jnp.int32(0), state
-        )[1]
+        shapes = jax.eval_shape(train_step, order.indices, jnp.int32(0), state)[1]
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         num_steps = (stop - state.step).astype(jnp.float32)
-        state, totals = jax.lax.while_loop(
-            lambda carry: carry[0].step < stop, epoch, (state, zeros)
+        state, order, totals = jax.lax.while_loop(
+            lambda carry: carry[0].step < stop, epoch, (state, order, zeros)
         )
-        return state, jax.tree.map(lambda total: total / num_steps, totals)
+        return state, order, jax.tree.map(lambda total: total / num_steps, totals)
 
-    return jax.jit(advance, donate_argnums=2)
+    return Advance(jax.jit(advance, donate_argnums=(2, 3)))
 
 
 class Pause(NamedTuple):
@@ -98,13 +126,14 @@ def pauses(
 
     The caller does in the pause what it likes (evaluate, save, report) and may leave for good.
     """
-    compiled = advance.lower(keys, data, state, jnp.int32(0)).compile()
+    order = no_order(data)
+    compiled = advance.with_order.lower(keys, data, state, order, jnp.int32(0)).compile()
     step, stretch = int(state.step), FIRST_STRETCH
     while step < num_steps:
         start = step
         step = min([num_steps, start + stretch, *(stop for stop in stops if stop > start)])
         began = time.perf_counter()
-        state, means = compiled(keys, data, state, jnp.int32(step))
+        state, order, means = compiled(keys, data, state, order, jnp.int32(step))
         metrics = {name: float(mean) for name, mean in means.items()}  # waits for the device
         seconds = time.perf_counter() - began
         stretch = min(

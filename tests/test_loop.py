@@ -12,7 +12,7 @@ from aevb import vae
 from aevb.algorithms import sgvb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, Pause, make_advance, pauses
+from aevb.loop import LoopKeys, Order, Pause, make_advance, pauses
 from aevb.losses import BOUNDS
 from aevb.networks import mlp, normal_init
 
@@ -149,6 +149,19 @@ def test_every_datapoint_is_shown_equally_often():
     share = STEPS_PER_EPOCH * M / N
     standard_error = np.sqrt(share * (1 - share) / num_runs)
     assert np.max(np.abs(counts / num_runs - share)) < 4 * standard_error
+
+
+def test_the_order_of_an_epoch_is_drawn_once_and_that_of_another_epoch_is_not_used():
+    """To shuffle takes time that grows with N, in every pause if it were done anew."""
+    state, drawn = RECORDER.init(jax.random.key(0)), record()["indices"]
+    order = Order(jnp.int32(0), jnp.arange(N))
+    state, order, _ = RECORD.with_order(keys(), DATA, state, order, jnp.int32(1))
+    kept = STEPS_PER_EPOCH
+    state, order, _ = RECORD.with_order(keys(), DATA, state, order, jnp.int32(kept + 1))
+    assert order.epoch == 1
+    shown = np.asarray(state.extra["indices"])
+    np.testing.assert_array_equal(shown[:kept].ravel(), np.arange(kept * M))
+    np.testing.assert_array_equal(shown[kept], drawn[kept])
 
 
 # Metrics

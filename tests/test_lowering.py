@@ -78,12 +78,13 @@ def shapes(tree: PyTree) -> PyTree:
 
 
 def training(values: Values, built: Experiment) -> Program:
-    """`loop.make_advance`."""
+    """What `loop.make_advance` makes."""
     batch_size = values["train.batch_size"]
     advance = loop.make_advance(built.algorithm, built.dataset.preprocess, batch_size=batch_size)
     state = jax.eval_shape(built.algorithm.init, KEY)
-    stop: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    return Program(advance, (LoopKeys(KEY, KEY), shapes(built.dataset.train), state, stop))
+    stored, stop = shapes(built.dataset.train), jax.ShapeDtypeStruct((), jnp.int32)
+    order = jax.eval_shape(loop.no_order, stored)
+    return Program(advance.with_order, (LoopKeys(KEY, KEY), stored, state, order, stop))
 
 
 def evaluation(built: Experiment) -> Program:
@@ -149,11 +150,11 @@ def test_a_lowered_step_takes_the_step():
     keys = LoopKeys(*jax.random.split(jax.random.key(0)))
     stored, stop = jnp.asarray(built.dataset.train), jnp.int32(2)
 
-    def state() -> Any:  # anew for each, because the loop uses its memory again
-        return built.algorithm.init(jax.random.key(1))
+    def arguments() -> Any:  # anew for each, because the loop uses their memory again
+        return keys, stored, built.algorithm.init(jax.random.key(1)), loop.no_order(stored), stop
 
-    there, _ = lowered(program).call(keys, stored, state(), stop)
-    here, metrics = program.function(keys, stored, state(), stop)
+    there, _, _ = lowered(program).call(*arguments())
+    here, _, metrics = program.function(*arguments())
     assert math.isfinite(metrics["bound"])
     assert there.step == here.step == 2
     for one, other in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
