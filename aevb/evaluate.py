@@ -26,6 +26,7 @@ class Score(NamedTuple):
     standard_error: float  # of that mean over datapoints
 
 
+BoundsOf = Callable[[PyTree, Array, Array], Array]
 Scorer = Callable[[PyTree, np.ndarray, np.ndarray], Score]
 
 
@@ -45,34 +46,12 @@ def fixed_inputs(
     return jax.vmap(see)(jnp.asarray(index, jnp.int32), jnp.asarray(stored))
 
 
-def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
-    """`score(params, data [N, D], index)`: the evidence lower bound of the datapoints `index`.
+def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf:
+    """`bounds_of(params, stored [n, D], index [n])`: the evidence lower bound of each datapoint.
 
     It is eq. (7), or eq. (6) for a guide without a closed KL, with one sample of z a datapoint,
     whichever bound is trained on, so that the curves of different bounds can be compared.
     """
-    bounds_of = jax.jit(_make_bounds(vae, preprocess))
-
-    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
-        return _score(_in_blocks(bounds_of, params, data, index))
-
-    return score
-
-
-def make_stacked_score(
-    vae: VAE, preprocess: Callable[[Key, Array], Array]
-) -> Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]:
-    """`make_score` of S members at once, whose parameters have a leading axis [S]."""
-    bounds_of = jax.jit(jax.vmap(_make_bounds(vae, preprocess), in_axes=(0, None, None)))
-
-    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> list[Score]:
-        return [_score(bounds) for bounds in _in_blocks(bounds_of, params, data, index)]
-
-    return score
-
-
-def _make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]):
-    """(params, stored [n, D], their numbers [n]) -> the bound of each [n], nats."""
     bound = sgvb_a if vae.guide.kl is None else sgvb_b
 
     def bounds_of(params: PyTree, stored: Array, numbers: Array) -> Array:
@@ -84,6 +63,28 @@ def _make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]):
         return jax.vmap(bound_of)(stored, numbers)
 
     return bounds_of
+
+
+def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
+    """`score(params, data [N, D], index)`: the mean bound of the datapoints `index`."""
+    bounds_of = jax.jit(make_bounds(vae, preprocess))
+
+    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
+        return _score(_in_blocks(bounds_of, params, data, index))
+
+    return score
+
+
+def make_stacked_score(
+    vae: VAE, preprocess: Callable[[Key, Array], Array]
+) -> Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]:
+    """`make_score` of S members at once, whose parameters have a leading axis [S]."""
+    bounds_of = jax.jit(jax.vmap(make_bounds(vae, preprocess), in_axes=(0, None, None)))
+
+    def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> list[Score]:
+        return [_score(bounds) for bounds in _in_blocks(bounds_of, params, data, index)]
+
+    return score
 
 
 def _in_blocks(

@@ -25,8 +25,21 @@ class LoopKeys(NamedTuple):
     step: Key  # of each step's binarisation and samples
 
 
-Advance = Callable[..., tuple[TrainState, dict[str, Array]]]
-# (keys, data [N, D], state, stop []) -> state, mean metrics
+class Order(NamedTuple):
+    """The datapoints of one epoch in turn. To shuffle a million takes as long as some 20,000 of
+    them to train on, so that an order outlives the pauses in its epoch."""
+
+    epoch: Array  # [] int32, whose order it is
+    indices: Array  # [N] int32, or [S, N] of members
+
+
+def no_order(keys: LoopKeys, data: Array) -> Order:
+    """For the first step of all."""
+    return Order(jnp.int32(-1), jnp.zeros((*keys.order.shape, len(data)), jnp.int32))
+
+
+Advance = Callable[..., tuple[TrainState, Order, dict[str, Array]]]
+# (keys, data [N, D], state, order, stop []) -> state, order, mean metrics
 
 # What becomes of a state with a leading axis [S] everywhere but in its step, which is common.
 MEMBERS = TrainState(step=None, params=0, opt_state=0, extra=0)  # pyright: ignore[reportArgumentType]
@@ -35,10 +48,11 @@ MEMBERS = TrainState(step=None, params=0, opt_state=0, extra=0)  # pyright: igno
 def make_advance(
     algorithm: Algorithm, preprocess: Callable[[Key, Array], Array], *, batch_size: int
 ) -> jax.stages.Wrapped:
-    """`advance(keys, data [N, D], state, stop)`: trains from state.step to step `stop`.
+    """`advance(keys, data [N, D], state, order, stop)`: trains from state.step to step `stop`.
 
     An epoch is a fresh permutation of the data, cut into N // M minibatches; the remainder waits
-    for the next permutation. It returns the state and the mean of each metric over these steps.
+    for the next permutation. It returns the state, the order of the epoch that it is in, which
+    the next call takes, and the mean of each metric over these steps.
     How often the host pauses does not change the result: the loop bounds are arguments, so that
     every stretch of training runs the same compiled step.
     """
@@ -72,7 +86,8 @@ def make_stacked_advance(
 
 def _draw_order(keys: LoopKeys, epoch: Array, num_data: int) -> Array:
     """In which order an epoch shows the datapoints -> [N]."""
-    return jax.random.permutation(jax.random.fold_in(keys.order, epoch), num_data)
+    key = jax.random.fold_in(keys.order, epoch)
+    return jax.random.permutation(key, jnp.arange(num_data, dtype=jnp.int32))
 
 
 def _train_step(
@@ -97,38 +112,51 @@ def _jit_advance(
     """The loop around a step: (keys, epoch, N) -> order, (keys, data, indices, state) -> state."""
 
     def advance(
-        keys: LoopKeys, data: Array, state: TrainState, stop: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+        keys: LoopKeys, data: Array, state: TrainState, order: Order, stop: Array
+    ) -> tuple[TrainState, Order, dict[str, Array]]:
         num_data = len(data)
         steps_per_epoch = num_data // batch_size
 
-        def step(order: Array, position: Array, state: TrainState):
-            indices = jax.lax.dynamic_slice_in_dim(order, position * batch_size, batch_size, -1)
-            return train_step(keys, data, indices, state)
+        def step(indices: Array, position: Array, state: TrainState):
+            some = jax.lax.dynamic_slice_in_dim(indices, position * batch_size, batch_size, -1)
+            return train_step(keys, data, some, state)
 
         def epoch(carry):
-            number = carry[0].step // steps_per_epoch
-            order = draw_order(keys, number, num_data)
+            state, order, totals = carry
+            number = state.step // steps_per_epoch
+            order = jax.lax.cond(
+                order.epoch == number,
+                lambda: order,
+                lambda: Order(number, draw_order(keys, number, num_data)),
+            )
 
             def body(position, carry):
                 state, totals = carry
-                state, metrics = step(order, position, state)
+                state, metrics = step(order.indices, position, state)
                 return state, jax.tree.map(jnp.add, totals, metrics)
 
-            first = carry[0].step % steps_per_epoch
+            first = state.step % steps_per_epoch
             last = jnp.minimum(steps_per_epoch, stop - number * steps_per_epoch)
-            return jax.lax.fori_loop(first, last, body, carry)
+            state, totals = jax.lax.fori_loop(first, last, body, (state, totals))
+            return state, order, totals
 
-        order = jax.eval_shape(lambda: draw_order(keys, jnp.int32(0), num_data))
-        shapes = jax.eval_shape(step, order, jnp.int32(0), state)[1]
+        shapes = jax.eval_shape(step, order.indices, jnp.int32(0), state)[1]
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         num_steps = (stop - state.step).astype(jnp.float32)
-        state, totals = jax.lax.while_loop(
-            lambda carry: carry[0].step < stop, epoch, (state, zeros)
+        state, order, totals = jax.lax.while_loop(
+            lambda carry: carry[0].step < stop, epoch, (state, order, zeros)
         )
-        return state, jax.tree.map(lambda total: total / num_steps, totals)
+        return state, order, jax.tree.map(lambda total: total / num_steps, totals)
 
-    return jax.jit(advance, donate_argnums=2)
+    return jax.jit(advance, donate_argnums=(2, 3))
+
+
+def train_to(
+    advance: Advance, keys: LoopKeys, data: Array, state: TrainState, stop: int | Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """`advance` to step `stop` in one go -> state, metrics; for callers that do not pause."""
+    state, _, means = advance(keys, data, state, no_order(keys, data), jnp.int32(stop))
+    return state, means
 
 
 def ahead_of_time(
@@ -139,7 +167,7 @@ def ahead_of_time(
 
     def compile_for(keys: LoopKeys, data: Array, state: TrainState) -> Advance:
         if data.device not in programs:
-            lowered = advance.lower(keys, data, state, jnp.int32(0))
+            lowered = advance.lower(keys, data, state, no_order(keys, data), jnp.int32(0))
             programs[data.device] = lowered.compile(dict(compiler_options or {}))
         return programs[data.device]
 
@@ -170,12 +198,13 @@ def pauses(
     An `advance` that is compiled already keeps compilation out of the seconds. The caller does in
     the pause what it likes (evaluate, save, report) and may leave for good.
     """
+    order = no_order(keys, data)
     step, stretch = int(state.step), FIRST_STRETCH
     while step < num_steps:
         start = step
         step = min([num_steps, start + stretch, *(stop for stop in stops if stop > start)])
         began = time.perf_counter()
-        state, means = advance(keys, data, state, jnp.int32(step))
+        state, order, means = advance(keys, data, state, order, jnp.int32(step))
         metrics = {name: np.asarray(mean) for name, mean in means.items()}  # waits for the device
         seconds = time.perf_counter() - began
         stretch = min(

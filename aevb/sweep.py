@@ -14,7 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
@@ -35,7 +35,8 @@ CAN_BE_PADDED = ("diag_normal", "full_normal")  # guides whose small statistics 
 ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 
-Job: TypeAlias = tuple[Member, ...]  # runs that train together: a single one in most mappings
+Device = Any  # a jax.Device, which is no type to a type checker
+Job = tuple[Member, ...]  # runs that train together: a single one in most mappings
 
 
 class Program(NamedTuple):
@@ -216,7 +217,7 @@ class Workshop:
             with lock:
                 report(examples, bound)
 
-        def work(device: jax.Device) -> None:
+        def work(device: Device) -> None:
             while not signals.received:
                 with lock:
                     job = next(waiting, None)
@@ -261,7 +262,7 @@ class Workshop:
             ]
         return sorted(jobs, key=lambda job: -sum(map(_work, job)))
 
-    def _train(self, job: Job, device: jax.Device, signals: Signals, report: train.Report) -> None:
+    def _train(self, job: Job, device: Device, signals: Signals, report: train.Report) -> None:
         """Trains and finishes runs together, or in several goes where they are not equally far."""
         settings = Settings(**section(job[0].values, "train"))
         goes: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
@@ -288,7 +289,7 @@ class Workshop:
         keys = stack.run_keys(jax.random.key(member.values[SEED]))
         return Journal(self.folder / member.name, jax.jit(algorithm.init)(keys.init))
 
-    def _on_device(self, values: Values, device: jax.Device) -> Array:
+    def _on_device(self, values: Values, device: Device) -> Array:
         """A data set's training part, one copy a device."""
         key = (_data_key(values), device)
         if key not in self._copies:

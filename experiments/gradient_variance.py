@@ -66,7 +66,9 @@ def measure(values: Values, points: list[int], num_seeds: int) -> list[list[dict
         state, measured = init(init_key), []
         for point in points:
             steps = jnp.int32(point // batch_size)
-            state, _ = advance(loop.LoopKeys(order_key, step_key), data, state, steps)
+            state, _ = loop.train_to(
+                advance, loop.LoopKeys(order_key, step_key), data, state, steps
+            )
             measured.append({"examples": point, "bounds": summarise(draw, state.params)})
             print(f"seed {seed}: {point:,} examples", flush=True)
         runs.append(measured)

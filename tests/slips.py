@@ -278,8 +278,8 @@ SLIPS = (
     Slip(
         "the same order in every epoch",
         "loop.py",
-        "jax.random.permutation(jax.random.fold_in(keys.order, number), num_data)",
-        "jax.random.permutation(keys.order, num_data)",
+        "key = jax.random.fold_in(keys.order, epoch)",
+        "key = keys.order",
         "test_loop.py",
         "order",
     ),
@@ -294,7 +294,7 @@ SLIPS = (
     Slip(
         "one key for preprocessing and for samples",
         "loop.py",
-        "jax.vmap(preprocess)(jax.random.split(data_key, batch_size), data[indices])",
+        "jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), data[indices])",
         "jax.vmap(preprocess, in_axes=(None, 0))(data_key, data[indices])",
         "test_loop.py",
         "fresh_keys",

@@ -12,7 +12,7 @@ from aevb import vae
 from aevb.algorithms import sgvb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, Pause, make_advance, pauses
+from aevb.loop import LoopKeys, Order, Pause, make_advance, pauses, train_to
 from aevb.losses import BOUNDS
 from aevb.networks import mlp, normal_init
 
@@ -60,7 +60,9 @@ RECORD = make_advance(RECORDER, noisy, batch_size=M)
 
 def record(seed: int = 0) -> dict[str, np.ndarray]:
     """What NUM_STEPS steps were shown, each entry [NUM_STEPS, ...]."""
-    state, _ = RECORD(keys(seed), DATA, RECORDER.init(jax.random.key(0)), jnp.int32(NUM_STEPS))
+    state, _ = train_to(
+        RECORD, keys(seed), DATA, RECORDER.init(jax.random.key(0)), jnp.int32(NUM_STEPS)
+    )
     assert state.step == NUM_STEPS
     return jax.tree.map(np.asarray, state.extra)
 
@@ -87,7 +89,7 @@ def learned(*stops: int, start: TrainState | None = None) -> tuple[TrainState, l
     state = LEARNER.init(jax.random.key(0)) if start is None else jax.tree.map(jnp.asarray, start)
     metrics = []
     for stop in stops:
-        state, means = LEARN(keys(), DATA, state, jnp.int32(stop))
+        state, means = train_to(LEARN, keys(), DATA, state, jnp.int32(stop))
         metrics.append(jax.tree.map(float, means))
     return jax.tree.map(np.array, state), metrics
 
@@ -144,11 +146,24 @@ def test_every_datapoint_is_shown_equally_often():
     counts = np.zeros(N)
     for seed in range(num_runs):
         state = jax.tree.map(jnp.asarray, start)
-        state, _ = RECORD(keys(seed), DATA, state, jnp.int32(STEPS_PER_EPOCH))
+        state, _ = train_to(RECORD, keys(seed), DATA, state, jnp.int32(STEPS_PER_EPOCH))
         counts[np.asarray(state.extra["indices"][:STEPS_PER_EPOCH])] += 1
     share = STEPS_PER_EPOCH * M / N
     standard_error = np.sqrt(share * (1 - share) / num_runs)
     assert np.max(np.abs(counts / num_runs - share)) < 4 * standard_error
+
+
+def test_the_order_of_an_epoch_is_drawn_once_and_that_of_another_epoch_is_not_used():
+    """To shuffle takes time that grows with N, in every pause if it were done anew."""
+    state, drawn = RECORDER.init(jax.random.key(0)), record()["indices"]
+    order = Order(jnp.int32(0), jnp.arange(N))
+    state, order, _ = RECORD(keys(), DATA, state, order, jnp.int32(1))
+    kept = STEPS_PER_EPOCH
+    state, order, _ = RECORD(keys(), DATA, state, order, jnp.int32(kept + 1))
+    assert order.epoch == 1
+    shown = np.asarray(state.extra["indices"])
+    np.testing.assert_array_equal(shown[:kept].ravel(), np.arange(kept * M))
+    np.testing.assert_array_equal(shown[kept], drawn[kept])
 
 
 # Metrics
@@ -157,7 +172,7 @@ def test_every_datapoint_is_shown_equally_often():
 def test_metrics_are_means_over_the_steps_since_the_last_stop():
     state, noises, done = RECORDER.init(jax.random.key(0)), record()["noise"], 0
     for stop in (1, 4, 5, NUM_STEPS):
-        state, means = RECORD(keys(), DATA, state, jnp.int32(stop))
+        state, means = train_to(RECORD, keys(), DATA, state, jnp.int32(stop))
         assert means["bound"] == pytest.approx(np.mean(np.arange(done, stop)))
         assert means["noise"] == pytest.approx(np.mean(noises[done:stop]), rel=1e-6)
         done = stop
@@ -183,7 +198,7 @@ def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int)
     saved, _ = learned(stop)
     assert_differ(saved, undisturbed)
     again = make_advance(learner(), noisy, batch_size=M)
-    resumed, _ = again(keys(), DATA, jax.tree.map(jnp.asarray, saved), jnp.int32(10))
+    resumed, _ = train_to(again, keys(), DATA, jax.tree.map(jnp.asarray, saved), jnp.int32(10))
     assert_bitwise_equal(resumed, undisturbed)
 
 

@@ -17,7 +17,7 @@ from aevb import optimizers, vae
 from aevb.algorithms import sgvb
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, make_advance
+from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.losses import BOUNDS
 from aevb.networks import Network
 from aevb.vae import VAE
@@ -316,7 +316,7 @@ def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
     untrained = np.mean(linear_gaussian(as_float64(start.params)).log_prob(x))
     assert untrained < optimum - 2.0
     keys = LoopKeys(*jax.random.split(jax.random.key(1)))
-    state, _ = advance(keys, jnp.float32(x), start, jnp.int32(4000))
+    state, _ = train_to(advance, keys, jnp.float32(x), start, 4000)
     params = as_float64(state.params)
     log_lik = np.mean(linear_gaussian(params).log_prob(x))
     assert optimum - 0.002 < log_lik <= optimum

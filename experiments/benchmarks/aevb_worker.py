@@ -59,7 +59,7 @@ def main() -> None:
     def train_epoch() -> dict:
         nonlocal state
         start, cpu_start = time.perf_counter(), time.process_time()
-        state, metrics = advance(keys, data, state, state.step + steps_per_epoch)
+        state, metrics = loop.train_to(advance, keys, data, state, state.step + steps_per_epoch)
         float(metrics["bound"])  # waits for the device
         return {
             "seconds": time.perf_counter() - start,

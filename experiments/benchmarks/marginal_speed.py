@@ -51,7 +51,7 @@ def write_model(path: Path, num_examples: int, num_images: int, overrides: list[
     keys = loop.LoopKeys(*jax.random.split(jax.random.key(0)))
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=100)
     state = jax.jit(algorithm.init)(jax.random.key(1))
-    state, _ = advance(keys, jnp.asarray(dataset.train), state, jnp.int32(num_examples // 100))
+    state, _ = loop.train_to(advance, keys, jnp.asarray(dataset.train), state, num_examples // 100)
     leaves: dict[str, Any] = {
         "/".join(str(entry.key) for entry in path): np.asarray(leaf)
         for path, leaf in jax.tree.leaves_with_path(state.params)

@@ -1,0 +1,167 @@
+"""The programs that train and evaluate lower for every platform, none of which need be here."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from test_config import changed, config_of
+
+from aevb import data as datasets
+from aevb import evaluate, loop, marginal
+from aevb.config import Values, validate
+from aevb.data import Dataset, Options, _pixels
+from aevb.experiment import Experiment, build
+from aevb.loop import LoopKeys
+from aevb.proposals import PROPOSALS
+from aevb.types import Key, PyTree
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+PLATFORMS = ("cpu", "cuda", "tpu")
+KEY: Any = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+
+PAPER = {
+    name: validate(config_of(EXPERIMENTS / f"{name}.py"))
+    for name in ("mnist", "binarized_mnist", "frey_faces")
+}
+OTHERS = {
+    "iwae and adam": changed(
+        algorithm__bound="iwae", algorithm__num_samples=5, optimizer__name="adam"
+    ),
+    "dreg": changed(algorithm__bound="dreg", algorithm__num_samples=5),
+    "full_normal": changed(model__guide="full_normal", model__num_latents=5),
+    "planar": changed(model__guide="planar", algorithm__bound="sgvb_a"),
+    "iaf and vamp": changed(
+        model__guide="iaf", model__prior="vamp", model__num_latents=5, algorithm__bound="sgvb_a"
+    ),
+    "mixture": changed(model__prior="mixture", algorithm__bound="stl"),
+    "categorical": changed(model__likelihood="categorical"),
+    "two layers": changed(model__hidden=(30, 20), model__likelihood="discretized_logistic"),
+    "real data": changed(
+        data__name="synthetic",
+        data__synthetic_num_train=10_000,
+        model__likelihood="gaussian_shared",
+    ),
+}
+CONFIGS = PAPER | OTHERS
+
+
+@pytest.fixture(autouse=True)
+def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MNIST, whose files may not be here, becomes random pixels of its kind."""
+    load = datasets.load
+
+    def load_or_make(name: str, options: Options) -> Dataset:
+        if name not in ("mnist", "binarized_mnist"):
+            return load(name, options)
+        levels = 256 if name == "mnist" else 2
+        pixels = np.random.default_rng(0).integers(levels, size=(300, 784)).astype(np.uint8)
+        preprocess = _pixels.drawn if name == "mnist" else _pixels.unchanged
+        return Dataset(name, pixels, pixels, "binary", preprocess, (28, 28), levels=None)
+
+    monkeypatch.setattr(datasets, "load", load_or_make)
+
+
+class Program(NamedTuple):
+    """A compiled function, and what it is called with."""
+
+    function: jax.stages.Wrapped
+    arguments: tuple[Any, ...]  # arrays, or their shapes
+
+
+def shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), tree)
+
+
+def training(values: Values, built: Experiment) -> Program:
+    """What `loop.make_advance` makes."""
+    batch_size = values["train.batch_size"]
+    advance = loop.make_advance(built.algorithm, built.dataset.preprocess, batch_size=batch_size)
+    state = jax.eval_shape(built.algorithm.init, KEY)
+    stored, stop = shapes(built.dataset.train), jax.ShapeDtypeStruct((), jnp.int32)
+    order = jax.eval_shape(loop.no_order, LoopKeys(KEY, KEY), stored)
+    return Program(advance, (LoopKeys(KEY, KEY), stored, state, order, stop))
+
+
+def evaluation(built: Experiment) -> Program:
+    """What `evaluate.make_score` runs on each block."""
+    block = jax.ShapeDtypeStruct((evaluate.EVALUATION_BATCH,), jnp.int32)
+    data = built.dataset.train
+    stored = jax.ShapeDtypeStruct((*block.shape, data.shape[1]), data.dtype)
+    bounds_of = evaluate.make_bounds(built.vae, built.dataset.preprocess)
+    return Program(jax.jit(bounds_of), (jax.eval_shape(built.vae.init, KEY), stored, block))
+
+
+def importance_sampling(built: Experiment, proposal: str) -> Program:
+    """log p(x) of a batch, as `sandwich.estimate_points` has it."""
+    vae = built.vae
+
+    def one(params: PyTree, key: Key, x: jax.Array) -> marginal.Estimate:
+        stats, joint = vae.encode(params, x), vae.joint(params, x)
+        fit_key, draw_key = jax.random.split(key)
+        start, guide = PROPOSALS[proposal](fit_key, stats, vae.guide, joint)
+        return marginal.importance_sampling(draw_key, start, guide, joint, num_samples=5000)
+
+    x = jax.ShapeDtypeStruct((50, built.dataset.train.shape[1]), jnp.float32)
+    keys = jax.ShapeDtypeStruct((50,), KEY.dtype)
+    params = jax.eval_shape(vae.init, KEY)
+    return Program(jax.jit(jax.vmap(one, in_axes=(None, 0, 0))), (params, keys, x))
+
+
+def lowered(program: Program) -> export.Exported:
+    """For all platforms at once; raises where an operation is unknown to one of them."""
+    exported = export.export(program.function, platforms=PLATFORMS)(*program.arguments)
+    assert exported.platforms == PLATFORMS
+    return exported
+
+
+@pytest.mark.usefixtures("standard_promotion")  # optax's adam leans on it
+@pytest.mark.parametrize("name", CONFIGS)
+def test_training_and_evaluation_lower_for_every_platform_and_carry_no_data(name: str):
+    """The data are an argument: as a constant they would be copied into every program."""
+    built = build(CONFIGS[name])
+    for program in (training(CONFIGS[name], built), evaluation(built)):
+        exported = lowered(program)
+        assert len(exported.mlir_module_serialized) < built.dataset.train.nbytes
+        assert len(exported.in_avals) == len(jax.tree.leaves(program.arguments))
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+@pytest.mark.parametrize("name", PAPER)
+def test_importance_sampling_lowers_for_every_platform(name: str, proposal: str):
+    lowered(importance_sampling(build(PAPER[name]), proposal))
+
+
+def test_what_a_platform_does_not_know_is_noticed():
+    """As the Schur decomposition, of which jax has no version for a TPU."""
+    matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    with pytest.raises(NotImplementedError, match="schur"):
+        lowered(Program(jax.jit(jax.scipy.linalg.schur), (matrix,)))
+
+
+def test_a_lowered_step_takes_the_step():
+    values = changed(model__hidden=(8,))
+    built = build(values)
+    program = training(values, built)
+    keys = LoopKeys(*jax.random.split(jax.random.key(0)))
+    stored, stop = jnp.asarray(built.dataset.train), jnp.int32(2)
+
+    def arguments() -> Any:  # anew for each, because the loop uses their memory again
+        return (
+            keys,
+            stored,
+            built.algorithm.init(jax.random.key(1)),
+            loop.no_order(keys, stored),
+            stop,
+        )
+
+    there, _, _ = lowered(program).call(*arguments())
+    here, _, metrics = program.function(*arguments())
+    assert math.isfinite(metrics["bound"])
+    assert there.step == here.step == 2
+    for one, other in zip(jax.tree.leaves(there), jax.tree.leaves(here), strict=True):
+        np.testing.assert_array_equal(one, other)
