@@ -5,7 +5,6 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 UV := $(BIN)/uv
 CONFIG ?= experiments/frey_faces.py
-SEEDS ?= 0 1 2
 ARGS ?=
 PARALLEL ?= --numprocesses=auto --dist=loadfile
 LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest --generate-hashes \
@@ -39,17 +38,11 @@ format: .venv/developers  ## put the style right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces, each with SEEDS="0 1 2"
-	@for latents in 2 5 10 20; do for seed in $(SEEDS); do \
-	  $(BIN)/python experiments/run.py --config=experiments/frey_faces.py \
-	    --config.model.num_latents=$$latents --config.seed=$$seed $(ARGS) || exit; \
-	done; done
+sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces (ARGS="--axis=seed=0")
+	$(BIN)/python experiments/run.py --config=experiments/frey_faces.py --sweep $(ARGS)
 
-sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST, each with SEEDS="0 1 2"
-	@for latents in 3 5 10 20 200; do for seed in $(SEEDS); do \
-	  $(BIN)/python experiments/run.py --config=experiments/mnist.py \
-	    --config.model.num_latents=$$latents --config.seed=$$seed $(ARGS) || exit; \
-	done; done
+sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST
+	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)
 
 lock: .venv/uv  ## renew both lock files
 	$(LOCK) pyproject.toml --output-file requirements.lock

@@ -175,9 +175,7 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
             return name, tuple(values.split(","))
         parsed = ast.literal_eval(f"({values},)")
     except (SyntaxError, ValueError) as error:
-        raise UserError(
-            f"--axis={text} has values that cannot be read, such as {values}"
-        ) from error
+        raise UserError(f"--axis={text} has values that are no {kind.__name__}") from error
     return name, tuple(float(v) if kind is float and type(v) is int else v for v in parsed)
 
 

@@ -253,7 +253,7 @@ class Workshop:
         else:
             groups: dict[Any, list[Member]] = defaultdict(list)
             for member in members:
-                groups[_stack_key(member.values)].append(member)
+                groups[stack_key(member.values)].append(member)
             parts = len(self.machine.devices)
             jobs = [
                 tuple(group[first::parts])
@@ -335,7 +335,7 @@ def _data_key(values: Values) -> tuple[Any, ...]:
     return tuple(section(values, "data").items())
 
 
-def _stack_key(values: Values) -> tuple[Any, ...]:
+def stack_key(values: Values) -> tuple[Any, ...]:
     """Of runs that can be stacked: alike but in their seeds, step sizes and, if that can be padded,
     latents."""
     padded = values["model.guide"] in CAN_BE_PADDED and values["model.prior"] == "standard_normal"
@@ -390,15 +390,14 @@ def _rows(members: Sequence[Member], workshop: Workshop) -> list[dict[str, Any]]
 
 
 def _draw(members: Sequence[Member], folder: Path) -> None:
-    """sweep.png: the bounds along training, a panel a setting and a line a seed."""
+    """sweep.png: the bounds along training, a panel a setting and a line a seed, if there are any."""
     from aevb import figures
 
-    panels = {
-        ", ".join(f"{name.rpartition('.')[2]} = {value}" for name, value in setting.items()): [
-            curve(records)
-            for member in alike
-            if (records := read_records(folder / member.name / "metrics.jsonl"))
-        ]
-        for setting, alike in _by_setting(members)
-    }
-    figures.save(figures.bound_curves(panels), str(folder / "sweep.png"))
+    panels = {}
+    for setting, alike in _by_setting(members):
+        logs = [read_records(folder / member.name / "metrics.jsonl") for member in alike]
+        if curves := [curve(records) for records in logs if records]:
+            settings = [f"{name.rpartition('.')[2]} = {value}" for name, value in setting.items()]
+            panels[", ".join(settings)] = curves
+    if panels:
+        figures.save(figures.bound_curves(panels), str(folder / "sweep.png"))

@@ -180,7 +180,7 @@ def main(argv: list[str]) -> int:
             from aevb import sweep  # imports jax: after all that can be refused without it
 
             result = sweep.run(plan, folder, MAPPING.value)
-            print(f"{sweep_table(result)}\n{folder / 'sweep.json'}\n{folder / 'sweep.png'}")
+            print("\n".join([sweep_table(result), *map(str, sorted(folder.glob("sweep.*")))]))
             return 3 if any(row["failed"] for row in result["rows"]) else 0
         if AXES.value or MAPPING.value != "auto":
             raise UserError("--axis and --mapping are of a sweep; give --sweep too")

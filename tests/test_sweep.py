@@ -1,0 +1,282 @@
+"""Sweeps: every mapping ends as the runs alone do, is resumed, and outlives a run that fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aevb import runs, sweep
+from aevb.config import Config, default_config
+from aevb.errors import UserError
+from aevb.plan import Axes, best_of, make_plan
+
+ROOT = Path(__file__).parent.parent
+
+
+def small() -> Config:
+    config = default_config()
+    config.data.name, config.data.split = "synthetic", ""
+    config.data.synthetic_num_train = 200
+    config.data.synthetic_num_test = 50
+    config.model.likelihood, config.model.hidden = "gaussian", (6,)
+    config.train.num_examples, config.train.first_eval = 600, 200
+    config.train.evals_per_decade = 3
+    return config
+
+
+AXES: Axes = {"model.num_latents": (1, 3), "seed": (0, 1)}
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def bounds(folder: Path) -> dict[str, float]:
+    """Of each run, by its folder's name."""
+    return {
+        str(summary.parent.relative_to(folder)): read(summary)["test_bound"]
+        for summary in sorted(folder.rglob("summary.json"))
+    }
+
+
+@pytest.mark.parametrize("mapping", ["sequence", "stack"])
+def test_every_run_has_the_folder_that_it_has_alone(mapping: str, tmp_path: Path):
+    plan = make_plan(small(), AXES)
+    result = sweep.run(plan, tmp_path / "sweep", mapping)
+    assert read(tmp_path / "sweep" / "sweep.json") == result
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 10_000
+    for member in plan.members():
+        alone, inside = tmp_path / member.name, tmp_path / "sweep" / member.name
+        summary = runs.run(member.values, alone)
+        assert read(inside / "config.json") == read(alone / "config.json")
+        assert {p.name for p in inside.iterdir()} == {p.name for p in alone.iterdir()}
+        logs = [(f / "metrics.jsonl").read_text().splitlines() for f in (inside, alone)]
+        assert len(logs[0]) == len(logs[1])
+        # Stacked, six steps of Adagrad from rounding to the bound; in sequence it is the same run.
+        tolerance = 0.02 if mapping == "stack" else 1e-12
+        found = read(inside / "summary.json")["test_bound"]
+        assert found == pytest.approx(summary["test_bound"], rel=tolerance)
+        assert runs.run(member.values, inside)["seed"] == member.values["seed"]  # it is finished
+    assert [row["setting"] for row in result["rows"]] == [
+        {"model.num_latents": 1},
+        {"model.num_latents": 3},
+    ]
+    for row in result["rows"]:
+        assert row["seeds"] == 2
+        values = row["test_bound"]["values"]
+        assert row["test_bound"]["mean"] == pytest.approx(sum(values) / 2)
+        assert row["test_bound"]["standard_error"] == pytest.approx(abs(values[0] - values[1]) / 2)
+
+
+def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(tmp_path: Path):
+    first = sweep.run(make_plan(small(), AXES), tmp_path, "sequence")
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    assert sweep.run(make_plan(small(), AXES), tmp_path, "sequence") == first
+    more = sweep.run(make_plan(small(), {**AXES, "seed": (0, 1, 2)}), tmp_path, "sequence")
+    assert [row["seeds"] for row in more["rows"]] == [3, 3]
+    assert all(path.stat().st_mtime_ns == was for path, was in times.items())
+
+
+@pytest.mark.parametrize("mapping", ["sequence", "stack"])
+def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
+    axes = {**AXES, "optimizer.step_size": best_of(1e-9, 0.02, num_examples=400)}
+    result = sweep.run(make_plan(small(), axes), tmp_path, mapping)
+    assert [trial["chosen"] for trial in result["trials"]] == [{"optimizer.step_size": 0.02}] * 2
+    for trial in result["trials"]:
+        tried = {one["optimizer.step_size"]: one["train_bound"] for one in trial["tried"]}
+        assert tried[0.02] > tried[1e-9]
+    for name in bounds(tmp_path):
+        config = read(tmp_path / name / "config.json")
+        assert config["train.num_examples"] == (400 if name.startswith("trials") else 600)
+        assert config["optimizer.step_size"] == 0.02 or name.startswith("trials")
+
+
+@pytest.mark.parametrize("mapping", ["sequence", "stack"])
+def test_a_run_whose_bound_is_no_number_is_reported_and_the_others_go_on(
+    mapping: str, tmp_path: Path
+):
+    axes: Axes = {"optimizer.step_size": (0.02, 1e30), "seed": (0, 1)}
+    plan = make_plan(small(), axes)
+    result = sweep.run(plan, tmp_path, mapping)
+    good, bad = result["rows"]
+    assert good["seeds"] == 2
+    assert good["failed"] == {}
+    assert bad["seeds"] == 0
+    assert len(bad["failed"]) == 2
+    for name, reason in bad["failed"].items():
+        assert "step_size=1e+30" in name
+        assert "at" in reason
+        assert "step_size" in reason
+        assert not (tmp_path / name / "summary.json").exists()
+    assert len(bounds(tmp_path)) == 2
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path):
+    plan = make_plan(small(), AXES)
+    runs.run(plan.members()[0].values, tmp_path / "run")
+    with pytest.raises(UserError, match="single run"):
+        sweep.run(plan, tmp_path / "run")
+    other = small()
+    other.model.hidden = (7,)
+    name = plan.members()[-1].name
+    runs.run(make_plan(other, AXES).members()[-1].values, tmp_path / "sweep" / name)
+    with pytest.raises(UserError, match="hidden"):
+        sweep.run(plan, tmp_path / "sweep")
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == [name]
+
+
+def test_what_does_not_fit_together_is_refused_before_anything_is_run(tmp_path: Path):
+    axes: Axes = {"model.likelihood": ("gaussian", "bernoulli")}
+    with pytest.raises(UserError, match="bernoulli"):
+        sweep.run(make_plan(small(), axes), tmp_path / "sweep", "sequence")
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "num_runs", "on_cpu", "mapping"),
+    [
+        (2, 15, True, "devices"),
+        (1, 15, True, "sequence"),
+        (2, 1, True, "sequence"),
+        (64, 3, True, "sequence"),
+        (64, 40, True, "devices"),
+        (1, 15, False, "stack"),
+        (8, 256, False, "stack"),
+    ],
+)
+def test_the_mapping_that_was_measured_to_be_fastest_is_chosen(
+    num_devices: int, num_runs: int, on_cpu: bool, mapping: str
+):
+    assert sweep.choose_mapping(num_devices, num_runs, on_cpu=on_cpu) == mapping
+
+
+def test_programs_of_one_guide_and_prior_are_stacked_whatever_their_latents():
+    def key(**fields: Any) -> Any:
+        (member,) = make_plan(small(), {name: (v,) for name, v in fields.items()}).members()
+        return sweep.stack_key(member.values)
+
+    one, other = {"model.num_latents": 2}, {"model.num_latents": 5, "seed": 1}
+    assert key(**one) == key(**other, **{"optimizer.step_size": 0.1})
+    assert key(**one) != key(**one, **{"model.hidden": (7,)})
+    for name, value in (("model.guide", "iaf"), ("model.prior", "mixture")):
+        rest = {name: value, "algorithm.bound": "sgvb_a"}
+        assert key(**one, **rest) != key(**other, **rest)
+        assert key(**one, **rest) == key(**one, **rest, seed=3)
+
+
+# The command
+
+COMMAND = [
+    sys.executable,
+    "experiments/run.py",
+    "--config=experiments/frey_faces.py",
+    "--sweep",
+    "--axis=model.num_latents=2,4",
+    "--axis=seed=0,1",
+    "--config.optimizer.step_size=0.02",
+    "--config.model.hidden=(20,)",
+    "--config.train.num_examples=40000",
+]
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+
+
+def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, f"--workdir={folder}", *more],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def in_sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "sequence"
+    done = command(folder, "--mapping=sequence")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is one device")
+def test_on_several_devices_every_run_ends_bitwise_the_same(in_sequence: Path, tmp_path: Path):
+    done = command(tmp_path, "--mapping=devices")
+    assert done.returncode == 0, done.stderr
+    assert "mapping: devices, 2 runs at a time" in done.stdout or "4 runs" in done.stdout
+    assert bounds(tmp_path) == bounds(in_sequence)
+    table = done.stdout.splitlines()
+    assert any(line.split()[:1] == ["num_latents"] for line in table)
+    rows = read(tmp_path / "sweep.json")["rows"]
+    for row in rows:
+        assert f"{row['test_bound']['mean']:.2f} +- " in done.stdout
+
+
+@pytest.mark.parametrize("mapping", ["devices", pytest.param("stack", marks=pytest.mark.slow)])
+def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Path):
+    """As each run alone does: its log has every line once, and its end is the same."""
+    undisturbed = tmp_path / "undisturbed"
+    assert command(undisturbed, f"--mapping={mapping}").returncode == 0
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [*COMMAND, f"--workdir={folder}", f"--mapping={mapping}"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(folder.rglob("metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "goes on from there" in err.splitlines()[-1]
+    assert len(bounds(folder)) < 4
+    assert command(folder, f"--mapping={mapping}").returncode == 0
+    assert bounds(folder) == bounds(undisturbed)
+    for log in folder.rglob("metrics.jsonl"):
+        examples = [json.loads(line)["examples"] for line in log.read_text().splitlines()]
+        assert examples == sorted(set(examples))
+        assert examples[-1] == 40_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--axis=seed=0,1"], ["--axis", "--sweep"]),
+        (["--mapping=stack"], ["--mapping", "--sweep"]),
+        (["--sweep", "--axis=sede=0,1"], ["sede"]),
+        (["--sweep", "--axis=seed=0,0"], ["seed", "twice"]),
+        (["--sweep", "--axis=train.batch_size=100,0"], ["batch_size", "0"]),
+        (["--sweep", "--mapping=cloud"], ["cloud", "devices"]),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2(
+    arguments: list[str], words: list[str], tmp_path: Path
+):
+    done = subprocess.run(
+        [*COMMAND[:3], *arguments, f"--workdir={tmp_path / 'sweep'}"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_run_that_fails_shows_in_the_table_and_in_the_status(tmp_path: Path):
+    done = command(
+        tmp_path, "--axis=optimizer.step_size=1e30", "--axis=seed=0", "--axis=model.num_latents=2"
+    )
+    assert done.returncode == 3
+    assert "failed:" in done.stdout
+    assert "Traceback" not in done.stderr
