@@ -159,19 +159,22 @@ def train_to(
     return state, means
 
 
-def ahead_of_time(
-    advance: jax.stages.Wrapped, compiler_options: Mapping[str, Any] | None = None
-) -> Callable[[LoopKeys, Array, TrainState], Advance]:
-    """(keys, data, state) -> `advance` compiled for the device of the data, once for each."""
-    programs: dict[Any, Advance] = {}
+class AheadOfTime:
+    """An `advance` that is compiled for a device before it runs there, once for each."""
 
-    def compile_for(keys: LoopKeys, data: Array, state: TrainState) -> Advance:
-        if data.device not in programs:
-            lowered = advance.lower(keys, data, state, no_order(keys, data), jnp.int32(0))
-            programs[data.device] = lowered.compile(dict(compiler_options or {}))
-        return programs[data.device]
+    def __init__(
+        self, advance: jax.stages.Wrapped, compiler_options: Mapping[str, Any] | None = None
+    ):
+        self.advance = advance
+        self._options = dict(compiler_options or {})
+        self._programs: dict[Any, Advance] = {}
 
-    return compile_for
+    def compile(self, keys: LoopKeys, data: Array, state: TrainState) -> Advance:
+        """For the device of the data, and for arrays like these."""
+        if data.device not in self._programs:
+            lowered = self.advance.lower(keys, data, state, no_order(keys, data), jnp.int32(0))
+            self._programs[data.device] = lowered.compile(self._options)
+        return self._programs[data.device]
 
 
 class Pause(NamedTuple):

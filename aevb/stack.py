@@ -19,7 +19,7 @@ from jax import Array
 from aevb import evaluate, loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.evaluate import Score
-from aevb.loop import Advance, LoopKeys
+from aevb.loop import AheadOfTime, LoopKeys
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -32,7 +32,7 @@ class Stack(NamedTuple):
     join: Callable[[Sequence[TrainState]], TrainState]  # of members at one step
     member: Callable[[TrainState, int], TrainState]  # what `join` has joined, apart again
     keys: LoopKeys
-    compile: Callable[[LoopKeys, Array, TrainState], Advance]  # as loop.ahead_of_time
+    program: AheadOfTime
     score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # as evaluate.Scorer
 
 
@@ -60,14 +60,14 @@ def run_keys(key: Key) -> RunKeys:
 
 def alone(
     algorithm: Algorithm,
-    compile_advance: Callable[[LoopKeys, Array, TrainState], Advance],
+    program: AheadOfTime,
     score: evaluate.Scorer,
     key: Key,
 ) -> Stack:
     """A stack of one run, as it is.
 
     Args:
-        compile_advance: `loop.ahead_of_time` of `loop.make_advance`; several runs may share it.
+        program: of `loop.make_advance`; several runs may share it.
         score: of `evaluate.make_score`.
         key: of the run's seed.
     """
@@ -78,7 +78,7 @@ def alone(
         join=lambda states: states[0],
         member=lambda state, number: state,
         keys=keys.loop,
-        compile=compile_advance,
+        program=program,
         score=lambda params, data, index: [score(params, data, index)],
     )
 
@@ -133,7 +133,7 @@ def stacked(
         join=join,
         member=member,
         keys=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(keys.loop for keys in each)),
-        compile=loop.ahead_of_time(
+        program=AheadOfTime(
             loop.make_stacked_advance(algorithm, settings, preprocess, batch_size=batch_size)
         ),
         score=evaluate.make_stacked_score(largest, preprocess),

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Program(NamedTuple):
     """What runs of one config share, whatever their seeds."""
 
     experiment: Experiment
-    compile: Callable[..., loop.Advance]
+    advance: loop.AheadOfTime
     score: evaluate.Scorer
 
 
@@ -176,7 +176,7 @@ class Workshop:
             )
             self._programs[key] = Program(
                 experiment,
-                loop.ahead_of_time(advance, self.machine.compiler_options),
+                loop.AheadOfTime(advance, self.machine.compiler_options),
                 evaluate.make_score(experiment.vae, preprocess),
             )
         return self._programs[key]
@@ -305,10 +305,8 @@ class Workshop:
         programs = [self.program(member.values) for member in job]
         keys = [jax.random.key(member.values[SEED]) for member in job]
         if len(job) == 1:
-            (program,) = programs
-            return stack.alone(
-                program.experiment.algorithm, program.compile, program.score, keys[0]
-            )
+            experiment, advance, score = programs[0]
+            return stack.alone(experiment.algorithm, advance, score, keys[0])
         largest = max((member.values for member in job), key=lambda v: v[LATENTS])
         dataset, vae, _ = self.program(largest).experiment
 
@@ -390,7 +388,7 @@ def _rows(members: Sequence[Member], workshop: Workshop) -> list[dict[str, Any]]
 
 
 def _draw(members: Sequence[Member], folder: Path) -> None:
-    """sweep.png: the bounds along training, a panel a setting and a line a seed, if there are any."""
+    """sweep.png: the bounds along training, a panel a setting and a line a seed."""
     from aevb import figures
 
     panels = {}

@@ -72,7 +72,7 @@ def fit(
         Interrupted: on SIGTERM or SIGINT, after saving.
     """
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
-    run = stack.alone(algorithm, loop.ahead_of_time(advance), score, key)
+    run = stack.alone(algorithm, loop.AheadOfTime(advance), score, key)
     journal = Journal(folder, run.init()[0])
     if journal.resumed:
         print(
@@ -174,7 +174,7 @@ def fit_stack(
     failures: dict[int, Failed] = {}
     speed = Speed()
     last_save = time.monotonic()
-    advance = runs.compile(keys, data, state)
+    advance = runs.program.compile(keys, data, state)
     for pause in loop.pauses(advance, keys, data, state, num_steps=num_steps, stops=stops):
         state, examples = pause.state, pause.step * batch_size
         bounds = np.atleast_1d(pause.metrics["bound"])

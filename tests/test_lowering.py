@@ -12,10 +12,11 @@ from jax import export
 from test_config import changed, config_of
 
 from aevb import data as datasets
-from aevb import evaluate, loop, marginal
-from aevb.config import Values, validate
+from aevb import evaluate, loop, marginal, stack
+from aevb.algorithms.base import Algorithm
+from aevb.config import Values, validate, with_values
 from aevb.data import Dataset, Options, _pixels
-from aevb.experiment import Experiment, build
+from aevb.experiment import Experiment, build, build_algorithm
 from aevb.loop import LoopKeys
 from aevb.proposals import PROPOSALS
 from aevb.types import Key, PyTree
@@ -87,6 +88,31 @@ def training(values: Values, built: Experiment) -> Program:
     return Program(advance, (LoopKeys(KEY, KEY), stored, state, order, stop))
 
 
+def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
+    """What `stack.stacked` makes of the paper's models of several sizes."""
+    config = config_of(EXPERIMENTS / f"{file}.py")
+    values = [validate(with_values(config, {"model.num_latents": size})) for size in latents]
+    built = [build(each) for each in values]
+    dataset, vae, _ = built[-1]
+
+    def algorithm_of(step_size: jax.Array, wrap: stack.Wrap) -> Algorithm:
+        return build_algorithm(values[-1], vae, len(dataset.train), step_size=step_size, wrap=wrap)
+
+    members = stack.stacked(
+        [each.algorithm.init for each in built],
+        [each["optimizer.step_size"] for each in values],
+        [jax.random.key(seed) for seed in range(len(built))],
+        vae,
+        algorithm_of,
+        dataset.preprocess,
+        batch_size=100,
+    )
+    state = jax.eval_shape(lambda: members.join(members.init()))
+    stored, stop = shapes(dataset.train), jax.ShapeDtypeStruct((), jnp.int32)
+    order = jax.eval_shape(loop.no_order, members.keys, stored)
+    return Program(members.program.advance, (shapes(members.keys), stored, state, order, stop))
+
+
 def evaluation(built: Experiment) -> Program:
     """What `evaluate.make_score` runs on each block."""
     block = jax.ShapeDtypeStruct((evaluate.EVALUATION_BATCH,), jnp.int32)
@@ -128,6 +154,16 @@ def test_training_and_evaluation_lower_for_every_platform_and_carry_no_data(name
         exported = lowered(program)
         assert len(exported.mlir_module_serialized) < built.dataset.train.nbytes
         assert len(exported.in_avals) == len(jax.tree.leaves(program.arguments))
+
+
+@pytest.mark.parametrize(
+    ("file", "latents"), [("mnist", (3, 5, 200)), ("frey_faces", (2, 5, 10, 20))]
+)
+def test_a_sweeps_step_lowers_for_every_platform_and_carries_no_data(
+    file: str, latents: tuple[int, ...]
+):
+    program = sweep_training(file, latents)
+    assert len(lowered(program).mlir_module_serialized) < 150_000
 
 
 @pytest.mark.parametrize("proposal", PROPOSALS)

@@ -51,7 +51,7 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
     def single(experiment: Experiment, key: jax.Array) -> Stack:
         advance = loop.make_advance(experiment.algorithm, dataset.preprocess, batch_size=10)
         score = evaluate.make_score(experiment.vae, dataset.preprocess)
-        return stack.alone(experiment.algorithm, loop.ahead_of_time(advance), score, key)
+        return stack.alone(experiment.algorithm, loop.AheadOfTime(advance), score, key)
 
     return Members(
         values,
@@ -73,7 +73,7 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
 
 def trained(members: Stack, data: np.ndarray, num_steps: int) -> tuple[TrainState, np.ndarray]:
     state = members.join(members.init())
-    advance = members.compile(members.keys, jnp.asarray(data), state)
+    advance = members.program.compile(members.keys, jnp.asarray(data), state)
     return_value = loop.train_to(advance, members.keys, jnp.asarray(data), state, num_steps)
     return return_value[0], np.atleast_1d(return_value[1]["bound"])
 
