@@ -40,7 +40,7 @@ def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
         axes.remove()
     for axes, (title, curves) in zip(panels.flat, runs.items(), strict=False):
         _draw_curves(axes, curves, title)
-    figure.supylabel(BOUND_LABEL)
+    figure.supylabel(BOUND_LABEL.replace(" (", "\n("))
     return figure
 
 

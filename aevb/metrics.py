@@ -68,12 +68,12 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Of the same figure in runs of several seeds: mean, its standard error, and the values.
+    """{"mean", "standard_error"} of the same figure in runs of several seeds.
 
     The standard error of a single value is not known: None.
     """
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "standard_error": error, "values": list(values)}
+    return {"mean": statistics.fmean(values), "standard_error": error}
 
 
 class TensorBoard:

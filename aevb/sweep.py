@@ -373,9 +373,9 @@ def _rows(members: Sequence[Member], workshop: Workshop) -> list[dict[str, Any]]
                 "setting": setting,
                 "seeds": len(outcomes),
                 **{
-                    column: mean_over_seeds([outcome[column] for outcome in outcomes])
+                    column: {**mean_over_seeds(values), "values": values}
                     for column in columns
-                    if outcomes and column in outcomes[0]
+                    if (values := [outcome[column] for outcome in outcomes if column in outcome])
                 },
                 "failed": {
                     member.name: workshop.failures[member.name]

@@ -10,7 +10,6 @@ the parameters of encoder or decoder. Writes experiments/results/gradient_varian
 """
 
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -136,17 +135,14 @@ def summarise(draw: dict[str, Callable[..., Any]], params: Any) -> dict[str, dic
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Mean and standard error over seeds of each figure, point by point."""
-
-    def summary(values: list[float]) -> dict[str, float]:
-        error = statistics.stdev(values) / math.sqrt(len(values))
-        return {"mean": statistics.fmean(values), "standard_error": error}
+    from aevb.metrics import mean_over_seeds
 
     return [
         {
             "examples": same_point[0]["examples"],
             "bounds": {
                 name: {
-                    figure: summary([point["bounds"][name][figure] for point in same_point])
+                    figure: mean_over_seeds([point["bounds"][name][figure] for point in same_point])
                     for figure in first
                     if figure != "layers"
                 }

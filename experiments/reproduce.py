@@ -9,7 +9,6 @@ their curves, and the others stay. `experiments/readme.py` makes the table of th
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -97,9 +96,9 @@ def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     for split in ("train", "test"):
         bounds = [run[f"{split}_bound"] for run in finished]
         if len(bounds) > 1:
-            result[f"{split}_bound"] = statistics.fmean(bounds)
-            error = statistics.stdev(bounds) / len(bounds) ** 0.5
-            result[f"{split}_bound_standard_error"] = error
+            figure = metrics.mean_over_seeds(bounds)
+            result[f"{split}_bound"] = figure["mean"]
+            result[f"{split}_bound_standard_error"] = figure["standard_error"]
     return result | {"runs": runs}
 
 

@@ -10,13 +10,12 @@ Trains torch_vae.py, which shares no line with aevb, with the settings of one ro
 import argparse
 import json
 import math
-import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from aevb import provenance
-from aevb.metrics import write_json
+from aevb.metrics import mean_over_seeds, write_json
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent.parent
@@ -46,12 +45,7 @@ def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, f
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     """Means, standard errors, and their difference in standard errors of it."""
-
-    def summary(bounds: list[float]) -> dict[str, Any]:
-        error = statistics.stdev(bounds) / math.sqrt(len(bounds))
-        return {"bounds": bounds, "mean": statistics.fmean(bounds), "standard_error": error}
-
-    aevb, torch = summary(ours), summary(theirs)
+    aevb, torch = ({"bounds": bounds, **mean_over_seeds(bounds)} for bounds in (ours, theirs))
     error = math.hypot(aevb["standard_error"], torch["standard_error"])
     return {
         "aevb": aevb,
