@@ -97,18 +97,24 @@ def run_rounds(
     return rounds
 
 
-def bound_noise(args: argparse.Namespace, num_epochs: int, first_bound: float) -> dict[str, Any]:
-    """How the first contender's bound after as many epochs varies with the seed, this one's too."""
-    bounds, name = [first_bound], args.contenders[0]
-    for number in range(args.noise_seeds):
-        with Contender(name, worker_command(name, args, args.seed + 1 + number)) as contender:
+def bounds_of_seeds(args: argparse.Namespace, num_epochs: int) -> list[float]:
+    """The first contender's test bounds after the warm-up and as many epochs, from other seeds."""
+    name, bounds = args.contenders[0], []
+    for seed in range(args.seed + 1, args.seed + 1 + args.noise_seeds):
+        with Contender(name, worker_command(name, args, seed)) as contender:
             contender.read_answer()
             train(contender, num_epochs)
             bounds.append(contender.ask("bound")["test_bound"])
+    return bounds
+
+
+def over_seeds(bounds: list[float]) -> dict[str, Any]:
+    """How much a bound differs between seeds, which says when two contenders' bounds are equal."""
+    deviation = statistics.stdev(bounds) if len(bounds) > 1 else None
     return {
         "bounds": bounds,
         "mean": statistics.fmean(bounds),
-        "standard_deviation": statistics.stdev(bounds) if len(bounds) > 1 else None,
+        "standard_deviation": deviation,
     }
 
 
@@ -207,7 +213,9 @@ def parse_args() -> argparse.Namespace:
         default=ROOT / ".venv-bench/bin/python",
         help="the peers' interpreter",
     )
-    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/train_speed.json")
+    parser.add_argument(
+        "--output", type=Path, help="default: results/train_DATA_zLATENTS_bBATCH.json"
+    )
     args = parser.parse_args()
 
     fitting = [name for name in CONTENDERS if args.data == "mnist" or name not in MNIST_ALONE]
@@ -222,6 +230,8 @@ def parse_args() -> argparse.Namespace:
     if args.rounds < 1:
         parser.error(f"--rounds={args.rounds}: expected at least 1")
     args.latent_dim = args.latent_dim or LATENT_DIM[args.data]
+    name = f"train_{args.data}_z{args.latent_dim}_b{args.batch_size}.json"
+    args.output = args.output or BENCHMARKS / "results" / name
     args.epochs_per_round = args.epochs_per_round or EPOCHS_PER_ROUND[args.data]
     return args
 
@@ -253,7 +263,7 @@ def main() -> None:
     limit = speed(rounds[LIMIT]) | {"layout": ready[LIMIT]["layout"], "flops_per_example": flops}
     limit["gflop_per_second"] = flops * limit["examples_per_second"]["median"] / 1e9
     first_bound = results[args.contenders[0]]["test_bound"]
-    noise = bound_noise(args, num_epochs - 1, first_bound)
+    noise = over_seeds([first_bound, *bounds_of_seeds(args, num_epochs - 1)])
     print_table(results, limit, noise)
     report = {
         "command": shown_command(args),
