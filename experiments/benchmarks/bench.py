@@ -86,7 +86,12 @@ def marginal(on_cpu: bool) -> Benchmark:
 def sweep(on_cpu: bool) -> Benchmark:
     ways = "--ways=" + ("sweep,one_by_one,torch" if on_cpu else "sweep,one_by_one")
     flags = [ways, f"--num-examples={SWEEP_EXAMPLES}"]
-    return Benchmark("sweep_speed.py", "sweep_speed.json", flags, quick=["--num-examples=1000"])
+    return Benchmark(
+        "sweep_speed.py",
+        "sweep_speed.json",
+        flags,
+        quick=["--num-examples=1000", "--latents=3,5", "--seeds=0"],
+    )
 
 
 def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--latents", required=True)
     parser.add_argument("--seeds", required=True)
     parser.add_argument("--num-examples", type=int, required=True)
+    parser.add_argument("--step-size", type=float, default=0.02)
     args = parser.parse_args()
     torch.set_num_threads(worker.num_cores())
     torch.set_flush_denormal(True)  # see torch_worker.py
@@ -38,6 +39,7 @@ def main() -> None:
                 "--data=mnist",
                 f"--latent-dim={num_latents}",
                 f"--seed={seed}",
+                f"--step-size={args.step_size}",
             ]
         )
         data = data or torch_vae.load(settings)

@@ -197,7 +197,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--noise-seeds",
         type=int,
-        default=3,
+        default=4,
         help="of the first contender, trained again to see what the bound's noise is "
         "(default: %(default)s)",
     )
