@@ -6,12 +6,14 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 CONFIG ?= experiments/frey_faces.py
 ARGS ?=
+DATA ?=
+TORCH ?= --torch-backend=cpu
 PARALLEL ?= --numprocesses=auto --dist=loadfile
 LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest --generate-hashes \
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types check format sweep-frey sweep-mnist lock clean
+.PHONY: help run test test-all lint types check format sweep-frey sweep-mnist bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,12 +46,16 @@ sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces (ARG
 sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST
 	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)
 
+bench: .venv/users .venv-bench/peers  ## every benchmark, in half an hour (DATA=folder ARGS=--quick)
+	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }
+	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
+
 lock: .venv/uv  ## renew both lock files
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	$(LOCK) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## remove the environment and every cache, but no run
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build dist
+	rm -rf .venv .venv-bench .pytest_cache .ruff_cache *.egg-info build dist
 	find aevb experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # `--without-pip` and `pip --python` work where Debian has split ensurepip off.
@@ -67,4 +73,12 @@ clean:  ## remove the environment and every cache, but no run
 
 .venv/developers: .venv/users requirements-dev.lock
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# The peers that the benchmarks measure. TORCH tells uv where PyTorch is, which it takes from
+# pytorch.org unless told otherwise: TORCH=--find-links=FOLDER, or TORCH= for the one on PyPI.
+.venv-bench/peers: .venv/uv experiments/benchmarks/requirements.txt
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-bench
+	$(UV) pip install --quiet --python .venv-bench/bin/python $(TORCH) \
+	  --requirements experiments/benchmarks/requirements.txt
 	@touch $@

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 
 DPI = 150
 BOUND_LABEL = "evidence lower bound (nats per datapoint)"
+LIMIT_LABEL = "the matrix products alone"
 
 
 Curve = Mapping[str, Sequence[float]]
@@ -77,6 +79,36 @@ def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[
     axes.set_ylabel("variance of φ's gradient, summed over parameters (nats²)")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+class Speeds(NamedTuple):
+    """Examples/s, one number a round."""
+
+    contenders: Mapping[str, Sequence[float]]
+    limit: Sequence[float]  # of the machine
+
+
+def speeds(panels: Mapping[str, Speeds]) -> Figure:
+    """One panel a title: a bar for each contender's median with a line from its slowest round to
+    its fastest, and what the machine could do at most."""
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(5 * len(panels), 3.3), layout="constrained", squeeze=False
+    )
+    for axes, (title, panel) in zip(row.flat, panels.items(), strict=True):
+        names, rounds = list(panel.contenders), list(panel.contenders.values())
+        medians = np.array([np.median(rates) for rates in rounds])
+        spread = [
+            medians - [min(rates) for rates in rounds],
+            [max(rates) for rates in rounds] - medians,
+        ]
+        axes.barh(names, medians, xerr=spread, color="tab:blue", ecolor="black")
+        axes.axvline(np.median(panel.limit), color="tab:red", linestyle="--", label=LIMIT_LABEL)
+        axes.set_xlim(0.0, 1.05 * max(map(max, [*rounds, panel.limit])))
+        axes.invert_yaxis()
+        axes.set_xlabel("training examples/s")
+        axes.set_title(title)
+        axes.legend(loc="lower right")
     return figure
 
 

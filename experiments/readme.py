@@ -8,6 +8,7 @@ of the committed results; a test sees to it that they say the same.
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,34 @@ from aevb import figures
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "estimators.md")
 CURVES = ROOT / "docs" / "curves.png"
+SPEEDS = ROOT / "docs" / "speed.png"
 GRADIENTS = ROOT / "docs" / "gradient_variance.png"
 RESULTS = ROOT / "experiments" / "results"
 BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
 
+# In the order in which they stand in tables and figures, with a short name for the latter.
 CONTENDERS = {
-    "aevb": "aevb",
-    "torch_compile": "PyTorch, preloaded tensor, `torch.compile`",
-    "torch_preloaded": "PyTorch, preloaded tensor",
-    "torch_dataloader": "PyTorch, TensorDataset and DataLoader",
+    "aevb": ("aevb", "aevb"),
+    "numpyro": ("NumPyro, SVI in one compiled loop", "NumPyro"),
+    "flax": ("Flax, a jitted step in a loop of Python", "Flax"),
+    "torch_compile": ("PyTorch, preloaded tensor, `torch.compile`", "PyTorch, compiled"),
+    "torch_preloaded": ("PyTorch, preloaded tensor", "PyTorch, preloaded"),
+    "torch_dataloader": ("PyTorch, TensorDataset and DataLoader", "PyTorch, DataLoader"),
+    "pythae": ("pythae", "pythae"),
+}
+SHAPES = {
+    "train_mnist_z20_b20": "MNIST 784-500-20, minibatches of 20",
+    "train_mnist_z20_b100": "MNIST 784-500-20, minibatches of 100",
+    "train_mnist_z20_b1000": "MNIST 784-500-20, minibatches of 1000",
+    "train_frey_z2_b100": "Frey faces 560-200-2, minibatches of 100",
+    "train_frey_z20_b100": "Frey faces 560-200-20, minibatches of 100",
+}
+IN_FULL = "train_mnist_z20_b100"
+DRAWN = (IN_FULL, "train_frey_z2_b100")
+WAYS = {
+    "sweep": "one `run.py --sweep`",
+    "one_by_one": "a `run.py` for each member",
+    "torch": "PyTorch, one process, trained only",
 }
 
 
@@ -62,11 +82,16 @@ def results_table() -> str:
     return table(header, rows)
 
 
+def measured(files: Mapping[str, str]) -> dict[str, str]:
+    """Those of a benchmark's files that there are."""
+    return {file: title for file, title in files.items() if (BENCHMARKS / f"{file}.json").exists()}
+
+
 def speed_table() -> str:
     """Medians over rounds of the paired benchmark, and its ratios."""
-    report = read(BENCHMARKS / "train_speed.json")
+    report = read(BENCHMARKS / f"{IN_FULL}.json")
     rows = []
-    for name, title in CONTENDERS.items():
+    for name, (title, _) in CONTENDERS.items():
         result = report["contenders"][name]
         rate, ratio = result["examples_per_second"], result["ratio"]
         rows.append(
@@ -74,12 +99,74 @@ def speed_table() -> str:
                 title,
                 f"{rate['median']:,.0f}",
                 "" if name == "aevb" else f"{ratio['median']:.2f}",
+                f"{result['of_limit']['median']:.2f}",
                 f"{result['cpu_per_wall']:.2f}",
+                f"{result['peak_mib']:.0f}",
                 f"{result['test_bound']:.1f}",
             ]
         )
-    header = ["", "examples/s", "aevb is faster by", "cpu/wall", "test bound"]
-    return table(header, rows)
+    limit = report["limit"]
+    rate = f"{limit['examples_per_second']['median']:,.0f}"
+    cpu = f"{limit['cpu_per_wall']:.2f}"
+    rows.append(["the matrix products alone", rate, "", "1", cpu, "", ""])
+    header = ["", "examples/s", "aevb's speed over it", "of the limit"]
+    return table([*header, "cpu/wall", "MiB", "test bound"], rows)
+
+
+def bound_noise_table() -> str:
+    """How equal the contenders' bounds are, beside how equal aevb's are over seeds."""
+    report = read(BENCHMARKS / f"{IN_FULL}.json")
+    noise, epochs = report["bound_noise"], report["epochs_trained"]
+    bounds = [result["test_bound"] for result in report["contenders"].values()]
+    rows = [
+        [f"aevb, {len(noise['bounds'])} seeds", noise["mean"], noise["standard_deviation"]],
+        [f"all {len(bounds)} contenders", statistics.fmean(bounds), statistics.stdev(bounds)],
+    ]
+    header = [f"test bound after {epochs} epochs (nats)", "mean", "standard deviation"]
+    return table(header, [[name, f"{mean:.1f}", f"{std:.1f}"] for name, mean, std in rows])
+
+
+def shapes_table() -> str:
+    """Every shape: aevb's speed, and how many times as fast as some peers it is."""
+    peers = ("flax", "torch_compile", "torch_preloaded")
+    rows = []
+    for file, title in measured(SHAPES).items():
+        contenders = read(BENCHMARKS / f"{file}.json")["contenders"]
+        ours = contenders["aevb"]
+        ratios = [f"{contenders[name]['ratio']['median']:.2f}" for name in peers]
+        rate = f"{ours['examples_per_second']['median']:,.0f}"
+        rows.append([title, rate, f"{ours['of_limit']['median']:.2f}", *ratios])
+    names = [f"over {CONTENDERS[name][1]}" for name in peers]
+    return table(["", "aevb, examples/s", "of the limit", *names], rows)
+
+
+def sweep_table() -> str:
+    """A whole sweep's time and memory, and that the models are equally good."""
+    if not (BENCHMARKS / "sweep_speed.json").exists():
+        return "Not measured yet."
+    report = read(BENCHMARKS / "sweep_speed.json")
+    rows = []
+    for name, result in report["ways"].items():
+        bounds = [f"{bound:.1f}" for bound in result["test_bound"].values()]
+        cells = [f"{result['seconds']['median']:.0f} s", f"{result['peak_mib']:.0f}", *bounds]
+        rows.append([WAYS[name], *cells])
+    latents = next(iter(report["ways"].values()))["test_bound"]
+    header = [f"{report['num_members']} members, {report['num_examples']:,} examples each"]
+    return table([*header, "time", "MiB", *(f"bound, Z = {Z}" for Z in latents)], rows)
+
+
+def speeds_of(file: str) -> figures.Speeds:
+    report = read(BENCHMARKS / f"{file}.json")
+
+    def rates(result: Mapping[str, Any]) -> list[float]:
+        return [each["examples"] / each["seconds"] for each in result["rounds"]]
+
+    contenders = {
+        short: rates(report["contenders"][name])
+        for name, (_, short) in CONTENDERS.items()
+        if name in report["contenders"]
+    }
+    return figures.Speeds(contenders, rates(report["limit"]))
 
 
 def start_table() -> str:
@@ -183,6 +270,9 @@ def marginal_speed_table() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "results": results_table,
     "speed": speed_table,
+    "bound noise": bound_noise_table,
+    "shapes": shapes_table,
+    "sweep": sweep_table,
     "start": start_table,
     "agreement": agreement_table,
     "gradients": gradient_table,
@@ -215,6 +305,8 @@ def main() -> None:
         if ROWS[name].num_seeds == 3
     }
     figures.save(figures.bound_curves(curves), str(CURVES))
+    panels = {title: speeds_of(file) for file, title in measured(SHAPES).items() if file in DRAWN}
+    figures.save(figures.speeds(panels), str(SPEEDS))
     runs = read(RESULTS / "gradient_variance.json")["runs"]
     variances = {
         name: [

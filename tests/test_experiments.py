@@ -131,35 +131,6 @@ def test_reproduce_records_a_run_that_failed(tmp_path: Path):
     assert "step_size" in row["runs"][0]["failed"]
 
 
-def test_the_speed_benchmark_runs_its_contenders_in_turn(tmp_path: Path):
-    output = tmp_path / "speed.json"
-    python(
-        "experiments/benchmarks/train_speed.py",
-        f"--data-dir={tmp_path}",
-        "--data=frey",
-        "--rounds=2",
-        "--epochs-per-round=3",
-        "--contenders=aevb",
-        f"--output={output}",
-    )
-    result = json.loads(output.read_text())["contenders"]["aevb"]
-    assert result["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
-    assert [done["examples"] for done in result["rounds"]] == [4500, 4500]
-    assert np.isfinite(result["test_bound"])
-
-
-def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
-    output = tmp_path / "first.json"
-    python(
-        "experiments/benchmarks/first_epoch.py",
-        "--experiments=frey_faces",
-        "--rounds=1",
-        f"--output={output}",
-    )
-    seconds = json.loads(output.read_text())["seconds"]["frey_faces"]
-    assert 0 < seconds["warm"]["median"] < seconds["cold"]["median"]
-
-
 def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
     output = tmp_path / "variance.json"
     python(
@@ -201,28 +172,3 @@ def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Pa
         assert done.returncode == 2, done.stderr
         (line,) = done.stderr.splitlines()
         assert line.startswith("error: --examples")
-
-
-def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
-    """With a decoder that ignores z, p(x) is known: every pixel is 1 with probability 1/2."""
-    sizes = {
-        "encoder/hidden_0": (6, 4),
-        "encoder/mean": (4, 2),
-        "encoder/log_var": (4, 2),
-        "decoder/hidden_0": (2, 4),
-        "decoder/logits": (4, 6),
-    }
-    arrays: dict[str, Any] = {"images": np.eye(3, 6, dtype=np.float32)}
-    for name, (fan_in, fan_out) in sizes.items():
-        arrays[f"{name}/kernel"] = np.zeros((fan_in, fan_out), np.float32)
-        arrays[f"{name}/bias"] = np.zeros(fan_out, np.float32)
-    np.savez(tmp_path / "model.npz", **arrays)
-    out = python(
-        "experiments/benchmarks/aevb_marginal_worker.py",
-        tmp_path / "model.npz",
-        input="3 1200\n",
-    )
-    ready, answer = map(json.loads, out.splitlines())
-    assert ready["ready"]
-    np.testing.assert_allclose(answer["log_p"], 6 * np.log(0.5), rtol=1e-5)
-    assert answer["seconds"] > 0

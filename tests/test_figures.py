@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from aevb import drawing, figures, guides
 from aevb.data import Dataset
@@ -75,6 +76,20 @@ def test_curves_of_several_seeds_share_a_panel():
     figure = figures.bound_curves({"a": [CURVE, CURVE], "b": [CURVE], "c": [CURVE]})
     assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
     assert [len(axes.lines) for axes in figure.axes] == [4, 2, 2]
+
+
+def test_speeds_are_bars_of_medians_below_the_limit():
+    panel = figures.Speeds({"fast": [3.0, 9.0, 4.0], "slow": [1.0, 1.0, 2.0]}, [10.0, 12.0, 11.0])
+    axes = only_axes(figures.speeds({"shape": panel}))
+    assert axes.get_title() == "shape"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fast", "slow"]
+    bars = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert bars == [4.0, 1.0]
+    (limit,) = [line for line in axes.lines if line.get_label() == figures.LIMIT_LABEL]
+    assert np.all(np.asarray(limit.get_xdata()) == 11.0)
+    left, right = axes.get_xlim()
+    assert left == 0.0
+    assert right >= 12.0
 
 
 def test_tiles_stand_in_their_rows_and_columns():

@@ -5,17 +5,15 @@ number of images and K, "8 5000"; the answer has the estimates in nats, the seco
 memory of the process so far.
 """
 
-import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import worker
 
 from aevb import marginal
 from aevb.densities import Joint
@@ -24,17 +22,6 @@ from aevb.guides import diag_normal
 from aevb.likelihoods import bernoulli
 
 CHUNK = 500
-
-
-def answer(message: Mapping) -> None:
-    print(json.dumps(message), flush=True)
-
-
-def peak_kib() -> int:
-    """The most memory that this process has held; Linux only, 0 elsewhere."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def main() -> None:
@@ -76,15 +63,15 @@ def main() -> None:
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
             "log_p": values.tolist(),
-            "peak_kib": peak_kib(),
+            "peak_kib": worker.peak_kib(),
         }
 
     run(1, 500)
     versions = {name: version(name) for name in ("aevb", "jax")}
-    answer({"ready": True, "versions": versions, "threads": os.cpu_count()})
+    worker.answer({"ready": True, "versions": versions, "threads": os.cpu_count()})
     for line in sys.stdin:
         number, num_samples = map(int, line.split())
-        answer(run(number, num_samples))
+        worker.answer(run(number, num_samples))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,18 @@ It announces itself by one line of JSON, and answers each line of its stdin by o
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+T = TypeVar("T")
+BUSY = 0.2  # cores that others may use before a warning
 
 
 class Contender:
@@ -51,11 +58,35 @@ class Contender:
         return self.read_answer()
 
 
-def in_turn(contenders: list[Contender], round_number: int) -> list[Contender]:
+def in_turn(contenders: Sequence[T], round_number: int) -> list[T]:
     """The contenders in this round's order, which rotates: a slow minute falls on all."""
     first = round_number % len(contenders)
-    return contenders[first:] + contenders[:first]
+    return [*contenders[first:], *contenders[:first]]
 
 
 def summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def load_of_others(seconds: float = 2.0) -> float | None:
+    """Cores that other processes keep busy, measured while this one sleeps; None where unknown.
+
+    On a machine that others use, threads that wait for each other lose most, and so PyTorch does:
+    its figures then look worse than they are.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+
+    def busy_and_all() -> tuple[int, int]:
+        """Ticks of all cores since the start: user nice system idle iowait irq softirq steal."""
+        ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+    busy, total = busy_and_all()
+    time.sleep(seconds)
+    busy_then, total_then = busy_and_all()
+    load = (os.cpu_count() or 1) * (busy_then - busy) / max(1, total_then - total)
+    if load > BUSY:
+        print(f"warning: others use {load:.1f} cores; the figures will mislead", file=sys.stderr)
+    return round(load, 2)

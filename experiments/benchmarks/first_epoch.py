@@ -1,6 +1,6 @@
 """Seconds from the command to the first finished and evaluated epoch, cold and with the cache.
 
-    python experiments/benchmarks/first_epoch.py [--experiments=frey_faces,...] [-- FLAGS OF run.py]
+    python experiments/benchmarks/first_epoch.py [--data-dir=DATA] [--experiments=frey_faces,...]
 
 Each start is `experiments/run.py` as a user types it, in a new folder and with its first evaluation
 after one epoch; the clock stops when that line stands in `metrics.jsonl`, and the run is ended. A
@@ -9,13 +9,14 @@ cold start has an empty compilation cache, the warm one after it has what the co
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from contender import load_of_others, summary
 
 from aevb import provenance
 from aevb.metrics import read_records, write_json
@@ -66,10 +67,7 @@ def measure(experiment: str, num_rounds: int, extra: list[str]) -> dict[str, Any
             for kind, measured in seconds.items():
                 measured.append(seconds_to_first_epoch(experiment, Path(cache), extra))
                 print(f"{experiment} {kind}: {measured[-1]:.2f} s", flush=True)
-    return {
-        kind: {"median": statistics.median(measured), "min": min(measured), "max": max(measured)}
-        for kind, measured in seconds.items()
-    }
+    return {kind: summary(measured) for kind, measured in seconds.items()}
 
 
 def main() -> None:
@@ -79,15 +77,20 @@ def main() -> None:
     parser.add_argument("--experiments", default=",".join(EPOCHS), help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/first_epoch.json")
-    parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data sets' files")
     args = parser.parse_args()
     names = args.experiments.split(",")
     if unknown := set(names) - set(EPOCHS):
         parser.error(f"--experiments has {sorted(unknown)}; there are {', '.join(EPOCHS)}")
-    seconds = {name: measure(name, args.rounds, args.extra) for name in names}
+    extra = [f"--config.data.manual_dir={args.data_dir.absolute()}"] if args.data_dir else []
+    load = load_of_others()
+    seconds = {name: measure(name, args.rounds, extra) for name in names}
     report = {
-        "command": "python experiments/benchmarks/first_epoch.py",
+        "command": "python experiments/benchmarks/first_epoch.py --data-dir=DATA "
+        f"--experiments={args.experiments} --rounds={args.rounds}",
         "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "load_of_others": load,
         "rounds": args.rounds,
         "seconds": seconds,
     }

@@ -1,6 +1,6 @@
 """log p(x) by importance sampling: aevb beside PyTorch, in paired rounds on one machine.
 
-    python experiments/benchmarks/marginal_speed.py [--rounds=7] [-- --config.FIELD=VALUE ...]
+    python experiments/benchmarks/marginal_speed.py [--data-dir=DATA] [--rounds=7]
 
 A 784-500-20 model of binarised MNIST is trained for a moment and handed to every contender, with
 some test images. In each round every contender in turn estimates log p(x) of these images by 5000
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contender import ROOT, Contender, in_turn, summary
+from contender import ROOT, Contender, in_turn, load_of_others, summary
 
 from aevb import provenance
 from aevb.metrics import write_json
@@ -33,7 +33,7 @@ SCRIPTS = {
 }
 
 
-def write_model(path: Path, num_examples: int, num_images: int, overrides: list[str]) -> None:
+def write_model(path: Path, num_examples: int, num_images: int, data_dir: Path | None) -> None:
     """Trains the model a little and writes its parameters, and test images, into one file."""
     import jax
     import jax.numpy as jnp
@@ -45,8 +45,7 @@ def write_model(path: Path, num_examples: int, num_images: int, overrides: list[
     config = default_config()
     config.data.name = "binarized_mnist"
     config.model.update(hidden=(500,), num_latents=20, likelihood="bernoulli")
-    for field, _, value in (override.partition("=") for override in overrides):
-        config.update_from_flattened_dict({field.removeprefix("--config."): value})
+    config.data.manual_dir = str(data_dir.absolute()) if data_dir else ""
     dataset, _, algorithm = build(validate(config))
     keys = loop.LoopKeys(*jax.random.split(jax.random.key(0)))
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=100)
@@ -100,7 +99,7 @@ def main() -> None:
     parser.add_argument("--contenders", default=",".join(SCRIPTS), help="(default: all)")
     parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/marginal_speed.json")
-    parser.add_argument("extra", nargs="*", metavar="-- --config.FIELD=VALUE")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data sets' files")
     args = parser.parse_args()
     names = args.contenders.split(",")
     if unknown := set(names) - set(SCRIPTS):
@@ -109,9 +108,10 @@ def main() -> None:
         parser.error(
             f"no {args.bench_python}: {BENCHMARKS / 'requirements.txt'} says how to make it"
         )
+    load = load_of_others()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         model = Path(folder) / "model.npz"
-        write_model(model, args.num_examples, args.images, args.extra)
+        write_model(model, args.num_examples, args.images, args.data_dir)
         contenders, versions = [], {}
         for name in names:
             python = sys.executable if name == "aevb" else str(args.bench_python.absolute())
@@ -121,8 +121,11 @@ def main() -> None:
             versions[name] = contenders[-1].read_answer()["versions"]
         results = compare(contenders, args.rounds, args.images)
     report = {
-        "command": "python experiments/benchmarks/marginal_speed.py",
+        "command": "python experiments/benchmarks/marginal_speed.py --data-dir=DATA "
+        f"--rounds={args.rounds} --images={args.images} --num-examples={args.num_examples} "
+        f"--contenders={args.contenders}",
         "machine": provenance.machine(),
+        "load_of_others": load,
         "versions": versions,
         "images": args.images,
         "num_samples": NUM_SAMPLES,

@@ -4,31 +4,19 @@ The fastest of the ways that were tried: chunks of 1000 samples, logits, their p
 image as a matrix product and one logsigmoid, no gradient; with --compile through torch.compile.
 """
 
-import json
 import math
 import os
 import platform
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+import worker
 from torch import Tensor
 from torch.nn import functional
 
 CHUNK = 1000
-
-
-def answer(message: dict) -> None:
-    print(json.dumps(message), flush=True)
-
-
-def peak_kib() -> int:
-    """The most memory that this process has held; Linux only, 0 elsewhere."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def main() -> None:
@@ -67,16 +55,16 @@ def main() -> None:
             "seconds": time.perf_counter() - start,
             "cpu_seconds": time.process_time() - cpu_start,
             "log_p": values,
-            "peak_kib": peak_kib(),
+            "peak_kib": worker.peak_kib(),
         }
 
     run(1, 500)
     run(1, CHUNK)
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    answer({"ready": True, "versions": versions, "threads": torch.get_num_threads()})
+    worker.answer({"ready": True, "versions": versions, "threads": torch.get_num_threads()})
     for line in sys.stdin:
         number, num_samples = map(int, line.split())
-        answer(run(number, num_samples))
+        worker.answer(run(number, num_samples))
 
 
 if __name__ == "__main__":

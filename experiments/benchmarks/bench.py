@@ -1,0 +1,156 @@
+"""All benchmarks, one after another: what `make bench` runs.
+
+    python experiments/benchmarks/bench.py --data-dir=DATA [--quick] [--only=train,start]
+
+    train     training speed: every contender on MNIST, fewer on other shapes (train_speed.py)
+    start     from the command to the first evaluated epoch (first_epoch.py)
+    marginal  log p(x) by importance sampling (marginal_speed.py)
+    sweep     a whole sweep (sweep_speed.py)
+
+On the CPU of an otherwise idle machine, half an hour. The results files go to results/ beside this
+file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
+contends, with absolute times, and the files go to results/<gpu or tpu>/. --quick shows in some
+minutes that everything runs, and writes to runs/bench.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from contender import ROOT
+
+BENCHMARKS = Path(__file__).resolve().parent
+ALL = "aevb,flax,numpyro,torch_compile,torch_preloaded,torch_dataloader"
+FEWER = "aevb,flax,torch_compile,torch_preloaded"
+ON_ACCELERATOR = "aevb,flax"
+SWEEP_EXAMPLES = 300_000  # of each of 15 members; 10⁶ would take longer than all the rest
+
+
+class Benchmark(NamedTuple):
+    """A program of this folder, its flags, and those that make it short."""
+
+    script: str
+    output: str
+    flags: list[str]
+    quick: list[str]
+
+
+class Shape(NamedTuple):
+    """What train_speed.py trains, and who contends on the CPU."""
+
+    data: str
+    num_latents: int
+    batch_size: int
+    rounds: int
+    contenders: str
+
+
+SHAPES = (
+    Shape("mnist", 20, 100, rounds=9, contenders=f"{ALL},pythae"),
+    Shape("mnist", 20, 20, rounds=5, contenders=FEWER),
+    Shape("mnist", 20, 1000, rounds=7, contenders=FEWER),
+    Shape("frey", 2, 100, rounds=9, contenders=ALL),
+    Shape("frey", 20, 100, rounds=7, contenders=FEWER),
+)
+
+
+def training(shape: Shape, on_cpu: bool) -> Benchmark:
+    return Benchmark(
+        "train_speed.py",
+        f"train_{shape.data}_z{shape.num_latents}_b{shape.batch_size}.json",
+        [
+            f"--data={shape.data}",
+            f"--latent-dim={shape.num_latents}",
+            f"--batch-size={shape.batch_size}",
+            f"--rounds={shape.rounds}",
+            f"--contenders={shape.contenders if on_cpu else ON_ACCELERATOR}",
+        ],
+        quick=["--rounds=1", "--epochs-per-round=1", "--noise-seeds=1"],
+    )
+
+
+def start() -> Benchmark:
+    quick = ["--experiments=frey_faces", "--rounds=1"]
+    return Benchmark("first_epoch.py", "first_epoch.json", ["--rounds=5"], quick)
+
+
+def marginal(on_cpu: bool) -> Benchmark:
+    flags = ["--contenders=" + ("aevb,torch,torch_compile" if on_cpu else "aevb")]
+    quick = ["--rounds=1", "--images=2", "--num-examples=1000"]
+    return Benchmark("marginal_speed.py", "marginal_speed.json", flags, quick)
+
+
+def sweep(on_cpu: bool) -> Benchmark:
+    ways = "--ways=" + ("sweep,one_by_one,torch" if on_cpu else "sweep,one_by_one")
+    flags = [ways, f"--num-examples={SWEEP_EXAMPLES}"]
+    return Benchmark(
+        "sweep_speed.py",
+        "sweep_speed.json",
+        flags,
+        quick=["--num-examples=1000", "--latents=3,5", "--seeds=0"],
+    )
+
+
+def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
+    """By the names of --only, in the order in which they run."""
+    return {
+        "train": [training(shape, on_cpu) for shape in SHAPES],
+        "start": [start()],
+        "marginal": [marginal(on_cpu)],
+        "sweep": [sweep(on_cpu)],
+    }
+
+
+def command(benchmark: Benchmark, data_dir: Path, results: Path, is_quick: bool) -> list[str]:
+    """Of two equal flags the later one holds."""
+    return [
+        sys.executable,
+        str(BENCHMARKS / benchmark.script),
+        f"--data-dir={data_dir.absolute()}",
+        f"--output={(results / benchmark.output).absolute()}",
+        *benchmark.flags,
+        *(benchmark.quick if is_quick else []),
+    ]
+
+
+def backend() -> str:
+    """cpu, gpu or tpu; asked in a process of its own, which leaves the device to the others."""
+    question = "import jax; print(jax.default_backend())"
+    asked = subprocess.run(
+        [sys.executable, "-c", question], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return asked.stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = list(benchmarks(on_cpu=True))
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--quick", action="store_true", help="short, and not for publication")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=names, help=f"default: {names}"
+    )
+    parser.add_argument("--results", type=Path, help="folder of the results files")
+    args = parser.parse_args()
+    if unknown := set(args.only) - set(names):
+        parser.error(f"--only has {sorted(unknown)}; there are {', '.join(names)}")
+    device = backend()
+    on_cpu = device == "cpu"
+    results = args.results or (ROOT / "runs" / "bench" if args.quick else BENCHMARKS / "results")
+    results = results if on_cpu else results / device
+    began = time.monotonic()
+    for name in args.only:
+        for benchmark in benchmarks(on_cpu)[name]:
+            minutes = (time.monotonic() - began) / 60
+            print(f"\n=== {benchmark.output}, after {minutes:.0f} minutes", flush=True)
+            subprocess.run(command(benchmark, args.data_dir, results, args.quick), check=True)
+    print(f"\nresults in {results}, after {(time.monotonic() - began) / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()

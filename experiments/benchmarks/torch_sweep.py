@@ -1,0 +1,70 @@
+"""Trains every member of a sweep in one process, one after another: a way of sweep_speed.py.
+
+    .venv-bench/bin/python experiments/benchmarks/torch_sweep.py --data-dir=DATA \
+        --latents=3,5 --seeds=0,1 --num-examples=1000000
+
+The way of torch_worker.py --feed=preloaded. No evaluation along the way; each member ends with a
+line of JSON that has its bound on the test data, in nats.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch_vae
+import worker
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--latents", required=True)
+    parser.add_argument("--seeds", required=True)
+    parser.add_argument("--num-examples", type=int, required=True)
+    parser.add_argument("--step-size", type=float, default=0.02)
+    args = parser.parse_args()
+    torch.set_num_threads(worker.num_cores())
+    torch.set_flush_denormal(True)  # see torch_worker.py
+
+    members = [(Z, seed) for Z in args.latents.split(",") for seed in args.seeds.split(",")]
+    data = None
+    for num_latents, seed in members:
+        began = time.perf_counter()
+        settings = torch_vae.argument_parser(None).parse_args(
+            [
+                f"--data-dir={args.data_dir}",
+                "--data=mnist",
+                f"--latent-dim={num_latents}",
+                f"--seed={seed}",
+                f"--step-size={args.step_size}",
+            ]
+        )
+        data = data or torch_vae.load(settings)
+        generator = torch.Generator().manual_seed(settings.seed)
+        model = torch_vae.make_model(settings, data, generator)
+        optimizer = torch_vae.make_optimizer(model, len(data.train), settings.step_size)
+        minibatches: list[torch.Tensor] = []
+        for _ in range(args.num_examples // settings.batch_size):
+            minibatches = minibatches or torch_vae.shuffled_minibatches(
+                len(data.train), settings.batch_size, generator
+            )
+            x = data.train.index_select(0, minibatches.pop())
+            noise = torch.randn(len(x), model.latent_dim, generator=generator)
+            optimizer.zero_grad()
+            (-model(x, noise).mean()).backward()
+            optimizer.step()
+        worker.answer(
+            {
+                "num_latents": settings.latent_dim,
+                "seed": settings.seed,
+                "test_bound": torch_vae.mean_bound(model, data.test, generator),
+                "seconds": time.perf_counter() - began,
+            }
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""The programs that measure speed: their arithmetic, and that each worker answers its protocol."""
+
+import importlib
+import io
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.io
+from test_experiments import ROOT, python, run_python
+
+from aevb import data
+from aevb.data import Options
+
+BENCHMARKS = ROOT / "experiments" / "benchmarks"
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A benchmark's module, which like its neighbours finds them beside itself."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for path in BENCHMARKS.glob("*.py"):
+        if path.stem not in before:
+            sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture(scope="module")
+def frey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Frey faces as their file has them, from those that the package brings."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "frey_faces").mkdir()
+    dataset = data.load("frey_faces", Options(split="blocked"))
+    faces = np.concatenate([dataset.train, dataset.test])
+    scipy.io.savemat(folder / "frey_faces" / "frey_rawface.mat", {"ff": faces.T})
+    return folder
+
+
+# The arithmetic
+
+
+def test_ratios_are_taken_round_by_round(program: Any):
+    """A slow second round, which falls on all, moves the speeds and not the ratios."""
+    train_speed = program("train_speed")
+    rounds = {
+        name: [train_speed.Epochs(seconds * slowness, 1.5, 100) for slowness in (1.0, 3.0, 1.0)]
+        for name, seconds in (("ours", 1.0), ("theirs", 2.0), ("gemm", 0.5))
+    }
+    results = train_speed.summarise(rounds)
+    assert set(results) == {"ours", "theirs"}
+    assert results["theirs"]["ratio"] == {"median": 2.0, "min": 2.0, "max": 2.0}
+    assert results["ours"]["of_limit"] == {"median": 0.5, "min": 0.5, "max": 0.5}
+    assert results["theirs"]["of_limit"]["median"] == 0.25
+    assert results["ours"]["examples_per_second"] == pytest.approx(
+        {"median": 100.0, "min": 100 / 3, "max": 100.0}
+    )
+    assert results["ours"]["cpu_per_wall"] == 1.5
+
+
+def test_the_noise_of_a_bound_is_its_standard_deviation_over_seeds(program: Any):
+    over_seeds = program("train_speed").over_seeds
+    assert over_seeds([-120.0, -124.0, -122.0])["standard_deviation"] == pytest.approx(2.0)
+    assert over_seeds([-120.0, -124.0, -122.0])["mean"] == -122.0
+    assert over_seeds([-120.0])["standard_deviation"] is None
+
+
+def test_a_sweep_is_compared_by_its_time_and_by_the_bounds_of_equal_models(program: Any):
+    sweep_speed = program("sweep_speed")
+
+    def way(seconds: float, *bounds: float) -> Any:
+        models = [(3, 0), (3, 1), (20, 0)]
+        members = [sweep_speed.Member(*m, b) for m, b in zip(models, bounds, strict=True)]
+        return sweep_speed.Way(seconds, seconds * 10, members)
+
+    results = sweep_speed.summarise(
+        {
+            "sweep": [way(1.0, -150.0, -154.0, -120.0), way(2.0, -150.0, -154.0, -120.0)],
+            "torch": [way(4.0, -151.0, -151.0, -119.0), way(6.0, -151.0, -151.0, -119.0)],
+        }
+    )
+    assert results["torch"]["ratio"] == {"median": 3.5, "min": 3.0, "max": 4.0}
+    assert results["torch"]["seconds"]["median"] == 5.0
+    assert results["sweep"]["peak_mib"] == 20.0
+    assert results["sweep"]["test_bound"] == {"3": -152.0, "20": -120.0}
+    assert results["torch"]["test_bound"] == {"3": -151.0, "20": -119.0}
+
+
+def test_every_contender_has_a_turn_in_every_place(program: Any):
+    orders = [program("contender").in_turn(["a", "b", "c"], number) for number in range(3)]
+    assert [order[0] for order in orders] == ["a", "b", "c"]
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="Linux only")
+def test_the_load_of_others_is_in_cores(program: Any):
+    load = program("contender").load_of_others(seconds=0.2)
+    assert 0.0 <= load <= (os.cpu_count() or 1)
+
+
+# The limit
+
+
+def layouts(gemm: Any) -> list[Any]:
+    return list(itertools.starmap(gemm.Layout, itertools.product([False, True], repeat=3)))
+
+
+def test_a_step_of_the_papers_mnist_model_has_4_mflop_an_example(program: Any):
+    """Counted by hand: forward and weight gradients 814,000 products each, and 422,000 for the
+    gradients of the inputs, for the first layer needs none."""
+    gemm, worker = program("gemm_worker"), program("worker")
+    forward = 784 * 500 + 500 * 40 + 20 * 500 + 500 * 784
+    inputs = 500 * 40 + 20 * 500 + 500 * 784
+    assert gemm.flops_per_example(worker.SIZES["mnist"], 20) == 2 * (2 * forward + inputs)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_the_limit_does_every_product_once_in_every_layout(program: Any, num_heads: int):
+    """By XLA's own count of what is compiled."""
+    gemm, worker = program("gemm_worker"), program("worker")
+    sizes = worker.Sizes(num_dims=24, num_hidden=16, num_heads=num_heads, num_train=40)
+    M, Z = 8, 3
+    for layout in layouts(gemm):
+        networks = gemm.make_networks(sizes, Z, layout)
+        step = jax.jit(lambda networks, x, layout=layout: gemm.step_products(networks, x, layout))
+        cost = step.lower(networks, jnp.ones((M, 24))).compile().cost_analysis()
+        assert cost is not None
+        assert cost["flops"] == M * gemm.flops_per_example(sizes, Z), layout
+
+
+def test_the_limit_computes_with_numbers_that_neither_grow_nor_vanish(program: Any):
+    """Its forward products project: a second step leaves x where the first one put it."""
+    gemm, worker = program("gemm_worker"), program("worker")
+    sizes = worker.Sizes(num_dims=24, num_hidden=16, num_heads=2, num_train=40)
+    x = jax.random.normal(jax.random.key(0), (8, 24))
+    results = []
+    for layout in layouts(gemm):
+        networks = gemm.make_networks(sizes, 3, layout)
+        once, others = gemm.step_products(networks, x, layout)
+        twice, _ = gemm.step_products(networks, once, layout)
+        np.testing.assert_allclose(twice, once, atol=1e-5)
+        assert 0.1 < float(jnp.std(once)) < 1.0
+        assert sum(leaf.size for leaf in jax.tree.leaves(others)) > 0
+        results.append(once)
+    for once in results[1:]:  # the layouts are of the same products
+        np.testing.assert_allclose(once, results[0], atol=1e-5)
+
+
+def test_the_fastest_layout_is_the_one_of_the_least_time(program: Any):
+    gemm = program("gemm_worker")
+    slow, fast = layouts(gemm)[:2]
+    runs = {slow: lambda: time.sleep(0.02), fast: lambda: None}
+    assert gemm.fastest(runs) == fast
+
+
+# The workers
+
+
+def test_the_flax_way_is_the_same_model(program: Any, frey_folder: Path):
+    """Its bound at equal parameters and noise, beside the one of aevb's own likelihood and KL."""
+    flax_worker, raw_data, worker = map(program, ("flax_worker", "raw_data", "worker"))
+    from aevb.distributions import DiagNormal
+    from aevb.likelihoods import gaussian_unit_mean
+
+    x = jnp.asarray(raw_data.load(frey_folder, "frey").test[:5])
+    model, key = flax_worker.VAE(worker.SIZES["frey"], 3), jax.random.key(1)
+    params = model.init(jax.random.key(0), x, key)["params"]
+    drawn = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    assert float(jnp.std(drawn)) == pytest.approx(0.1, rel=0.01)
+    mean, log_var, heads = model.apply({"params": params}, x, key)
+    parameters = {"mean_logits": heads[0], "log_var": heads[1]}
+    log_lik = jax.vmap(gaussian_unit_mean.log_prob)(parameters, x)
+    kl = jax.vmap(lambda m, v: DiagNormal(m, v).kl_to_standard_normal())(mean, log_var)
+    np.testing.assert_allclose(
+        flax_worker.mean_bound(model, params, x, key), jnp.mean(log_lik - kl), rtol=1e-4
+    )
+
+
+def test_raw_data_are_those_of_the_package(program: Any, frey_folder: Path):
+    arrays = program("raw_data").load(frey_folder, "frey")
+    dataset = data.load("frey_faces", Options(split="blocked"))
+    np.testing.assert_array_equal(arrays.train, dataset.train.astype(np.float32) / 256)
+    np.testing.assert_array_equal(arrays.test, dataset.test.astype(np.float32) / 256)
+
+
+def test_a_worker_answers_line_by_line_and_refuses_what_is_no_request(
+    program: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    epochs = []
+
+    def train_epoch() -> int:
+        epochs.append(1)
+        time.sleep(0.02)
+        return 100
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("bound\nepoch\nepochs\n"))
+    with pytest.raises(ValueError, match="'epochs'"):
+        program("worker").serve(train_epoch, lambda: -1.5, versions={"a": "1"}, threads=2)
+    ready, bound, epoch = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ready == {"ready": True, "versions": {"a": "1"}, "threads": 2, "device": "cpu"}
+    assert bound == {"test_bound": -1.5}
+    assert epoch["examples"] == 100
+    assert 0.02 <= epoch["seconds"] < 1.0
+    assert epoch["cpu_seconds"] < 0.02  # it slept
+    assert len(epochs) == 2  # with the warm-up
+
+
+# The programs
+
+
+def test_the_speed_benchmark_runs_its_contenders_in_turn(frey_folder: Path, tmp_path: Path):
+    """And the workers of our own environment answer it; seven epochs teach them something."""
+    output = tmp_path / "speed.json"
+    python(
+        BENCHMARKS / "train_speed.py",
+        f"--data-dir={frey_folder}",
+        "--data=frey",
+        "--rounds=2",
+        "--epochs-per-round=3",
+        "--contenders=aevb,flax",
+        "--noise-seeds=0",
+        f"--output={output}",
+    )
+    report = json.loads(output.read_text())
+    assert str(tmp_path) not in report["command"]
+    results, limit = report["contenders"], report["limit"]
+    assert results["aevb"]["ratio"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    for result in results.values():
+        assert 400 < result["test_bound"] < 800  # negative before training
+        assert result["peak_mib"] > 50 or not Path("/proc/self/status").exists()
+        assert result["versions"]["jax"] == jax.__version__
+        assert [done["examples"] for done in result["rounds"]] == [4500, 4500]
+        pairs = zip(limit["rounds"], result["rounds"], strict=True)
+        assert result["of_limit"]["median"] == pytest.approx(
+            np.median([a["seconds"] / b["seconds"] for a, b in pairs])
+        )
+    assert [done["examples"] for done in limit["rounds"]] == [4500, 4500]
+    assert limit["gflop_per_second"] > 0
+    assert report["bound_noise"]["bounds"] == [results["aevb"]["test_bound"]]
+
+
+def test_a_contender_that_has_not_the_model_is_refused(tmp_path: Path):
+    done = run_python(
+        BENCHMARKS / "train_speed.py",
+        f"--data-dir={tmp_path}",
+        "--data=frey",
+        "--contenders=aevb,pythae",
+    )
+    assert done.returncode == 2
+    assert "pythae" in done.stderr.splitlines()[-1]
+
+
+def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
+    output = tmp_path / "first.json"
+    python(
+        "experiments/benchmarks/first_epoch.py",
+        "--experiments=frey_faces",
+        "--rounds=1",
+        f"--output={output}",
+    )
+    seconds = json.loads(output.read_text())["seconds"]["frey_faces"]
+    assert 0 < seconds["warm"]["median"] < seconds["cold"]["median"]
+
+
+def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
+    """With a decoder that ignores z, p(x) is known: every pixel is 1 with probability 1/2."""
+    sizes = {
+        "encoder/hidden_0": (6, 4),
+        "encoder/mean": (4, 2),
+        "encoder/log_var": (4, 2),
+        "decoder/hidden_0": (2, 4),
+        "decoder/logits": (4, 6),
+    }
+    arrays: dict[str, Any] = {"images": np.eye(3, 6, dtype=np.float32)}
+    for name, (fan_in, fan_out) in sizes.items():
+        arrays[f"{name}/kernel"] = np.zeros((fan_in, fan_out), np.float32)
+        arrays[f"{name}/bias"] = np.zeros(fan_out, np.float32)
+    np.savez(tmp_path / "model.npz", **arrays)
+    out = python(
+        "experiments/benchmarks/aevb_marginal_worker.py",
+        tmp_path / "model.npz",
+        input="3 1200\n",
+    )
+    ready, answer = map(json.loads, out.splitlines())
+    assert ready["ready"]
+    np.testing.assert_allclose(answer["log_p"], 6 * np.log(0.5), rtol=1e-5)
+    assert answer["seconds"] > 0
+
+
+def test_a_way_to_sweep_is_timed_and_its_members_read(tmp_path: Path, program: Any):
+    """With a stand-in for run.py, so that no data set is needed."""
+    sweep_speed = program("sweep_speed")
+    stand_in = tmp_path / "run.py"
+    stand_in.write_text(
+        "import json, pathlib, sys\n"
+        "flags = dict(argument.split('=', 1) for argument in sys.argv[1:])\n"
+        "folder = pathlib.Path(flags['--workdir'])\n"
+        "folder.mkdir()\n"
+        "latents = int(flags['--config.model.num_latents'])\n"
+        "config = {'model.num_latents': latents, 'seed': int(flags['--config.seed'])}\n"
+        "(folder / 'config.json').write_text(json.dumps(config))\n"
+        "(folder / 'summary.json').write_text(json.dumps({'test_bound': -100.0 - latents}))\n"
+        "memory = bytearray(50 * 2**20)\n"
+    )
+    sweep_speed.RUN = stand_in
+    args = sweep_speed.argparse.Namespace(
+        data_dir=tmp_path, num_examples=100, latents=[5, 3], seeds=[0, 1], extra=[]
+    )
+    way = sweep_speed.one_by_one(args, tmp_path)
+    sweep_speed.check_members("one_by_one", way, args)
+    assert [member[:2] for member in way.members] == [(3, 0), (3, 1), (5, 0), (5, 1)]
+    assert [member.test_bound for member in way.members] == [-103.0, -103.0, -105.0, -105.0]
+    assert way.seconds > 0
+    assert way.peak_mib > 50
+    args.seeds = [0]
+    with pytest.raises(SystemExit, match="one_by_one trained"):
+        sweep_speed.check_members("one_by_one", way, args)
+
+
+def test_a_process_that_fails_says_so_by_its_last_line(tmp_path: Path, program: Any):
+    command = [sys.executable, "-c", "import sys; sys.exit('first\\nlast')"]
+    with pytest.raises(SystemExit, match="ended with 1: last"):
+        program("sweep_speed").run(command, tmp_path)
+
+
+def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_path: Path):
+    """Each program reads its flags, the short ones too, up to the data that are not there."""
+    bench = program("bench")
+    parsers = {"train_speed.py": "train_speed", "sweep_speed.py": "sweep_speed"}
+    outputs = []
+    for on_cpu in (True, False):
+        for group in bench.benchmarks(on_cpu).values():
+            for benchmark in group:
+                command = bench.command(benchmark, tmp_path, tmp_path, is_quick=True)
+                assert Path(command[1]).exists()
+                outputs.append(benchmark.output)
+                if benchmark.script in parsers:
+                    module = program(parsers[benchmark.script])
+                    argv = [*command[1:], f"--bench-python={sys.executable}"]
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(sys, "argv", argv)
+                        args = module.parse_args()
+                    assert args.output == tmp_path / benchmark.output
+    assert len(set(outputs)) == len(outputs) // 2
