@@ -49,7 +49,7 @@ def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samp
             log_q = guide.log_prob(stats, z)
         return joint.log_prior(z) + joint.log_lik(z) - log_q
 
-    return jax.vmap(log_weight)(sample_keys(key, num_samples))
+    return over_samples(log_weight, key, num_samples)
 
 
 def log_densities(
@@ -65,7 +65,7 @@ def log_densities(
         z = stop_gradient(guide.sample(key, stats))
         return joint.log_prior(z) + joint.log_lik(z), guide.log_prob(stats, z)
 
-    return jax.vmap(at_sample)(sample_keys(key, num_samples, at_least=at_least))
+    return over_samples(at_sample, key, num_samples, at_least=at_least)
 
 
 def log_weights_by_route(
@@ -91,15 +91,22 @@ def log_weights_by_route(
         log_w, slope = jax.value_and_grad(log_weight)(fixed)
         return log_w, jnp.sum(stop_gradient(slope) * z), -guide.log_prob(stats, fixed)
 
-    return jax.vmap(by_route)(sample_keys(key, num_samples))
+    return over_samples(by_route, key, num_samples)
 
 
-def sample_keys(key: Key, num_samples: int, *, at_least: int = 1) -> Array:
-    """One key for each sample -> [L]; a mean over no sample would be a silent NaN.
+def over_samples(
+    function: Callable[[Key], PyTree], key: Key, num_samples: int, *, at_least: int = 1
+) -> PyTree:
+    """What `function` makes of a key of its own for each sample, stacked: leaves [L, ...].
+
+    A mean over no sample would be a silent NaN.
 
     Raises:
         ValueError: num_samples is below at_least.
     """
     if num_samples < at_least:
         raise ValueError(f"num_samples is {num_samples}; it must be at least {at_least}")
-    return jax.random.split(key, num_samples)
+    keys = jax.random.split(key, num_samples)
+    if num_samples == 1:  # within a minibatch XLA transposes copies for an axis of one sample
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), function(keys[0]))
+    return jax.vmap(function)(keys)

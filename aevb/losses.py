@@ -17,7 +17,7 @@ from jax.lax import stop_gradient
 
 from aevb.densities import Guide as Guide
 from aevb.densities import Joint as Joint
-from aevb.densities import log_densities, log_weights_by_route, sample_keys
+from aevb.densities import log_densities, log_weights_by_route, over_samples
 from aevb.densities import log_weights as log_weights
 from aevb.types import Key, PyTree
 
@@ -250,10 +250,11 @@ def _kl_and_log_lik(
     """KL(q || prior) [] in closed form, and 1/L Sum_l log p(x|z_l) []; nats."""
     if guide.kl is None:
         raise ValueError(f"{name} needs a guide with a closed-form kl; use sgvb_a for this guide")
-    keys = sample_keys(key, num_samples)
-    return guide.kl(stats), jnp.mean(
-        jax.vmap(lambda key: joint.log_lik(guide.sample(key, stats)))(keys)
-    )
+
+    def log_lik(key: Key) -> Array:
+        return joint.log_lik(guide.sample(key, stats))
+
+    return guide.kl(stats), jnp.mean(over_samples(log_lik, key, num_samples))
 
 
 def _log_mean_exp(log_w: Array) -> Array:

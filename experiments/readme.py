@@ -1,4 +1,4 @@
-"""Writes the tables and figures of README.md and docs/estimators.md from the results files.
+"""Writes the tables and figures of README.md and docs/*.md from the results files.
 
     python experiments/readme.py
 
@@ -20,7 +20,7 @@ from reproduce import ROWS
 from aevb import figures
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "estimators.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "estimators.md", ROOT / "docs" / "speed.md")
 CURVES = ROOT / "docs" / "curves.png"
 SPEEDS = ROOT / "docs" / "speed.png"
 GRADIENTS = ROOT / "docs" / "gradient_variance.png"
@@ -50,6 +50,25 @@ WAYS = {
     "sweep": "one `run.py --sweep`",
     "one_by_one": "a `run.py` for each member",
     "torch": "PyTorch, one process, trained only",
+}
+
+AXES = {
+    "num_data": "N, datapoints",
+    "num_dims": "D, data dimensions",
+    "num_latents": "Z, latent dimensions",
+    "hidden": "H, hidden units",
+    "batch_size": "M, minibatch",
+    "num_samples": "L, samples",
+    "importance_samples": "K, importance samples",
+}
+COSTS = {
+    "step_seconds": "ms a step",
+    "shuffle_seconds": "ms a shuffle",
+    "evaluation_seconds": "ms an evaluation",
+    "importance_seconds": "ms a log p(x)",
+    "step_temp_bytes": "MB for a step",
+    "importance_temp_bytes": "MB for a log p(x)",
+    "peak_mib": "MiB at most",
 }
 
 
@@ -267,6 +286,23 @@ def marginal_speed_table() -> str:
     return table(header, rows)
 
 
+def cost_table() -> str:
+    """Each figure at an axis's first and last size, and its slope between the last two."""
+    scale = {"seconds": 1e3, "bytes": 1e-6, "mib": 1.0}
+    rows = []
+    for axis, result in read(BENCHMARKS / "cost.json")["axes"].items():
+        first, last = result["points"][0], result["points"][-1]
+        cells = []
+        for name in COSTS:
+            unit, growth = scale[name.split("_")[-1]], result["growth"][name]
+            slope = f"{growth['slope'] + 0.0:.2f} ({growth['expected']:g})"
+            mark = " !" if growth["surprise"] else ""
+            cells.append(f"{unit * first[name]:.3g} → {unit * last[name]:.3g}; {slope}{mark}")
+        sizes = result["sizes"]
+        rows.append([f"{AXES[axis]}: {sizes[0]:,} → {sizes[-1]:,}", *cells])
+    return table(["", *COSTS.values()], rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "results": results_table,
     "speed": speed_table,
@@ -279,6 +315,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "marginal 3": lambda: marginal_table("marginal_3"),
     "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
     "marginal speed": marginal_speed_table,
+    "cost": cost_table,
 }
 
 

@@ -1,0 +1,270 @@
+"""Time and memory of training, evaluation and log p(x) as the work grows, one axis at a time.
+
+    python experiments/benchmarks/cost.py
+
+Each axis of `AXES` is swept from `BASE`, every point in a process of its own, whose peak memory is
+the point's. Between the last two points of an axis a figure grows as size^slope. `EXPECTED` says
+which slope the work itself has, and where the measured one is steeper by `TOLERANCE`, the report
+says so: such a surprise is a defect, or a line of thought that is missing here.
+
+The data are random pixels, and the model is the paper's: what it learns costs no more or less.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aevb import provenance
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class Work(NamedTuple):
+    """How much there is to do."""
+
+    num_data: int = 10_000  # N
+    num_dims: int = 784  # D
+    num_latents: int = 20  # Z
+    hidden: int = 500  # H
+    batch_size: int = 100  # M
+    num_samples: int = 1  # L
+    importance_samples: int = 1000  # K
+
+
+BASE = Work()
+AXES = {  # the members of a sweep, S, belong here as soon as one program trains them all
+    "num_data": (1_000, 10_000, 100_000, 1_000_000),
+    "num_dims": (100, 1000, 10_000),
+    "num_latents": (10, 100, 1000),
+    "hidden": (50, 500, 5000),
+    "batch_size": (10, 100, 1000, 5000),  # two steps an epoch at least
+    "num_samples": (1, 10, 100),
+    "importance_samples": (1000, 10_000, 100_000),
+}
+
+# What each figure may grow as, at most; not listed: it need not grow. Memory that all the data or
+# all the parameters take is counted where they are, among the arguments.
+MODEL: dict[str, float] = dict.fromkeys(("num_dims", "num_latents", "hidden"), 1.0)
+MINIBATCH: dict[str, float] = dict.fromkeys(("batch_size", "num_samples"), 1.0)
+DATA: dict[str, float] = {"num_data": 1.0, "num_dims": 1.0}
+EXPECTED: dict[str, dict[str, float]] = {
+    "step_seconds": MODEL | MINIBATCH,
+    "pause_seconds": MODEL | MINIBATCH,
+    "shuffle_seconds": {"num_data": 1.1},  # a sort: N log N
+    "evaluation_seconds": MODEL | {"num_data": 1.0},
+    "importance_seconds": MODEL | {"importance_samples": 1.0},
+    "step_temp_bytes": MODEL | MINIBATCH | {"num_data": 1.0},  # the order of the data, twice
+    "step_argument_bytes": MODEL | DATA,
+    "step_output_bytes": MODEL | {"num_data": 1.0},  # the order again
+    "evaluation_temp_bytes": MODEL,
+    "importance_temp_bytes": MODEL | {"importance_samples": 0.5},  # the tail's 3 sqrt(K) weights
+    "peak_mib": MODEL | MINIBATCH | DATA,
+}
+TOLERANCE = 0.15  # in the slope: the noise of a shared machine, and logarithms
+
+SECONDS = 0.5  # that a timing takes at least, where one call is shorter
+ROUNDS = 4  # timings of each kind
+IMPORTANCE_POINTS = 8  # datapoints whose log p(x) is estimated at once
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call that waits for its result; the first one warms up, and of the rounds the
+    fastest counts, because what else a shared machine does can only add."""
+    call()
+
+    def seconds(number: int) -> float:
+        began = time.perf_counter()
+        for _ in range(number):
+            call()
+        return (time.perf_counter() - began) / number
+
+    once = seconds(1)
+    if once > SECONDS:  # long enough to be trusted, and too long to repeat
+        return once
+    number = max(1, round(SECONDS / ROUNDS / once))
+    return min(seconds(number) for _ in range(ROUNDS))
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held; Linux only, 0 elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def measure(work: Work) -> dict[str, float]:
+    """The figures of `EXPECTED` for one amount of work."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from aevb import evaluate, loop, marginal, optimizers, vae
+    from aevb.algorithms import sgvb
+    from aevb.likelihoods import bernoulli
+    from aevb.losses import sgvb_b
+    from aevb.networks import mlp, normal_init
+
+    size: dict[str, Any] = {"hidden": (work.hidden,), "initialisation": normal_init(0.01)}
+    heads = {"mean": work.num_latents, "log_var": work.num_latents}
+    model = vae.make(
+        mlp(work.num_dims, heads, **size),
+        mlp(work.num_latents, {"logits": work.num_dims}, **size),
+        bernoulli,
+        num_latents=work.num_latents,
+    )
+    algorithm = sgvb.make(
+        model,
+        optimizers.make("adagrad", 0.01),
+        num_data=work.num_data,
+        bound=sgvb_b,
+        num_samples=work.num_samples,
+    )
+
+    def preprocess(key: jax.Array, x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32)
+
+    shape = (work.num_data, work.num_dims)
+    pixels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
+    data = jnp.asarray(pixels)
+    init_key, order_key, step_key = jax.random.split(jax.random.key(0), 3)
+    keys = loop.LoopKeys(order_key, step_key)
+    state, order = jax.jit(algorithm.init)(init_key), loop.no_order(keys, data)
+
+    # Training: steps within an epoch, the cost of a pause, and a new epoch's order
+    advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
+    compiled = advance.lower(keys, data, state, order, jnp.int32(0)).compile()
+    memory: dict[str, float] = _memory("step", compiled)
+
+    def train(num_steps: int) -> None:
+        nonlocal state, order
+        state, order, means = compiled(keys, data, state, order, state.step + num_steps)
+        float(means["bound"])
+
+    def train_one_step() -> None:  # of an epoch whose order is there: the same step, over and over
+        nonlocal state
+        state = state._replace(step=jnp.int32(0))
+        train(1)
+
+    one_step = timed(train_one_step)
+    num_steps = min(work.num_data // work.batch_size, max(2, round(SECONDS / one_step)))
+
+    def train_steps() -> None:
+        nonlocal state
+        state = state._replace(step=jnp.int32(0))
+        train(num_steps)
+
+    many_steps = timed(train_steps)
+    step = (many_steps - one_step) / (num_steps - 1)
+
+    shuffle = jax.jit(lambda key: jax.random.permutation(key, work.num_data))
+    shuffle_seconds = timed(lambda: shuffle(order_key).block_until_ready())
+
+    # Evaluation of all data
+    score = evaluate.make_score(model, preprocess)
+    everything = np.arange(work.num_data)
+    evaluation_seconds = timed(lambda: score(state.params, pixels, everything))
+    block = evaluate.EVALUATION_BATCH
+    bounds_of = jax.jit(evaluate.make_bounds(model, preprocess))
+    stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
+    memory |= _memory("evaluation", bounds_of.lower(state.params, stored, index).compile())
+
+    # log p(x)
+    def log_p(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        stats, joint = model.encode(params, x), model.joint(params, x)
+        estimate = marginal.importance_sampling(
+            key, stats, model.guide, joint, num_samples=work.importance_samples
+        )
+        return estimate.value
+
+    x = jnp.asarray(pixels[:IMPORTANCE_POINTS], jnp.float32)
+    point_keys = jax.random.split(step_key, len(x))
+    estimate = jax.jit(jax.vmap(log_p, in_axes=(None, 0, 0)))
+    estimate_compiled = estimate.lower(state.params, point_keys, x).compile()
+    memory |= _memory("importance", estimate_compiled)
+    importance_seconds = timed(
+        lambda: estimate_compiled(state.params, point_keys, x).block_until_ready()
+    )
+    return {
+        "step_seconds": step,
+        "pause_seconds": max(one_step - step, 0.0),
+        "shuffle_seconds": shuffle_seconds,
+        "evaluation_seconds": evaluation_seconds,
+        "importance_seconds": importance_seconds / len(x),
+        "peak_mib": peak_mib(),
+        **{name: value for name, value in memory.items() if name in EXPECTED},
+    }
+
+
+def _memory(name: str, compiled: Any) -> dict[str, float]:
+    analysis = compiled.memory_analysis()
+    return {
+        f"{name}_{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes")
+        for kind in ("temp", "argument", "output")
+    }
+
+
+def growth(axis: str, sizes: list[int], points: list[dict[str, float]]) -> dict[str, Any]:
+    """Of each figure: its slope between the last two sizes, the expected one, and a surprise."""
+    found = {}
+    for name, expected_of in EXPECTED.items():
+        last, before = points[-1][name], points[-2][name]
+        grown = last > 0 and before > 0
+        slope = math.log(last / before) / math.log(sizes[-1] / sizes[-2]) if grown else 0.0
+        expected = expected_of.get(axis, 0.0)
+        found[name] = {
+            "slope": slope,
+            "expected": expected,
+            "surprise": slope > expected + TOLERANCE,
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--axes", type=lambda text: text.split(","), default=list(AXES))
+    parser.add_argument(
+        "--sizes", type=int, default=None, help="at most so many sizes of each axis (default: all)"
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "cost.json")
+    args = parser.parse_args()
+    if unknown := set(args.axes) - set(AXES):
+        parser.error(f"unknown axes {sorted(unknown)}: choose from {list(AXES)}")
+
+    report: dict[str, Any] = {
+        "command": "python experiments/benchmarks/cost.py",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "base": BASE._asdict(),
+        "axes": {},
+    }
+    for axis in args.axes:
+        sizes, points = list(AXES[axis][: args.sizes]), []
+        for size in sizes:
+            # A new process each, so that its peak memory is that of this point alone.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                points.append(pool.apply(measure, [BASE._replace(**{axis: size})]))
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in points[-1].items())
+            print(f"{axis} = {size:,}: {shown}", flush=True)
+        found = growth(axis, sizes, points)
+        for name, figure in found.items():
+            if figure["surprise"]:
+                print(
+                    f"SURPRISE: {name} grows as {axis}^{figure['slope']:.2f}, "
+                    f"and should as {axis}^{figure['expected']:g}"
+                )
+        report["axes"][axis] = {"sizes": sizes, "points": points, "growth": found}
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

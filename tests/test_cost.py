@@ -1,0 +1,46 @@
+"""The benchmark of cost against work: it measures what it names, and names what grows too fast."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "experiments" / "benchmarks"
+
+
+@pytest.fixture
+def cost(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("cost")
+    sys.modules.pop("cost", None)
+
+
+def growing(cost: Any, power: float) -> list[dict[str, float]]:
+    """Points at the sizes 1, 10, 100 whose every figure grows as size^power."""
+    return [dict.fromkeys(cost.EXPECTED, 3.0 * size**power) for size in (1, 10, 100)]
+
+
+def test_what_grows_as_expected_is_no_surprise_and_what_grows_faster_is(cost: Any):
+    found = cost.growth("num_dims", [1, 10, 100], growing(cost, 1.0))
+    assert all(figure["slope"] == pytest.approx(1.0) for figure in found.values())
+    assert not found["step_seconds"]["surprise"]
+    assert found["shuffle_seconds"]["surprise"]  # an order has nothing to do with D
+    found = cost.growth("num_dims", [1, 10, 100], growing(cost, 2.0))
+    assert all(figure["surprise"] for figure in found.values())
+
+
+def test_every_axis_has_a_figure_that_grows_with_it(cost: Any):
+    assert set(cost.AXES) == set(cost.Work._fields)
+    assert set(cost.AXES) == {axis for expected in cost.EXPECTED.values() for axis in expected}
+
+
+def test_a_point_has_every_figure(cost: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cost, "SECONDS", 0.01)
+    work = cost.Work(num_data=200, num_dims=6, hidden=5, batch_size=10, importance_samples=20)
+    figures = cost.measure(work)
+    assert figures.keys() == cost.EXPECTED.keys()
+    assert all(value >= 0 for value in figures.values())
+    assert figures["step_argument_bytes"] >= 200 * 6
+    assert figures["evaluation_seconds"] > 0
