@@ -209,7 +209,8 @@ class Workshop:
                 todo.append(member)
         for member in todo:
             runs.claim(self.folder / member.name, member.values)
-        waiting = iter(self._jobs(todo))
+        waiting = self._jobs(todo)
+        compiled: dict[Device, set[Any]] = defaultdict(set)  # programs, by device
         errors: list[BaseException] = []
         lock = threading.Lock()
 
@@ -217,12 +218,24 @@ class Workshop:
             with lock:
                 report(examples, bound)
 
+        def next_job(device: Device) -> Job | None:
+            """The longest, of those whose program is compiled here, or else nowhere, if any."""
+            with lock:
+                if not waiting:
+                    return None
+                elsewhere = set().union(*compiled.values()) - compiled[device]
+
+                def reluctance(job: Job) -> int:
+                    program = _without(job[0].values, SEED)
+                    return 0 if program in compiled[device] else 2 if program in elsewhere else 1
+
+                job = min(waiting, key=reluctance)
+                waiting.remove(job)
+                compiled[device].add(_without(job[0].values, SEED))
+                return job
+
         def work(device: Device) -> None:
-            while not signals.received:
-                with lock:
-                    job = next(waiting, None)
-                if job is None:
-                    return
+            while not signals.received and (job := next_job(device)):
                 try:
                     with jax.default_device(device):
                         self._train(job, device, signals, report_in_turn)
