@@ -50,6 +50,9 @@ WAYS = {
     "sweep": "one `run.py --sweep`",
     "one_by_one": "a `run.py` for each member",
     "torch": "PyTorch, one process, trained only",
+    "devices": "`devices`: as many at a time as there are cores",
+    "sequence": "`sequence`: one after the other, on all cores",
+    "stack": "`stack`: one program",
 }
 
 AXES = {
@@ -159,11 +162,9 @@ def shapes_table() -> str:
     return table(["", "aevb, examples/s", "of the limit", *names], rows)
 
 
-def sweep_table() -> str:
+def sweep_table(file: str) -> str:
     """A whole sweep's time and memory, and that the models are equally good."""
-    if not (BENCHMARKS / "sweep_speed.json").exists():
-        return "Not measured yet."
-    report = read(BENCHMARKS / "sweep_speed.json")
+    report = read(BENCHMARKS / f"{file}.json")
     rows = []
     for name, result in report["ways"].items():
         bounds = [f"{bound:.1f}" for bound in result["test_bound"].values()]
@@ -308,7 +309,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speed": speed_table,
     "bound noise": bound_noise_table,
     "shapes": shapes_table,
-    "sweep": sweep_table,
+    "sweep": lambda: sweep_table("sweep_speed"),
+    "mapping": lambda: sweep_table("mapping_speed"),
     "start": start_table,
     "agreement": agreement_table,
     "gradients": gradient_table,

@@ -6,6 +6,7 @@
     start     from the command to the first evaluated epoch (first_epoch.py)
     marginal  log p(x) by importance sampling (marginal_speed.py)
     sweep     a whole sweep (sweep_speed.py)
+    mapping   the same sweep, its members mapped onto the hardware in each way
 
 On the CPU of an otherwise idle machine, half an hour. The results files go to results/ beside this
 file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
@@ -26,6 +27,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 ALL = "aevb,flax,numpyro,torch_compile,torch_preloaded,torch_dataloader"
 FEWER = "aevb,flax,torch_compile,torch_preloaded"
 ON_ACCELERATOR = "aevb,flax"
+MAPPING_EXAMPLES = 100_000  # of each of 15 members
 SWEEP_EXAMPLES = 300_000  # of each of 15 members; 10⁶ would take longer than all the rest
 
 
@@ -94,6 +96,17 @@ def sweep(on_cpu: bool) -> Benchmark:
     )
 
 
+def mapping(on_cpu: bool) -> Benchmark:
+    """Of a sweep's members onto the hardware, on which its choice rests."""
+    ways = "--ways=" + ("devices,sequence,stack" if on_cpu else "stack,sequence")
+    return Benchmark(
+        "sweep_speed.py",
+        "mapping_speed.json",
+        [ways, f"--num-examples={MAPPING_EXAMPLES}"],
+        quick=["--num-examples=1000", "--latents=3,5", "--seeds=0"],
+    )
+
+
 def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
     """By the names of --only, in the order in which they run."""
     return {
@@ -101,6 +114,7 @@ def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
         "start": [start()],
         "marginal": [marginal(on_cpu)],
         "sweep": [sweep(on_cpu)],
+        "mapping": [mapping(on_cpu)],
     }
 
 

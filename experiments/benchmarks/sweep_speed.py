@@ -1,11 +1,13 @@
-"""A whole sweep, from the command to its last summary, in three ways.
+"""A whole sweep, from the command to its last summary, in several ways.
 
     python experiments/benchmarks/sweep_speed.py --data-dir=DATA [--num-examples=1000000]
+    python experiments/benchmarks/sweep_speed.py --data-dir=DATA --ways=devices,sequence,stack
 
 The paper's latent dimensions on binarised MNIST with three seeds each:
     sweep       one `run.py --sweep`
     one_by_one  a `run.py` for each member, one after another
     torch       one PyTorch process that trains the members in turn (torch_sweep.py)
+    sequence, devices, stack   `run.py --sweep` with its members mapped so
 Each way's time has all that it needs: start, data, compilation, training, and for `run.py` also
 evaluation along the way, checkpoints and figures, which the PyTorch process does not do. Every way
 starts with an empty compilation cache, which its later members find filled. The memory is the most
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +39,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 RUN = BENCHMARKS.parent / "run.py"
 LATENTS = (3, 5, 10, 20, 200)  # of the paper's figure 2
 SEEDS = (0, 1, 2)
+MAPPINGS = ("sequence", "devices", "stack")  # of run.py
 STEP_SIZE = 0.02  # given rather than chosen, as the experiment's own sweep does by short trials
 
 
@@ -109,10 +113,11 @@ def total(done: Iterable[Finished], members: Iterable[Member]) -> Way:
     return Way(seconds, peak, sorted(members))
 
 
-def as_sweep(args: argparse.Namespace, folder: Path) -> Way:
+def as_sweep(args: argparse.Namespace, folder: Path, *, mapping: str = "auto") -> Way:
     axes = {"model.num_latents": args.latents, "seed": args.seeds}
     flags = [f"--axis={field}={','.join(map(str, values))}" for field, values in axes.items()]
-    done = run(run_py(args, folder / "sweep", "--sweep", *flags), folder / "cache")
+    flags += ["--sweep", f"--mapping={mapping}"]
+    done = run(run_py(args, folder / "sweep", *flags), folder / "cache")
     if not (folder / "sweep" / "sweep.json").exists():
         raise SystemExit("run.py --sweep left no sweep.json")
     finished = sorted((folder / "sweep").glob("*/summary.json"))
@@ -146,7 +151,12 @@ def in_torch(args: argparse.Namespace, folder: Path) -> Way:
     return total([done], [Member(*(line[name] for name in Member._fields)) for line in lines])
 
 
-WAYS = {"sweep": as_sweep, "one_by_one": one_by_one, "torch": in_torch}
+WAYS = {
+    "sweep": as_sweep,
+    "one_by_one": one_by_one,
+    "torch": in_torch,
+    **{mapping: partial(as_sweep, mapping=mapping) for mapping in MAPPINGS},
+}
 
 
 def check_members(name: str, way: Way, args: argparse.Namespace) -> None:
@@ -205,7 +215,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--ways",
         type=lambda text: text.split(","),
-        default=list(WAYS),
+        default=["sweep", "one_by_one", "torch"],
         help="comma-separated; the ratio is each one's time over the first one's (default: all)",
     )
     parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
