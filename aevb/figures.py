@@ -107,6 +107,7 @@ def speeds(panels: Mapping[str, Speeds]) -> Figure:
         axes.set_xlim(0.0, 1.05 * max(map(max, [*rounds, panel.limit])))
         axes.invert_yaxis()
         axes.set_xlabel("training examples/s")
+        axes.locator_params(axis="x", nbins=4)
         axes.set_title(title)
         axes.legend(loc="lower right")
     return figure

@@ -110,22 +110,20 @@ class Machine:
     """The devices, and how runs are mapped onto them."""
 
     def __init__(self, mapping: str, num_runs: int):
-        """Gives a CPU a device for each core, if it is not too late for that."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        if mapping != "sequence":
+        """Gives a CPU a device for each core, where that is wanted and not too late for it."""
+        cores = num_cores()
+        on_cpu = choose_mapping(cores, num_runs, on_cpu=True) if mapping == "auto" else mapping
+        if on_cpu == "devices":  # else jax's one device, which has all of the cores
             with contextlib.suppress(RuntimeError):  # jax is at work, with the devices it has
-                jax.config.update("jax_num_cpu_devices", cores)
+                jax.config.update("jax_num_cpu_devices", min(cores, num_runs))
         devices = jax.local_devices()
         self.on_cpu = devices[0].platform == "cpu"
-        self.mapping = (
-            choose_mapping(len(devices), num_runs, on_cpu=self.on_cpu)
-            if mapping == "auto"
-            else mapping
-        )
-        self.devices = devices[:1] if self.mapping == "sequence" else devices[:num_runs]
-        if self.on_cpu and self.mapping == "stack":
-            self.devices = devices[:1]
         self.forced = mapping != "auto"
+        self.mapping = mapping
+        if not self.forced:
+            self.mapping = choose_mapping(len(devices), num_runs, on_cpu=self.on_cpu)
+        wanted = 1 if self.mapping == "sequence" else num_runs
+        self.devices = devices[:wanted]
 
     @property
     def compiler_options(self) -> Mapping[str, Any]:
@@ -139,6 +137,13 @@ class Machine:
         }[self.mapping]
         why = "as --mapping says" if self.forced else "--mapping forces another"
         return f"mapping: {self.mapping}, {how} ({why})"
+
+
+def num_cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose_mapping(num_devices: int, num_runs: int, *, on_cpu: bool) -> str:

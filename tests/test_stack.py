@@ -125,7 +125,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+IN_SHORT = ("all at once", "200 latents beside 3", "full covariances", "another bound")
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in IN_SHORT else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_a_member_is_what_it_is_alone(case: str):
     differing, common = CASES[case]
     assert_each_is_as_alone(make(*differing, **common), num_steps=20, atol=2e-5)

@@ -83,7 +83,7 @@ def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(tmp_path: Pat
     assert all(path.stat().st_mtime_ns == was for path, was in times.items())
 
 
-@pytest.mark.parametrize("mapping", ["sequence", "stack"])
+@pytest.mark.parametrize("mapping", ["sequence", pytest.param("stack", marks=pytest.mark.slow)])
 def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
     axes = {**AXES, "optimizer.step_size": best_of(1e-9, 0.02, num_examples=400)}
     result = sweep.run(make_plan(small(), axes), tmp_path, mapping)
@@ -97,7 +97,7 @@ def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
         assert config["optimizer.step_size"] == 0.02 or name.startswith("trials")
 
 
-@pytest.mark.parametrize("mapping", ["sequence", "stack"])
+@pytest.mark.parametrize("mapping", [pytest.param("sequence", marks=pytest.mark.slow), "stack"])
 def test_a_run_whose_bound_is_no_number_is_reported_and_the_others_go_on(
     mapping: str, tmp_path: Path
 ):

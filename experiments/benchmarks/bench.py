@@ -27,8 +27,8 @@ BENCHMARKS = Path(__file__).resolve().parent
 ALL = "aevb,flax,numpyro,torch_compile,torch_preloaded,torch_dataloader"
 FEWER = "aevb,flax,torch_compile,torch_preloaded"
 ON_ACCELERATOR = "aevb,flax"
-MAPPING_EXAMPLES = 100_000  # of each of 15 members
-SWEEP_EXAMPLES = 300_000  # of each of 15 members; 10⁶ would take longer than all the rest
+MAPPING_EXAMPLES = 50_000  # of each of 15 members
+SWEEP_EXAMPLES = 500_000  # of each of 15 members; 10⁶ would take longer than all the rest
 
 
 class Benchmark(NamedTuple):
