@@ -16,9 +16,9 @@ from aevb.config import Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.losses import Bound, Guide, Joint
+from aevb.optimizers import Optimizer
 from aevb.options import parse_options
 from aevb.priors import PriorFamily
-from aevb.stack import Wrap
 from aevb.vae import VAE
 
 
@@ -39,9 +39,7 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
     Raises:
         UserError: the data cannot be had, or the parts do not fit together.
     """
-    optimizers.make(  # to be refused before the data are loaded
-        values["optimizer.name"], values["optimizer.step_size"], values["optimizer.options"]
-    )
+    optimizer = build_optimizer(values)  # to be refused before the data are loaded
     dataset = load(values) if dataset is None else dataset
     num_data = len(dataset.train)
     if values["train.batch_size"] > num_data:
@@ -50,7 +48,7 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
             f"{num_data} training datapoints of {dataset.name}"
         )
     model = _build_vae(values, dataset)
-    return Experiment(dataset, model, build_algorithm(values, model, num_data))
+    return Experiment(dataset, model, build_algorithm(values, model, num_data, optimizer))
 
 
 def load(values: Values) -> Dataset:
@@ -63,31 +61,31 @@ def load(values: Values) -> Dataset:
     return data.load(options.pop("name"), data.Options(**options))
 
 
-def build_algorithm(
-    values: Values,
-    model: VAE,
-    num_data: int,
-    *,
-    step_size: float | Array | None = None,
-    wrap: Wrap = lambda optimizer: optimizer,
-) -> Algorithm:
-    """How a validated config trains a model on N datapoints.
+def build_optimizer(values: Values, step_size: float | Array | None = None) -> Optimizer:
+    """The optimizer of a validated config.
 
     Args:
         step_size: in the place of the config's; [].
-        wrap: what becomes of the optimizer.
 
     Raises:
-        UserError: the parts do not fit together.
+        UserError: it cannot be made.
     """
-    optimizer = optimizers.make(
+    return optimizers.make(
         values["optimizer.name"],
         values["optimizer.step_size"] if step_size is None else step_size,
         values["optimizer.options"],
     )
+
+
+def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:
+    """How a validated config trains a model on N datapoints.
+
+    Raises:
+        UserError: the parts do not fit together.
+    """
     return sgvb.make(
         model,
-        wrap(optimizer),
+        optimizer,
         num_data=num_data,
         bound=build_bound(values, model.guide),
         num_samples=values["algorithm.num_samples"],

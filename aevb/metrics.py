@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +117,17 @@ def progress_bar(total: int, done: int, unit: str = "examples") -> tqdm:
         bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} {rate_fmt}, "
         "{remaining} left{postfix}",
     )
+
+
+Report = Callable[[int, float], object]  # (training examples since the last time, their bound)
+
+
+def reporter(bar: tqdm) -> Report:
+    """Moves a progress bar on; a bound of NaN is not known."""
+
+    def report(examples: int, bound: float) -> None:
+        if math.isfinite(bound):
+            bar.set_postfix_str(f"bound {bound:.1f}", refresh=False)
+        bar.update(examples)
+
+    return report

@@ -10,6 +10,8 @@ from jax import Array
 from aevb.errors import UserError
 from aevb.options import parse_options
 
+Optimizer = optax.GradientTransformation
+
 # The paper's Adagrad has neither a starting accumulator nor an epsilon; optax's default has both.
 # A parameter whose gradients are all zero stays where it is.
 DEFAULTS = {
@@ -17,7 +19,7 @@ DEFAULTS = {
 }
 
 
-def make(name: str, step_size: float | Array, options: str = "") -> optax.GradientTransformation:
+def make(name: str, step_size: float | Array, options: str = "") -> Optimizer:
     """optax's optimizer of this name.
 
     Args:

@@ -18,6 +18,11 @@ from aevb.errors import UserError
 
 SEED = "seed"
 LENGTH = "train.num_examples"
+MAPPINGS = (
+    "sequence",
+    "devices",
+    "stack",
+)  # of runs onto the hardware; see `sweep`
 
 
 class Choice(NamedTuple):

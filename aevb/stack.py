@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from aevb import evaluate, loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.evaluate import Score
 from aevb.loop import AheadOfTime, LoopKeys
+from aevb.optimizers import Optimizer
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
     sizes: dict[str, Array]  # path of a padded parameter -> its shape in this member [ndim]
 
 
-Wrap = Callable[[optax.GradientTransformation], optax.GradientTransformation]
+Wrap = Callable[[Optimizer], Optimizer]
 
 
 class RunKeys(NamedTuple):
@@ -56,6 +56,11 @@ class RunKeys(NamedTuple):
 def run_keys(key: Key) -> RunKeys:
     init_key, order_key, step_key = jax.random.split(key, 3)
     return RunKeys(init_key, LoopKeys(order_key, step_key))
+
+
+def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
+    """Where a run begins, by its `Algorithm.init` and the key of its seed."""
+    return jax.jit(init)(run_keys(key).init)
 
 
 def alone(
@@ -71,13 +76,12 @@ def alone(
         score: of `evaluate.make_score`.
         key: of the run's seed.
     """
-    keys = run_keys(key)
     return Stack(
         size=1,
-        init=lambda: [jax.jit(algorithm.init)(keys.init)],
+        init=lambda: [first_state(algorithm.init, key)],
         join=lambda states: states[0],
         member=lambda state, number: state,
-        keys=keys.loop,
+        keys=run_keys(key).loop,
         program=program,
         score=lambda params, data, index: [score(params, data, index)],
     )
@@ -103,8 +107,7 @@ def stacked(
         algorithm_of: (step size [], what is to become of the optimizer) -> that of `largest`.
         preprocess: as of the data set.
     """
-    each = [run_keys(key) for key in keys]
-    shapes = [jax.eval_shape(init, keys.init) for init, keys in zip(inits, each, strict=True)]
+    shapes = [jax.eval_shape(init, key) for init, key in zip(inits, keys, strict=True)]
     params = [state.params for state in shapes]
     settings = Setting(jnp.asarray(step_sizes, jnp.float32), _differing_sizes(params))
 
@@ -129,10 +132,10 @@ def stacked(
 
     return Stack(
         size=len(keys),
-        init=lambda: [jax.jit(i)(k.init) for i, k in zip(inits, each, strict=True)],
+        init=lambda: [first_state(init, key) for init, key in zip(inits, keys, strict=True)],
         join=join,
         member=member,
-        keys=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(keys.loop for keys in each)),
+        keys=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run_keys(key).loop for key in keys)),
         program=AheadOfTime(
             loop.make_stacked_advance(algorithm, settings, preprocess, batch_size=batch_size)
         ),
@@ -156,9 +159,7 @@ def _differing_sizes(params: Sequence[PyTree]) -> dict[str, Array]:
     }
 
 
-def _within(
-    optimizer: optax.GradientTransformation, sizes: dict[str, Array]
-) -> optax.GradientTransformation:
+def _within(optimizer: Optimizer, sizes: dict[str, Array]) -> Optimizer:
     """The optimizer, to which what lies outside a member's own sizes has no gradient."""
 
     def keep(tree: PyTree) -> PyTree:
@@ -178,4 +179,4 @@ def _within(
         updates, state = optimizer.update(keep(updates), state, params)
         return keep(updates), state
 
-    return optax.GradientTransformation(optimizer.init, update)
+    return Optimizer(optimizer.init, update)

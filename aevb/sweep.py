@@ -20,16 +20,24 @@ import jax
 from jax import Array
 
 from aevb import compilation_cache, evaluate, loop, runs, stack, train
+from aevb.algorithms.base import Algorithm
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
 from aevb.errors import Interrupted, UserError
-from aevb.experiment import Experiment, build, build_algorithm, load
-from aevb.metrics import curve, mean_over_seeds, progress_bar, read_records, write_json
+from aevb.experiment import Experiment, build, build_algorithm, build_optimizer, load
+from aevb.metrics import (
+    Report,
+    curve,
+    mean_over_seeds,
+    progress_bar,
+    read_records,
+    reporter,
+    write_json,
+)
 from aevb.plan import SEED, Member, Plan
 from aevb.signals import Signals
 from aevb.train import Failed, Journal, Settings, Trained
 
-MAPPINGS = ("auto", "sequence", "devices", "stack")
 STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
 CAN_BE_PADDED = ("diag_normal", "full_normal")  # guides whose small statistics begin the large ones
 ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
@@ -50,6 +58,9 @@ class Program(NamedTuple):
 def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
     """Runs what of a sweep is not finished yet -> all that came of it, as sweep.json has it.
 
+    Args:
+        mapping: of `plan.MAPPINGS`, or "auto" for the fastest.
+
     Raises:
         UserError: something that the user can put right, before anything is run.
         Interrupted: on SIGTERM or SIGINT, with everything saved.
@@ -68,13 +79,14 @@ def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
         workshop.program(member.values)  # refuses what does not fit together
     print(f"sweep: {folder}, {len(anyhow)} runs\n{machine.describe()}", flush=True)
     with Signals() as signals, progress_bar(sum(map(_length, tried + anyhow)), 0) as bar:
+        report = reporter(bar)
         try:
-            workshop.run(tried, signals, train.reporter(bar))
+            workshop.run(tried, signals, report)
             chosen = [
                 _chosen(plan, max(trial.members, key=workshop.train_bound)) for trial in trials
             ]
             members = plan.members(chosen)
-            workshop.run(members, signals, train.reporter(bar))
+            workshop.run(members, signals, report)
         except Interrupted as stop:
             raise Interrupted(stop.received, int(bar.n)) from stop
     result = {
@@ -172,7 +184,7 @@ class Workshop:
 
     def program(self, values: Values) -> Program:
         """What a config's runs share, made the first time that it is asked for."""
-        key = _without(values, SEED)
+        key = _program_key(values)
         if key not in self._programs:
             experiment = build(values, self.dataset(values))
             preprocess = experiment.dataset.preprocess
@@ -199,7 +211,7 @@ class Workshop:
     def train_bound(self, member: Member) -> float:
         return self.outcome(member).get("train_bound", -math.inf)
 
-    def run(self, members: Sequence[Member], signals: Signals, report: train.Report) -> None:
+    def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:
         """Trains and finishes what of the members is not finished.
 
         Raises:
@@ -231,12 +243,12 @@ class Workshop:
                 elsewhere = set().union(*compiled.values()) - compiled[device]
 
                 def reluctance(job: Job) -> int:
-                    program = _without(job[0].values, SEED)
+                    program = _program_key(job[0].values)
                     return 0 if program in compiled[device] else 2 if program in elsewhere else 1
 
                 job = min(waiting, key=reluctance)
                 waiting.remove(job)
-                compiled[device].add(_without(job[0].values, SEED))
+                compiled[device].add(_program_key(job[0].values))
                 return job
 
         def work(device: Device) -> None:
@@ -280,7 +292,7 @@ class Workshop:
             ]
         return sorted(jobs, key=lambda job: -sum(map(_work, job)))
 
-    def _train(self, job: Job, device: Device, signals: Signals, report: train.Report) -> None:
+    def _train(self, job: Job, device: Device, signals: Signals, report: Report) -> None:
         """Trains and finishes runs together, or in several goes where they are not equally far."""
         settings = Settings(**section(job[0].values, "train"))
         goes: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
@@ -304,8 +316,8 @@ class Workshop:
 
     def _open(self, member: Member) -> Journal:
         algorithm = self.program(member.values).experiment.algorithm
-        keys = stack.run_keys(jax.random.key(member.values[SEED]))
-        return Journal(self.folder / member.name, jax.jit(algorithm.init)(keys.init))
+        first = stack.first_state(algorithm.init, jax.random.key(member.values[SEED]))
+        return Journal(self.folder / member.name, first)
 
     def _on_device(self, values: Values, device: Device) -> Array:
         """A data set's training part, one copy a device."""
@@ -328,8 +340,9 @@ class Workshop:
         largest = max((member.values for member in job), key=lambda v: v[LATENTS])
         dataset, vae, _ = self.program(largest).experiment
 
-        def algorithm_of(step_size: Array, wrap: stack.Wrap):
-            return build_algorithm(largest, vae, len(dataset.train), step_size=step_size, wrap=wrap)
+        def algorithm_of(step_size: Array, wrap: stack.Wrap) -> Algorithm:
+            optimizer = wrap(build_optimizer(largest, step_size))
+            return build_algorithm(largest, vae, len(dataset.train), optimizer)
 
         return stack.stacked(
             [program.experiment.algorithm.init for program in programs],
@@ -345,6 +358,10 @@ class Workshop:
 def _without(values: Values, *names: str) -> tuple[Any, ...]:
     """What is left of a config, as a key."""
     return tuple((k, v) for k, v in values.items() if k not in (*names, *WITHOUT_EFFECT))
+
+
+def _program_key(values: Values) -> tuple[Any, ...]:
+    return _without(values, SEED)
 
 
 def _data_key(values: Values) -> tuple[Any, ...]:

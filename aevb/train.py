@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from tqdm import tqdm
 
 from aevb import checkpoint, evaluate, loop, stack
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
 from aevb.errors import Interrupted, UserError
 from aevb.evaluate import Scorer
-from aevb.metrics import MetricsLog, TensorBoard, progress_bar
+from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, reporter
 from aevb.signals import Signals
 from aevb.stack import Stack
 from aevb.types import Key, PyTree
@@ -93,20 +92,6 @@ def fit(
     if isinstance(trained, Failed):
         raise UserError(trained.reason)
     return trained
-
-
-Report = Callable[[int, float], object]  # (training examples since the last time, their bound)
-
-
-def reporter(bar: tqdm) -> Report:
-    """Moves a progress bar on; a bound of NaN is not known."""
-
-    def report(examples: int, bound: float) -> None:
-        if math.isfinite(bound):
-            bar.set_postfix_str(f"bound {bound:.1f}", refresh=False)
-        bar.update(examples)
-
-    return report
 
 
 class Journal:

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import Interrupted, UserError
-from aevb.plan import Plan, make_plan, parse_axis
+from aevb.plan import MAPPINGS, Plan, make_plan, parse_axis
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's file, for example experiments/frey_faces.py."
@@ -33,8 +33,9 @@ SWEEP = flags.DEFINE_bool("sweep", False, "Run the experiment's sweep, or that o
 AXES = flags.DEFINE_multi_string(
     "axis", [], "FIELD=VALUE,VALUE: an axis of the sweep; may be given several times."
 )
-MAPPINGS = ("auto", "sequence", "devices", "stack")
-MAPPING = flags.DEFINE_enum("mapping", "auto", MAPPINGS, "How a sweep's runs are mapped.")
+MAPPING = flags.DEFINE_enum(
+    "mapping", "auto", ("auto", *MAPPINGS), "How a sweep's runs are mapped onto the hardware."
+)
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name

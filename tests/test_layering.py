@@ -61,11 +61,11 @@ KNOWN_TO = {
     "ml_collections": ("config",),
     "flax": ("networks",),
     "blackjax": ("hmc",),
-    "optax": ("optimizers", "algorithms", "lbfgs", "stack"),
+    "optax": ("optimizers", "algorithms", "lbfgs"),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures",),
     "tensorflow_datasets": ("data",),
-    "tqdm": ("metrics", "train"),
+    "tqdm": ("metrics",),
     "tensorboardX": ("metrics",),
 }
 EVERYWHERE = ("jax", "numpy")

@@ -16,7 +16,7 @@ from aevb import evaluate, loop, marginal, stack
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, validate, with_values
 from aevb.data import Dataset, Options, _pixels
-from aevb.experiment import Experiment, build, build_algorithm
+from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.loop import LoopKeys
 from aevb.proposals import PROPOSALS
 from aevb.types import Key, PyTree
@@ -96,7 +96,8 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
     dataset, vae, _ = built[-1]
 
     def algorithm_of(step_size: jax.Array, wrap: stack.Wrap) -> Algorithm:
-        return build_algorithm(values[-1], vae, len(dataset.train), step_size=step_size, wrap=wrap)
+        optimizer = wrap(build_optimizer(values[-1], step_size))
+        return build_algorithm(values[-1], vae, len(dataset.train), optimizer)
 
     members = stack.stacked(
         [each.algorithm.init for each in built],

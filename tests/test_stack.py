@@ -17,7 +17,7 @@ from test_config import changed
 from aevb import evaluate, loop, stack
 from aevb.algorithms.base import TrainState
 from aevb.config import Values
-from aevb.experiment import Experiment, build, build_algorithm
+from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.stack import Stack
 
 SMALL = {
@@ -63,7 +63,10 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
             keys,
             vae,
             lambda step_size, wrap: build_algorithm(
-                values[largest], vae, len(dataset.train), step_size=step_size, wrap=wrap
+                values[largest],
+                vae,
+                len(dataset.train),
+                wrap(build_optimizer(values[largest], step_size)),
             ),
             dataset.preprocess,
             batch_size=10,
