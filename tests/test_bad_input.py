@@ -1,14 +1,12 @@
 """A user's mistake gets one clear line and exit status 2, without a traceback."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import run_python
 
-ROOT = Path(__file__).parent.parent
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
 CATEGORICAL = "--config.model.likelihood=categorical"
@@ -16,15 +14,7 @@ SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "experiments/run.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_python("experiments/run.py", *arguments, env=env)
 
 
 # arguments, words that the line must hold: what is wrong, and what is allowed or to be done

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.io
-from test_experiments import ROOT, python, run_python
+from programs import ROOT, python, run_python
 
 from aevb import data
 from aevb.data import Options

@@ -1,41 +1,18 @@
 """Every experiment, and every program beside run.py, from its command to its files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import python, run_python
 from test_config import FILES, config_of
 
 from aevb import data, runs
 from aevb.config import validate
 from aevb.data import Dataset, Options
 from aevb.losses import BOUNDS
-
-ROOT = Path(__file__).parent.parent
-
-
-def run_python(*arguments: object, input: str = "") -> subprocess.CompletedProcess[str]:
-    """A program of this repository, run as a user does."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        input=input,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def python(*arguments: object, input: str = "") -> str:
-    """What a program that succeeds prints."""
-    done = run_python(*arguments, input=input)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture

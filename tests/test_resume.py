@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import ON_THE_CPU, ROOT
 
-ROOT = Path(__file__).parent.parent
 COMMAND = [
     sys.executable,
     "experiments/run.py",
@@ -28,7 +28,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, f"--workdir={folder}"],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **ON_THE_CPU},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import standard_errors_off
+from programs import run_python
 
 from aevb import sandwich, vae
 from aevb.likelihoods import LIKELIHOODS
@@ -20,7 +18,6 @@ from aevb.marginal import Estimate, importance_sampling
 from aevb.networks import mlp, normal_init
 from aevb.sandwich import Points, estimate_points, simulate, summarise, width
 
-ROOT = Path(__file__).parent.parent
 NUM_DIMS, NUM_LATENTS = 4, 2
 
 HEADS = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
@@ -140,18 +137,6 @@ def test_the_width_is_of_the_same_datapoints():
 # The command
 
 
-def command(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, f"experiments/{script}.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in `run` and an unfinished one in `begun`."""
@@ -165,7 +150,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train.num_examples": 2000,
     }
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    done = command("run", "--config=experiments/frey_faces.py", f"--workdir={tmp}/run", *flags)
+    done = run_python(
+        "experiments/run.py", "--config=experiments/frey_faces.py", f"--workdir={tmp}/run", *flags
+    )
     assert done.returncode == 0, done.stderr
     (tmp / "begun").mkdir()
     (tmp / "begun" / "config.json").write_text((tmp / "run" / "config.json").read_text())
@@ -174,8 +161,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_tables_both_sides_and_they_agree(folder: Path):
-    done = command(
-        "evaluate",
+    done = run_python(
+        "experiments/evaluate.py",
         f"--workdir={folder}/run",
         "--estimators=importance,ais,reverse_ais,appendix_d",
         "--split=simulated",
@@ -235,7 +222,9 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
     arguments, words = MISTAKES[mistake]
-    done = command("evaluate", *(argument.format(tmp=folder) for argument in arguments))
+    done = run_python(
+        "experiments/evaluate.py", *(argument.format(tmp=folder) for argument in arguments)
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1

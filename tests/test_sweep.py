@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import ON_THE_CPU, ROOT, run_python
 
 from aevb import runs, sweep
 from aevb.config import Config, default_config
 from aevb.errors import UserError
 from aevb.plan import Axes, best_of, make_plan
-
-ROOT = Path(__file__).parent.parent
 
 
 def small() -> Config:
@@ -172,10 +171,9 @@ def test_programs_of_one_guide_and_prior_are_stacked_whatever_their_latents():
 
 # The command
 
-COMMAND = [
-    sys.executable,
-    "experiments/run.py",
-    "--config=experiments/frey_faces.py",
+FREY = ["experiments/run.py", "--config=experiments/frey_faces.py"]
+SWEEP = [
+    *FREY,
     "--sweep",
     "--axis=model.num_latents=2,4",
     "--axis=seed=0,1",
@@ -183,19 +181,11 @@ COMMAND = [
     "--config.model.hidden=(20,)",
     "--config.train.num_examples=40000",
 ]
-ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
+NUM_DEVICES = min(sweep.num_cores(), 4)  # for four runs
 
 
 def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, f"--workdir={folder}", *more],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_python(*SWEEP, f"--workdir={folder}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -206,11 +196,11 @@ def in_sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is one device")
+@pytest.mark.skipif(NUM_DEVICES < 2, reason="one core is one device")
 def test_on_several_devices_every_run_ends_bitwise_the_same(in_sequence: Path, tmp_path: Path):
     done = command(tmp_path, "--mapping=devices")
     assert done.returncode == 0, done.stderr
-    assert "mapping: devices, 2 runs at a time" in done.stdout or "4 runs" in done.stdout
+    assert f"mapping: devices, {NUM_DEVICES} runs at a time" in done.stdout
     assert bounds(tmp_path) == bounds(in_sequence)
     table = done.stdout.splitlines()
     assert any(line.split()[:1] == ["num_latents"] for line in table)
@@ -226,9 +216,9 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Pa
     assert command(undisturbed, f"--mapping={mapping}").returncode == 0
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
-        [*COMMAND, f"--workdir={folder}", f"--mapping={mapping}"],
+        [sys.executable, *SWEEP, f"--workdir={folder}", f"--mapping={mapping}"],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env={**os.environ, **ON_THE_CPU},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -262,10 +252,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Pa
 def test_a_mistake_gets_one_line_and_status_2(
     arguments: list[str], words: list[str], tmp_path: Path
 ):
-    done = subprocess.run(
-        [*COMMAND[:3], *arguments, f"--workdir={tmp_path / 'sweep'}"],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = run_python(*FREY, *arguments, f"--workdir={tmp_path / 'sweep'}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     for word in words:

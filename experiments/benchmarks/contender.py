@@ -12,7 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from aevb import provenance
+from aevb.metrics import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
@@ -66,6 +69,19 @@ def in_turn(contenders: Sequence[T], round_number: int) -> list[T]:
 
 def summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def write_report(path: Path, *, command: str, load: float | None, **figures: Any) -> None:
+    """A results file: what was measured, by which command, on what machine and beside what load."""
+    report = {
+        "command": command,
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "load_of_others": load,
+        **figures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, report)
 
 
 def load_of_others(seconds: float = 2.0) -> float | None:

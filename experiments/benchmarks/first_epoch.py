@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contender import load_of_others, summary
+from contender import load_of_others, summary, write_report
 
-from aevb import provenance
-from aevb.metrics import read_records, write_json
+from aevb.metrics import read_records
 
 BENCHMARKS = Path(__file__).resolve().parent
 RUN = BENCHMARKS.parent / "run.py"
@@ -85,17 +84,14 @@ def main() -> None:
     extra = [f"--config.data.manual_dir={args.data_dir.absolute()}"] if args.data_dir else []
     load = load_of_others()
     seconds = {name: measure(name, args.rounds, extra) for name in names}
-    report = {
-        "command": "python experiments/benchmarks/first_epoch.py --data-dir=DATA "
+    write_report(
+        args.output,
+        command="python experiments/benchmarks/first_epoch.py --data-dir=DATA "
         f"--experiments={args.experiments} --rounds={args.rounds}",
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-        "load_of_others": load,
-        "rounds": args.rounds,
-        "seconds": seconds,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, report)
+        load=load,
+        rounds=args.rounds,
+        seconds=seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contender import ROOT, Contender, in_turn, load_of_others, summary
-
-from aevb import provenance
-from aevb.metrics import write_json
+from contender import ROOT, Contender, in_turn, load_of_others, summary, write_report
 
 BENCHMARKS = Path(__file__).resolve().parent
 NUM_SAMPLES = 5000
@@ -120,20 +117,18 @@ def main() -> None:
             contenders.append(stack.enter_context(Contender(name, command)))
             versions[name] = contenders[-1].read_answer()["versions"]
         results = compare(contenders, args.rounds, args.images)
-    report = {
-        "command": "python experiments/benchmarks/marginal_speed.py --data-dir=DATA "
+    write_report(
+        args.output,
+        command="python experiments/benchmarks/marginal_speed.py --data-dir=DATA "
         f"--rounds={args.rounds} --images={args.images} --num-examples={args.num_examples} "
         f"--contenders={args.contenders}",
-        "machine": provenance.machine(),
-        "load_of_others": load,
-        "versions": versions,
-        "images": args.images,
-        "num_samples": NUM_SAMPLES,
-        "rounds": args.rounds,
-        "contenders": results,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, report)
+        load=load,
+        versions=versions,  # of the contenders, in the place of ours
+        images=args.images,
+        num_samples=NUM_SAMPLES,
+        rounds=args.rounds,
+        contenders=results,
+    )
     print(results)
 
 

@@ -32,10 +32,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contender import ROOT, in_turn, load_of_others, summary
+from contender import ROOT, in_turn, load_of_others, summary, write_report
 
-from aevb import provenance
-from aevb.metrics import write_json
 from aevb.plan import MAPPINGS
 
 BENCHMARKS = Path(__file__).resolve().parent
@@ -249,18 +247,15 @@ def main() -> None:
     results = summarise(rounds)
     for name, result in results.items():
         print(f"{name}: {result['ratio']['median']:.2f}, test bounds {result['test_bound']}")
-    report = {
-        "command": shown_command(args),
-        "date": date,
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
-        "load_of_others": load,
-        "num_members": len(args.latents) * len(args.seeds),
-        "num_examples": args.num_examples,
-        "ways": results,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, report)
+    write_report(
+        args.output,
+        command=shown_command(args),
+        load=load,
+        date=date,
+        num_members=len(args.latents) * len(args.seeds),
+        num_examples=args.num_examples,
+        ways=results,
+    )
 
 
 if __name__ == "__main__":

@@ -22,10 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contender import ROOT, Contender, in_turn, load_of_others, summary
-
-from aevb import provenance
-from aevb.metrics import write_json
+from contender import ROOT, Contender, in_turn, load_of_others, summary, write_report
 
 BENCHMARKS = Path(__file__).resolve().parent
 LATENT_DIM = {"mnist": 20, "frey": 2}
@@ -265,18 +262,16 @@ def main() -> None:
     first_bound = results[args.contenders[0]]["test_bound"]
     noise = over_seeds([first_bound, *bounds_of_seeds(args, num_epochs - 1)])
     print_table(results, limit, noise)
-    report = {
-        "command": shown_command(args),
-        "date": date,
-        "machine": provenance.machine(),
-        "load_of_others": load,
-        "epochs_trained": num_epochs,
-        "contenders": results,
-        "limit": limit,
-        "bound_noise": noise,
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, report)
+    write_report(
+        args.output,
+        command=shown_command(args),
+        load=load,
+        date=date,
+        epochs_trained=num_epochs,
+        contenders=results,
+        limit=limit,
+        bound_noise=noise,
+    )
 
 
 if __name__ == "__main__":
