@@ -46,7 +46,7 @@ sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces (ARG
 sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST
 	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)
 
-bench: .venv/users .venv-bench/peers  ## every benchmark, in half an hour (DATA=folder ARGS=--quick)
+bench: .venv/users .venv-bench/peers  ## every benchmark, in about an hour (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }
 	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aevb import compiler
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.types import Key, PyTree
 
@@ -148,7 +149,8 @@ def _jit_advance(
         )
         return state, order, jax.tree.map(lambda total: total / num_steps, totals)
 
-    return jax.jit(advance, donate_argnums=(2, 3))
+    options = compiler.training_options()
+    return jax.jit(advance, donate_argnums=(2, 3), compiler_options=options)
 
 
 def train_to(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aevb import compilation_cache, evaluate, provenance, train
+from aevb import compiler, evaluate, provenance, train
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -96,7 +96,7 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
     """
     if (finished := inspect(folder, config)) is not None:
         return finished
-    compilation_cache.enable()
+    compiler.use_cache()
     experiment = build(config)
     claim(folder, config)  # only now: a refused config leaves nothing behind
     score = evaluate.make_score(experiment.vae, experiment.dataset.preprocess)

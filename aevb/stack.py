@@ -19,7 +19,7 @@ from aevb import evaluate, loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.evaluate import Score
 from aevb.loop import AheadOfTime, LoopKeys
-from aevb.optimizers import Optimizer
+from aevb.optimizers import Optimizer, WithPrior, with_prior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -175,8 +175,13 @@ def _within(optimizer: Optimizer, sizes: dict[str, Array]) -> Optimizer:
 
         return jax.tree_util.tree_map_with_path(keep_leaf, tree)
 
-    def update(updates: PyTree, state: PyTree, params: PyTree | None = None):
-        updates, state = optimizer.update(keep(updates), state, params)
+    optimizer = with_prior(optimizer)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, *, prior_grads: PyTree = None, **_
+    ) -> tuple[PyTree, PyTree]:
+        # The prior has no gradient there, where every weight is 0.
+        updates, state = optimizer.update(keep(updates), state, params, prior_grads=prior_grads)
         return keep(updates), state
 
-    return Optimizer(optimizer.init, update)
+    return WithPrior(optimizer.init, update)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import compilation_cache, evaluate, loop, runs, stack, train
+from aevb import compiler, evaluate, loop, runs, stack, train
 from aevb.algorithms.base import Algorithm
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
@@ -67,7 +67,7 @@ def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
     """
     if (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")
-    compilation_cache.enable()
+    compiler.use_cache()
     trials = plan.trials()
     anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
     tried = [member for trial in trials for member in trial.members]

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from aevb import compilation_cache, hmc, marginal, metrics, provenance, sandwich
+    from aevb import compiler, hmc, marginal, metrics, provenance, sandwich
     from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
     from aevb.proposals import PROPOSALS
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = check_estimators(args, marginal.ESTIMATORS)
     if args.proposal not in PROPOSALS:
         raise UserError(f"--proposal is {args.proposal!r}; it is one of {', '.join(PROPOSALS)}")
-    compilation_cache.enable()
+    compiler.use_cache()
     dataset, vae, algorithm = build(config)
     stored = {"test": dataset.test, "train": dataset.train}.get(args.split)
     if stored is not None and args.num_points > len(stored):

@@ -1,6 +1,7 @@
 """Optimizers by name: the paper's Adagrad, optax's options, and what is refused."""
 
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,39 @@ def test_adagrads_defaults_can_be_overridden():
     assert_close(
         visited, trajectory(optax.adagrad(STEP_SIZE, initial_accumulator_value=0.1, eps=0.0))
     )
+
+
+@pytest.mark.parametrize("name", ["adagrad", "adam"])
+def test_a_gradient_in_two_terms_is_their_sum(name: str):
+    optimizer = optimizers.with_prior(optimizers.make(name, STEP_SIZE))
+    assert optimizers.with_prior(optimizer) is optimizer
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+
+    @jax.jit
+    def two_ways(grads, prior_grads, state):
+        total = jax.tree.map(jnp.add, grads, prior_grads)
+        return (
+            optimizer.update(grads, state, params, prior_grads=prior_grads),
+            optimizer.update(total, state, params),
+        )
+
+    state = optimizer.init(params)
+    for grads, prior_grads in itertools.pairwise(random_gradients()):
+        in_two, in_one = two_ways(grads, prior_grads, state)
+        assert_close(in_two, in_one)
+        state = in_two[1]
+
+
+def test_adagrad_of_a_stack_is_each_members_own():
+    """Each with its own step size, which is traced there."""
+    grads, step_sizes = jnp.float32([[1.0, -2.0], [3.0, 0.0]]), jnp.float32([0.1, 0.2])
+
+    def step(step_size, grads):
+        optimizer = optimizers.make("adagrad", step_size)
+        return optimizer.update(grads, optimizer.init(grads))[0]
+
+    stepped = jax.jit(jax.vmap(step))(step_sizes, grads)
+    np.testing.assert_allclose(stepped, [[-0.1, 0.1], [-0.2, 0.0]], rtol=1e-6)
 
 
 def test_adam_with_options_is_adam_in_numpy():

@@ -7,6 +7,7 @@ from jax import Array
 
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.losses import Bound, minibatch_objective
+from aevb.optimizers import with_prior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -47,26 +48,34 @@ def make(
         params = vae.init(key)
         return TrainState(jnp.int32(0), params, optimizer.init(params), extra=())
 
-    def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, Array]:
-        """Eq. (8) plus log p(theta, phi), over N -> what is maximised [], the mean bound []."""
+    optimizer = with_prior(optimizer)
+
+    # What is maximised is eq. (8) plus log p(theta, phi), over N. Its two terms are differentiated
+    # apart: the optimizer adds the prior's gradient where that costs least.
+
+    def loss_of_data(params: PyTree, key: Key, batch: Batch) -> tuple[Array, Array]:
+        """-eq. (8) over N [], and the mean bound []."""
 
         def bound_of(key: Key, x: Array) -> Array:
             stats = vae.encode(params, x)
             return bound(key, stats, vae.guide, vae.joint(params, x), num_samples=num_samples)
 
         bounds = jax.vmap(bound_of)(jax.random.split(key, len(batch.x)), batch.x)
-        total = minibatch_objective(bounds, num_data)
-        if param_prior_std is not None:
-            total += log_param_prior(params, std=param_prior_std, on_biases=prior_on_biases)
-        return total / num_data, jnp.mean(bounds)
+        return -minibatch_objective(bounds, num_data) / num_data, jnp.mean(bounds)
 
-    def loss(params: PyTree, key: Key, batch: Batch) -> tuple[Array, Array]:
-        value, mean_bound = objective(params, key, batch)
-        return -value, mean_bound  # the one place where a bound becomes a loss
+    def loss_of_prior(params: PyTree) -> Array:
+        """-log p(theta, phi) over N [], up to its constant."""
+        if param_prior_std is None:
+            return jnp.zeros(())
+        log_prior = log_param_prior(params, std=param_prior_std, on_biases=prior_on_biases)
+        return -log_prior / num_data
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        grads, mean_bound = jax.grad(loss, has_aux=True)(state.params, key, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        grads, mean_bound = jax.grad(loss_of_data, has_aux=True)(state.params, key, batch)
+        prior_grads = jax.grad(loss_of_prior)(state.params)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, prior_grads=prior_grads
+        )
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.extra), {"bound": mean_bound}
 

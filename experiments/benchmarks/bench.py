@@ -8,7 +8,7 @@
     sweep     a whole sweep (sweep_speed.py)
     mapping   the same sweep, its members mapped onto the hardware in each way
 
-On the CPU of an otherwise idle machine, half an hour. The results files go to results/ beside this
+On the CPU of an otherwise idle machine, about an hour. The results files go to results/ beside this
 file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
 contends, with absolute times, and the files go to results/<gpu or tpu>/. --quick shows in some
 minutes that everything runs, and writes to runs/bench.
@@ -28,7 +28,7 @@ ALL = "aevb,flax,numpyro,torch_compile,torch_preloaded,torch_dataloader"
 FEWER = "aevb,flax,torch_compile,torch_preloaded"
 ON_ACCELERATOR = "aevb,flax"
 MAPPING_EXAMPLES = 50_000  # of each of 15 members
-SWEEP_EXAMPLES = 500_000  # of each of 15 members; 10⁶ would take longer than all the rest
+SWEEP_EXAMPLES = 1_000_000  # of each of 15 members
 
 
 class Benchmark(NamedTuple):
