@@ -63,6 +63,7 @@ AXES = {
     "batch_size": "M, minibatch",
     "num_samples": "L, samples",
     "importance_samples": "K, importance samples",
+    "num_members": "S, members of a stack",
 }
 COSTS = {
     "step_seconds": "ms a step",
@@ -173,6 +174,24 @@ def sweep_table(file: str) -> str:
     latents = next(iter(report["ways"].values()))["test_bound"]
     header = [f"{report['num_members']} members, {report['num_examples']:,} examples each"]
     return table([*header, "time", "MiB", *(f"bound, Z = {Z}" for Z in latents)], rows)
+
+
+def members_table() -> str:
+    """Examples/s of S runs in one program, on each kind of device that there was."""
+    kinds = {"": "CPU", "gpu": "GPU", "tpu": "TPU"}
+    reports = {
+        kind: read(path)
+        for folder, kind in kinds.items()
+        if (path := BENCHMARKS / folder / "members_speed.json").exists()
+    }
+    sizes = sorted({row["members"] for report in reports.values() for row in report["rows"]})
+    rows = []
+    for kind, report in reports.items():
+        rates = {row["members"]: f"{row['examples_per_second']:,.0f}" for row in report["rows"]}
+        rows.append([f"{kind}: {report['device']}", *(rates.get(size, "") for size in sizes)])
+    if "GPU" not in reports:
+        rows.append(["GPU: not measured, for want of one", *([""] * len(sizes))])
+    return table(["examples/s, all members together", *(f"S = {S}" for S in sizes)], rows)
 
 
 def speeds_of(file: str) -> figures.Speeds:
@@ -311,6 +330,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "shapes": shapes_table,
     "sweep": lambda: sweep_table("sweep_speed"),
     "mapping": lambda: sweep_table("mapping_speed"),
+    "members": members_table,
     "start": start_table,
     "agreement": agreement_table,
     "gradients": gradient_table,

@@ -356,3 +356,16 @@ def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_p
                         args = module.parse_args()
                     assert args.output == tmp_path / benchmark.output
     assert len(set(outputs)) == len(outputs) // 2
+
+
+# Members of a stack
+
+
+def test_members_are_timed_and_a_missing_accelerator_is_named(frey_folder: Path, tmp_path: Path):
+    output = tmp_path / "members.json"
+    flags = [f"--data-dir={frey_folder}", "--data=frey", "--latent-dim=2", f"--output={output}"]
+    run_python(BENCHMARKS / "members_speed.py", *flags, "--members=1,3", "--steps=2")
+    report = json.loads(output.read_text())
+    assert [row["members"] for row in report["rows"]] == [1, 3]
+    assert all(row["examples_per_second"] > 0 for row in report["rows"])
+    assert report["platform"] in ("gpu", "tpu") or report["not_measured"] == ["gpu"]

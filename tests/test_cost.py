@@ -36,9 +36,13 @@ def test_every_axis_has_a_figure_that_grows_with_it(cost: Any):
     assert set(cost.AXES) == {axis for expected in cost.EXPECTED.values() for axis in expected}
 
 
-def test_a_point_has_every_figure(cost: Any, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("num_members", [1, 3])
+def test_a_point_has_every_figure(cost: Any, monkeypatch: pytest.MonkeyPatch, num_members: int):
     monkeypatch.setattr(cost, "SECONDS", 0.01)
-    work = cost.Work(num_data=200, num_dims=6, hidden=5, batch_size=10, importance_samples=20)
+    work = cost.Work(
+        num_data=200, num_dims=6, hidden=5, batch_size=10, importance_samples=20,
+        num_members=num_members,
+    )  # fmt: skip
     figures = cost.measure(work)
     assert figures.keys() == cost.EXPECTED.keys()
     assert all(value >= 0 for value in figures.values())

@@ -7,6 +7,7 @@
     marginal  log p(x) by importance sampling (marginal_speed.py)
     sweep     a whole sweep (sweep_speed.py)
     mapping   the same sweep, its members mapped onto the hardware in each way
+    members   training speed of S runs in one program (members_speed.py)
 
 On the CPU of an otherwise idle machine, about an hour. The results files go to results/ beside this
 file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
@@ -29,6 +30,7 @@ FEWER = "aevb,flax,torch_compile,torch_preloaded"
 ON_ACCELERATOR = "aevb,flax"
 MAPPING_EXAMPLES = 50_000  # of each of 15 members
 SWEEP_EXAMPLES = 1_000_000  # of each of 15 members
+ON_ACCELERATOR_EXAMPLES = 100_000_000  # as far as the paper's figure 2 goes
 
 
 class Benchmark(NamedTuple):
@@ -86,8 +88,8 @@ def marginal(on_cpu: bool) -> Benchmark:
 
 
 def sweep(on_cpu: bool) -> Benchmark:
-    ways = "--ways=" + ("sweep,one_by_one,torch" if on_cpu else "sweep,one_by_one")
-    flags = [ways, f"--num-examples={SWEEP_EXAMPLES}"]
+    ways = "--ways=" + ("sweep,one_by_one,torch" if on_cpu else "sweep")
+    flags = [ways, f"--num-examples={SWEEP_EXAMPLES if on_cpu else ON_ACCELERATOR_EXAMPLES}"]
     return Benchmark(
         "sweep_speed.py",
         "sweep_speed.json",
@@ -107,6 +109,15 @@ def mapping(on_cpu: bool) -> Benchmark:
     )
 
 
+def members(on_cpu: bool) -> Benchmark:
+    """What an accelerator gains by a stack; on a CPU, where it loses by one, a few sizes."""
+    sizes = "--members=" + ("1,4,16" if on_cpu else "1,2,4,8,16,32,64,128,256")
+    steps = [] if on_cpu else ["--steps=1000"]
+    return Benchmark(
+        "members_speed.py", "members_speed.json", [sizes, *steps], ["--members=1,2", "--steps=5"]
+    )
+
+
 def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
     """By the names of --only, in the order in which they run."""
     return {
@@ -115,6 +126,7 @@ def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
         "marginal": [marginal(on_cpu)],
         "sweep": [sweep(on_cpu)],
         "mapping": [mapping(on_cpu)],
+        "members": [members(on_cpu)],
     }
 
 

@@ -35,10 +35,11 @@ class Work(NamedTuple):
     batch_size: int = 100  # M
     num_samples: int = 1  # L
     importance_samples: int = 1000  # K
+    num_members: int = 1  # S, of a stack; one is trained alone
 
 
 BASE = Work()
-AXES = {  # the members of a sweep, S, belong here as soon as one program trains them all
+AXES = {
     "num_data": (1_000, 10_000, 100_000, 1_000_000),
     "num_dims": (100, 1000, 10_000),
     "num_latents": (10, 100, 1000),
@@ -46,6 +47,7 @@ AXES = {  # the members of a sweep, S, belong here as soon as one program trains
     "batch_size": (10, 100, 1000, 5000),  # two steps an epoch at least
     "num_samples": (1, 10, 100),
     "importance_samples": (1000, 10_000, 100_000),
+    "num_members": (1, 4, 16, 64, 256),
 }
 
 # What each figure may grow as, at most; not listed: it need not grow. Memory that all the data or
@@ -53,18 +55,20 @@ AXES = {  # the members of a sweep, S, belong here as soon as one program trains
 MODEL: dict[str, float] = dict.fromkeys(("num_dims", "num_latents", "hidden"), 1.0)
 MINIBATCH: dict[str, float] = dict.fromkeys(("batch_size", "num_samples"), 1.0)
 DATA: dict[str, float] = {"num_data": 1.0, "num_dims": 1.0}
+STACK: dict[str, float] = {"num_members": 1.0}
 EXPECTED: dict[str, dict[str, float]] = {
-    "step_seconds": MODEL | MINIBATCH,
-    "pause_seconds": MODEL | MINIBATCH,
-    "shuffle_seconds": {"num_data": 1.1},  # a sort: N log N
-    "evaluation_seconds": MODEL | {"num_data": 1.0},
+    "step_seconds": MODEL | MINIBATCH | STACK,
+    "pause_seconds": MODEL | MINIBATCH | STACK,
+    "shuffle_seconds": {"num_data": 1.1} | STACK,  # a sort: N log N, and one for each member
+    "evaluation_seconds": MODEL | STACK | {"num_data": 1.0},
     "importance_seconds": MODEL | {"importance_samples": 1.0},
-    "step_temp_bytes": MODEL | MINIBATCH | {"num_data": 1.0},  # the order of the data, twice
-    "step_argument_bytes": MODEL | DATA,
-    "step_output_bytes": MODEL | {"num_data": 1.0},  # the order again
-    "evaluation_temp_bytes": MODEL,
+    # the order of the data, twice
+    "step_temp_bytes": MODEL | MINIBATCH | STACK | {"num_data": 1.0},
+    "step_argument_bytes": MODEL | DATA | STACK,
+    "step_output_bytes": MODEL | STACK | {"num_data": 1.0},  # the order again
+    "evaluation_temp_bytes": MODEL | STACK,
     "importance_temp_bytes": MODEL | {"importance_samples": 0.5},  # the tail's 3 sqrt(K) weights
-    "peak_mib": MODEL | MINIBATCH | DATA,
+    "peak_mib": MODEL | MINIBATCH | DATA | STACK,
 }
 TOLERANCE = 0.15  # in the slope: the noise of a shared machine, and logarithms
 
@@ -104,8 +108,9 @@ def measure(work: Work) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from aevb import evaluate, loop, marginal, optimizers, vae
+    from aevb import evaluate, loop, marginal, optimizers, stack, vae
     from aevb.algorithms import sgvb
+    from aevb.algorithms.base import Algorithm
     from aevb.likelihoods import bernoulli
     from aevb.losses import sgvb_b
     from aevb.networks import mlp, normal_init
@@ -118,33 +123,57 @@ def measure(work: Work) -> dict[str, float]:
         bernoulli,
         num_latents=work.num_latents,
     )
-    algorithm = sgvb.make(
-        model,
-        optimizers.make("adagrad", 0.01),
-        num_data=work.num_data,
-        bound=sgvb_b,
-        num_samples=work.num_samples,
-    )
+
+    def algorithm_of(optimizer: optimizers.Optimizer) -> Algorithm:
+        return sgvb.make(
+            model,
+            optimizer,
+            num_data=work.num_data,
+            bound=sgvb_b,
+            num_samples=work.num_samples,
+        )
 
     def preprocess(key: jax.Array, x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32)
 
+    def permutation(key: jax.Array) -> jax.Array:
+        return jax.random.permutation(key, work.num_data)
+
     shape = (work.num_data, work.num_dims)
     pixels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
     data = jnp.asarray(pixels)
-    init_key, order_key, step_key = jax.random.split(jax.random.key(0), 3)
-    keys = loop.LoopKeys(order_key, step_key)
-    state, order = jax.jit(algorithm.init)(init_key), loop.no_order(keys, data)
+    step_size = 0.01
+    algorithm = algorithm_of(optimizers.make("adagrad", step_size))
+    members = [jax.random.key(seed) for seed in range(work.num_members)]
+    bounds_of = evaluate.make_bounds(model, preprocess)
+    if work.num_members == 1:
+        advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
+        score = evaluate.make_score(model, preprocess)
+        run = stack.alone(algorithm, loop.AheadOfTime(advance), score, members[0])
+        permute = permutation
+    else:
+        run = stack.stacked(
+            [algorithm.init] * work.num_members,
+            [step_size] * work.num_members,
+            members,
+            model,
+            lambda step_size, wrap: algorithm_of(wrap(optimizers.make("adagrad", step_size))),
+            preprocess,
+            batch_size=work.batch_size,
+        )
+        bounds_of = jax.vmap(bounds_of, in_axes=(0, None, None))
+        permute = jax.vmap(permutation)
+    keys, state = run.keys, run.join(run.init())
+    order = loop.no_order(keys, data)
 
     # Training: steps within an epoch, the cost of a pause, and a new epoch's order
-    advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
-    compiled = advance.lower(keys, data, state, order, jnp.int32(0)).compile()
+    compiled: Any = run.program.compile(keys, data, state)
     memory: dict[str, float] = _memory("step", compiled)
 
     def train(num_steps: int) -> None:
         nonlocal state, order
         state, order, means = compiled(keys, data, state, order, state.step + num_steps)
-        float(means["bound"])
+        means["bound"].block_until_ready()
 
     def train_one_step() -> None:  # of an epoch whose order is there: the same step, over and over
         nonlocal state
@@ -162,19 +191,19 @@ def measure(work: Work) -> dict[str, float]:
     many_steps = timed(train_steps)
     step = (many_steps - one_step) / (num_steps - 1)
 
-    shuffle = jax.jit(lambda key: jax.random.permutation(key, work.num_data))
-    shuffle_seconds = timed(lambda: shuffle(order_key).block_until_ready())
+    shuffle = jax.jit(permute)
+    shuffle_seconds = timed(lambda: shuffle(keys.order).block_until_ready())
 
     # Evaluation of all data
-    score = evaluate.make_score(model, preprocess)
     everything = np.arange(work.num_data)
-    evaluation_seconds = timed(lambda: score(state.params, pixels, everything))
+    evaluation_seconds = timed(lambda: run.score(state.params, pixels, everything))
     block = evaluate.EVALUATION_BATCH
-    bounds_of = jax.jit(evaluate.make_bounds(model, preprocess))
     stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
-    memory |= _memory("evaluation", bounds_of.lower(state.params, stored, index).compile())
+    memory |= _memory("evaluation", jax.jit(bounds_of).lower(state.params, stored, index).compile())
 
-    # log p(x)
+    # log p(x), of the first member
+    params = run.member(state, 0).params
+
     def log_p(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
         stats, joint = model.encode(params, x), model.joint(params, x)
         estimate = marginal.importance_sampling(
@@ -183,13 +212,11 @@ def measure(work: Work) -> dict[str, float]:
         return estimate.value
 
     x = jnp.asarray(pixels[:IMPORTANCE_POINTS], jnp.float32)
-    point_keys = jax.random.split(step_key, len(x))
+    point_keys = jax.random.split(jax.random.key(0), len(x))
     estimate = jax.jit(jax.vmap(log_p, in_axes=(None, 0, 0)))
-    estimate_compiled = estimate.lower(state.params, point_keys, x).compile()
+    estimate_compiled = estimate.lower(params, point_keys, x).compile()
     memory |= _memory("importance", estimate_compiled)
-    importance_seconds = timed(
-        lambda: estimate_compiled(state.params, point_keys, x).block_until_ready()
-    )
+    importance_seconds = timed(lambda: estimate_compiled(params, point_keys, x).block_until_ready())
     return {
         "step_seconds": step,
         "pause_seconds": max(one_step - step, 0.0),
