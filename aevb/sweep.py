@@ -305,7 +305,7 @@ class Workshop:
             dataset = self.dataset(members[0].values)
             data = self._on_device(members[0].values, device)
             outcomes = train.fit_stack(
-                self._stack(members), dataset, data, settings, journals,
+                self.as_stack(members), dataset, data, settings, journals,
                 signals=signals, report=report,
             )  # fmt: skip
             for member, outcome in zip(members, outcomes, strict=True):
@@ -331,7 +331,8 @@ class Workshop:
         with self._finishing:
             runs.finish(experiment, score, trained, member.values, self.folder / member.name)
 
-    def _stack(self, job: Job) -> stack.Stack:
+    def as_stack(self, job: Job) -> stack.Stack:
+        """A job's runs as one program; those of several must have one `stack_key`."""
         programs = [self.program(member.values) for member in job]
         keys = [jax.random.key(member.values[SEED]) for member in job]
         if len(job) == 1:

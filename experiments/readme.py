@@ -188,7 +188,8 @@ def members_table() -> str:
     rows = []
     for kind, report in reports.items():
         rates = {row["members"]: f"{row['examples_per_second']:,.0f}" for row in report["rows"]}
-        rows.append([f"{kind}: {report['device']}", *(rates.get(size, "") for size in sizes)])
+        device = report["machine"]["processor"] if kind == "CPU" else report["device"]
+        rows.append([f"{kind}: {device}", *(rates.get(size, "") for size in sizes)])
     if "GPU" not in reports:
         rows.append(["GPU: not measured, for want of one", *([""] * len(sizes))])
     return table(["examples/s, all members together", *(f"S = {S}" for S in sizes)], rows)

@@ -1,5 +1,8 @@
 """Auto-Encoding Variational Bayes: algorithm 1 of Kingma & Welling (2013), with any bound."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -53,26 +56,26 @@ def make(
     # What is maximised is eq. (8) plus log p(theta, phi), over N. Its two terms are differentiated
     # apart: the optimizer adds the prior's gradient where that costs least.
 
-    def loss_of_data(params: PyTree, key: Key, batch: Batch) -> tuple[Array, Array]:
-        """-eq. (8) over N [], and the mean bound []."""
+    def of_data(params: PyTree, key: Key, batch: Batch) -> tuple[Array, Array]:
+        """Eq. (8) over N [], and the mean bound []."""
 
         def bound_of(key: Key, x: Array) -> Array:
             stats = vae.encode(params, x)
             return bound(key, stats, vae.guide, vae.joint(params, x), num_samples=num_samples)
 
         bounds = jax.vmap(bound_of)(jax.random.split(key, len(batch.x)), batch.x)
-        return -minibatch_objective(bounds, num_data) / num_data, jnp.mean(bounds)
+        return minibatch_objective(bounds, num_data) / num_data, jnp.mean(bounds)
 
-    def loss_of_prior(params: PyTree) -> Array:
-        """-log p(theta, phi) over N [], up to its constant."""
+    def of_prior(params: PyTree) -> tuple[Array, None]:
+        """log p(theta, phi) over N [], up to its constant."""
         if param_prior_std is None:
-            return jnp.zeros(())
+            return jnp.zeros(()), None
         log_prior = log_param_prior(params, std=param_prior_std, on_biases=prior_on_biases)
-        return -log_prior / num_data
+        return log_prior / num_data, None
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        grads, mean_bound = jax.grad(loss_of_data, has_aux=True)(state.params, key, batch)
-        prior_grads = jax.grad(loss_of_prior)(state.params)
+        grads, mean_bound = _descent(of_data)(state.params, key, batch)
+        prior_grads, _ = _descent(of_prior)(state.params)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.params, prior_grads=prior_grads
         )
@@ -80,3 +83,14 @@ def make(
         return TrainState(state.step + 1, params, opt_state, state.extra), {"bound": mean_bound}
 
     return Algorithm(init, update)
+
+
+def _descent(term: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[PyTree, Any]]:
+    """The gradient of a term that is maximised, turned round for an optimizer, and what else the
+    term returns."""
+
+    def loss(*args: Any) -> tuple[Array, Any]:
+        value, more = term(*args)
+        return -value, more  # the one place where a bound becomes a loss
+
+    return jax.grad(loss, has_aux=True)

@@ -1,13 +1,12 @@
 """Training speed of a run alone and of S runs in one program, on whatever device jax has.
 
-    python experiments/benchmarks/members_speed.py --data-dir=DATA [--members=1,4,16,64,256]
+    python experiments/benchmarks/members_speed.py --data-dir=DATA --data=mnist --latent-dim=20
 
 The members are the paper's model of a data set with seeds of their own, as a sweep stacks
-them (`aevb.stack`). A size's rate is the median over rounds of equally many steps each, after one
+them (`aevb.sweep`). A size's rate is the median over rounds of equally many steps each, after one
 round that warms up; it has nothing to be compared with, so that a figure stands for its device.
 """
 
-import argparse
 import datetime
 import json
 import statistics
@@ -21,38 +20,18 @@ import worker
 from aevb_worker import config_of
 from contender import load_of_others, write_report
 
-from aevb import evaluate, loop, stack
-from aevb.algorithms.base import Algorithm
+from aevb import loop, stack
 from aevb.config import Values
-from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
+from aevb.plan import Member
+from aevb.sweep import Machine, Workshop
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 5
 
 
-def stack_of(values: Values, experiment: Experiment, size: int) -> stack.Stack:
-    """Runs of one config that differ in their seeds; one alone has no axis for it."""
-    dataset, vae, algorithm = experiment
-    batch_size = values["train.batch_size"]
-    keys = [jax.random.key(seed) for seed in range(size)]
-    if size == 1:
-        advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
-        score = evaluate.make_score(vae, dataset.preprocess)
-        return stack.alone(algorithm, loop.AheadOfTime(advance), score, keys[0])
-
-    def algorithm_of(step_size: jax.Array, wrap: stack.Wrap) -> Algorithm:
-        optimizer = wrap(build_optimizer(values, step_size))
-        return build_algorithm(values, vae, len(dataset.train), optimizer)
-
-    return stack.stacked(
-        [algorithm.init] * size,
-        [values["optimizer.step_size"]] * size,
-        keys,
-        vae,
-        algorithm_of,
-        dataset.preprocess,
-        batch_size=batch_size,
-    )
+def members(values: Values, number: int) -> tuple[Member, ...]:
+    """Runs of one config that differ in their seeds."""
+    return tuple(Member(str(seed), {}, {**values, "seed": seed}) for seed in range(number))
 
 
 def seconds_a_step(runs: stack.Stack, data: jax.Array, num_steps: int) -> list[float]:
@@ -70,12 +49,7 @@ def seconds_a_step(runs: stack.Stack, data: jax.Array, num_steps: int) -> list[f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--data", choices=list(worker.SIZES), default="mnist")
-    parser.add_argument("--latent-dim", type=int, default=20)
+    parser = worker.argument_parser(__doc__)
     parser.add_argument(
         "--members", type=lambda text: [int(size) for size in text.split(",")],
         default=[1, 4, 16, 64, 256], help="S, comma-separated",
@@ -86,13 +60,13 @@ def main() -> None:
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     load = load_of_others()
 
-    args.batch_size, args.step_size = 100, 0.02
     values = config_of(args)
-    experiment = build(values)
-    data = jnp.asarray(experiment.dataset.train)
+    workshop = Workshop(RESULTS, Machine("stack", num_runs=1))  # which here writes nothing
+    data = jnp.asarray(workshop.dataset(values).train)
     rows: list[dict[str, Any]] = []
     for size in args.members:
-        seconds = seconds_a_step(stack_of(values, experiment, size), data, args.steps)
+        runs = workshop.as_stack(members(values, size))
+        seconds = seconds_a_step(runs, data, args.steps)
         rates = [size * args.batch_size / each for each in seconds]
         rows.append(
             {
@@ -104,12 +78,13 @@ def main() -> None:
             }
         )
         print(json.dumps(rows[-1]), flush=True)
-    device, members = jax.devices()[0], ",".join(map(str, args.members))
+    device, sizes = jax.devices()[0], ",".join(map(str, args.members))
     write_report(
         args.output,
         command=(
             f"python experiments/benchmarks/members_speed.py --data-dir=DATA --data={args.data} "
-            f"--latent-dim={args.latent_dim} --members={members} --steps={args.steps}"
+            f"--latent-dim={args.latent_dim} --batch-size={args.batch_size} "
+            f"--members={sizes} --steps={args.steps}"
         ),
         load=load,
         date=date,
