@@ -158,11 +158,13 @@ FIELDS = (
         "read as a variance", *_above_zero(),
     ),
     Field(
-        "algorithm.name", "sgvb", "how to train",
+        "algorithm.name", "sgvb", "how to train: sgvb (AEVB), full_vb (with a posterior over the "
+        "decoder's weights), wake_sleep, reweighted_wake_sleep or mcem (Monte-Carlo EM, which has "
+        "no encoder and no use for model.guide)",
         *_one_of(_modules("algorithms", "def make(")),
     ),
     Field(
-        "algorithm.bound", "sgvb_b", "the estimator that is maximised",
+        "algorithm.bound", "sgvb_b", "sgvb, full_vb: the estimator that is maximised",
         *_one_of(_table("losses.py", "BOUNDS")),
     ),
     Field(
@@ -170,10 +172,27 @@ FIELDS = (
         "(miwae, piwae), beta=0.5 (ciwae, beta_elbo) or free_nats=2 (free_bits)",
         *_anything("name=value, separated by commas"),
     ),
-    Field("algorithm.num_samples", 1, "L, samples of z per datapoint", *_at_least(1)),
+    Field(
+        "algorithm.num_samples", 1, "L, samples of z per datapoint; mcem has always 1, and "
+        "reweighted_wake_sleep needs 2", *_at_least(1),
+    ),
+    Field(
+        "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
+        "(as algorithm 2), for each minibatch, or by the noise of its units (local), which has "
+        "the least variance", *_one_of(("local", "minibatch", "datapoint")),
+    ),
+    Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_at_least(1)),
+    Field(
+        "algorithm.target_acceptance", 0.9, "mcem: the acceptance that its step size aims at",
+        "between 0 and 1, both excluded", lambda value: 0 < value < 1,
+    ),
+    Field(
+        "algorithm.num_updates", 5, "mcem: steps of theta on each sample of z", *_at_least(1),
+    ),
     Field(
         "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on all parameters (MAP), "
-        "those of model.guide and model.prior too; 0 for maximum likelihood", *_at_least(0),
+        "those of model.guide and model.prior too; 0 for maximum likelihood. full_vb: of the "
+        "prior p(theta)", *_at_least(0),
     ),
     Field(
         "algorithm.prior_on_biases", True, "whether that prior covers biases",

@@ -1,5 +1,6 @@
 """From a config to its objects: the data set, the model and the algorithm."""
 
+import importlib
 import inspect
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from aevb import data, evaluate, guides, likelihoods, losses, networks, optimizers, priors, vae
-from aevb.algorithms import sgvb
+from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, section
 from aevb.data import Dataset
@@ -20,6 +21,8 @@ from aevb.optimizers import Optimizer
 from aevb.options import parse_options
 from aevb.priors import PriorFamily
 from aevb.vae import VAE
+
+WITHOUT_ENCODER = ("mcem",)  # algorithms, whose models are evaluated by q(z|x) = N(0, I)
 
 
 class Experiment(NamedTuple):
@@ -80,18 +83,27 @@ def build_optimizer(values: Values, step_size: float | Array | None = None) -> O
 def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:
     """How a validated config trains a model on N datapoints.
 
+    An algorithm gets those of the config's algorithm.* fields that its `make` has arguments for.
+
     Raises:
         UserError: the parts do not fit together.
     """
-    return sgvb.make(
-        model,
-        optimizer,
-        num_data=num_data,
-        bound=build_bound(values, model.guide),
-        num_samples=values["algorithm.num_samples"],
-        param_prior_std=values["algorithm.param_prior_std"] or None,
-        prior_on_biases=values["algorithm.prior_on_biases"],
-    )
+    options = section(values, "algorithm")
+    name = options.pop("name")
+    make = importlib.import_module(f"aevb.algorithms.{name}").make
+    wanted = inspect.signature(make).parameters
+    options["prior"] = ParamPrior(options["param_prior_std"] or None, options["prior_on_biases"])
+    if "bound" in wanted:
+        options["bound"] = build_bound(values, model.guide)
+    taken = {option: value for option, value in options.items() if option in wanted}
+    try:
+        return make(model, optimizer, num_data=num_data, **taken)
+    except ValueError as error:
+        fields = ", ".join(f"config.algorithm.{option}" for option in taken if option != "prior")
+        raise UserError(
+            f"config.algorithm.name is {name!r}, which refuses its arguments: {error} ({fields}, "
+            "config.algorithm.param_prior_std, config.algorithm.prior_on_biases)"
+        ) from error
 
 
 def _build_vae(values: Values, dataset: Dataset) -> VAE:
@@ -114,15 +126,12 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
     hidden = values["model.hidden"]
     network = networks.NETWORKS[values["model.network"]]
     initialisation = networks.INITIALISATIONS[values["model.init"]](values["model.init_std"])
-    family = guides.GUIDES[values["model.guide"]](
+    has_encoder = values["algorithm.name"] not in WITHOUT_ENCODER
+    make_family = guides.GUIDES[values["model.guide"]]
+    family = (make_family if has_encoder else guides.standard_normal_family)(
         guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
     )
-    encoder = network(
-        num_dims,
-        family.heads,
-        hidden=hidden,
-        initialisation=initialisation,
-    )
+    encoder = network(num_dims, family.heads, hidden=hidden, initialisation=initialisation)
     decoder = network(
         num_latents,
         {head: num_dims * size for head, size in likelihood.heads.items()},
@@ -131,7 +140,7 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
         constants=likelihood.shared,
     )
     return vae.make(
-        encoder,
+        encoder if has_encoder else None,
         decoder,
         likelihood,
         num_latents=num_latents,

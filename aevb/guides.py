@@ -103,6 +103,12 @@ def iaf_family(sizes: Sizes) -> GuideFamily:
     return GuideFamily(iaf, heads, stats, init)
 
 
+def standard_normal_family(sizes: Sizes) -> GuideFamily:
+    """q(z|x) = N(0, I) whatever x is, which needs no encoder: for models that have none."""
+    zeros = jnp.zeros(sizes.num_latents)
+    return GuideFamily(diag_normal, {}, lambda own, heads: DiagNormal(zeros, zeros))
+
+
 GUIDES: dict[str, Callable[[Sizes], GuideFamily]] = {
     "diag_normal": diag_normal_family,
     "full_normal": full_normal_family,

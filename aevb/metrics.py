@@ -119,15 +119,16 @@ def progress_bar(total: int, done: int, unit: str = "examples") -> tqdm:
     )
 
 
-Report = Callable[[int, float], object]  # (training examples since the last time, their bound)
+Report = Callable[[int, float], object]
+# (training examples since the last time, what was maximised on them, nats per datapoint)
 
 
 def reporter(bar: tqdm) -> Report:
-    """Moves a progress bar on; a bound of NaN is not known."""
+    """Moves a progress bar on; an objective of NaN is not known."""
 
-    def report(examples: int, bound: float) -> None:
-        if math.isfinite(bound):
-            bar.set_postfix_str(f"bound {bound:.1f}", refresh=False)
+    def report(examples: int, objective: float) -> None:
+        if math.isfinite(objective):
+            bar.set_postfix_str(f"objective {objective:.1f}", refresh=False)
         bar.update(examples)
 
     return report

@@ -17,6 +17,8 @@ from aevb.metrics import write_json
 from aevb.train import Trained
 from aevb.types import PyTree
 
+BY_BOUND = ("sgvb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
+
 
 def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
     """Looks into a run's folder, which need not exist -> its summary, if the run is finished.
@@ -116,7 +118,8 @@ def finish(
     experiment: Experiment, score: evaluate.Scorer, trained: Trained, config: Values, folder: Path
 ) -> dict[str, Any]:
     """Draws and summarises a run that is trained -> the summary, with which it is finished."""
-    params, dataset = trained.state.params, experiment.dataset
+    dataset = experiment.dataset
+    params = experiment.algorithm.vae_params(trained.state.params)
     summary = {
         **_bounds(score, params, dataset, is_density=experiment.vae.levels is None),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
@@ -172,11 +175,14 @@ def describe(experiment: Experiment, config: Values) -> str:
     params = jax.eval_shape(experiment.vae.init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
+    how = config["algorithm.name"]
+    if how in BY_BOUND:
+        how += f" with {config['algorithm.bound']}"
     return (
         f"data:  {dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test "
         f"datapoints ({dataset.kind})\n"
         f"model: {config['model.network']} {'-'.join(map(str, sizes))} and back, "
         f"{config['model.likelihood']}, {num_params:,} parameters\n"
-        f"train: {config['algorithm.name']} with {config['algorithm.bound']}, "
+        f"train: {how}, "
         f"{config['optimizer.name']} with step size {config['optimizer.step_size']:g}"
     )

@@ -83,7 +83,7 @@ def alone(
         member=lambda state, number: state,
         keys=run_keys(key).loop,
         program=program,
-        score=lambda params, data, index: [score(params, data, index)],
+        score=lambda params, data, index: [score(algorithm.vae_params(params), data, index)],
     )
 
 
@@ -130,6 +130,8 @@ def stacked(
         rest = jax.tree.map(corner, state._replace(step=()), like._replace(step=()))
         return rest._replace(step=step)
 
+    score = evaluate.make_stacked_score(largest, preprocess)
+    to_score = jax.vmap(algorithm(jax.tree.map(lambda leaf: leaf[0], settings)).vae_params)
     return Stack(
         size=len(keys),
         init=lambda: [first_state(init, key) for init, key in zip(inits, keys, strict=True)],
@@ -139,7 +141,7 @@ def stacked(
         program=AheadOfTime(
             loop.make_stacked_advance(algorithm, settings, preprocess, batch_size=batch_size)
         ),
-        score=evaluate.make_stacked_score(largest, preprocess),
+        score=lambda params, data, index: score(to_score(params), data, index),
     )
 
 

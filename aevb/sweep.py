@@ -39,7 +39,10 @@ from aevb.signals import Signals
 from aevb.train import Failed, Journal, Settings, Trained
 
 STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
-CAN_BE_PADDED = ("diag_normal", "full_normal")  # guides whose small statistics begin the large ones
+# Guides whose small statistics begin the large ones, and algorithms of which a padded weight that
+# is 0 stays 0 and a padded latent changes nothing.
+GUIDES_TO_PAD = ("diag_normal", "full_normal")
+ALGORITHMS_TO_PAD = ("sgvb", "wake_sleep", "reweighted_wake_sleep")
 ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 
@@ -372,7 +375,11 @@ def _data_key(values: Values) -> tuple[Any, ...]:
 def stack_key(values: Values) -> tuple[Any, ...]:
     """Of runs that can be stacked: alike but in their seeds, step sizes and, if that can be padded,
     latents."""
-    padded = values["model.guide"] in CAN_BE_PADDED and values["model.prior"] == "standard_normal"
+    padded = (
+        values["algorithm.name"] in ALGORITHMS_TO_PAD
+        and values["model.guide"] in GUIDES_TO_PAD
+        and values["model.prior"] == "standard_normal"
+    )
     return _without(values, SEED, STEP_SIZE, *([LATENTS] if padded else []))
 
 

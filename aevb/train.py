@@ -67,7 +67,7 @@ def fit(
     However often it is killed and called again, the state it ends with is bitwise the same.
 
     Raises:
-        UserError: the bound is no longer a number.
+        UserError: the objective or a bound is no longer a number.
         Interrupted: on SIGTERM or SIGINT, after saving.
     """
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
@@ -138,7 +138,7 @@ def fit_stack(
 ) -> list[Trained | Failed]:
     """Trains the members of a stack to the end, each with a journal of its own.
 
-    A member whose bound is no longer a number has failed: it is neither recorded nor saved any
+    A member whose objective is no longer a number has failed: it is neither recorded nor saved any
     more, and the others go on.
 
     Args:
@@ -162,10 +162,10 @@ def fit_stack(
     advance = runs.program.compile(keys, data, state)
     for pause in loop.pauses(advance, keys, data, state, num_steps=num_steps, stops=stops):
         state, examples = pause.state, pause.step * batch_size
-        bounds = np.atleast_1d(pause.metrics["bound"])
+        objectives = np.atleast_1d(pause.metrics["objective"])
         scores = evaluation(state.params) if pause.step in stops else None
-        for number, bound in enumerate(bounds):
-            problem = _not_a_number("the bound of a minibatch", float(bound), examples)
+        for number, objective in enumerate(objectives):
+            problem = _not_a_number("the objective of a minibatch", float(objective), examples)
             if scores and not problem:
                 problem = _not_a_number("the test bound", scores[number]["test_bound"], examples)
             if problem:
@@ -174,7 +174,7 @@ def fit_stack(
             break
         going = [number for number in range(runs.size) if number not in failures]
         speed.add(pause.num_steps * batch_size, pause.seconds / runs.size)
-        report(pause.num_steps * batch_size * runs.size, float(np.mean(bounds[going])))
+        report(pause.num_steps * batch_size * runs.size, float(np.mean(objectives[going])))
         late = time.monotonic() - last_save > settings.checkpoint_seconds
         for number in going:
             journal = journals[number]

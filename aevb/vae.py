@@ -18,7 +18,7 @@ from aevb.types import Key, PyTree
 class VAE(NamedTuple):
     """p_theta(x, z) = p(z) p_theta(x|z) with the guide q_phi(z|x); one datapoint at a time."""
 
-    # -> {"encoder": phi, "decoder": theta}, and "guide" and "prior" where they have parameters
+    # -> {"decoder": theta, "encoder": phi}, and "guide" and "prior"; what has parameters
     init: Callable[[Key], PyTree]
     encode: Callable[[PyTree, Array], PyTree]  # (params, x [D]) -> statistics of q(z|x)
     guide: Guide
@@ -30,7 +30,7 @@ class VAE(NamedTuple):
 
 
 def make(
-    encoder: Network,
+    encoder: Network | None,
     decoder: Network,
     likelihood: Likelihood,
     *,
@@ -41,7 +41,7 @@ def make(
     """The paper's model, or one with another guide or prior.
 
     Args:
-        encoder: from x [D] to the heads of the guide's family.
+        encoder: from x [D] to the heads of the guide's family; None where that has none.
         decoder: from z [Z] to the heads of the likelihood and, as constants, what it shares.
         likelihood: p(x|z) given the decoder's heads.
         num_latents: Z.
@@ -59,7 +59,9 @@ def make(
     def init(key: Key) -> PyTree:
         """What has no parameters has no entry."""
         encoder_key, decoder_key, guide_key, prior_key = jax.random.split(key, 4)
-        params = {"encoder": encoder.init(encoder_key), "decoder": decoder.init(decoder_key)}
+        params = {"decoder": decoder.init(decoder_key)}
+        if encoder is not None:
+            params["encoder"] = encoder.init(encoder_key)
         if family.init is not None:
             params["guide"] = family.init(guide_key)
         if prior_family.init is not None:
@@ -67,7 +69,8 @@ def make(
         return params
 
     def encode(params: PyTree, x: Array) -> PyTree:
-        return family.stats(params.get("guide"), encoder.apply(params["encoder"], x))
+        heads = {} if encoder is None else encoder.apply(params["encoder"], x)
+        return family.stats(params.get("guide"), heads)
 
     def prior(params: PyTree) -> Prior:
         posterior = Posterior(guide, lambda x: encode(params, x))

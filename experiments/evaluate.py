@@ -120,7 +120,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--num_points is {args.num_points}; it can be at most the {len(stored)} datapoints "
             f"of the {args.split} split of {dataset.name}"
         )
-    step, params = newest(args.workdir, algorithm.init, config["seed"])
+    state = newest(args.workdir, algorithm.init, config["seed"])
+    step, params = int(state.step), algorithm.vae_params(state.params)
     data_key, noise_key = jax.random.split(jax.random.key(SEED))
     if stored is None:
         points = sandwich.simulate(data_key, vae, params, args.num_points)
@@ -203,8 +204,8 @@ def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
     return names
 
 
-def newest(folder: Path, init: Any, seed: int) -> tuple[int, Any]:
-    """The step and the parameters of a run's newest sound checkpoint.
+def newest(folder: Path, init: Any, seed: int) -> Any:
+    """The state of a run's newest sound checkpoint.
 
     Raises:
         UserError: it has none.
@@ -220,7 +221,7 @@ def newest(folder: Path, init: Any, seed: int) -> tuple[int, Any]:
         manager.close()
     if restored is None:
         raise UserError(f"--workdir={folder} has no sound checkpoint; train in a new folder")
-    return int(restored.state.step), restored.state.params
+    return restored.state
 
 
 def table(result: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def test_every_likelihood_learns(monkeypatch: pytest.MonkeyPatch, name: str):
     def bounds_of(keys: jax.Array) -> jax.Array:
         def step(state: TrainState, key: jax.Array) -> tuple[TrainState, jax.Array]:
             state, metrics = built.algorithm.update(key, state, Batch(x, index))
-            return state, metrics["bound"]
+            return state, metrics["objective"]
 
         return jax.lax.scan(step, built.algorithm.init(jax.random.key(0)), keys)[1]
 

@@ -48,7 +48,7 @@ def recorder() -> Algorithm:
     def update(key: jax.Array, state: TrainState, batch: Batch):
         now = {"indices": batch.indices, "x": batch.x, "noise": jax.random.uniform(key)}
         extra = {name: log.at[state.step].set(now[name]) for name, log in state.extra.items()}
-        metrics = {"bound": state.step.astype(jnp.float32), "noise": now["noise"]}
+        metrics = {"objective": state.step.astype(jnp.float32), "noise": now["noise"]}
         return TrainState(state.step + 1, (), (), extra), metrics
 
     return Algorithm(init, update)
@@ -173,7 +173,7 @@ def test_metrics_are_means_over_the_steps_since_the_last_stop():
     state, noises, done = RECORDER.init(jax.random.key(0)), record()["noise"], 0
     for stop in (1, 4, 5, NUM_STEPS):
         state, means = train_to(RECORD, keys(), DATA, state, jnp.int32(stop))
-        assert means["bound"] == pytest.approx(np.mean(np.arange(done, stop)))
+        assert means["objective"] == pytest.approx(np.mean(np.arange(done, stop)))
         assert means["noise"] == pytest.approx(np.mean(noises[done:stop]), rel=1e-6)
         done = stop
 
@@ -187,8 +187,8 @@ def test_stops_do_not_change_the_state_by_a_bit(stops: tuple[int, ...]):
     in_pieces, metrics = learned(*stops, 20)
     assert_bitwise_equal(at_once, in_pieces)
     lengths = np.diff([0, *stops, 20])
-    bounds = [piece["bound"] for piece in metrics]
-    assert np.average(bounds, weights=lengths) == pytest.approx(means["bound"], rel=1e-5)
+    bounds = [piece["objective"] for piece in metrics]
+    assert np.average(bounds, weights=lengths) == pytest.approx(means["objective"], rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [2, 3, 7])
@@ -223,7 +223,7 @@ def test_the_host_pauses_at_every_stop_and_at_the_end(stops: tuple[int, ...]):
         assert pause.state.step == pause.step
         assert pause.seconds > 0
         stretch = np.arange(pause.step - pause.num_steps, pause.step)
-        assert pause.metrics["bound"] == pytest.approx(np.mean(stretch))
+        assert pause.metrics["objective"] == pytest.approx(np.mean(stretch))
     assert_bitwise_equal(seen[-1].state.extra, shown)
 
 

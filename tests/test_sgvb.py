@@ -15,6 +15,7 @@ from oracles import LinearGaussian, standard_errors_off
 
 from aevb import optimizers, vae
 from aevb.algorithms import sgvb
+from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.likelihoods import LIKELIHOODS
 from aevb.loop import LoopKeys, make_advance, train_to
@@ -68,7 +69,7 @@ def make(
     model: VAE, *, bound: str = "sgvb_b", num_data: int = NUM_DATA, **options: Any
 ) -> Algorithm:
     """AEVB by gradient ascent with steps of 1, without a prior unless one is asked for."""
-    options = {"param_prior_std": None, **options}
+    options = {"prior": ParamPrior(std=None), **options}
     algorithm = sgvb.make(model, optax.sgd(1.0), num_data=num_data, bound=BOUNDS[bound], **options)
     return Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.update))
 
@@ -136,7 +137,7 @@ def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(bound: str):
         keys, state, batch
     )
     params, x = as_float64(state.params), np.asarray(batch.x, np.float64)
-    assert standard_errors_off(metrics["bound"], exact_bound(params, x)) < 4
+    assert standard_errors_off(metrics["objective"], exact_bound(params, x)) < 4
     steps = jax.tree.map(lambda new, old: np.asarray(new, np.float64) - old, states.params, params)
     misses = jax.tree.map(standard_errors_off, steps, exact_gradient(params, x))
     assert max(jax.tree.leaves(misses)) < 4, misses
@@ -151,12 +152,12 @@ def test_an_update_counts_one_step_and_leaves_extra_alone():
     assert state.step == 1
     assert state.step.dtype == jnp.int32
     assert state.extra == ()
-    assert metrics["bound"].shape == ()
+    assert metrics["objective"].shape == ()
 
 
 def test_the_update_is_a_pure_function():
     """The same arguments give the same result, to the bit, and are not touched."""
-    algorithm = make(linear_vae(), param_prior_std=1.0)
+    algorithm = make(linear_vae(), prior=ParamPrior(std=1.0))
     state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
     before = jax.tree.map(np.array, state)
     first = algorithm.update(jax.random.key(1), state, batch)
@@ -171,7 +172,7 @@ def bounds_of(algorithm: Algorithm, batch: Batch) -> np.ndarray:
     state = algorithm.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 5000)
     _, metrics = jax.vmap(algorithm.update, in_axes=(0, None, None))(keys, state, batch)
-    return np.asarray(metrics["bound"], np.float64)
+    return np.asarray(metrics["objective"], np.float64)
 
 
 def assert_8_times_the_variance(bounds: np.ndarray, others: np.ndarray) -> None:
@@ -204,8 +205,8 @@ def test_num_samples_is_l_of_every_datapoint():
 def prior_steps(std: float, num_data: int, *, on_biases: bool = True) -> tuple[Params, Params]:
     """The parameters, and what the prior adds to a step of plain gradient ascent."""
     batch = gaussian_batch()
-    options = {"param_prior_std": std, "prior_on_biases": on_biases}
-    with_prior = make(linear_vae(), num_data=num_data, **options)
+    prior = ParamPrior(std, on_biases)
+    with_prior = make(linear_vae(), num_data=num_data, prior=prior)
     without = make(linear_vae(), num_data=num_data)
     state = with_prior.init(jax.random.key(0))
     pulled, free = (
@@ -250,7 +251,7 @@ def test_without_a_prior_the_size_of_the_data_does_not_matter():
 
 
 @pytest.mark.parametrize("std", [1.0, 0.3])
-def test_log_param_prior_is_scipys_normal_up_to_a_constant(std: float):
+def test_the_prior_on_the_parameters_is_scipys_normal_up_to_a_constant(std: float):
     rng = np.random.default_rng(0)
     kernel, bias = rng.normal(size=(3, 2)), rng.normal(size=2)
     params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
@@ -258,9 +259,9 @@ def test_log_param_prior_is_scipys_normal_up_to_a_constant(std: float):
         np.sum(scipy.stats.norm.logpdf(leaf, scale=std) - scipy.stats.norm.logpdf(0.0, scale=std))
         for leaf in (kernel, bias)
     )
-    everything = sgvb.log_param_prior(params, std=std)
+    everything = ParamPrior(std).log_prob(params)
     assert everything == pytest.approx(in_kernel + in_bias, rel=1e-5)
-    kernels = sgvb.log_param_prior(params, std=std, on_biases=False)
+    kernels = ParamPrior(std, on_biases=False).log_prob(params)
     assert kernels == pytest.approx(in_kernel, rel=1e-5)
 
 
@@ -274,7 +275,7 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
         optimizers.make("adagrad", 0.1),
         num_data=NUM_DATA,
         bound=BOUNDS["sgvb_b"],
-        param_prior_std=None,
+        prior=ParamPrior(std=None),
     )
     update = jax.jit(algorithm.update)
     state = algorithm.init(jax.random.key(0))
@@ -282,7 +283,7 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
     batch = batch_of(np.asarray(gaussian_batch().x) * [1.0, 0.0, 1.0, 1.0])
     for step in range(3):
         state, metrics = update(jax.random.key(step), state, batch)
-        assert np.isfinite(metrics["bound"])
+        assert np.isfinite(metrics["objective"])
     moved = jax.tree.map(lambda new, old: np.asarray(new) != old, state.params, before)
     kernel_moved = moved["encoder"]["kernel"]
     assert not np.any(kernel_moved[1])
@@ -309,7 +310,7 @@ def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
         optimizers.make("adagrad", 0.1),
         num_data=num_data,
         bound=BOUNDS[bound],
-        param_prior_std=None,
+        prior=ParamPrior(std=None),
     )
     advance = make_advance(algorithm, lambda key, x: x, batch_size=50)
     start = algorithm.init(jax.random.key(0))

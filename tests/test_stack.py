@@ -78,7 +78,7 @@ def trained(members: Stack, data: np.ndarray, num_steps: int) -> tuple[TrainStat
     state = members.join(members.init())
     advance = members.program.compile(members.keys, jnp.asarray(data), state)
     return_value = loop.train_to(advance, members.keys, jnp.asarray(data), state, num_steps)
-    return return_value[0], np.atleast_1d(return_value[1]["bound"])
+    return return_value[0], np.atleast_1d(return_value[1]["objective"])
 
 
 def assert_each_is_as_alone(members: Members, num_steps: int, atol: float) -> None:

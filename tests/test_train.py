@@ -42,7 +42,7 @@ def counter(bound_at_step=lambda step: step.astype(jnp.float32)) -> Algorithm:
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
         params = state.params + 1.0
-        return TrainState(state.step + 1, params, (), ()), {"bound": bound_at_step(state.step)}
+        return TrainState(state.step + 1, params, (), ()), {"objective": bound_at_step(state.step)}
 
     return Algorithm(lambda key: TrainState(jnp.int32(0), jnp.float32(0.0), (), ()), update)
 

@@ -24,9 +24,16 @@ class Batch(NamedTuple):
     indices: Array  # [M] int32, which datapoints of the data set these are
 
 
+def _as_they_are(params: PyTree) -> PyTree:
+    return params
+
+
 class Algorithm(NamedTuple):
     """A way to train; `algorithms.<name>.make(...)` returns one."""
 
     init: Callable[[Key], TrainState]
     update: Callable[[Key, TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-    # -> the next state, and metrics [] of this minibatch, "bound" (nats per datapoint) among them
+    # -> the next state, and metrics [] of this minibatch, among them "objective": what is
+    # maximised, in nats per datapoint
+    vae_params: Callable[[PyTree], PyTree] = _as_they_are
+    # state.params -> the VAE's parameters to evaluate by; means, where they have a distribution

@@ -44,7 +44,7 @@ def main() -> None:
     def train_epoch() -> int:
         nonlocal state
         state, metrics = loop.train_to(advance, keys, data, state, state.step + steps_per_epoch)
-        float(metrics["bound"])  # waits for the device
+        float(metrics["objective"])  # waits for the device
         return steps_per_epoch * args.batch_size
 
     worker.serve(

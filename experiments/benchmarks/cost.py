@@ -173,7 +173,7 @@ def measure(work: Work) -> dict[str, float]:
     def train(num_steps: int) -> None:
         nonlocal state, order
         state, order, means = compiled(keys, data, state, order, state.step + num_steps)
-        means["bound"].block_until_ready()
+        means["objective"].block_until_ready()
 
     def train_one_step() -> None:  # of an epoch whose order is there: the same step, over and over
         nonlocal state

@@ -1,0 +1,102 @@
+"""Gradient ascent of an objective and the prior on the parameters: what the algorithms share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.optimizers import with_prior
+from aevb.types import Key, PyTree
+
+
+class ParamPrior(NamedTuple):
+    """N(0, std^2 I) on the parameters: the maximum a posteriori of the paper's section 5."""
+
+    std: float | None = 1.0  # None for maximum likelihood
+    on_biases: bool = True  # else theirs is flat; they are the leaves of one dimension
+
+    def log_prob(self, params: PyTree) -> Array:
+        """Up to its constant -> [], nats."""
+        if self.std is None:
+            return jnp.zeros(())
+        squares = [
+            jnp.sum(jnp.square(leaf))
+            for leaf in jax.tree.leaves(params)
+            if self.on_biases or leaf.ndim > 1
+        ]
+        return -0.5 / self.std**2 * sum(squares, jnp.zeros(()))
+
+
+PAPERS = ParamPrior()
+
+Objective = Callable[[PyTree, Key, Batch], tuple[Array, dict[str, Array]]]
+# (params, key, minibatch) -> what is maximised [], nats per datapoint, and metrics
+
+LogPrior = Callable[[PyTree], Array]  # params -> [], nats, up to a constant
+
+
+def ascend(
+    objective: Objective,
+    log_prior: LogPrior,
+    params: PyTree,
+    opt_state: PyTree,
+    key: Key,
+    batch: Batch,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_data: int,
+) -> tuple[PyTree, PyTree, dict[str, Array]]:
+    """One step up the objective plus log_prior / N -> params, the optimizer's state, metrics.
+
+    Where the objective is a mean bound, N times that is eq. (8) plus log p(params). Its two terms
+    are differentiated apart: the optimizer adds the prior's gradient where that costs least.
+    """
+
+    def of_prior(params: PyTree) -> tuple[Array, None]:
+        return log_prior(params) / num_data, None
+
+    grads, metrics = _descent(objective)(params, key, batch)
+    prior_grads, _ = _descent(of_prior)(params)
+    updates, opt_state = with_prior(optimizer).update(
+        grads, opt_state, params, prior_grads=prior_grads
+    )
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def algorithm(
+    objective: Objective,
+    log_prior: LogPrior,
+    init_params: Callable[[Key], PyTree],
+    optimizer: optax.GradientTransformation,
+    *,
+    num_data: int,
+) -> Algorithm:
+    """The algorithm that takes a step up one objective at each minibatch."""
+
+    def init(key: Key) -> TrainState:
+        params = init_params(key)
+        return TrainState(jnp.int32(0), params, optimizer.init(params), extra=())
+
+    def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        params, opt_state, metrics = ascend(
+            objective, log_prior, state.params, state.opt_state, key, batch,
+            optimizer=optimizer, num_data=num_data,
+        )  # fmt: skip
+        return TrainState(state.step + 1, params, opt_state, state.extra), metrics
+
+    return Algorithm(init, update)
+
+
+def _descent(term: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[PyTree, Any]]:
+    """The gradient of a term that is maximised, turned round for an optimizer, and what else the
+    term returns."""
+
+    def loss(*args: Any) -> tuple[Array, Any]:
+        value, more = term(*args)
+        return -value, more  # the one place where a bound becomes a loss
+
+    return jax.grad(loss, has_aux=True)

@@ -1,0 +1,151 @@
+"""Full variational Bayes: a posterior over theta too; appendix F and algorithm 2 of the paper."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from aevb.algorithms import ascent
+from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.base import Algorithm, Batch
+from aevb.distributions import DiagNormal
+from aevb.losses import Bound, minibatch_objective, sgvb_a, sgvb_b
+from aevb.networks import WeightPosterior
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+FIRST_STD = 0.01  # of q(theta) before training
+POINT_ESTIMATES = ("encoder", "guide")  # phi, which is variational itself; the rest is theta
+NOISES = ("minibatch", "datapoint", "local")
+
+
+def make(
+    vae: VAE,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_data: int,
+    bound: Bound,
+    num_samples: int = 1,
+    weight_noise: str = "local",
+    prior: ParamPrior = ascent.PAPERS,
+) -> Algorithm:
+    """Gradient ascent of a bound on log p(X) as a whole, in phi and in q(theta).
+
+    q(theta) is a diagonal Gaussian, theta ~ N(mean, diag(exp(log_var))), and what is maximised is
+    E[Sum_i bound(x_i; theta, phi)] - KL(q(theta) || p(theta)), with the KL in closed form:
+    appendix F.1. `state.params` is {"mean": the VAE's parameters, "log_var": those of theta}.
+
+    The metrics: objective, that bound over N; kl, KL(q(theta) || p(theta)) over N.
+
+    Args:
+        num_data: N, which weighs the minibatch against the KL of theta.
+        bound: an entry of `aevb.losses.BOUNDS`.
+        num_samples: L of each datapoint.
+        weight_noise: "datapoint" draws theta anew for each datapoint, as algorithm 2; "minibatch"
+            once for all of them, which is cheaper and noisier; "local" draws what theta's noise
+            does to the units of each layer instead (Kingma, Salimans & Welling 2015): as cheap as
+            the one, and less noisy than either.
+        prior: on theta; phi has none.
+
+    Raises:
+        ValueError: the prior is flat on some parameter, whose posterior would have no end; or
+            there is no such noise.
+    """
+    if prior.std is None or not prior.on_biases:
+        raise ValueError("full_vb needs a prior of finite std on every parameter, biases too")
+    if weight_noise not in NOISES:
+        raise ValueError(f"weight_noise is {weight_noise!r}; it must be one of {NOISES}")
+
+    def init_params(key: Key) -> PyTree:
+        mean = vae.init(key)
+        theta = {part: tree for part, tree in mean.items() if part not in POINT_ESTIMATES}
+        log_var = 2.0 * jnp.log(FIRST_STD)
+        return {
+            "mean": mean,
+            "log_var": jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), theta),
+        }
+
+    def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """The mean bound at random theta; -KL comes as the prior does in other algorithms."""
+        common_key, theta_key, z_key = jax.random.split(key, 3)
+
+        def bound_of(theta_key: Key, z_key: Key, x: Array) -> Array:
+            match weight_noise:
+                case "local":
+                    theta = _with_local_noise(theta_key, params)
+                case "minibatch":
+                    theta = draw(common_key, params)  # which vmap does once
+                case _:
+                    theta = draw(theta_key, params)
+            stats = vae.encode(theta, x)
+            return bound(z_key, stats, vae.guide, vae.joint(theta, x), num_samples=num_samples)
+
+        theta_keys, z_keys = (jax.random.split(key, len(batch.x)) for key in (theta_key, z_key))
+        bounds = jax.vmap(bound_of)(theta_keys, z_keys, batch.x)
+        kl = kl_to_prior(params, prior) / num_data
+        value = minibatch_objective(bounds, num_data) / num_data
+        return value, {"objective": value - kl, "kl": kl}
+
+    def log_prior(params: PyTree) -> Array:
+        return -kl_to_prior(params, prior)
+
+    trained = ascent.algorithm(objective, log_prior, init_params, optimizer, num_data=num_data)
+    return trained._replace(vae_params=lambda params: params["mean"])
+
+
+def draw(key: Key, params: PyTree) -> PyTree:
+    """The VAE's parameters at theta ~ q(theta), for which `params` is {"mean", "log_var"}."""
+    leaves, structure = jax.tree.flatten(params["log_var"])
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+    theta = {part: params["mean"][part] for part in params["log_var"]}
+    drawn = jax.tree.map(
+        lambda key, mean, log_var: DiagNormal(mean, log_var).sample(key),
+        keys, theta, params["log_var"],
+    )  # fmt: skip
+    return params["mean"] | drawn
+
+
+def kl_to_prior(params: PyTree, prior: ParamPrior = ascent.PAPERS) -> Array:
+    """KL(q(theta) || N(0, std^2 I)) -> [], nats; appendix F.1."""
+    std = math.inf if prior.std is None else prior.std
+
+    def kl(mean: Array, log_var: Array) -> Array:  # in units of the prior's std
+        return DiagNormal(mean / std, log_var - 2.0 * math.log(std)).kl_to_standard_normal()
+
+    theta = {part: params["mean"][part] for part in params["log_var"]}
+    return sum(jax.tree.leaves(jax.tree.map(kl, theta, params["log_var"])), jnp.zeros(()))
+
+
+def log_evidence_bound(
+    key: Key, vae: VAE, params: PyTree, x: Array, *, num_samples: int, prior: ParamPrior
+) -> tuple[Array, Array]:
+    """The bound on log p(X) of all of x [N, D] -> its estimate [], and that one's error []; nats.
+
+    Each of L draws of theta is scored on every datapoint, with one z each: eq. (6) or, where the
+    KL of z is closed, (7).
+    """
+    bound = sgvb_a if vae.guide.kl is None else sgvb_b
+
+    def at_theta(key: Key) -> Array:
+        theta_key, z_key = jax.random.split(key)
+        theta = draw(theta_key, params)
+
+        def bound_of(key: Key, x: Array) -> Array:
+            return bound(key, vae.encode(theta, x), vae.guide, vae.joint(theta, x))
+
+        return jnp.sum(jax.vmap(bound_of)(jax.random.split(z_key, len(x)), x))
+
+    totals = jax.lax.map(at_theta, jax.random.split(key, num_samples))
+    error = jnp.std(totals, ddof=1) / jnp.sqrt(num_samples)
+    return jnp.mean(totals) - kl_to_prior(params, prior), error
+
+
+def _with_local_noise(key: Key, params: PyTree) -> PyTree:
+    """The VAE's parameters with a decoder that draws the noise of its units, not of its weights."""
+    decoder_key, rest_key = jax.random.split(key)
+    decoder = WeightPosterior(params["mean"]["decoder"], params["log_var"]["decoder"], decoder_key)
+    rest = {part: tree for part, tree in params["log_var"].items() if part != "decoder"}
+    others = draw(rest_key, {"mean": params["mean"], "log_var": rest})
+    return others | {"decoder": decoder}

@@ -1,0 +1,56 @@
+"""Reweighted wake-sleep (Bornschein & Bengio 2015): wake-sleep with importance weights."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.lax import stop_gradient
+
+from aevb.algorithms import ascent
+from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.base import Algorithm, Batch
+from aevb.densities import log_densities
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+
+def make(
+    vae: VAE,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_data: int,
+    num_samples: int = 5,
+    prior: ParamPrior = ascent.PAPERS,
+) -> Algorithm:
+    """Two ascents at once, both awake: at the data's x, with K samples z_k ~ q(z|x).
+
+    With w_k the weights p(x, z_k) / q(z_k|x) normalised to a sum of 1, theta climbs
+    Sum_k w_k log p(x, z_k), whose gradient tends to that of log p(x) as K grows, and phi climbs
+    Sum_k w_k log q(z_k|x), which descends KL(p(z|x) || q(z|x)) at the data. With K = 1 phi's
+    gradient is 0 in the mean: it learns nothing.
+
+    Args:
+        num_data: N, which weighs the minibatch against the prior on the parameters.
+        num_samples: K, at least 2.
+        prior: on phi and theta.
+
+    Raises:
+        ValueError: num_samples is below 2, when the first update is traced.
+    """
+
+    def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """No z has a gradient, so that each term has its own parameters' alone."""
+
+        def awake(key: Key, x: Array) -> tuple[Array, Array]:
+            log_joint, log_q = log_densities(
+                key, vae.encode(params, x), vae.guide, vae.joint(params, x),
+                num_samples=num_samples, at_least=2,
+            )  # fmt: skip
+            log_w = stop_gradient(log_joint - log_q)
+            value = jnp.sum(jax.nn.softmax(log_w) * (log_joint + log_q))
+            return value, jax.nn.logsumexp(log_w) - jnp.log(num_samples)
+
+        values, bounds = jax.vmap(awake)(jax.random.split(key, len(batch.x)), batch.x)
+        return jnp.mean(values), {"objective": jnp.mean(bounds)}
+
+    return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)

@@ -1,0 +1,57 @@
+"""The wake-sleep algorithm (Hinton et al. 1995), the paper's baseline, with AEVB's own encoder."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.lax import stop_gradient
+
+from aevb.algorithms import ascent
+from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.base import Algorithm, Batch
+from aevb.densities import log_densities
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+
+def make(
+    vae: VAE,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_data: int,
+    num_samples: int = 1,
+    prior: ParamPrior = ascent.PAPERS,
+) -> Algorithm:
+    """Two ascents at once, which share no objective.
+
+    - wake, of theta: log p(x, z) at the data's x and z ~ q(z|x);
+    - sleep, of phi: log q(z|x) at as many dreams x, z ~ p(x, z).
+
+    The wake phase climbs the evidence lower bound. The sleep phase descends KL(p(z|x) || q(z|x))
+    at the model's x, where the bound would have KL(q || p) at the data's: this is the bias.
+
+    Args:
+        num_data: N, which weighs the minibatch against the prior on the parameters.
+        num_samples: L of each datapoint, awake.
+        prior: on phi and theta.
+    """
+
+    def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """Neither term has a gradient in the other's parameters."""
+        wake_key, sleep_key = jax.random.split(key)
+
+        def wake(key: Key, x: Array) -> tuple[Array, Array]:
+            stats, joint = stop_gradient(vae.encode(params, x)), vae.joint(params, x)
+            log_joint, log_q = log_densities(key, stats, vae.guide, joint, num_samples=num_samples)
+            return jnp.mean(log_joint), jnp.mean(log_joint - log_q)
+
+        def sleep(key: Key) -> Array:
+            z, x = stop_gradient(vae.sample(key, params))
+            return vae.guide.log_prob(vae.encode(params, x), z)
+
+        number = len(batch.x)
+        log_joint, bounds = jax.vmap(wake)(jax.random.split(wake_key, number), batch.x)
+        log_q = jax.vmap(sleep)(jax.random.split(sleep_key, number))
+        return jnp.mean(log_joint) + jnp.mean(log_q), {"objective": jnp.mean(bounds)}
+
+    return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)
