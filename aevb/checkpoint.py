@@ -1,6 +1,7 @@
 """Checkpoints by orbax, with the digest of their arrays that orbax does not keep.
 
-A checkpoint is one `TrainState` and the seconds it took. The latest two and the best are kept.
+A checkpoint is one `TrainState` and the seconds it took. The latest two and the best are kept, or
+all of them.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ def digest(state: TrainState) -> str:
     return total.hexdigest()
 
 
-def open_manager(folder: Path) -> "ocp.CheckpointManager":
+def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
     """The checkpoints of a folder, made if need be; leftovers of a killed save are removed."""
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
@@ -51,7 +52,9 @@ def open_manager(folder: Path) -> "ocp.CheckpointManager":
         ]
     )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=keep, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        preservation_policy=policies.PreserveAll() if keep_all else keep,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=False,
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -85,21 +88,25 @@ def save(
     manager.wait_until_finished()
 
 
-def restore(manager: "ocp.CheckpointManager", like: TrainState) -> Restored | None:
+def restore(
+    manager: "ocp.CheckpointManager", like: TrainState, *, step: int | None = None
+) -> Restored | None:
     """The newest checkpoint that holds what was saved; None where there is none.
 
     Each damaged one is named on stderr, and the one before it is taken.
 
     Args:
         like: a state of the same structure, shapes and types.
+        step: of the only one that will do; None for any.
     """
     import orbax.checkpoint as ocp
 
     abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
-    for step in sorted(manager.all_steps(), reverse=True):
+    steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
+    for number in sorted(steps, reverse=True):
         try:
             restored: Any = manager.restore(
-                step,
+                number,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
                 ),
@@ -109,6 +116,6 @@ def restore(manager: "ocp.CheckpointManager", like: TrainState) -> Restored | No
             problem = "its arrays are not those that were saved"
         except Exception as error:  # orbax fails on damage in as many ways as there are files
             problem = f"{type(error).__name__} on reading it"
-        print(f"checkpoint of step {step} is damaged ({problem}); skipped", file=sys.stderr)
-        manager.delete(step)
+        print(f"checkpoint of step {number} is damaged ({problem}); skipped", file=sys.stderr)
+        manager.delete(number)
     return None

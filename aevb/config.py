@@ -86,7 +86,13 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 # These say where things lie and what else is written, not what is computed.
-WITHOUT_EFFECT = ("data.dir", "data.manual_dir", "train.checkpoint_seconds", "train.tensorboard")
+WITHOUT_EFFECT = (
+    "data.dir",
+    "data.manual_dir",
+    "train.checkpoint_seconds",
+    "train.keep_checkpoints",
+    "train.tensorboard",
+)
 
 DATA_SETS = _modules("data", "KINDS")
 
@@ -114,6 +120,10 @@ FIELDS = (
     Field(
         "data.manual_dir", "", "where files that you brought lie, in it or in its subfolder named "
         "as the data set; '' is downloads/manual in data.dir", *_anything("a folder"),
+    ),
+    Field(
+        "data.num_train", 0, "N, at most so many training datapoints, the first ones; 0 for all",
+        *_at_least(0),
     ),
     Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_at_least(1)),
     Field("data.synthetic_num_test", 1000, "synthetic: test datapoints", *_at_least(1)),
@@ -224,6 +234,10 @@ FIELDS = (
     Field(
         "train.checkpoint_seconds", 60.0, "a checkpoint at each evaluation, and after this time "
         "without one", *_above_zero(),
+    ),
+    Field(
+        "train.keep_checkpoints", False, "keep every checkpoint, rather than the last two and the "
+        "best", *_anything("True or False"),
     ),
     Field(
         "train.tensorboard", False, "also write event files (pip install 'aevb[tensorboard]')",

@@ -320,7 +320,8 @@ class Workshop:
     def _open(self, member: Member) -> Journal:
         algorithm = self.program(member.values).experiment.algorithm
         first = stack.first_state(algorithm.init, jax.random.key(member.values[SEED]))
-        return Journal(self.folder / member.name, first)
+        keep_all = member.values["train.keep_checkpoints"]
+        return Journal(self.folder / member.name, first, keep_all=keep_all)
 
     def _on_device(self, values: Values, device: Device) -> Array:
         """A data set's training part, one copy a device."""

@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     evals_per_decade: int
     eval_examples: int
     checkpoint_seconds: float
+    keep_checkpoints: bool
     tensorboard: bool
 
     @property
@@ -72,7 +73,7 @@ def fit(
     """
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
     run = stack.alone(algorithm, loop.AheadOfTime(advance), score, key)
-    journal = Journal(folder, run.init()[0])
+    journal = Journal(folder, run.init()[0], keep_all=settings.keep_checkpoints)
     if journal.resumed:
         print(
             f"resuming from the checkpoint at {journal.step * settings.batch_size:,} training "
@@ -97,10 +98,10 @@ def fit(
 class Journal:
     """What a run has on disk while it trains: its checkpoints, its log, its event files."""
 
-    def __init__(self, folder: Path, first: TrainState):
+    def __init__(self, folder: Path, first: TrainState, *, keep_all: bool = False):
         """Opens a folder, with the newest sound checkpoint in it or else the first state."""
         self.folder = folder
-        self.manager = checkpoint.open_manager(folder / "checkpoints")
+        self.manager = checkpoint.open_manager(folder / "checkpoints", keep_all=keep_all)
         restored = checkpoint.restore(self.manager, first)
         self.resumed = restored is not None
         self.state, self.seconds = restored or (first, 0.0)

@@ -38,6 +38,7 @@ class Options(NamedTuple):
     split: str = ""  # "" = the data set's first
     binarization: str = ""  # "" = the data set's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
+    num_train: int = 0  # the first so many training datapoints; 0 = all
     synthetic_num_train: int = 1000
     synthetic_num_test: int = 1000
     synthetic_num_dims: int = 10
@@ -56,13 +57,14 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
     `options.dir`; files in `options.manual_dir`; the network. What is read is always checked.
 
     Raises:
-        UserError: no such data set, split, binarization or scale; the files are neither here nor
-            to be downloaded; a file or a prepared folder is damaged; a folder cannot be written.
+        UserError: no such data set, split, binarization or scale, or fewer training datapoints
+            than were asked for; the files are neither here nor to be downloaded; a file or a
+            prepared folder is damaged; a folder cannot be written.
     """
     module = _module(name)
     if options.grey_scale not in (255.0, 256.0):
         raise UserError(f"data.grey_scale is {options.grey_scale}; it must be 255.0 or 256.0")
-    return module.load(
+    dataset = module.load(
         options._replace(
             split=_chosen(f"data.split of {name}", options.split, tuple(module.SPLITS)),
             binarization=_chosen(
@@ -70,6 +72,12 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
             ),
         )
     )
+    if not 0 <= options.num_train <= len(dataset.train):
+        raise UserError(
+            f"data.num_train is {options.num_train}; {name} has {len(dataset.train)} training "
+            "datapoints, and 0 stands for all of them"
+        )
+    return dataset._replace(train=dataset.train[: options.num_train or None])
 
 
 def prepare(name: str, options: Options = DEFAULTS) -> Path:
