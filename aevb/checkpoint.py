@@ -43,7 +43,7 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
     # With `max_to_keep` and `best_fn` orbax deletes the latest step where it is not the best.
     keep = policies.AnyPreservationPolicy(
         [
-            policies.LatestN(2),
+            policies.LatestN(None if keep_all else 2),
             policies.BestN(
                 get_metric_fn=lambda metrics: metrics["test_bound"],
                 n=1,
@@ -52,7 +52,7 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
         ]
     )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.PreserveAll() if keep_all else keep,
+        preservation_policy=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
     )

@@ -122,7 +122,7 @@ FIELDS = (
         "as the data set; '' is downloads/manual in data.dir", *_anything("a folder"),
     ),
     Field(
-        "data.num_train", 0, "N, at most so many training datapoints, the first ones; 0 for all",
+        "data.num_train", 0, "N, so many of the training datapoints, evenly spaced; 0 for all",
         *_at_least(0),
     ),
     Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_at_least(1)),

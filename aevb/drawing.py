@@ -17,6 +17,7 @@ DRAWING_SEED = 0
 NUM_RECONSTRUCTIONS = 12
 NUM_SAMPLES = 100
 MANIFOLD_SIDE = 20
+QUANTILES = (np.arange(MANIFOLD_SIDE) + 0.5) / MANIFOLD_SIDE
 
 
 def draw_run(
@@ -37,15 +38,15 @@ def draw_run(
             means.reshape(-1, *shape),
             title=f"{what}: test images and their reconstructions",
         )
+        title = f"{what}:\nE[x|z] at random z ~ p(z)"
         pictures["samples"] = figures.samples(
-            sample_means(vae, params).reshape(-1, *shape),
-            title=f"{what}:\nE[x|z] at random z ~ p(z)",
+            {title: sample_means(vae, params).reshape(-1, *shape)}
         )
         if vae.num_latents == 2:
-            quantiles, grid = decode_unit_square(vae, params)
+            grid = decode_unit_square(vae, params)
             pictures["manifold"] = figures.manifold(
                 grid.reshape(*grid.shape[:2], *shape),
-                quantiles,
+                QUANTILES,
                 title=f"{dataset.name}: E[x|z] over the latent plane",
             )
     for name, figure in pictures.items():
@@ -71,16 +72,13 @@ def sample_means(vae: VAE, params: PyTree) -> np.ndarray:
     return np.asarray(jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys))
 
 
-def decode_unit_square(vae: VAE, params: PyTree) -> tuple[np.ndarray, np.ndarray]:
-    """E[x|z] at a grid on the unit square through the inverse Gaussian CDF; figure 4.
+def decode_unit_square(vae: VAE, params: PyTree) -> np.ndarray:
+    """E[x|z] at a grid on the unit square through the inverse Gaussian CDF; figure 4 -> [G, G, D].
 
-    Returns:
-        The quantiles [G] of both axes, rising, and the means [G, G, D]: the first latent rises to
-        the right, the second upwards.
+    Both latents are at the QUANTILES of N(0, 1); the first rises to the right, the second upwards.
     """
-    quantiles = (np.arange(MANIFOLD_SIDE) + 0.5) / MANIFOLD_SIDE
-    values = jax.scipy.special.ndtri(jnp.asarray(quantiles, jnp.float32))
+    values = jax.scipy.special.ndtri(jnp.asarray(QUANTILES, jnp.float32))
     across, up = jnp.meshgrid(values, values[::-1])
     latents = jnp.stack([across, up], axis=-1)
     means = jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)
-    return quantiles, np.asarray(means)
+    return np.asarray(means)

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.losses import sgvb_a, sgvb_b
+from aevb.losses import iwae, sgvb_a, sgvb_b
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 EVALUATION_SEED = 20131220  # of binarisations: the day that the paper appeared
 NOISE_SEED = EVALUATION_SEED + 1  # of z: the same noise in every evaluation of every model
 EVALUATION_BATCH = 500
+PRIOR_SAMPLES = 100  # of a model without an encoder
 
 
 class Score(NamedTuple):
@@ -50,9 +51,13 @@ def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf
     """`bounds_of(params, stored [n, D], index [n])`: the evidence lower bound of each datapoint.
 
     It is eq. (7), or eq. (6) for a guide without a closed KL, with one sample of z a datapoint,
-    whichever bound is trained on, so that the curves of different bounds can be compared.
+    whichever bound is trained on, so that the curves of different bounds can be compared. Of a
+    model without an encoder it is the bound of Burda et al. (2015) with 100 samples of the prior.
     """
-    bound = sgvb_a if vae.guide.kl is None else sgvb_b
+    if not vae.has_encoder:
+        bound = partial(iwae, num_samples=PRIOR_SAMPLES)
+    else:
+        bound = sgvb_a if vae.guide.kl is None else sgvb_b
 
     def bounds_of(params: PyTree, stored: Array, numbers: Array) -> Array:
         def bound_of(stored: Array, number: Array) -> Array:

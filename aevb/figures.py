@@ -69,6 +69,75 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
     axes.legend(loc="best")
 
 
+def compared_curves(
+    panels: Mapping[str, Mapping[str, Sequence[Curve]]],
+    *,
+    y_label: str = BOUND_LABEL,
+    y_limits: tuple[float, float] | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Figures 2 and 3 of the paper: a panel a title, a colour a label, training data dashed.
+
+    Lines are means over runs, which differ in their seeds alone, in a band of their standard error.
+    """
+    rows = math.ceil(len(panels) / columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 3.2 * rows), layout="constrained", squeeze=False,
+        sharey=y_limits is not None,
+    )  # fmt: skip
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    colors = plt.get_cmap("tab10").colors  # pyright: ignore[reportAttributeAccessIssue]
+    for axes, (title, compared) in zip(grid.flat, panels.items(), strict=False):
+        for color, (label, runs) in zip(colors, compared.items(), strict=False):
+            examples = np.asarray(runs[0]["examples"])
+            for split, style in (("train", "--"), ("test", "-")):
+                values = np.array([run[f"{split}_bound"] for run in runs], np.float64)
+                mean = np.mean(values, axis=0)
+                axes.semilogx(examples, mean, style, color=color, label=f"{label}, {split}")
+                if len(runs) > 1:
+                    error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
+                    axes.fill_between(
+                        examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
+                    )
+        if y_limits is not None:
+            axes.set_ylim(*y_limits)
+        axes.set_xlabel("training examples seen")
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    grid.flat[0].legend(loc="lower right", fontsize="small")
+    figure.supylabel(y_label.replace(" (", "\n("))
+    return figure
+
+
+class Point(NamedTuple):
+    """A measurement with its standard error."""
+
+    x: float
+    mean: float
+    error: float
+
+
+def measurements(
+    panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, y_label: str
+) -> Figure:
+    """A panel a title, and in it a line with error bars a label, over a logarithmic axis."""
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 3.6), layout="constrained", squeeze=False
+    )
+    for axes, (title, lines) in zip(row.flat, panels.items(), strict=True):
+        for label, points in lines.items():
+            x, mean, error = np.array(points, np.float64).T
+            axes.errorbar(x, mean, error, marker="o", capsize=3, label=label)
+        axes.set_xscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="best", fontsize="small")
+    row.flat[0].set_ylabel(y_label)
+    return figure
+
+
 def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
     """The variance of the encoder's gradient of each bound along training; labels at the end."""
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
@@ -134,18 +203,33 @@ def manifold(images: np.ndarray, quantiles: np.ndarray, *, title: str) -> Figure
             latent from its largest quantile at the top, the column the first.
         quantiles: [G], of N(0, 1), at which both latents were set, rising.
     """
-    count, _, height, width = images.shape
-    scale = 7.0 / max(count * height, count * width)
-    figure, axes = plt.subplots(
-        figsize=(count * width * scale + 1.0, count * height * scale + 1.0), layout="constrained"
-    )
-    _show(axes, images)
-    marks = np.linspace(0, count - 1, 5).round().astype(int)
-    axes.set_xticks(marks * width + width / 2 - 0.5, [f"{quantiles[m]:.2f}" for m in marks])
-    axes.set_yticks(marks * height + height / 2 - 0.5, [f"{quantiles[::-1][m]:.2f}" for m in marks])
-    axes.set_xlabel("Φ(z₁), quantile of the first latent")
-    axes.set_ylabel("Φ(z₂), quantile of the second latent")
-    axes.set_title(title)
+    return manifolds({title: images}, quantiles)
+
+
+def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure:
+    """`manifold` of several models, a panel a title."""
+    sizes = []
+    for images in panels.values():
+        count, _, height, width = images.shape
+        scale = 7.0 / max(count * height, count * width)
+        sizes.append((count * width * scale + 1.0, count * height * scale + 1.0))
+    widths, heights = zip(*sizes, strict=True)
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(sum(widths), max(heights)), layout="constrained", squeeze=False,
+        width_ratios=widths,
+    )  # fmt: skip
+    for axes, (title, images) in zip(row.flat, panels.items(), strict=True):
+        count, _, height, width = images.shape
+        _show(axes, images)
+        marks = np.linspace(0, count - 1, 5).round().astype(int)
+        across, up = (
+            [f"{values[mark]:.2f}" for mark in marks] for values in (quantiles, quantiles[::-1])
+        )
+        axes.set_xticks(marks * width + width / 2 - 0.5, across)
+        axes.set_yticks(marks * height + height / 2 - 0.5, up)
+        axes.set_xlabel("Φ(z₁), quantile of the first latent")
+        axes.set_ylabel("Φ(z₂), quantile of the second latent")
+        axes.set_title(title)
     return figure
 
 
@@ -160,13 +244,15 @@ def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> 
     return figure
 
 
-def samples(images: np.ndarray, *, title: str) -> Figure:
-    """Random samples [B, h, w] of the model on a square grid, figure 5 of the paper."""
-    side = math.isqrt(len(images))
-    grid = images[: side * side].reshape(side, side, *images.shape[1:])
-    figure, axes = plt.subplots(figsize=(5, 5.9), layout="constrained")
-    _show(axes, grid)
-    axes.set_title(title)
+def samples(panels: Mapping[str, np.ndarray]) -> Figure:
+    """Random samples [B, h, w] of each model on a square grid, figure 5 of the paper."""
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(5 * len(panels), 5.9), layout="constrained", squeeze=False
+    )
+    for axes, (title, images) in zip(row.flat, panels.items(), strict=True):
+        side = math.isqrt(len(images))
+        _show(axes, images[: side * side].reshape(side, side, *images.shape[1:]))
+        axes.set_title(title)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +92,26 @@ def estimate_points(
         progress(min(first + batch, number))
     seconds = time.perf_counter() - started
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:number], *found), seconds
+
+
+def over_theta(estimates: Sequence[Estimate]) -> Estimate:
+    """log 1/S Sum_s p(x; theta_s) of datapoints [n], from estimates of log p(x; theta_s) [n].
+
+    With theta_s ~ q(theta) it is a stochastic lower bound on the log of q's mean of p(x). Its
+    standard error is that of the delta method, over theta and over each estimate's own noise. The
+    diagnostics are means over theta.
+    """
+    if len(estimates) == 1:
+        return estimates[0]
+    number = len(estimates)
+    values, errors = (np.stack([np.asarray(e[part]) for e in estimates]) for part in (0, 1))
+    largest = np.max(values, axis=0)
+    scaled = np.exp(values - largest)  # [S, n]
+    mean = np.mean(scaled, axis=0)
+    over_samples = np.var(scaled / mean, axis=0, ddof=1) / number
+    own = np.sum(np.square(scaled / mean * errors), axis=0) / number**2
+    diagnostics = jax.tree.map(lambda *d: np.mean(d, axis=0), *(e.diagnostics for e in estimates))
+    return Estimate(largest + np.log(mean), np.sqrt(over_samples + own), diagnostics)
 
 
 def summarise(estimate: Estimate) -> dict[str, Any]:

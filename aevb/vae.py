@@ -26,6 +26,7 @@ class VAE(NamedTuple):
     mean: Callable[[PyTree, Array], Array]  # (params, z [Z]) -> E[x|z] [D]
     sample: Callable[[Key, PyTree], tuple[Array, Array]]  # -> z [Z], x [D], ancestral
     num_latents: int
+    has_encoder: bool = True  # without one q(z|x) does not know x
     levels: float | None = None  # log p(x|z) is that of probabilities of x = k / levels; None: not
 
 
@@ -93,4 +94,7 @@ def make(
         z = prior(params).sample(prior_key)
         return z, likelihood.sample(likelihood_key, decode(params, z))
 
-    return VAE(init, encode, guide, joint, mean, sample, num_latents, likelihood.levels)
+    return VAE(
+        init, encode, guide, joint, mean, sample, num_latents, encoder is not None,
+        likelihood.levels,
+    )  # fmt: skip

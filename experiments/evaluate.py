@@ -1,13 +1,15 @@
 """Estimates log p(x) of a finished run's model, from below and from above.
 
 python experiments/evaluate.py --workdir=RUN [--estimators=importance,ais,appendix_d] \
-[--proposal=laplace] [--split=test] [--num_points=1000]
+[--proposal=laplace] [--split=test] [--num_points=1000] [--step=STEP] [--num_theta=S]
 
 It prints a table and writes it, with what else a published number must carry, to
-RUN/marginal.json. The estimators start from a density fitted to each datapoint's posterior
-(laplace) or from the encoder's, which is cheaper but too narrow for most importance sampling. The
-split `simulated` is of datapoints that the model itself draws; only there is an exact sample of the
-posterior known, from which reverse_ais starts.
+RUN/marginal.json or to --output. The estimators start from a density fitted to each datapoint's
+posterior (laplace) or from the encoder's, which is cheaper but too narrow for most importance
+sampling. The split `simulated` is of datapoints that the model itself draws; only there is an exact
+sample of the posterior known, from which reverse_ais starts. A run of full_vb is evaluated at the
+mean of its posterior over the decoder's weights, or, with --num_theta, by the mean of p(x) over so
+many samples of it.
 """
 
 import argparse
@@ -47,6 +49,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--proposal", default="laplace", help="what they start from: laplace or encoder (laplace)"
     )
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--output", type=Path, help="the file to write (RUN/marginal.json)")
+    parser.add_argument(
+        "--step", type=_at_least(1), help="of the checkpoint, if the run kept it (the newest)"
+    )
     for name, least, default, meaning in (
         ("num_points", 1, 1000, "n: the first so many datapoints of the split"),
         ("num_samples", 2, 5000, "K of importance"),
@@ -55,6 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ("num_draws", 2, 100, "L of each of appendix_d's chains"),
         ("num_leapfrog", 1, 10, "steps of a trajectory of HMC"),
         ("num_warmup", 1, 200, "transitions of HMC that are dropped"),
+        ("num_theta", 0, 0, "full_vb: samples of theta, or 0 for its mean"),
     ):
         kind = _at_least(least)
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
@@ -105,11 +112,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from aevb import compiler, hmc, marginal, metrics, provenance, sandwich
+    from aevb.algorithms import full_vb
     from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
     from aevb.proposals import PROPOSALS
 
     names = check_estimators(args, marginal.ESTIMATORS)
+    if args.num_theta and config["algorithm.name"] != "full_vb":
+        raise UserError(
+            f"--num_theta is {args.num_theta}, but {args.workdir} is a run of "
+            f"{config['algorithm.name']}, which has no posterior over theta; leave it at 0"
+        )
     if args.proposal not in PROPOSALS:
         raise UserError(f"--proposal is {args.proposal!r}; it is one of {', '.join(PROPOSALS)}")
     compiler.use_cache()
@@ -120,11 +133,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--num_points is {args.num_points}; it can be at most the {len(stored)} datapoints "
             f"of the {args.split} split of {dataset.name}"
         )
-    state = newest(args.workdir, algorithm.init, config["seed"])
-    step, params = int(state.step), algorithm.vae_params(state.params)
-    data_key, noise_key = jax.random.split(jax.random.key(SEED))
+    state = restore(args.workdir, algorithm.init, config["seed"], args.step)
+    data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
+    if args.num_theta:
+        thetas = [
+            full_vb.draw(k, state.params) for k in jax.random.split(theta_key, args.num_theta)
+        ]
+    else:
+        thetas = [algorithm.vae_params(state.params)]
     if stored is None:
-        points = sandwich.simulate(data_key, vae, params, args.num_points)
+        points = sandwich.simulate(data_key, vae, thetas[0], args.num_points)
     else:
         index = np.arange(args.num_points)
         points = sandwich.Points(fixed_inputs(dataset.preprocess, index, stored[index]), None)
@@ -143,18 +161,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for number, name in enumerate(settings):
         if name not in ("elbo", *names):
             continue
-        with metrics.progress_bar(args.num_points, 0, "datapoints") as bar:
+        parts, seconds = [], 0.0
+        with metrics.progress_bar(args.num_points * len(thetas), 0, "datapoints") as bar:
             bar.set_postfix_str(name)
-            found[name], seconds = sandwich.estimate_points(
-                jax.random.fold_in(noise_key, number),
-                vae,
-                params,
-                points,
-                name,
-                settings[name],
-                proposal=args.proposal,
-                progress=lambda done, bar=bar: bar.update(done - bar.n),
-            )
+            for params in thetas:
+                part, its_seconds = sandwich.estimate_points(
+                    jax.random.fold_in(noise_key, number),
+                    vae,
+                    params,
+                    points,
+                    name,
+                    settings[name],
+                    proposal=args.proposal,
+                    progress=lambda done, bar=bar, base=bar.n: bar.update(base + done - bar.n),
+                )
+                parts.append(part)
+                seconds += its_seconds
+        found[name] = sandwich.over_theta(parts)
         plain = {k: v._asdict() if k == "settings" else v for k, v in settings[name].items()}
         rows[name] = {
             "kind": "lower" if name == "elbo" else marginal.ESTIMATORS[name].kind,
@@ -172,15 +195,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     result = {
         "data": {"name": dataset.name, "split": args.split, "num_points": args.num_points},
-        "model": {"num_latents": vae.num_latents, "step": step, "seed": config["seed"]},
+        "model": {
+            "num_latents": vae.num_latents,
+            "step": int(state.step),
+            "seed": config["seed"],
+            "num_theta": args.num_theta,
+        },
         "noise_seed": SEED,
         "estimators": rows,
         "sandwich": widths,
         "versions": provenance.versions(),
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
-    metrics.write_json(args.workdir / "marginal.json", result)
+    metrics.write_json(output_of(args), result)
     return result
+
+
+def output_of(args: argparse.Namespace) -> Path:
+    return args.output or args.workdir / "marginal.json"
 
 
 def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
@@ -196,6 +228,13 @@ def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
                 f"--estimators has {name!r}; it is a list, separated by commas, of "
                 f"{', '.join(known)}"
             )
+    uppers = [name for name in names if known[name].kind == "upper"]
+    if args.num_theta and uppers:
+        raise UserError(
+            f"--estimators has {uppers[0]!r}, an upper bound, but the mean of p(x) over "
+            f"--num_theta={args.num_theta} samples is bounded from below alone; ask for "
+            "importance or ais"
+        )
     if "reverse_ais" in names and args.split != "simulated":
         raise UserError(
             "--estimators has 'reverse_ais', which starts from an exact sample of the posterior, "
@@ -204,8 +243,8 @@ def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
     return names
 
 
-def newest(folder: Path, init: Any, seed: int) -> Any:
-    """The state of a run's newest sound checkpoint.
+def restore(folder: Path, init: Any, seed: int, step: int | None) -> Any:
+    """The state of a run's newest sound checkpoint, or of that at `step`.
 
     Raises:
         UserError: it has none.
@@ -214,11 +253,17 @@ def newest(folder: Path, init: Any, seed: int) -> Any:
 
     from aevb import checkpoint
 
-    restored = None
+    restored, kept = None, []
     if (folder / "checkpoints").is_dir():
-        manager = checkpoint.open_manager(folder / "checkpoints")
-        restored = checkpoint.restore(manager, jax.eval_shape(init, jax.random.key(seed)))
+        manager = checkpoint.open_manager(folder / "checkpoints", keep_all=True)
+        like = jax.eval_shape(init, jax.random.key(seed))
+        restored, kept = checkpoint.restore(manager, like, step=step), sorted(manager.all_steps())
         manager.close()
+    if restored is None and kept:
+        raise UserError(
+            f"--step is {step}; of --workdir={folder} these are kept: "
+            f"{', '.join(map(str, kept))} (config.train.keep_checkpoints keeps all)"
+        )
     if restored is None:
         raise UserError(f"--workdir={folder} has no sound checkpoint; train in a new folder")
     return restored.state
@@ -262,7 +307,7 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{table(result)}\n{args.workdir / 'marginal.json'}")
+    print(f"{table(result)}\n{output_of(args)}")
     return 0
 
 

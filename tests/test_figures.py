@@ -103,7 +103,7 @@ def test_tiles_stand_in_their_rows_and_columns():
 
 def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
     """The first latent rises to the right, the second upwards."""
-    quantiles, means = drawing.decode_unit_square(transparent_vae(), ())
+    quantiles, means = drawing.QUANTILES, drawing.decode_unit_square(transparent_vae(), ())
     side = drawing.MANIFOLD_SIDE
     assert means.shape == (side, side, 2)
     np.testing.assert_allclose(quantiles, (np.arange(side) + 0.5) / side)
@@ -114,7 +114,7 @@ def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
 
 
 def test_the_manifold_labels_its_axes_with_those_quantiles():
-    quantiles, means = drawing.decode_unit_square(transparent_vae(), ())
+    quantiles, means = drawing.QUANTILES, drawing.decode_unit_square(transparent_vae(), ())
     axes = only_axes(figures.manifold(means[..., None], quantiles, title=""))
     across = [label.get_text() for label in axes.get_xticklabels()]
     up = [label.get_text() for label in axes.get_yticklabels()]
@@ -155,7 +155,7 @@ def test_samples_come_from_the_prior():
 
 def test_samples_fill_a_square_grid():
     images = np.random.default_rng(0).uniform(size=(10, 2, 2))
-    picture = drawn(only_axes(figures.samples(images, title="")))
+    picture = drawn(only_axes(figures.samples({"": images})))
     np.testing.assert_array_equal(picture, figures.tile(images[:9].reshape(3, 3, 2, 2)))
 
 

@@ -23,6 +23,7 @@ SETTINGS = Settings(
     evals_per_decade=5,
     eval_examples=1000,
     checkpoint_seconds=3600.0,
+    keep_checkpoints=False,
     tensorboard=False,
 )
 

@@ -38,7 +38,7 @@ class Options(NamedTuple):
     split: str = ""  # "" = the data set's first
     binarization: str = ""  # "" = the data set's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
-    num_train: int = 0  # the first so many training datapoints; 0 = all
+    num_train: int = 0  # so many training datapoints, evenly spaced in their order; 0 = all
     synthetic_num_train: int = 1000
     synthetic_num_test: int = 1000
     synthetic_num_dims: int = 10
@@ -72,12 +72,16 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
             ),
         )
     )
-    if not 0 <= options.num_train <= len(dataset.train):
+    number = len(dataset.train)
+    if not 0 <= options.num_train <= number:
         raise UserError(
-            f"data.num_train is {options.num_train}; {name} has {len(dataset.train)} training "
-            "datapoints, and 0 stands for all of them"
+            f"data.num_train is {options.num_train}; {name} has {number} training datapoints, and "
+            "0 stands for all of them"
         )
-    return dataset._replace(train=dataset.train[: options.num_train or None])
+    if options.num_train in (0, number):
+        return dataset
+    kept = np.arange(options.num_train) * number // options.num_train
+    return dataset._replace(train=dataset.train[kept])
 
 
 def prepare(name: str, options: Options = DEFAULTS) -> Path:

@@ -1,0 +1,32 @@
+"""Figure 3 of the paper: the marginal likelihood of few and of many training images, three ways.
+
+python experiments/run.py --config=experiments/figure_3.py --sweep
+
+`make paper` runs it and estimates log p(x) at every checkpoint. 100 hidden units and 3 latent
+dimensions, for which the paper's estimator of appendix D still works.
+"""
+
+from aevb.config import Config, default_config
+from aevb.plan import Axes, best_of
+
+
+def get_config() -> Config:
+    config = default_config()
+    config.data.name = "binarized_mnist"
+    config.model.hidden = (100,)
+    config.model.num_latents = 3
+    config.model.likelihood = "bernoulli"
+    config.train.num_examples = 3_000_000
+    config.train.evals_per_decade = 2
+    config.train.eval_examples = 1000
+    config.train.keep_checkpoints = True
+    return config
+
+
+def get_sweep() -> Axes:
+    return {
+        "data.num_train": (1000, 50_000),
+        "algorithm.name": ("sgvb", "wake_sleep", "mcem"),
+        "optimizer.step_size": best_of(0.01, 0.02, 0.1),
+        "seed": (0, 1, 2),
+    }

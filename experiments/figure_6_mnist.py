@@ -1,0 +1,29 @@
+"""Ours, for which the paper has no experiment: a posterior over the decoder's weights, or MAP?
+
+python experiments/run.py --config=experiments/figure_6_mnist.py --sweep
+
+Full variational Bayes (appendix F) beside AEVB with a point estimate, on few and on many images.
+`make paper` runs it and estimates the test log p(x).
+"""
+
+from aevb.config import Config, default_config
+from aevb.plan import Axes, best_of
+
+
+def get_config() -> Config:
+    config = default_config()
+    config.data.name = "binarized_mnist"
+    config.model.hidden = (200,)
+    config.model.num_latents = 5
+    config.model.likelihood = "bernoulli"
+    config.train.num_examples = 3_000_000
+    return config
+
+
+def get_sweep() -> Axes:
+    return {
+        "data.num_train": (100, 1000, 10_000),
+        "algorithm.name": ("sgvb", "full_vb"),
+        "optimizer.step_size": best_of(0.01, 0.02, 0.1),
+        "seed": (0, 1, 2),
+    }

@@ -1,0 +1,296 @@
+"""Every figure of the paper, and what the report says of it: trains, measures and draws.
+
+python experiments/paper.py [--quick] [--only=figure_2_frey,...] [--data-dir=FOLDER]
+
+Each study is a sweep of `experiments/run.py` in runs/paper/, taken up where it stopped, and then a
+results file in experiments/results/paper/, with every run's curve; `experiments/report.py` makes
+docs/paper.md of them. All of it takes hours on two CPU cores. --quick shows in ten minutes that
+everything works, with runs far too short to be worth a look, and writes to runs/paper-quick alone.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import evaluate
+
+from aevb import metrics, provenance
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results" / "paper"
+PICTURES = ROOT / "docs" / "paper"
+IGNORED = ("seed", "optimizer.step_size")  # no axes that make a setting of their own
+
+
+class Scale(NamedTuple):
+    """How much of the measuring is done."""
+
+    num_points: int  # datapoints of which log p(x) is estimated
+    num_chains: int
+    num_samples: int  # K of importance
+    num_temps: int
+    num_theta: int
+
+
+FULL = Scale(num_points=500, num_chains=4, num_samples=5000, num_temps=200, num_theta=10)
+QUICK = Scale(num_points=10, num_chains=2, num_samples=100, num_temps=10, num_theta=2)
+
+
+class Run(NamedTuple):
+    """A finished run of a study."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+
+Measure = Callable[[Run, Scale], dict[str, Any]]  # -> what more the results of a run say
+
+
+class Study(NamedTuple):
+    """A sweep, and what is measured of each of its runs."""
+
+    config: str  # a file of experiments/
+    flags: tuple[str, ...] = ()  # of run.py, beside --sweep
+    quick: tuple[str, ...] = ()  # what --quick adds
+    measure: Measure | None = None
+
+
+def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
+    """log p(x) by the paper's own estimator at each evaluation, and the sandwich at the end."""
+    curve: dict[str, Any] = {"examples": [], "train": [], "test": []}
+    records = metrics.read_records(run.folder / "metrics.jsonl")
+    papers = (f"--num_chains={scale.num_chains}", "--num_draws=50", "--num_leapfrog=4")
+    for record in records:
+        curve["examples"].append(record["examples"])
+        step = record["examples"] // run.config["train.batch_size"]
+        for split in ("train", "test"):
+            flags = ("--estimators=appendix_d", f"--split={split}", f"--step={step}", *papers)
+            found = estimate(run, f"{step}_{split}", scale, *flags)
+            curve[split].append(found["estimators"]["appendix_d"])
+    sandwich = estimate(
+        run,
+        "sandwich",
+        scale,
+        f"--num_samples={scale.num_samples}",
+        f"--num_temps={scale.num_temps}",
+    )
+    return {"appendix_d": curve, "sandwich": sandwich}
+
+
+def predictions(run: Run, scale: Scale) -> dict[str, Any]:
+    """Test log p(x) at the mean of theta and, where it has a posterior, by samples of it."""
+    flags = ("--estimators=importance", f"--num_samples={scale.num_samples}")
+    found = {"mean": estimate(run, "mean", scale, *flags)}
+    if run.config["algorithm.name"] == "full_vb":
+        found["samples"] = estimate(run, "samples", scale, *flags, f"--num_theta={scale.num_theta}")
+        found["evidence"] = evidence_bound(run)
+    return found
+
+
+STEP = "--config.optimizer.step_size=0.02"
+SHORT = ("--config.train.num_examples=20000", STEP, "--axis=seed=0")
+LONGER = ("--config.train.num_examples=100000", STEP, "--axis=seed=0")
+MILLION = "--config.train.num_examples=1000000"
+
+STUDIES: Mapping[str, Study] = {
+    "figure_2_mnist": Study("figure_2_mnist", quick=(*LONGER, "--axis=model.num_latents=3,20")),
+    "figure_2_frey": Study("figure_2_frey", quick=(*LONGER, "--axis=model.num_latents=2,20")),
+    "figure_3": Study("figure_3", quick=SHORT, measure=appendix_d_along_training),
+    "figure_5": Study("figure_5", quick=LONGER),
+    "figure_6_mnist": Study(
+        "figure_6_mnist", quick=(*SHORT, "--axis=data.num_train=100,1000"), measure=predictions
+    ),
+    "figure_6_frey": Study("figure_6_frey", quick=SHORT, measure=predictions),
+    # What the paper does not say: the effect of each choice.
+    "silent_binarization": Study(
+        "mnist",
+        (MILLION, STEP, "--axis=model.num_latents=20", "--axis=data.binarization=dynamic,fixed"),
+        quick=SHORT,
+    ),
+    "silent_split": Study(
+        "frey_faces",
+        (MILLION, STEP, "--axis=model.num_latents=2", "--axis=data.split=random,blocked"),
+        quick=SHORT,
+    ),
+    "silent_init_mnist": Study(
+        "binarized_mnist",
+        (MILLION, "--axis=model.num_latents=20", "--axis=model.init_std=0.1,0.01"),
+        quick=SHORT,
+    ),
+    "silent_init_frey": Study(
+        "frey_faces",
+        (MILLION, "--axis=model.num_latents=2", "--axis=model.init_std=0.1,0.01",
+         "--config.data.split=random"),
+        quick=SHORT,
+    ),
+    "silent_biases": Study(
+        "binarized_mnist",
+        (MILLION, STEP, "--axis=model.num_latents=20", "--axis=algorithm.prior_on_biases=True,False"),
+        quick=SHORT,
+    ),
+}  # fmt: skip
+
+
+def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
+    """What `evaluate.py` finds, once for each run and name."""
+    output = run.folder / "marginal" / f"{name}.json"
+    if not output.exists():
+        output.parent.mkdir(exist_ok=True)
+        points = f"--num_points={scale.num_points}"
+        evaluate.run(
+            evaluate.parse([f"--workdir={run.folder}", f"--output={output}", points, *flags])
+        )
+    return json.loads(output.read_text())
+
+
+def evidence_bound(run: Run) -> dict[str, float]:
+    """Full variational Bayes' bound on log p(X) of its training data, over N; nats."""
+    import jax
+    import numpy as np
+
+    from aevb.algorithms import full_vb
+    from aevb.algorithms.ascent import ParamPrior
+    from aevb.evaluate import fixed_inputs
+    from aevb.experiment import build
+
+    dataset, vae, algorithm = build(run.config)
+    state = evaluate.restore(run.folder, algorithm.init, run.config["seed"], None)
+    number = len(dataset.train)
+    x = fixed_inputs(dataset.preprocess, np.arange(number), dataset.train)
+    prior = ParamPrior(run.config["algorithm.param_prior_std"])
+    bound, error = jax.jit(
+        lambda key: full_vb.log_evidence_bound(
+            key, vae, state.params, x, num_samples=100, prior=prior
+        )
+    )(jax.random.key(evaluate.SEED))
+    kl = full_vb.kl_to_prior(state.params, prior)
+    return {
+        "bound": float(bound) / number,
+        "estimator_standard_error": float(error) / number,
+        "kl_theta": float(kl) / number,
+    }
+
+
+def sweep_command(study: Study, folder: Path, quick: bool, data_dir: Path | None) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "experiments" / "run.py"),
+        f"--config={ROOT / 'experiments' / study.config}.py",
+        "--sweep",
+        f"--workdir={folder}",
+        *study.flags,
+        *(study.quick if quick else ()),
+        *([f"--config.data.manual_dir={data_dir.absolute()}"] if data_dir else []),
+    ]
+
+
+def runs_of(folder: Path) -> list[Run]:
+    summaries = sorted(folder.glob("*/summary.json"))
+    return [Run(file.parent, evaluate.read_config(file.parent)) for file in summaries]
+
+
+def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
+    """A study's results: its choices of the step size, and every run with its curve."""
+    sweep = json.loads((folder / "sweep.json").read_text())
+    axes = [axis for axis in sweep["rows"][0]["setting"] if axis not in IGNORED]
+    runs = []
+    for run in runs_of(folder):
+        summary = json.loads((run.folder / "summary.json").read_text())
+        bounds = {k: v for k, v in summary.items() if k.startswith(("train_", "test_"))}
+        runs.append(
+            {
+                "setting": {axis: run.config[axis] for axis in axes},
+                "seed": run.config["seed"],
+                "step_size": run.config["optimizer.step_size"],
+                "num_examples": summary["num_examples"],
+                **bounds,
+                "curve": metrics.curve(metrics.read_records(run.folder / "metrics.jsonl")),
+                "measured": study.measure(run, scale) if study.measure else None,
+            }
+        )
+        print(f"{folder.name}: {run.folder.name}", flush=True)
+    failed = {name: why for row in sweep["rows"] for name, why in row["failed"].items()}
+    return {"trials": sweep["trials"], "failed": failed, "runs": runs}
+
+
+def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
+    """Figures 4 and 5, which need the models themselves: those of the studies in two folders."""
+    from aevb import drawing, figures
+    from aevb.experiment import build
+
+    planes, samples = {}, {}
+    of_frey = [run for run in runs_of(frey) if run.config["algorithm.name"] == "sgvb"]
+    of_mnist = sorted(runs_of(mnist), key=lambda run: run.config["model.num_latents"])
+    for run in (*of_frey, *of_mnist):
+        num_latents = run.config["model.num_latents"]
+        dataset, vae, algorithm = build(run.config)
+        assert dataset.image_shape is not None
+        if run.config["seed"] != 0 or (run in of_frey and num_latents != 2):
+            continue
+        state = evaluate.restore(run.folder, algorithm.init, run.config["seed"], None)
+        params = algorithm.vae_params(state.params)
+        if num_latents == 2:
+            means = drawing.decode_unit_square(vae, params)
+            side = len(means)
+            planes[dataset.name] = means.reshape(side, side, *dataset.image_shape)
+        if run in of_mnist:
+            drawn = drawing.sample_means(vae, params)
+            samples[f"{num_latents} latent dimensions"] = drawn.reshape(-1, *dataset.image_shape)
+    pictures.mkdir(parents=True, exist_ok=True)
+    figures.save(figures.manifolds(planes, drawing.QUANTILES), str(pictures / "figure_4.png"))
+    figures.save(figures.samples(samples), str(pictures / "figure_5.png"))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="short, and not for publication")
+    parser.add_argument("--only", default=",".join(STUDIES), help="comma-separated (default: all)")
+    parser.add_argument("--data-dir", type=Path, help="where files that you brought lie")
+    parser.add_argument("--runs", type=Path, help="folder of the runs (runs/paper)")
+    args = parser.parse_args()
+    args.only = args.only.split(",")
+    if unknown := set(args.only) - set(STUDIES):
+        parser.error(f"--only has {sorted(unknown)}; there are {', '.join(STUDIES)}")
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    runs = args.runs or ROOT / "runs" / ("paper-quick" if args.quick else "paper")
+    results = runs / "results" if args.quick else RESULTS
+    pictures = runs / "pictures" if args.quick else PICTURES
+    results.mkdir(parents=True, exist_ok=True)
+    for name in args.only:
+        study, folder = STUDIES[name], runs / name
+        print(f"\n=== {name}", flush=True)
+        began = time.monotonic()
+        status = subprocess.run(
+            sweep_command(study, folder, args.quick, args.data_dir), check=False
+        ).returncode
+        if status not in (0, 3):  # 3: a run failed, which the results tell
+            return status
+        found = collect(study, folder, QUICK if args.quick else FULL)
+        report = {
+            "command": f"python experiments/paper.py --only={name}"
+            + (" --quick" if args.quick else ""),
+            "flags": [*study.flags, *(study.quick if args.quick else ())],
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "wall_seconds_of_the_last_call": round(time.monotonic() - began, 1),
+            **found,
+        }
+        metrics.write_json(results / f"{name}.json", report)
+    if {"figure_2_frey", "figure_5"} <= set(args.only):
+        draw_models(runs / "figure_2_frey", runs / "figure_5", pictures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
