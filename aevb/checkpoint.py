@@ -36,7 +36,11 @@ def digest(state: TrainState) -> str:
 
 
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
-    """The checkpoints of a folder, made if need be; leftovers of a killed save are removed."""
+    """The checkpoints of a folder, made if need be; leftovers of a killed save are removed.
+
+    Args:
+        keep_all: rather than the latest two and the best.
+    """
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
@@ -56,6 +60,14 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
     )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def open_reader(folder: Path) -> "ocp.CheckpointManager":
+    """The checkpoints of a folder that is there, from which nothing is removed."""
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
@@ -93,15 +105,22 @@ def restore(
 ) -> Restored | None:
     """The newest checkpoint that holds what was saved; None where there is none.
 
-    Each damaged one is named on stderr, and the one before it is taken.
+    Each damaged one is named on stderr and deleted, unless the manager is a reader, and the one
+    before it is taken.
 
     Args:
-        like: a state of the same structure, shapes and types.
+        like: a state of the same structure, shapes and types, whose devices will have it; of
+            `jax.eval_shape`, for the first device. Where it was saved does not matter.
         step: of the only one that will do; None for any.
     """
     import orbax.checkpoint as ocp
 
-    abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def described(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first)
+
+    abstract = jax.tree.map(described, like)
     steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
     for number in sorted(steps, reverse=True):
         try:

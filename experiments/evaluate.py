@@ -255,7 +255,7 @@ def restore(folder: Path, init: Any, seed: int, step: int | None) -> Any:
 
     restored, kept = None, []
     if (folder / "checkpoints").is_dir():
-        manager = checkpoint.open_manager(folder / "checkpoints", keep_all=True)
+        manager = checkpoint.open_reader(folder / "checkpoints")
         like = jax.eval_shape(init, jax.random.key(seed))
         restored, kept = checkpoint.restore(manager, like, step=step), sorted(manager.all_steps())
         manager.close()

@@ -106,7 +106,7 @@ STUDIES: Mapping[str, Study] = {
         "figure_6_mnist", quick=(*SHORT, "--axis=data.num_train=100,1000"), measure=predictions
     ),
     "figure_6_frey": Study("figure_6_frey", quick=SHORT, measure=predictions),
-    # What the paper does not say: the effect of each choice.
+    # What the paper does not say, or says without a figure: the effect of each choice.
     "silent_binarization": Study(
         "mnist",
         (MILLION, STEP, "--axis=model.num_latents=20", "--axis=data.binarization=dynamic,fixed"),
@@ -128,9 +128,15 @@ STUDIES: Mapping[str, Study] = {
          "--config.data.split=random"),
         quick=SHORT,
     ),
+    "silent_samples": Study(
+        "binarized_mnist",
+        (MILLION, STEP, "--axis=model.num_latents=20", "--axis=algorithm.num_samples=1,10"),
+        quick=SHORT,
+    ),
     "silent_biases": Study(
         "binarized_mnist",
-        (MILLION, STEP, "--axis=model.num_latents=20", "--axis=algorithm.prior_on_biases=True,False"),
+        (MILLION, STEP, "--axis=model.num_latents=20",
+         "--axis=algorithm.prior_on_biases=True,False"),
         quick=SHORT,
     ),
 }  # fmt: skip
@@ -208,6 +214,7 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
                 "seed": run.config["seed"],
                 "step_size": run.config["optimizer.step_size"],
                 "num_examples": summary["num_examples"],
+                "seconds": summary["seconds"],
                 **bounds,
                 "curve": metrics.curve(metrics.read_records(run.folder / "metrics.jsonl")),
                 "measured": study.measure(run, scale) if study.measure else None,

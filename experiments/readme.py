@@ -342,7 +342,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
 }
 
 
-def filled_in(text: str) -> str:
+def filled_in(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
     """A document's text with each of its tables made anew.
 
     Raises:
@@ -350,7 +350,7 @@ def filled_in(text: str) -> str:
     """
 
     def made(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}"
+        return f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}"
 
     return re.sub(r"(<!-- ([\w ]+) -->\n).*?(<!-- end -->)", made, text, flags=re.DOTALL)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import python
 
 from aevb import checkpoint
 from aevb.algorithms.base import TrainState
@@ -95,6 +96,47 @@ def test_when_all_are_damaged_there_is_nothing_to_restore(tmp_path: Path):
     for step in (1, 2):
         flip_a_bit(tmp_path / str(step) / "state")
     assert restored_from(tmp_path) is None
+
+
+def test_a_reader_takes_a_step_by_its_number_and_removes_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    manager = checkpoint.open_manager(tmp_path, keep_all=True)
+    for step in (1, 2, 3):
+        checkpoint.save(manager, state_at(step), seconds=0.0)
+    manager.close()
+    assert kept(tmp_path) == {1, 2, 3}
+    flip_a_bit(tmp_path / "2" / "state")
+    reader = checkpoint.open_reader(tmp_path)
+    like = jax.eval_shape(lambda: state_at(0))
+    first = checkpoint.restore(reader, like, step=1)
+    assert first is not None
+    assert_same(first.state, state_at(1))
+    assert checkpoint.restore(reader, like, step=2) is None
+    assert "checkpoint of step 2 is damaged" in capfd.readouterr().err
+    assert checkpoint.restore(reader, like, step=4) is None
+    assert kept(tmp_path) == {1, 2, 3}
+
+
+SAVE_ON_THE_SECOND_DEVICE = """
+import sys
+from pathlib import Path
+import jax
+sys.path.append("tests")
+jax.config.update("jax_num_cpu_devices", 2)
+from test_checkpoint import save_all
+with jax.default_device(jax.devices()[1]):
+    save_all(Path(sys.argv[1]), {7: -3.0})
+"""
+
+
+def test_what_a_second_device_saved_comes_back_where_there_is_one(tmp_path: Path):
+    """A sweep gives each run a device, which the program that evaluates it may not have."""
+    python("-c", SAVE_ON_THE_SECOND_DEVICE, tmp_path)
+    reader = checkpoint.open_reader(tmp_path)
+    restored = checkpoint.restore(reader, jax.eval_shape(lambda: state_at(0)))
+    assert restored is not None  # and has the digest of what was saved
+    assert restored.state.step == 7
 
 
 def test_a_step_is_saved_once(tmp_path: Path):
