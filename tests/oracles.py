@@ -46,6 +46,18 @@ class LinearGaussian(NamedTuple):
         )
         return float(expected_log_lik) - kl_to_standard_normal(mean, log_var)
 
+    def posterior_log_q(self, x: Array, mean: Array, log_var: Array) -> float:
+        """E[log N(z; mean, diag(exp(log_var)))] over z ~ p(z|x) at one x [D], nats."""
+        posterior_mean, cov = self.posterior(x)
+        return expected_log_normal(posterior_mean - mean, cov, log_var)
+
+    def dreamt_log_q(self, kernel: Array, bias: Array, log_var: Array) -> float:
+        """E[log N(z; x' kernel + bias, diag(exp(log_var)))] over x, z ~ p(x, z), nats."""
+        # z - x' kernel - bias = (I - kernel' W) z - kernel' noise - (kernel' b + bias)
+        of_z = np.eye(len(bias)) - kernel.T @ self.weights
+        cov = of_z @ of_z.T + (kernel.T * self.noise_var) @ kernel
+        return expected_log_normal(-(kernel.T @ self.bias + bias), cov, log_var)
+
     def elbo_gradient(self, x: Array, mean: Array, log_var: Array) -> dict[str, Array]:
         """Of `elbo`, by pencil and paper, in the guide's statistics, W and b."""
         var = np.exp(log_var)
@@ -90,6 +102,43 @@ def pca_log_lik(x: Array, num_latents: int) -> float:
         noise_var
     )
     return float(-0.5 * (num_dims * LOG_2PI + log_det + num_dims))
+
+
+def _as_it_is(cov: Array) -> Array:
+    return cov
+
+
+def pca_em(
+    x: Array,
+    num_latents: int,
+    *,
+    guide_cov: Callable[[Array], Array] = _as_it_is,
+    num_steps: int = 2000,
+) -> LinearGaussian:
+    """Where EM for probabilistic PCA ends on x [N, D]; Tipping & Bishop (1999), section 3.3.
+
+    Args:
+        guide_cov: of the posterior's covariance [Z, Z], that of a guide in its place whose mean is
+            the posterior's: where variational EM ends that has such an E step.
+    """
+    num_data, num_dims = x.shape
+    bias = np.mean(x, axis=0)
+    weights, noise_var = np.random.default_rng(0).normal(size=(num_dims, num_latents)), 1.0
+    for _ in range(num_steps):
+        _, cov = LinearGaussian(weights, bias, np.full(num_dims, noise_var)).posterior(bias)
+        z, cov = (x - bias) @ weights @ cov / noise_var, guide_cov(cov)
+        second_moment = z.T @ z + num_data * cov
+        weights = np.linalg.solve(second_moment, z.T @ (x - bias)).T
+        residual_sq = np.sum(np.square(x - bias - z @ weights.T))
+        spread = num_data * np.trace(weights @ cov @ weights.T)
+        noise_var = float(residual_sq + spread) / x.size
+    return LinearGaussian(weights, bias, np.full(num_dims, noise_var))
+
+
+def expected_log_normal(shift: Array, cov: Array, log_var: Array) -> float:
+    """E[log N(y; 0, diag(exp(log_var)))] where y [Z] has mean `shift` and this covariance, nats."""
+    squares = np.square(shift) + np.diag(cov)
+    return float(-0.5 * np.sum(LOG_2PI + log_var + squares * np.exp(-log_var)))
 
 
 def kl_to_standard_normal(mean: Array, log_var: Array) -> float:

@@ -1,127 +1,44 @@
 """Algorithm 1: its updates against exact gradients, and its end against the exact optimum."""
 
-from collections.abc import Mapping
-from functools import cache
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import linear_models
 import numpy as np
-import optax
 import oracles
 import pytest
 import scipy.stats
-from oracles import LinearGaussian, standard_errors_off
+from linear_models import (
+    NO_PRIOR,
+    NUM_DATA,
+    Params,
+    as_float64,
+    assert_8_times_the_variance,
+    assert_equal,
+    batch_of,
+    exact_bound,
+    exact_log_prob,
+    gaussian_batch,
+    gradient_of,
+    linear_vae,
+    pca_data,
+    trained,
+    updates_of,
+)
+from oracles import standard_errors_off
 
-from aevb import optimizers, vae
+from aevb import optimizers
 from aevb.algorithms import sgvb
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm, Batch
-from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.losses import BOUNDS
-from aevb.networks import Network
 from aevb.vae import VAE
 
-NUM_DIMS, NUM_LATENTS = 4, 2
-NUM_DATA = 10
 
-Params = dict[str, dict[str, np.ndarray]]
-
-
-@cache
-def linear_vae(num_dims: int = NUM_DIMS, num_latents: int = NUM_LATENTS, std: float = 0.5) -> VAE:
-    """Probabilistic PCA with an encoder of the family that holds its posterior."""
-
-    def encoder_init(key: jax.Array) -> Any:
-        normal = std * jax.random.normal(key, (num_dims + 1, num_latents))
-        return {
-            "kernel": normal[1:],
-            "bias": normal[0],
-            "log_var": jnp.zeros(num_latents),
-        }
-
-    def encoder(params: Any, x: jax.Array) -> Mapping[str, jax.Array]:
-        return {"mean": x @ params["kernel"] + params["bias"], "log_var": params["log_var"]}
-
-    def decoder_init(key: jax.Array) -> Any:
-        normal = std * jax.random.normal(key, (num_latents + 1, num_dims))
-        return {
-            "kernel": normal[1:],
-            "bias": normal[0],
-            "log_var": jnp.zeros(1),  # one noise variance for all dimensions
-        }
-
-    def decoder(params: Any, z: jax.Array) -> Mapping[str, jax.Array]:
-        log_var = jnp.broadcast_to(params["log_var"], (num_dims,))
-        return {"mean": z @ params["kernel"] + params["bias"], "log_var": log_var}
-
-    return vae.make(
-        Network(encoder_init, encoder),
-        Network(decoder_init, decoder),
-        LIKELIHOODS["gaussian"],
-        num_latents=num_latents,
-    )
-
-
-@cache
-def make(
-    model: VAE, *, bound: str = "sgvb_b", num_data: int = NUM_DATA, **options: Any
-) -> Algorithm:
-    """AEVB by gradient ascent with steps of 1, without a prior unless one is asked for."""
-    options = {"prior": ParamPrior(std=None), **options}
-    algorithm = sgvb.make(model, optax.sgd(1.0), num_data=num_data, bound=BOUNDS[bound], **options)
-    return Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.update))
-
-
-def batch_of(x: np.ndarray) -> Batch:
-    return Batch(jnp.float32(x), jnp.arange(len(x), dtype=jnp.int32))
-
-
-def gaussian_batch(num_dims: int = NUM_DIMS, size: int = 5) -> Batch:
-    return batch_of(np.random.default_rng(0).normal(scale=1.5, size=(size, num_dims)))
-
-
-def as_float64(params: Any) -> Params:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-
-
-def linear_gaussian(params: Params) -> LinearGaussian:
-    decoder = params["decoder"]
-    noise_var = np.exp(decoder["log_var"]) * np.ones(decoder["bias"].shape)
-    return LinearGaussian(decoder["kernel"].T, decoder["bias"], noise_var)
-
-
-def exact_bound(params: Params, x: np.ndarray) -> float:
-    """The mean over x [M, D] of the evidence lower bound of `linear_vae`, in float64."""
-    encoder, model = params["encoder"], linear_gaussian(params)
-    means = x @ encoder["kernel"] + encoder["bias"]
-    return float(
-        np.mean(
-            [
-                model.elbo(point, mean, encoder["log_var"])
-                for point, mean in zip(x, means, strict=True)
-            ]
-        )
-    )
-
-
-def exact_gradient(params: Params, x: np.ndarray) -> Params:
-    """Of `exact_bound`, by central differences."""
-
-    def gradient(part: str, name: str) -> np.ndarray:
-        def bound(leaf: np.ndarray) -> float:
-            return exact_bound(params | {part: params[part] | {name: leaf}}, x)
-
-        return oracles.finite_difference(bound, params[part][name])
-
-    return {
-        part: {name: gradient(part, name) for name in leaves} for part, leaves in params.items()
-    }
-
-
-def assert_equal(tree: Any, other: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, tree, other)
+def make(model: VAE, *, bound: str = "sgvb_b", **options: Any) -> Algorithm:
+    return linear_models.make(sgvb.make, model, bound=BOUNDS[bound], **options)
 
 
 # The update
@@ -132,14 +49,11 @@ def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(bound: str):
     """With a step size of 1, the mean step is the gradient per datapoint, in phi and theta."""
     algorithm = make(linear_vae(), bound=bound)
     state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
-    keys = jax.random.split(jax.random.key(1), 5000)
-    states, metrics = jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, None)))(
-        keys, state, batch
-    )
-    params, x = as_float64(state.params), np.asarray(batch.x, np.float64)
-    assert standard_errors_off(metrics["objective"], exact_bound(params, x)) < 4
-    steps = jax.tree.map(lambda new, old: np.asarray(new, np.float64) - old, states.params, params)
-    misses = jax.tree.map(standard_errors_off, steps, exact_gradient(params, x))
+    params, x = as_float64((state.params, batch.x))
+    steps, objectives = updates_of(algorithm, state, batch)
+    assert standard_errors_off(objectives, exact_bound(params, x)) < 4
+    exact = gradient_of(lambda params: exact_bound(params, x), params)
+    misses = jax.tree.map(standard_errors_off, steps, exact)
     assert max(jax.tree.leaves(misses)) < 4, misses
 
 
@@ -168,18 +82,8 @@ def test_the_update_is_a_pure_function():
 
 
 def bounds_of(algorithm: Algorithm, batch: Batch) -> np.ndarray:
-    """The metric of many updates from the same state -> [5000]."""
-    state = algorithm.init(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), 5000)
-    _, metrics = jax.vmap(algorithm.update, in_axes=(0, None, None))(keys, state, batch)
-    return np.asarray(metrics["objective"], np.float64)
-
-
-def assert_8_times_the_variance(bounds: np.ndarray, others: np.ndarray) -> None:
-    tolerance = np.hypot(
-        oracles.variance_standard_error(bounds) / 8, oracles.variance_standard_error(others)
-    )
-    assert abs(np.var(bounds) / 8 - np.var(others)) < 4 * tolerance
+    """The metric of many updates from the same state -> [NUM_DRAWS]."""
+    return updates_of(algorithm, algorithm.init(jax.random.key(0)), batch)[1]
 
 
 def test_datapoints_of_a_minibatch_have_their_own_noise():
@@ -275,7 +179,7 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
         optimizers.make("adagrad", 0.1),
         num_data=NUM_DATA,
         bound=BOUNDS["sgvb_b"],
-        prior=ParamPrior(std=None),
+        prior=NO_PRIOR,
     )
     update = jax.jit(algorithm.update)
     state = algorithm.init(jax.random.key(0))
@@ -298,27 +202,9 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
 @pytest.mark.parametrize("bound", ["sgvb_a", "sgvb_b"])
 def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
     """Encoder and decoder are linear, so the best bound is the best log p(X), which is closed."""
-    num_dims, num_latents, num_data = 6, 2, 400
-    rng = np.random.default_rng(0)
-    truth = oracles.linear_gaussian(0, num_dims, num_latents)
-    z = rng.normal(size=(num_data, num_latents))
-    x = z @ truth.weights.T + truth.bias + 0.5 * rng.normal(size=(num_data, num_dims))
-    optimum = oracles.pca_log_lik(x, num_latents)
-
-    algorithm = sgvb.make(
-        linear_vae(num_dims, num_latents, std=0.1),
-        optimizers.make("adagrad", 0.1),
-        num_data=num_data,
-        bound=BOUNDS[bound],
-        prior=ParamPrior(std=None),
-    )
-    advance = make_advance(algorithm, lambda key, x: x, batch_size=50)
-    start = algorithm.init(jax.random.key(0))
-    untrained = np.mean(linear_gaussian(as_float64(start.params)).log_prob(x))
-    assert untrained < optimum - 2.0
-    keys = LoopKeys(*jax.random.split(jax.random.key(1)))
-    state, _ = train_to(advance, keys, jnp.float32(x), start, 4000)
-    params = as_float64(state.params)
-    log_lik = np.mean(linear_gaussian(params).log_prob(x))
+    x = pca_data()
+    optimum = oracles.pca_log_lik(x, 2)
+    params = trained(partial(sgvb.make, bound=BOUNDS[bound]), x)
+    log_lik = exact_log_prob(params, x)
     assert optimum - 0.002 < log_lik <= optimum
     assert log_lik - 0.02 < exact_bound(params, x) <= log_lik

@@ -35,8 +35,10 @@ def make(
         prior: on phi and theta.
 
     Raises:
-        ValueError: num_samples is below 2, when the first update is traced.
+        ValueError: num_samples is below 2.
     """
+    if num_samples < 2:
+        raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """No z has a gradient, so that each term has its own parameters' alone."""
@@ -44,7 +46,7 @@ def make(
         def awake(key: Key, x: Array) -> tuple[Array, Array]:
             log_joint, log_q = log_densities(
                 key, vae.encode(params, x), vae.guide, vae.joint(params, x),
-                num_samples=num_samples, at_least=2,
+                num_samples=num_samples,
             )  # fmt: skip
             log_w = stop_gradient(log_joint - log_q)
             value = jnp.sum(jax.nn.softmax(log_w) * (log_joint + log_q))

@@ -41,7 +41,7 @@ def make(
         wake_key, sleep_key = jax.random.split(key)
 
         def wake(key: Key, x: Array) -> tuple[Array, Array]:
-            stats, joint = stop_gradient(vae.encode(params, x)), vae.joint(params, x)
+            stats, joint = vae.encode(params, x), vae.joint(params, x)
             log_joint, log_q = log_densities(key, stats, vae.guide, joint, num_samples=num_samples)
             return jnp.mean(log_joint), jnp.mean(log_joint - log_q)
 
