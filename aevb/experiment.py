@@ -22,7 +22,8 @@ from aevb.options import parse_options
 from aevb.priors import PriorFamily
 from aevb.vae import VAE
 
-WITHOUT_ENCODER = ("mcem",)  # algorithms, whose models are evaluated by q(z|x) = N(0, I)
+WITHOUT_ENCODER = ("mcem",)  # algorithms, whose models are evaluated by samples of the prior
+WITHOUT_VAMP = ("mcem", "wake_sleep", "reweighted_wake_sleep")  # to which p(z) is theta's alone
 
 
 class Experiment(NamedTuple):
@@ -152,6 +153,11 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
 def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
     name, num_components = values["model.prior"], values["model.prior_components"]
     num_data = len(dataset.train)
+    if name == "vamp" and values["algorithm.name"] in WITHOUT_VAMP:
+        raise UserError(
+            f"config.algorithm.name is {values['algorithm.name']!r}, which trains p(z) without the "
+            "encoder that config.model.prior='vamp' is made of; use standard_normal or mixture"
+        )
     if name == "vamp" and num_components > num_data:
         raise UserError(
             f"config.model.prior_components is {num_components}; for vamp it can be at most the "

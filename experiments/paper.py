@@ -35,10 +35,20 @@ class Scale(NamedTuple):
     num_samples: int  # K of importance
     num_temps: int
     num_theta: int
+    num_evaluations: int | None  # the last so many of a run; None for all
 
 
-FULL = Scale(num_points=500, num_chains=4, num_samples=5000, num_temps=200, num_theta=10)
-QUICK = Scale(num_points=10, num_chains=2, num_samples=100, num_temps=10, num_theta=2)
+FULL = Scale(
+    num_points=500,
+    num_chains=4,
+    num_samples=5000,
+    num_temps=200,
+    num_theta=10,
+    num_evaluations=None,
+)
+QUICK = Scale(
+    num_points=10, num_chains=2, num_samples=100, num_temps=10, num_theta=2, num_evaluations=1
+)
 
 
 class Run(NamedTuple):
@@ -65,7 +75,7 @@ def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
     curve: dict[str, Any] = {"examples": [], "train": [], "test": []}
     records = metrics.read_records(run.folder / "metrics.jsonl")
     papers = (f"--num_chains={scale.num_chains}", "--num_draws=50", "--num_leapfrog=4")
-    for record in records:
+    for record in records[-(scale.num_evaluations or len(records)) :]:
         curve["examples"].append(record["examples"])
         step = record["examples"] // run.config["train.batch_size"]
         for split in ("train", "test"):
@@ -272,7 +282,7 @@ def main() -> int:
     args = parse_args()
     runs = args.runs or ROOT / "runs" / ("paper-quick" if args.quick else "paper")
     results = runs / "results" if args.quick else RESULTS
-    pictures = runs / "pictures" if args.quick else PICTURES
+    pictures = runs / "paper" if args.quick else PICTURES
     results.mkdir(parents=True, exist_ok=True)
     for name in args.only:
         study, folder = STUDIES[name], runs / name

@@ -1,6 +1,6 @@
 """Writes the tables and figures of docs/paper.md from what `experiments/paper.py` found.
 
-    python experiments/report.py [--results=FOLDER --document=FILE]
+    python experiments/report.py [--folder=runs/paper-quick]
 
 Each claim of the paper is a row: what it says, what was measured, and whether that holds. A study
 that was not run yet is said to be missing. Errors are standard errors over seeds; differences are
@@ -542,15 +542,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=STUDIED)
-    parser.add_argument("--pictures", type=Path, default=PICTURES)
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help="what is written")
-    args = parser.parse_args()
-    report = Report(args.results)
-    args.pictures.mkdir(parents=True, exist_ok=True)
-    draw(report, args.pictures)
-    args.document.write_text(text_of(DOCUMENT.read_text(), report))
-    print(f"{args.document} and {args.pictures}, of {len(report.studies)} studies")
+    parser.add_argument(
+        "--folder", type=Path, help="of `paper.py --quick`, in which the report is left too"
+    )
+    folder = parser.parse_args().folder
+    results, pictures, document = STUDIED, PICTURES, DOCUMENT
+    if folder:
+        results, pictures, document = folder / "results", folder / "paper", folder / "paper.md"
+    report = Report(results)
+    pictures.mkdir(parents=True, exist_ok=True)
+    draw(report, pictures)
+    document.write_text(text_of(DOCUMENT.read_text(), report))
+    print(f"{document}, of {len(report.studies)} studies")
 
 
 if __name__ == "__main__":

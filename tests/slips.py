@@ -402,8 +402,8 @@ SLIPS = (
     Slip(
         "a linear hidden layer",
         "networks.py",
-        'x = jnp.tanh(dense(size, f"hidden_{layer}")(x))',
-        'x = dense(size, f"hidden_{layer}")(x)',
+        'x = jnp.tanh(dense(size, f"hidden_{number}")(x))',
+        'x = dense(size, f"hidden_{number}")(x)',
         "test_vae.py",
         "tanh",
     ),

@@ -72,7 +72,8 @@ def make(
                 key, z, step_size, log_density=log_density, num_leapfrog=num_leapfrog
             )
 
-        keys = jax.random.split(key, len(batch.x))
+        chains_key, ascent_key = jax.random.split(key)
+        keys = jax.random.split(chains_key, len(batch.x))
         z, acceptances = jax.vmap(transition)(keys, batch.x, chains.z[batch.indices])
         acceptance = jnp.mean(acceptances)
 
@@ -83,7 +84,7 @@ def make(
         def ascend(carry, _):
             params, opt_state = carry
             params, opt_state, metrics = ascent.ascend(
-                objective, prior.log_prob, params, opt_state, key, batch,
+                objective, prior.log_prob, params, opt_state, ascent_key, batch,
                 optimizer=optimizer, num_data=num_data,
             )  # fmt: skip
             return (params, opt_state), metrics
