@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from absl import logging
+
 from aevb.config import validate
 from aevb.errors import UserError
 
@@ -108,6 +110,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: something that the user can put right.
     """
     config = read_config(args.workdir)
+    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
     import jax
     import numpy as np
 

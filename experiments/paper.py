@@ -1,6 +1,7 @@
 """Every figure of the paper, and what the report says of it: trains, measures and draws.
 
-python experiments/paper.py [--quick] [--only=figure_2_frey,...] [--data-dir=FOLDER]
+python experiments/paper.py [--quick] [--only=figure_2_frey,...] [--data-dir=FOLDER] \
+[-- FLAGS OF run.py]
 
 Each study is a sweep of `experiments/run.py` in runs/paper/, taken up where it stopped, and then a
 results file in experiments/results/paper/, with every run's curve; `experiments/report.py` makes
@@ -192,7 +193,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
     }
 
 
-def sweep_command(study: Study, folder: Path, quick: bool, data_dir: Path | None) -> list[str]:
+def sweep_command(study: Study, folder: Path, args: argparse.Namespace) -> list[str]:
     return [
         sys.executable,
         str(ROOT / "experiments" / "run.py"),
@@ -200,8 +201,9 @@ def sweep_command(study: Study, folder: Path, quick: bool, data_dir: Path | None
         "--sweep",
         f"--workdir={folder}",
         *study.flags,
-        *(study.quick if quick else ()),
-        *([f"--config.data.manual_dir={data_dir.absolute()}"] if data_dir else []),
+        *(study.quick if args.quick else ()),
+        *([f"--config.data.manual_dir={args.data_dir.absolute()}"] if args.data_dir else []),
+        *args.extra,
     ]
 
 
@@ -271,6 +273,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(STUDIES), help="comma-separated (default: all)")
     parser.add_argument("--data-dir", type=Path, help="where files that you brought lie")
     parser.add_argument("--runs", type=Path, help="folder of the runs (runs/paper)")
+    parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
     args = parser.parse_args()
     args.only = args.only.split(",")
     if unknown := set(args.only) - set(STUDIES):
@@ -288,16 +291,14 @@ def main() -> int:
         study, folder = STUDIES[name], runs / name
         print(f"\n=== {name}", flush=True)
         began = time.monotonic()
-        status = subprocess.run(
-            sweep_command(study, folder, args.quick, args.data_dir), check=False
-        ).returncode
+        status = subprocess.run(sweep_command(study, folder, args), check=False).returncode
         if status not in (0, 3):  # 3: a run failed, which the results tell
             return status
         found = collect(study, folder, QUICK if args.quick else FULL)
         report = {
             "command": f"python experiments/paper.py --only={name}"
             + (" --quick" if args.quick else ""),
-            "flags": [*study.flags, *(study.quick if args.quick else ())],
+            "flags": [*study.flags, *(study.quick if args.quick else ()), *args.extra],
             "versions": provenance.versions(),
             "machine": provenance.machine(),
             "wall_seconds_of_the_last_call": round(time.monotonic() - began, 1),

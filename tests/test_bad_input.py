@@ -53,7 +53,11 @@ MISTAKES = {
         ["prior_components", "at least 1"],
     ),
     "unknown bound": ([FREY, "--config.algorithm.bound=elbo"], ["elbo", "sgvb_a", "sgvb_b"]),
-    "unknown algorithm": ([FREY, "--config.algorithm.name=gan"], ["gan", "sgvb"]),
+    "unknown algorithm": ([FREY, "--config.algorithm.name=gan"], ["gan", "sgvb", "mcem"]),
+    "certain acceptance": (
+        [FREY, "--config.algorithm.target_acceptance=1"],
+        ["target_acceptance", "1.0", "between 0 and 1"],
+    ),
     "split of another data set": ([FREY, "--config.data.split=fifths"], ["fifths", "blocked"]),
     "binarised faces": ([FREY, "--config.data.binarization=fixed"], ["fixed", "none"]),
     "grey scale": ([FREY, "--config.data.grey_scale=100"], ["grey_scale", "100", "256"]),
@@ -99,6 +103,18 @@ MISTAKES = {
     "a sample too few": (
         [FREY, "--config.algorithm.bound=score_function_loo"],
         ["score_function_loo", "num_samples is 1", "at least 2"],
+    ),
+    "one sample of reweighted wake-sleep": (
+        [FREY, "--config.algorithm.name=reweighted_wake_sleep"],
+        ["reweighted_wake_sleep", "num_samples is 1", "at least 2", "config.algorithm.num_samples"],
+    ),
+    "encoder in the prior of wake-sleep": (
+        [FREY, "--config.algorithm.name=wake_sleep", "--config.model.prior=vamp"],
+        ["wake_sleep", "vamp", "mixture"],
+    ),
+    "more training data than there are": (
+        [FREY, "--config.data.num_train=2000"],
+        ["num_train", "2000", "1572"],
     ),
     "batch beyond the data": ([FREY, "--config.train.batch_size=2000"], ["2000", "1572"]),
     "data missing": ([MNIST, "--config.data.dir={tmp}"], ["mnist", "{tmp}"]),

@@ -752,3 +752,19 @@ def test_impossible_synthetic_data_are_refused(field: str, value: float) -> None
     assert f"synthetic_{field} is {value}" in refusal(
         "synthetic", SYNTHETIC._replace(**{f"synthetic_{field}": value})
     )
+
+
+@pytest.mark.parametrize("number", [1, 7, 100, 1572])
+def test_some_training_data_are_evenly_spaced_and_the_test_data_stay(number: int) -> None:
+    everything = data.load("frey_faces")
+    some = data.load("frey_faces", Options(num_train=number))
+    assert len(some.train) == number
+    for position, frame in enumerate(some.train):
+        np.testing.assert_array_equal(frame, everything.train[position * 1572 // number])
+    np.testing.assert_array_equal(some.test, everything.test)
+
+
+@pytest.mark.parametrize("number", [-1, 1573])
+def test_more_training_data_than_there_are_cannot_be_had(number: int) -> None:
+    with pytest.raises(UserError, match=rf"num_train is {number}.*1572"):
+        data.load("frey_faces", Options(num_train=number))

@@ -10,7 +10,7 @@ import oracles
 import pytest
 import scipy.stats
 
-from aevb import evaluate, vae
+from aevb import evaluate, guides, vae
 from aevb.evaluate import bits_per_dim, fixed_input, make_score, some_of
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import sgvb_a, sgvb_b
@@ -81,6 +81,26 @@ def test_the_score_of_a_guide_without_a_kl_is_the_mean_of_sgvb_a():
     expected = [bound_of_one(number, without_kl=True) for number in index]
     assert score.mean == pytest.approx(np.mean(expected), rel=1e-5)
     assert score.mean != pytest.approx(np.mean([bound_of_one(number) for number in index]))
+
+
+def test_the_score_without_an_encoder_is_the_bound_of_many_samples_of_the_prior():
+    decoder = mlp(NUM_LATENTS, {"mean": NUM_DIMS, "log_var": NUM_DIMS}, hidden=(),
+                  initialisation=normal_init(0.3))  # fmt: skip
+    family = guides.standard_normal_family(guides.Sizes(NUM_LATENTS))
+    model = vae.make(
+        None, decoder, LIKELIHOODS["gaussian"], num_latents=NUM_LATENTS, guide_family=family
+    )
+    params = model.init(jax.random.key(0))
+    assert params.keys() == {"decoder"}
+    x = jnp.asarray(REAL[3])
+    key = jax.random.fold_in(jax.random.key(evaluate.NOISE_SEED), 3)
+    z = jax.vmap(lambda key: jax.random.normal(key, (NUM_LATENTS,)))(
+        jax.random.split(key, evaluate.PRIOR_SAMPLES)
+    )
+    log_lik = jax.vmap(model.joint(params, x).log_lik)(z)
+    expected = jax.nn.logsumexp(log_lik) - math.log(evaluate.PRIOR_SAMPLES)
+    found = make_score(model, unchanged)(params, REAL, np.array([3])).mean
+    assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_the_score_is_unbiased_for_the_exact_bound_of_a_linear_gaussian_model():

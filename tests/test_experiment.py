@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aevb import data, experiment, runs
+from aevb import data, evaluate, experiment, loop, runs
 from aevb.algorithms.base import Batch, TrainState
-from aevb.config import default_config, validate
+from aevb.config import FIELDS, default_config, validate, with_values
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluate import Score
@@ -138,3 +138,52 @@ def test_the_bits_of_a_run_are_those_of_probabilities_of_grey_levels(
     for split, nats in (("train", NUM_DATA), ("test", 10)):
         expected = volume_bits - nats / NUM_DIMS / np.log(2.0)
         assert found[f"{split}_bits_per_dim"] == pytest.approx(expected)
+
+
+ALGORITHMS = {
+    "sgvb": {},
+    "wake_sleep": {},
+    "reweighted_wake_sleep": {"num_samples": 5},
+    "mcem": {},
+    "full_vb": {"param_prior_std": 1.0},
+}
+
+
+def test_every_algorithm_is_in_the_table_of_these_tests():
+    allowed = next(f.allowed for f in FIELDS if f.name == "algorithm.name")
+    assert set(allowed.removeprefix("one of ").split(", ")) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_learns_by_its_name_and_its_models_are_scored(
+    monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """The same loop and the same score for all, so that their curves can be compared."""
+    data_set = dataset("real")
+    config = with_values(
+        default_config(),
+        {
+            "model.likelihood": "gaussian",
+            "model.hidden": (8,),
+            "train.batch_size": 10,
+            "algorithm.name": name,
+            **{f"algorithm.{option}": value for option, value in ALGORITHMS[name].items()},
+        },
+    )
+    monkeypatch.setattr(data, "load", lambda name, options: data_set)
+    built = experiment.build(validate(config))
+    algorithm = built.algorithm
+    advance = loop.make_advance(algorithm, data_set.preprocess, batch_size=10)
+    keys = loop.LoopKeys(*jax.random.split(jax.random.key(0)))
+    score = evaluate.make_score(built.vae, data_set.preprocess)
+
+    def score_of(state: TrainState) -> float:
+        params = algorithm.vae_params(state.params)
+        return score(params, data_set.train, np.arange(NUM_DATA)).mean
+
+    state = algorithm.init(jax.random.key(1))
+    assert built.vae.has_encoder == ("encoder" in algorithm.vae_params(state.params))
+    before = score_of(state)
+    state, metrics = loop.train_to(advance, keys, jnp.asarray(data_set.train), state, 400)
+    assert np.isfinite(metrics["objective"])
+    assert score_of(state) > before + 3.0  # nats, of NUM_DIMS dimensions

@@ -32,8 +32,15 @@ def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "load", load_or_make)
 
 
+EXPERIMENTS = [
+    # Those of the paper's figures are like the others.
+    pytest.param(file, marks=pytest.mark.slow) if file.stem.startswith("figure_") else file
+    for file in FILES
+]
+
+
 @pytest.mark.usefixtures("without_files")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Path, tmp_path: Path):
     config = config_of(file)
     config.train.num_examples = 2 * config.train.batch_size
@@ -149,3 +156,37 @@ def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Pa
         assert done.returncode == 2, done.stderr
         (line,) = done.stderr.splitlines()
         assert line.startswith("error: --examples")
+
+
+def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopped(tmp_path: Path):
+    """The one study that needs every part of it: a sweep, posteriors over theta, log p(x)."""
+    command = [
+        "experiments/paper.py",
+        "--quick",
+        "--only=figure_6_frey",
+        f"--runs={tmp_path}",
+        "--",
+        "--axis=data.num_train=100",
+        "--config.train.num_examples=400",
+        "--config.model.hidden=(5,)",
+    ]
+    python(*command)
+    results = tmp_path / "results" / "figure_6_frey.json"
+    found = json.loads(results.read_text())
+    runs = {run["setting"]["algorithm.name"]: run for run in found["runs"]}
+    assert set(runs) == {"sgvb", "full_vb"}
+    for run in runs.values():
+        assert np.isfinite(run["measured"]["mean"]["estimators"]["importance"]["mean"])
+        assert run["curve"]["examples"][-1] == run["num_examples"] == 400
+        assert run["step_size"] == 0.02
+    assert runs["full_vb"]["measured"]["samples"]["model"]["num_theta"] > 1
+    evidence = runs["full_vb"]["measured"]["evidence"]
+    assert evidence["kl_theta"] > 0
+    assert evidence["bound"] < runs["full_vb"]["train_bound"]
+    results.unlink()
+    python(*command)
+    again = json.loads(results.read_text())
+    assert again["runs"] == found["runs"]
+
+    python("experiments/report.py", f"--folder={tmp_path}")
+    assert "Frey faces, N = 100" in (tmp_path / "paper.md").read_text()

@@ -42,6 +42,12 @@ OTHERS = {
     "mixture": changed(model__prior="mixture", algorithm__bound="stl"),
     "categorical": changed(model__likelihood="categorical"),
     "two layers": changed(model__hidden=(30, 20), model__likelihood="discretized_logistic"),
+    "wake-sleep": changed(algorithm__name="wake_sleep"),
+    "reweighted wake-sleep": changed(
+        algorithm__name="reweighted_wake_sleep", algorithm__num_samples=5
+    ),
+    "mcem": changed(algorithm__name="mcem"),
+    "full_vb": changed(algorithm__name="full_vb"),
     "real data": changed(
         data__name="synthetic",
         data__synthetic_num_train=10_000,

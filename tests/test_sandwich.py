@@ -134,6 +134,26 @@ def test_the_width_is_of_the_same_datapoints():
     }
 
 
+def test_the_mean_over_theta_is_that_of_probabilities_with_the_error_of_both_sources():
+    """Against many repetitions: values of a log-normal p(x; theta), each with noise of its own."""
+    rng = np.random.default_rng(0)
+    num_theta, num_points, noise = 40, 4000, 0.1
+    values = rng.normal(-100.0, 0.3, size=(num_theta, num_points))
+    noisy = values + rng.normal(scale=noise, size=values.shape)
+    error, ones = jnp.full(num_points, noise), jnp.ones(num_points)
+    parts = [Estimate(jnp.asarray(row), error, {"k": ones}) for row in noisy]
+    found = sandwich.over_theta(parts)
+    exact = -100.0 + 0.3**2 / 2 + noise**2 / 2
+    assert np.mean(found.value) == pytest.approx(exact, abs=0.005)
+    assert np.std(found.value) == pytest.approx(np.mean(found.standard_error), rel=0.2)
+    np.testing.assert_array_equal(found.diagnostics["k"], 1.0)
+
+
+def test_one_theta_is_an_estimate_as_it_is():
+    one = Estimate(jnp.zeros(3), jnp.ones(3), {})
+    assert sandwich.over_theta([one]) is one
+
+
 # The command
 
 
@@ -212,6 +232,14 @@ MISTAKES = {
     "unknown proposal": (["--workdir={tmp}/run", "--proposal=prior"], ["'prior'", "laplace"]),
     "unknown split": (["--workdir={tmp}/run", "--split=val"], ["'val'", "test", "simulated"]),
     "unknown flag": (["--workdir={tmp}/run", "--points=3"], ["--points=3"]),
+    "samples of theta without a posterior": (
+        ["--workdir={tmp}/run", "--num_theta=2", "--estimators=importance"],
+        ["num_theta", "2", "sgvb"],
+    ),
+    "step that is not kept": (
+        ["--workdir={tmp}/run", "--step=7", "--num_points=3"],
+        ["--step is 7", "20", "keep_checkpoints"],
+    ),
     "reverse AIS of data": (
         ["--workdir={tmp}/run", "--estimators=reverse_ais"],
         ["reverse_ais", "--split=simulated", "appendix_d"],

@@ -121,6 +121,16 @@ CASES = {
         [{"model__num_latents": 2}, {"model__num_latents": 5}],
         {"algorithm__bound": "iwae", "algorithm__num_samples": 3, "model__init": "fan_in"},
     ),
+    "wake-sleep": (
+        [{"model__num_latents": 2}, {"model__num_latents": 5}],
+        {"algorithm__name": "wake_sleep"},
+    ),
+    "reweighted wake-sleep": (
+        [{"model__num_latents": 2}, {"model__num_latents": 5}],
+        {"algorithm__name": "reweighted_wake_sleep", "algorithm__num_samples": 3},
+    ),
+    "chains of Monte-Carlo EM": ([{"seed": 0}, {"seed": 1}], {"algorithm__name": "mcem"}),
+    "posteriors over theta": ([{"seed": 0}, {"seed": 1}], {"algorithm__name": "full_vb"}),
     "momentum": (
         [{"model__num_latents": 2}, {"model__num_latents": 5}],
         {"optimizer__options": "momentum=0.9", "optimizer__step_size": 0.001},
@@ -128,7 +138,14 @@ CASES = {
 }
 
 
-IN_SHORT = ("all at once", "200 latents beside 3", "full covariances", "another bound")
+IN_SHORT = (
+    "all at once",
+    "200 latents beside 3",
+    "full covariances",
+    "another bound",
+    "wake-sleep",
+    "chains of Monte-Carlo EM",
+)
 
 
 @pytest.mark.parametrize(
