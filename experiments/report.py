@@ -89,28 +89,32 @@ def over_seeds(values: Sequence[float]) -> Figure:
     return Figure(found["mean"], found["standard_error"])
 
 
+Measure = Callable[[Run], float | None]  # None where a run has no such figure
+
+
 def paired(
     first: Iterable[Run],
     second: Iterable[Run],
-    measure: Callable[[Run], float],
-    measure_second: Callable[[Run], float] | None = None,
+    measure: Measure,
+    measure_second: Measure | None = None,
 ) -> Figure | None:
     """The difference between runs of the same seed; None where none has both."""
     others = {run["seed"]: (measure_second or measure)(run) for run in second}
-    found = [measure(run) - others[run["seed"]] for run in first if run["seed"] in others]
+    both = [(measure(run), others.get(run["seed"])) for run in first]
+    found = [one - other for one, other in both if one is not None and other is not None]
     return over_seeds(found) if found else None
 
 
-def at(examples: int, column: str) -> Callable[[Run], float]:
+def at(examples: int, column: str) -> Measure:
     """A run's bound at the evaluation nearest to so many examples, but at most a tenth off."""
 
-    def measure(run: Run) -> float:
+    def measure(run: Run) -> float | None:
         curve = run["curve"]
         nearest = min(
             range(len(curve["examples"])), key=lambda i: abs(curve["examples"][i] - examples)
         )
         if abs(curve["examples"][nearest] - examples) > examples / 10:
-            return math.nan
+            return None
         return curve[column][nearest]
 
     return measure
@@ -130,8 +134,10 @@ def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
             for examples, bound in zip(curve["examples"], curve["test_bound"], strict=True)
             if bound >= goal
         ]
-        found.append(last / reached[0] if reached else math.nan)
-    return over_seeds(found) if found and not any(map(math.isnan, found)) else None
+        if not reached:
+            return None
+        found.append(last / reached[0])
+    return over_seeds(found) if found else None
 
 
 # Figure 2
@@ -158,7 +164,7 @@ def figure_2_table(report: Report) -> str:
             [
                 f"{title}, Z = {num_latents}",
                 *map(str, ends),
-                *("" if lead is None or math.isnan(lead.mean) else lead.signed for lead in leads),
+                *("" if lead is None else lead.signed for lead in leads),
                 "" if faster is None else f"{faster}",
                 "/".join(_steps(runs) for runs in (aevb, other)),
                 str(len(aevb)),
@@ -190,7 +196,7 @@ def claim_better(report: Report) -> Claim:
         for examples in DECADES:
             for split in ("train", "test"):
                 lead = paired(aevb, other, at(examples, f"{split}_bound"))
-                if lead is None or math.isnan(lead.mean):
+                if lead is None:
                     continue
                 total += 1
                 if lead.mean <= 0:

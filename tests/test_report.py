@@ -1,0 +1,125 @@
+"""The report on the paper: verdicts follow from results files, and what is missing shows."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = [10_000, 100_000, 1_000_000, 10_000_000]
+
+
+@pytest.fixture
+def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """experiments/report.py, which finds its neighbours beside itself."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    yield importlib.import_module("report")
+    for name in ("report", "paper", "evaluate", "readme", "reproduce"):
+        sys.modules.pop(name, None)
+
+
+def run(
+    algorithm: str, seed: int, bounds: list[float], num_latents: int, **setting: Any
+) -> dict[str, Any]:
+    return {
+        "setting": {"model.num_latents": num_latents, "algorithm.name": algorithm, **setting},
+        "seed": seed,
+        "step_size": 0.02,
+        "num_examples": EXAMPLES[-1],
+        "seconds": 60.0,
+        "train_bound": bounds[-1] + 1.0,
+        "test_bound": bounds[-1],
+        "curve": {
+            "examples": EXAMPLES,
+            "train_bound": [bound + 1.0 for bound in bounds],
+            "test_bound": bounds,
+        },
+        "measured": None,
+    }
+
+
+def study(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "command": "python experiments/paper.py",
+        "machine": {"processor": "some", "cores": 2, "system": "Linux"},
+        "versions": {"jax": "0"},
+        "runs": runs,
+    }
+
+
+def report_of(maker: Any, folder: Path, **studies: list[dict[str, Any]]) -> Any:
+    for name, runs in studies.items():
+        (folder / f"{name}.json").write_text(json.dumps(study(runs)))
+    return maker.Report(folder)
+
+
+def compared(shift: float) -> list[dict[str, Any]]:
+    """Two seeds whose bounds differ widely, of which the pairs do not; AEVB ahead by `shift`."""
+    runs = []
+    for seed, base in ((0, -120.0), (1, -100.0)):
+        curve = [base - 60.0, base - 30.0, base - 10.0, base]
+        ahead = [bound + shift + 0.2 * seed for bound in curve]
+        runs += [run("sgvb", seed, ahead, 20), run("wake_sleep", seed, curve, 20)]
+    return runs
+
+
+def test_the_tables_are_those_of_the_results_files(maker: Any):
+    text = maker.DOCUMENT.read_text()
+    assert maker.text_of(text, maker.Report(maker.STUDIED)) == text, "run experiments/report.py"
+    assert all(f"<!-- {name} -->" in text for name in maker.TABLES)
+
+
+def test_what_was_not_run_is_said_to_be_missing(maker: Any, tmp_path: Path):
+    report = maker.Report(tmp_path)
+    for name, make in maker.TABLES.items():
+        assert maker.MISSING in make(report), name
+    maker.draw(report, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(5.0, "yes"), (-5.0, "in part")])
+def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
+    maker: Any, tmp_path: Path, shift: float, verdict: str
+):
+    claim = maker.claim_better(report_of(maker, tmp_path, figure_2_mnist=compared(shift)))
+    assert claim.holds == verdict
+    if shift > 0:
+        assert claim.measured == "ahead in 6 of 6 cells (panel, decade, split)"
+    else:
+        assert claim.measured.startswith("ahead in 0 of 6 cells")
+        assert "MNIST Z = 20 at 10⁶, test: -4.9 ± 0.1" in claim.measured
+
+
+def test_a_lead_has_the_error_of_its_pairs(maker: Any, tmp_path: Path):
+    report = report_of(maker, tmp_path, figure_2_mnist=compared(5.0))
+    (_, _, _, aevb, other), *rest = maker.panels(report)
+    assert not rest
+    lead = maker.paired(aevb, other, maker.at(100_000, "test_bound"))
+    assert (lead.mean, lead.error) == pytest.approx((5.1, 0.1))
+    assert maker.paired(aevb, other, maker.at(300_000, "test_bound")) is None
+
+
+def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
+    slow = [run("wake_sleep", 0, [-200.0, -150.0, -120.0, -110.0], 20)]
+    fast = [run("sgvb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
+    assert maker.speed_up(fast, slow).mean == 100.0
+    assert maker.speed_up(slow, fast) is None  # it never gets there
+
+
+@pytest.mark.parametrize(("lead", "verdict"), [(0.5, "yes"), (-0.9, "yes"), (-1.1, "no")])
+def test_superfluous_latents_may_cost_a_nat(maker: Any, tmp_path: Path, lead: float, verdict: str):
+    few = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0], 20)]
+    many = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0 + lead], 200)]
+    report = report_of(maker, tmp_path, figure_2_mnist=few + many)
+    claim, missing = maker.claim_superfluous(report)
+    assert claim.holds == verdict
+    assert maker.MISSING in missing.measured
+
+
+def test_the_figures_of_what_was_run_are_drawn(maker: Any, tmp_path: Path):
+    report = report_of(maker, tmp_path, figure_2_mnist=compared(5.0))
+    maker.draw(report, tmp_path)
+    assert [picture.name for picture in tmp_path.glob("*.png")] == ["figure_2_mnist.png"]
