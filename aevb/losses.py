@@ -287,3 +287,6 @@ BOUNDS: dict[str, Bound] = {
 
 NOT_BOUNDS_ON_LOG_P = ("beta_elbo",)
 """Entries that can exceed log p(x): their docstrings say when. Train with them, report others."""
+
+NOT_MEANS = ("iwae", "dreg", "miwae", "piwae", "ciwae", "renyi")
+"""Entries that are no mean over samples of z: what the samples share changes what they expect."""

@@ -66,6 +66,7 @@ class NoisyDense(nn.Dense):
         mean = super().__call__(inputs)
         var = jnp.square(inputs) @ jnp.exp(self.get_variable("log_vars", "kernel"))
         var += jnp.exp(self.get_variable("log_vars", "bias"))
+        var += jnp.finfo(var.dtype).tiny  # the gradient of sqrt(0) is not finite
         return mean + jnp.sqrt(var) * jax.random.normal(self.make_rng("weights"), mean.shape)
 
 

@@ -11,7 +11,7 @@ from aevb.algorithms import ascent
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.distributions import DiagNormal
-from aevb.losses import Bound, minibatch_objective, sgvb_a, sgvb_b
+from aevb.losses import BOUNDS, NOT_MEANS, Bound, minibatch_objective, sgvb_a, sgvb_b
 from aevb.networks import WeightPosterior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -46,22 +46,29 @@ def make(
         weight_noise: "datapoint" draws theta anew for each datapoint, as algorithm 2; "minibatch"
             once for all of them, which is cheaper and noisier; "local" draws what theta's noise
             does to the units of each layer instead (Kingma, Salimans & Welling 2015): as cheap as
-            the one, and less noisy than either.
+            the one, and less noisy than either, since its gradient is the mean of "datapoint"'s
+            given the units. It needs a decoder that knows `networks.WeightPosterior`.
         prior: on theta; phi has none.
 
     Raises:
-        ValueError: the prior is flat on some parameter, whose posterior would have no end; or
-            there is no such noise.
+        ValueError: the prior is flat on some parameter, whose posterior would have no end; there
+            is no such noise; or it is "local" and the bound, one of `aevb.losses.NOT_MEANS`,
+            compares several samples of z, which have no theta in common then.
     """
-    if prior.std is None or not prior.on_biases:
-        raise ValueError("full_vb needs a prior of finite std on every parameter, biases too")
+    _require_proper(prior)
     if weight_noise not in NOISES:
         raise ValueError(f"weight_noise is {weight_noise!r}; it must be one of {NOISES}")
+    if weight_noise == "local" and num_samples > 1 and _is_no_mean(bound):
+        raise ValueError(
+            f"with num_samples={num_samples} this bound compares samples of z under one theta, "
+            'and weight_noise="local" draws none; use "datapoint" or "minibatch", or one of '
+            f"{', '.join(name for name in BOUNDS if name not in NOT_MEANS)}"
+        )
 
     def init_params(key: Key) -> PyTree:
         mean = vae.init(key)
         theta = {part: tree for part, tree in mean.items() if part not in POINT_ESTIMATES}
-        log_var = 2.0 * jnp.log(FIRST_STD)
+        log_var = 2.0 * math.log(FIRST_STD)
         return {
             "mean": mean,
             "log_var": jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), theta),
@@ -108,8 +115,12 @@ def draw(key: Key, params: PyTree) -> PyTree:
 
 
 def kl_to_prior(params: PyTree, prior: ParamPrior = ascent.PAPERS) -> Array:
-    """KL(q(theta) || N(0, std^2 I)) -> [], nats; appendix F.1."""
-    std = math.inf if prior.std is None else prior.std
+    """KL(q(theta) || N(0, std^2 I)) -> [], nats; appendix F.1.
+
+    Raises:
+        ValueError: the prior is flat on some parameter.
+    """
+    std = _require_proper(prior)
 
     def kl(mean: Array, log_var: Array) -> Array:  # in units of the prior's std
         return DiagNormal(mean / std, log_var - 2.0 * math.log(std)).kl_to_standard_normal()
@@ -125,7 +136,12 @@ def log_evidence_bound(
 
     Each of L draws of theta is scored on every datapoint, with one z each: eq. (6) or, where the
     KL of z is closed, (7).
+
+    Raises:
+        ValueError: the prior is flat on some parameter; or L is below 2, which gives no error.
     """
+    if num_samples < 2:
+        raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
     bound = sgvb_a if vae.guide.kl is None else sgvb_b
 
     def at_theta(key: Key) -> Array:
@@ -140,6 +156,18 @@ def log_evidence_bound(
     totals = jax.lax.map(at_theta, jax.random.split(key, num_samples))
     error = jnp.std(totals, ddof=1) / jnp.sqrt(num_samples)
     return jnp.mean(totals) - kl_to_prior(params, prior), error
+
+
+def _require_proper(prior: ParamPrior) -> float:
+    """Its standard deviation."""
+    if prior.std is None or not prior.on_biases:
+        raise ValueError("full_vb needs a prior of finite std on every parameter, biases too")
+    return prior.std
+
+
+def _is_no_mean(bound: Bound) -> bool:
+    plain = getattr(bound, "func", bound)  # of a partial, which has set its options
+    return any(plain is BOUNDS[name] for name in NOT_MEANS)
 
 
 def _with_local_noise(key: Key, params: PyTree) -> PyTree:
