@@ -189,7 +189,8 @@ FIELDS = (
     Field(
         "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
         "(as algorithm 2), for each minibatch, or by the noise of its units (local), which has "
-        "the least variance, but no use for iwae and its like with several samples", *_one_of(("local", "minibatch", "datapoint")),
+        "the least variance but does not serve iwae and its like with several samples",
+        *_one_of(("local", "minibatch", "datapoint")),
     ),
     Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_at_least(1)),
     Field(
