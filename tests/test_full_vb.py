@@ -68,7 +68,7 @@ class Exact(NamedTuple):
         _, cov = self.model.marginal()
         common = np.kron(np.ones((num_data, num_data)), self.std**2 * np.eye(num_dims))
         joint_cov = np.kron(np.eye(num_data), cov) + common
-        return float(scipy.stats.multivariate_normal.logpdf(x.ravel(), cov=joint_cov))
+        return float(scipy.stats.multivariate_normal.logpdf(x.ravel(), cov=joint_cov))  # pyright: ignore[reportArgumentType]
 
     def posterior(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean [..., D] and covariance [D, D] of p(b|X) at x [..., N, D]."""
@@ -186,7 +186,7 @@ def mlp_vae(likelihood: str = "gaussian", **families: str) -> VAE:
     heads = {head: NUM_DIMS * size for head, size in chosen.heads.items()}
     return vae.make(
         mlp(NUM_DIMS, family.heads, hidden=(4,), initialisation=init),
-        mlp(NUM_LATENTS, heads, hidden=(5, 4), initialisation=init, constants=chosen.shared),
+        mlp(NUM_LATENTS, heads, hidden=(5,), initialisation=init, constants=chosen.shared),
         chosen,
         num_latents=NUM_LATENTS,
         guide_family=family,
@@ -245,7 +245,7 @@ def steps_of(algorithm: Algorithm, params: Params, batch: Batch, num: int = NUM_
 
 def assert_same_mean(draws: np.ndarray, others: np.ndarray, name: str = "") -> None:
     """Within 4 standard errors, in every entry of [n, ...]."""
-    error = np.hypot(*(np.std(d, axis=0) / np.sqrt(len(d)) for d in (draws, others)))
+    error = np.sqrt(sum(np.var(d, axis=0) / len(d) for d in (draws, others)))
     miss = np.abs(np.mean(draws, axis=0) - np.mean(others, axis=0))
     assert np.all(miss <= 4 * error), (name, np.max(miss / error))
 
@@ -271,13 +271,19 @@ def log_q_and_p(params: Params, theta: Any, std: float) -> tuple[np.ndarray, np.
     return log_normal(theta, mean, log_var), log_normal(theta, zeros, prior)
 
 
+@cache
+def draws_of_theta() -> tuple[Params, Any]:
+    """The parameters of q(theta) of an MLP, and 20,000 draws of its theta."""
+    params = params_of(mlp_vae(), log_var=-1.0)
+    draw = jax.jit(jax.vmap(full_vb.draw, in_axes=(0, None)))
+    theta = draw(jax.random.split(jax.random.key(1), 20_000), params)
+    return params, as_float64(theta["decoder"])
+
+
 @pytest.mark.parametrize("std", [1.0, 0.4, 3.0])
 def test_the_kl_of_theta_is_the_mean_of_log_q_less_log_p(std: float):
     """Appendix F.1 within 4 standard errors, and by the closed form for any two Gaussians."""
-    params = params_of(mlp_vae(), log_var=-1.0)
-    keys = jax.random.split(jax.random.key(1), 20_000)
-    draw = jax.jit(jax.vmap(full_vb.draw, in_axes=(0, None)))
-    theta = as_float64(draw(keys, params)["decoder"])
+    params, theta = draws_of_theta()
     log_q, log_p = log_q_and_p(params, theta, std)
     kl = full_vb.kl_to_prior(params, ParamPrior(std))
     assert standard_errors_off(log_q - log_p, kl) < 4
@@ -341,6 +347,11 @@ def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(noise: str, 
         assert standard_errors_off(gradient, expected) < 4, path
 
 
+def same_distribution(draws: np.ndarray, others: np.ndarray) -> float:
+    """The p-value of that hypothesis, by Kolmogorov and Smirnov."""
+    return scipy.stats.ks_2samp(draws, others).pvalue  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @cache
 def noisy_steps(noise: str) -> Steps:
     """Of an MLP whose q(theta) is wide."""
@@ -381,9 +392,9 @@ def test_every_noise_has_the_same_mean_objective_and_gradient(noise: str):
 
 
 def test_local_noise_has_the_least_variance_and_minibatch_noise_the_most():
-    """Of the gradient, by these factors of local's: datapoint and minibatch, M = 5.
+    """Of the gradient, over local's, by these factors for datapoint and for minibatch, at M = 5.
 
-    Phi: 2.1 and 2.5; the means of theta: 1.2 and 2.3; their log-variances: 3.2 and 8.6. Minibatch
+    Phi: 1.4 and 1.7; the means of theta: 1.1 and 1.8; their log-variances: 2.5 and 5.3. Minibatch
     noise does not average out over the minibatch, so that its factors grow with M.
     """
 
@@ -394,9 +405,9 @@ def test_local_noise_has_the_least_variance_and_minibatch_noise_the_most():
         )
 
     for part, low, high in (
-        ("mean/encoder", 1.5, 2.0),
-        ("mean/decoder", 1.08, 1.8),
-        ("log_var/decoder", 2.5, 6.0),
+        ("mean/encoder", 1.2, 1.4),
+        ("mean/decoder", 1.0, 1.4),
+        ("log_var/decoder", 1.8, 4.0),
     ):
         local, datapoint, minibatch = (
             variance(noise, part) for noise in ("local", "datapoint", "minibatch")
@@ -410,38 +421,45 @@ def test_local_noise_is_datapoint_noise_averaged_over_weights_that_give_the_same
     """So the objective has the same distribution, and the gradient in the means of the last layer,
     which is the unit's error times its input; all else has less variance (Rao-Blackwell)."""
     local, datapoint = noisy_steps("local"), noisy_steps("datapoint")
-    objectives = (steps.metrics["objective"] for steps in (local, datapoint))
-    assert scipy.stats.ks_2samp(*objectives).pvalue > 1e-3
+    one, other = (steps.metrics["objective"] for steps in (local, datapoint))
+    assert same_distribution(one, other) > 1e-3
     for path, gradient in local.gradient.items():
         draws = gradient.reshape(NUM_DRAWS, -1)
         others = datapoint.gradient[path].reshape(NUM_DRAWS, -1)
         if path.startswith(("mean/decoder/mean", "mean/decoder/log_var")):
             for entry, other in zip(draws.T, others.T, strict=True):
-                assert scipy.stats.ks_2samp(entry, other).pvalue > 1e-4, path
+                assert same_distribution(entry, other) > 1e-4, path
         else:
             assert np.sum(np.var(draws, axis=0)) < np.sum(np.var(others, axis=0)), path
 
 
+@cache
+def aevb_at_the_mean(num_samples: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The mean bound of AEVB, and its gradient, with the noise of z that `full_vb` has."""
+    model = mlp_vae()
+    options = {"num_data": NUM_DATA, "bound": BOUNDS["sgvb_b"], "num_samples": num_samples}
+    aevb = jitted(sgvb.make(model, optax.sgd(1.0), prior=ParamPrior(std=None), **options))
+    params = params_of(model)["mean"]
+    state = aevb.init(jax.random.key(0))._replace(params=params)
+    z_key = jax.random.split(jax.random.key(1), 3)[2]
+    new, metrics = aevb.update(z_key, state, some_batch())
+    gradient = by_path(jax.tree.map(jnp.subtract, new.params, params))
+    return np.asarray(metrics["objective"]), gradient
+
+
 @every_noise
 def test_without_variance_the_bound_and_its_gradient_are_those_of_aevb_at_the_mean(noise: str):
-    """As log_var falls; with the same noise of z."""
-    model, batch, key = mlp_vae(), some_batch(), jax.random.key(1)
-    params = params_of(model, log_var=-40.0)
-    options = {"num_data": NUM_DATA, "bound": BOUNDS["sgvb_b"], "num_samples": 3}
-    aevb = jitted(sgvb.make(model, optax.sgd(1.0), prior=ParamPrior(std=None), **options))
-    state = aevb.init(jax.random.key(0))._replace(params=params["mean"])
-    z_key = jax.random.split(key, 3)[2]  # as the objective splits it
-    point, metrics = aevb.update(z_key, state, batch)
-
-    full = make(model, num_samples=3, weight_noise=noise)
-    state = full.init(jax.random.key(0))._replace(params=params)
-    posterior, full_metrics = full.update(key, state, batch)
-    bound = full_metrics["objective"] + full_metrics["kl"]
-    np.testing.assert_allclose(bound, metrics["objective"], rtol=1e-5)
-    before, after = by_path(params["mean"]), by_path(posterior.params["mean"])
-    for path, leaf in by_path(point.params).items():
+    """As log_var falls; the KL pulls theta by itself over std^2 N."""
+    bound, gradient = aevb_at_the_mean(num_samples=3)
+    algorithm = make(mlp_vae(), num_samples=3, weight_noise=noise)
+    params = params_of(mlp_vae(), log_var=-40.0)
+    state = algorithm.init(jax.random.key(0))._replace(params=params)
+    new, metrics = algorithm.update(jax.random.key(1), state, some_batch())
+    np.testing.assert_allclose(metrics["objective"] + metrics["kl"], bound, rtol=1e-5)
+    before, after = by_path(params["mean"]), by_path(new.params["mean"])
+    for path, slope in gradient.items():
         pull = before[path] / (EXACT.std**2 * NUM_DATA) if path.startswith("decoder") else 0.0
-        np.testing.assert_allclose(after[path], leaf - pull, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(after[path] - before[path], slope - pull, rtol=1e-4, atol=1e-5)
 
 
 # The bound on log p(X)
@@ -499,8 +517,7 @@ def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
     assert np.mean(short) < 0.05
 
 
-@pytest.mark.parametrize("has_closed_kl", [True, False])
-@pytest.mark.parametrize("is_trained", [True, False])
+@pytest.mark.parametrize(("has_closed_kl", "is_trained"), [(True, True), (False, False)])
 def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     has_closed_kl: bool, is_trained: bool
 ):
@@ -674,10 +691,9 @@ def test_what_full_vb_refuses_is_one_line_to_a_user(overrides: dict[str, Any], w
     assert "\n" not in message
 
 
-@every_noise
-def test_it_trains(noise: str):
+def test_it_trains():
     """Its objective rises, and so does the bound at the mean of theta on test data."""
-    built = experiment.build(synthetic(algorithm__weight_noise=noise, optimizer__step_size=0.1))
+    built = experiment.build(synthetic(optimizer__step_size=0.1))
     algorithm, dataset = built.algorithm, built.dataset
     advance = make_advance(algorithm, dataset.preprocess, batch_size=20)
     keys = LoopKeys(*jax.random.split(jax.random.key(1)))
@@ -692,6 +708,8 @@ def test_it_trains(noise: str):
     state, last = train_to(advance, keys, data, state, 1020)
     scores.append(score(algorithm.vae_params(state.params), dataset.test, index))
     assert last["objective"] > first["objective"] + 1.0
-    assert scores[1].mean > scores[0].mean + 4 * np.hypot(*(s.standard_error for s in scores))
+    before, after = scores
+    error = np.hypot(before.standard_error, after.standard_error)
+    assert after.mean > before.mean + 4 * error
     for leaf in jax.tree.leaves(state):
         assert np.all(np.isfinite(leaf))
