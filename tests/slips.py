@@ -364,6 +364,7 @@ SLIPS = (
         "length=1",
         "test_mcem.py",
         "that_many_steps",
+    ),
     # Full variational Bayes
     Slip(
         "the variance of a unit for its standard deviation",
