@@ -283,6 +283,11 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return copy
 
 
+def with_defaults(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's folder says, with the fields that did not exist when it was begun."""
+    return {field.name: field.default for field in FIELDS} | dict(found)
+
+
 def section(values: Values, name: str) -> dict[str, Any]:
     """The values of one section: "train" -> {"num_examples": ..., "batch_size": ...}."""
     prefix = f"{name}."

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from aevb import compiler, evaluate, provenance, train
-from aevb.config import FIELDS, WITHOUT_EFFECT, Values, section
+from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
@@ -74,8 +74,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    """A field that did not exist when a run was begun had its default then."""
-    found = _as_json({field.name: field.default for field in FIELDS}) | dict(found)
+    found = _as_json(with_defaults(found))
     differing = [
         f"{name} ({found.get(name)!r} there, {wanted.get(name)!r} here)"
         for name in sorted(found.keys() | wanted.keys())

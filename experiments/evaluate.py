@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from aevb.config import validate
+from aevb.config import validate, with_defaults
 from aevb.errors import UserError
 
 SPLITS = ("test", "train", "simulated")
@@ -100,7 +100,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
     # JSON has lists where a config has tuples.
     as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return dict(validate(as_tuples))
+    return dict(validate(with_defaults(as_tuples)))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The config's door: what an experiment file may say, and what comes out of it."""
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aevb import guides, likelihoods, losses, networks, priors
+from aevb import guides, likelihoods, losses, networks, priors, runs
 from aevb.config import (
     FIELDS,
     WITHOUT_EFFECT,
@@ -116,3 +118,20 @@ def test_a_config_without_a_field_or_with_one_too_many_is_refused():
         config.sede = 1
     with pytest.raises(UserError, match="sede is unknown"):
         validate(config)
+
+
+# What a run's folder says of a field
+
+
+def folder_of_a_run(tmp_path: Path, **fields: Any) -> Path:
+    """Begun with these settings, before data.num_train existed."""
+    config = {k: v for k, v in changed(**fields).items() if k != "data.num_train"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_run_begun_before_a_field_existed_had_its_default(tmp_path: Path):
+    folder = folder_of_a_run(tmp_path, model__num_latents=3)
+    assert runs.inspect(folder, changed(model__num_latents=3)) is None  # it can go on
+    with pytest.raises(UserError, match=r"data\.num_train \(0 there, 100 here\)"):
+        runs.inspect(folder, changed(model__num_latents=3, data__num_train=100))
