@@ -163,7 +163,8 @@ def fit_stack(
     advance = runs.program.compile(keys, data, state)
     for pause in loop.pauses(advance, keys, data, state, num_steps=num_steps, stops=stops):
         state, examples = pause.state, pause.step * batch_size
-        objectives = np.atleast_1d(pause.metrics["objective"])
+        recent = {name: np.atleast_1d(mean) for name, mean in pause.metrics.items()}
+        objectives = recent["objective"]
         scores = evaluation(state.params) if pause.step in stops else None
         for number, objective in enumerate(objectives):
             problem = _not_a_number("the objective of a minibatch", float(objective), examples)
@@ -181,8 +182,9 @@ def fit_stack(
             journal = journals[number]
             journal.seconds += pause.seconds / runs.size
             if scores:
-                record = {"examples": examples, **scores[number], "seconds": journal.seconds}
-                journal.record(record)
+                means = {f"recent_{name}": float(each[number]) for name, each in recent.items()}
+                record = {"examples": examples, **scores[number], **means}
+                journal.record({**record, "seconds": journal.seconds})
             if scores or signals.received or late:
                 test_bound = scores[number]["test_bound"] if scores else None
                 journal.save(runs.member(state, number), test_bound)

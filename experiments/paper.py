@@ -219,6 +219,7 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
     runs = []
     for run in runs_of(folder):
         summary = json.loads((run.folder / "summary.json").read_text())
+        records = metrics.read_records(run.folder / "metrics.jsonl")
         bounds = {k: v for k, v in summary.items() if k.startswith(("train_", "test_"))}
         runs.append(
             {
@@ -228,7 +229,8 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
                 "num_examples": summary["num_examples"],
                 "seconds": summary["seconds"],
                 **bounds,
-                "curve": metrics.curve(metrics.read_records(run.folder / "metrics.jsonl")),
+                "curve": metrics.curve(records),
+                "last_record": records[-1],
                 "measured": study.measure(run, scale) if study.measure else None,
             }
         )

@@ -257,12 +257,19 @@ def figure_3_table(report: Report) -> str:
                 [
                     f"N = {num_train:,}, {NAMES[name]}",
                     *map(str, ends + sandwich),
+                    _acceptance(runs),
                     _steps(runs),
                     str(len(runs)),
                 ]
             )
-    header = ["", "train", "test", "importance", "AIS", "appendix D", "step size", "seeds"]
-    return table(header, rows) if rows else MISSING
+    header = ["", "train", "test", "importance", "AIS", "appendix D", "acceptance"]
+    return table([*header, "step size", "seeds"], rows) if rows else MISSING
+
+
+def _acceptance(runs: Sequence[Run]) -> str:
+    """Of MCEM's chains, at the end of training."""
+    found = [run["last_record"].get("recent_acceptance") for run in runs]
+    return "" if None in found else f"{min(found):.2f} to {max(found):.2f}"
 
 
 def claim_figure_3(report: Report) -> list[Claim]:

@@ -52,9 +52,12 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def log(folder: Path) -> list[dict[str, float]]:
-    """The log without the one thing that differs from run to run."""
+    """The log without what depends on the time."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "seconds" and "recent" not in k}
+        for line in lines
+    ]
 
 
 def bounds(folder: Path) -> dict[str, float]:

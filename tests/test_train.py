@@ -92,6 +92,7 @@ def test_the_log_has_a_line_for_each_evaluation(tmp_path: Path):
     for line, step in zip(lines, steps, strict=True):
         assert line["train_bound"] == -abs(step - 16.0) - 40
         assert line["test_bound"] == -abs(step - 16.0) - 20
+        assert math.isfinite(line["recent_objective"])
     assert trained.state.step == 40
     assert trained.seconds == pytest.approx(lines[-1]["seconds"])
 
