@@ -98,20 +98,18 @@ def over_theta(estimates: Sequence[Estimate]) -> Estimate:
     """log 1/S Sum_s p(x; theta_s) of datapoints [n], from estimates of log p(x; theta_s) [n].
 
     With theta_s ~ q(theta) it is a stochastic lower bound on the log of q's mean of p(x). Its
-    standard error is that of the delta method, over theta and over each estimate's own noise. The
+    standard error is that of the delta method over the S terms, whose own noise is independent. The
     diagnostics are means over theta.
     """
     if len(estimates) == 1:
         return estimates[0]
-    number = len(estimates)
-    values, errors = (np.stack([np.asarray(e[part]) for e in estimates]) for part in (0, 1))
+    values = np.stack([np.asarray(estimate.value, np.float64) for estimate in estimates])
     largest = np.max(values, axis=0)
-    scaled = np.exp(values - largest)  # [S, n]
-    mean = np.mean(scaled, axis=0)
-    over_samples = np.var(scaled / mean, axis=0, ddof=1) / number
-    own = np.sum(np.square(scaled / mean * errors), axis=0) / number**2
+    relative = np.exp(values - largest)  # [S, n]
+    mean = np.mean(relative, axis=0)
+    error = np.std(relative / mean, axis=0, ddof=1) / math.sqrt(len(estimates))
     diagnostics = jax.tree.map(lambda *d: np.mean(d, axis=0), *(e.diagnostics for e in estimates))
-    return Estimate(largest + np.log(mean), np.sqrt(over_samples + own), diagnostics)
+    return Estimate(jnp.asarray(largest + np.log(mean)), jnp.asarray(error), diagnostics)
 
 
 def summarise(estimate: Estimate) -> dict[str, Any]:

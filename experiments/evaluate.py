@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--num_theta is {args.num_theta}, but {args.workdir} is a run of "
             f"{config['algorithm.name']}, which has no posterior over theta; leave it at 0"
         )
+    if args.num_theta and args.split == "simulated":
+        raise UserError("--num_theta is for data; --split=simulated draws from the mean of theta")
     if args.proposal not in PROPOSALS:
         raise UserError(f"--proposal is {args.proposal!r}; it is one of {', '.join(PROPOSALS)}")
     compiler.use_cache()
@@ -145,7 +147,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     else:
         thetas = [algorithm.vae_params(state.params)]
     if stored is None:
-        points = sandwich.simulate(data_key, vae, thetas[0], args.num_points)
+        (params,) = thetas
+        points = sandwich.simulate(data_key, vae, params, args.num_points)
     else:
         index = np.arange(args.num_points)
         points = sandwich.Points(fixed_inputs(dataset.preprocess, index, stored[index]), None)
@@ -162,14 +165,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     found, rows = {}, {}
     for number, name in enumerate(settings):
-        if name not in ("elbo", *names):
+        # Of several theta it would be no bound: log p(x) is not the log of a mean of exp(bound).
+        if name not in names and (name != "elbo" or args.num_theta):
             continue
         parts, seconds = [], 0.0
         with metrics.progress_bar(args.num_points * len(thetas), 0, "datapoints") as bar:
             bar.set_postfix_str(name)
-            for params in thetas:
+            key = jax.random.fold_in(noise_key, number)
+            keys = [key] if len(thetas) == 1 else jax.random.split(key, len(thetas))
+            for key, params in zip(keys, thetas, strict=True):
                 part, its_seconds = sandwich.estimate_points(
-                    jax.random.fold_in(noise_key, number),
+                    key,
                     vae,
                     params,
                     points,
