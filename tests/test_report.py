@@ -17,8 +17,14 @@ def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
     """experiments/report.py, which finds its neighbours beside itself."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     yield importlib.import_module("report")
-    for name in ("report", "paper", "evaluate", "readme", "reproduce"):
+    for name in ("report", "claims", "findings", "paper", "evaluate", "readme", "reproduce"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def claims(maker: Any) -> Any:
+    """experiments/claims.py, as the report has it."""
+    return sys.modules["claims"]
 
 
 def run(
@@ -50,10 +56,10 @@ def study(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def report_of(maker: Any, folder: Path, **studies: list[dict[str, Any]]) -> Any:
+def findings_of(maker: Any, folder: Path, **studies: list[dict[str, Any]]) -> Any:
     for name, runs in studies.items():
         (folder / f"{name}.json").write_text(json.dumps(study(runs)))
-    return maker.Report(folder)
+    return maker.Findings(folder)
 
 
 def compared(shift: float) -> list[dict[str, Any]]:
@@ -68,23 +74,23 @@ def compared(shift: float) -> list[dict[str, Any]]:
 
 def test_the_tables_are_those_of_the_results_files(maker: Any):
     text = maker.DOCUMENT.read_text()
-    assert maker.text_of(text, maker.Report(maker.STUDIED)) == text, "run experiments/report.py"
+    assert maker.text_of(text, maker.Findings(maker.STUDIED)) == text, "run experiments/report.py"
     assert all(f"<!-- {name} -->" in text for name in maker.TABLES)
 
 
 def test_what_was_not_run_is_said_to_be_missing(maker: Any, tmp_path: Path):
-    report = maker.Report(tmp_path)
+    findings = maker.Findings(tmp_path)
     for name, make in maker.TABLES.items():
-        assert maker.MISSING in make(report), name
-    maker.draw(report, tmp_path)
+        assert maker.MISSING in make(findings), name
+    maker.draw(findings, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(5.0, "yes"), (-5.0, "in part")])
 def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
-    maker: Any, tmp_path: Path, shift: float, verdict: str
+    maker: Any, claims: Any, tmp_path: Path, shift: float, verdict: str
 ):
-    claim = maker.claim_better(report_of(maker, tmp_path, figure_2_mnist=compared(shift)))
+    claim = claims.claim_better(findings_of(maker, tmp_path, figure_2_mnist=compared(shift)))
     assert claim.holds == verdict
     if shift > 0:
         assert claim.measured == "ahead in 6 of 6 cells (panel, decade, split)"
@@ -94,8 +100,8 @@ def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
 
 
 def test_a_lead_has_the_error_of_its_pairs(maker: Any, tmp_path: Path):
-    report = report_of(maker, tmp_path, figure_2_mnist=compared(5.0))
-    (_, _, _, aevb, other), *rest = maker.panels(report)
+    findings = findings_of(maker, tmp_path, figure_2_mnist=compared(5.0))
+    (_, _, _, aevb, other), *rest = maker.panels(findings)
     assert not rest
     lead = maker.paired(aevb, other, maker.at(100_000, "test_bound"))
     assert (lead.mean, lead.error) == pytest.approx((5.1, 0.1))
@@ -110,16 +116,18 @@ def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
 
 
 @pytest.mark.parametrize(("lead", "verdict"), [(0.5, "yes"), (-0.9, "yes"), (-1.1, "no")])
-def test_superfluous_latents_may_cost_a_nat(maker: Any, tmp_path: Path, lead: float, verdict: str):
+def test_superfluous_latents_may_cost_a_nat(
+    maker: Any, claims: Any, tmp_path: Path, lead: float, verdict: str
+):
     few = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0], 20)]
     many = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0 + lead], 200)]
-    report = report_of(maker, tmp_path, figure_2_mnist=few + many)
-    claim, missing = maker.claim_superfluous(report)
+    findings = findings_of(maker, tmp_path, figure_2_mnist=few + many)
+    claim, missing = claims.claim_superfluous(findings)
     assert claim.holds == verdict
     assert maker.MISSING in missing.measured
 
 
 def test_the_figures_of_what_was_run_are_drawn(maker: Any, tmp_path: Path):
-    report = report_of(maker, tmp_path, figure_2_mnist=compared(5.0))
-    maker.draw(report, tmp_path)
+    findings = findings_of(maker, tmp_path, figure_2_mnist=compared(5.0))
+    maker.draw(findings, tmp_path)
     assert [picture.name for picture in tmp_path.glob("*.png")] == ["figure_2_mnist.png"]

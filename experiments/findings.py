@@ -1,0 +1,147 @@
+"""What the studies of the paper found: their results files, and figures over their seeds."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from paper import STUDIES
+from readme import read
+
+from aevb.metrics import mean_over_seeds
+
+NAMES = {
+    "sgvb": "AEVB",
+    "wake_sleep": "wake-sleep",
+    "mcem": "Monte-Carlo EM",
+    "full_vb": "full variational Bayes",
+}
+FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
+FIGURE_6 = {"figure_6_mnist": "MNIST", "figure_6_frey": "Frey faces"}
+DECADES = (100_000, 1_000_000, 10_000_000)
+LATENTS, ALGORITHM, NUM_TRAIN = "model.num_latents", "algorithm.name", "data.num_train"
+MISSING = "not run yet"
+
+Run = Mapping[str, Any]
+Measure = Callable[[Run], float | None]  # None where a run has no such figure
+
+
+class Figure(NamedTuple):
+    """A mean over seeds with its standard error, which one seed does not have."""
+
+    mean: float
+    error: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.error is None else f" ± {self.error:.1f}")
+
+    @property
+    def signed(self) -> str:
+        return "+" * (self.mean > 0) + str(self)
+
+
+class Findings:
+    """The results files of a folder, and what they say."""
+
+    def __init__(self, folder: Path):
+        self.studies = {
+            name: read(folder / f"{name}.json")
+            for name in STUDIES
+            if (folder / f"{name}.json").exists()
+        }
+
+    def runs(self, study: str, **setting: Any) -> list[Run]:
+        """Of a study, those with these values (`__` standing for the dot of a field's name)."""
+        wanted = {name.replace("__", "."): value for name, value in setting.items()}
+        return [
+            run
+            for run in self.studies.get(study, {"runs": []})["runs"]
+            if wanted.items() <= run["setting"].items()
+        ]
+
+    def values(self, study: str, axis: str) -> list[Any]:
+        """What an axis of a study goes through, sorted."""
+        return sorted({run["setting"][axis] for run in self.runs(study)})
+
+
+def over_seeds(values: Sequence[float]) -> Figure:
+    found = mean_over_seeds(values)
+    return Figure(found["mean"], found["standard_error"])
+
+
+def verdict(lead: Figure, least: float = 0.0) -> str:
+    """Whether a lead is more than `least`, by two standard errors where they are known."""
+    margin = 2 * (lead.error or 0.0)
+    if lead.mean - margin > least:
+        return "yes"
+    return "no" if lead.mean + margin < least else "within errors"
+
+
+def paired(
+    first: Iterable[Run],
+    second: Iterable[Run],
+    measure: Measure,
+    measure_second: Measure | None = None,
+) -> Figure | None:
+    """The difference between runs of the same seed; None where none has both."""
+    others = {run["seed"]: (measure_second or measure)(run) for run in second}
+    both = [(measure(run), others.get(run["seed"])) for run in first]
+    found = [one - other for one, other in both if one is not None and other is not None]
+    return over_seeds(found) if found else None
+
+
+def at(examples: int, column: str) -> Measure:
+    """A run's bound at the evaluation nearest to so many examples, but at most a tenth off."""
+
+    def measure(run: Run) -> float | None:
+        curve = run["curve"]
+        nearest = min(
+            range(len(curve["examples"])), key=lambda i: abs(curve["examples"][i] - examples)
+        )
+        if abs(curve["examples"][nearest] - examples) > examples / 10:
+            return None
+        return curve[column][nearest]
+
+    return measure
+
+
+def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
+    """How many times fewer examples AEVB needs for the test bound that the other ends with."""
+    others, found = {run["seed"]: run for run in other}, []
+    for run in aevb:
+        if run["seed"] not in others:
+            continue
+        curve, target = run["curve"], others[run["seed"]]["curve"]
+        goal = max(target["test_bound"])
+        last = target["examples"][int(np.argmax(target["test_bound"]))]
+        reached = [
+            examples
+            for examples, bound in zip(curve["examples"], curve["test_bound"], strict=True)
+            if bound >= goal
+        ]
+        if not reached:
+            return None
+        found.append(last / reached[0])
+    return over_seeds(found) if found else None
+
+
+def panels(findings: Findings) -> Iterable[tuple[str, str, int, list[Run], list[Run]]]:
+    """(study, title, Z, runs of AEVB, runs of wake-sleep) of each panel of figure 2."""
+    for study, title in FIGURE_2.items():
+        for num_latents in findings.values(study, LATENTS):
+            aevb, other = (
+                findings.runs(study, model__num_latents=num_latents, algorithm__name=name)
+                for name in ("sgvb", "wake_sleep")
+            )
+            yield study, title, num_latents, aevb, other
+
+
+def log_p(run: Run, by: str) -> float:
+    """Test log p(x) of a run of figure 6, by the "mean" or by "samples" of theta."""
+    return run["measured"][by]["estimators"]["importance"]["mean"]
+
+
+def power(examples: int) -> str:
+    """A power of ten, as 10⁶."""
+    return "10" + "⁰¹²³⁴⁵⁶⁷⁸⁹"[round(math.log10(examples))]
