@@ -74,12 +74,12 @@ def compared_curves(
     *,
     y_label: str = BOUND_LABEL,
     y_limits: tuple[float, float] | None = None,
-    columns: int = 3,
 ) -> Figure:
     """Figures 2 and 3 of the paper: a panel a title, a colour a label, training data dashed.
 
     Lines are means over runs, which differ in their seeds alone, in a band of their standard error.
     """
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(4.2 * columns, 3.2 * rows), layout="constrained", squeeze=False,

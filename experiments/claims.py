@@ -63,7 +63,9 @@ def claim_better(findings: Findings) -> Claim:
     measured = f"ahead in {verdicts.count('yes')} of {len(verdicts)} cells (panel, decade, split)"
     if others:
         measured += "; not in " + "; ".join(others)
-    return Claim(says, measured, "in part" if others else "yes")
+    missing = [title for study, title in FIGURE_2.items() if study not in findings.studies]
+    measured += "".join(f"; {title}: {MISSING}" for title in missing)
+    return Claim(says, measured, "in part" if others else "so far" if missing else "yes")
 
 
 def claim_superfluous(findings: Findings) -> list[Claim]:

@@ -242,7 +242,7 @@ def draw(findings: Findings, pictures: Path) -> None:
             for num_train in findings.values("figure_3", NUM_TRAIN)
         }
         figure = figures.compared_curves(
-            drawn, y_label="log p(x) by appendix D (nats per datapoint)", columns=2
+            drawn, y_label="log p(x) by appendix D (nats per datapoint)"
         )
         figures.save(figure, str(pictures / "figure_3.png"))
     if {"figure_6_mnist", "figure_6_frey"} <= findings.studies.keys():
