@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import evaluate
 
 from aevb import metrics, provenance
+from aevb.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "paper"
@@ -40,7 +41,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(
-    num_points=500,
+    num_points=300,
     num_chains=4,
     num_samples=5000,
     num_temps=200,
@@ -313,4 +314,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
