@@ -268,9 +268,9 @@ def restore(folder: Path, init: Any, seed: int, step: int | None) -> Any:
         like = jax.eval_shape(init, jax.random.key(seed))
         restored, kept = checkpoint.restore(manager, like, step=step), sorted(manager.all_steps())
         manager.close()
-    if restored is None and kept:
+    if restored is None and step is not None:
         raise UserError(
-            f"--step is {step}; of --workdir={folder} these are kept: "
+            f"--step is {step}, which has no sound checkpoint; --workdir={folder} keeps those of "
             f"{', '.join(map(str, kept))} (config.train.keep_checkpoints keeps all)"
         )
     if restored is None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,13 @@ def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
     for word in words:
         assert word.format(tmp=folder) in done.stderr
     assert not (folder / "none").exists()
+
+
+def test_a_run_of_damaged_checkpoints_is_said_to_have_no_sound_one(folder: Path, tmp_path: Path):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    for file in (run / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    done = run_python("experiments/evaluate.py", f"--workdir={run}", "--num_points=3")
+    assert done.returncode == 2, done.stderr
+    assert "has no sound checkpoint; train in a new folder" in done.stderr.splitlines()[-1]
