@@ -190,7 +190,7 @@ FIELDS = (
         "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
         "(as algorithm 2), for each minibatch, or by the noise of its units (local), which has "
         "the least variance but does not serve iwae and its like with several samples",
-        *_one_of(("local", "minibatch", "datapoint")),
+        *_one_of(_table("algorithms/full_vb.py", "NOISES")),
     ),
     Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_at_least(1)),
     Field(

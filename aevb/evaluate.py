@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.losses import iwae, sgvb_a, sgvb_b
+from aevb.losses import evidence_lower_bound, iwae
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -57,7 +57,7 @@ def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf
     if not vae.has_encoder:
         bound = partial(iwae, num_samples=PRIOR_SAMPLES)
     else:
-        bound = sgvb_a if vae.guide.kl is None else sgvb_b
+        bound = evidence_lower_bound(vae.guide)
 
     def bounds_of(params: PyTree, stored: Array, numbers: Array) -> Array:
         def bound_of(stored: Array, number: Array) -> Array:

@@ -51,6 +51,11 @@ def sgvb_b(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: 
     return log_lik - kl
 
 
+def evidence_lower_bound(guide: Guide) -> Bound:
+    """`sgvb_b`, or `sgvb_a` for a guide without a closed KL: the estimator to evaluate by."""
+    return sgvb_a if guide.kl is None else sgvb_b
+
+
 def score_function(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
 ) -> Array:

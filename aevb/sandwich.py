@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.losses import Guide, Joint, sgvb_a, sgvb_b
+from aevb.losses import Guide, Joint, evidence_lower_bound
 from aevb.marginal import ESTIMATORS, Estimate
 from aevb.proposals import PROPOSALS
 from aevb.types import Key, PyTree
@@ -36,7 +36,7 @@ def simulate(key: Key, vae: VAE, params: PyTree, number: int) -> Points:
 
 def elbo(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Estimate:
     """The evidence lower bound with its standard error, for comparison; eq. (7), or else (6)."""
-    bound = sgvb_a if guide.kl is None else sgvb_b
+    bound = evidence_lower_bound(guide)
     draws = jax.vmap(lambda key: bound(key, stats, guide, joint))(
         jax.random.split(key, BOUND_SAMPLES)
     )

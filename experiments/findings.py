@@ -20,7 +20,7 @@ NAMES = {
 FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
 FIGURE_6 = {"figure_6_mnist": "MNIST", "figure_6_frey": "Frey faces"}
 DECADES = (100_000, 1_000_000, 10_000_000)
-LATENTS, ALGORITHM, NUM_TRAIN = "model.num_latents", "algorithm.name", "data.num_train"
+LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
 MISSING = "not run yet"
 
 Run = Mapping[str, Any]

@@ -250,10 +250,10 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
     of_mnist = sorted(runs_of(mnist), key=lambda run: run.config["model.num_latents"])
     for run in (*of_frey, *of_mnist):
         num_latents = run.config["model.num_latents"]
-        dataset, vae, algorithm = build(run.config)
-        assert dataset.image_shape is not None
         if run.config["seed"] != 0 or (run in of_frey and num_latents != 2):
             continue
+        dataset, vae, algorithm = build(run.config)
+        assert dataset.image_shape is not None
         state = evaluate.restore(run.folder, algorithm.init, run.config["seed"], None)
         params = algorithm.vae_params(state.params)
         if num_latents == 2:

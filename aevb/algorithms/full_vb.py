@@ -11,7 +11,7 @@ from aevb.algorithms import ascent
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.distributions import DiagNormal
-from aevb.losses import BOUNDS, NOT_MEANS, Bound, minibatch_objective, sgvb_a, sgvb_b
+from aevb.losses import BOUNDS, NOT_MEANS, Bound, evidence_lower_bound, minibatch_objective
 from aevb.networks import WeightPosterior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -142,7 +142,7 @@ def log_evidence_bound(
     """
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
-    bound = sgvb_a if vae.guide.kl is None else sgvb_b
+    bound = evidence_lower_bound(vae.guide)
 
     def at_theta(key: Key) -> Array:
         theta_key, z_key = jax.random.split(key)
