@@ -110,7 +110,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: something that the user can put right.
     """
     config = read_config(args.workdir)
-    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
     import jax
     import numpy as np
 
@@ -262,6 +261,7 @@ def restore(folder: Path, init: Any, seed: int, step: int | None) -> Any:
 
     from aevb import checkpoint
 
+    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
     restored, kept = None, []
     if (folder / "checkpoints").is_dir():
         manager = checkpoint.open_reader(folder / "checkpoints")

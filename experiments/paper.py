@@ -260,7 +260,8 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
         if num_latents == 2:
             means = drawing.decode_unit_square(vae, params)
             side = len(means)
-            planes[dataset.name] = means.reshape(side, side, *dataset.image_shape)
+            title = "Frey faces" if run in of_frey else "MNIST"
+            planes[title] = means.reshape(side, side, *dataset.image_shape)
         if run in of_mnist:
             drawn = drawing.sample_means(vae, params)
             samples[f"{num_latents} latent dimensions"] = drawn.reshape(-1, *dataset.image_shape)
