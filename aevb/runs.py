@@ -1,7 +1,8 @@
 """A run and its folder: claim it, train, draw, summarise."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.metrics import write_json
+from aevb.ownership import LOCK, owned, unusable
 from aevb.train import Trained
 from aevb.types import PyTree
 
@@ -29,7 +31,7 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
     try:
         if (folder / "config.json").exists():
             _refuse_another(_read_json(folder / "config.json"), _as_json(config), folder)
-        elif folder.exists() and any(folder.iterdir()):
+        elif folder.exists() and any(file.name != LOCK for file in folder.iterdir()):
             raise UserError(
                 f"--workdir={folder} holds files but no config.json, so it is no run's folder; "
                 "name a new or an empty one"
@@ -37,26 +39,26 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
         summary = folder / "summary.json"
         return _read_json(summary) if summary.exists() else None
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise unusable(folder, error) from error
 
 
-def claim(folder: Path, config: Values) -> None:
-    """Makes a run's folder, with its config in it.
+@contextmanager
+def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
+    """A context in which this process alone has a run's folder, with its config in it.
+
+    Its value is the summary, if the run has been finished in the meantime.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: another process has it, has made it another run's, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-
-
-def _unusable(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"--workdir={folder} cannot be used ({error.strerror}); name a folder that can be written"
-    )
+    with owned(folder):
+        finished = inspect(folder, config)
+        if finished is None:
+            try:
+                write_json(folder / "config.json", config)
+            except OSError as error:
+                raise unusable(folder, error) from error
+        yield finished
 
 
 def _as_json(config: Values) -> dict[str, Any]:
@@ -101,18 +103,20 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
         return finished
     compiler.use_cache()
     experiment = build(config)
-    claim(folder, config)  # only now: a refused config leaves nothing behind
-    score = evaluate.make_score(experiment.vae, experiment.dataset.preprocess)
-    print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
-    trained = train.fit(
-        experiment.algorithm,
-        experiment.dataset,
-        score,
-        train.Settings(**section(config, "train")),
-        key=jax.random.key(config["seed"]),
-        folder=folder,
-    )
-    return finish(experiment, score, trained, config, folder)
+    with claimed(folder, config) as finished:  # only now: a refused config leaves nothing behind
+        if finished is not None:
+            return finished
+        score = evaluate.make_score(experiment.vae, experiment.dataset.preprocess)
+        print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
+        trained = train.fit(
+            experiment.algorithm,
+            experiment.dataset,
+            score,
+            train.Settings(**section(config, "train")),
+            key=jax.random.key(config["seed"]),
+            folder=folder,
+        )
+        return finish(experiment, score, trained, config, folder)
 
 
 def finish(

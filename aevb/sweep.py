@@ -34,6 +34,7 @@ from aevb.metrics import (
     reporter,
     write_json,
 )
+from aevb.ownership import owned
 from aevb.plan import SEED, Member, Plan
 from aevb.signals import Signals
 from aevb.train import Failed, Journal, Settings, Trained
@@ -81,7 +82,8 @@ def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
     for member in tried + anyhow:
         workshop.program(member.values)  # refuses what does not fit together
     print(f"sweep: {folder}, {len(anyhow)} runs\n{machine.describe()}", flush=True)
-    with Signals() as signals, progress_bar(sum(map(_length, tried + anyhow)), 0) as bar:
+    total = sum(map(_length, tried + anyhow))
+    with owned(folder), Signals() as signals, progress_bar(total, 0) as bar:
         report = reporter(bar)
         try:
             workshop.run(tried, signals, report)
@@ -221,15 +223,18 @@ class Workshop:
             UserError: a folder cannot be used.
             Interrupted: when a signal has come.
         """
-        todo = []
-        for member in members:
-            if self.outcome(member):
-                report(_length(member), math.nan)
-            else:
-                todo.append(member)
-        for member in todo:
-            runs.claim(self.folder / member.name, member.values)
-        waiting = self._jobs(todo)
+        with contextlib.ExitStack() as held:
+            todo = []
+            for member in members:
+                claim = runs.claimed(self.folder / member.name, member.values)
+                if self.outcome(member) or held.enter_context(claim):
+                    report(_length(member), math.nan)
+                else:
+                    todo.append(member)
+            self._train_all(self._jobs(todo), signals, report)
+
+    def _train_all(self, waiting: list[Job], signals: Signals, report: Report) -> None:
+        """Each device takes one after the other."""
         compiled: dict[Device, set[Any]] = defaultdict(set)  # programs, by device
         errors: list[BaseException] = []
         lock = threading.Lock()

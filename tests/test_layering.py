@@ -26,7 +26,7 @@ LAYERS = (
     ("algorithms.base", "options"),
     ("optimizers",),
     ("algorithms",),
-    ("data", "metrics", "checkpoint", "signals", "figures", "compiler", "provenance"),
+    ("data", "metrics", "checkpoint", "signals", "ownership", "figures", "compiler", "provenance"),
     ("evaluate", "loop", "sandwich"),
     ("stack",),
     ("train",),
@@ -72,7 +72,7 @@ KNOWN_TO = {
 EVERYWHERE = ("jax", "numpy")
 
 # These answer before jax is loaded: `--help`, a wrong setting, a signal.
-WITHOUT_JAX = ("errors", "config", "plan", "options", "signals", "provenance")
+WITHOUT_JAX = ("errors", "config", "plan", "options", "signals", "ownership", "provenance")
 
 
 class Import(NamedTuple):

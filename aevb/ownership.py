@@ -1,0 +1,47 @@
+"""One owner for a run's folder: a lock that ends with the process that has it, however it ends."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aevb.errors import UserError
+
+LOCK = ".lock"  # it stays behind, and means nothing when no process has it
+
+
+def unusable(folder: Path, error: OSError) -> UserError:
+    """What a user is told of a folder that cannot be read or written."""
+    return UserError(
+        f"--workdir={folder} cannot be used ({error.strerror}); name a folder that can be written"
+    )
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """A context in which no other process owns the folder, which is made if need be.
+
+    Raises:
+        UserError: another one does, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", errors="replace")
+    except OSError as error:
+        raise unusable(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(
+                f"--workdir={folder} is in use by {owner}; wait until that has ended, stop it, or "
+                "name another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,92 @@
+"""A run's folder has one owner, for as long as that process lives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from programs import ON_THE_CPU, ROOT
+
+from aevb.errors import UserError
+from aevb.ownership import LOCK, owned
+
+HOLD = "import sys; from pathlib import Path; from aevb.ownership import owned\n"
+HOLD += "with owned(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+
+
+def holder(folder: Path) -> subprocess.Popen[str]:
+    """A process that owns the folder until its stdin is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mine\n"
+    return process
+
+
+def test_another_process_is_refused_and_told_whose_the_folder_is(tmp_path: Path):
+    process = holder(tmp_path / "run")
+    told = rf"is in use by process {process.pid} on .*; wait until"
+    with pytest.raises(UserError, match=told), owned(tmp_path / "run"):
+        pass
+    process.communicate()
+    with owned(tmp_path / "run"):
+        assert f"process {os.getpid()} on" in (tmp_path / "run" / LOCK).read_text()
+
+
+def test_the_lock_of_a_killed_process_means_nothing(tmp_path: Path):
+    process = holder(tmp_path)
+    process.kill()
+    process.wait()
+    assert (tmp_path / LOCK).exists()
+    with owned(tmp_path):
+        pass
+
+
+def test_garbage_in_the_lock_means_nothing(tmp_path: Path):
+    (tmp_path / LOCK).write_bytes(b"\xff\x00 process 1 on elsewhere")
+    with owned(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_gets_one_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    told = r"cannot be used \(.*\); name a folder that can be written"
+    with pytest.raises(UserError, match=told), owned(tmp_path / "file" / "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [(), pytest.param(("--sweep", "--axis=seed=0,1"), marks=pytest.mark.slow)],
+    ids=["run", "sweep"],
+)
+def test_of_two_processes_on_one_folder_one_runs(tmp_path: Path, sweep: tuple[str, ...]):
+    command = [
+        sys.executable,
+        "experiments/run.py",
+        "--config=experiments/frey_faces.py",
+        "--config.model.hidden=(20,)",
+        "--config.train.num_examples=100000",
+        f"--workdir={tmp_path / 'run'}",
+        *sweep,
+    ]
+    both = [
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **ON_THE_CPU}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    statuses = [process.returncode for process in both]
+    assert sorted(statuses) == [0, 2], errors
+    (refused,) = [error for error, status in zip(errors, statuses, strict=True) if status]
+    winner = both[statuses.index(0)].pid
+    assert refused.splitlines()[-1].startswith("error: --workdir=")
+    assert f"is in use by process {winner} on" in refused
