@@ -1,6 +1,7 @@
 """Training in a folder: the loop, and in its pauses evaluation, log, checkpoints and progress."""
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import checkpoint, evaluate, loop, stack
+from aevb import checkpoint, divergence, evaluate, loop, stack
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
+from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
 from aevb.evaluate import Scorer
 from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, reporter
 from aevb.signals import Signals
 from aevb.stack import Stack
 from aevb.types import Key, PyTree
+
+REMEDY = "try a smaller config.optimizer.step_size"
+SHOWN = 8  # datapoints that a message names
 
 
 class Settings(NamedTuple):
@@ -161,19 +166,28 @@ def fit_stack(
     speed = Speed()
     last_save = time.monotonic()
     advance = runs.program.compile(keys, data, state)
+    before = jax.tree.map(jnp.copy, state)  # as it was in the last pause
     for pause in loop.pauses(advance, keys, data, state, num_steps=num_steps, stops=stops):
         state, examples = pause.state, pause.step * batch_size
         recent = {name: np.atleast_1d(mean) for name, mean in pause.metrics.items()}
         objectives = recent["objective"]
+        sound = np.asarray(divergence.are_finite(state, runs.size)) & np.isfinite(objectives)
         scores = evaluation(state.params) if pause.step in stops else None
-        for number, objective in enumerate(objectives):
-            problem = _not_a_number("the objective of a minibatch", float(objective), examples)
-            if scores and not problem:
-                problem = _not_a_number("the test bound", scores[number]["test_bound"], examples)
-            if problem:
-                failures.setdefault(number, problem)
+        for number in set(range(runs.size)) - failures.keys():
+            if not sound[number]:
+                bad = divergence.find(
+                    runs, number, advance, keys, data, before,
+                    stop=pause.step, batch_size=batch_size,
+                )  # fmt: skip
+                failures[number] = _diverged(bad, journals[number], batch_size)
+            elif scores and not math.isfinite(bound := scores[number]["test_bound"]):
+                failures[number] = Failed(
+                    f"the test bound is {bound} at {examples:,} training examples, and all else "
+                    f"is finite; the checkpoint before it is kept; {REMEDY}"
+                )
         if len(failures) == runs.size:
             break
+        before = jax.tree.map(jnp.copy, state)
         going = [number for number in range(runs.size) if number not in failures]
         speed.add(pause.num_steps * batch_size, pause.seconds / runs.size)
         report(pause.num_steps * batch_size * runs.size, float(np.mean(objectives[going])))
@@ -226,12 +240,25 @@ def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
     return evaluation
 
 
-def _not_a_number(what: str, value: float, examples: int) -> Failed | None:
-    if math.isfinite(value):
-        return None
+def _diverged(bad: BadStep | None, journal: Journal, batch_size: int) -> Failed:
+    """Keeps the states around a bad step, and tells of it."""
+    if bad is None:
+        return Failed(
+            "the state is not finite, but was when the same steps were taken again, which is a "
+            "fault of the machine; the last checkpoint is kept: give the command again"
+        )
+    folder = journal.folder / "diverged"
+    shutil.rmtree(folder, ignore_errors=True)
+    manager = checkpoint.open_manager(folder, keep_all=True)
+    for state in (bad.before, bad.after):
+        checkpoint.save(manager, state, seconds=journal.seconds)
+    manager.close()
+    points = ", ".join(map(str, bad.indices[:SHOWN])) + ", ..." * (len(bad.indices) > SHOWN)
+    where = f", on the minibatch of datapoints {points}" if len(bad.indices) else ""
     return Failed(
-        f"{what} is {value} at {examples:,} training examples; the checkpoint before it is "
-        "kept; try a smaller config.optimizer.step_size"
+        f"{bad.problem} at step {bad.step + 1:,} "
+        f"({(bad.step + 1) * batch_size:,} training examples){where}; the last checkpoint is kept, "
+        f"and the states before and after that step are in {folder}; {REMEDY}"
     )
 
 

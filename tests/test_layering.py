@@ -29,6 +29,7 @@ LAYERS = (
     ("data", "metrics", "checkpoint", "signals", "ownership", "figures", "compiler", "provenance"),
     ("evaluate", "loop", "sandwich"),
     ("stack",),
+    ("divergence",),
     ("train",),
     ("config",),
     ("plan",),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aevb import train
+from aevb import checkpoint, stack, train
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -130,18 +131,104 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_bound_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before_it(
-    value: float, tmp_path: Path
+@pytest.mark.parametrize("bad", [0, 9, 10, 25, 39])
+def test_a_bad_objective_stops_the_run_at_the_very_step_and_keeps_the_checkpoint_before_it(
+    value: float, bad: int, tmp_path: Path
 ):
-    algorithm = counter(lambda step: jnp.where(step < 25, 0.0, value))
+    """By step 25 an evaluation and a checkpoint are behind it, and there is none before 10."""
+    algorithm = counter(lambda step: jnp.where(step == bad, value, 0.0))
     with pytest.raises(UserError) as caught:
         fit(tmp_path, algorithm)
     message = str(caught.value)
-    assert f"is {value} at" in message
+    assert message.startswith(f"the objective is {value} at step {bad + 1} ")
     assert "step_size" in message
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["examples"] <= 250
-    assert (tmp_path / "checkpoints" / str(last["examples"] // 10)).exists()
+    kept = [int(step.name) for step in (tmp_path / "checkpoints").glob("[0-9]*")]
+    assert all(step <= bad for step in kept)
+    assert bool(kept) == (bad > 9)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["examples"] // 10 for record in logged[-1:]] == sorted(kept)[-1:]
+
+
+def test_the_states_around_a_bad_step_are_kept(tmp_path: Path):
+    with pytest.raises(UserError, match="before and after that step are in"):
+        fit(tmp_path, counter(lambda step: jnp.where(step == 25, jnp.nan, 0.0)))
+    kept = checkpoint.open_reader(tmp_path / "diverged")
+    like = counter().init(jax.random.key(0))
+    for step in (25, 26):
+        restored = checkpoint.restore(kept, like, step=step)
+        assert restored is not None
+        assert float(restored.state.params) == step
+
+
+def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
+    """In each epoch of 4 steps one sees datapoint 7, of whose value the objective is NaN."""
+    data = DATASET._replace(train=np.arange(80, dtype=np.uint8).reshape(40, 2))
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        objective = jnp.where(jnp.any(batch.indices == 7), jnp.nan, 0.0)
+        return TrainState(state.step + 1, state.params, (), ()), {"objective": objective}
+
+    with pytest.raises(UserError) as caught:
+        train.fit(
+            counter()._replace(update=update), data, score, SETTINGS, key=jax.random.key(0),
+            folder=tmp_path,
+        )  # fmt: skip
+    step, points = re.search(
+        r"at step (\d+) .* of datapoints ([\d, ]+),", str(caught.value)
+    ).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    keys = stack.run_keys(jax.random.key(0)).loop
+    order = jax.random.permutation(jax.random.fold_in(keys.order, 0), jnp.arange(40))
+    position = (int(step) - 1) * 10
+    assert list(order[position : position + 8]) == [int(point) for point in points.split(",")]
+    assert 7 in order[position : position + 10]
+
+
+def test_data_that_are_not_finite_are_found_out(tmp_path: Path):
+    train_data = np.ones((40, 2), np.float32)
+    train_data[3, 1] = np.nan
+    data = DATASET._replace(train=train_data, test=np.ones((20, 2), np.float32))
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        return TrainState(state.step + 1, state.params, (), ()), {"objective": jnp.sum(batch.x)}
+
+    with pytest.raises(UserError, match=r"the minibatch is not finite at step [1-4] "):
+        train.fit(
+            counter()._replace(update=update), data, score, SETTINGS, key=jax.random.key(0),
+            folder=tmp_path,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [0, 17, 39])
+def test_a_gradient_that_is_not_finite_is_found_at_its_step_while_the_objective_is_fine(
+    bad: int, tmp_path: Path
+):
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        params = state.params + jnp.where(state.step == bad, jnp.nan, 1.0)
+        return TrainState(state.step + 1, params, (), ()), {"objective": jnp.float32(0.0)}
+
+    def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
+        return Score(0.0, 0.0)
+
+    with pytest.raises(UserError, match=rf"the update of .* is not finite at step {bad + 1} "):
+        train.fit(
+            counter()._replace(update=update), DATASET, score, SETTINGS, key=jax.random.key(0),
+            folder=tmp_path,
+        )  # fmt: skip
+
+
+def test_parameters_that_are_not_finite_to_begin_with_are_named(tmp_path: Path):
+    algorithm = counter()
+    start = algorithm._replace(init=lambda key: algorithm.init(key)._replace(params=jnp.inf))
+    with pytest.raises(UserError, match="params is not finite to begin with at step 1 "):
+        fit(tmp_path, start)
+
+
+def test_a_bound_of_the_test_data_that_is_no_number_stops_the_run(tmp_path: Path):
+    def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
+        return Score(math.nan if float(params) > 20 else 0.0, 0.0)
+
+    with pytest.raises(UserError, match=r"the test bound is nan at 250 training examples, and all"):
+        train.fit(counter(), DATASET, score, SETTINGS, key=jax.random.key(0), folder=tmp_path)
 
 
 # Speed
