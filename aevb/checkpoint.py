@@ -1,11 +1,14 @@
-"""Checkpoints by orbax, with the digest of their arrays that orbax does not keep.
+"""Checkpoints by orbax, with the digest of what they hold, which orbax does not keep.
 
-A checkpoint is one `TrainState` and the seconds it took. The latest two and the best are kept, or
-all of them.
+A checkpoint is one `TrainState`, the seconds it took and the log until then, so that neither can be
+had without the other. The latest two and the best are kept, or all of them.
 """
 
 import hashlib
+import json
+import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,20 +21,27 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 
+FORMAT = 2  # 1 had no log, and no "format" in its notes
+DAMAGED = "damaged"  # the folder, beside that of the checkpoints, of those that cannot be read
+
+
 class Restored(NamedTuple):
     """What a checkpoint holds."""
 
     state: TrainState
     seconds: float  # of training until then
+    records: list[dict[str, Any]] | None  # of the log until then; None in format 1
 
 
-def digest(state: TrainState) -> str:
-    """SHA-256 over every leaf's path, shape, type and bytes."""
+def digest(state: TrainState, notes: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 over every leaf's path, shape, type and bytes, and over the notes beside them."""
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
         array = np.asarray(leaf)
         total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         total.update(array.tobytes())
+    if notes is not None:
+        total.update(json.dumps(notes, sort_keys=True).encode())
     return total.hexdigest()
 
 
@@ -76,12 +86,14 @@ def save(
     state: TrainState,
     *,
     seconds: float,
+    records: Sequence[Mapping[str, Any]] = (),
     test_bound: float | None = None,
 ) -> None:
     """Saves a state under its step; it is complete on the disk when this returns.
 
     Args:
         seconds: of training until now.
+        records: the log until now.
         test_bound: nats per datapoint, by which the best is chosen; None where it is not known.
     """
     import orbax.checkpoint as ocp
@@ -89,11 +101,12 @@ def save(
     step = int(state.step)
     if step in manager.all_steps():
         return
+    notes = {"format": FORMAT, "seconds": seconds, "records": list(map(dict, records))}
     manager.save(
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            notes=ocp.args.JsonSave({"seconds": seconds, "digest": digest(state)}),
+            notes=ocp.args.JsonSave({**notes, "digest": digest(state, notes)}),
         ),
         metrics=None if test_bound is None else {"test_bound": test_bound},
     )
@@ -101,18 +114,40 @@ def save(
 
 
 def restore(
-    manager: "ocp.CheckpointManager", like: TrainState, *, step: int | None = None
+    manager: "ocp.CheckpointManager",
+    like: TrainState,
+    *,
+    step: int | None = None,
+    only_read: bool = False,
 ) -> Restored | None:
     """The newest checkpoint that holds what was saved; None where there is none.
 
-    Each damaged one is named on stderr and deleted, unless the manager is a reader, and the one
-    before it is taken.
+    Each damaged one is named on stderr and set aside, and the one before it is taken.
 
     Args:
         like: a state of the same structure, shapes and types, whose devices will have it; of
             `jax.eval_shape`, for the first device. Where it was saved does not matter.
         step: of the only one that will do; None for any.
+        only_read: the manager is a reader, and nothing is moved.
     """
+    steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
+    for number in sorted(steps, reverse=True):
+        try:
+            return _read(manager, number, like)
+        except Exception as error:  # orbax fails on damage in as many ways as there are files
+            known = error if isinstance(error, _DamagedError) else type(error).__name__
+            problem = f"checkpoint of step {number} is damaged ({known}); skipped"
+        if not only_read:
+            problem += f", and set aside in {_set_aside(manager, number)}"
+        print(problem, file=sys.stderr)
+    return None
+
+
+class _DamagedError(Exception):
+    """It can be read, but is not what was saved."""
+
+
+def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Restored:
     import orbax.checkpoint as ocp
 
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -120,21 +155,30 @@ def restore(
     def described(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first)
 
-    abstract = jax.tree.map(described, like)
-    steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
-    for number in sorted(steps, reverse=True):
-        try:
-            restored: Any = manager.restore(
-                number,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), notes=ocp.args.JsonRestore()
-                ),
-            )
-            if digest(restored.state) == restored.notes["digest"]:
-                return Restored(restored.state, restored.notes["seconds"])
-            problem = "its arrays are not those that were saved"
-        except Exception as error:  # orbax fails on damage in as many ways as there are files
-            problem = f"{type(error).__name__} on reading it"
-        print(f"checkpoint of step {number} is damaged ({problem}); skipped", file=sys.stderr)
-        manager.delete(number)
-    return None
+    found: Any = manager.restore(
+        number,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(described, like)),
+            notes=ocp.args.JsonRestore(),
+        ),
+    )
+    state, notes = found.state, dict(found.notes)
+    saved = notes.pop("digest")
+    if notes.get("format", 1) not in (1, FORMAT):
+        raise _DamagedError(f"of format {notes['format']!r}, and this version reads 1 and {FORMAT}")
+    if digest(state, notes if "format" in notes else None) != saved:
+        raise _DamagedError("it does not hold what was saved")
+    if int(state.step) != number:
+        raise _DamagedError(f"it is the one of step {int(state.step)}")
+    return Restored(state, notes["seconds"], notes.get("records"))
+
+
+def _set_aside(manager: "ocp.CheckpointManager", number: int) -> Path:
+    """-> where it is now, for whoever wants to know what became of it."""
+    folder = Path(manager.directory)
+    aside = folder.parent / DAMAGED / str(number)
+    aside.parent.mkdir(exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    (folder / str(number)).replace(aside)
+    manager.reload()
+    return aside

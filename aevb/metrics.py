@@ -1,5 +1,6 @@
 """What a run writes for people and programs: JSON lines, JSON files, TensorBoard events."""
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     _replace(path, json.dumps(content, indent=2) + "\n")
 
 
+def write_signed(path: Path, content: Mapping[str, Any]) -> None:
+    """`write_json`, with the content's own digest as its last entry."""
+    write_json(path, {**content, "digest": _digest(content)})
+
+
+def read_signed(path: Path) -> dict[str, Any]:
+    """What `write_signed` wrote; without a digest, as it was before there were any, it is believed.
+
+    Raises:
+        ValueError: it is something else.
+        OSError: it cannot be read.
+    """
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    if content.pop("digest", None) not in (None, _digest(content)):
+        raise ValueError("its content and its digest do not belong together")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     with unfinished.open("w") as file:
@@ -32,13 +57,10 @@ def _replace(path: Path, text: str) -> None:
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, in the order of `examples`."""
 
-    def __init__(self, path: Path, *, keep_until: int):
-        """Opens the log, cut back to what a run restored at `keep_until` examples has seen.
-
-        Lines after that, or cut off by a crash, are dropped: the run will write them again.
-        """
+    def __init__(self, path: Path, records: Sequence[Mapping[str, Any]] = ()):
+        """Writes the log anew, with the records so far: a resumed run repeats and misses none."""
         self.path = path
-        self.records = [r for r in read_records(path) if r["examples"] <= keep_until]
+        self.records = [dict(record) for record in records]
         _replace(path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def append(self, record: Mapping[str, Any]) -> None:

@@ -14,11 +14,12 @@ from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
-from aevb.metrics import write_json
+from aevb.metrics import read_signed, write_signed
 from aevb.ownership import LOCK, owned, unusable
 from aevb.train import Trained
 from aevb.types import PyTree
 
+CONFIG, SUMMARY = "config.json", "summary.json"
 BY_BOUND = ("sgvb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
 
 
@@ -29,15 +30,15 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
         UserError: the folder belongs to something else, or cannot be read.
     """
     try:
-        if (folder / "config.json").exists():
-            _refuse_another(_read_json(folder / "config.json"), _as_json(config), folder)
+        if (folder / CONFIG).exists():
+            _refuse_another(_read(folder / CONFIG), _as_json(config), folder)
         elif folder.exists() and any(file.name != LOCK for file in folder.iterdir()):
             raise UserError(
                 f"--workdir={folder} holds files but no config.json, so it is no run's folder; "
                 "name a new or an empty one"
             )
-        summary = folder / "summary.json"
-        return _read_json(summary) if summary.exists() else None
+        summary = folder / SUMMARY
+        return _read(summary) if summary.exists() else None
     except OSError as error:
         raise unusable(folder, error) from error
 
@@ -55,7 +56,7 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
         finished = inspect(folder, config)
         if finished is None:
             try:
-                write_json(folder / "config.json", config)
+                write_signed(folder / CONFIG, config)
             except OSError as error:
                 raise unusable(folder, error) from error
         yield finished
@@ -66,13 +67,15 @@ def _as_json(config: Values) -> dict[str, Any]:
     return json.loads(json.dumps(config))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return read_signed(path)
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it, or name another --workdir"
-        ) from error
+        remedy = {
+            CONFIG: "put it back from a copy, or name another --workdir",
+            SUMMARY: "delete it and give the command again, which makes it of the last checkpoint",
+        }
+        raise UserError(f"{path} is damaged ({error}); {remedy[path.name]}") from error
 
 
 def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
@@ -138,7 +141,7 @@ def finish(
     from aevb import drawing  # and matplotlib, for which training need not have waited
 
     drawing.draw_run(experiment, params, trained.records, folder / "figures")
-    write_json(folder / "summary.json", summary)
+    write_signed(folder / SUMMARY, summary)
     return summary
 
 

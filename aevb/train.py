@@ -18,7 +18,7 @@ from aevb.data import Dataset
 from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
 from aevb.evaluate import Scorer
-from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, reporter
+from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, read_records, reporter
 from aevb.signals import Signals
 from aevb.stack import Stack
 from aevb.types import Key, PyTree
@@ -109,14 +109,15 @@ class Journal:
         self.manager = checkpoint.open_manager(folder / "checkpoints", keep_all=keep_all)
         restored = checkpoint.restore(self.manager, first)
         self.resumed = restored is not None
-        self.state, self.seconds = restored or (first, 0.0)
+        self.state, self.seconds, self._records = restored or (first, 0.0, [])
         self.step = int(self.state.step)
 
     def start(self, settings: Settings) -> None:
-        """Makes the log ready to be written, cut back to where the run is."""
-        self.log = MetricsLog(
-            self.folder / "metrics.jsonl", keep_until=self.step * settings.batch_size
-        )
+        """Makes the log ready to be written, as it was where the run is."""
+        path, examples = self.folder / "metrics.jsonl", self.step * settings.batch_size
+        if self._records is None:  # of a checkpoint that does not have it
+            self._records = [r for r in read_records(path) if r["examples"] <= examples]
+        self.log = MetricsLog(path, self._records)
         self.board = (
             TensorBoard(self.folder / "tensorboard", self.log.records)
             if settings.tensorboard
@@ -129,7 +130,10 @@ class Journal:
             self.board.append(record)
 
     def save(self, state: TrainState, test_bound: float | None) -> None:
-        checkpoint.save(self.manager, state, seconds=self.seconds, test_bound=test_bound)
+        checkpoint.save(
+            self.manager, state, seconds=self.seconds, records=self.log.records,
+            test_bound=test_bound,
+        )  # fmt: skip
 
 
 def fit_stack(

@@ -13,7 +13,6 @@ many samples of it.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from absl import logging
 
 from aevb.config import validate, with_defaults
 from aevb.errors import UserError
+from aevb.metrics import read_signed
 
 SPLITS = ("test", "train", "simulated")
 SEED = 20131221  # of the estimators' noise: the day after the paper appeared
@@ -95,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "it again, which goes on with it"
         )
     try:
-        values = json.loads((folder / "config.json").read_text())
+        values = read_signed(folder / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
     # JSON has lists where a config has tuples.
@@ -266,7 +266,8 @@ def restore(folder: Path, init: Any, seed: int, step: int | None) -> Any:
     if (folder / "checkpoints").is_dir():
         manager = checkpoint.open_reader(folder / "checkpoints")
         like = jax.eval_shape(init, jax.random.key(seed))
-        restored, kept = checkpoint.restore(manager, like, step=step), sorted(manager.all_steps())
+        restored = checkpoint.restore(manager, like, step=step, only_read=True)
+        kept = sorted(manager.all_steps())
         manager.close()
     if restored is None and step is not None:
         raise UserError(

@@ -1,5 +1,7 @@
 """Checkpoints: what comes back is what was saved, or it is said not to be."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,81 @@ def test_a_damaged_checkpoint_is_named_and_skipped(
     assert "checkpoint of step 2 is damaged" in capfd.readouterr().err
 
 
+def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    folder = tmp_path / "checkpoints"
+    save_all(folder, {1: -1.0, 2: -2.0})
+    flip_a_bit(folder / "2" / "state")
+    assert restored_from(folder) is not None
+    assert kept(folder) == {1}
+    assert kept(tmp_path / "damaged") == {2}
+    assert f"set aside in {tmp_path / 'damaged' / '2'}" in capfd.readouterr().err
+    save_all(folder, {2: -2.0})  # the run comes there again
+    assert kept(folder) == {1, 2}
+
+
+RECORDS = [{"examples": 100, "test_bound": -1.25}, {"examples": 200, "test_bound": 1e-17}]
+
+
+def notes_of(folder: Path, step: int) -> Path:
+    return folder / str(step) / "notes" / "metadata"
+
+
+def test_the_log_comes_back_with_the_state(tmp_path: Path):
+    manager = checkpoint.open_manager(tmp_path)
+    checkpoint.save(manager, state_at(1), seconds=0.1, records=RECORDS)
+    restored = checkpoint.restore(manager, state_at(0))
+    assert restored is not None
+    assert restored.records == RECORDS
+    assert restored.seconds == 0.1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("-1.25", "-1.75"), ("0.1", "0.7"), ('"format": 2, ', "")]
+)
+def test_a_damaged_log_is_a_damaged_checkpoint(old: str, new: str, tmp_path: Path):
+    manager = checkpoint.open_manager(tmp_path / "checkpoints")
+    checkpoint.save(manager, state_at(1), seconds=0.1, records=RECORDS)
+    text = notes_of(tmp_path / "checkpoints", 1).read_text()
+    assert text.count(old) == 1
+    notes_of(tmp_path / "checkpoints", 1).write_text(text.replace(old, new))
+    assert checkpoint.restore(manager, state_at(0)) is None
+
+
+def test_a_checkpoint_of_the_format_before_is_read(tmp_path: Path):
+    """It has no log, which is then in metrics.jsonl alone."""
+    save_all(tmp_path, {3: None})
+    notes = {"seconds": 1.5, "digest": checkpoint.digest(state_at(3))}
+    notes_of(tmp_path, 3).write_text(json.dumps(notes))
+    restored = restored_from(tmp_path)
+    assert restored is not None
+    assert_same(restored.state, state_at(3))
+    assert restored.seconds == 1.5
+    assert restored.records is None
+
+
+def test_a_checkpoint_of_a_later_format_is_refused_by_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    save_all(tmp_path / "checkpoints", {3: None})
+    notes = json.loads(notes_of(tmp_path / "checkpoints", 3).read_text())
+    notes_of(tmp_path / "checkpoints", 3).write_text(json.dumps(notes | {"format": 9}))
+    assert restored_from(tmp_path / "checkpoints") is None
+    assert "of format 9, and this version reads 1 and 2" in capfd.readouterr().err
+
+
+def test_the_checkpoint_of_another_step_is_not_taken(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "checkpoints"
+    save_all(folder, {1: None, 2: None})
+    shutil.rmtree(folder / "2")
+    shutil.copytree(folder / "1", folder / "2")
+    restored = restored_from(folder)
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
+    assert "step 2 is damaged (it is the one of step 1)" in capfd.readouterr().err
+
+
 def test_when_all_are_damaged_there_is_nothing_to_restore(tmp_path: Path):
     save_all(tmp_path, {1: -1.0, 2: -2.0})
     for step in (1, 2):
@@ -109,12 +186,12 @@ def test_a_reader_takes_a_step_by_its_number_and_removes_nothing(
     flip_a_bit(tmp_path / "2" / "state")
     reader = checkpoint.open_reader(tmp_path)
     like = jax.eval_shape(lambda: state_at(0))
-    first = checkpoint.restore(reader, like, step=1)
+    first = checkpoint.restore(reader, like, step=1, only_read=True)
     assert first is not None
     assert_same(first.state, state_at(1))
-    assert checkpoint.restore(reader, like, step=2) is None
+    assert checkpoint.restore(reader, like, step=2, only_read=True) is None
     assert "checkpoint of step 2 is damaged" in capfd.readouterr().err
-    assert checkpoint.restore(reader, like, step=4) is None
+    assert checkpoint.restore(reader, like, step=4, only_read=True) is None
     assert kept(tmp_path) == {1, 2, 3}
 
 
@@ -134,7 +211,7 @@ def test_what_a_second_device_saved_comes_back_where_there_is_one(tmp_path: Path
     """A sweep gives each run a device, which the program that evaluates it may not have."""
     python("-c", SAVE_ON_THE_SECOND_DEVICE, tmp_path)
     reader = checkpoint.open_reader(tmp_path)
-    restored = checkpoint.restore(reader, jax.eval_shape(lambda: state_at(0)))
+    restored = checkpoint.restore(reader, jax.eval_shape(lambda: state_at(0)), only_read=True)
     assert restored is not None  # and has the digest of what was saved
     assert restored.state.step == 7
 

@@ -13,6 +13,7 @@ from aevb import data, runs
 from aevb.config import validate
 from aevb.data import Dataset, Options
 from aevb.losses import BOUNDS
+from aevb.metrics import read_signed
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Pat
         assert summary[f"{split}_bound_standard_error"] > 0
     grey = summary["data"]["kind"] == "grey"
     assert ("test_bits_per_dim" in summary) == grey
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert json.loads((tmp_path / "config.json").read_text()).keys() == values.keys()
+    assert read_signed(tmp_path / "summary.json") == summary
+    assert read_signed(tmp_path / "config.json").keys() == values.keys()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["examples"] for line in lines] == [
         values["train.batch_size"],
