@@ -87,6 +87,7 @@ def save(
     *,
     seconds: float,
     records: Sequence[Mapping[str, Any]] = (),
+    about: Mapping[str, Any] | None = None,
     test_bound: float | None = None,
 ) -> None:
     """Saves a state under its step; it is complete on the disk when this returns.
@@ -94,6 +95,7 @@ def save(
     Args:
         seconds: of training until now.
         records: the log until now.
+        about: what else is to travel along, for people: the config, versions.
         test_bound: nats per datapoint, by which the best is chosen; None where it is not known.
     """
     import orbax.checkpoint as ocp
@@ -101,7 +103,12 @@ def save(
     step = int(state.step)
     if step in manager.all_steps():
         return
-    notes = {"format": FORMAT, "seconds": seconds, "records": list(map(dict, records))}
+    notes = {
+        "format": FORMAT,
+        "seconds": seconds,
+        "records": list(map(dict, records)),
+        "about": dict(about or {}),
+    }
     manager.save(
         step,
         args=ocp.args.Composite(

@@ -72,7 +72,8 @@ def _read(path: Path) -> dict[str, Any]:
         return read_signed(path)
     except ValueError as error:
         remedy = {
-            CONFIG: "put it back from a copy, or name another --workdir",
+            CONFIG: "put it back (every checkpoint has a copy in notes/metadata), or name another "
+            "--workdir",
             SUMMARY: "delete it and give the command again, which makes it of the last checkpoint",
         }
         raise UserError(f"{path} is damaged ({error}); {remedy[path.name]}") from error
@@ -118,8 +119,14 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
             train.Settings(**section(config, "train")),
             key=jax.random.key(config["seed"]),
             folder=folder,
+            about=about(config),
         )
         return finish(experiment, score, trained, config, folder)
+
+
+def about(config: Values) -> dict[str, Any]:
+    """What every checkpoint of a run carries along."""
+    return {"config": config, "versions": provenance.versions()}
 
 
 def finish(

@@ -326,7 +326,8 @@ class Workshop:
         algorithm = self.program(member.values).experiment.algorithm
         first = stack.first_state(algorithm.init, jax.random.key(member.values[SEED]))
         keep_all = member.values["train.keep_checkpoints"]
-        return Journal(self.folder / member.name, first, keep_all=keep_all)
+        about = runs.about(member.values)
+        return Journal(self.folder / member.name, first, keep_all=keep_all, about=about)
 
     def _on_device(self, values: Values, device: Device) -> Array:
         """A data set's training part, one copy a device."""

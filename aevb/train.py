@@ -67,10 +67,14 @@ def fit(
     *,
     key: Key,
     folder: Path,
+    about: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Trains in a folder, from its newest sound checkpoint if it has one.
 
     However often it is killed and called again, the state it ends with is bitwise the same.
+
+    Args:
+        about: what travels along in every checkpoint, as JSON.
 
     Raises:
         UserError: the objective or a bound is no longer a number.
@@ -78,7 +82,7 @@ def fit(
     """
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
     run = stack.alone(algorithm, loop.AheadOfTime(advance), score, key)
-    journal = Journal(folder, run.init()[0], keep_all=settings.keep_checkpoints)
+    journal = Journal(folder, run.init()[0], keep_all=settings.keep_checkpoints, about=about)
     if journal.resumed:
         print(
             f"resuming from the checkpoint at {journal.step * settings.batch_size:,} training "
@@ -103,9 +107,16 @@ def fit(
 class Journal:
     """What a run has on disk while it trains: its checkpoints, its log, its event files."""
 
-    def __init__(self, folder: Path, first: TrainState, *, keep_all: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        first: TrainState,
+        *,
+        keep_all: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ):
         """Opens a folder, with the newest sound checkpoint in it or else the first state."""
-        self.folder = folder
+        self.folder, self.about = folder, about
         self.manager = checkpoint.open_manager(folder / "checkpoints", keep_all=keep_all)
         restored = checkpoint.restore(self.manager, first)
         self.resumed = restored is not None
@@ -131,7 +142,7 @@ class Journal:
 
     def save(self, state: TrainState, test_bound: float | None) -> None:
         checkpoint.save(
-            self.manager, state, seconds=self.seconds, records=self.log.records,
+            self.manager, state, seconds=self.seconds, records=self.log.records, about=self.about,
             test_bound=test_bound,
         )  # fmt: skip
 

@@ -114,11 +114,15 @@ def notes_of(folder: Path, step: int) -> Path:
 
 def test_the_log_comes_back_with_the_state(tmp_path: Path):
     manager = checkpoint.open_manager(tmp_path)
-    checkpoint.save(manager, state_at(1), seconds=0.1, records=RECORDS)
+    about = {"config": {"model.hidden": (200,)}}
+    checkpoint.save(manager, state_at(1), seconds=0.1, records=RECORDS, about=about)
     restored = checkpoint.restore(manager, state_at(0))
     assert restored is not None
     assert restored.records == RECORDS
     assert restored.seconds == 0.1
+    assert json.loads(notes_of(tmp_path, 1).read_text())["about"] == {
+        "config": {"model.hidden": [200]}
+    }
 
 
 @pytest.mark.parametrize(

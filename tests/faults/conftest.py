@@ -1,0 +1,22 @@
+"""The table of what was tried and what came of it."""
+
+from collections import Counter
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Of every report with a "fault" and an "outcome" among its properties."""
+    found: Counter[tuple[str, str]] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "call":
+                properties = dict(report.user_properties)
+                if "fault" in properties:
+                    outcome = properties.get("outcome") if report.passed else "FAILED"
+                    found[str(properties["fault"]), str(outcome)] += 1
+    if found:
+        terminalreporter.section("faults")
+        for (fault, outcome), count in sorted(found.items()):
+            terminalreporter.write_line(f"{count:5}  {fault:44} {outcome}")

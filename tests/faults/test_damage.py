@@ -1,0 +1,186 @@
+"""A run's folder is damaged at random: the run recovers to the same end, or says why it cannot."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from aevb import checkpoint, experiment, runs
+from aevb.config import Values, default_config, validate
+from aevb.errors import UserError
+from aevb.metrics import read_records
+from aevb.ownership import LOCK
+
+NUM_DAMAGES = 200
+NUM_QUICK = 10  # of them, in `make test`
+
+
+def small() -> Values:
+    config = default_config()
+    config.data.name = "synthetic"
+    config.data.synthetic_num_train = 400
+    config.data.synthetic_num_test = 100
+    config.model.likelihood = "gaussian"
+    config.model.hidden = (8,)
+    config.train.num_examples = 4000
+    config.train.first_eval = 500
+    config.train.evals_per_decade = 5
+    return validate(config)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults") / "run"
+    runs.run(small(), folder)
+    return folder
+
+
+def what_came_of_it(folder: Path) -> dict[str, Any]:
+    """All that must not depend on what happened in between."""
+    algorithm = experiment.build(small()).algorithm
+    manager = checkpoint.open_reader(folder / "checkpoints")
+    like = jax.eval_shape(algorithm.init, jax.random.key(0))
+    restored = checkpoint.restore(manager, like, only_read=True)
+    manager.close()
+    assert restored is not None
+    summary = runs.inspect(folder, small())
+    assert summary is not None
+    return {
+        "state": checkpoint.digest(restored.state),
+        "bounds": {name: value for name, value in summary.items() if "bound" in name},
+        "log": [
+            {k: v for k, v in record.items() if k != "seconds" and "recent" not in k}
+            for record in read_records(folder / "metrics.jsonl")
+        ],
+    }
+
+
+# Damages: (random numbers, folder) -> what was done
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def flip_a_bit(rng: random.Random, folder: Path) -> str:
+    file = rng.choice([file for file in files_of(folder) if file.stat().st_size])
+    content = bytearray(file.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+    return f"flipped a bit of {file.relative_to(folder)}"
+
+
+def truncate(rng: random.Random, folder: Path) -> str:
+    file = rng.choice(files_of(folder))
+    file.write_bytes(file.read_bytes()[: rng.randrange(file.stat().st_size + 1)])
+    return f"truncated {file.relative_to(folder)}"
+
+
+def delete_a_file(rng: random.Random, folder: Path) -> str:
+    file = rng.choice(files_of(folder))
+    file.unlink()
+    return f"deleted {file.relative_to(folder)}"
+
+
+def delete_a_folder(rng: random.Random, folder: Path) -> str:
+    chosen = rng.choice(sorted(path for path in folder.rglob("*") if path.is_dir()))
+    shutil.rmtree(chosen)
+    return f"deleted {chosen.relative_to(folder)}/"
+
+
+def write_garbage(rng: random.Random, folder: Path) -> str:
+    file = rng.choice(files_of(folder))
+    file.write_bytes(rng.randbytes(rng.randrange(200)))
+    return f"garbage for {file.relative_to(folder)}"
+
+
+def add_garbage(rng: random.Random, folder: Path) -> str:
+    inside = rng.choice([folder, *sorted(path for path in folder.rglob("*") if path.is_dir())])
+    name = rng.choice(["7", "0041", "tmp", "step_3", "41.orbax-checkpoint-tmp-1", "x.json"])
+    if rng.random() < 0.5:
+        (inside / name).mkdir(exist_ok=True)
+    elif not (inside / name).exists():
+        (inside / name).write_bytes(rng.randbytes(30))
+    return f"{name} added to {inside.relative_to(folder)}/"
+
+
+def steps_of(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("[0-9]*"))
+
+
+def swap_steps(rng: random.Random, folder: Path) -> str:
+    first, second = rng.sample(steps_of(folder), 2)
+    aside = folder / "checkpoints" / "aside"
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
+    return f"swapped {first.name} and {second.name}"
+
+
+def mix_steps(rng: random.Random, folder: Path) -> str:
+    """A part of one step in the place of another's."""
+    first, second = rng.sample(steps_of(folder), 2)
+    part = rng.choice(["state", "notes"])
+    shutil.rmtree(first / part)
+    shutil.copytree(second / part, first / part)
+    return f"{part} of {second.name} in {first.name}"
+
+
+def leave_a_lock(rng: random.Random, folder: Path) -> str:
+    (folder / LOCK).write_bytes(rng.choice([b"process 1 on here\n", rng.randbytes(40), b""]))
+    return "a stale lock"
+
+
+DAMAGES: tuple[Callable[[random.Random, Path], str], ...] = (
+    flip_a_bit,
+    flip_a_bit,
+    truncate,
+    delete_a_file,
+    delete_a_folder,
+    write_garbage,
+    add_garbage,
+    swap_steps,
+    mix_steps,
+    leave_a_lock,
+)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [n if n < NUM_QUICK else pytest.param(n, marks=pytest.mark.slow) for n in range(NUM_DAMAGES)],
+)
+def test_a_damaged_run_recovers_or_says_why_not(
+    number: int,
+    undisturbed: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    capfd: pytest.CaptureFixture[str],
+):
+    rng = random.Random(number)
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    was_finished = rng.random() < 0.2
+    if not was_finished:
+        (folder / "summary.json").unlink()
+    damage = DAMAGES[number % len(DAMAGES)]
+    record_property("fault", damage.__name__.replace("_", " "))
+    print(damage(rng, folder))
+    refusal = ""
+    try:
+        runs.run(small(), folder)
+    except UserError as error:
+        refusal = str(error)
+    if refusal:
+        assert len(refusal.splitlines()) == 1
+        record_property("outcome", "one line")
+        return
+    if was_finished:  # nothing is restored, and what is wrong elsewhere is not looked at
+        assert runs.inspect(folder, small()) == runs.inspect(undisturbed, small())
+    else:
+        assert what_came_of_it(folder) == what_came_of_it(undisturbed)
+    aside = "damaged (" in capfd.readouterr().err
+    record_property("outcome", "the step before, and the same end" if aside else "the same end")
