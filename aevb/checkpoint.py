@@ -4,8 +4,10 @@ A checkpoint is one `TrainState`, the seconds it took and the log until then, so
 had without the other. The latest two and the best are kept, or all of them.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 2  # 1 had no log, and no "format" in its notes
+NO_SPACE = os.strerror(errno.ENOSPC)
 DAMAGED = "damaged"  # the folder, beside that of the checkpoints, of those that cannot be read
 
 
@@ -97,6 +100,9 @@ def save(
         records: the log until now.
         about: what else is to travel along, for people: the config, versions.
         test_bound: nats per datapoint, by which the best is chosen; None where it is not known.
+
+    Raises:
+        OSError: it cannot be written; the checkpoints before it are as they were.
     """
     import orbax.checkpoint as ocp
 
@@ -109,15 +115,18 @@ def save(
         "records": list(map(dict, records)),
         "about": dict(about or {}),
     }
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            notes=ocp.args.JsonSave({**notes, "digest": digest(state, notes)}),
-        ),
-        metrics=None if test_bound is None else {"test_bound": test_bound},
+    items = ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        notes=ocp.args.JsonSave({**notes, "digest": digest(state, notes)}),
     )
-    manager.wait_until_finished()
+    metrics = None if test_bound is None else {"test_bound": test_bound}
+    try:
+        manager.save(step, args=items, metrics=metrics)
+        manager.wait_until_finished()
+    except Exception as error:  # tensorstore has errors of its own
+        if isinstance(error, OSError) or NO_SPACE not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, NO_SPACE, str(manager.directory)) from error
 
 
 def restore(

@@ -20,6 +20,22 @@ def unusable(folder: Path, error: OSError) -> UserError:
 
 
 @contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A context in which a disk that is full, or is no longer there, is a user's matter.
+
+    Raises:
+        UserError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be written ({error.strerror or error}); every "
+            "checkpoint until now is kept: make room, and give the same command again"
+        ) from error
+
+
+@contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """A context in which no other process owns the folder, which is made if need be.
 

@@ -15,7 +15,7 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.metrics import read_signed, write_signed
-from aevb.ownership import LOCK, owned, unusable
+from aevb.ownership import LOCK, owned, unusable, writing
 from aevb.train import Trained
 from aevb.types import PyTree
 
@@ -50,7 +50,8 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
     Its value is the summary, if the run has been finished in the meantime.
 
     Raises:
-        UserError: another process has it, has made it another run's, or it cannot be written.
+        UserError: another process has it, has made it another run's, or it cannot be written, now
+            or later.
     """
     with owned(folder):
         finished = inspect(folder, config)
@@ -59,7 +60,8 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
                 write_signed(folder / CONFIG, config)
             except OSError as error:
                 raise unusable(folder, error) from error
-        yield finished
+        with writing(folder):
+            yield finished
 
 
 def _as_json(config: Values) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from aevb.metrics import (
     reporter,
     write_json,
 )
-from aevb.ownership import owned
+from aevb.ownership import owned, writing
 from aevb.plan import SEED, Member, Plan
 from aevb.signals import Signals
 from aevb.train import Failed, Journal, Settings, Trained
@@ -113,8 +113,9 @@ def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
         ],
         "rows": _rows(members, workshop),
     }
-    _draw(members, folder)
-    write_json(folder / "sweep.json", result)
+    with writing(folder):
+        _draw(members, folder)
+        write_json(folder / "sweep.json", result)
     return result
 
 

@@ -1,0 +1,62 @@
+"""A disk that is full at any moment costs no checkpoint, and with room the run goes on."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_damage import small, what_came_of_it
+
+from aevb import runs
+from aevb.errors import UserError
+
+KIB = 1024
+SIZE = 4096 * KIB
+NUM_POINTS = 10
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own, which root alone can mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no disk of a chosen size can be had: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("room") / "run"
+    runs.run(small(), folder)
+    return folder
+
+
+def used_by(folder: Path) -> int:
+    """Bytes on a disk of pages of 4 KiB."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return sum(-(-file.stat().st_size // (4 * KIB)) * 4 * KIB for file in files)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [n if n == 4 else pytest.param(n, marks=pytest.mark.slow) for n in range(NUM_POINTS)],
+)
+def test_a_full_disk_stops_the_run_and_loses_nothing(
+    number: int, disk: Path, undisturbed: Path, record_property: Callable[[str, object], None]
+):
+    """Full from the config on, or only at the last picture, and eight times between."""
+    record_property("fault", "a full disk")
+    free = 8 * KIB + number * (used_by(undisturbed) - 8 * KIB) // NUM_POINTS
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(SIZE - free))
+    with pytest.raises(UserError, match=r"No space left on device") as caught:
+        runs.run(small(), disk / "run")
+    assert len(str(caught.value).splitlines()) == 1
+    ballast.unlink()
+    runs.run(small(), disk / "run")
+    assert what_came_of_it(disk / "run") == what_came_of_it(undisturbed)
+    record_property("outcome", "one line, and the same end once there is room")
