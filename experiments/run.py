@@ -9,6 +9,11 @@ hardware in the way that was measured to be fastest, or by --mapping: one after 
 (sequence), several at a time (devices), or as one program (stack).
 """
 
+from aevb import signals
+
+if __name__ == "__main__":
+    signals.exit_at_once()  # before all that takes its time to be imported
+
 import re
 import runpy
 import sys

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import ON_THE_CPU, ROOT
+from programs import ROOT
 
 from aevb.errors import UserError
 from aevb.ownership import LOCK, owned
@@ -59,34 +59,3 @@ def test_a_folder_that_cannot_be_made_gets_one_line(tmp_path: Path):
     told = r"cannot be used \(.*\); name a folder that can be written"
     with pytest.raises(UserError, match=told), owned(tmp_path / "file" / "run"):
         pass
-
-
-@pytest.mark.parametrize(
-    "sweep",
-    [(), pytest.param(("--sweep", "--axis=seed=0,1"), marks=pytest.mark.slow)],
-    ids=["run", "sweep"],
-)
-def test_of_two_processes_on_one_folder_one_runs(tmp_path: Path, sweep: tuple[str, ...]):
-    command = [
-        sys.executable,
-        "experiments/run.py",
-        "--config=experiments/frey_faces.py",
-        "--config.model.hidden=(20,)",
-        "--config.train.num_examples=100000",
-        f"--workdir={tmp_path / 'run'}",
-        *sweep,
-    ]
-    both = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **ON_THE_CPU}, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    errors = [process.communicate(timeout=300)[1] for process in both]
-    statuses = [process.returncode for process in both]
-    assert sorted(statuses) == [0, 2], errors
-    (refused,) = [error for error, status in zip(errors, statuses, strict=True) if status]
-    winner = both[statuses.index(0)].pid
-    assert refused.splitlines()[-1].startswith("error: --workdir=")
-    assert f"is in use by process {winner} on" in refused

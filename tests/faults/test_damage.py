@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import pytest
+from small import get_config
 
 from aevb import checkpoint, experiment, runs
-from aevb.config import Values, default_config, validate
+from aevb.config import Values, validate
 from aevb.errors import UserError
 from aevb.metrics import read_records
 from aevb.ownership import LOCK
@@ -20,16 +21,7 @@ NUM_QUICK = 10  # of them, in `make test`
 
 
 def small() -> Values:
-    config = default_config()
-    config.data.name = "synthetic"
-    config.data.synthetic_num_train = 400
-    config.data.synthetic_num_test = 100
-    config.model.likelihood = "gaussian"
-    config.model.hidden = (8,)
-    config.train.num_examples = 4000
-    config.train.first_eval = 500
-    config.train.evals_per_decade = 5
-    return validate(config)
+    return validate(get_config())
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +31,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def what_came_of_it(folder: Path) -> dict[str, Any]:
+def what_came_of_it(folder: Path, config: Values | None = None) -> dict[str, Any]:
     """All that must not depend on what happened in between."""
-    algorithm = experiment.build(small()).algorithm
+    config = config or small()
+    algorithm = experiment.build(config).algorithm
     manager = checkpoint.open_reader(folder / "checkpoints")
     like = jax.eval_shape(algorithm.init, jax.random.key(0))
     restored = checkpoint.restore(manager, like, only_read=True)
     manager.close()
     assert restored is not None
-    summary = runs.inspect(folder, small())
+    summary = runs.inspect(folder, config)
     assert summary is not None
     return {
         "state": checkpoint.digest(restored.state),
@@ -100,7 +93,7 @@ def write_garbage(rng: random.Random, folder: Path) -> str:
 
 def add_garbage(rng: random.Random, folder: Path) -> str:
     inside = rng.choice([folder, *sorted(path for path in folder.rglob("*") if path.is_dir())])
-    name = rng.choice(["7", "0041", "tmp", "step_3", "41.orbax-checkpoint-tmp-1", "x.json"])
+    name = rng.choice(["7", "0201", "tmp", "step_3", "201.orbax-checkpoint-tmp-1", "x.json"])
     if rng.random() < 0.5:
         (inside / name).mkdir(exist_ok=True)
     elif not (inside / name).exists():

@@ -1,0 +1,140 @@
+"""A run or a sweep that is killed or asked to stop at any moment ends as if undisturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from programs import ON_THE_CPU, ROOT
+from small import get_config, get_sweep
+from test_damage import what_came_of_it
+
+from aevb.plan import make_plan
+
+COMMAND = [sys.executable, "experiments/run.py", "--config=tests/faults/small.py"]
+NUM_KILLS, NUM_SIGNALS, NUM_PAIRS = 100, 40, 20
+SWEEPS = 4  # one in so many is a sweep
+
+
+class Undisturbed(NamedTuple):
+    """What a command does when nobody stops it."""
+
+    seconds: float
+    found: list[dict[str, Any]]  # what came of each of its runs
+
+
+def start(folder: Path, sweep: bool) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, f"--workdir={folder}", *(["--sweep"] if sweep else [])],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder: Path, sweep: bool) -> list[dict[str, Any]]:
+    process = start(folder, sweep)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    if not sweep:
+        return [what_came_of_it(folder)]
+    members = make_plan(get_config(), get_sweep()).members()
+    return [what_came_of_it(folder / member.name, member.values) for member in members]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Undisturbed]:
+    known: dict[bool, Undisturbed] = {}
+
+    def of(sweep: bool) -> Undisturbed:
+        if sweep not in known:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            finish(folder / "first", sweep)  # fills the compilation cache
+            began = time.monotonic()
+            found = finish(folder / "second", sweep)
+            known[sweep] = Undisturbed(time.monotonic() - began, found)
+        return known[sweep]
+
+    return of
+
+
+def some_quick(count: int, quick: tuple[int, ...]) -> list[Any]:
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in range(count)]
+
+
+@pytest.mark.parametrize("number", some_quick(NUM_KILLS, (45, 70)))
+def test_killed_at_any_moment_it_ends_the_same(
+    number: int,
+    undisturbed: Callable[[bool], Undisturbed],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+):
+    """One moment in each hundredth, so that start, training, saving and figures have theirs."""
+    sweep = number % SWEEPS == 0
+    record_property("fault", f"kill -9, {'sweep' if sweep else 'run'}")
+    reference = undisturbed(sweep)
+    folder = tmp_path / "run"
+    process = start(folder, sweep)
+    time.sleep(reference.seconds * (number + random.Random(number).random()) / NUM_KILLS)
+    process.kill()
+    process.communicate()
+    assert finish(folder, sweep) == reference.found
+    record_property("outcome", "the same end")
+
+
+@pytest.mark.parametrize("number", some_quick(NUM_SIGNALS, (25,)))
+def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
+    number: int,
+    undisturbed: Callable[[bool], Undisturbed],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+):
+    sweep = number % SWEEPS == 0
+    wish = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)[number % 3]
+    record_property("fault", f"{wish.name}, {'sweep' if sweep else 'run'}")
+    reference = undisturbed(sweep)
+    folder = tmp_path / "run"
+    process = start(folder, sweep)
+    time.sleep(0.2 + reference.seconds * (number + random.Random(number).random()) / NUM_SIGNALS)
+    process.send_signal(wish)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode in (0, 128 + wish), err
+    if process.returncode:
+        assert err.splitlines()[-1].startswith(f"stopped by {wish.name}")
+        assert "Traceback" not in err
+    assert finish(folder, sweep) == reference.found
+    said = "saved, and the same end" if "and saved at" in err else "left at once, and the same end"
+    record_property("outcome", said if process.returncode else "it was done already")
+
+
+@pytest.mark.parametrize("number", some_quick(NUM_PAIRS, (1,)))
+def test_of_two_processes_on_one_folder_exactly_one_runs(
+    number: int,
+    undisturbed: Callable[[bool], Undisturbed],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+):
+    sweep = number % SWEEPS == 0
+    record_property("fault", f"two processes, {'sweep' if sweep else 'run'}")
+    reference = undisturbed(sweep)
+    folder = tmp_path / "run"
+    both = [start(folder, sweep)]
+    time.sleep(random.Random(number).random() * 0.3 * reference.seconds)
+    both.append(start(folder, sweep))
+    errors = [process.communicate(timeout=600)[1] for process in both]
+    statuses = [process.returncode for process in both]
+    assert sorted(statuses) == [0, 2], errors
+    refused = errors[statuses.index(2)].splitlines()[-1]
+    winner = both[statuses.index(0)].pid
+    assert refused.startswith("error: --workdir=")
+    assert f"is in use by process {winner} on" in refused
+    assert finish(folder, sweep) == reference.found
+    record_property("outcome", "one ran, the other was told whose it is")
