@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 
-FORMAT = 2  # 1 had no log, and no "format" in its notes
+FORMAT = 2  # 1 had the state's digest and the seconds alone in its notes
 NO_SPACE = os.strerror(errno.ENOSPC)
 DAMAGED = "damaged"  # the folder, beside that of the checkpoints, of those that cannot be read
 
@@ -36,16 +36,18 @@ class Restored(NamedTuple):
     records: list[dict[str, Any]] | None  # of the log until then; None in format 1
 
 
-def digest(state: TrainState, notes: Mapping[str, Any] | None = None) -> str:
-    """SHA-256 over every leaf's path, shape, type and bytes, and over the notes beside them."""
+def digest(state: TrainState) -> str:
+    """SHA-256 over every leaf's path, shape, type and bytes."""
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
         array = np.asarray(leaf)
         total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         total.update(array.tobytes())
-    if notes is not None:
-        total.update(json.dumps(notes, sort_keys=True).encode())
     return total.hexdigest()
+
+
+def _digest_of_notes(notes: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
@@ -114,10 +116,11 @@ def save(
         "seconds": seconds,
         "records": list(map(dict, records)),
         "about": dict(about or {}),
+        "state": digest(state),
     }
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        notes=ocp.args.JsonSave({**notes, "digest": digest(state, notes)}),
+        notes=ocp.args.JsonSave({**notes, "digest": _digest_of_notes(notes)}),
     )
     metrics = None if test_bound is None else {"test_bound": test_bound}
     try:
@@ -179,10 +182,15 @@ def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Re
         ),
     )
     state, notes = found.state, dict(found.notes)
-    saved = notes.pop("digest")
-    if notes.get("format", 1) not in (1, FORMAT):
-        raise _DamagedError(f"of format {notes['format']!r}, and this version reads 1 and {FORMAT}")
-    if digest(state, notes if "format" in notes else None) != saved:
+    signature = notes.pop("digest")
+    match notes.get("format", 1):
+        case 1:
+            is_sound = digest(state) == signature
+        case 2:
+            is_sound = (digest(state), _digest_of_notes(notes)) == (notes["state"], signature)
+        case other:
+            raise _DamagedError(f"of format {other!r}, and this version reads 1 and {FORMAT}")
+    if not is_sound:
         raise _DamagedError("it does not hold what was saved")
     if int(state.step) != number:
         raise _DamagedError(f"it is the one of step {int(state.step)}")
