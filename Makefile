@@ -13,7 +13,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types check format sweep-frey sweep-mnist paper paper-quick bench \
+.PHONY: help run test test-all test-faults lint types check format sweep-frey sweep-mnist paper paper-quick bench \
 	lock clean
 
 help:  ## this list
@@ -27,6 +27,9 @@ test: .venv/developers  ## the tests, in minutes
 
 test-all: .venv/developers  ## the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL) -m ''
+
+test-faults: .venv/developers  ## runs that are killed, damaged and starved, with a table of what came of it
+	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults
 
 lint: .venv/developers  ## style: ruff
 	$(BIN)/ruff check

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from aevb.errors import UserError
+
 # Measured in docs/speed.md. An optimizer's weights are not copied for fear that something may still
 # read the old ones, and loops use the widest vectors of the processor.
 CPU_OPTIONS = {
@@ -66,3 +68,23 @@ def _processor() -> str:
             for kind in ("model name", "flags", "Features")
         )
     return hashlib.sha256(described.encode()).hexdigest()[:12]
+
+
+def require_memory(needed: int, what: str, fields: str) -> None:
+    """Refuses what cannot fit into the memory of the device, or else of the machine.
+
+    Args:
+        needed: bytes, of which there may turn out to be more.
+        what: is to have them.
+        fields: of the config, that could be smaller.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    stats = jax.devices()[0].memory_stats() or {}
+    there = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise UserError(
+            f"{what} needs at least {needed / 2**30:,.0f} GiB of memory, and this machine has "
+            f"{there / 2**30:,.0f}; choose a smaller {fields}"
+        )

@@ -73,6 +73,11 @@ def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
     return f"at least {low}", lambda value: low <= value < math.inf
 
 
+def _up_to(high: int, low: int = 1) -> tuple[str, Callable[[Any], bool]]:
+    """Of what takes memory or time: far above any use, and below what stops a machine."""
+    return f"from {low} to {high:,}", lambda value: low <= value <= high
+
+
 def _seed() -> tuple[str, Callable[[Any], bool]]:
     return "at least 0 and below 2^32", lambda value: 0 <= value < 2**32
 
@@ -93,6 +98,8 @@ WITHOUT_EFFECT = (
     "train.keep_checkpoints",
     "train.tensorboard",
 )
+
+MOST_STEPS = 2**31 - 2
 
 DATA_SETS = _modules("data", "KINDS")
 
@@ -125,21 +132,23 @@ FIELDS = (
         "data.num_train", 0, "N, so many of the training datapoints, evenly spaced; 0 for all",
         *_at_least(0),
     ),
-    Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_at_least(1)),
-    Field("data.synthetic_num_test", 1000, "synthetic: test datapoints", *_at_least(1)),
-    Field("data.synthetic_num_dims", 10, "synthetic: data dimensions", *_at_least(1)),
-    Field("data.synthetic_num_latents", 2, "synthetic: true latent dimensions", *_at_least(1)),
+    Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_up_to(10**8)),
+    Field("data.synthetic_num_test", 1000, "synthetic: test datapoints", *_up_to(10**8)),
+    Field("data.synthetic_num_dims", 10, "synthetic: data dimensions", *_up_to(10**6)),
+    Field("data.synthetic_num_latents", 2, "synthetic: true latent dimensions", *_up_to(10**5)),
     Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
     Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_seed()),
     Field(
         "model.network", "mlp", "architecture of encoder and decoder",
         *_one_of(_table("networks.py", "NETWORKS")),
     ),
-    Field("model.num_latents", 2, "latent dimensions", *_at_least(1)),
+    Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
     Field(
         "model.hidden", (200,), "units of each hidden layer of the encoder, and in reverse of the "
-        "decoder; () for linear ones", "a tuple of whole numbers of at least 1, such as (200,)",
-        lambda value: all(type(size) is int and size >= 1 for size in value),
+        "decoder; () for linear ones",
+        "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (200,)",
+        lambda value: len(value) <= 100
+        and all(type(size) is int and 1 <= size <= 10**6 for size in value),
     ),
     Field(
         "model.likelihood", "gaussian_unit_mean", "p(x|z) of the decoder",
@@ -150,14 +159,14 @@ FIELDS = (
         "and iaf (inverse autoregressive) normalising flows, which have no closed KL",
         *_one_of(_table("guides.py", "GUIDES")),
     ),
-    Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_at_least(1)),
-    Field("model.guide_hidden", 100, "iaf: hidden units of each layer's network", *_at_least(1)),
+    Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_up_to(1000)),
+    Field("model.guide_hidden", 100, "iaf: hidden units of each layer's network", *_up_to(10**5)),
     Field(
         "model.prior", "standard_normal", "p(z): standard_normal, mixture (of learned Gaussians) "
         "or vamp (of q(z|u) at learned inputs u); only the first has closed KLs",
         *_one_of(_table("priors.py", "PRIORS")),
     ),
-    Field("model.prior_components", 50, "mixture, vamp: their components", *_at_least(1)),
+    Field("model.prior_components", 50, "mixture, vamp: their components", *_up_to(10**6)),
     Field(
         "model.init", "normal", "normal: all parameters from N(0, init_std^2), as the paper; "
         "fan_in: weights of variance 1/fan-in, biases 0",
@@ -184,7 +193,7 @@ FIELDS = (
     ),
     Field(
         "algorithm.num_samples", 1, "L, samples of z per datapoint; mcem has always 1, and "
-        "reweighted_wake_sleep needs 2", *_at_least(1),
+        "reweighted_wake_sleep needs 2", *_up_to(10**6),
     ),
     Field(
         "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
@@ -192,13 +201,13 @@ FIELDS = (
         "the least variance but does not serve iwae and its like with several samples",
         *_one_of(_table("algorithms/full_vb.py", "NOISES")),
     ),
-    Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_at_least(1)),
+    Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_up_to(10**4)),
     Field(
         "algorithm.target_acceptance", 0.9, "mcem: the acceptance that its step size aims at",
         "between 0 and 1, both excluded", lambda value: 0 < value < 1,
     ),
     Field(
-        "algorithm.num_updates", 5, "mcem: steps of theta on each sample of z", *_at_least(1),
+        "algorithm.num_updates", 5, "mcem: steps of theta on each sample of z", *_up_to(10**4),
     ),
     Field(
         "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on all parameters (MAP), "
@@ -226,7 +235,7 @@ FIELDS = (
     ),
     Field(
         "train.evals_per_decade", 10, "evaluations each time the examples grow tenfold, evenly "
-        "spaced in their logarithm", *_at_least(1),
+        "spaced in their logarithm", *_up_to(1000),
     ),
     Field(
         "train.eval_examples", 10_000, "at most so many datapoints of each split for an evaluation "
@@ -332,6 +341,12 @@ def validate(config: Config) -> Values:
         raise UserError(
             f"config.train.num_examples is {values['train.num_examples']}; it must be at least "
             f"one minibatch, config.train.batch_size={values['train.batch_size']}"
+        )
+    num_steps = values["train.num_examples"] // values["train.batch_size"]
+    if num_steps > MOST_STEPS:
+        raise UserError(
+            f"config.train.num_examples is {values['train.num_examples']}, which is {num_steps} "
+            f"steps; it must be at most {MOST_STEPS:,} minibatches, which a state can count"
         )
     return values
 

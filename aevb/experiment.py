@@ -13,6 +13,7 @@ from jax import Array
 from aevb import data, evaluate, guides, likelihoods, losses, networks, optimizers, priors, vae
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm
+from aevb.compiler import require_memory
 from aevb.config import Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -52,7 +53,9 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
             f"{num_data} training datapoints of {dataset.name}"
         )
     model = _build_vae(values, dataset)
-    return Experiment(dataset, model, build_algorithm(values, model, num_data, optimizer))
+    algorithm = build_algorithm(values, model, num_data, optimizer)
+    _require_room(algorithm)
+    return Experiment(dataset, model, algorithm)
 
 
 def load(values: Values) -> Dataset:
@@ -62,7 +65,29 @@ def load(values: Values) -> Dataset:
         UserError: it cannot be had.
     """
     options = section(values, "data")
+    if options["name"] == "synthetic":
+        number = options["synthetic_num_train"] + options["synthetic_num_test"]
+        width = max(number, options["synthetic_num_latents"])
+        require_memory(
+            8 * width * options["synthetic_num_dims"],
+            "the synthetic data",
+            "config.data.synthetic_*",
+        )
     return data.load(options.pop("name"), data.Options(**options))
+
+
+def _require_room(algorithm: Algorithm) -> None:
+    """Refuses a state that cannot fit, before anything is allocated.
+
+    Raises:
+        UserError: it needs more memory than there is.
+    """
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+    # The state, a copy of it from the last pause, and gradients.
+    require_memory(
+        3 * sum(sizes), "training this model", "config.model.hidden or config.model.num_latents"
+    )
 
 
 def build_optimizer(values: Values, step_size: float | Array | None = None) -> Optimizer:

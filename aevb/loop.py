@@ -172,11 +172,32 @@ class AheadOfTime:
         self._programs: dict[Any, Advance] = {}
 
     def compile(self, keys: LoopKeys, data: Array, state: TrainState) -> Advance:
-        """For the device of the data, and for arrays like these."""
+        """For the device of the data, and for arrays like these.
+
+        Raises:
+            UserError: it needs more memory than there is.
+        """
         if data.device not in self._programs:
             lowered = self.advance.lower(keys, data, state, no_order(keys, data), jnp.int32(0))
-            self._programs[data.device] = lowered.compile(self._options)
+            program = lowered.compile(self._options)
+            _require_room(program)
+            self._programs[data.device] = program
         return self._programs[data.device]
+
+
+def _require_room(program: jax.stages.Compiled) -> None:
+    """Refuses a program that would run out of memory, before it does.
+
+    Raises:
+        UserError: it needs more than there is.
+    """
+    sizes = program.memory_analysis()
+    if sizes is not None:  # where XLA can tell
+        compiler.require_memory(
+            sizes.temp_size_in_bytes + sizes.argument_size_in_bytes,
+            "a step of training",
+            "config.train.batch_size, config.algorithm.num_samples or config.model.hidden",
+        )
 
 
 class Pause(NamedTuple):
