@@ -1,0 +1,70 @@
+"""Coordinate ascent: each factor of Q in turn is made the best one given the others.
+
+Under a factorised Q(z) = prod_j q_j(z_j) the bound E_Q[log p(D, z)] - E_Q[log Q(z)] is greatest in
+q_j at log q_j = E_{others}[log p(D, z)] + constant; Bishop (2006), eq. (10.9). The expectation is
+under the other factors, so the updates depend on one another and are repeated. None of them can
+lower the bound. The factors are an assumption on Q: the posterior of P keeps its dependences.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from aevb.types import Key, PyTree
+
+
+class CoordinateAscent(NamedTuple):
+    """A model with its data, under one factorisation of Q. The state holds all factors."""
+
+    init: Callable[[Key], PyTree]  # -> a state to start from
+    updates: Mapping[str, Callable[[PyTree], PyTree]]  # of each factor, in the order of a sweep
+    bound: Callable[[PyTree], Array]  # log p(D) - KL(Q || posterior) -> [], nats; all constants
+
+    def update(self, state: PyTree) -> PyTree:
+        """One sweep: every factor once."""
+        for update in self.updates.values():
+            state = update(state)
+        return state
+
+
+def ascend(problem: CoordinateAscent, state: PyTree, *, num_sweeps: int) -> tuple[PyTree, Array]:
+    """Sweeps over the factors -> the last state, and the bound after every update [T, F], nats."""
+
+    def sweep(state: PyTree, _: None) -> tuple[PyTree, Array]:
+        bounds = []
+        for update in problem.updates.values():
+            state = update(state)
+            bounds.append(problem.bound(state))
+        return state, jnp.stack(bounds)
+
+    return jax.lax.scan(sweep, state, length=num_sweeps)
+
+
+class Maximum(NamedTuple):
+    """Where sweeps came to rest."""
+
+    state: PyTree
+    bound: Array  # [], nats
+    num_sweeps: Array  # [], int32
+    converged: Array  # [], bool: it rose by less than the tolerance, before the last sweep allowed
+
+
+def maximise(
+    problem: CoordinateAscent, state: PyTree, *, tolerance: float, max_sweeps: int
+) -> Maximum:
+    """Sweeps until one raises the bound by less than `tolerance` nats, or there were too many."""
+
+    def rises(carry: Maximum) -> Array:
+        return ~carry.converged & (carry.num_sweeps < max_sweeps)
+
+    def sweep(carry: Maximum) -> Maximum:
+        state = problem.update(carry.state)
+        bound = problem.bound(state)
+        return Maximum(state, bound, carry.num_sweeps + 1, bound - carry.bound < tolerance)
+
+    bound = problem.bound(state)
+    start = Maximum(state, jnp.full_like(bound, -jnp.inf), jnp.int32(0), jnp.array(False))
+    return jax.lax.while_loop(rises, sweep, start)

@@ -1,0 +1,191 @@
+"""The distributions of conjugate models, with the expectations that coordinate ascent asks for.
+
+Each is one distribution, of scalar or matrix parameters, in nats; `jax.vmap` makes many of them.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import betaln, digamma, gammaln, multigammaln, xlog1py, xlogy
+
+from aevb.distributions import LOG_2PI
+
+LOG_2 = math.log(2.0)
+
+
+def log_beta(a: Array, b: Array) -> Array:
+    """log B(a, b) = log Gamma(a) + log Gamma(b) - log Gamma(a + b) -> []."""
+    if a.dtype == jnp.float64:  # in which jax's betaln errs by up to 8e-7, of terms it leaves out
+        return gammaln(a) + gammaln(b) - gammaln(a + b)
+    return betaln(a, b)
+
+
+class Gamma(NamedTuple):
+    """Gamma(shape, rate), of density proportional to x^(shape - 1) exp(-rate x)."""
+
+    shape: Array  # []
+    rate: Array  # []
+
+    def mean(self) -> Array:
+        """E[x] -> []."""
+        return self.shape / self.rate
+
+    def expected_log(self) -> Array:
+        """E[log x] -> []."""
+        return digamma(self.shape) - jnp.log(self.rate)
+
+    def log_prob(self, x: Array) -> Array:
+        """The log-density of x [] > 0 -> [], nats."""
+        return xlogy(self.shape - 1.0, x) - self.rate * x - self._log_normaliser()
+
+    def entropy(self) -> Array:
+        """-E[log q(x)] -> [], nats."""
+        return self._log_normaliser() - (self.shape - 1.0) * self.expected_log() + self.shape
+
+    def kl(self, other: "Gamma") -> Array:
+        """KL(self || other) -> [], nats."""
+        cross = other._log_normaliser() - (other.shape - 1.0) * self.expected_log()
+        return cross + other.rate * self.mean() - self.entropy()
+
+    def _log_normaliser(self) -> Array:
+        return gammaln(self.shape) - self.shape * jnp.log(self.rate)
+
+
+class Beta(NamedTuple):
+    """Beta(a, b), of density proportional to x^(a - 1) (1 - x)^(b - 1) on [0, 1]."""
+
+    a: Array  # []
+    b: Array  # []
+
+    def mean(self) -> Array:
+        """E[x] -> []."""
+        return self.a / (self.a + self.b)
+
+    def log_prob(self, x: Array) -> Array:
+        """The log-density of x [] -> [], nats."""
+        return xlogy(self.a - 1.0, x) + xlog1py(self.b - 1.0, -x) - log_beta(self.a, self.b)
+
+    def entropy(self) -> Array:
+        """-E[log q(x)] -> [], nats."""
+        return -self._expected_log_prob(self)
+
+    def kl(self, other: "Beta") -> Array:
+        """KL(self || other) -> [], nats."""
+        return self._expected_log_prob(self) - self._expected_log_prob(other)
+
+    def _expected_log_prob(self, other: "Beta") -> Array:
+        of_x = digamma(self.a) - digamma(self.a + self.b)
+        of_rest = digamma(self.b) - digamma(self.a + self.b)
+        return (other.a - 1.0) * of_x + (other.b - 1.0) * of_rest - log_beta(other.a, other.b)
+
+
+class Dirichlet(NamedTuple):
+    """Dirichlet(concentration) over K probabilities."""
+
+    concentration: Array  # [K]
+
+    def mean(self) -> Array:
+        """E[p] -> [K]."""
+        return self.concentration / jnp.sum(self.concentration)
+
+    def expected_log(self) -> Array:
+        """E[log p] -> [K]."""
+        return digamma(self.concentration) - digamma(jnp.sum(self.concentration))
+
+    def log_prob(self, p: Array) -> Array:
+        """The log-density of p [K], on the simplex -> [], nats."""
+        return jnp.sum(xlogy(self.concentration - 1.0, p)) - self._log_normaliser()
+
+    def entropy(self) -> Array:
+        """-E[log q(p)] -> [], nats."""
+        return -self._expected_log_prob(self)
+
+    def kl(self, other: "Dirichlet") -> Array:
+        """KL(self || other) -> [], nats."""
+        return self._expected_log_prob(self) - self._expected_log_prob(other)
+
+    def _expected_log_prob(self, other: "Dirichlet") -> Array:
+        exponent = jnp.sum((other.concentration - 1.0) * self.expected_log())
+        return exponent - other._log_normaliser()
+
+    def _log_normaliser(self) -> Array:
+        return jnp.sum(gammaln(self.concentration)) - gammaln(jnp.sum(self.concentration))
+
+
+class Normal(NamedTuple):
+    """N(mean, covariance) in Z dimensions."""
+
+    mean: Array  # [Z]
+    covariance: Array  # [Z, Z], symmetric and positive definite
+
+    def log_prob(self, z: Array) -> Array:
+        """The log-density of z [Z] -> [], nats."""
+        shift = z - self.mean
+        squared = shift @ jnp.linalg.solve(self.covariance, shift)
+        return -0.5 * (len(self.mean) * LOG_2PI + _log_det(self.covariance) + squared)
+
+    def entropy(self) -> Array:
+        """-E[log q(z)] -> [], nats."""
+        return 0.5 * (len(self.mean) * (LOG_2PI + 1.0) + _log_det(self.covariance))
+
+    def second_moment(self) -> Array:
+        """E[z z'] -> [Z, Z]."""
+        return self.covariance + jnp.outer(self.mean, self.mean)
+
+    def kl(self, other: "Normal") -> Array:
+        """KL(self || other) -> [], nats."""
+        shift = self.mean - other.mean
+        moved = self.covariance + jnp.outer(shift, shift)
+        trace = jnp.trace(jnp.linalg.solve(other.covariance, moved))
+        log_dets = _log_det(other.covariance) - _log_det(self.covariance)
+        return 0.5 * (trace - len(self.mean) + log_dets)
+
+
+class Wishart(NamedTuple):
+    """W(df, scale) over precision matrices, by the inverse of its scale, to which data add up.
+
+    Its mean is df times the scale; of density proportional to
+    |x|^((df - D - 1) / 2) exp(-tr(inverse_scale x) / 2).
+    """
+
+    df: Array  # [], above D - 1
+    inverse_scale: Array  # [D, D], symmetric and positive definite
+
+    def mean(self) -> Array:
+        """E[x] -> [D, D]."""
+        return self.df * jnp.linalg.inv(self.inverse_scale)
+
+    def expected_log_det(self) -> Array:
+        """E[log |x|] -> []; Bishop (2006), eq. (B.81)."""
+        num_dims = len(self.inverse_scale)
+        halves = 0.5 * (self.df - jnp.arange(num_dims, dtype=self.df.dtype))
+        return jnp.sum(digamma(halves)) + num_dims * LOG_2 - _log_det(self.inverse_scale)
+
+    def log_prob(self, x: Array) -> Array:
+        """The log-density of x [D, D], symmetric and positive definite -> [], nats."""
+        exponent = 0.5 * (self.df - len(x) - 1.0) * _log_det(x)
+        return exponent - 0.5 * jnp.trace(self.inverse_scale @ x) - self._log_normaliser()
+
+    def entropy(self) -> Array:
+        """-E[log q(x)] -> [], nats; Bishop (2006), eq. (B.82)."""
+        return -self._expected_log_prob(self)
+
+    def kl(self, other: "Wishart") -> Array:
+        """KL(self || other) -> [], nats."""
+        return self._expected_log_prob(self) - self._expected_log_prob(other)
+
+    def _expected_log_prob(self, other: "Wishart") -> Array:
+        exponent = 0.5 * (other.df - len(self.inverse_scale) - 1.0) * self.expected_log_det()
+        trace = self.df * jnp.trace(jnp.linalg.solve(self.inverse_scale, other.inverse_scale))
+        return exponent - 0.5 * trace - other._log_normaliser()
+
+    def _log_normaliser(self) -> Array:
+        num_dims = len(self.inverse_scale)
+        powers = 0.5 * self.df * (num_dims * LOG_2 - _log_det(self.inverse_scale))
+        return powers + multigammaln(0.5 * self.df, num_dims)
+
+
+def _log_det(positive_definite: Array) -> Array:
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(positive_definite))))

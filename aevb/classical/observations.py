@@ -1,0 +1,52 @@
+"""What every model asks of its data, said in one line where it does not hold."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+
+
+def require(name: str, values: Array, axes: str, *, may_be_empty: bool = False) -> None:
+    """Holds data against its axes: "ND" is [N, D]. Values under a `jit` are not looked at.
+
+    Raises:
+        ValueError: the number of axes is another, one of them is empty where it may not be, or a
+            value is not finite.
+    """
+    if values.ndim != len(axes):
+        wanted = f"[{', '.join(axes)}]"
+        raise ValueError(f"{name} has shape {values.shape}; it must be {wanted}, so reshape it")
+    if 0 in values.shape and not may_be_empty:
+        raise ValueError(f"{name} has shape {values.shape}; no axis may be empty, so add data")
+    count = 0 if isinstance(values, Tracer) else _count(values, lambda known: ~jnp.isfinite(known))
+    if count:
+        raise ValueError(
+            f"{name} holds {count} values that are NaN or infinite; all must be finite, so drop or"
+            " fill them"
+        )
+
+
+def require_binary(name: str, values: Array) -> None:
+    """Raises a ValueError where a value is neither 0 nor 1. Values under a `jit` are let pass."""
+    if not isinstance(values, Tracer):
+        count = _count(values, lambda known: (known != 0.0) & (known != 1.0))
+        if count:
+            raise ValueError(
+                f"{name} holds {count} values that are neither 0 nor 1; recode the classes"
+            )
+
+
+def _count(values: Array, wrong: Callable[[Array], Array]) -> int:
+    # Within a `jit` even what JAX makes of known values is not known, but for this.
+    with jax.ensure_compile_time_eval():
+        return int(jnp.sum(wrong(values)))
+
+
+def require_equal_lengths(**arrays: Array) -> None:
+    """Raises a ValueError unless all have as many rows."""
+    lengths = {name: len(values) for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        said = " and ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"the rows differ in number, {said}; each needs one of the other")

@@ -1,0 +1,153 @@
+"""Coordinate ascent on a problem of two numbers, every sweep of which is known."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevb.classical.coordinate_ascent import CoordinateAscent, ascend, maximise
+
+CORRELATION = 0.8
+LOG_EVIDENCE = -3.0
+TOP = (1.0, -2.0)
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+class Means(NamedTuple):
+    """Of two factors of variance 1 - CORRELATION^2, which are right from the beginning."""
+
+    first: jax.Array  # []
+    second: jax.Array  # []
+
+
+def correlated() -> CoordinateAscent:
+    """Means of a mean-field Q on a Gaussian of unit variances, under an evidence that is given.
+
+    An update of one mean leaves an error of CORRELATION times the other's.
+    """
+
+    def bound(q: Means) -> jax.Array:
+        x, y = q.first - TOP[0], q.second - TOP[1]
+        squares = x**2 - 2.0 * CORRELATION * x * y + y**2
+        return LOG_EVIDENCE - 0.5 * squares / (1.0 - CORRELATION**2)
+
+    updates = {
+        "first": lambda q: q._replace(first=TOP[0] + CORRELATION * (q.second - TOP[1])),
+        "second": lambda q: q._replace(second=TOP[1] + CORRELATION * (q.first - TOP[0])),
+    }
+    return CoordinateAscent(lambda key: Means(*jax.random.normal(key, (2,))), updates, bound)
+
+
+START = (4.0, 3.0)
+
+
+def start() -> Means:
+    return Means(*map(jnp.float64, START))
+
+
+def by_hand(num_sweeps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of both means after every update, and the bounds there -> [T, 2, 2], [T, 2]."""
+    error = np.subtract(START, TOP)
+    errors = []
+    for _ in range(num_sweeps):
+        for changed in (0, 1):
+            error = error.copy()
+            error[changed] = CORRELATION * error[1 - changed]
+            errors.append(error)
+    errors = np.array(errors)
+    precision = np.linalg.inv([[1.0, CORRELATION], [CORRELATION, 1.0]])
+    bounds = LOG_EVIDENCE - 0.5 * np.einsum("ni,ij,nj->n", errors, precision, errors)
+    return errors.reshape(-1, 2, 2), bounds.reshape(-1, 2)
+
+
+def test_the_bounds_are_those_after_every_update_in_the_order_of_the_factors():
+    end, bounds = ascend(correlated(), start(), num_sweeps=5)
+    errors, expected = by_hand(5)
+    np.testing.assert_allclose(bounds, expected, rtol=1e-12)
+    np.testing.assert_allclose(end, TOP + errors[-1, -1], rtol=1e-12)
+
+
+def test_the_bound_rises_at_every_update_to_the_evidence():
+    problem = correlated()
+    _, bounds = ascend(problem, start(), num_sweeps=60)
+    history = np.concatenate([[problem.bound(start())], np.ravel(bounds)])
+    assert np.all(np.diff(history) > -1e-12)
+    assert np.diff(history)[0] > 1.0
+    np.testing.assert_allclose(history[-1], LOG_EVIDENCE, rtol=1e-10)
+
+
+def test_an_update_that_looks_at_a_stale_factor_would_be_seen_to_fall():
+    """What the previous test is worth: both factors at once from the old state."""
+    problem = correlated()
+
+    def both(q: Means) -> Means:
+        return Means(problem.updates["first"](q).first, problem.updates["second"](q).second)
+
+    stale = problem._replace(updates={"both": both})
+    begin = Means(*map(jnp.float64, (TOP[0] + 1.0, TOP[1] - 1.0)))
+    _, bounds = ascend(problem, begin, num_sweeps=1)
+    _, of_stale = ascend(stale, begin, num_sweeps=1)
+    assert float(of_stale[0, 0]) < float(bounds[0, 0])
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-4, 1e-9])
+def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(tolerance: float):
+    found = maximise(correlated(), start(), tolerance=tolerance, max_sweeps=100)
+    _, bounds = by_hand(100)
+    rises = np.diff(bounds[:, -1])  # of the second sweep, the third, ...
+    expected = int(np.argmax(rises < tolerance)) + 2
+    assert int(found.num_sweeps) == expected
+    assert bool(found.converged)
+    np.testing.assert_allclose(found.bound, bounds[expected - 1, -1], rtol=1e-12)
+    np.testing.assert_allclose(correlated().bound(found.state), found.bound, rtol=1e-12)
+
+
+def test_too_few_sweeps_are_said_to_be():
+    found = maximise(correlated(), start(), tolerance=1e-9, max_sweeps=3)
+    assert int(found.num_sweeps) == 3
+    assert not found.converged
+    np.testing.assert_allclose(found.bound, by_hand(3)[1][-1, -1], rtol=1e-12)
+
+
+def test_none_at_all_leave_the_start():
+    found = maximise(correlated(), start(), tolerance=1e-9, max_sweeps=0)
+    assert found.state == start()
+    assert not found.converged
+
+
+def test_a_bound_that_is_nan_does_not_pass_for_a_maximum():
+    problem = correlated()
+    broken = problem._replace(bound=lambda q: problem.bound(q) * jnp.nan)
+    found = maximise(broken, start(), tolerance=1e-3, max_sweeps=10)
+    assert int(found.num_sweeps) == 10
+    assert not found.converged
+
+
+def test_many_starts_under_vmap_each_stop_where_they_would_alone():
+    problem = correlated()
+
+    def from_key(key: jax.Array):
+        return maximise(problem, problem.init(key), tolerance=1e-6, max_sweeps=100)
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    together = jax.jit(jax.vmap(from_key))(keys)
+    alone = [from_key(key) for key in keys]
+    assert list(np.asarray(together.num_sweeps)) == [int(one.num_sweeps) for one in alone]
+    np.testing.assert_allclose(together.bound, [one.bound for one in alone], rtol=1e-12)
+    assert len(set(np.asarray(together.num_sweeps).tolist())) > 1
+
+
+def test_float32_stays_float32():
+    narrow = Means(*map(jnp.float32, START))
+    found = maximise(correlated(), narrow, tolerance=1e-4, max_sweeps=100)
+    assert found.bound.dtype == jnp.float32
+    assert bool(found.converged)
+    np.testing.assert_allclose(found.bound, LOG_EVIDENCE, atol=1e-3)
