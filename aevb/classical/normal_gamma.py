@@ -1,0 +1,147 @@
+"""A normal of unknown mean and precision: the smallest model in which mean field is wrong.
+
+x_n ~ N(mu, 1/tau), mu | tau ~ N(mean, 1/(mean_precision tau)), tau ~ Gamma(shape, rate). The exact
+posterior is of the same family; the factorised Q(mu, tau) = q(mu) q(tau) cannot hold the dependence
+of mu's spread on tau, and both the exact answer and its own are in closed form.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import gammaln
+from jax.scipy.stats import t as student_t
+
+from aevb.classical import observations
+from aevb.classical.coordinate_ascent import CoordinateAscent
+from aevb.classical.families import Gamma
+from aevb.distributions import LOG_2PI
+from aevb.types import Key
+
+
+class NormalGamma(NamedTuple):
+    """p(mu, tau) = N(mu; mean, 1/(mean_precision tau)) Gamma(tau; shape, rate)."""
+
+    mean: Array  # []
+    mean_precision: Array  # [], in units of tau: how many observations the prior counts for
+    shape: Array  # []
+    rate: Array  # []
+
+    def log_prob(self, mu: Array, tau: Array) -> Array:
+        """The log-density of mu [] and tau [] > 0 -> [], nats."""
+        log_precision = jnp.log(self.mean_precision * tau)
+        squared = self.mean_precision * tau * jnp.square(mu - self.mean)
+        log_normal = 0.5 * (log_precision - LOG_2PI - squared)
+        return log_normal + Gamma(self.shape, self.rate).log_prob(tau)
+
+    def variances(self) -> tuple[Array, Array]:
+        """Var[mu], of its Student's t (infinite up to shape 1), and Var[tau] -> [], []."""
+        of_mu = self.rate / (self.mean_precision * jnp.maximum(self.shape - 1.0, 0.0))
+        return of_mu, self.shape / jnp.square(self.rate)
+
+
+def log_joint(prior: NormalGamma, x: Array, mu: Array, tau: Array) -> Array:
+    """log p(x, mu, tau) of x [N] -> [], nats."""
+    squared = tau * jnp.sum(jnp.square(x - mu))
+    log_lik = 0.5 * (len(x) * (jnp.log(tau) - LOG_2PI) - squared)
+    return prior.log_prob(mu, tau) + log_lik
+
+
+def posterior(prior: NormalGamma, x: Array) -> NormalGamma:
+    """p(mu, tau | x) of x [N], exactly; Murphy (2007), section 3. No data leave the prior.
+
+    Raises:
+        ValueError: x is no vector, or holds something that is not finite.
+    """
+    observations.require("x", x, "N", may_be_empty=True)
+    mean_precision = prior.mean_precision + len(x)
+    mean = (prior.mean_precision * prior.mean + jnp.sum(x)) / mean_precision
+    squares = jnp.sum(jnp.square(x - mean))
+    squares += prior.mean_precision * jnp.square(mean - prior.mean)
+    return NormalGamma(mean, mean_precision, prior.shape + 0.5 * len(x), prior.rate + 0.5 * squares)
+
+
+def log_evidence(prior: NormalGamma, x: Array) -> Array:
+    """log p(x) of x [N], exactly -> [], nats: the posterior's normaliser over the prior's.
+
+    Raises:
+        ValueError: as in `posterior`.
+    """
+
+    def log_normaliser(family: NormalGamma) -> Array:
+        of_tau = gammaln(family.shape) - family.shape * jnp.log(family.rate)
+        return of_tau - 0.5 * jnp.log(family.mean_precision)
+
+    known = log_normaliser(posterior(prior, x)) - log_normaliser(prior)
+    return known - 0.5 * len(x) * LOG_2PI
+
+
+def log_predictive(family: NormalGamma, new: Array) -> Array:
+    """log p(x' | family) of a new x' [], mu and tau integrated out -> [], nats: Student's t."""
+    spread = (family.mean_precision + 1.0) / family.mean_precision
+    scale = jnp.sqrt(family.rate * spread / family.shape)
+    return student_t.logpdf(new, 2.0 * family.shape, family.mean, scale)
+
+
+class MeanField(NamedTuple):
+    """Q(mu, tau) = N(mu; mean, 1/precision) q(tau)."""
+
+    mean: Array  # []
+    precision: Array  # []
+    tau: Gamma
+
+
+def coordinate_ascent(prior: NormalGamma, x: Array) -> CoordinateAscent:
+    """Mean field on x [N]; Bishop (2006), section 10.1.3, under a prior that need not be flat.
+
+    It begins at the prior. Each update needs what the other has found: q(mu) the mean of tau, and
+    q(tau) the variance of mu.
+
+    Raises:
+        ValueError: as in `posterior`.
+    """
+    exact = posterior(prior, x)
+
+    def update_mu(q: MeanField) -> MeanField:
+        return q._replace(mean=exact.mean, precision=exact.mean_precision * q.tau.mean())
+
+    def update_tau(q: MeanField) -> MeanField:
+        # mu counts as an observation more than in the exact posterior.
+        return q._replace(tau=Gamma(exact.shape + 0.5, _expected_rate(q)))
+
+    def _expected_rate(q: MeanField) -> Array:
+        away = jnp.square(q.mean - exact.mean) + 1.0 / q.precision
+        return exact.rate + 0.5 * exact.mean_precision * away
+
+    def bound(q: MeanField) -> Array:
+        """E[log p(x, mu, tau)] + the entropies of both factors."""
+        log_tau = q.tau.expected_log()
+        powers = (exact.shape - 0.5) * log_tau - _expected_rate(q) * q.tau.mean()
+        constants = prior.shape * jnp.log(prior.rate) - gammaln(prior.shape)
+        constants += 0.5 * (jnp.log(prior.mean_precision) - (len(x) + 1) * LOG_2PI)
+        entropy_of_mu = 0.5 * (LOG_2PI + 1.0 - jnp.log(q.precision))
+        return powers + constants + entropy_of_mu + q.tau.entropy()
+
+    def init(key: Key) -> MeanField:
+        del key  # the bound has one maximum
+        tau = Gamma(prior.shape, prior.rate)
+        return MeanField(prior.mean, prior.mean_precision * tau.mean(), tau)
+
+    return CoordinateAscent(init, {"mu": update_mu, "tau": update_tau}, bound)
+
+
+def mean_field_optimum(prior: NormalGamma, x: Array) -> MeanField:
+    """Where coordinate ascent on x [N] ends, in closed form.
+
+    The two updates hold at once where E[tau] is that of the exact posterior. mu's variance is then
+    (shape - 1) / shape of the exact one, and tau's shape / (shape + 1/2), by the exact shape.
+
+    Raises:
+        ValueError: as in `posterior`.
+    """
+    exact = posterior(prior, x)
+    expected_tau = exact.shape / exact.rate
+    shape = exact.shape + 0.5
+    return MeanField(
+        exact.mean, exact.mean_precision * expected_tau, Gamma(shape, shape / expected_tau)
+    )
