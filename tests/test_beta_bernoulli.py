@@ -1,0 +1,276 @@
+"""The coin: exact answers, and what gradients of the bound make of two guides."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+from oracles import integrate, standard_errors_off
+
+from aevb import lbfgs, losses
+from aevb.classical import beta_bernoulli
+from aevb.classical.beta_bernoulli import Flips
+from aevb.classical.families import Beta
+from aevb.distributions import DiagNormal
+
+A, B = 1.5, 2.5
+HEADS, TAILS = 7, 3
+EXACT = scipy.stats.beta(A + HEADS, B + TAILS)
+LOG_EVIDENCE = float(scipy.special.betaln(A + HEADS, B + TAILS) - scipy.special.betaln(A, B))
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def prior() -> Beta:
+    return Beta(jnp.float64(A), jnp.float64(B))
+
+
+def flips(heads: float = HEADS, tails: float = TAILS) -> Flips:
+    return Flips(jnp.float64(heads), jnp.float64(tails))
+
+
+def logit_normal(mean: float, log_var: float) -> DiagNormal:
+    return DiagNormal(jnp.full(1, mean), jnp.full(1, log_var))
+
+
+def logit_normal_kl(logit: DiagNormal) -> float:
+    """KL(q || the posterior), by the trapezoid rule over logit z in float64."""
+    mean, std = float(logit.mean[0]), math.exp(0.5 * float(logit.log_var[0]))
+
+    def integrand(u: np.ndarray) -> np.ndarray:
+        log_q = scipy.stats.norm.logpdf(u, mean, std)
+        a, b = A + HEADS, B + TAILS
+        log_p = a * scipy.special.log_expit(u) + b * scipy.special.log_expit(-u)
+        return np.exp(log_q) * (log_q - log_p + scipy.special.betaln(a, b))
+
+    return integrate(integrand, mean - 12.0 * std, mean + 12.0 * std)
+
+
+# Exact inference
+
+
+def test_the_evidence_is_the_integral_of_the_joint():
+    def joint(z: float) -> float:
+        return float(z**HEADS * (1.0 - z) ** TAILS * scipy.stats.beta.pdf(z, A, B))
+
+    expected, _ = scipy.integrate.quad(joint, 0.0, 1.0, epsabs=1e-14, epsrel=1e-12)
+    found = beta_bernoulli.log_evidence(prior(), flips())
+    np.testing.assert_allclose(found, np.log(expected), rtol=1e-10)
+
+
+def test_the_probabilities_of_all_sequences_add_up_to_one():
+    log_evidence = [
+        beta_bernoulli.log_evidence(prior(), beta_bernoulli.count(jnp.array(x, jnp.float64)))
+        for x in itertools.product((0, 1), repeat=6)
+    ]
+    np.testing.assert_allclose(np.sum(np.exp(log_evidence)), 1.0, rtol=1e-12)
+
+
+def test_counts_in_whatever_order_have_the_binomial_coefficient_more():
+    """SciPy's beta-binomial is of the number of heads alone."""
+    for heads in range(11):
+        found = beta_bernoulli.log_evidence(prior(), flips(heads, 10 - heads))
+        expected = scipy.stats.betabinom.logpmf(heads, 10, A, B)
+        np.testing.assert_allclose(found + np.log(math.comb(10, heads)), expected, rtol=1e-10)
+
+
+def test_the_evidence_is_the_product_of_the_predictives():
+    total, family = 0.0, prior()
+    for heads in (1, 0, 1, 1, 0, 1, 1, 1, 0, 1):
+        of_heads = float(beta_bernoulli.predictive(family))
+        total += math.log(of_heads if heads else 1.0 - of_heads)
+        family = beta_bernoulli.posterior(family, flips(heads, 1 - heads))
+    np.testing.assert_allclose(total, LOG_EVIDENCE, rtol=1e-12)
+    np.testing.assert_allclose(family, beta_bernoulli.posterior(prior(), flips()), rtol=1e-12)
+
+
+def test_a_flat_prior_has_laplaces_rule_of_succession():
+    flat = Beta(jnp.float64(1.0), jnp.float64(1.0))
+    found = beta_bernoulli.predictive(beta_bernoulli.posterior(flat, flips()))
+    np.testing.assert_allclose(found, (HEADS + 1) / (HEADS + TAILS + 2), rtol=1e-12)
+
+
+def test_no_flips_leave_the_prior_and_the_evidence_of_nothing():
+    none = beta_bernoulli.count(jnp.zeros(0))
+    assert beta_bernoulli.posterior(prior(), none) == prior()
+    assert beta_bernoulli.log_evidence(prior(), none) == 0.0
+
+
+def test_flips_are_counted():
+    found = beta_bernoulli.count(jnp.array([1, 0, 1, 1]))
+    assert (int(found.heads), int(found.tails)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        ([[1.0, 0.0]], r"shape \(1, 2\); they must be one sequence"),
+        ([1.0, 0.5], "hold 0.5; heads must be 1 and tails 0"),
+        ([1.0, float("nan")], "hold nan; heads must be 1"),
+    ],
+)
+def test_what_is_no_sequence_of_flips_is_refused(x: list, words: str):
+    with pytest.raises(ValueError, match=words):
+        beta_bernoulli.count(jnp.array(x))
+
+
+# The Beta guide
+
+
+def fit_beta(bound: losses.Bound, *, num_steps: int, power: float) -> jax.Array:
+    return beta_bernoulli.fit(
+        jax.random.key(0),
+        jnp.zeros(2),
+        beta_bernoulli.beta_guide(prior()),
+        beta_bernoulli.make_joint(prior(), flips()),
+        bound=bound,
+        num_steps=num_steps,
+        num_samples=2,
+        step_size=0.2,
+        power=power,
+    )
+
+
+def test_a_beta_guide_reaches_the_posterior_and_no_gap():
+    """Sticking the landing, whose gradient is 0 there at every z: to the digits of float64."""
+    found = fit_beta(losses.stl, num_steps=700, power=0.0)
+    exact = beta_bernoulli.posterior(prior(), flips())
+    np.testing.assert_allclose(jnp.exp(found), jnp.stack(exact), rtol=1e-8)
+    bounds = losses.log_weights(
+        jax.random.key(1),
+        found,
+        beta_bernoulli.beta_guide(prior()),
+        beta_bernoulli.make_joint(prior(), flips()),
+        num_samples=100,
+    )
+    np.testing.assert_allclose(bounds, LOG_EVIDENCE, atol=1e-9)  # each, not on average alone
+
+
+@pytest.mark.parametrize("bound", [losses.sgvb_a, losses.sgvb_b], ids=["sgvb_a", "sgvb_b"])
+def test_robbins_and_monros_steps_reach_it_through_the_noise(bound: losses.Bound):
+    found = fit_beta(bound, num_steps=3000, power=0.6)
+    exact = beta_bernoulli.posterior(prior(), flips())
+    gap = Beta(*jnp.exp(found)).kl(exact)
+    assert float(gap) < 2e-3
+    assert float(Beta(*jnp.exp(jnp.zeros(2))).kl(exact)) > 1.0  # where it began
+
+
+def test_the_beta_guides_kl_is_to_the_prior():
+    stats = jnp.log(jnp.array([3.0, 4.0]))
+    guide = beta_bernoulli.beta_guide(prior())
+    joint = beta_bernoulli.make_joint(prior(), flips())
+    assert guide.kl is not None
+    draws = jax.vmap(lambda key: guide.sample(key, stats))(
+        jax.random.split(jax.random.key(0), 5000)
+    )
+    log_ratios = jax.vmap(lambda z: guide.log_prob(stats, z) - joint.log_prior(z))(draws)
+    assert standard_errors_off(log_ratios, guide.kl(stats)) < 4
+    np.testing.assert_allclose(
+        guide.kl(stats), Beta(*jnp.array([3.0, 4.0])).kl(prior()), rtol=1e-12
+    )
+
+
+# The logit-normal guide
+
+
+def test_a_logit_normal_density_integrates_to_one():
+    guide = beta_bernoulli.logit_normal_guide()
+    z = np.linspace(0.0, 1.0, 20_003)[1:-1]
+    log_q = jax.vmap(lambda z: guide.log_prob(logit_normal(0.4, -1.0), z[None]))(jnp.asarray(z))
+    np.testing.assert_allclose(np.trapezoid(np.exp(log_q), z), 1.0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("mean", "log_var"), [(0.0, 0.0), (1.0, -2.0), (-2.0, 1.5)])
+def test_the_gap_of_a_logit_normal_is_the_kl(mean: float, log_var: float):
+    q = logit_normal(mean, log_var)
+    gap = LOG_EVIDENCE - beta_bernoulli.logit_normal_bound(prior(), flips(), q)
+    np.testing.assert_allclose(gap, logit_normal_kl(q), atol=1e-10)
+
+
+@pytest.mark.parametrize(("mean", "log_var"), [(0.0, 0.0), (1.0, -2.0)])
+def test_the_sampled_gap_of_a_logit_normal_is_the_kl_within_its_error(mean: float, log_var: float):
+    q = logit_normal(mean, log_var)
+    log_w = losses.log_weights(
+        jax.random.key(2),
+        q,
+        beta_bernoulli.logit_normal_guide(),
+        beta_bernoulli.make_joint(prior(), flips()),
+        num_samples=50_000,
+    )
+    assert standard_errors_off(LOG_EVIDENCE - np.asarray(log_w), np.array(logit_normal_kl(q))) < 4
+
+
+@cache
+def best_logit_normal() -> DiagNormal:
+    """By L-BFGS on the bound without noise; its top."""
+
+    def bound(q: DiagNormal) -> jax.Array:
+        return beta_bernoulli.logit_normal_bound(prior(), flips(), q)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax's
+        found = jax.jit(lambda q: lbfgs.maximise(bound, q, num_steps=30))(logit_normal(0.0, 0.0))
+    for slope in jax.tree.leaves(jax.grad(bound)(found)):
+        np.testing.assert_allclose(slope, 0.0, atol=1e-6)
+    return found
+
+
+def test_the_best_logit_normal_keeps_a_gap_that_is_the_kl():
+    best = best_logit_normal()
+    gap = LOG_EVIDENCE - beta_bernoulli.logit_normal_bound(prior(), flips(), best)
+    np.testing.assert_allclose(gap, logit_normal_kl(best), atol=1e-10)
+    assert 1e-4 < float(gap) < 0.02  # which no logit-normal closes
+
+
+def test_noisy_steps_find_the_best_logit_normal():
+    best = best_logit_normal()
+    found = beta_bernoulli.fit(
+        jax.random.key(3),
+        logit_normal(0.0, 0.0),
+        beta_bernoulli.logit_normal_guide(),
+        beta_bernoulli.make_joint(prior(), flips()),
+        num_steps=4000,
+        num_samples=4,
+    )
+    std = np.exp(0.5 * best.log_var)
+    np.testing.assert_allclose(found.mean, best.mean, atol=0.05 * float(std[0]))
+    np.testing.assert_allclose(found.log_var, best.log_var, atol=0.05)
+
+
+# Extremes
+
+
+@pytest.mark.parametrize("heads", [0, 1000])
+def test_one_sided_flips_have_a_finite_posterior_and_bound(heads: int):
+    seen = flips(heads, 1000 - heads)
+    expected = scipy.stats.beta(A + heads, B + 1000 - heads).mean()
+    found = beta_bernoulli.predictive(beta_bernoulli.posterior(prior(), seen))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    bound = beta_bernoulli.logit_normal_bound(prior(), seen, logit_normal(0.0, 0.0))
+    assert np.isfinite(bound)
+    assert float(bound) < float(beta_bernoulli.log_evidence(prior(), seen))
+
+
+def test_float32_samples_of_a_logit_normal_stay_off_the_ends():
+    guide = beta_bernoulli.logit_normal_guide()
+    for mean in (-200.0, 200.0):
+        q = DiagNormal(jnp.full(1, mean, jnp.float32), jnp.zeros(1, jnp.float32))
+        z = guide.sample(jax.random.key(0), q)
+        assert z.dtype == jnp.float32
+        assert 0.0 < float(z[0]) < 1.0
+        assert np.isfinite(guide.log_prob(q, z))
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="num_steps is 0; it must be at least 1"):
+        fit_beta(losses.stl, num_steps=0, power=0.0)

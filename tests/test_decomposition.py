@@ -1,0 +1,177 @@
+"""log p(D) = L(Q) + KL(Q || p(z|D)), the three terms computed apart and held to oracles apart."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import scipy.special
+import scipy.stats
+from oracles import kl_gaussians, linear_gaussian
+
+from aevb.classical.decomposition import decompose, decompose_gaussian
+from aevb.classical.families import Normal
+
+SEEDS = range(20)
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def random_table(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(3.0 * np.random.default_rng(seed).normal(size=shape))
+
+
+# States that are counted
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_identity_holds_for_any_q_over_states(seed: int):
+    """With each term from NumPy: log of a sum, a mean of log p - log q, and SciPy's entropy."""
+    log_joint, log_q = random_table(seed, 4, 3), random_table(100 + seed, 4, 3)
+    found = decompose(log_joint, log_q)
+    np.testing.assert_allclose(found.residual(), 0.0, atol=1e-10)
+    joint = np.exp(log_joint).ravel()
+    q = np.exp(log_q).ravel() / np.sum(np.exp(log_q))
+    np.testing.assert_allclose(found.log_evidence, np.log(np.sum(joint)), rtol=1e-12)
+    np.testing.assert_allclose(found.bound, np.sum(q * np.log(joint / q)), rtol=1e-10)
+    np.testing.assert_allclose(found.kl, scipy.stats.entropy(q, joint), rtol=1e-10)
+    assert float(found.kl) > 0.0
+
+
+def test_q_at_the_posterior_has_no_kl_and_the_bound_is_the_evidence():
+    log_joint = random_table(0, 12)
+    found = decompose(log_joint, log_joint - 7.0)  # up to a constant
+    np.testing.assert_allclose(found.kl, 0.0, atol=1e-14)
+    np.testing.assert_allclose(found.bound, found.log_evidence, rtol=1e-14)
+
+
+def test_the_evidence_does_not_move_with_q_so_the_bound_and_the_kl_move_apart():
+    log_joint = random_table(0, 12)
+
+    def terms(log_q: jax.Array):
+        return decompose(log_joint, log_q)
+
+    slopes = jax.jacobian(terms)(random_table(1, 12))
+    np.testing.assert_array_equal(slopes.log_evidence, 0.0)
+    np.testing.assert_allclose(slopes.bound, -slopes.kl, atol=1e-12)
+    assert np.max(np.abs(slopes.kl)) > 1e-2
+
+
+def test_what_q_excludes_adds_nothing():
+    """0 log 0 = 0, also where p(D, z) excludes it too; nor is its gradient NaN."""
+    log_joint = jnp.array([-1.0, -2.0, -3.0, -jnp.inf])
+    log_q = jnp.array([0.3, 0.1, -jnp.inf, -jnp.inf])
+    found = decompose(log_joint, log_q)
+    fewer = decompose(log_joint[:2], log_q[:2])
+    np.testing.assert_allclose(found.bound, fewer.bound, rtol=1e-12)
+    expected = np.log(np.sum(np.exp(log_joint)))
+    np.testing.assert_allclose(found.log_evidence, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.residual(), 0.0, atol=1e-12)
+    slope = jax.grad(lambda log_joint: decompose(log_joint, log_q).bound)(log_joint)
+    expected = np.append(scipy.special.softmax(log_q[:2]), [0.0, 0.0])
+    np.testing.assert_allclose(slope, expected, atol=1e-12)
+
+
+def test_what_p_excludes_and_q_does_not_is_infinitely_far():
+    found = decompose(jnp.array([-1.0, -jnp.inf]), jnp.array([0.0, -5.0]))
+    assert found.kl == jnp.inf
+    assert found.bound == -jnp.inf
+    np.testing.assert_allclose(found.log_evidence, -1.0, rtol=1e-12)
+
+
+# Grids
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_identity_holds_on_an_uneven_grid(seed: int):
+    """Of cells of unequal volumes, for a Q that is known up to a constant."""
+    log_measure = random_table(200 + seed, 30)
+    found = decompose(random_table(seed, 30), random_table(100 + seed, 30), log_measure)
+    np.testing.assert_allclose(found.residual(), 0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("step", ["even", "logarithmic"])
+def test_on_a_grid_the_terms_are_those_of_the_densities(step: str):
+    """z ~ Gamma(3, 1), x ~ Poisson(z), Q a Gamma: all three by SciPy and in closed form."""
+    x, shape, rate = 4, 5.0, 2.5
+    if step == "even":
+        z = np.linspace(1e-6, 40.0, 20_001)
+        log_measure = np.log(z[1] - z[0])
+    else:
+        log_z = np.linspace(-12.0, 4.5, 4001)
+        z = np.exp(log_z)
+        log_measure = jnp.asarray(np.log(log_z[1] - log_z[0]) + log_z)
+    log_prior = scipy.stats.gamma.logpdf(z, 3.0)
+    log_joint = log_prior + x * np.log(z) - z - scipy.special.gammaln(x + 1)
+    log_q = scipy.stats.gamma.logpdf(z, shape, scale=1.0 / rate)
+    found = decompose(jnp.asarray(log_joint), jnp.asarray(log_q), log_measure)
+    # z integrated out, x is negative binomial; the posterior is Gamma(3 + x, 2).
+    log_evidence = scipy.stats.nbinom.logpmf(x, 3, 0.5)
+    a, b = 3.0 + x, 2.0
+    kl = (shape - a) * scipy.special.digamma(shape) - scipy.special.gammaln(shape)
+    kl += scipy.special.gammaln(a) + a * np.log(rate / b) + shape * (b - rate) / rate
+    np.testing.assert_allclose(found.log_evidence, log_evidence, atol=1e-7)
+    np.testing.assert_allclose(found.kl, kl, atol=1e-7)
+    np.testing.assert_allclose(found.bound, log_evidence - kl, atol=1e-7)
+
+
+# A linear-Gaussian model
+
+
+def linear_gaussian_bound(model: oracles.LinearGaussian, x: np.ndarray, q: Normal) -> jax.Array:
+    """E_q[log p(x|z)] - KL(q || prior) of a q of any covariance, from the model alone."""
+    mean, covariance = np.asarray(q.mean), np.asarray(q.covariance)
+    residual = x - model.bias - model.weights @ mean
+    spread = np.diag(model.weights @ covariance @ model.weights.T)
+    squares = (residual**2 + spread) / model.noise_var
+    expected = -0.5 * np.sum(np.log(2.0 * np.pi * model.noise_var) + squares)
+    num_latents = len(mean)
+    kl = kl_gaussians(mean, covariance, np.zeros(num_latents), np.eye(num_latents))
+    return jnp.float64(expected - kl)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_identity_holds_for_any_gaussian_q_of_a_linear_gaussian_model(seed: int):
+    rng = np.random.default_rng(seed)
+    model = linear_gaussian(seed, 5, 3)
+    x, factor = rng.normal(size=5), rng.normal(size=(3, 3))
+    q = Normal(jnp.asarray(rng.normal(size=3)), jnp.asarray(factor @ factor.T + 0.1 * np.eye(3)))
+    posterior = Normal(*map(jnp.asarray, model.posterior(x)))
+    log_evidence = jnp.float64(model.log_prob(x))
+
+    def bound(q: Normal) -> jax.Array:
+        return linear_gaussian_bound(model, x, q)
+
+    found = decompose_gaussian(log_evidence, posterior, bound, q)
+    np.testing.assert_allclose(found.residual(), 0.0, atol=1e-10)
+    assert float(found.kl) > 0.1
+    exact = decompose_gaussian(log_evidence, posterior, bound, posterior)
+    np.testing.assert_allclose(exact.kl, 0.0, atol=1e-12)
+    np.testing.assert_allclose(exact.bound, log_evidence, rtol=1e-12)
+
+
+def test_a_bound_without_its_constant_would_be_seen():
+    """What the previous test is worth: the residual is the constant that was dropped."""
+    model, x = linear_gaussian(0, 5, 3), np.zeros(5)
+    posterior = Normal(*map(jnp.asarray, model.posterior(x)))
+    dropped = 2.5 * np.log(2.0 * np.pi)
+    found = decompose_gaussian(
+        jnp.float64(model.log_prob(x)),
+        posterior,
+        lambda q: linear_gaussian_bound(model, x, q) + dropped,
+        posterior,
+    )
+    np.testing.assert_allclose(found.residual(), -dropped, rtol=1e-10)
+
+
+def test_float32_stays_float32():
+    tables = (random_table(seed, 6).astype(jnp.float32) for seed in (0, 1))
+    found = decompose(*tables)
+    assert all(term.dtype == jnp.float32 for term in found)
+    np.testing.assert_allclose(found.residual(), 0.0, atol=1e-5)
