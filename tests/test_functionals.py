@@ -1,0 +1,306 @@
+"""Functional derivatives, the Euler-Lagrange equation at known curves, and free-form factors."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.special
+import scipy.stats
+
+from aevb.classical import normal_gamma
+from aevb.classical.families import Gamma
+from aevb.classical.functionals import (
+    Lagrangian,
+    euler_lagrange_residual,
+    free_form_bound,
+    free_form_update,
+    functional,
+    functional_derivative,
+)
+from aevb.classical.normal_gamma import MeanField, NormalGamma
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def order(error: Callable[[int], float], sizes: tuple[int, ...] = (40, 80, 160)) -> np.ndarray:
+    """The powers of h at which an error falls, between each grid and the next of half the h."""
+    return -np.diff(np.log2([error(size) for size in sizes]))
+
+
+# Derivatives of functionals
+
+
+def pendulum(x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
+    """F = y'^2 (1 + x) / 2 + cos y + x y^2: everything depends on everything."""
+    return 0.5 * slope**2 * (1.0 + x) + jnp.cos(y) + x * y**2
+
+
+def pendulum_derivative(x: np.ndarray) -> np.ndarray:
+    """delta J / delta y = dF/dy - d/dx dF/dy' at y = sin 2x, by pencil and paper."""
+    y, slope, curvature = np.sin(2 * x), 2 * np.cos(2 * x), -4 * np.sin(2 * x)
+    return -np.sin(y) + 2.0 * x * y - slope - (1.0 + x) * curvature
+
+
+def on_a_grid(size: int) -> tuple[jax.Array, jax.Array]:
+    x = jnp.linspace(0.0, 2.0, size + 1)
+    return x, jnp.sin(2.0 * x)
+
+
+def test_the_functional_is_the_integral_to_the_second_order():
+    def integrand(x: float) -> float:
+        y, slope = np.sin(2.0 * x), 2.0 * np.cos(2.0 * x)
+        return float(0.5 * slope**2 * (1.0 + x) + np.cos(y) + x * y**2)
+
+    expected, _ = scipy.integrate.quad(integrand, 0.0, 2.0)
+
+    def error(size: int) -> float:
+        return abs(float(functional(pendulum, *on_a_grid(size))) - expected)
+
+    assert error(160) < 1e-3
+    np.testing.assert_allclose(order(error), 2.0, atol=0.1)
+
+
+@pytest.mark.parametrize("sign", ["functional_derivative", "euler_lagrange_residual"])
+def test_the_functional_derivative_is_the_analytic_one_to_the_second_order(sign: str):
+    """And the Euler-Lagrange residual is minus it, at a curve that is not stationary."""
+
+    def error(size: int) -> float:
+        x, y = on_a_grid(size)
+        if sign == "functional_derivative":
+            found = functional_derivative(pendulum, x, y)
+        else:
+            found = -euler_lagrange_residual(pendulum, x, y)
+        return float(np.max(np.abs(found - pendulum_derivative(np.asarray(x)[1:-1]))))
+
+    assert error(160) < 5e-3
+    np.testing.assert_allclose(order(error), 2.0, atol=0.1)
+
+
+def test_it_is_the_change_of_j_per_area_of_a_bump():
+    """J[y + eps v] - J[y] = eps times the integral of (delta J / delta y) v, on an uneven grid."""
+    x = jnp.linspace(0.0, 1.4, 60) ** 2 + 0.1
+    y = jnp.sin(2.0 * x)
+    bump = jnp.exp(-30.0 * jnp.square(x - 1.0)).at[0].set(0.0).at[-1].set(0.0)
+    eps = 1e-6
+    change = functional(pendulum, x, y + eps * bump) - functional(pendulum, x, y - eps * bump)
+    cells = 0.5 * (x[2:] - x[:-2])
+    expected = jnp.sum(cells * functional_derivative(pendulum, x, y) * bump[1:-1])
+    np.testing.assert_allclose(change / (2.0 * eps), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("of_x", "of_y"), [((5,), (6,)), ((5, 1), (5, 1)), ((2,), (2,))])
+def test_what_is_no_curve_is_refused(of_x: tuple[int, ...], of_y: tuple[int, ...]):
+    for refuses in (functional, functional_derivative, euler_lagrange_residual):
+        with pytest.raises(ValueError, match=r"they must be one \[n\], of at least 3 points"):
+            refuses(pendulum, jnp.zeros(of_x), jnp.zeros(of_y))
+
+
+# The Euler-Lagrange equation at true curves
+
+
+class Curve(NamedTuple):
+    """A curve that makes a functional stationary, by theory."""
+
+    lagrangian: Lagrangian
+    ends: tuple[float, float]
+    y: Callable[[np.ndarray], np.ndarray]
+
+
+GRAVITY, RADIUS, OFF_CENTRE = 9.81, 1.3, 0.6
+
+
+def cycloid(x: np.ndarray) -> np.ndarray:
+    """radius (1 - cos t) at the t where radius (t - sin t) = x."""
+
+    def angle(x: float) -> float:
+        found = scipy.optimize.root_scalar(
+            lambda t: RADIUS * (t - np.sin(t)) - x, bracket=(0.0, 7.0), xtol=1e-15
+        )
+        return float(found.root)
+
+    angles = np.array([angle(x) for x in x])
+    return RADIUS * (1.0 - np.cos(angles))
+
+
+def of_time(x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
+    return jnp.sqrt((1.0 + slope**2) / (2.0 * GRAVITY * y))
+
+
+def of_area(x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
+    """Area less RADIUS times the perimeter, in polar coordinates: y is r, and x its angle."""
+    return 0.5 * y**2 - RADIUS * jnp.sqrt(y**2 + slope**2)
+
+
+def off_centre_circle(angle: np.ndarray) -> np.ndarray:
+    return OFF_CENTRE * np.cos(angle) + np.sqrt(RADIUS**2 - (OFF_CENTRE * np.sin(angle)) ** 2)
+
+
+CURVES = {
+    "the fastest slide is a cycloid": Curve(of_time, (0.5, 5.0), cycloid),
+    "the largest area is in a circle": Curve(of_area, (0.0, 3.0), off_centre_circle),
+    "the least surface of revolution is a catenary's": Curve(
+        lambda x, y, slope: y * jnp.sqrt(1.0 + slope**2), (-1.0, 1.0), np.cosh
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_residual_at_the_true_curve_falls_as_h_squared(name: str):
+    lagrangian, (low, high), y = CURVES[name]
+
+    def error(size: int) -> float:
+        """At the points of the coarsest grid, which all of them have."""
+        x = np.linspace(low, high, size + 1)
+        residual = euler_lagrange_residual(lagrangian, jnp.asarray(x), jnp.asarray(y(x)))
+        step = size // 40
+        return float(np.max(np.abs(residual[step - 1 :: step])))
+
+    found = order(error, (80, 160, 320))
+    assert np.all((found > 1.9) & (found < 2.1)), found
+    x = np.linspace(low, high, 161)  # at another curve it stays
+    wrong = jnp.asarray(y(x) + 0.05 * (x - low) * (high - x))
+    residual = euler_lagrange_residual(lagrangian, jnp.asarray(x), wrong)
+    assert float(np.max(np.abs(residual))) > 10.0 * error(160)
+
+
+def test_a_lines_residual_is_zero():
+    x = jnp.linspace(0.0, 2.0, 11)
+    residual = euler_lagrange_residual(lambda x, y, slope: jnp.sqrt(1.0 + slope**2), x, 3.0 * x)
+    np.testing.assert_allclose(residual, 0.0, atol=1e-12)
+
+
+# The free form of a factor
+
+
+def random_joint(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(2.0 * np.random.default_rng(seed).normal(size=shape))
+
+
+def test_the_functional_derivative_of_the_bound_is_the_multiplier_at_the_optimum():
+    """It is the same in every state, where elsewhere it is not."""
+    log_joint = random_joint(0, 7, 5)
+    log_q2 = jax.nn.log_softmax(random_joint(1, 5))
+    q1, q2 = jnp.exp(free_form_update(log_joint, log_q2)), jnp.exp(log_q2)
+    slope = np.asarray(jax.grad(free_form_bound, argnums=1)(log_joint, q1, q2))
+    assert np.ptp(slope) < 1e-12
+    # Which is the log-normaliser, with the -1 of d(q log q) and the entropy of q2.
+    log_normaliser = scipy.special.logsumexp(np.asarray(log_joint) @ np.asarray(q2))
+    expected = log_normaliser - 1.0 + scipy.stats.entropy(q2)
+    np.testing.assert_allclose(slope, expected, rtol=1e-12)
+    other = jax.nn.softmax(random_joint(2, 7))
+    assert np.ptp(jax.grad(free_form_bound, argnums=1)(log_joint, other, q2)) > 1.0
+
+
+def test_no_other_factor_has_a_greater_bound():
+    log_joint = random_joint(0, 7, 5)
+    log_q2 = jax.nn.log_softmax(random_joint(1, 5))
+    q1, q2 = jnp.exp(free_form_update(log_joint, log_q2)), jnp.exp(log_q2)
+    best = free_form_bound(log_joint, q1, q2)
+    for seed in range(20):
+        other = jax.nn.softmax(jnp.log(q1) + 0.3 * random_joint(10 + seed, 7))
+        gap = best - free_form_bound(log_joint, other, q2)
+        np.testing.assert_allclose(gap, scipy.stats.entropy(other, q1), rtol=1e-8)
+
+
+def test_states_that_q2_excludes_have_no_say():
+    log_joint = random_joint(0, 7, 5).at[3, 4].set(-jnp.inf)
+    log_q2 = jax.nn.log_softmax(random_joint(1, 5).at[4].set(-jnp.inf))
+    found = free_form_update(log_joint, log_q2)
+    np.testing.assert_allclose(found, free_form_update(log_joint[:, :4], log_q2[:4]), rtol=1e-12)
+    excluded = free_form_update(log_joint, jax.nn.log_softmax(random_joint(1, 5)))
+    assert excluded[3] == -jnp.inf  # which q2 holds and the joint excludes
+
+
+DATA = np.random.default_rng(0).normal(1.5, 0.7, size=12)
+PRIOR = {"mean": 0.3, "mean_precision": 0.5, "shape": 2.0, "rate": 1.5}
+
+
+def normal_gamma_grid() -> tuple[np.ndarray, np.ndarray, jax.Array, np.ndarray]:
+    """Points of mu [A] and tau [B], log p(x, mu, tau) plus log cell volumes [A, B], those of tau.
+
+    By SciPy, with nothing of the package.
+    """
+    mu = np.linspace(-1.0, 4.0, 801)
+    log_tau = np.linspace(-7.0, 4.0, 801)
+    tau = np.exp(log_tau)
+    log_cells = np.log(log_tau[1] - log_tau[0]) + log_tau
+    std = 1.0 / np.sqrt(tau)
+    log_lik = np.sum(scipy.stats.norm.logpdf(DATA[:, None, None], mu[:, None], std), axis=0)
+    of_mu = scipy.stats.norm.logpdf(
+        mu[:, None], PRIOR["mean"], std / np.sqrt(PRIOR["mean_precision"])
+    )
+    of_tau = scipy.stats.gamma.logpdf(tau, PRIOR["shape"], scale=1.0 / PRIOR["rate"])
+    log_joint = log_lik + of_mu + of_tau + log_cells + np.log(mu[1] - mu[0])
+    return mu, tau, jnp.asarray(log_joint), log_cells
+
+
+def normalised(log_density: np.ndarray) -> np.ndarray:
+    return scipy.special.log_softmax(log_density)
+
+
+def test_the_free_form_of_mu_is_the_normal_of_coordinate_ascent():
+    """Mean and precision in closed form: q(mu) is normal although nobody said so."""
+    mu, tau, log_joint, log_cells = normal_gamma_grid()
+    shape, rate = 5.0, 3.0
+    log_q_tau = normalised(scipy.stats.gamma.logpdf(tau, shape, scale=1.0 / rate) + log_cells)
+    found = free_form_update(log_joint, jnp.asarray(log_q_tau))
+    weight = PRIOR["mean_precision"] + len(DATA)
+    mean = (PRIOR["mean_precision"] * PRIOR["mean"] + np.sum(DATA)) / weight
+    std = 1.0 / np.sqrt(weight * shape / rate)
+    np.testing.assert_allclose(found, normalised(scipy.stats.norm.logpdf(mu, mean, std)), atol=1e-8)
+
+
+def test_the_free_form_of_tau_is_the_gamma_of_coordinate_ascent():
+    mu, tau, log_joint, log_cells = normal_gamma_grid()
+    mean, std = 1.2, 0.3
+    log_q_mu = normalised(scipy.stats.norm.logpdf(mu, mean, std))
+    found = free_form_update(log_joint.T, jnp.asarray(log_q_mu))
+    shape = PRIOR["shape"] + 0.5 * (len(DATA) + 1)
+    squares = np.sum((DATA - mean) ** 2) + len(DATA) * std**2
+    squares += PRIOR["mean_precision"] * ((mean - PRIOR["mean"]) ** 2 + std**2)
+    expected = scipy.stats.gamma.logpdf(tau, shape, scale=1.0 / (PRIOR["rate"] + 0.5 * squares))
+    np.testing.assert_allclose(found, normalised(expected + log_cells), atol=1e-7, rtol=1e-8)
+
+
+def test_free_form_ascent_ends_where_mean_field_does_in_closed_form():
+    """And its bound is that of the normal-gamma's coordinate ascent."""
+    mu, tau, log_joint, log_cells = normal_gamma_grid()
+    log_q_tau = jnp.asarray(normalised(log_cells - tau))
+    log_q_mu = jnp.zeros(len(mu))
+    bounds = []
+    for _ in range(12):
+        log_q_mu = free_form_update(log_joint, log_q_tau)
+        bounds.append(free_form_bound(log_joint, jnp.exp(log_q_mu), jnp.exp(log_q_tau)))
+        log_q_tau = free_form_update(log_joint.T, log_q_mu)
+        bounds.append(free_form_bound(log_joint, jnp.exp(log_q_mu), jnp.exp(log_q_tau)))
+    assert np.all(np.diff(bounds) > -1e-10)
+    prior, data = NormalGamma(*map(jnp.float64, PRIOR.values())), jnp.asarray(DATA)
+    optimum: MeanField = normal_gamma.mean_field_optimum(prior, data)
+    expected = normal_gamma.coordinate_ascent(prior, data).bound(optimum)
+    np.testing.assert_allclose(bounds[-1], expected, rtol=1e-8)
+    of_tau: Gamma = optimum.tau
+    np.testing.assert_allclose(np.sum(np.exp(log_q_tau) * tau), of_tau.mean(), rtol=1e-8)
+
+
+def test_float32_stays_float32():
+    x = jnp.linspace(0.0, 2.0, 21, dtype=jnp.float32)
+    log_joint = random_joint(0, 7, 5).astype(jnp.float32)
+    found = (
+        functional(pendulum, x, jnp.sin(x)),
+        functional_derivative(pendulum, x, jnp.sin(x)),
+        euler_lagrange_residual(pendulum, x, jnp.sin(x)),
+        free_form_update(log_joint, jax.nn.log_softmax(log_joint[0])),
+    )
+    wide = x.astype(jnp.float64)
+    expected = functional_derivative(pendulum, wide, jnp.sin(wide))
+    assert all(leaf.dtype == jnp.float32 for leaf in found)
+    np.testing.assert_allclose(found[1], expected, atol=1e-3)

@@ -1,0 +1,218 @@
+"""A line, a cycloid and a circle: the minimisers of three functionals, found and known."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+from oracles import finite_difference
+
+from aevb.classical import variational_problems
+from aevb.classical.functionals import functional
+
+GRAVITY = 9.81
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def test_a_minimum_of_a_narrow_valley_is_found():
+    """Rosenbrock's, whose Hessian is not positive definite everywhere on the way."""
+
+    def valley(z: jax.Array) -> jax.Array:
+        return (1.0 - z[0]) ** 2 + 100.0 * (z[1] - z[0] ** 2) ** 2
+
+    found = variational_problems.minimise(valley, jnp.array([-1.5, 2.0]), num_steps=40)
+    np.testing.assert_allclose(found, 1.0, atol=1e-8)
+
+
+def test_where_nothing_rises_in_some_direction_it_stays_there():
+    found = variational_problems.minimise(
+        lambda z: (z[0] - z[1] - 3.0) ** 2, jnp.array([5.0, 1.0]), num_steps=20
+    )
+    np.testing.assert_allclose(found, [4.5, 1.5], atol=1e-6)  # the nearest of a line of minima
+
+
+# The shortest path
+
+
+def test_the_shortest_path_is_a_line():
+    x = jnp.linspace(0.0, 2.0, 33)
+    start = (1.5 * x + 2.0 * jnp.sin(1.5 * jnp.pi * x)).at[-1].set(3.0)
+    found = variational_problems.shortest_path(x, start)
+    np.testing.assert_allclose(found, 1.5 * x, atol=1e-10)
+    length = functional(variational_problems.arc_length, x, found)
+    np.testing.assert_allclose(length, np.hypot(2.0, 3.0), rtol=1e-12)
+    assert float(functional(variational_problems.arc_length, x, start)) > 10.0
+
+
+# The fastest slide
+
+brachistochrone = jax.jit(
+    variational_problems.brachistochrone, static_argnames=("num_pieces", "num_steps")
+)
+
+ENDS = [(1.0, 1.0), (3.0, 1.0), (1.0, 3.0)]
+
+
+def exact_cycloid(across: float, down: float) -> tuple[float, float]:
+    """Its radius and last angle, by SciPy."""
+
+    def off(angle: float) -> float:
+        return (angle - np.sin(angle)) / (1.0 - np.cos(angle)) - across / down
+
+    angle = float(scipy.optimize.root_scalar(off, bracket=(1e-2, 6.28), xtol=1e-14).root)
+    return down / (1.0 - np.cos(angle)), angle
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_cycloid_goes_through_the_point(end: tuple[float, float]):
+    found = variational_problems.cycloid(*map(jnp.float64, end))
+    radius, angle = exact_cycloid(*end)
+    np.testing.assert_allclose([found.radius, found.angle], [radius, angle], rtol=1e-10)
+    np.testing.assert_allclose(found.time(GRAVITY), np.sqrt(radius / GRAVITY) * angle, rtol=1e-10)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_descent_time_falls_to_the_cycloids_with_the_square_of_the_spacing(
+    end: tuple[float, float],
+):
+    """From above, since what is made of straight pieces is a slide too."""
+    radius, angle = exact_cycloid(*end)
+    exact = np.sqrt(radius / GRAVITY) * angle
+    excess = [
+        float(brachistochrone(*map(jnp.float64, end), num_pieces=n).time) - exact
+        for n in (16, 32, 64)
+    ]
+    assert np.all(np.array(excess) > 0.0)
+    assert excess[-1] < 1e-4 * exact
+    orders = -np.diff(np.log2(excess))
+    assert np.all((orders > 1.9) & (orders < 2.1)), orders
+
+
+def test_the_slide_is_the_cycloid():
+    """Every point of it, found from a straight line."""
+    found = brachistochrone(jnp.float64(3.0), jnp.float64(1.0), num_pieces=64)
+    radius, _ = exact_cycloid(3.0, 1.0)
+
+    def angle(x: float) -> float:
+        off = scipy.optimize.root_scalar(
+            lambda t: radius * (t - np.sin(t)) - x, bracket=(0.0, 6.28), xtol=1e-14
+        )
+        return float(off.root)
+
+    angles = np.array([angle(x) for x in np.asarray(found.x)])
+    np.testing.assert_allclose(found.y, radius * (1.0 - np.cos(angles)), atol=2e-3)
+    assert float(np.max(found.y)) > 1.1  # it dips below its end
+
+
+def test_the_time_of_a_straight_slide_is_the_school_formula():
+    """sqrt(2 L / a) with a = g down / L, exactly, in however few pieces."""
+    for num_pieces in (1, 3):
+        x = jnp.linspace(0.0, 3.0, num_pieces + 1)
+        speed = jnp.sqrt(2.0 * GRAVITY * x * 4.0 / 3.0)  # down to (3, 4), a length of 5
+        found = variational_problems.slide_time(x, speed, GRAVITY)
+        np.testing.assert_allclose(found, np.sqrt(2.0 * 5.0 / (GRAVITY * 0.8)), rtol=1e-12)
+
+
+def test_straight_lines_and_circles_are_slower():
+    """Galileo's arc of a circle beats the line, and the cycloid beats both."""
+    exact = variational_problems.cycloid(jnp.float64(1.0), jnp.float64(1.0)).time(GRAVITY)
+    line = np.sqrt(2.0 * 2.0 / GRAVITY)
+    arc, _ = scipy.integrate.quad(  # of (1 - cos s, sin s), straight down at first
+        lambda s: 1.0 / np.sqrt(2.0 * GRAVITY * np.sin(s)), 0.0, np.pi / 2
+    )
+    assert float(exact) < arc < line
+
+
+# The largest area
+
+
+def lumpy(size: int) -> jax.Array:
+    angle = np.arange(size) * 2.0 * np.pi / size
+    lumps = 0.3 * np.cos(3.0 * angle) + 0.2 * np.sin(2.0 * angle) + 0.1 * np.cos(angle)
+    return jnp.asarray(1.0 + lumps)
+
+
+LENGTH = 5.0
+
+
+@cache
+def polygon(size: int) -> variational_problems.Enclosure:
+    return jax.jit(variational_problems.largest_area)(lumpy(size), jnp.float64(LENGTH))
+
+
+@pytest.mark.parametrize("size", [12, 24, 48])
+def test_the_largest_area_of_n_corners_is_in_the_regular_polygon(size: int):
+    found = polygon(size)
+    radius = LENGTH / (2.0 * size * np.sin(np.pi / size))
+    np.testing.assert_allclose(found.radius, radius, rtol=1e-8)
+    np.testing.assert_allclose(variational_problems.perimeter(found.radius), LENGTH, rtol=1e-12)
+    area = LENGTH**2 / (4.0 * size * np.tan(np.pi / size))
+    np.testing.assert_allclose(variational_problems.area(found.radius), area, rtol=1e-12)
+    # The multiplier says what a little more length is worth: d area / d length.
+    np.testing.assert_allclose(found.multiplier, 2.0 * area / LENGTH, rtol=1e-10)
+
+
+def test_lagranges_condition_holds_at_the_largest_area_and_not_before():
+    def miss(radius: jax.Array, multiplier: float) -> float:
+        of_area = jax.grad(variational_problems.area)(radius)
+        of_perimeter = jax.grad(variational_problems.perimeter)(radius)
+        return float(np.max(np.abs(of_area - multiplier * of_perimeter)))
+
+    start = lumpy(24)
+    found = polygon(24)
+    assert miss(found.radius, float(found.multiplier)) < 1e-10
+    assert min(miss(start, multiplier) for multiplier in np.linspace(0.0, 3.0, 31)) > 0.05
+
+
+def test_it_tends_to_the_circle_with_the_square_of_the_spacing():
+    """Area L^2 / (4 pi), and a multiplier that is the radius L / (2 pi)."""
+    polygons = [polygon(size) for size in (12, 24, 48)]
+    areas = [float(variational_problems.area(found.radius)) for found in polygons]
+    multipliers = [float(found.multiplier) for found in polygons]
+    for found, circle in (
+        (areas, LENGTH**2 / (4.0 * np.pi)),
+        (multipliers, LENGTH / (2.0 * np.pi)),
+    ):
+        short = circle - np.array(found)
+        assert np.all(short > 0.0)
+        orders = -np.diff(np.log2(short))
+        assert np.all((orders > 1.9) & (orders < 2.1)), orders
+
+
+def test_area_and_perimeter_are_those_of_the_corners():
+    """The shoelace formula, and lengths one by one."""
+    radius = np.asarray(lumpy(9))
+    angle = np.arange(9) * 2.0 * np.pi / 9
+    x, y = radius * np.cos(angle), radius * np.sin(angle)
+    shoelace = 0.5 * np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)
+    np.testing.assert_allclose(variational_problems.area(jnp.asarray(radius)), shoelace, rtol=1e-12)
+    length = sum(np.hypot(x[i] - x[i - 1], y[i] - y[i - 1]) for i in range(9))
+    np.testing.assert_allclose(
+        variational_problems.perimeter(jnp.asarray(radius)), length, rtol=1e-12
+    )
+    slope = finite_difference(
+        lambda radius: float(variational_problems.perimeter(jnp.asarray(radius))), radius
+    )
+    np.testing.assert_allclose(
+        jax.grad(variational_problems.perimeter)(jnp.asarray(radius)), slope, atol=1e-8
+    )
+
+
+def test_float32_stays_float32_and_comes_as_near_as_it_can():
+    end = jnp.float32(3.0), jnp.float32(1.0)
+    found = brachistochrone(*end, num_pieces=32)
+    assert all(leaf.dtype == jnp.float32 for leaf in found)
+    exact = brachistochrone(jnp.float64(3.0), jnp.float64(1.0), num_pieces=32)
+    np.testing.assert_allclose(found.time, exact.time, rtol=1e-5)
+    enclosure = variational_problems.largest_area(lumpy(12).astype(jnp.float32), jnp.float32(5.0))
+    assert all(leaf.dtype == jnp.float32 for leaf in enclosure)
+    np.testing.assert_allclose(enclosure.multiplier, polygon(12).multiplier, rtol=1e-4)
