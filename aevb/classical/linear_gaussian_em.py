@@ -1,0 +1,175 @@
+"""EM, variational EM and variational Bayes of probabilistic PCA: three choices of what Q may be.
+
+All three climb one bound. EM has one point of the parameters and any q(z); variational EM has a
+smaller family of q(z); variational Bayes has a distribution of the weights as well.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from aevb.classical import observations
+from aevb.classical.coordinate_ascent import CoordinateAscent
+from aevb.classical.linear_gaussian import Params, posteriors, require_num_latents
+from aevb.classical.matrix_normal import MatrixNormal, expected_square, point_mass, regression
+from aevb.distributions import LOG_2PI
+from aevb.types import Key
+
+GuideFamily = Literal["full", "diagonal", "spherical"]
+
+
+class Fit(NamedTuple):
+    """One point of the parameters, and q(z_n) of every datapoint."""
+
+    params: Params
+    latents: MatrixNormal  # of N rows
+
+
+def em(x: Array, num_latents: int) -> CoordinateAscent:
+    """EM on x [N, D]; Bishop (2006), eqs. (12.54) to (12.57).
+
+    After its E step the bound is the log-likelihood of all of x, which therefore never falls.
+
+    Raises:
+        ValueError: x is not a matrix of finite values, or num_latents not from 1 to D - 1.
+    """
+    return variational_em(x, num_latents, guide="full")
+
+
+def variational_em(x: Array, num_latents: int, *, guide: GuideFamily) -> CoordinateAscent:
+    """EM whose E step finds the best q(z_n) of a family of normals, on x [N, D].
+
+    The means are the posterior's in each family. A diagonal covariance holds 1/P_ii, with P the
+    posterior's precision, and can be exact in the end: W may turn until its columns are
+    orthogonal. A spherical one is Z/tr(P), and biases the parameters; see `spherical_maximum`.
+
+    Raises:
+        ValueError: x is not a matrix of finite values, num_latents not from 1 to D - 1, or the
+            guide is unknown.
+    """
+    observations.require("x", x, "ND")
+    require_num_latents(num_latents, x.shape[1])
+    if guide not in ("full", "diagonal", "spherical"):
+        raise ValueError(f"guide is {guide!r}; it must be 'full', 'diagonal' or 'spherical'")
+
+    def restricted(covariance: Array) -> Array:
+        if guide == "full":
+            return covariance
+        precisions = jnp.diagonal(jnp.linalg.inv(covariance))
+        if guide == "spherical":
+            precisions = jnp.full_like(precisions, jnp.mean(precisions))
+        return jnp.diag(1.0 / precisions)
+
+    def update_z(fit: Fit) -> Fit:
+        exact = posteriors(fit.params, x)
+        return fit._replace(latents=MatrixNormal(exact.mean, restricted(exact.covariance)))
+
+    def update_weights(fit: Fit) -> Fit:
+        centred = x - fit.params.bias[None, :]
+        weights = jnp.linalg.solve(fit.latents.gram(), fit.latents.mean.T @ centred).T
+        return fit._replace(params=fit.params._replace(weights=weights))
+
+    def update_noise_var(fit: Fit) -> Fit:
+        return fit._replace(params=fit.params._replace(noise_var=_square(fit) / x.size))
+
+    def _square(fit: Fit) -> Array:
+        centred = x - fit.params.bias[None, :]
+        return expected_square(centred, fit.latents, point_mass(fit.params.weights))
+
+    def bound_of_all(fit: Fit) -> Array:
+        noise_precision = 1.0 / fit.params.noise_var
+        log_lik = expected_log_lik(x.size, noise_precision, jnp.log(noise_precision), _square(fit))
+        return log_lik + less_divergence(fit.latents)
+
+    def init(key: Key) -> Fit:
+        weights, noise_var = first_weights(key, x, num_latents)
+        params = Params(weights, jnp.mean(x, axis=0), noise_var)
+        return update_z(Fit(params, posteriors(params, x)))
+
+    updates = {"z": update_z, "weights": update_weights, "noise_var": update_noise_var}
+    return CoordinateAscent(init, updates, bound_of_all)
+
+
+def first_weights(key: Key, x: Array, num_latents: int) -> tuple[Array, Array]:
+    """Random W [D, Z] that by themselves would give x [N, D] its mean variance, and that []."""
+    variance = jnp.mean(jnp.var(x, axis=0))
+    variance = jnp.where(variance > 0.0, variance, 1.0)  # constant data have no scale
+    noise = jax.random.normal(key, (x.shape[1], num_latents), x.dtype)
+    return jnp.sqrt(variance / num_latents) * noise, variance
+
+
+# Variational Bayes: a distribution of the weights too
+
+
+class Factors(NamedTuple):
+    """Q(Z, W) = prod_n q(z_n) prod_d q(w_d), w_d the rows of W."""
+
+    latents: MatrixNormal  # of N rows
+    weights: MatrixNormal  # of D rows
+
+
+def variational_bayes(
+    x: Array,
+    num_latents: int,
+    *,
+    bias: Array,
+    noise_var: Array,
+    weight_precision: Array,
+    num_copies: int = 1,
+) -> CoordinateAscent:
+    """Q(Z) Q(W) of x [N, D], under W_dz ~ N(0, 1/weight_precision) and the rest known.
+
+    EM is its limit where all of q(W) lies on one point. Data that are there many times over bring
+    that about: q(W)'s covariance and the prior's pull both fall as one over `num_copies`, and so
+    does what is between the means of W and EM's weights.
+
+    Args:
+        bias: [D].
+        noise_var: [].
+        weight_precision: [].
+        num_copies: of x; the bound is then on log p of all copies. All have the same q(z).
+
+    Raises:
+        ValueError: x is not a matrix of finite values, or num_latents not from 1 to D - 1.
+    """
+    observations.require("x", x, "ND")
+    require_num_latents(num_latents, x.shape[1])
+    centred = x - bias[None, :]
+    noise_precision = 1.0 / noise_var
+    ones = jnp.ones(num_latents, x.dtype)
+    precision = weight_precision * ones
+
+    def update_z(q: Factors) -> Factors:
+        return q._replace(latents=regression(centred, q.weights, noise_precision, ones))
+
+    def update_weights(q: Factors) -> Factors:
+        of_all = num_copies * noise_precision
+        return q._replace(weights=regression(centred.T, q.latents, of_all, precision))
+
+    def bound_of_all(q: Factors) -> Array:
+        square = expected_square(centred, q.latents, q.weights)
+        log_lik = expected_log_lik(x.size, noise_precision, jnp.log(noise_precision), square)
+        of_weights = q.weights.expected_log_prob(precision, jnp.log(precision))
+        of_copies = num_copies * (log_lik + less_divergence(q.latents))
+        return of_copies + of_weights + q.weights.entropy()
+
+    def init(key: Key) -> Factors:
+        mean, variance = first_weights(key, x, num_latents)
+        spread = variance / num_latents * jnp.eye(num_latents, dtype=x.dtype)
+        weights = MatrixNormal(mean, spread)
+        return Factors(regression(centred, weights, noise_precision, ones), weights)
+
+    return CoordinateAscent(init, {"z": update_z, "weights": update_weights}, bound_of_all)
+
+
+def expected_log_lik(size: int, precision: Array, log_precision: Array, square: Array) -> Array:
+    """E[log prod N(.; 0, 1/precision)] of `size` values whose squares have this mean sum, nats."""
+    return 0.5 * (size * (log_precision - LOG_2PI) - precision * square)
+
+
+def less_divergence(latents: MatrixNormal) -> Array:
+    """-Sum_n KL(q(z_n) || N(0, I)) -> [], nats."""
+    ones = jnp.ones_like(latents.mean[0])
+    return latents.expected_log_prob(ones, jnp.zeros_like(ones)) + latents.entropy()

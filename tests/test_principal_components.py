@@ -1,0 +1,275 @@
+"""Bayesian PCA: its bound, the number of dimensions it finds, and PPCA where data are many."""
+
+from collections.abc import Iterator
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from oracles import standard_errors_off
+
+from aevb.classical import coordinate_ascent, linear_gaussian, principal_components
+from aevb.classical.families import Gamma
+from aevb.classical.principal_components import MeanField, Prior
+
+NUM_DIMS, TRUE_LATENTS, MAX_LATENTS = 7, 3, 6
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def broad() -> Prior:
+    gamma = Gamma(jnp.float64(1e-3), jnp.float64(1e-3))
+    return Prior(jnp.float64(1e-3), gamma, gamma)
+
+
+def proper() -> Prior:
+    """Narrow enough for the evidence to be integrated and Q to be sampled."""
+    return Prior(
+        jnp.float64(0.5),
+        Gamma(jnp.float64(3.0), jnp.float64(2.0)),
+        Gamma(jnp.float64(4.0), jnp.float64(2.0)),
+    )
+
+
+@cache
+def data(num_data: int = 300) -> np.ndarray:
+    """x [N, 7] with 3 latents whose columns of W have norms 3, 2 and 1.5; noise of std 0.5."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(NUM_DIMS, NUM_DIMS))).Q[:, :TRUE_LATENTS]
+    z = rng.normal(size=(num_data, TRUE_LATENTS)) * [3.0, 2.0, 1.5]
+    x: np.ndarray = z @ basis.T + rng.normal(size=NUM_DIMS)
+    return x + 0.5 * rng.normal(size=x.shape)
+
+
+def fitted(
+    x: np.ndarray, num_latents: int, prior: Prior, *, num_sweeps: int, seed: int = 0
+) -> tuple[MeanField, np.ndarray]:
+    """The last state, and the bound at the start and after each update."""
+    problem = principal_components.coordinate_ascent(jnp.asarray(x), num_latents, prior)
+
+    @jax.jit
+    def fit(key: jax.Array) -> tuple[jax.Array, MeanField, jax.Array]:
+        start = problem.init(key)
+        q, bounds = coordinate_ascent.ascend(problem, start, num_sweeps=num_sweeps)
+        return problem.bound(start), q, bounds
+
+    first, q, bounds = fit(jax.random.key(seed))
+    return q, np.array([first, *np.ravel(bounds)])
+
+
+# The bound
+
+
+@pytest.mark.parametrize("num_latents", [1, 5])
+def test_the_bound_rises_at_every_update(num_latents: int):
+    _, bounds = fitted(data(), num_latents, broad(), num_sweeps=200)
+    assert np.all(np.diff(bounds) > -1e-9 * np.abs(bounds[0]))
+    assert bounds[-1] > bounds[0] + 100.0
+
+
+def log_weights(x: np.ndarray, q: MeanField, prior: Prior, draws: int) -> np.ndarray:
+    """log p(x, z, w, mu, alpha, tau) - log q at samples of Q for Z = 1, by SciPy -> [draws]."""
+    rng = np.random.default_rng(0)
+    norm, total = scipy.stats.norm, np.zeros(draws)
+
+    def draw(mean: jax.Array, std: float) -> np.ndarray:
+        nonlocal total
+        drawn = np.asarray(mean) + std * rng.normal(size=(draws, len(mean)))
+        total -= np.sum(norm.logpdf(drawn, np.asarray(mean), std), axis=1)
+        return drawn
+
+    def draw_gamma(factor: Gamma, before: Gamma) -> np.ndarray:
+        nonlocal total
+        shape, rate = (np.asarray(part).item() for part in factor)
+        drawn = rng.gamma(shape, 1 / rate, size=draws)
+        total -= scipy.stats.gamma.logpdf(drawn, shape, scale=1 / rate)
+        total += scipy.stats.gamma.logpdf(drawn, float(before.shape), scale=1 / float(before.rate))
+        return drawn[:, None]
+
+    z = draw(q.latents.mean[:, 0], float(q.latents.covariance[0, 0]) ** 0.5)
+    w = draw(q.weights.mean[:, 0], float(q.weights.covariance[0, 0]) ** 0.5)
+    mu = draw(q.location.mean, float(q.location.precision) ** -0.5)
+    alpha = draw_gamma(q.weight_precision, prior.weight_precision)
+    tau = draw_gamma(q.noise_precision, prior.noise_precision)
+    total += np.sum(norm.logpdf(z), axis=1) + np.sum(norm.logpdf(w, 0.0, alpha**-0.5), axis=1)
+    total += np.sum(norm.logpdf(mu, 0.0, float(prior.mean_precision) ** -0.5), axis=1)
+    means = z[:, :, None] * w[:, None, :] + mu[:, None, :]
+    return total + np.sum(norm.logpdf(x, means, tau[:, :, None] ** -0.5), axis=(1, 2))
+
+
+def test_the_bound_is_the_mean_of_log_joint_less_log_q():
+    """At the top, and after one sweep from a random start; D = 2, Z = 1, N = 3."""
+    x = data()[:3, :2]
+    for num_sweeps in (1, 300):
+        q, bounds = fitted(x, 1, proper(), num_sweeps=num_sweeps)
+        assert standard_errors_off(log_weights(x, q, proper(), 200_000), bounds[-1]) < 4
+
+
+def test_the_bound_is_below_the_evidence_by_quadrature():
+    """D = 1, Z = 1, N = 3, where z and mu go by hand, and w and tau by the trapezoid rule."""
+    x = data()[:3, :1]
+    _, bounds = fitted(x, 1, proper(), num_sweeps=500)
+    # w is Student's t once alpha is integrated out, which is even in w.
+    w = np.linspace(0.0, 60.0, 6001)[:, None, None]
+    log_tau = np.linspace(-9.0, 5.0, 281)[None, :, None]
+    shape, rate = map(float, proper().weight_precision)
+    log_prior = scipy.stats.t.logpdf(w, 2.0 * shape, scale=(rate / shape) ** 0.5) + np.log(2.0)
+    shape, rate = map(float, proper().noise_precision)
+    log_prior = log_prior + scipy.stats.gamma.logpdf(np.exp(log_tau), shape, scale=1 / rate)
+    log_prior = (log_prior + log_tau)[..., 0]
+    # x ~ N(0, (w^2 + 1/tau) I + 11'/mean_precision): one direction is that of the sum.
+    variance = w**2 + np.exp(-log_tau)
+    along = variance + 3.0 / float(proper().mean_precision)
+    mean, spread = np.sum(x) / 3**0.5, np.sum((x - np.mean(x)) ** 2)
+    log_lik = -0.5 * (
+        3 * np.log(2 * np.pi) + 2 * np.log(variance) + np.log(along)
+        + spread / variance + mean**2 / along
+    )[..., 0]  # fmt: skip
+    at_ends = np.ones_like(log_lik)
+    at_ends[0] = 0.5  # the rule's weight of an end, where the integrand is not 0
+    log_evidence = scipy.special.logsumexp(log_lik + log_prior, b=at_ends) + np.log(0.01 * 0.05)
+    assert bounds[-1] < log_evidence
+    assert log_evidence - bounds[-1] < 0.6
+    # The likelihood averaged over the prior is the same. Importance sampling from Q would not do:
+    # Q is narrower than the posterior, and its weights have no variance to tell an error by.
+    rng = np.random.default_rng(0)
+    alpha, tau = (
+        rng.gamma(float(family.shape), 1 / float(family.rate), size=(1_000_000, 1))
+        for family in proper()[1:]
+    )
+    w, mu = (rng.normal(size=alpha.shape) * std for std in (alpha**-0.5, 0.5**-0.5))
+    means = w * rng.normal(size=(len(w), 3)) + mu
+    log_lik = np.sum(scipy.stats.norm.logpdf(x[:, 0], means, tau**-0.5), axis=1)
+    assert standard_errors_off(np.exp(log_lik - log_evidence), 1.0) < 4
+
+
+# How many dimensions
+
+
+def by_number() -> np.ndarray:
+    """The best bound of 3 starts for 1 to 6 latents, all at once -> [6]."""
+    x, prior = jnp.asarray(data()), broad()
+
+    @jax.jit
+    def top(key: jax.Array, active: jax.Array) -> jax.Array:
+        problem = principal_components.coordinate_ascent(x, MAX_LATENTS, prior, active)
+        _, bounds = coordinate_ascent.ascend(problem, problem.init(key), num_sweeps=300)
+        return bounds[-1, -1]
+
+    masks = jnp.tri(MAX_LATENTS, dtype=bool)
+    keys = jax.random.split(jax.random.key(0), 3)
+    tops = jax.vmap(jax.vmap(top, (None, 0)), (0, None))(keys, masks)
+    return np.max(tops, axis=0)
+
+
+def test_the_bound_picks_the_number_of_dimensions():
+    bounds = by_number()
+    assert np.argmax(bounds) + 1 == TRUE_LATENTS
+    assert bounds[TRUE_LATENTS - 1] > bounds[TRUE_LATENTS - 2] + 100.0
+    assert np.all(np.diff(bounds[TRUE_LATENTS - 1 :]) < -1.0)
+
+
+def test_a_masked_latent_is_as_if_it_were_not_there():
+    """To the last digit of the bound, from the state that both can hold."""
+    x = jnp.asarray(data()[:40])
+    active = jnp.array([True, False, True])
+    masked = principal_components.coordinate_ascent(x, 3, proper(), active)
+    without = principal_components.coordinate_ascent(x, 2, proper())
+    q = masked.init(jax.random.key(0))
+
+    def part(state: MeanField) -> MeanField:
+        def of_rows(rows):
+            return type(rows)(rows.mean[:, active], rows.covariance[active][:, active])
+
+        return state._replace(
+            latents=of_rows(state.latents),
+            weights=of_rows(state.weights),
+            weight_precision=jax.tree.map(lambda leaf: leaf[active], state.weight_precision),
+        )
+
+    smaller = part(q)
+    for _ in range(4):
+        q, smaller = masked.update(q), without.update(smaller)
+        np.testing.assert_allclose(masked.bound(q), without.bound(smaller), rtol=1e-11)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), part(q), smaller)
+
+
+def test_ard_shuts_off_the_dimensions_that_the_data_do_not_have():
+    """Of 6 columns 3 are left, and the noise is the truth's."""
+    q, _ = fitted(data(), MAX_LATENTS, broad(), num_sweeps=1500)
+    relevance = np.sort(principal_components.relevance(q))[::-1]
+    assert np.all(relevance[:TRUE_LATENTS] > 5.0)
+    assert np.all(relevance[TRUE_LATENTS:] < 0.01)
+    alphas = np.sort(q.weight_precision.mean())
+    assert alphas[TRUE_LATENTS] > 50.0 * alphas[TRUE_LATENTS - 1]
+    assert 1.0 / q.noise_precision.mean() == pytest.approx(0.25, rel=0.1)
+
+
+# Probabilistic PCA
+
+
+def test_with_broad_priors_and_many_data_it_is_probabilistic_pca_by_maximum_likelihood():
+    """The covariance of x is off by 1/N: ten times the data, a tenth of the distance."""
+    everything = data(10_000)
+
+    def distance(num_data: int) -> float:
+        x = everything[:num_data]
+        q, _ = fitted(x, TRUE_LATENTS, broad(), num_sweeps=400)
+        found = linear_gaussian.marginal(principal_components.params_at_mean(q))
+        closed = linear_gaussian.maximum_likelihood(jnp.asarray(x), TRUE_LATENTS)
+        exact = linear_gaussian.marginal(closed).covariance
+        return float(jnp.linalg.norm(found.covariance - exact) / jnp.linalg.norm(exact))
+
+    few, some, many = map(distance, (100, 1000, 10_000))
+    assert few / some == pytest.approx(10.0, rel=0.4)
+    assert some / many == pytest.approx(10.0, rel=0.4)
+    assert many < 1e-3
+
+
+def test_float32_is_kept_and_its_bound_is_right():
+    """Held against float64's bound of the same state."""
+    x = jnp.asarray(data(), jnp.float32)
+    prior = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), broad())
+    problem = principal_components.coordinate_ascent(x, TRUE_LATENTS, prior)
+
+    @jax.jit
+    def fit(key: jax.Array) -> tuple[MeanField, jax.Array]:
+        return coordinate_ascent.ascend(problem, problem.init(key), num_sweeps=100)
+
+    q, bounds = fit(jax.random.key(0))
+    assert bounds.dtype == jnp.float32
+    more = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), q)
+    exact = principal_components.coordinate_ascent(x.astype(jnp.float64), TRUE_LATENTS, broad())
+    np.testing.assert_allclose(bounds[-1, -1], exact.bound(more), atol=0.01)
+
+
+# Few data, and what is refused
+
+
+def test_one_point_and_constant_data_have_a_finite_bound():
+    for x in (np.array([[1.0, 2.0]]), np.ones((5, 3))):
+        q, bounds = fitted(x, 1, proper(), num_sweeps=50)
+        assert all(np.all(np.isfinite(leaf)) for leaf in [bounds, *jax.tree.leaves(q)])
+
+
+MISTAKES = {
+    "a vector": (jnp.zeros(3), 1, "x has shape \\(3,\\)"),
+    "no data": (jnp.zeros((0, 3)), 1, "no axis may be empty"),
+    "not a number": (jnp.array([[0.0, jnp.nan]]), 1, "x holds 1 values that"),
+    "no latents": (jnp.zeros((9, 3)), 0, "num_latents is 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_said_in_one_line(mistake: str):
+    x, num_latents, words = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=words) as caught:
+        principal_components.coordinate_ascent(x, num_latents, broad())
+    assert "\n" not in str(caught.value)
