@@ -120,3 +120,15 @@ def r_hat(chains: Chains) -> Array:
 
     reductions = potential_scale_reduction(chains.samples, chain_axis=0, sample_axis=1)
     return jnp.reshape(reductions, chains.samples.shape[2:])  # Z = 1 has lost its axis
+
+
+def effective_sample_size(chains: Chains) -> Array:
+    """How many independent samples say as much about the mean -> [Z], of C L dependent ones.
+
+    Vehtari et al. (2021), section 3.2: C L over the sum of the autocorrelations, which that
+    between the chains goes into.
+    """
+    from blackjax.diagnostics import effective_sample_size
+
+    sizes = effective_sample_size(chains.samples, chain_axis=0, sample_axis=1)
+    return jnp.reshape(sizes, chains.samples.shape[2:])

@@ -96,6 +96,29 @@ def test_r_hat_tells_chains_that_do_not_agree():
     assert hmc.r_hat(chains)[0] > 3.0
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.8, -0.5])
+def test_the_effective_sample_size_of_an_autoregression_is_the_closed_form(correlation: float):
+    """(1 - rho) / (1 + rho) of the samples, where neighbours have the correlation rho."""
+    rng = np.random.default_rng(0)
+    x = np.zeros((8, 4000, 2))
+    x[:, 0] = rng.normal(size=(8, 2))
+    for step in range(1, x.shape[1]):
+        noise = np.sqrt(1.0 - correlation**2) * rng.normal(size=(8, 2))
+        x[:, step] = correlation * x[:, step - 1] + noise
+    chains = hmc.Chains(jnp.asarray(x, jnp.float32), jnp.float32(1.0), jnp.float32(1.0))
+    expected = 32_000 * (1.0 - correlation) / (1.0 + correlation)
+    np.testing.assert_allclose(hmc.effective_sample_size(chains), expected, rtol=0.1)
+
+
+def test_the_effective_sample_size_keeps_its_axis_and_falls_where_chains_disagree():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4, 500, 1)) + np.array([0.0, 0.0, 5.0, 5.0])[:, None, None]
+    chains = hmc.Chains(jnp.asarray(x, jnp.float32), jnp.float32(1.0), jnp.float32(1.0))
+    sizes = hmc.effective_sample_size(chains)
+    assert sizes.shape == (1,)
+    assert sizes[0] < 20.0
+
+
 # Annealing
 
 

@@ -1,0 +1,287 @@
+"""Bayesian logistic regression: two normal fits and HMC, against grids of one and two weights."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from oracles import standard_errors_off
+
+from aevb import hmc
+from aevb.classical import logistic_regression
+from aevb.classical.logistic_regression import Data
+from aevb.distributions import FullNormal
+from aevb.losses import Guide, Joint, sgvb_a
+
+PRIOR_VAR = 4.0
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def arrays(num_columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """20 rows whose columns, if there are two, correlate with 0.8; some of each class."""
+    rng = np.random.default_rng(2)
+    design = rng.normal(size=(20, 2))
+    design[:, 1] = 0.8 * design[:, 0] + 0.6 * design[:, 1]
+    design = design[:, :num_columns]
+    logits = design @ np.array([1.5, -0.5])[:num_columns]
+    return design, (rng.uniform(size=20) < scipy.special.expit(logits)).astype(np.float64)
+
+
+def data(num_columns: int) -> Data:
+    return Data(*map(jnp.asarray, arrays(num_columns)))
+
+
+def prior_var() -> jax.Array:
+    return jnp.float64(PRIOR_VAR)
+
+
+class Exact(NamedTuple):
+    """The posterior by the trapezoid rule, with SciPy."""
+
+    log_evidence: float
+    mean: np.ndarray  # [D]
+    covariance: np.ndarray  # [D, D]
+
+
+@cache
+def exact(num_columns: int) -> Exact:
+    design, y = arrays(num_columns)
+    axis = np.linspace(-12.0, 12.0, 481)
+    w = np.stack(np.meshgrid(*[axis] * num_columns), axis=-1).reshape(-1, num_columns)
+    log_joint = np.sum(scipy.stats.bernoulli.logpmf(y, scipy.special.expit(w @ design.T)), axis=1)
+    log_joint += np.sum(scipy.stats.norm.logpdf(w, 0.0, PRIOR_VAR**0.5), axis=1)
+    log_evidence = scipy.special.logsumexp(log_joint) + num_columns * np.log(axis[1] - axis[0])
+    p = np.exp(log_joint - scipy.special.logsumexp(log_joint))
+    mean = p @ w
+    return Exact(float(log_evidence), mean, (w - mean).T @ ((w - mean) * p[:, None]))
+
+
+def covariance(q: FullNormal) -> np.ndarray:
+    return np.asarray(q.factor() @ q.factor().T)
+
+
+Fit = Callable[..., FullNormal]
+
+
+@cache
+def fitted(fit: Fit, num_columns: int) -> FullNormal:
+    with jax.numpy_dtype_promotion("standard"):  # optax's L-BFGS in float64
+        return jax.jit(lambda variance: fit(data(num_columns), variance))(prior_var())
+
+
+FITS = (logistic_regression.fit, logistic_regression.fit_mean_field)
+
+
+# The model and its bound
+
+
+def test_the_log_joint_is_scipys():
+    design, y = arrays(2)
+    for w in (np.array([0.3, -1.0]), np.array([80.0, 900.0])):
+        logits = design @ w
+        log_lik = np.sum(np.where(y == 1.0, 1.0, -1.0) * logits / 2 - np.logaddexp(
+            logits / 2, -logits / 2))  # fmt: skip
+        expected = log_lik + np.sum(scipy.stats.norm.logpdf(w, 0.0, PRIOR_VAR**0.5))
+        found = logistic_regression.log_joint(data(2), prior_var(), jnp.asarray(w))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def some_normal() -> FullNormal:
+    return FullNormal(jnp.array([0.4, -0.7]), jnp.log(jnp.array([0.9, 0.5])), jnp.array([-0.6]))
+
+
+def test_the_bound_is_what_sgvb_estimates():
+    """The integral over projections is the mean of log p(y, w) - log q(w) over w ~ q."""
+    q = some_normal()
+    guide = Guide(
+        lambda key, stats: stats.sample(key), lambda stats, w: stats.log_prob(w), None, None
+    )
+    joint = Joint(
+        lambda w: jnp.zeros(()),
+        lambda w: logistic_regression.log_joint(data(2), prior_var(), w),
+    )
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    draws = jax.jit(jax.vmap(lambda key: sgvb_a(key, q, guide, joint)))(keys)
+    found = logistic_regression.bound(data(2), prior_var(), q)
+    assert standard_errors_off(draws, float(found)) < 4
+    assert np.std(draws) / len(draws) ** 0.5 < 0.03
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("num_columns", [1, 2])
+def test_the_bound_at_the_top_is_below_the_exact_evidence_by_little(fit: Fit, num_columns: int):
+    """By 0.02 nats for one weight and 0.025 for two, and more where two must be independent."""
+    q = fitted(fit, num_columns)
+    gap = exact(num_columns).log_evidence - logistic_regression.bound(
+        data(num_columns), prior_var(), q
+    )
+    assert 0.0 < gap < 0.5
+    if fit is logistic_regression.fit:
+        assert gap < 0.03
+
+
+def test_the_bound_is_the_evidence_less_the_kl():
+    """KL(q || posterior) by a grid of the one weight."""
+    q = FullNormal(jnp.array([0.2]), jnp.log(jnp.array([0.8])), jnp.zeros(0))
+    design, y = arrays(1)
+    w = np.linspace(-12.0, 12.0, 2401)
+    log_q = scipy.stats.norm.logpdf(w, 0.2, 0.8)
+    logits = w[:, None] * design.T
+    log_joint = np.sum(scipy.stats.bernoulli.logpmf(y, scipy.special.expit(logits)), axis=1)
+    log_joint += scipy.stats.norm.logpdf(w, 0.0, PRIOR_VAR**0.5)
+    kl = np.trapezoid(np.exp(log_q) * (log_q - log_joint + exact(1).log_evidence), w)
+    found = logistic_regression.bound(data(1), prior_var(), q)
+    np.testing.assert_allclose(exact(1).log_evidence - found, kl, rtol=1e-7)
+
+
+# The posterior, three ways
+
+
+@pytest.mark.parametrize("num_columns", [1, 2])
+def test_the_full_normal_has_nearly_the_posteriors_moments(num_columns: int):
+    """Means to a tenth of a standard deviation, standard deviations to a tenth."""
+    q, known = fitted(logistic_regression.fit, num_columns), exact(num_columns)
+    std = np.sqrt(np.diag(known.covariance))
+    assert np.all(np.abs(np.asarray(q.mean) - known.mean) < 0.1 * std)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance(q))), std, rtol=0.1)
+    if num_columns == 2:
+        found = covariance(q)[0, 1] / np.prod(np.sqrt(np.diag(covariance(q))))
+        assert found == pytest.approx(known.covariance[0, 1] / np.prod(std), abs=0.05)
+
+
+@pytest.mark.parametrize("num_columns", [1, 2])
+def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
+    known = exact(num_columns)
+    vb = np.asarray(fitted(logistic_regression.fit, num_columns).mean)
+    with jax.enable_x64(False):  # HMC is float32's
+        fewer = Data(*(jnp.asarray(part, jnp.float32) for part in arrays(num_columns)))
+
+        def log_density(w: jax.Array) -> jax.Array:
+            return logistic_regression.log_joint(fewer, jnp.float32(PRIOR_VAR), w)
+
+        start = jnp.zeros((64, num_columns))
+        run = jax.jit(lambda key: hmc.sample(key, start, log_density, num_samples=300))
+        chains = run(jax.random.key(0))
+        effective = np.asarray(hmc.effective_sample_size(chains))
+        assert np.all(np.abs(np.asarray(hmc.r_hat(chains)) - 1.0) < 0.02)
+    samples = np.asarray(chains.samples, np.float64)
+    assert standard_errors_off(np.mean(samples, axis=1), known.mean) < 4
+    away = samples - known.mean
+    products = np.einsum("cli,clj->cij", away, away) / samples.shape[1]
+    assert standard_errors_off(products, known.covariance) < 4
+    # The size says how far the mean of all samples is from the exact one.
+    std = np.sqrt(np.diag(known.covariance))
+    errors = np.abs(np.mean(samples, axis=(0, 1)) - known.mean)
+    assert np.all(errors < 4.0 * std / np.sqrt(effective))
+    assert np.all(np.abs(vb - np.mean(samples, axis=(0, 1))) < 0.1 * std)
+
+
+def expected_hessian(q: FullNormal) -> np.ndarray:
+    """Minus the Hessian of log p(y, w), averaged over q by a grid of each projection."""
+    design, _ = arrays(2)
+    nodes = np.linspace(-10.0, 10.0, 801)
+    probabilities = scipy.stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
+    mean = design @ np.asarray(q.mean)
+    std = np.sqrt(np.einsum("ni,ij,nj->n", design, covariance(q), design))
+    sigmoid = scipy.special.expit(mean[:, None] + std[:, None] * nodes)
+    curvature = (sigmoid * (1.0 - sigmoid)) @ probabilities
+    return np.eye(2) / PRIOR_VAR + design.T @ (design * curvature[:, None])
+
+
+def test_both_fits_are_stationary():
+    """Their precisions are minus the mean Hessian: all of it, or the diagonal alone."""
+    full, diagonal = (fitted(fit, 2) for fit in FITS)
+    np.testing.assert_allclose(np.linalg.inv(covariance(full)), expected_hessian(full), rtol=1e-4)
+    variances = np.diag(covariance(diagonal))
+    np.testing.assert_allclose(variances, 1 / np.diag(expected_hessian(diagonal)), rtol=1e-4)
+    assert covariance(diagonal)[0, 1] == 0.0
+
+
+def test_mean_fields_variances_are_too_small_and_near_those_given_the_other_weight():
+    """1 / Lambda_ii, with Lambda the inverse of the full fit's covariance."""
+    full, diagonal = (covariance(fitted(fit, 2)) for fit in FITS)
+    conditional = 1.0 / np.diag(np.linalg.inv(full))
+    np.testing.assert_allclose(np.diag(diagonal), conditional, rtol=0.1)
+    assert np.all(np.diag(diagonal) < 0.8 * np.diag(exact(2).covariance))
+
+
+def test_no_other_normal_has_a_higher_bound():
+    q = fitted(logistic_regression.fit, 2)
+    top = logistic_regression.bound(data(2), prior_var(), q)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        other = jax.tree.map(lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape), q)
+        assert logistic_regression.bound(data(2), prior_var(), other) < top
+
+
+# The extremes
+
+
+def test_classes_that_a_plane_parts_have_a_finite_fit():
+    """The likelihood has no maximum there; the prior holds the weights."""
+    design = jnp.array([[-2.0], [-1.0], [1.0], [2.0]])
+    separable = Data(design, jnp.array([0.0, 0.0, 1.0, 1.0]))
+    with jax.numpy_dtype_promotion("standard"):  # optax's
+        q = logistic_regression.fit(separable, prior_var())
+    assert np.all(np.isfinite(jax.tree.leaves(q)[0]))
+    axis = np.linspace(-20.0, 20.0, 4001)
+    log_joint = jax.vmap(lambda w: logistic_regression.log_joint(separable, prior_var(), w[None]))(
+        jnp.asarray(axis)
+    )
+    log_evidence = scipy.special.logsumexp(log_joint) + np.log(axis[1] - axis[0])
+    assert 0.0 < log_evidence - logistic_regression.bound(separable, prior_var(), q) < 0.1
+
+
+def test_a_column_that_says_nothing_leaves_its_weight_at_the_prior():
+    design, y = arrays(1)
+    wider = Data(jnp.asarray(np.hstack([design, np.zeros_like(design)])), jnp.asarray(y))
+    with jax.numpy_dtype_promotion("standard"):  # optax's
+        q = logistic_regression.fit(wider, prior_var())
+    np.testing.assert_allclose(q.mean[1], 0.0, atol=1e-8)
+    np.testing.assert_allclose(covariance(q)[1, 1], PRIOR_VAR, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "std"), list(itertools.product([0.0, 3.0], [0.1, 1.0, 4.0])))
+def test_the_quadrature_is_as_exact_as_it_says(mean: float, std: float):
+    """Of one datapoint under q: 1e-9 nats up to a standard deviation of 1, 1e-4 up to 4."""
+    one = Data(jnp.ones((1, 1)), jnp.ones(1))
+    q = FullNormal(jnp.array([mean]), jnp.log(jnp.array([std])), jnp.zeros(0))
+    kl = 0.5 * ((mean**2 + std**2) / PRIOR_VAR - 1.0 - np.log(std**2 / PRIOR_VAR))
+    nodes = np.linspace(-12.0, 12.0, 40_001)
+    log_lik = -np.logaddexp(0.0, -(mean + std * nodes))
+    expected = np.trapezoid(scipy.stats.norm.pdf(nodes) * log_lik, nodes) - kl
+    found = logistic_regression.bound(one, prior_var(), q)
+    np.testing.assert_allclose(found, expected, atol=1e-9 if std <= 1.0 else 1e-4)
+
+
+MISTAKES = {
+    "no data": (jnp.zeros((0, 2)), jnp.zeros(0), "no axis may be empty"),
+    "one column as a vector": (jnp.zeros(3), jnp.zeros(3), "design has shape \\(3,\\)"),
+    "classes of -1 and 1": (
+        jnp.zeros((2, 1)),
+        jnp.array([-1.0, 1.0]),
+        "y holds 1 values that",
+    ),
+    "of unequal lengths": (jnp.zeros((2, 1)), jnp.zeros(3), "design 2 and y 3"),
+    "not a number": (jnp.full((2, 1), jnp.nan), jnp.zeros(2), "design holds 2 values"),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_said_in_one_line(mistake: str, fit: Fit):
+    design, y, words = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=words) as caught:
+        fit(Data(design, y), prior_var())
+    assert "\n" not in str(caught.value)
