@@ -1,0 +1,102 @@
+"""A damaged file of any format is refused by its name, or still holds what it should."""
+
+import gzip
+import io
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_data import amat, idx, small
+
+from aevb.data import _files, binarized_mnist, frey_faces, mnist
+from aevb.data._files import Part, Source
+from aevb.errors import UserError
+
+NUM_DAMAGES = 50
+OFFLINE = "http://127.0.0.1:1"
+
+
+def npz(images: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    packed = np.packbits(images.reshape(len(images), -1), axis=1)
+    np.savez_compressed(file, packed_images=packed)
+    return file.getvalue()
+
+
+def of_mnist(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, bytes]:
+    rng = np.random.default_rng(0)
+    sizes = ((30, 28, 28), (30,), (20, 28, 28), (20,))
+    arrays = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
+    source, files = small(mnist.SOURCE, arrays, encode, OFFLINE)
+    part = source.splits["train"]["image"]
+    return source, part, files[part.names[0]]
+
+
+def of_binarized(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, bytes]:
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 2, (number, 28, 28), dtype=np.uint8) for number in (30, 10, 20)]
+    source, files = small(binarized_mnist.SOURCE, arrays, encode, OFFLINE)
+    part = source.splits["train"]["image"]
+    return source, part, files[part.names[0]]
+
+
+def of_frey() -> tuple[Source, Part, bytes]:
+    part = frey_faces.SOURCE.splits["film"]["image"]
+    return frey_faces.SOURCE, part, (_files.SHIPPED / part.names[0]).read_bytes()
+
+
+FORMATS: dict[str, Callable[[], tuple[Source, Part, bytes]]] = {
+    "mat": of_frey,
+    "idx": lambda: of_mnist(idx),
+    "idx.gz": lambda: of_mnist(lambda array: gzip.compress(idx(array), mtime=0)),
+    "amat": lambda: of_binarized(amat),
+    "npz": lambda: of_binarized(npz),
+}
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(content))
+    match rng.randrange(7):
+        case 0:
+            flipped = content[at] ^ 1 << rng.randrange(8)
+            return content[:at] + bytes([flipped]) + content[at + 1 :]
+        case 1:
+            return content[:at]
+        case 2:
+            return content[:at] + rng.randbytes(rng.randrange(1, 50)) + content[at:]
+        case 3:
+            return content[:at] + content[at + rng.randrange(1, 50) :]
+        case 4:
+            return rng.randbytes(rng.randrange(2000))
+        case 5:
+            return content[:at] + bytes(len(content) - at)
+        case _:
+            return content + content
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_damaged_file_is_refused_by_its_name(
+    format: str, tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    source, part, content = FORMATS[format]()
+    path = tmp_path / f"file.{format}"
+    path.write_bytes(content)
+    sound = _files.read(source, part, path)
+    outcomes: Counter[str] = Counter()
+    for number in range(NUM_DAMAGES):
+        path.write_bytes(damaged(content, random.Random(number)))
+        try:
+            found = _files.read(source, part, path)
+        except UserError as error:
+            (line,) = str(error).splitlines()
+            outcomes["refused by name" if line.startswith(str(path)) else line] += 1
+            continue
+        np.testing.assert_array_equal(found, sound)
+        outcomes["still holds all"] += 1
+    assert set(outcomes) <= {"refused by name", "still holds all"}
+    assert outcomes["refused by name"] > 0.7 * NUM_DAMAGES
+    record_property("fault", f"{NUM_DAMAGES} damaged {format}")
+    record_property("outcome", ", ".join(f"{count} {word}" for word, count in outcomes.items()))
