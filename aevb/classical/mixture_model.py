@@ -1,0 +1,148 @@
+"""The Bayesian mixture of Gaussians: its factorised posterior, and the bound; Bishop, section 10.2.
+
+weights ~ Dirichlet, a `NormalWishart` of mean and precision for each component, z_n ~ weights and
+x_n ~ N(mean_z, precision_z^-1). Q(z, parameters) = q(z) q(parameters) is the only assumption: that
+q(z) factorises over datapoints and q(parameters) over components follows.
+
+K components may be some of more: `active` [K] leaves others out as if they were not there, so that
+models of different sizes fit into arrays of one shape.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import digamma, gammaln, xlogy
+
+from aevb.classical import mixture_seeds, normal_wishart
+from aevb.classical.coordinate_ascent import CoordinateAscent
+from aevb.classical.families import Dirichlet
+from aevb.classical.normal_wishart import LogGaussian, Moments, NormalWishart
+from aevb.types import Key
+
+
+class Prior(NamedTuple):
+    """Of all components alike."""
+
+    concentration: Array  # [], of the Dirichlet, for each component
+    component: NormalWishart  # in D dimensions
+
+
+class Parameters(NamedTuple):
+    """q(weights, means, precisions)."""
+
+    weights: Dirichlet  # of K
+    components: NormalWishart  # leaves [K, ...]
+
+
+class MeanField(NamedTuple):
+    """Q(z, parameters) = q(z) q(parameters)."""
+
+    responsibilities: Array  # [N, K], q(z_n = k)
+    parameters: Parameters
+
+
+def coordinate_ascent(
+    x: Array, prior: Prior, num_components: int, active: Array | None = None
+) -> CoordinateAscent:
+    """Mean field on x [N, D]; Bishop (2006), section 10.2.1.
+
+    It begins at the clusters of k-means. By way of `statistics` and `update_parameters` these
+    updates are also those of the faster `mixture_runs`.
+    """
+    here = jnp.ones(num_components, bool) if active is None else active
+
+    def init(key: Key) -> MeanField:
+        clusters = mixture_seeds.responsibilities(key, x.T, num_components, here)
+        return update_theta(MeanField(clusters.T, at_prior(prior, num_components)))
+
+    def update_theta(q: MeanField) -> MeanField:
+        centres = q.parameters.components.mean
+        data = statistics(x.T, q.responsibilities.T, centres)
+        return q._replace(parameters=update_parameters(prior, data, centres))
+
+    def update_z(q: MeanField) -> MeanField:
+        responsibilities, _ = assign(log_joint(q.parameters, here), x.T)
+        return q._replace(responsibilities=responsibilities.T)
+
+    return CoordinateAscent(
+        init, {"z": update_z, "parameters": update_theta}, lambda q: bound(q, x, prior, here)
+    )
+
+
+def log_joint(parameters: Parameters, active: Array) -> LogGaussian:
+    """E[log p(x, z = k | parameters)] as functions of x, leaves [K, ...]; eq. (10.46).
+
+    Of components that are not active it is -inf.
+    """
+    total = jnp.sum(jnp.where(active, parameters.weights.concentration, 0.0))
+    log_weights = digamma(parameters.weights.concentration) - digamma(total)
+    log_liks = jax.vmap(NormalWishart.expected_log_lik)(parameters.components)
+    constants = jnp.where(active, log_weights + log_liks.constant, -jnp.inf)
+    return log_liks._replace(constant=constants)
+
+
+def assign(log_joints: LogGaussian, x: Array) -> tuple[Array, Array]:
+    """q(z) of points x [D, N] by `log_joint` -> responsibilities [K, N], log-normalisers [N] nats.
+
+    Eqs. (10.48) and (10.49). The sum of the log-normalisers, less the KL of the parameters, is the
+    bound at this q(z).
+    """
+    values = _at(log_joints, x)
+    log_normalisers = jax.nn.logsumexp(values, axis=0)
+    return jnp.exp(values - log_normalisers[None]), log_normalisers
+
+
+def statistics(x: Array, responsibilities: Array, centres: Array) -> Moments:
+    """Of points x [D, N], by their responsibilities [K, N], about centres [K, D]: leaves [K, ...].
+
+    Eqs. (10.51) to (10.53). Those of blocks of points add up.
+    """
+    of_component = jax.vmap(normal_wishart.moments, in_axes=(None, 0, 0))
+    return of_component(x, responsibilities, centres)
+
+
+def update_parameters(prior: Prior, data: Moments, centres: Array) -> Parameters:
+    """q(parameters) from the statistics about centres [K, D]; eqs. (10.58) to (10.63)."""
+    of_component = jax.vmap(normal_wishart.posterior, in_axes=(None, 0, 0))
+    weights = Dirichlet(prior.concentration + data.num_points)
+    return Parameters(weights, of_component(prior.component, data, centres))
+
+
+def kl(parameters: Parameters, prior: Prior, active: Array) -> Array:
+    """KL(q(parameters) || prior) -> [], nats; 0 of the components that are not active."""
+
+    def total(of_each: Array) -> Array:
+        return jnp.sum(jnp.where(active, of_each, 0.0))
+
+    concentration = parameters.weights.concentration
+    before = jnp.full_like(concentration, prior.concentration)
+    log_weights = digamma(concentration) - digamma(total(concentration))
+    of_weights = gammaln(total(concentration)) - gammaln(total(before))
+    of_weights += total(gammaln(before) - gammaln(concentration))
+    of_weights += total((concentration - before) * log_weights)
+    of_component = jax.vmap(NormalWishart.kl, in_axes=(0, None))
+    return of_weights + total(of_component(parameters.components, prior.component))
+
+
+def bound(q: MeanField, x: Array, prior: Prior, active: Array) -> Array:
+    """The bound on log p(x) of points x [N, D] -> [], nats, at any state; eq. (10.70)."""
+    values = _at(log_joint(q.parameters, active), x.T).T
+    expected = jnp.sum(q.responsibilities * jnp.where(active[None], values, 0.0))
+    entropy = -jnp.sum(xlogy(q.responsibilities, q.responsibilities))
+    return expected + entropy - kl(q.parameters, prior, active)
+
+
+def at_prior(prior: Prior, num_components: int) -> Parameters:
+    """The parameters that nothing is known of but their prior."""
+
+    def repeat(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf, (num_components, *leaf.shape))
+
+    return Parameters(Dirichlet(repeat(prior.concentration)), jax.tree.map(repeat, prior.component))
+
+
+def _at(functions: LogGaussian, x: Array) -> Array:
+    """Functions, leaves [K, ...], at points x [D, N] -> [K, N]."""
+    return jax.vmap(lambda function: function(x))(functions)
