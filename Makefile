@@ -13,8 +13,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-faults lint types check format sweep-frey sweep-mnist paper paper-quick bench \
-	lock clean
+.PHONY: help run test test-all test-faults lint types check format sweep-frey sweep-mnist paper \
+	paper-quick docs-figures bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ paper: .venv/users  ## every figure of the paper and docs/paper.md, in hours (DA
 paper-quick: .venv/users  ## the same in ten minutes, far too short to be worth a look, in runs/paper-quick
 	$(BIN)/python experiments/paper.py --quick $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
 	$(BIN)/python experiments/report.py --folder=runs/paper-quick
+
+docs-figures: .venv/users  ## the figures of docs/variational_bayes.md, by running the code in it
+	$(BIN)/python experiments/story.py
 
 bench: .venv/users .venv-bench/peers  ## every benchmark, in about an hour (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }

@@ -46,8 +46,16 @@ def test_a_mark_without_a_table_is_noticed(maker: Any):
         maker.filled_in(README.replace("<!-- speed -->", "<!-- sped -->"))
 
 
+def test_the_example_of_the_mixture_runs():
+    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    x = jax.random.normal(jax.random.key(0), (100, 2)) + jnp.array([[-9.0, 0.0], [9.0, 0.0]] * 50)
+    user: dict[str, Any] = {"jax": jax, "x": x, "x_new": x[:3]}
+    exec(code, user)
+    assert user["fit"].num_components == 2
+
+
 def test_the_example_of_the_losses_runs_and_its_gradient_lowers_the_loss():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(code.splitlines()) <= 20
     weights = jax.random.normal(jax.random.key(0), (2, 6, 4)) / 3
     user: dict[str, Any] = {

@@ -1,0 +1,20 @@
+"""The story of variational Bayes runs, claims what holds, and shows the pictures that it makes."""
+
+import re
+from pathlib import Path
+
+from programs import ROOT, python
+
+PAGE = ROOT / "docs" / "variational_bayes.md"
+PICTURE = re.compile(r"!\[[^\]]+\]\(variational_bayes/(\w+)\.png\)")
+
+
+def test_the_page_runs_from_top_to_bottom_and_makes_the_pictures_that_it_shows(tmp_path: Path):
+    """In a process of its own: the page sets float64 for all of it."""
+    python("experiments/story.py", f"--output={tmp_path}")
+    made = {picture.stem for picture in tmp_path.glob("*.png")}
+    shown = PICTURE.findall(PAGE.read_text())
+    assert len(shown) == len(set(shown))
+    assert made == set(shown)
+    committed = {picture.stem for picture in (ROOT / "docs" / "variational_bayes").glob("*.png")}
+    assert committed == made
