@@ -17,7 +17,7 @@ from aevb.metrics import read_records
 from aevb.ownership import LOCK
 
 NUM_DAMAGES = 200
-NUM_QUICK = 10  # of them, in `make test`
+NUM_QUICK = 6  # of them, in `make test`
 
 
 def small() -> Values:
