@@ -41,7 +41,8 @@ class Runs(NamedTuple):
 def split(x: Array, *, num_clusters: int) -> Blocks:
     """Of points x [N, D], for so many components of all runs together."""
     num_points, num_dims = x.shape
-    size = max(64, min(4096, num_points, BLOCK_SIZE // (num_clusters * num_dims)))
+    size = min(4096, num_points, BLOCK_SIZE // (num_clusters * num_dims))
+    size = max(64, size // 64 * 64)  # whole vectors of the processor
     num_blocks = -(-num_points // size)
     missing = num_blocks * size - num_points
     counts = jnp.pad(jnp.ones(num_points, x.dtype), (0, missing))

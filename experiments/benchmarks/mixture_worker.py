@@ -1,0 +1,100 @@
+"""A contender of mixture_speed.py: fits the Gaussian mixture whenever a line of stdin asks.
+
+A line's answer is {"seconds", "cpu_seconds", "score"}, the last one being the mean log-density of
+the data in nats. Before the first it fits once: the announcement says how long that has taken.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+
+SEPARATION = 2.0  # of the components' means, in standard deviations for each dimension
+
+
+def simulate(num_points: int, num_dims: int, num_components: int) -> np.ndarray:
+    """Overlapping components of unequal covariances -> [N, D], float64."""
+    rng = np.random.default_rng(0)
+    means = SEPARATION * rng.normal(size=(num_components, num_dims))
+    factors = rng.normal(size=(num_components, num_dims, num_dims)) / np.sqrt(num_dims)
+    names = rng.integers(num_components, size=num_points)
+    noise = rng.normal(size=(num_points, num_dims))
+    return means[names] + np.einsum("nij,nj->ni", (factors + 0.5 * np.eye(num_dims))[names], noise)
+
+
+def scikit_learn(x: np.ndarray, args: argparse.Namespace) -> Callable[[int], Callable[[], float]]:
+    from sklearn.mixture import BayesianGaussianMixture
+
+    def fit(seed: int) -> Callable[[], float]:
+        model = BayesianGaussianMixture(
+            n_components=args.components,
+            weight_concentration_prior_type="dirichlet_distribution",
+            n_init=args.restarts,
+            max_iter=args.sweeps,
+            tol=0.0,
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has not converged
+            model.fit(x)
+        return lambda: float(model.score(x))
+
+    return fit
+
+
+def aevb(x: np.ndarray, args: argparse.Namespace) -> Callable[[int], Callable[[], float]]:
+    import jax
+
+    jax.config.update("jax_enable_x64", args.contender == "aevb_float64")
+    from aevb.classical import gaussian_mixture
+
+    def fit(seed: int) -> Callable[[], float]:
+        found = gaussian_mixture.fit(
+            jax.random.key(seed),
+            x,
+            num_components=args.components,
+            num_restarts=args.restarts,
+            num_sweeps=args.sweeps,
+            tolerance=-np.inf,
+        )
+        assert len(found.bounds) == args.sweeps + 1
+        return lambda: float(np.mean(gaussian_mixture.score_samples(found, x)))
+
+    return fit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("contender")
+    parser.add_argument("--points", type=int, required=True)
+    parser.add_argument("--dims", type=int, required=True)
+    parser.add_argument("--components", type=int, required=True)
+    parser.add_argument("--restarts", type=int, required=True)
+    parser.add_argument("--sweeps", type=int, required=True)
+    args = parser.parse_args()
+    x = simulate(args.points, args.dims, args.components)
+    fit = (aevb if args.contender.startswith("aevb") else scikit_learn)(x, args)
+    began = time.perf_counter()
+    if args.contender.startswith("aevb"):  # the others have nothing to compile
+        fit(0)
+    libraries = ("jax", "jaxlib") if args.contender.startswith("aevb") else ("scikit-learn",)
+    announcement = {
+        "first_seconds": time.perf_counter() - began,
+        "versions": {name: version(name) for name in (*libraries, "numpy", "scipy")},
+    }
+    print(json.dumps(announcement), flush=True)
+    for line in sys.stdin:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        score = fit(int(line))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        answer = {"seconds": seconds, "cpu_seconds": cpu_seconds, "score": score()}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

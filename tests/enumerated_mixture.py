@@ -1,0 +1,120 @@
+"""The Gaussian mixture by brute force: every one of the K^N ways to name N datapoints, in NumPy."""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+import scipy.stats
+from numpy.typing import NDArray
+from oracles import LOG_2PI
+from scipy.special import digamma, gammaln
+
+Array = NDArray[Any]
+
+
+class Prior(NamedTuple):
+    """Bishop's alpha_0, m_0, beta_0, nu_0 and the inverse of his W_0."""
+
+    alpha: float
+    mean: Array
+    beta: float
+    nu: float
+    scatter: Array
+
+
+class NormalWishart(NamedTuple):
+    """Of one component given its datapoints."""
+
+    mean: Array
+    beta: float
+    nu: float
+    scatter: Array
+
+
+def multigammaln(a: float, num_dims: int) -> float:
+    """The log of the multivariate gamma function."""
+    gammas = np.sum(gammaln(a - 0.5 * np.arange(num_dims)))
+    return float(0.25 * num_dims * (num_dims - 1) * math.log(math.pi) + gammas)
+
+
+def posterior(prior: Prior, x: Array) -> NormalWishart:
+    """From the sums of x and x x', and not about a centre."""
+    beta = prior.beta + len(x)
+    mean = (prior.beta * prior.mean + np.sum(x, axis=0)) / beta
+    second = prior.beta * np.outer(prior.mean, prior.mean) + x.T @ x
+    scatter = prior.scatter + second - beta * np.outer(mean, mean)
+    return NormalWishart(mean, beta, prior.nu + len(x), scatter)
+
+
+def log_normaliser(family: NormalWishart) -> float:
+    """Without powers of 2 pi, which an evidence has by the number of its datapoints."""
+    num_dims = len(family.mean)
+    log_det = np.linalg.slogdet(family.scatter)[1]
+    of_wishart = 0.5 * family.nu * (num_dims * math.log(2.0) - log_det)
+    of_wishart += multigammaln(0.5 * family.nu, num_dims)
+    return float(of_wishart - 0.5 * num_dims * math.log(family.beta))
+
+
+def log_evidence_of_one(prior: Prior, x: Array) -> float:
+    """log p(x) of datapoints that are of one component."""
+    before = NormalWishart(prior.mean, prior.beta, prior.nu, prior.scatter)
+    ratio = log_normaliser(posterior(prior, x)) - log_normaliser(before)
+    return ratio - 0.5 * x.size * LOG_2PI
+
+
+def log_joint(prior: Prior, x: Array, z: Array, num_components: int) -> float:
+    """log p(x, z): a Dirichlet-multinomial, and the evidence of each component's datapoints."""
+    counts = np.bincount(z, minlength=num_components)
+    log_p_z = gammaln(num_components * prior.alpha) - gammaln(num_components * prior.alpha + len(x))
+    log_p_z += np.sum(gammaln(prior.alpha + counts) - gammaln(prior.alpha))
+    parts = [log_evidence_of_one(prior, x[z == k]) for k in range(num_components)]
+    return float(log_p_z + sum(parts))
+
+
+class Enumeration(NamedTuple):
+    """All z [K^N, N], p(z | x) [K^N] and log p(x)."""
+
+    z: NDArray[np.int64]
+    posterior: Array
+    log_evidence: float
+
+
+def enumerate_all(prior: Prior, x: Array, num_components: int) -> Enumeration:
+    z = np.array(list(itertools.product(range(num_components), repeat=len(x))))
+    joints = np.array([log_joint(prior, x, names, num_components) for names in z])
+    log_evidence = float(np.asarray(scipy.special.logsumexp(joints)))
+    return Enumeration(z, np.exp(joints - log_evidence), log_evidence)
+
+
+def together(found: Enumeration) -> Array:
+    """p(z_i = z_j | x) -> [N, N]."""
+    same = found.z[:, :, None] == found.z[:, None, :]
+    return np.einsum("z,zij->ij", found.posterior, same)
+
+
+def kl_dirichlet(p: Array, q: Array) -> float:
+    """KL(Dirichlet(p) || Dirichlet(q))."""
+    logs = digamma(p) - digamma(np.sum(p))
+    norms = gammaln(np.sum(p)) - np.sum(gammaln(p)) - gammaln(np.sum(q)) + np.sum(gammaln(q))
+    return float(norms + (p - q) @ logs)
+
+
+def kl_normal_wishart(p: NormalWishart, q: NormalWishart) -> float:
+    """KL(p || q): of the Wisharts, and of the normals given the precision, in expectation."""
+    num_dims = len(p.mean)
+    shift = p.mean - q.mean
+    precision = p.nu * np.linalg.inv(p.scatter)
+    of_mean = num_dims * (q.beta / p.beta - 1.0 - math.log(q.beta / p.beta))
+    of_mean += q.beta * shift @ precision @ shift
+    log_det = np.sum(digamma(0.5 * (p.nu - np.arange(num_dims)))) + num_dims * math.log(2.0)
+    log_det -= np.linalg.slogdet(p.scatter)[1]
+
+    def expected_log(of: NormalWishart) -> float:
+        norm = 0.5 * of.nu * (num_dims * math.log(2.0) - np.linalg.slogdet(of.scatter)[1])
+        norm += multigammaln(0.5 * of.nu, num_dims)
+        exponent = 0.5 * (of.nu - num_dims - 1.0) * log_det
+        return float(exponent - 0.5 * np.trace(of.scatter @ precision) - norm)
+
+    return float(0.5 * of_mean + expected_log(p) - expected_log(q))

@@ -1,0 +1,290 @@
+"""The fitted Gaussian mixture, as its users meet it: in float32, on data as they come."""
+
+import itertools
+
+import enumerated_mixture as brute
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import integrate
+from sklearn.mixture import BayesianGaussianMixture
+
+from aevb.classical import gaussian_mixture, mixture_model
+from aevb.classical.gaussian_mixture import Fit
+from aevb.classical.mixture_basis import make_prior
+
+KEY = jax.random.key(0)
+CORNERS = np.array([[0.0, 0.0], [6.0, 1.0], [-2.0, 6.0], [7.0, 8.0], [-7.0, -3.0]])
+
+
+def simulated(num_components: int, num_points: int = 300, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    names = rng.integers(num_components, size=num_points)
+    stds = np.array([[1.0, 1.0], [0.5, 1.5], [1.0, 0.3], [0.7, 0.7], [1.5, 0.5]])[names]
+    return CORNERS[names] + stds * rng.normal(size=(num_points, 2))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Fit:
+    return gaussian_mixture.fit(KEY, simulated(3), num_components=3)
+
+
+# The number of components
+
+
+@pytest.mark.parametrize("num_components", [1, 2, 3, 5])
+def test_the_true_number_of_components_is_chosen(num_components: int):
+    found = gaussian_mixture.fit(KEY, simulated(num_components), num_components=range(1, 7))
+    assert found.num_components == num_components
+    assert found.converged
+    distances = np.linalg.norm(
+        np.asarray(found.means)[:, None] - CORNERS[None, :num_components], axis=2
+    )
+    assert sorted(np.argmin(distances, axis=1)) == list(range(num_components))
+    assert np.max(np.min(distances, axis=1)) < 0.5
+
+
+def test_candidates_rank_as_by_the_enumerated_evidence():
+    """Where that tells them apart by a nat; each score is below its evidence."""
+    rng = np.random.default_rng(3)
+    num_apart = 0
+    with jax.enable_x64(True):
+        for centres in ([0.0] * 8, [-6.0] * 4 + [6.0] * 4, [-8.0] * 3 + [0.0] * 3 + [8.0] * 3):
+            x = np.array(centres)[:, None] + rng.normal(size=(len(centres), 1))
+            known = brute.Prior(1.0, np.zeros(1), 0.05, 2.0, np.eye(1))
+            found = gaussian_mixture.fit(
+                KEY, x, num_components=(1, 2, 3), prior=make_prior(*known), tolerance=1e-9
+            )
+            evidences = {k: brute.enumerate_all(known, x, k).log_evidence for k in (1, 2, 3)}
+            assert all(found.scores[k] < evidences[k] + 1e-9 for k in evidences)
+            assert evidences[found.num_components] > max(evidences.values()) - 1.0
+            for one, other in itertools.permutations(evidences, 2):
+                if evidences[one] > evidences[other] + 1.0:
+                    num_apart += 1
+                    assert found.scores[one] > found.scores[other]
+    assert num_apart >= 3
+
+
+def test_far_apart_components_have_modes_of_equal_evidence_and_the_bound_sees_one():
+    """Of K! of them: with log K! there is next to nothing between the bound and the evidence."""
+    rng = np.random.default_rng(3)
+    known = brute.Prior(2.0, np.zeros(1), 0.02, 4.0, np.eye(1))
+    x = np.array([[-50.0]] * 3 + [[0.0]] * 2 + [[50.0]] * 3) + 0.3 * rng.normal(size=(8, 1))
+    exact = brute.enumerate_all(known, x, 3).log_evidence
+    with jax.enable_x64(True):
+        found = gaussian_mixture.fit(
+            KEY, x, num_components=3, prior=make_prior(*known), tolerance=1e-9
+        )
+    gap = exact - found.bound
+    assert np.log(6.0) < gap < np.log(6.0) + 0.01
+    assert found.scores[3] == pytest.approx(found.bound + np.log(6.0))
+
+
+def test_an_empty_component_has_no_modes_of_its_own():
+    """Of the candidates that have one, none is chosen; asked for alone, it is fitted."""
+    found = gaussian_mixture.fit(KEY, simulated(2), num_components=4)
+    counts = np.asarray(found.parameters.weights.concentration) - 0.25
+    num_empty = int(np.sum(counts < 1.0))
+    assert num_empty > 0
+    log_modes = {1: np.log(24.0), 2: np.log(12.0)}[num_empty]
+    assert found.scores[4] == pytest.approx(found.bound + log_modes)
+    assert found.num_components == 4
+
+
+# The fit
+
+
+def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
+    """By the plain model, in float64, at the parameters that were found and their best q(z)."""
+    leaves = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (fitted.parameters, fitted.prior)
+    )
+    with jax.enable_x64(True):
+        parameters, prior = jax.tree.map(jnp.asarray, leaves)
+        active = jnp.ones(3, bool)
+        log_joints = mixture_model.log_joint(parameters, active)
+        x = jnp.asarray(simulated(3))
+        responsibilities, _ = mixture_model.assign(log_joints, x.T)
+        q = mixture_model.MeanField(responsibilities.T, parameters)
+        expected = float(mixture_model.bound(q, x, prior, active))
+    assert fitted.bound == pytest.approx(expected, rel=1e-5)
+    assert fitted.bound == fitted.bounds[-1]
+    assert np.all(np.diff(fitted.bounds) > -1e-2)
+
+
+def test_units_and_a_distant_origin_change_the_bound_by_the_jacobian(fitted: Fit):
+    """In float32, at an origin where the data as given would have no digit left."""
+    scales, origin = np.array([1000.0, 0.001]), np.array([1e9, -50.0])
+    x = simulated(3)
+    moved = gaussian_mixture.fit(KEY, origin + scales * x, num_components=3)
+    jacobian = -len(x) * np.sum(np.log(scales))
+    assert moved.bound == pytest.approx(fitted.bound + jacobian, abs=0.1)
+    np.testing.assert_allclose(moved.weights, fitted.weights, atol=1e-3)
+    at = x[:20]
+    scores = gaussian_mixture.score_samples(moved, origin + scales * at)
+    expected = gaussian_mixture.score_samples(fitted, at) - np.sum(np.log(scales))
+    np.testing.assert_allclose(scores, expected, atol=5e-3)
+
+
+def test_the_default_prior_and_the_fit_are_scikit_learns(fitted: Fit):
+    x = simulated(3)
+    theirs = BayesianGaussianMixture(
+        n_components=3,
+        weight_concentration_prior_type="dirichlet_distribution",
+        reg_covar=0.0,
+        n_init=3,
+        tol=1e-8,
+        max_iter=500,
+        random_state=0,
+    ).fit(x)
+    prior = gaussian_mixture.default_prior(x, 3)
+    mean, mean_precision, (df, inverse_scale) = prior.component
+    assert float(prior.concentration) == pytest.approx(theirs.weight_concentration_prior_)
+    assert (float(mean_precision), float(df)) == (1.0, 2.0)
+    np.testing.assert_allclose(mean, theirs.mean_prior_, rtol=1e-5)
+    np.testing.assert_allclose(inverse_scale, theirs.covariance_prior_, rtol=1e-5)
+
+    order = np.argsort(np.asarray(fitted.means)[:, 0])
+    theirs_order = np.argsort(theirs.means_[:, 0])
+    np.testing.assert_allclose(fitted.means[order], theirs.means_[theirs_order], atol=1e-2)
+    np.testing.assert_allclose(fitted.weights[order], theirs.weights_[theirs_order], atol=1e-3)
+    np.testing.assert_allclose(
+        fitted.covariances[order], theirs.covariances_[theirs_order], atol=2e-2
+    )
+    names = np.asarray(gaussian_mixture.predict(fitted, x))
+    np.testing.assert_array_equal(
+        np.argsort(order)[names], np.argsort(theirs_order)[theirs.predict(x)]
+    )
+
+
+def test_the_best_of_the_restarts_is_kept():
+    """Four long clusters side by side, which about half of the runs mix up."""
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.normal(size=(75, 2)) * [5.0, 0.3] + [0.0, 3.0 * i] for i in range(4)])
+
+    def bound(seed: int, num_restarts: int) -> float:
+        key = jax.random.key(seed)
+        return gaussian_mixture.fit(
+            key, x, num_components=4, num_restarts=num_restarts, num_sweeps=100
+        ).bound
+
+    single = [bound(seed, 1) for seed in range(10)]
+    assert max(single) > np.min(single) + 10.0
+    assert bound(0, 10) == pytest.approx(max(single), abs=1.0)
+
+
+# New points
+
+
+def test_the_predictive_density_integrates_to_one():
+    x = simulated(3)[:, :1]
+    found = gaussian_mixture.fit(KEY, x, num_components=(2, 3))
+
+    def density(points: np.ndarray) -> np.ndarray:
+        return np.exp(
+            np.asarray(gaussian_mixture.score_samples(found, points[:, None]), np.float64)
+        )
+
+    assert integrate(density, -300.0, 300.0) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_predictive_of_one_component_is_the_ratio_of_evidences():
+    known = brute.Prior(1.0, np.array([0.5, -0.5]), 0.7, 3.5, np.array([[1.0, 0.2], [0.2, 2.0]]))
+    x, new = simulated(1)[:20], np.array([[1.0, -2.0]])
+    found = gaussian_mixture.fit(KEY, x, num_components=1, prior=make_prior(*known))
+    before, after = (brute.log_evidence_of_one(known, d) for d in (x, np.concatenate([x, new])))
+    assert float(gaussian_mixture.score_samples(found, new)[0]) == pytest.approx(
+        after - before, abs=1e-4
+    )
+
+
+def test_probabilities_are_those_of_the_predictive(fitted: Fit):
+    new = np.array([[0.0, 0.0], [3.0, 0.5], [2.0, 3.0], [100.0, 100.0]])
+    found = np.asarray(gaussian_mixture.predict_proba(fitted, new), np.float64)
+    np.testing.assert_allclose(np.sum(found, axis=1), 1.0, atol=1e-6)
+    densities = []
+    for k in range(3):
+        component = jax.tree.map(lambda leaf, k=k: leaf[k], fitted.parameters.components)
+        log_weight = jnp.log(fitted.weights[k])
+        densities.append(component.log_predictive(jnp.asarray(new.T, jnp.float32)) + log_weight)
+    expected = jax.nn.softmax(jnp.stack(densities, axis=1), axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    names = gaussian_mixture.predict(fitted, new)
+    np.testing.assert_array_equal(names, np.argmax(found, axis=1))
+
+
+# Data that are hardly any
+
+
+def test_one_datapoint_under_a_given_prior_has_its_evidence():
+    known = brute.Prior(1.0, np.array([0.5, -0.5]), 0.7, 3.5, np.array([[1.0, 0.2], [0.2, 2.0]]))
+    x = np.array([[2.0, 3.0]])
+    found = gaussian_mixture.fit(KEY, x, num_components=(1, 2), prior=make_prior(*known))
+    assert found.num_components == 1
+    assert found.bound == pytest.approx(brute.log_evidence_of_one(known, x), abs=1e-5)
+
+
+def test_constant_data_under_a_given_prior_have_their_evidence():
+    known = brute.Prior(1.0, np.array([0.5]), 0.7, 1.5, np.array([[2.0]]))
+    x = np.full((50, 1), 3.0)
+    found = gaussian_mixture.fit(KEY, x, num_components=(1, 2, 3), prior=make_prior(*known))
+    assert found.num_components == 1
+    assert found.bound == pytest.approx(brute.log_evidence_of_one(known, x), rel=1e-5)
+
+
+def test_duplicates_are_data():
+    """Two places, 20 datapoints each: two components, as narrow as the prior lets them be."""
+    x = np.repeat(np.array([[0.0, 1.0], [5.0, 2.0], [5.0, 2.5]]), [20, 20, 1], axis=0)
+    found = gaussian_mixture.fit(KEY, x, num_components=2)
+    np.testing.assert_allclose(np.sort(found.means[:, 0]), [0.0, 5.0], atol=0.3)
+    assert np.all(np.isfinite(found.bounds))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (np.zeros((0, 2)), "there must be a datapoint"),
+        (np.zeros((3, 0)), "there must be a datapoint"),
+        (np.zeros(5), "must be \\[N, D\\]"),
+        (np.array([[1.0, np.nan], [2.0, 3.0], [np.inf, 0.0]]), "2 of 3 datapoints"),
+        (np.array([["a", "b"]]), "real numbers"),
+        (np.ones((1, 2)), "no inverse"),
+        (np.ones((9, 2)), "no inverse"),
+        (np.stack([np.arange(9.0), np.ones(9)], axis=1), "no inverse"),
+        (np.stack([np.arange(9.0), 2.0 * np.arange(9.0)], axis=1), "no inverse"),
+    ],
+    ids=["empty", "no dims", "flat", "NaN", "text", "one", "constant", "constant dim", "redundant"],
+)
+def test_data_that_cannot_be_fitted_are_refused_in_a_line(x: np.ndarray, says: str):
+    with pytest.raises(ValueError, match=says) as caught:
+        gaussian_mixture.fit(KEY, x)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"num_components": 0}, "num_components is 0"),
+        ({"num_components": ()}, "num_components is"),
+        ({"num_components": 2.5}, "num_components is 2.5"),
+        ({"num_restarts": 0}, "num_restarts is 0"),
+        ({"num_sweeps": 0}, "num_sweeps is 0"),
+        ({"tolerance": float("nan")}, "tolerance is nan"),
+        ({"prior": make_prior(1.0, np.zeros(3), 1.0, 3.0, np.eye(3))}, "2 dimensions"),
+        ({"prior": make_prior(0.0, np.zeros(2), 1.0, 2.0, np.eye(2))}, "above 0"),
+        ({"prior": make_prior(1.0, np.zeros(2), 1.0, 1.0, np.eye(2))}, "df is 1.0"),
+        ({"prior": make_prior(1.0, np.zeros(2), 1.0, 2.0, -np.eye(2))}, "definite"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(arguments: dict, says: str):
+    with pytest.raises(ValueError, match=says):
+        gaussian_mixture.fit(KEY, simulated(2), **arguments)
+
+
+def test_new_points_of_other_dimensions_are_refused(fitted: Fit):
+    with pytest.raises(ValueError, match="3 dimensions; the mixture was fitted to 2"):
+        gaussian_mixture.predict(fitted, np.zeros((4, 3)))

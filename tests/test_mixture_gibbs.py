@@ -1,0 +1,93 @@
+"""Gibbs sampling of the Gaussian mixture, beside enumeration of all assignments and mean field."""
+
+import math
+from collections.abc import Iterator
+
+import enumerated_mixture as brute
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import standard_errors_off
+
+from aevb.classical import coordinate_ascent, gibbs, mixture_gibbs, mixture_model
+from aevb.classical.families import Wishart
+from aevb.classical.mixture_model import Prior
+from aevb.classical.normal_wishart import NormalWishart
+
+RNG = np.random.default_rng(0)
+TINY = np.concatenate([RNG.normal(-1.0, 0.6, size=(3, 2)), RNG.normal(1.5, 0.6, size=(4, 2))])
+KNOWN = brute.Prior(0.8, np.array([0.2, -0.1]), 0.5, 3.5, np.array([[1.0, 0.3], [0.3, 0.7]]))
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def prior() -> Prior:
+    precision = Wishart(jnp.float64(KNOWN.nu), jnp.asarray(KNOWN.scatter))
+    component = NormalWishart(jnp.asarray(KNOWN.mean), jnp.float64(KNOWN.beta), precision)
+    return Prior(jnp.float64(KNOWN.alpha), component)
+
+
+@pytest.mark.parametrize("num_components", [2, 3])
+def test_gibbs_has_the_probabilities_of_enumeration_and_mean_field_has_not(num_components: int):
+    """That two datapoints are together, and the density of a new one: names do not matter."""
+    x, new = jnp.asarray(TINY), np.array([[0.5, 0.5]])
+    exact = brute.enumerate_all(KNOWN, TINY, num_components)
+    with_new = brute.enumerate_all(KNOWN, np.concatenate([TINY, new]), num_components)
+    density = math.exp(with_new.log_evidence - exact.log_evidence)
+
+    @jax.jit
+    def draw(key: jax.Array) -> mixture_gibbs.Sample:
+        start_key, key = jax.random.split(key)
+        starts = jax.vmap(lambda key: mixture_gibbs.start(key, x, num_components))(
+            jax.random.split(start_key, 400)
+        )
+        transition = mixture_gibbs.transition(prior(), x, num_components)
+        return gibbs.sample(key, starts, transition, num_samples=40, num_warmup=40)
+
+    samples = draw(jax.random.key(0))
+    same = np.mean(
+        np.asarray(samples.z)[..., :, None] == np.asarray(samples.z)[..., None, :], axis=1
+    )
+    pairs = np.triu_indices(len(TINY), 1)
+    assert standard_errors_off(same[:, *pairs], brute.together(exact)[pairs]) < 4
+
+    at_new = jax.vmap(jax.vmap(lambda sample: mixture_gibbs.log_joint(sample, jnp.asarray(new))))
+    densities = np.sum(np.exp(at_new(samples)), axis=(2, 3))
+    assert standard_errors_off(np.mean(densities, axis=1), density) < 4
+
+    problem = mixture_model.coordinate_ascent(x, prior(), num_components)
+
+    @jax.jit
+    def mean_field(key: jax.Array) -> jax.Array:
+        q = coordinate_ascent.ascend(problem, problem.init(key), num_sweeps=300)[0]
+        return q.responsibilities
+
+    q = np.asarray(mean_field(jax.random.key(0)))
+    assert standard_errors_off(same[:, *pairs], (q @ q.T)[pairs]) > 4
+
+
+def test_a_transition_leaves_the_exact_posterior_invariant():
+    """From exact draws of z, one sweep gives exact draws of z."""
+    exact = brute.enumerate_all(KNOWN, TINY, 2)
+    chosen = np.random.default_rng(0).choice(len(exact.z), size=20_000, p=exact.posterior)
+    x = jnp.asarray(TINY)
+    begun = mixture_gibbs.start(jax.random.key(0), x, 2)
+    transition = mixture_gibbs.transition(prior(), x, 2)
+
+    def step(key: jax.Array, z: jax.Array) -> jax.Array:
+        return transition(key, begun._replace(z=z)).z
+
+    keys = jax.random.split(jax.random.key(2), len(chosen))
+    z = np.asarray(jax.jit(jax.vmap(step))(keys, jnp.asarray(exact.z[chosen], jnp.int32)))
+    names = z @ (2 ** np.arange(len(TINY))[::-1])
+    frequencies = np.bincount(names, minlength=2 ** len(TINY))
+    likely = exact.posterior > 1e-3
+    errors = np.sqrt(exact.posterior * (1.0 - exact.posterior) * len(z))
+    assert np.sum(likely) > 5
+    off = np.abs(frequencies - exact.posterior * len(z))[likely] / errors[likely]
+    assert np.max(off) < 4

@@ -1,0 +1,250 @@
+"""The Gaussian mixture's mean field, beside enumeration and beside scikit-learn."""
+
+import math
+import warnings
+from collections.abc import Iterator
+
+import enumerated_mixture as brute
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import gammaln
+from sklearn.mixture import BayesianGaussianMixture
+
+from aevb.classical import coordinate_ascent, mixture_model, mixture_runs
+from aevb.classical.coordinate_ascent import CoordinateAscent
+from aevb.classical.families import Wishart
+from aevb.classical.mixture_model import MeanField, Prior
+from aevb.classical.normal_wishart import NormalWishart
+
+RNG = np.random.default_rng(0)
+TINY = np.concatenate([RNG.normal(-1.0, 0.6, size=(3, 2)), RNG.normal(1.5, 0.6, size=(4, 2))])
+KNOWN = brute.Prior(0.8, np.array([0.2, -0.1]), 0.5, 3.5, np.array([[1.0, 0.3], [0.3, 0.7]]))
+CENTRES = np.array([[0.0, 0.0], [4.0, 1.0], [-2.0, 4.0]])
+CLUSTERS = CENTRES[RNG.integers(3, size=150)] + RNG.normal(size=(150, 2))
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def prior(of: brute.Prior = KNOWN) -> Prior:
+    precision = Wishart(jnp.float64(of.nu), jnp.asarray(of.scatter))
+    component = NormalWishart(jnp.asarray(of.mean), jnp.float64(of.beta), precision)
+    return Prior(jnp.float64(of.alpha), component)
+
+
+def ascent(x: np.ndarray, num_components: int, active: jax.Array | None = None) -> CoordinateAscent:
+    """Each of its functions compiled."""
+    problem = mixture_model.coordinate_ascent(jnp.asarray(x), prior(), num_components, active)
+    updates = {name: jax.jit(update) for name, update in problem.updates.items()}
+    return CoordinateAscent(jax.jit(problem.init), updates, jax.jit(problem.bound))
+
+
+def converged(x: np.ndarray, num_components: int, seed: int = 0) -> MeanField:
+    problem = mixture_model.coordinate_ascent(jnp.asarray(x), prior(), num_components)
+
+    @jax.jit
+    def end(key: jax.Array) -> MeanField:
+        return coordinate_ascent.ascend(problem, problem.init(key), num_sweeps=300)[0]
+
+    return end(jax.random.key(seed))
+
+
+# The bound
+
+
+@pytest.mark.parametrize("num_components", [1, 4])
+def test_the_bound_rises_at_every_update(num_components: int):
+    problem = ascent(CLUSTERS, num_components)
+
+    @jax.jit
+    @jax.vmap
+    def histories(key: jax.Array) -> jax.Array:
+        begun = problem.init(key)
+        _, bounds = coordinate_ascent.ascend(problem, begun, num_sweeps=60)
+        return jnp.concatenate([problem.bound(begun)[None], jnp.ravel(bounds)])
+
+    found = np.asarray(histories(jax.random.split(jax.random.key(0), 4)))
+    assert np.all(np.diff(found, axis=1) > -1e-10)
+    if num_components > 1:
+        assert np.all(found[:, -1] > found[:, 0] + 1.0)
+
+
+@pytest.mark.parametrize("update", ["z", "parameters"])
+def test_no_step_from_an_updated_factor_raises_the_bound(update: str):
+    """The slope of the bound is 0 there, though it was not before."""
+    problem = ascent(CLUSTERS, 3)
+    begun = problem.init(jax.random.key(0))
+
+    def slope(q: MeanField) -> float:
+        def moved(logits: jax.Array, theta: mixture_model.Parameters) -> jax.Array:
+            return problem.bound(MeanField(jax.nn.softmax(logits), theta))
+
+        logits = jnp.log(jnp.maximum(q.responsibilities, 1e-30))
+        of_z, of_theta = jax.grad(moved, argnums=(0, 1))(logits, q.parameters)
+        leaves = jax.tree.leaves(of_z if update == "z" else of_theta)
+        return max(float(jnp.max(jnp.abs(leaf))) for leaf in leaves)
+
+    begun = problem.updates["z"](begun)  # no longer 0 and 1, where softmax has no slope
+    if update == "z":
+        begun = problem.updates["parameters"](begun)
+    after = problem.updates[update](begun)
+    assert slope(begun) > 1e-2
+    assert slope(after) < 1e-8
+
+
+def test_of_one_component_the_bound_is_the_evidence():
+    problem = ascent(TINY, 1)
+    q = problem.update(problem.init(jax.random.key(0)))
+    np.testing.assert_allclose(problem.bound(q), brute.log_evidence_of_one(KNOWN, TINY), rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_components", [2, 3])
+def test_the_bound_is_the_enumerated_evidence_less_the_kl(num_components: int):
+    """KL(Q || P(. | x)) = KL(q(z) || p(z | x)) + E_q(z)[KL(q(parameters) || p(. | z, x))].
+
+    The second has the closed form of Dirichlets and normal-Wisharts for each of the K^N z.
+    """
+    exact = brute.enumerate_all(KNOWN, TINY, num_components)
+    problem = ascent(TINY, num_components)
+    for q in (converged(TINY, num_components), problem.init(jax.random.key(1))):
+        q = problem.updates["z"](q)
+        responsibilities = np.asarray(q.responsibilities)
+        of_each = responsibilities[np.arange(len(TINY)), exact.z]
+        q_z = np.prod(of_each, axis=1)
+        kl = float(np.sum(q_z * (np.log(q_z) - np.log(exact.posterior))))
+        concentration = np.asarray(q.parameters.weights.concentration)
+        components = jax.tree.map(np.asarray, q.parameters.components)
+        mean, beta, (nu, scatter) = components
+        for weight, z in zip(q_z, exact.z, strict=True):
+            counts = np.bincount(z, minlength=num_components)
+            kl += weight * brute.kl_dirichlet(concentration, KNOWN.alpha + counts)
+            for k in range(num_components):
+                ours = brute.NormalWishart(mean[k], beta[k], nu[k], scatter[k])
+                kl += weight * brute.kl_normal_wishart(ours, brute.posterior(KNOWN, TINY[z == k]))
+        bound = float(problem.bound(q))
+        np.testing.assert_allclose(exact.log_evidence - bound, kl, rtol=1e-8)
+        assert bound < exact.log_evidence
+
+
+def test_without_data_the_bound_is_zero():
+    q = MeanField(jnp.zeros((0, 3)), mixture_model.at_prior(prior(), 3))
+    found = jax.jit(mixture_model.bound)(q, jnp.zeros((0, 2)), prior(), jnp.ones(3, bool))
+    np.testing.assert_allclose(found, 0.0, atol=1e-12)
+
+
+# Components that are left out
+
+
+def test_with_some_components_left_out_it_is_the_smaller_model():
+    active = jnp.array([True, False, True, True, False])
+    small, large = ascent(CLUSTERS, 3), ascent(CLUSTERS, 5, active)
+    q = small.init(jax.random.key(0))
+
+    def widened(responsibilities: jax.Array) -> MeanField:
+        wide = jnp.zeros((len(CLUSTERS), 5)).at[:, jnp.flatnonzero(active)].set(responsibilities)
+        return large.updates["parameters"](MeanField(wide, mixture_model.at_prior(prior(), 5)))
+
+    wide = widened(q.responsibilities)
+    for _ in range(3):
+        np.testing.assert_allclose(large.bound(wide), small.bound(q), rtol=1e-13)
+        q, wide = small.update(q), large.update(wide)
+    assert np.all(np.asarray(wide.responsibilities)[:, ~np.asarray(active)] == 0.0)
+    np.testing.assert_allclose(wide.responsibilities[:, active], q.responsibilities, atol=1e-12)
+    left_out = jax.tree.map(lambda leaf: leaf[1], wide.parameters.components)
+    for found, known in zip(
+        jax.tree.leaves(left_out), jax.tree.leaves(prior().component), strict=True
+    ):
+        np.testing.assert_array_equal(found, known)
+
+
+def test_a_seed_is_never_given_to_a_component_that_is_left_out():
+    active = jnp.array([False, True, True])
+    q = ascent(CLUSTERS, 3, active).init(jax.random.key(0))
+    assert np.all(np.asarray(q.responsibilities)[:, 0] == 0.0)
+    np.testing.assert_array_equal(np.sum(q.responsibilities, axis=1), 1.0)
+
+
+# Blocks of points
+
+
+def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch):
+    """Three blocks, the last of which is filled up."""
+    monkeypatch.setattr(mixture_runs, "BLOCK_SIZE", 1500)
+    x = jnp.asarray(CLUSTERS)
+    problem = ascent(CLUSTERS, 3)
+    starts = [problem.init(jax.random.key(seed)) for seed in range(4)]
+    states = [problem.updates["z"](q) for q in starts]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(q.parameters for q in starts))
+    priors = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *leaf.shape)), prior())
+    jax.clear_caches()  # a program of this block size
+    runs, history = mixture_runs.continue_from(
+        stacked, x, priors, jnp.ones((4, 3), bool), jnp.float64(-jnp.inf), num_sweeps=3
+    )
+    assert mixture_runs.split(x, num_clusters=12).x.shape == (3, 2, 64)
+    for sweep in range(4):
+        bounds = [problem.bound(q) for q in states]
+        np.testing.assert_allclose(history[sweep], np.array(bounds), rtol=1e-12)
+        if sweep < 3:
+            states = [problem.updates["z"](problem.updates["parameters"](q)) for q in states]
+    for run, q in enumerate(states):
+        found = jax.tree.map(lambda leaf, run=run: leaf[run], runs.parameters)
+        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(q.parameters), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-9)
+
+
+# scikit-learn
+
+
+def test_scikit_learn_finds_the_same_and_its_bound_lacks_known_constants():
+    """From the same responsibilities, after the same number of iterations, under the same prior.
+
+    Its bound lacks the normalisers of the priors, C(alpha_0) and for each component B(W_0, nu_0)
+    and (D / 2) log beta_0, and the (N D / 2) log 2 pi of the likelihood.
+    """
+    num_components, num_sweeps = 4, 7
+    theirs = BayesianGaussianMixture(
+        n_components=num_components,
+        weight_concentration_prior_type="dirichlet_distribution",
+        weight_concentration_prior=KNOWN.alpha,
+        mean_precision_prior=KNOWN.beta,
+        mean_prior=KNOWN.mean,
+        degrees_of_freedom_prior=KNOWN.nu,
+        covariance_prior=KNOWN.scatter,
+        reg_covar=0.0,
+        tol=0.0,
+        max_iter=num_sweeps,
+        init_params="random",
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged
+        theirs.fit(CLUSTERS)
+
+    begun = np.random.RandomState(0).uniform(size=(len(CLUSTERS), num_components))
+    begun /= np.sum(begun, axis=1, keepdims=True)
+    problem = ascent(CLUSTERS, num_components)
+    q = MeanField(jnp.asarray(begun), mixture_model.at_prior(prior(), num_components))
+    q = problem.updates["parameters"](q)
+    for _ in range(num_sweeps):
+        q = problem.update(q)
+
+    components = q.parameters.components
+    np.testing.assert_allclose(components.mean, theirs.means_, rtol=1e-8)
+    covariances = np.asarray(components.precision.inverse_scale) / np.asarray(
+        components.precision.df
+    ).reshape(-1, 1, 1)
+    np.testing.assert_allclose(covariances, theirs.covariances_, rtol=1e-8)
+    np.testing.assert_allclose(q.parameters.weights.mean(), theirs.weights_, rtol=1e-8)
+
+    num_dims = 2
+    log_c = gammaln(num_components * KNOWN.alpha) - num_components * gammaln(KNOWN.alpha)
+    log_b = 0.5 * KNOWN.nu * (np.linalg.slogdet(KNOWN.scatter)[1] - num_dims * math.log(2.0))
+    log_b -= np.sum(gammaln(0.5 * (KNOWN.nu - np.arange(num_dims))))
+    constants = log_c + num_components * (log_b + 0.5 * num_dims * math.log(KNOWN.beta))
+    constants -= 0.5 * CLUSTERS.size * math.log(2.0 * math.pi)
+    np.testing.assert_allclose(problem.bound(q), theirs.lower_bound_ + constants, rtol=1e-9)
