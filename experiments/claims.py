@@ -75,16 +75,20 @@ def claim_superfluous(findings: Findings) -> list[Claim]:
         ("figure_2_mnist", 200, 20, -1.0),
         ("figure_2_frey", 20, 2, 0.0),
     ):
-        lead = paired(
-            findings.runs(study, model__num_latents=many, algorithm__name="sgvb"),
-            findings.runs(study, model__num_latents=few, algorithm__name="sgvb"),
-            lambda run: run["test_bound"],
-        )
+        runs = [
+            findings.runs(study, model__num_latents=number, algorithm__name="sgvb")
+            for number in (many, few)
+        ]
+        lead = paired(*runs, lambda run: run["test_bound"])
         title = f"{FIGURE_2[study]}, test: Z = {many} is ahead of Z = {few} by"
         if lead is None:
             claims.append(Claim(says, f"{title}: {MISSING}", ""))
-        else:
-            claims.append(Claim(says, f"{title} {lead.signed}", verdict(lead, least)))
+            continue
+        on_train = paired(*runs, lambda run: run["train_bound"])
+        measured = f"{title} {lead.signed}"
+        if on_train is not None:  # what overfits is ahead on the training data
+            measured += f"; on the training data by {on_train.signed}"
+        claims.append(Claim(says, measured, verdict(lead, least)))
     return claims
 
 

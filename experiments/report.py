@@ -212,7 +212,7 @@ def text_of(document: str, findings: Findings) -> str:
 
 def draw(findings: Findings, pictures: Path) -> None:
     """Figures 2, 3 and 6, of the studies that were run."""
-    for study, limits in (("figure_2_mnist", (-150.0, -90.0)), ("figure_2_frey", (0.0, 1600.0))):
+    for study, limits in (("figure_2_mnist", (-180.0, -90.0)), ("figure_2_frey", (0.0, 1600.0))):
         if study in findings.studies:
             drawn = {
                 f"{title}, Z = {num_latents}": {
