@@ -75,16 +75,16 @@ def claim_superfluous(findings: Findings) -> list[Claim]:
         ("figure_2_mnist", 200, 20, -1.0),
         ("figure_2_frey", 20, 2, 0.0),
     ):
-        runs = [
+        larger, smaller = (
             findings.runs(study, model__num_latents=number, algorithm__name="sgvb")
             for number in (many, few)
-        ]
-        lead = paired(*runs, lambda run: run["test_bound"])
+        )
+        lead = paired(larger, smaller, lambda run: run["test_bound"])
         title = f"{FIGURE_2[study]}, test: Z = {many} is ahead of Z = {few} by"
         if lead is None:
             claims.append(Claim(says, f"{title}: {MISSING}", ""))
             continue
-        on_train = paired(*runs, lambda run: run["train_bound"])
+        on_train = paired(larger, smaller, lambda run: run["train_bound"])
         measured = f"{title} {lead.signed}"
         if on_train is not None:  # what overfits is ahead on the training data
             measured += f"; on the training data by {on_train.signed}"
