@@ -75,7 +75,7 @@ def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
 
 def _up_to(high: int, low: int = 1) -> tuple[str, Callable[[Any], bool]]:
     """Of what takes memory or time: far above any use, and below what stops a machine."""
-    return f"from {low} to {high:,}", lambda value: low <= value <= high
+    return f"at least {low} and at most {high:,}", lambda value: low <= value <= high
 
 
 def _seed() -> tuple[str, Callable[[Any], bool]]:

@@ -81,7 +81,9 @@ def _python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _python(folder, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *arguments)
+    return _python(
+        folder, "-m", "pytest", "-q", "-m", "", "--tb=no", "-p", "no:cacheprovider", *arguments
+    )
 
 
 def judge(slip: Slip) -> Outcome:

@@ -1036,10 +1036,10 @@ SLIPS = (
     Slip(
         "the worst restart chosen",
         "classical/gaussian_mixture.py",
-        "among[np.argmax(bounds[among])]",
-        "among[np.argmin(bounds[among])]",
+        "max(among, key=bounds.__getitem__)",
+        "min(among, key=bounds.__getitem__)",
         "test_gaussian_mixture.py",
-        "true_number",
+        "restarts",
     ),
     Slip(
         "the predictive density of standardised data",

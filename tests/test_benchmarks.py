@@ -264,6 +264,7 @@ def test_a_contender_that_has_not_the_model_is_refused(tmp_path: Path):
     assert "pythae" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
     output = tmp_path / "first.json"
     python(
@@ -369,3 +370,20 @@ def test_members_are_timed_and_a_missing_accelerator_is_named(frey_folder: Path,
     assert [row["members"] for row in report["rows"]] == [1, 3]
     assert all(row["examples_per_second"] > 0 for row in report["rows"])
     assert report["platform"] in ("gpu", "tpu") or report["not_measured"] == ["gpu"]
+
+
+# The Gaussian mixture
+
+
+def test_the_mixture_is_fitted_in_turn_and_equally_well(tmp_path: Path):
+    output = tmp_path / "mixture.json"
+    sizes = ("--points=2000", "--dims=2", "--components=3", "--restarts=3", "--sweeps=30")
+    contenders = "--contenders=aevb_float32,aevb_float64,sklearn_one_thread"
+    script = BENCHMARKS / "mixture_speed.py"
+    python(script, *sizes, contenders, "--rounds=1", f"--output={output}")
+    report = json.loads(output.read_text())
+    results = report["contenders"]
+    assert results["aevb_float32"]["ratio"]["median"] == 1.0
+    scores = [result["score"]["median"] for result in results.values()]
+    assert max(scores) - min(scores) < 0.02
+    assert report["sizes"]["points"] == 2000

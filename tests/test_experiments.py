@@ -116,6 +116,7 @@ def test_reproduce_records_a_run_that_failed(tmp_path: Path):
     assert "step_size" in row["runs"][0]["failed"]
 
 
+@pytest.mark.slow
 def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
     output = tmp_path / "variance.json"
     python(

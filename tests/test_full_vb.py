@@ -359,6 +359,7 @@ def noisy_steps(noise: str) -> Steps:
     return steps_of(algorithm, params_of(mlp_vae(), log_var=-3.0), some_batch())
 
 
+@pytest.mark.slow
 def test_the_objective_is_that_of_appendix_f_before_its_kls_are_closed():
     """N (log p(x, z) - log q(z|x)) + log p(theta) - log q(theta), everything sampled."""
     model, batch, params = mlp_vae(), some_batch(), params_of(mlp_vae(), log_var=-3.0)

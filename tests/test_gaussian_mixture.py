@@ -11,8 +11,7 @@ from oracles import integrate
 from sklearn.mixture import BayesianGaussianMixture
 
 from aevb.classical import gaussian_mixture, mixture_model
-from aevb.classical.gaussian_mixture import Fit
-from aevb.classical.mixture_basis import make_prior
+from aevb.classical.gaussian_mixture import Fit, make_prior
 
 KEY = jax.random.key(0)
 CORNERS = np.array([[0.0, 0.0], [6.0, 1.0], [-2.0, 6.0], [7.0, 8.0], [-7.0, -3.0]])
@@ -45,6 +44,7 @@ def test_the_true_number_of_components_is_chosen(num_components: int):
     assert np.max(np.min(distances, axis=1)) < 0.5
 
 
+@pytest.mark.slow
 def test_candidates_rank_as_by_the_enumerated_evidence():
     """Where that tells them apart by a nat; each score is below its evidence."""
     rng = np.random.default_rng(3)
@@ -158,20 +158,20 @@ def test_the_default_prior_and_the_fit_are_scikit_learns(fitted: Fit):
     )
 
 
+@pytest.mark.slow
 def test_the_best_of_the_restarts_is_kept():
-    """Four long clusters side by side, which about half of the runs mix up."""
+    """Of seven clusters in ten dimensions k-means often takes two for one."""
     rng = np.random.default_rng(1)
-    x = np.concatenate([rng.normal(size=(75, 2)) * [5.0, 0.3] + [0.0, 3.0 * i] for i in range(4)])
+    centres = 3.0 * rng.normal(size=(7, 10))
+    x = centres[rng.integers(7, size=400)] + rng.normal(size=(400, 10))
 
     def bound(seed: int, num_restarts: int) -> float:
         key = jax.random.key(seed)
-        return gaussian_mixture.fit(
-            key, x, num_components=4, num_restarts=num_restarts, num_sweeps=100
-        ).bound
+        return gaussian_mixture.fit(key, x, num_components=7, num_restarts=num_restarts).bound
 
-    single = [bound(seed, 1) for seed in range(10)]
-    assert max(single) > np.min(single) + 10.0
-    assert bound(0, 10) == pytest.approx(max(single), abs=1.0)
+    single = [bound(seed, 1) for seed in range(6)]
+    assert max(single) > min(single) + 10.0
+    assert bound(0, 8) > max(single) - 1.0
 
 
 # New points
@@ -251,7 +251,7 @@ def test_duplicates_are_data():
         (np.zeros((3, 0)), "there must be a datapoint"),
         (np.zeros(5), "must be \\[N, D\\]"),
         (np.array([[1.0, np.nan], [2.0, 3.0], [np.inf, 0.0]]), "2 of 3 datapoints"),
-        (np.array([["a", "b"]]), "real numbers"),
+        (np.array([["a", "b"]]), "array of numbers"),
         (np.ones((1, 2)), "no inverse"),
         (np.ones((9, 2)), "no inverse"),
         (np.stack([np.arange(9.0), np.ones(9)], axis=1), "no inverse"),
@@ -274,15 +274,27 @@ def test_data_that_cannot_be_fitted_are_refused_in_a_line(x: np.ndarray, says: s
         ({"num_restarts": 0}, "num_restarts is 0"),
         ({"num_sweeps": 0}, "num_sweeps is 0"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
-        ({"prior": make_prior(1.0, np.zeros(3), 1.0, 3.0, np.eye(3))}, "2 dimensions"),
-        ({"prior": make_prior(0.0, np.zeros(2), 1.0, 2.0, np.eye(2))}, "above 0"),
-        ({"prior": make_prior(1.0, np.zeros(2), 1.0, 1.0, np.eye(2))}, "df is 1.0"),
-        ({"prior": make_prior(1.0, np.zeros(2), 1.0, 2.0, -np.eye(2))}, "definite"),
+        ({"prior": make_prior(1.0, np.zeros(3), 1.0, 3.0, np.eye(3))}, "x has 2 dimensions"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(arguments: dict, says: str):
     with pytest.raises(ValueError, match=says):
         gaussian_mixture.fit(KEY, simulated(2), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ((0.0, np.zeros(2), 1.0, 2.0, np.eye(2)), "above 0"),
+        ((1.0, np.zeros(2), 0.0, 2.0, np.eye(2)), "above 0"),
+        ((1.0, np.zeros(2), 1.0, 1.0, np.eye(2)), "df is 1.0"),
+        ((1.0, np.zeros(2), 1.0, 2.0, -np.eye(2)), "definite"),
+        ((1.0, np.zeros(2), 1.0, 2.0, np.eye(3)), "shapes"),
+    ],
+)
+def test_a_prior_that_is_no_distribution_is_refused(given: tuple, says: str):
+    with pytest.raises(ValueError, match=says):
+        make_prior(*given)
 
 
 def test_new_points_of_other_dimensions_are_refused(fitted: Fit):

@@ -396,6 +396,7 @@ def test_the_bound_of_variational_bayes_is_below_the_evidence_by_the_kl():
 # The same model, by roads of this package that know nothing of it
 
 
+@pytest.mark.slow
 def test_em_variational_em_mcem_and_aevb_side_by_side():
     """Nats per datapoint below the closed maximum: EM 0, AEVB under 0.001, MCEM under 0.005."""
     x = linear_models.pca_data()

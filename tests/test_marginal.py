@@ -164,6 +164,7 @@ def test_appendix_d_is_unbiased_for_the_reciprocal_where_its_fit_is_good():
 
 
 @every_estimator
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_seeds(name: str):
     case, number = make_case(6, 2, seed=7), 200
     settings = {
@@ -357,6 +358,7 @@ def test_appendix_d_tells_of_chains_that_do_not_agree_by_r_hat():
     assert together < 1.1
 
 
+@pytest.mark.slow
 def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
     """From a z that is not of the posterior, so that one can see how much of it is left."""
     case = make_case(6, 3, seed=2)

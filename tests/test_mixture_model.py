@@ -172,6 +172,7 @@ def test_a_seed_is_never_given_to_a_component_that_is_left_out():
 # Blocks of points
 
 
+@pytest.mark.slow
 def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch):
     """Three blocks, the last of which is filled up."""
     monkeypatch.setattr(mixture_runs, "BLOCK_SIZE", 1500)

@@ -166,6 +166,7 @@ def test_mean_field_has_the_right_means_and_variances_too_small_by_the_known_fac
 
 
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
+@pytest.mark.slow
 def test_sgvb_finds_the_mean_field_optimum():
     """L-BFGS on eq. (6) with the noise of 500 samples held fixed, 8 times over."""
     gamma = reparam.FAMILIES["gamma"]

@@ -215,6 +215,7 @@ def test_ard_shuts_off_the_dimensions_that_the_data_do_not_have():
 # Probabilistic PCA
 
 
+@pytest.mark.slow
 def test_with_broad_priors_and_many_data_it_is_probabilistic_pca_by_maximum_likelihood():
     """The covariance of x is off by 1/N: ten times the data, a tenth of the distance."""
     everything = data(10_000)

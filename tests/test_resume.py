@@ -95,6 +95,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert_same_end(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_two_runs_end_bitwise_the_same(undisturbed: Path, tmp_path: Path):
     finish(tmp_path / "run")
     assert_same_end(tmp_path / "run", undisturbed)

@@ -209,7 +209,8 @@ def test_on_several_devices_every_run_ends_bitwise_the_same(in_sequence: Path, t
         assert f"{row['test_bound']['mean']:.2f} +- " in done.stdout
 
 
-@pytest.mark.parametrize("mapping", ["devices", pytest.param("stack", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mapping", ["devices", "stack"])
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Path):
     """As each run alone does: its log has every line once, and its end is the same."""
     undisturbed = tmp_path / "undisturbed"

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import betaln, digamma, gammaln, multigammaln, xlog1py, xlogy
 
+from aevb.classical import cholesky
 from aevb.distributions import LOG_2PI
 
 LOG_2 = math.log(2.0)
@@ -122,9 +123,9 @@ class Normal(NamedTuple):
 
     def log_prob(self, z: Array) -> Array:
         """The log-density of z [Z] -> [], nats."""
-        shift = z - self.mean
-        squared = shift @ jnp.linalg.solve(self.covariance, shift)
-        return -0.5 * (len(self.mean) * LOG_2PI + _log_det(self.covariance) + squared)
+        factors = cholesky.factorise(self.covariance)
+        whitened = factors.inverse @ (z - self.mean)
+        return -0.5 * (jnp.sum(LOG_2PI + jnp.square(whitened)) + factors.log_det())
 
     def entropy(self) -> Array:
         """-E[log q(z)] -> [], nats."""
@@ -138,8 +139,9 @@ class Normal(NamedTuple):
         """KL(self || other) -> [], nats."""
         shift = self.mean - other.mean
         moved = self.covariance + jnp.outer(shift, shift)
-        trace = jnp.trace(jnp.linalg.solve(other.covariance, moved))
-        log_dets = _log_det(other.covariance) - _log_det(self.covariance)
+        factors = cholesky.factorise(other.covariance)
+        trace = jnp.sum((factors.inverse @ moved) * factors.inverse)
+        log_dets = factors.log_det() - _log_det(self.covariance)
         return 0.5 * (trace - len(self.mean) + log_dets)
 
 
@@ -155,7 +157,8 @@ class Wishart(NamedTuple):
 
     def mean(self) -> Array:
         """E[x] -> [D, D]."""
-        return self.df * jnp.linalg.inv(self.inverse_scale)
+        inverse = cholesky.factorise(self.inverse_scale).inverse
+        return self.df * inverse.T @ inverse
 
     def expected_log_det(self) -> Array:
         """E[log |x|] -> []; Bishop (2006), eq. (B.81)."""
@@ -178,7 +181,8 @@ class Wishart(NamedTuple):
 
     def _expected_log_prob(self, other: "Wishart") -> Array:
         exponent = 0.5 * (other.df - len(self.inverse_scale) - 1.0) * self.expected_log_det()
-        trace = self.df * jnp.trace(jnp.linalg.solve(self.inverse_scale, other.inverse_scale))
+        inverse = cholesky.factorise(self.inverse_scale).inverse
+        trace = self.df * jnp.sum((inverse @ other.inverse_scale) * inverse)
         return exponent - 0.5 * trace - other._log_normaliser()
 
     def _log_normaliser(self) -> Array:
@@ -188,4 +192,4 @@ class Wishart(NamedTuple):
 
 
 def _log_det(positive_definite: Array) -> Array:
-    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(positive_definite))))
+    return cholesky.factorise(positive_definite).log_det()

@@ -90,7 +90,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     record_property("outcome", "the same end")
 
 
-@pytest.mark.parametrize("number", some_quick(NUM_SIGNALS, (25,)))
+@pytest.mark.parametrize("number", some_quick(NUM_SIGNALS, ()))
 def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],

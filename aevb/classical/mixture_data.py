@@ -1,0 +1,112 @@
+"""Data and priors for a mixture as people give them, in float64 whatever JAX's own default is.
+
+A distant origin then costs no digits, before the data are moved to where they are of order 1.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from aevb.classical.families import Wishart
+from aevb.classical.mixture_model import Prior
+from aevb.classical.normal_wishart import NormalWishart
+
+SINGULAR = 1e-12  # the ratio of eigenvalues of a correlation matrix up to which it has no inverse
+
+
+def points(x: ArrayLike) -> tuple[Array, jnp.dtype]:
+    """x [N, D] in float64, and the type to compute in: its own, or JAX's default.
+
+    Raises:
+        ValueError: it is not [N, D], or not of finite numbers.
+    """
+    try:
+        given = jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise ValueError("x cannot be read as an array of numbers; it must be [N, D]") from None
+    if given.ndim != 2:
+        raise ValueError(f"x has the shape {given.shape}; it must be [N, D], also where D is 1")
+    if given.size == 0:
+        raise ValueError(
+            f"x has the shape {given.shape}; there must be a datapoint and a dimension"
+        )
+    if jnp.iscomplexobj(given):
+        raise ValueError(f"x holds {given.dtype}; it must hold real numbers")
+    is_float = jnp.issubdtype(given.dtype, jnp.floating) and given.dtype.itemsize >= 4
+    dtype = given.dtype if is_float else jnp.zeros(()).dtype
+    with jax.enable_x64(True):
+        exact = jnp.asarray(x, jnp.float64)
+        bad = int(jnp.sum(~jnp.all(jnp.isfinite(exact), axis=1)))
+    if bad:
+        raise ValueError(f"{bad} of {len(exact)} datapoints hold NaN or infinity; leave them out")
+    return exact, dtype
+
+
+def make_prior(
+    concentration: ArrayLike,
+    mean: ArrayLike,
+    mean_precision: ArrayLike,
+    df: ArrayLike,
+    inverse_scale: ArrayLike,
+) -> Prior:
+    """A prior in float64, where x [N, D] has a mean [D] and an inverse scale [D, D].
+
+    Raises:
+        ValueError: the shapes do not fit, or there is no such distribution.
+    """
+    with jax.enable_x64(True):
+        given = (concentration, mean, mean_precision, df, inverse_scale)
+        alpha, centre, beta, nu, scatter = (jnp.asarray(leaf, jnp.float64) for leaf in given)
+        if centre.ndim != 1 or scatter.shape != (len(centre), len(centre)):
+            raise ValueError(
+                f"the prior's mean and inverse scale have the shapes {centre.shape} and "
+                f"{scatter.shape}; they must be [D] and [D, D]"
+            )
+        if not (alpha > 0.0 and beta > 0.0):
+            raise ValueError(
+                f"the prior's concentration is {alpha} and its mean_precision {beta}; "
+                "both must be above 0"
+            )
+        if not nu > len(centre) - 1:
+            raise ValueError(
+                f"the prior's df is {nu}; in {len(centre)} dimensions it must be above "
+                f"{len(centre) - 1}"
+            )
+        if not _is_positive_definite(scatter):
+            raise ValueError("the prior's inverse scale is not positive definite; it must be")
+        return Prior(alpha, NormalWishart(centre, beta, Wishart(nu, scatter)))
+
+
+def of_points(x: Array, num_components: int) -> Prior:
+    """`gaussian_mixture.default_prior` in float64, of points x [N, D] in float64.
+
+    Raises:
+        ValueError: their covariance has no inverse.
+    """
+    num_points, num_dims = x.shape
+    with jax.enable_x64(True):
+        mean = jnp.mean(x, axis=0)
+        away = x - mean[None]
+        covariance = away.T @ away / max(1, num_points - 1)
+        if not _is_positive_definite(covariance):
+            raise ValueError(
+                f"the covariance of {num_points} datapoints in {num_dims} dimensions has no "
+                "inverse, which the default prior needs; leave out constant or redundant "
+                "dimensions, or give a prior"
+            )
+        return make_prior(1.0 / num_components, mean, 1.0, num_dims, covariance)
+
+
+def cast(prior: Prior, dtype: jnp.dtype) -> Prior:
+    """The prior in another type."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
+
+
+def _is_positive_definite(matrix: Array) -> bool:
+    """Whatever the units of its dimensions are."""
+    stds = jnp.sqrt(jnp.abs(jnp.diagonal(matrix)))
+    if not jnp.all(stds > 0.0):
+        return False
+    eigenvalues = jnp.linalg.eigvalsh(matrix / jnp.outer(stds, stds))
+    return bool(eigenvalues[0] > SINGULAR * eigenvalues[-1])
