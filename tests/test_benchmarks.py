@@ -362,6 +362,7 @@ def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_p
 # Members of a stack
 
 
+@pytest.mark.slow
 def test_members_are_timed_and_a_missing_accelerator_is_named(frey_folder: Path, tmp_path: Path):
     output = tmp_path / "members.json"
     flags = [f"--data-dir={frey_folder}", "--data=frey", "--latent-dim=2", f"--output={output}"]
@@ -375,6 +376,7 @@ def test_members_are_timed_and_a_missing_accelerator_is_named(frey_folder: Path,
 # The Gaussian mixture
 
 
+@pytest.mark.slow
 def test_the_mixture_is_fitted_in_turn_and_equally_well(tmp_path: Path):
     output = tmp_path / "mixture.json"
     sizes = ("--points=2000", "--dims=2", "--components=3", "--restarts=3", "--sweeps=30")

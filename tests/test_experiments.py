@@ -79,6 +79,7 @@ def test_a_run_on_data_that_are_no_images_draws_its_curve(tmp_path: Path):
     assert [picture.name for picture in (tmp_path / "figures").iterdir()] == ["bound.png"]
 
 
+@pytest.mark.slow
 def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopped(tmp_path: Path):
     output = tmp_path / "results.json"
     command: list[Any] = ["experiments/reproduce.py", "--rows=frey_random_2", "--num_examples=3000"]

@@ -173,10 +173,10 @@ def test_imports_point_down(module: str):
             assert SOURCES[f"aevb.{own}"].name == "__init__.py", where
 
 
-def test_the_mathematics_knows_jax_and_numpy_which_comes_with_it_and_no_other_library():
+def test_the_mathematics_knows_jax_and_no_other_library():
     found = {(module, library) for module, library, _ in outer_imports()}
     used = {library for module, library in found if unit_of(module) in MATHEMATICS}
-    assert used == {"jax", "numpy"}
+    assert used == {"jax"}
 
 
 def test_each_library_is_known_to_few_files():
