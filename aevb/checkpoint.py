@@ -6,7 +6,6 @@ had without the other. The latest two and the best are kept, or all of them.
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 
 from aevb.algorithms.base import TrainState
+from aevb.signed import is_sound, sign
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -44,10 +44,6 @@ def digest(state: TrainState) -> str:
         total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
-
-
-def _digest_of_notes(notes: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
@@ -120,7 +116,7 @@ def save(
     }
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        notes=ocp.args.JsonSave({**notes, "digest": _digest_of_notes(notes)}),
+        notes=ocp.args.JsonSave(sign(notes)),
     )
     metrics = None if test_bound is None else {"test_bound": test_bound}
     try:
@@ -181,16 +177,15 @@ def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Re
             notes=ocp.args.JsonRestore(),
         ),
     )
-    state, notes = found.state, dict(found.notes)
-    signature = notes.pop("digest")
+    state, notes = found.state, found.notes
     match notes.get("format", 1):
         case 1:
-            is_sound = digest(state) == signature
+            as_saved = digest(state) == notes["digest"]
         case 2:
-            is_sound = (digest(state), _digest_of_notes(notes)) == (notes["state"], signature)
+            as_saved = is_sound(notes) and digest(state) == notes["state"]
         case other:
             raise _DamagedError(f"of format {other!r}, and this version reads 1 and {FORMAT}")
-    if not is_sound:
+    if not as_saved:
         raise _DamagedError("it does not hold what was saved")
     if int(state.step) != number:
         raise _DamagedError(f"it is the one of step {int(state.step)}")

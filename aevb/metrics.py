@@ -1,6 +1,5 @@
 """What a run writes for people and programs: JSON lines, JSON files, TensorBoard events."""
 
-import hashlib
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aevb.errors import UserError
+from aevb.signed import is_sound, sign
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_signed(path: Path, content: Mapping[str, Any]) -> None:
     """`write_json`, with the content's own digest as its last entry."""
-    write_json(path, {**content, "digest": _digest(content)})
+    write_json(path, sign(content))
 
 
 def read_signed(path: Path) -> dict[str, Any]:
@@ -36,13 +36,10 @@ def read_signed(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
-    if content.pop("digest", None) not in (None, _digest(content)):
+    if content.get("digest") is not None and not is_sound(content):
         raise ValueError("its content and its digest do not belong together")
+    content.pop("digest", None)
     return content
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _replace(path: Path, text: str) -> None:

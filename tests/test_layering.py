@@ -17,7 +17,7 @@ EXPERIMENTS = ROOT / "experiments"
 # may import one another; a file of it that is listed itself has its own. A new module is put where
 # it belongs, which is a decision.
 LAYERS = (
-    ("types", "errors"),
+    ("types", "errors", "signed"),
     ("distributions", "densities"),
     ("likelihoods", "losses", "reparam", "flows", "hmc", "lbfgs", "weights"),
     ("annealing", "proposals"),
