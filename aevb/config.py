@@ -73,9 +73,9 @@ def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
     return f"at least {low}", lambda value: low <= value < math.inf
 
 
-def _up_to(high: int, low: int = 1) -> tuple[str, Callable[[Any], bool]]:
-    """Of what takes memory or time: far above any use, and below what stops a machine."""
-    return f"at least {low} and at most {high:,}", lambda value: low <= value <= high
+def _up_to(high: int) -> tuple[str, Callable[[Any], bool]]:
+    """From 1, of what takes memory or time: far above any use, below what stops a machine."""
+    return f"at least 1 and at most {high:,}", lambda value: 1 <= value <= high
 
 
 def _seed() -> tuple[str, Callable[[Any], bool]]:

@@ -103,7 +103,7 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
 
     Raises:
         UserError: something that the user can put right.
-        Interrupted: on SIGTERM or SIGINT, with everything saved.
+        Interrupted: on one of `signals.CAUGHT`, with everything saved.
     """
     if (finished := inspect(folder, config)) is not None:
         return finished

@@ -67,7 +67,7 @@ def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
 
     Raises:
         UserError: something that the user can put right, before anything is run.
-        Interrupted: on SIGTERM or SIGINT, with everything saved.
+        Interrupted: on one of `signals.CAUGHT`, with everything saved.
     """
     if (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")

@@ -78,7 +78,7 @@ def fit(
 
     Raises:
         UserError: the objective or a bound is no longer a number.
-        Interrupted: on SIGTERM or SIGINT, after saving.
+        Interrupted: on one of `signals.CAUGHT`, after saving.
     """
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
     run = stack.alone(algorithm, loop.AheadOfTime(advance), score, key)

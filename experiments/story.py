@@ -130,7 +130,10 @@ def functionals(its: SimpleNamespace) -> dict[str, Panel]:
 def mean_field(its: SimpleNamespace) -> dict[str, Panel]:
     x, y = np.linspace(-2.5, 4.0, 120), np.linspace(-4.0, 2.5, 120)
     grid = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
-    over_grid = lambda log_prob: np.exp(its.jax.vmap(its.jax.vmap(log_prob))(grid))  # noqa: E731
+
+    def over_grid(log_prob: Callable[[Any], Any]) -> np.ndarray:
+        return np.exp(its.jax.vmap(its.jax.vmap(log_prob))(grid))
+
     last = its.states[-1]
     factorised = its.Normal(last.mean, np.diag(last.variance))
     updates = np.arange(len(its.bounds))

@@ -65,6 +65,7 @@ def maximise(
         bound = problem.bound(state)
         return Maximum(state, bound, carry.num_sweeps + 1, bound - carry.bound < tolerance)
 
-    bound = problem.bound(state)
-    start = Maximum(state, jnp.full_like(bound, -jnp.inf), jnp.int32(0), jnp.array(False))
+    like = jax.eval_shape(problem.bound, state)  # its type, and no bound of a state to be left
+    nothing = jnp.array(-jnp.inf, like.dtype)
+    start = Maximum(state, nothing, jnp.int32(0), jnp.array(False))
     return jax.lax.while_loop(rises, sweep, start)
