@@ -90,6 +90,8 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
     return words, lambda value: True
 
 
+MOST_STEPS = 2**31 - 2  # that a state can count
+
 # These say where things lie and what else is written, not what is computed.
 WITHOUT_EFFECT = (
     "data.dir",
@@ -98,8 +100,6 @@ WITHOUT_EFFECT = (
     "train.keep_checkpoints",
     "train.tensorboard",
 )
-
-MOST_STEPS = 2**31 - 2
 
 DATA_SETS = _modules("data", "KINDS")
 
@@ -217,6 +217,11 @@ FIELDS = (
     Field(
         "algorithm.prior_on_biases", True, "whether that prior covers biases",
         *_anything("True or False"),
+    ),
+    Field(
+        "algorithm.skip_bad_steps", 0, "so many steps that would bring in a NaN or an infinity are "
+        "passed over, and counted; one more stops the run, as the first does with 0",
+        f"at least 0 and at most {MOST_STEPS:,}", lambda value: 0 <= value <= MOST_STEPS,
     ),
     Field(
         "optimizer.name", "adagrad", "any optax optimizer; adagrad has the paper's accumulator and "

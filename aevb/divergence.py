@@ -5,7 +5,10 @@ run's keys, the way from a sound state to a pause can be gone again, and halved 
 left. So nothing is paid for it while all is well.
 """
 
+import traceback
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,10 +17,13 @@ import numpy as np
 from jax import Array
 
 from aevb import loop
-from aevb.algorithms.base import TrainState
+from aevb.algorithms.base import Algorithm, TrainState
 from aevb.loop import Advance, LoopKeys
 from aevb.stack import Stack
-from aevb.types import PyTree
+from aevb.types import Key, PyTree
+
+PACKAGE = str(Path(__file__).parent)
+LIBRARIES = str(Path(jax.__file__).parent.parent)
 
 
 class BadStep(NamedTuple):
@@ -104,6 +110,35 @@ def find(
         own(state),
         own(after),
     )
+
+
+def origin(
+    algorithm: Algorithm,
+    preprocess: Callable[[Key, Array], Array],
+    keys: LoopKeys,
+    data: Array,
+    bad: BadStep,
+) -> str:
+    """Where in the source the first NaN or infinity of a bad step arose, in words.
+
+    The step is taken once more, one operation at a time, each of which JAX looks at.
+    """
+    indices = jnp.asarray(bad.indices)
+    for looks_for in (jax.debug_nans, jax.debug_infs):
+        try:
+            with jax.disable_jit(), looks_for(True):
+                loop.train_step(algorithm, preprocess, keys, data, indices, bad.before)
+        except FloatingPointError as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = [frame for frame in frames if _is_ours(frame.filename)][-1]
+            problem = str(error).splitlines()[0]
+            return f"{problem}, at {Path(line.filename).name}:{line.lineno}: {line.line}"
+    return "no operation by itself has such a result, but only the compiled step"
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a source file is of this package or of whoever uses it, and not of a library."""
+    return file.startswith(PACKAGE) or not file.startswith(LIBRARIES)
 
 
 def _first_of(x: np.ndarray, metrics: dict[str, np.ndarray], after: TrainState) -> str:

@@ -13,6 +13,7 @@ from jax import Array
 from aevb import data, evaluate, guides, likelihoods, losses, networks, optimizers, priors, vae
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm
+from aevb.algorithms.skipping import skip_bad_steps
 from aevb.compiler import require_memory
 from aevb.config import Values, section
 from aevb.data import Dataset
@@ -123,13 +124,15 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         options["bound"] = build_bound(values, model.guide)
     taken = {option: value for option, value in options.items() if option in wanted}
     try:
-        return make(model, optimizer, num_data=num_data, **taken)
+        algorithm = make(model, optimizer, num_data=num_data, **taken)
     except ValueError as error:
         fields = ", ".join(f"config.algorithm.{option}" for option in taken if option != "prior")
         raise UserError(
             f"config.algorithm.name is {name!r}, which refuses its arguments: {error} ({fields}, "
             "config.algorithm.param_prior_std, config.algorithm.prior_on_biases)"
         ) from error
+    most = options["skip_bad_steps"]
+    return skip_bad_steps(algorithm, most) if most else algorithm
 
 
 def _build_vae(values: Values, dataset: Dataset) -> VAE:

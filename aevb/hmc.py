@@ -5,6 +5,7 @@ is used: that costs most of a second.
 """
 
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -45,13 +46,12 @@ def transition(
     `step_size`, at random: one of fixed length can come full circle on a Gaussian target and
     never mix. The step does not depend on z, so the transition is reversible all the same.
     """
-    import blackjax
-
     step_key, kernel_key = jax.random.split(key)
     step_size *= jax.random.uniform(step_key, minval=1.0 - JITTER, maxval=1.0 + JITTER)
-    state, info = blackjax.hmc.build_kernel()(
+    hmc = _blackjax().hmc
+    state, info = hmc.build_kernel()(
         kernel_key,
-        blackjax.hmc.init(z, log_density),
+        hmc.init(z, log_density),
         log_density,
         step_size,
         jnp.ones_like(z),
@@ -85,9 +85,8 @@ def sample(
     In the warm-up the step size, which the chains share, is adapted by dual averaging (Hoffman &
     Gelman 2014, section 3.2) toward the target acceptance; then it is frozen.
     """
-    from blackjax.adaptation.step_size import dual_averaging_adaptation
-
-    start, update, final = dual_averaging_adaptation(settings.target_acceptance)
+    adapt = _blackjax().adaptation.step_size.dual_averaging_adaptation
+    start, update, final = adapt(settings.target_acceptance)
     moved = partial(move, log_density=log_density, num_leapfrog=settings.num_leapfrog)
     warmup_key, sample_key = jax.random.split(key)
 
@@ -116,9 +115,9 @@ def r_hat(chains: Chains) -> Array:
 
     Gelman & Rubin (1992): the spread of all samples over that within the chains.
     """
-    from blackjax.diagnostics import potential_scale_reduction
-
-    reductions = potential_scale_reduction(chains.samples, chain_axis=0, sample_axis=1)
+    reductions = _blackjax().diagnostics.potential_scale_reduction(
+        chains.samples, chain_axis=0, sample_axis=1
+    )
     return jnp.reshape(reductions, chains.samples.shape[2:])  # Z = 1 has lost its axis
 
 
@@ -128,7 +127,19 @@ def effective_sample_size(chains: Chains) -> Array:
     Vehtari et al. (2021), section 3.2: C L over the sum of the autocorrelations, which that
     between the chains goes into.
     """
-    from blackjax.diagnostics import effective_sample_size
-
-    sizes = effective_sample_size(chains.samples, chain_axis=0, sample_axis=1)
+    sizes = _blackjax().diagnostics.effective_sample_size(
+        chains.samples, chain_axis=0, sample_axis=1
+    )
     return jnp.reshape(sizes, chains.samples.shape[2:])
+
+
+def _blackjax() -> ModuleType:
+    """The library, which those who never sample do not load.
+
+    It has constants that are arrays. In the middle of a trace they would become tracers, and stay.
+    """
+    with jax.ensure_compile_time_eval():
+        import blackjax
+        import blackjax.adaptation.step_size
+        import blackjax.diagnostics
+    return blackjax

@@ -12,6 +12,7 @@ from jax import Array
 
 from aevb import compiler
 from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.skipping import SKIPPED
 from aevb.types import Key, PyTree
 
 FIRST_STRETCH = 10  # steps before the first pause, when the speed is not known yet
@@ -57,7 +58,7 @@ def make_advance(
     How often the host pauses does not change the result: the loop bounds are arguments, so that
     every stretch of training runs the same compiled step.
     """
-    return _jit_advance(_draw_order, partial(_train_step, algorithm, preprocess), batch_size)
+    return _jit_advance(_draw_order, partial(train_step, algorithm, preprocess), batch_size)
 
 
 def make_stacked_advance(
@@ -77,7 +78,7 @@ def make_stacked_advance(
     """
 
     def train_member(setting: PyTree, keys: LoopKeys, data: Array, indices: Array, state):
-        return _train_step(algorithm_of(setting), preprocess, keys, data, indices, state)
+        return train_step(algorithm_of(setting), preprocess, keys, data, indices, state)
 
     train_members = jax.vmap(train_member, in_axes=(0, 0, None, 0, MEMBERS), out_axes=(MEMBERS, 0))
     return _jit_advance(
@@ -91,7 +92,7 @@ def _draw_order(keys: LoopKeys, epoch: Array, num_data: int) -> Array:
     return jax.random.permutation(key, jnp.arange(num_data, dtype=jnp.int32))
 
 
-def _train_step(
+def train_step(
     algorithm: Algorithm,
     preprocess: Callable[[Key, Array], Array],
     keys: LoopKeys,
@@ -99,7 +100,7 @@ def _train_step(
     indices: Array,
     state: TrainState,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update on the datapoints `indices` [M]."""
+    """One update on the datapoints `indices` [M] -> state, metrics."""
     data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
     x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), data[indices])
     return algorithm.update(update_key, state, Batch(x, indices))
@@ -107,7 +108,7 @@ def _train_step(
 
 def _jit_advance(
     draw_order: Callable[[LoopKeys, Array, int], Array],
-    train_step: Callable[..., tuple[TrainState, dict[str, Array]]],
+    take_step: Callable[..., tuple[TrainState, dict[str, Array]]],
     batch_size: int,
 ) -> jax.stages.Wrapped:
     """The loop around a step: (keys, epoch, N) -> order, (keys, data, indices, state) -> state."""
@@ -120,7 +121,7 @@ def _jit_advance(
 
         def step(indices: Array, position: Array, state: TrainState):
             some = jax.lax.dynamic_slice_in_dim(indices, position * batch_size, batch_size, -1)
-            return train_step(keys, data, some, state)
+            return take_step(keys, data, some, state)
 
         def epoch(carry):
             state, order, totals = carry
@@ -147,10 +148,18 @@ def _jit_advance(
         state, order, totals = jax.lax.while_loop(
             lambda carry: carry[0].step < stop, epoch, (state, order, zeros)
         )
-        return state, order, jax.tree.map(lambda total: total / num_steps, totals)
+        return state, order, _means(totals, num_steps)
 
     options = compiler.training_options()
     return jax.jit(advance, donate_argnums=(2, 3), compiler_options=options)
+
+
+def _means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:
+    """Metrics' means over the steps that were taken; of those that were not, the number."""
+    if SKIPPED not in totals:
+        return {name: total / num_steps for name, total in totals.items()}
+    taken = jnp.maximum(num_steps - totals[SKIPPED], 1.0)
+    return {name: total if name == SKIPPED else total / taken for name, total in totals.items()}
 
 
 def train_to(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from aevb import compiler, evaluate, provenance, train
+from aevb.algorithms.skipping import num_skipped
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -95,11 +96,14 @@ def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
         )
 
 
-def run(config: Values, folder: Path) -> dict[str, Any]:
+def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
     """Trains what a validated config names, in its folder -> the summary.
 
     A finished run is not run again; one that was interrupted goes on, and ends bitwise as if it
     had not been.
+
+    Args:
+        debug: whether JAX looks for leaked tracers, and the source of a NaN is looked for.
 
     Raises:
         UserError: something that the user can put right.
@@ -108,6 +112,11 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
     if (finished := inspect(folder, config)) is not None:
         return finished
     compiler.use_cache()
+    with jax.checking_leaks() if debug else nullcontext():
+        return _run(config, folder, debug)
+
+
+def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
     experiment = build(config)
     with claimed(folder, config) as finished:  # only now: a refused config leaves nothing behind
         if finished is not None:
@@ -122,6 +131,7 @@ def run(config: Values, folder: Path) -> dict[str, Any]:
             key=jax.random.key(config["seed"]),
             folder=folder,
             about=about(config),
+            debug=debug,
         )
         return finish(experiment, score, trained, config, folder)
 
@@ -140,6 +150,7 @@ def finish(
     summary = {
         **_bounds(score, params, dataset, is_density=experiment.vae.levels is None),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
+        "skipped_steps": num_skipped(trained.state) or 0,
         "examples_per_second": round(trained.examples_per_second, 1),
         "seconds": round(trained.seconds, 3),
         "data": _describe_data(dataset, config),

@@ -3,7 +3,8 @@
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ from jax import Array
 
 from aevb import checkpoint, divergence, evaluate, loop, stack
 from aevb.algorithms.base import Algorithm, TrainState
+from aevb.algorithms.skipping import SKIPPED, num_skipped
 from aevb.data import Dataset
 from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
 from aevb.evaluate import Scorer
+from aevb.loop import Pause
 from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, read_records, reporter
 from aevb.signals import Signals
 from aevb.stack import Stack
@@ -25,6 +28,8 @@ from aevb.types import Key, PyTree
 
 REMEDY = "try a smaller config.optimizer.step_size"
 SHOWN = 8  # datapoints that a message names
+
+Origin = Callable[[BadStep], str]  # where in the source it came from, in words
 
 
 class Settings(NamedTuple):
@@ -68,6 +73,7 @@ def fit(
     key: Key,
     folder: Path,
     about: Mapping[str, Any] | None = None,
+    debug: bool = False,
 ) -> Trained:
     """Trains in a folder, from its newest sound checkpoint if it has one.
 
@@ -75,6 +81,7 @@ def fit(
 
     Args:
         about: what travels along in every checkpoint, as JSON.
+        debug: whether the source of a NaN is looked for.
 
     Raises:
         UserError: the objective or a bound is no longer a number.
@@ -96,9 +103,11 @@ def fit(
         ) as bar,
     ):
         data = jnp.asarray(dataset.train)
+        origin = partial(divergence.origin, algorithm, dataset.preprocess, run.keys, data)
         (trained,) = fit_stack(
-            run, dataset, data, settings, [journal], signals=signals, report=reporter(bar)
-        )
+            run, dataset, data, settings, [journal], signals=signals, report=reporter(bar),
+            origin=origin if debug else None,
+        )  # fmt: skip
     if isinstance(trained, Failed):
         raise UserError(trained.reason)
     return trained
@@ -156,6 +165,7 @@ def fit_stack(
     *,
     signals: Signals,
     report: Report,
+    origin: Origin | None = None,
 ) -> list[Trained | Failed]:
     """Trains the members of a stack to the end, each with a journal of its own.
 
@@ -165,6 +175,7 @@ def fit_stack(
     Args:
         data: `dataset.train` on the device that is to train.
         journals: of the members, which are all at the same step.
+        origin: tells of a bad step where in the source it came from.
 
     Raises:
         Interrupted: after saving, when a signal has come.
@@ -194,7 +205,7 @@ def fit_stack(
                     runs, number, advance, keys, data, before,
                     stop=pause.step, batch_size=batch_size,
                 )  # fmt: skip
-                failures[number] = _diverged(bad, journals[number], batch_size)
+                failures[number] = _diverged(bad, journals[number], batch_size, origin)
             elif scores and not math.isfinite(bound := scores[number]["test_bound"]):
                 failures[number] = Failed(
                     f"the test bound is {bound} at {examples:,} training examples, and all else "
@@ -210,13 +221,14 @@ def fit_stack(
         for number in going:
             journal = journals[number]
             journal.seconds += pause.seconds / runs.size
-            if scores:
-                means = {f"recent_{name}": float(each[number]) for name, each in recent.items()}
-                record = {"examples": examples, **scores[number], **means}
+            member = runs.member(state, number) if scores or signals.received or late else None
+            if scores and member:
+                means = {name: float(each[number]) for name, each in recent.items()}
+                record = {"examples": examples, **scores[number], **_recent(means, pause, member)}
                 journal.record({**record, "seconds": journal.seconds})
-            if scores or signals.received or late:
+            if member:
                 test_bound = scores[number]["test_bound"] if scores else None
-                journal.save(runs.member(state, number), test_bound)
+                journal.save(member, test_bound)
                 last_save = time.monotonic()
         if signals.received and pause.step < num_steps:
             raise Interrupted(signals.received, examples)
@@ -255,7 +267,17 @@ def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
     return evaluation
 
 
-def _diverged(bad: BadStep | None, journal: Journal, batch_size: int) -> Failed:
+def _recent(means: dict[str, float], pause: Pause, state: TrainState) -> dict[str, float]:
+    """What a record says of the steps since the last pause, and of those ever passed over."""
+    skipped = means.pop(SKIPPED, 0)
+    recent = {f"recent_{name}": mean for name, mean in means.items() if skipped < pause.num_steps}
+    total = num_skipped(state)
+    return recent if total is None else {**recent, SKIPPED: total}
+
+
+def _diverged(
+    bad: BadStep | None, journal: Journal, batch_size: int, origin: Origin | None
+) -> Failed:
     """Keeps the states around a bad step, and tells of it."""
     if bad is None:
         return Failed(
@@ -270,10 +292,14 @@ def _diverged(bad: BadStep | None, journal: Journal, batch_size: int) -> Failed:
     manager.close()
     points = ", ".join(map(str, bad.indices[:SHOWN])) + ", ..." * (len(bad.indices) > SHOWN)
     where = f", on the minibatch of datapoints {points}" if len(bad.indices) else ""
+    skipped = num_skipped(bad.before)
+    after = f", after {skipped:,} bad steps that were skipped" if skipped else ""
+    source = f"; {origin(bad)}" if origin else ""
     return Failed(
         f"{bad.problem} at step {bad.step + 1:,} "
-        f"({(bad.step + 1) * batch_size:,} training examples){where}; the last checkpoint is kept, "
-        f"and the states before and after that step are in {folder}; {REMEDY}"
+        f"({(bad.step + 1) * batch_size:,} training examples){where}{after}; the last checkpoint "
+        f"is kept, and the states before and after that step are in {folder}{source}; {REMEDY}"
+        + ("" if origin else ", or --debug, which finds out where it arose")
     )
 
 

@@ -1,7 +1,10 @@
 """Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
 
 python experiments/run.py --config=experiments/frey_faces.py [--workdir=DIR] \
-[--config.FIELD=VALUE ...] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+[--config.FIELD=VALUE ...] [--debug] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+
+--debug makes JAX look for leaked tracers, and says of a run that meets a NaN or an infinity in
+which line of the source it arose. A run that was stopped by one can be given it afterwards.
 
 --sweep trains every combination of what get_sweep() in the experiment's file lists. --axis adds an
 axis, or replaces one; a field that is set by --config.FIELD is none. The runs are mapped onto the
@@ -41,6 +44,7 @@ AXES = flags.DEFINE_multi_string(
 MAPPING = flags.DEFINE_enum(
     "mapping", "auto", ("auto", *MAPPINGS), "How a sweep's runs are mapped onto the hardware."
 )
+DEBUG = flags.DEFINE_bool("debug", False, "Look for leaked tracers, and for the source of a NaN.")
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name
@@ -104,6 +108,8 @@ def report(summary: dict[str, Any], folder: Path) -> str:
         f"{summary['num_examples']:,} training examples in {summary['seconds']:.1f} s of training, "
         f"{summary['examples_per_second']:,.0f} examples/s"
     )
+    if skipped := summary.get("skipped_steps"):
+        lines.append(f"{skipped:,} steps were not finite, and were skipped")
     lines += [str(picture) for picture in sorted((folder / "figures").glob("*.png"))]
     return "\n".join(lines)
 
@@ -180,6 +186,11 @@ def main(argv: list[str]) -> int:
             raise UserError(CONFIG_IS_MISSING)
         values = validate(CONFIG.value)
         folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
+        if SWEEP.value and DEBUG.value:
+            raise UserError(
+                "--debug is of one run and not of a sweep; give it with the --workdir and the "
+                "fields of the sweep's run that failed"
+            )
         if SWEEP.value:
             plan = declared_sweep()
 
@@ -193,7 +204,7 @@ def main(argv: list[str]) -> int:
 
         from aevb import runs  # imports jax: after all that can be refused without it
 
-        print(report(runs.run(values, folder), folder))
+        print(report(runs.run(values, folder, debug=DEBUG.value), folder))
         return 0
 
     return reporting_mistakes(body)

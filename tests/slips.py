@@ -424,6 +424,27 @@ SLIPS = (
     ),
     # The loop
     Slip(
+        "a skipped step is not counted",
+        "algorithms/skipping.py",
+        "skipping.num_skipped + skipped.astype(jnp.int32)",
+        "skipping.num_skipped",
+        "test_skipping.py",
+    ),
+    Slip(
+        "a bad step is skipped in the parameters alone",
+        "algorithms/skipping.py",
+        "after = jax.tree.map(unless_skipped, after, before._replace(step=after.step))",
+        "after = after._replace(params=jax.tree.map(unless_skipped, after.params, before.params))",
+        "test_skipping.py",
+    ),
+    Slip(
+        "skipped steps weigh in the means of the metrics",
+        "loop.py",
+        "taken = jnp.maximum(num_steps - totals[SKIPPED], 1.0)",
+        "taken = num_steps",
+        "test_skipping.py",
+    ),
+    Slip(
         "the same order in every epoch",
         "loop.py",
         "key = jax.random.fold_in(keys.order, epoch)",
@@ -907,8 +928,8 @@ SLIPS = (
     Slip(
         "chains taken for samples",
         "hmc.py",
-        "effective_sample_size(chains.samples, chain_axis=0, sample_axis=1)",
-        "effective_sample_size(chains.samples, chain_axis=1, sample_axis=0)",
+        "effective_sample_size(\n        chains.samples, chain_axis=0, sample_axis=1",
+        "effective_sample_size(\n        chains.samples, chain_axis=1, sample_axis=0",
         "test_hmc.py",
         "effective",
     ),

@@ -38,6 +38,11 @@ MISTAKES = {
     "NaN step": ([FREY, "--config.optimizer.step_size=nan"], ["step_size", "nan"]),
     "zero in hidden": ([FREY, "--config.model.hidden=(200,0)"], ["hidden", "(200, 0)"]),
     "word in hidden": ([FREY, "--config.model.hidden=wide"], ["hidden", "wide"]),
+    "a sweep to debug": ([FREY, "--debug", "--sweep"], ["--debug", "sweep", "--workdir"]),
+    "negative skips": (
+        [FREY, "--config.algorithm.skip_bad_steps=-1"],
+        ["skip_bad_steps", "-1", "at least 0"],
+    ),
     "unknown data": ([FREY, "--config.data.name=cifar"], ["cifar", "frey_faces", "mnist"]),
     "empty name": ([FREY, "--config.data.name="], ["data.name", "''", "frey_faces"]),
     "unknown likelihood": ([FREY, "--config.model.likelihood=mse"], ["mse", "bernoulli"]),

@@ -1,0 +1,91 @@
+"""--debug: in which line a NaN or an infinity arose, and tracers that leak."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from programs import run_python
+
+from aevb import divergence, stack
+from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.config import default_config, validate, with_values
+from aevb.divergence import BadStep
+from aevb.experiment import build
+
+KEYS = stack.run_keys(jax.random.key(0)).loop
+
+
+def taken(algorithm: Algorithm, state: TrainState, data: jax.Array) -> str:
+    bad = BadStep(0, "", np.arange(3), state, state)
+    return divergence.origin(algorithm, lambda key, x: x, KEYS, data, bad)
+
+
+def of_objective(objective) -> Algorithm:
+    """Learns nothing."""
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        return state, {"objective": objective(batch.x)}
+
+    return Algorithm(lambda key: TrainState(jnp.int32(0), (), (), ()), update)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (lambda x: jnp.sum(jax.jit(jnp.log)(x - 1.0)), ("nan", "log")),
+        (lambda x: jnp.sum(jnp.exp(jax.nn.softplus(x) + 100.0)), ("inf", "exp")),
+        (lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y / (y - y), jnp.sum(x)), ("nan", "div")),
+    ],
+    ids=["a NaN within jit", "an infinity", "a NaN in a loop"],
+)
+def test_the_line_that_made_it_is_named(objective, words: tuple[str, ...]):
+    algorithm = of_objective(objective)
+    found = taken(algorithm, algorithm.init(KEYS.step), jnp.zeros((3, 2)))
+    assert all(word in found for word in words)
+    assert f"{Path(__file__).name}:" in found
+
+
+def test_where_every_operation_is_fine_that_is_said():
+    algorithm = of_objective(jnp.sum)
+    found = taken(algorithm, algorithm.init(KEYS.step), jnp.zeros((3, 2)))
+    assert "only the compiled step" in found
+
+
+@pytest.mark.parametrize("name", ["sgvb", "full_vb", "wake_sleep", "mcem"])
+def test_it_goes_through_every_algorithm(name: str):
+    """Weights of 1e30 overflow in the first place where two of them meet."""
+    changes = {"algorithm.name": name, "model.hidden": (5,)}
+    dataset, _, algorithm = build(validate(with_values(default_config(), changes)))
+    state = stack.first_state(algorithm.init, jax.random.key(0))
+    huge = state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params))
+    found = taken(algorithm, huge, jnp.asarray(dataset.train) / 256)
+    assert "invalid value" in found
+    assert ".py:" in found
+
+
+def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
+    """Step sizes of 1e20 make weights whose products are beyond float32 at the second step."""
+    flags = (
+        "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
+        "--config.optimizer.step_size=1e20", "--config.train.num_examples=1000",
+    )  # fmt: skip
+    without = run_python("experiments/run.py", *flags)
+    assert without.returncode == 2
+    assert "--debug" in without.stderr
+    found = run_python("experiments/run.py", *flags, "--debug")
+    assert found.returncode == 2
+    assert "at networks.py:" in found.stderr
+    assert "step 2 " in found.stderr
+    assert "--debug" not in found.stderr
+
+
+def test_no_tracer_leaks_where_a_library_is_first_loaded_within_a_trace(tmp_path: Path):
+    """As blackjax is, which makes arrays when it is imported."""
+    done = run_python(
+        "experiments/run.py", "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
+        "--config.algorithm.name=mcem", "--config.model.hidden=(5,)",
+        "--config.train.num_examples=300", "--config.train.eval_examples=10", "--debug",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,148 @@
+"""Steps that are not finite and are passed over: what they leave, and that no other is."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aevb import train
+from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.skipping import num_skipped, skip_bad_steps
+from aevb.data import Dataset
+from aevb.errors import UserError
+from aevb.evaluate import Score
+from aevb.loop import make_advance, no_order, train_to
+from aevb.stack import run_keys
+
+NUM_STEPS = 40
+DATA = jnp.zeros((NUM_STEPS, 1))
+KEYS = run_keys(jax.random.key(0)).loop
+PLACES = ("objective", "params", "opt_state", "extra")
+
+
+def counter(bad: tuple[int, ...], place: str = "objective", value: float = np.nan) -> Algorithm:
+    """Adds 1 to all that it keeps at each step, and `value` somewhere at the steps `bad`."""
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        is_bad = jnp.any(state.step == jnp.array(bad, jnp.int32))
+        add = {name: jnp.where(is_bad & (name == place), value, 1.0) for name in PLACES}
+        return TrainState(
+            state.step + 1,
+            state.params + add["params"],
+            state.opt_state + add["opt_state"],
+            state.extra + add["extra"],
+        ), {"objective": state.step.astype(jnp.float32) * add["objective"]}
+
+    def init(key: jax.Array) -> TrainState:
+        return TrainState(jnp.int32(0), *(jnp.zeros(()) for _ in range(3)))
+
+    return Algorithm(init, update)
+
+
+def run(algorithm: Algorithm, stop: int = NUM_STEPS):
+    """The state and the mean metrics after training to a step."""
+    advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
+    return train_to(advance, KEYS, DATA, algorithm.init(jax.random.key(0)), stop)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_bad_step_changes_nothing_but_the_counts(place: str, value: float):
+    state, metrics = run(skip_bad_steps(counter((3, 17, 39), place, value), most=5))
+    assert int(state.step) == NUM_STEPS
+    kept = (state.params, state.opt_state, state.extra.extra)
+    assert [float(each) for each in kept] == [NUM_STEPS - 3] * 3
+    assert num_skipped(state) == 3
+    assert float(metrics["skipped"]) == 3
+
+
+def test_metrics_are_means_over_the_steps_that_were_taken():
+    bad = (3, 17, 39)
+    taken = [step for step in range(NUM_STEPS) if step not in bad]
+    _, metrics = run(skip_bad_steps(counter(bad), most=5))
+    assert float(metrics["objective"]) == pytest.approx(np.mean(taken), rel=1e-6)
+
+
+def test_once_so_many_were_passed_over_the_next_is_taken():
+    state, metrics = run(skip_bad_steps(counter((3, 17, 25), "params"), most=2))
+    assert num_skipped(state) == 2
+    assert np.isnan(float(state.params))
+    assert float(metrics["skipped"]) == 2
+
+
+def test_where_nothing_is_bad_nothing_is_changed():
+    """By a bit, of an algorithm that is sensitive to each."""
+    optimizer = optax.sgd(0.1, momentum=0.9)
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        def loss(params: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.cos(params) * jax.random.normal(key, params.shape))
+
+        value, gradient = jax.value_and_grad(loss)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, ()), {"objective": -value}
+
+    def init(key: jax.Array) -> TrainState:
+        params = jax.random.normal(key, (5,))
+        return TrainState(jnp.int32(0), params, optimizer.init(params), ())
+
+    plain, of_plain = run(Algorithm(init, update))
+    skipping, of_skipping = run(skip_bad_steps(Algorithm(init, update), most=1))
+    np.testing.assert_array_equal(plain.params, skipping.params)
+    jax.tree.map(np.testing.assert_array_equal, plain.opt_state, skipping.opt_state)
+    assert float(of_plain["objective"]) == float(of_skipping["objective"])
+
+
+def test_the_count_goes_on_after_a_pause():
+    algorithm = skip_bad_steps(counter((3, 17, 25), "params"), most=2)
+    advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
+    state, order = algorithm.init(jax.random.key(0)), no_order(KEYS, DATA)
+    for stop in (10, 20):
+        state, order, _ = advance(KEYS, DATA, state, order, jnp.int32(stop))
+    assert num_skipped(state) == 2
+    state, *_ = advance(KEYS, DATA, state, order, jnp.int32(30))
+    assert np.isnan(float(state.params))
+
+
+# In a run
+
+
+SETTINGS = train.Settings(
+    num_examples=40, batch_size=1, first_eval=10, evals_per_decade=5, eval_examples=10,
+    checkpoint_seconds=3600.0, keep_checkpoints=False, tensorboard=False,
+)  # fmt: skip
+DATASET = Dataset("zeros", np.zeros((40, 1), np.uint8), np.zeros((9, 1), np.uint8), "binary",
+                  lambda key, x: x.astype(jnp.float32), None, None)  # fmt: skip
+
+
+def fit(folder: Path, algorithm: Algorithm) -> train.Trained:
+    def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
+        return Score(0.0, 0.0)
+
+    return train.fit(algorithm, DATASET, score, SETTINGS, key=jax.random.key(0), folder=folder)
+
+
+def test_a_run_tells_how_many_steps_it_has_skipped_at_each_evaluation(tmp_path: Path):
+    trained = fit(tmp_path, skip_bad_steps(counter((3, 17, 39)), most=5))
+    assert float(trained.state.params) == 37
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    expected = [sum(step < line["examples"] for step in (3, 17, 39)) for line in lines]
+    assert [line["skipped"] for line in lines] == expected
+
+
+def test_a_stretch_in_which_no_step_is_taken_has_no_mean_metrics(tmp_path: Path):
+    """That before the first evaluation, at 10."""
+    fit(tmp_path, skip_bad_steps(counter(tuple(range(10))), most=10))
+    first, *others = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert "recent_objective" not in json.loads(first)
+    assert all("recent_objective" in json.loads(line) for line in others)
+
+
+def test_the_step_after_the_last_that_may_be_skipped_stops_the_run_and_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"the objective is nan at step 26 .*after 2 bad steps"):
+        fit(tmp_path, skip_bad_steps(counter((3, 17, 25)), most=2))
