@@ -26,9 +26,9 @@ test: .venv/developers  ## the tests, in minutes
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: .venv/developers  ## the slow tests too
-	$(BIN)/python -m pytest $(PARALLEL) -m ''
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults'
 
-test-faults: .venv/developers  ## runs that are killed, damaged and starved, with a table of what came of it
+test-faults: .venv/developers  ## runs killed, damaged and starved at random, in two hours, with a table of what came of it
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults
 
 lint: .venv/developers  ## style: ruff

@@ -38,12 +38,14 @@ class Site:
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
         self.truncated = False
+        self.seconds: dict[str, float] = {}  # path -> how long it takes to answer
         self.requests = 0
         site = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 site.requests += 1
+                time.sleep(site.seconds.get(self.path, 0.0))
                 content = site.content.get(self.path)
                 self.send_response(200 if content else 404)
                 self.send_header("Content-Length", str(len(content or b"")))
@@ -675,6 +677,18 @@ def test_a_failed_download_is_refused_and_leaves_nothing_that_counts(
     assert f"{served.url}/{name}" in message
     assert len(capfd.readouterr().err.splitlines()) <= 1
     served.content, served.truncated = whole, False
+    assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
+
+
+def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_missing(
+    served: Site, home: Path
+) -> None:
+    *there, missing = served.content
+    held_back = served.content.pop(missing)
+    served.seconds[missing] = 1.0  # by then the others are here
+    refusal("mnist")
+    # Whoever asks for the others again gets something else.
+    served.content = dict.fromkeys(there, b"nothing") | {missing: held_back}
     assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
 
 

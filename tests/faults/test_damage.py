@@ -144,7 +144,7 @@ DAMAGES: tuple[Callable[[random.Random, Path], str], ...] = (
 
 @pytest.mark.parametrize(
     "number",
-    [n if n < NUM_QUICK else pytest.param(n, marks=pytest.mark.slow) for n in range(NUM_DAMAGES)],
+    [n if n < NUM_QUICK else pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_DAMAGES)],
 )
 def test_a_damaged_run_recovers_or_says_why_not(
     number: int,

@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from test_data import amat, idx, small
 
-from aevb.data import _files, binarized_mnist, frey_faces, mnist
+from aevb import data
+from aevb.data import Options, _files, binarized_mnist, frey_faces, mnist
 from aevb.data._files import Part, Source
 from aevb.errors import UserError
 
@@ -26,11 +28,14 @@ def npz(images: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def of_mnist(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, bytes]:
+def digits() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = ((30, 28, 28), (30,), (20, 28, 28), (20,))
-    arrays = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
-    source, files = small(mnist.SOURCE, arrays, encode, OFFLINE)
+    return [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
+
+
+def of_mnist(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, bytes]:
+    source, files = small(mnist.SOURCE, digits(), encode, OFFLINE)
     part = source.splits["train"]["image"]
     return source, part, files[part.names[0]]
 
@@ -99,4 +104,47 @@ def test_a_damaged_file_is_refused_by_its_name(
     assert set(outcomes) <= {"refused by name", "still holds all"}
     assert outcomes["refused by name"] > 0.7 * NUM_DAMAGES
     record_property("fault", f"{NUM_DAMAGES} damaged {format}")
+    record_property("outcome", ", ".join(f"{count} {word}" for word, count in outcomes.items()))
+
+
+@pytest.mark.parametrize("format", ["array_record", "npy"])
+def test_damaged_prepared_data_are_refused_by_their_folder(
+    format: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+):
+    """Any file of the folder, of which only some are read; and what is read is never wrong."""
+    source, files = small(mnist.SOURCE, digits(), idx, OFFLINE)
+    monkeypatch.setattr(mnist, "SOURCE", source)
+    brought, sound = tmp_path / "brought", tmp_path / "sound"
+    brought.mkdir()
+    for name, content in files.items():
+        (brought / name).write_bytes(content)
+    expected = data.load("mnist", Options(dir=str(sound), manual_dir=str(brought)))
+    if format == "array_record":
+        for piece in sound.rglob("*.npy"):
+            piece.unlink()
+    outcomes: Counter[str] = Counter()
+    for number in range(NUM_DAMAGES):
+        rng = random.Random(number)
+        folder = tmp_path / "damaged"
+        shutil.copytree(sound, folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        read = [path for path in files if format in path.name]
+        file = rng.choice(read if number % 2 else files)
+        file.write_bytes(damaged(file.read_bytes(), rng))
+        try:
+            found = data.load("mnist", Options(dir=str(folder)))
+        except UserError as error:
+            (line,) = str(error).splitlines()
+            assert str(folder) in line
+            outcomes["refused by name"] += 1
+        else:
+            np.testing.assert_array_equal(found.train, expected.train)
+            np.testing.assert_array_equal(found.test, expected.test)
+            outcomes["still holds all"] += 1
+        shutil.rmtree(folder)
+    assert outcomes["refused by name"] >= 0.4 * NUM_DAMAGES
+    record_property("fault", f"{NUM_DAMAGES} damaged folders of {format}")
     record_property("outcome", ", ".join(f"{count} {word}" for word, count in outcomes.items()))

@@ -87,7 +87,7 @@ def two_steps(changed: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    "number", [NUM_QUICK, pytest.param(NUM_TRIED, marks=pytest.mark.slow)], ids=["some", "all"]
+    "number", [NUM_QUICK, pytest.param(NUM_TRIED, marks=pytest.mark.faults)], ids=["some", "all"]
 )
 def test_hostile_settings_run_or_are_refused_in_one_line(
     number: int, record_property: Callable[[str, object], None]

@@ -67,7 +67,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
 
 
 def some_quick(count: int, quick: tuple[int, ...]) -> list[Any]:
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in range(count)]
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.faults) for n in range(count)]
 
 
 @pytest.mark.parametrize("number", some_quick(NUM_KILLS, ()))

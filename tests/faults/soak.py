@@ -1,0 +1,32 @@
+"""As many pauses, evaluations and checkpoints in minutes as a run of hours has.
+
+python tests/faults/soak.py FOLDER PAUSES_PER_SECOND SECONDS_BETWEEN_CHECKPOINTS
+"""
+
+import sys
+from pathlib import Path
+
+from small import get_config
+
+from aevb import loop, runs
+from aevb.config import validate
+from aevb.errors import Interrupted
+
+
+def main(folder: str, pauses_per_second: str, checkpoint_seconds: str) -> int:
+    loop.SECONDS_BETWEEN_PAUSES = 1.0 / float(pauses_per_second)
+    config = get_config()
+    config.model.hidden = (2,)
+    config.train.num_examples = 2 * 10**9
+    config.train.batch_size = 1
+    config.train.evals_per_decade = 30
+    config.train.checkpoint_seconds = float(checkpoint_seconds)
+    try:
+        runs.run(validate(config), Path(folder))
+    except Interrupted as stop:
+        return stop.status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

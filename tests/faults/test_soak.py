@@ -1,0 +1,91 @@
+"""A run of many hours keeps no more memory, files and disk than after its first minutes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from programs import ON_THE_CPU, ROOT
+
+MIB = 2**20
+HOURS = 10.0
+PAUSES, CHECKPOINTS = HOURS * 3600 / 0.5, HOURS * 3600 / 60  # of a run of so many hours
+
+
+class Seen(NamedTuple):
+    """What a process holds at a moment."""
+
+    memory: int  # bytes, resident
+    files: int  # open
+    disk: int  # bytes in the run's folder, without the log, which has a line an evaluation
+    entries: int  # files and folders there
+
+
+def look(process: subprocess.Popen[str], folder: Path) -> Seen:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    paths = [path for path in folder.rglob("*") if path.name != "metrics.jsonl"]
+    sizes = []
+    for path in paths:
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:  # deleted since
+            continue
+    return Seen(
+        1024 * int(resident), len(os.listdir(f"/proc/{process.pid}/fd")), sum(sizes), len(sizes)
+    )
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from /proc")
+@pytest.mark.parametrize("minutes", [pytest.param(m, marks=pytest.mark.faults) for m in (1, 20)])
+def test_memory_files_and_disk_stay_flat(
+    minutes: int, tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    folder = tmp_path / "run"
+    seconds = 60.0 * minutes
+    process = subprocess.Popen(
+        [sys.executable, "tests/faults/soak.py", str(folder),
+         str(PAUSES / 1200), str(1200 / CHECKPOINTS)],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    seen: list[Seen] = []
+    while len(seen) < 100 and process.poll() is None:
+        seen.append(look(process, folder))
+        time.sleep(seconds / 100)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    early, late = seen[20:40], seen[80:]
+
+    def most(of: list[Seen], name: str) -> float:
+        return float(np.max([getattr(each, name) for each in of]))
+
+    record_property("fault", f"a soak of {minutes} minutes")
+    record_property(
+        "outcome",
+        f"{last['examples']:,} steps and more; "
+        f"{most(early, 'memory') / MIB:.0f} MiB early and {most(late, 'memory') / MIB:.0f} late, "
+        f"{most(early, 'files'):.0f} and {most(late, 'files'):.0f} open files, "
+        f"{most(early, 'disk') / MIB:.2f} and {most(late, 'disk') / MIB:.2f} MiB on disk",
+    )
+    assert most(late, "memory") < 1.03 * most(early, "memory") + 4 * MIB
+    assert most(late, "files") <= most(early, "files") + 2
+    assert most(late, "entries") <= most(early, "entries") + 10
+    # Every checkpoint holds the log, of some 200 bytes a line.
+    lines = len((folder / "metrics.jsonl").read_text().splitlines())
+    assert most(late, "disk") < 1.2 * most(early, "disk") + 4 * 300 * lines
