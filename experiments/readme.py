@@ -6,26 +6,23 @@ Between the marks `<!-- NAME -->` and `<!-- end -->` of a document stands what `
 of the committed results; a test sees to it that they say the same.
 """
 
-import json
-import re
 import statistics
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+import classical_tables
 import numpy as np
+from documents import BENCHMARKS, ROOT, filled_in, read, table
 from reproduce import RESULTS as REPRODUCED
 from reproduce import ROWS
 
 from aevb import figures
 
-ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "estimators.md", ROOT / "docs" / "speed.md")
 CURVES = ROOT / "docs" / "curves.png"
 SPEEDS = ROOT / "docs" / "speed.png"
 GRADIENTS = ROOT / "docs" / "gradient_variance.png"
 RESULTS = ROOT / "experiments" / "results"
-BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
 
 # In the order in which they stand in tables and figures, with a short name for the latter.
 CONTENDERS = {
@@ -74,16 +71,6 @@ COSTS = {
     "importance_temp_bytes": "MB for a log p(x)",
     "peak_mib": "MiB at most",
 }
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ruler, *rows])
 
 
 def results_table() -> str:
@@ -339,25 +326,14 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
     "marginal speed": marginal_speed_table,
     "cost": cost_table,
+    "mixture": classical_tables.mixture,
+    "sampling": classical_tables.sampling,
 }
-
-
-def filled_in(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
-    """A document's text with each of its tables made anew.
-
-    Raises:
-        KeyError: there is no table of a mark's name.
-    """
-
-    def made(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}"
-
-    return re.sub(r"(<!-- ([\w ]+) -->\n).*?(<!-- end -->)", made, text, flags=re.DOTALL)
 
 
 def main() -> None:
     for document in DOCUMENTS:
-        document.write_text(filled_in(document.read_text()))
+        document.write_text(filled_in(document.read_text(), TABLES))
     rows = read(REPRODUCED)["rows"]
     curves = {
         ROWS[name].title.replace("`", ""): [run["curve"] for run in rows[name]["runs"]]

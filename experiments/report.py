@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from claims import all_claims
+from documents import ROOT, filled_in, table
 from findings import (
     DECADES,
     FIGURE_6,
@@ -31,7 +32,6 @@ from findings import (
 )
 from paper import PICTURES
 from paper import RESULTS as STUDIED
-from readme import ROOT, filled_in, table
 
 from aevb import figures
 from aevb.figures import Point

@@ -8,6 +8,7 @@
     sweep     a whole sweep (sweep_speed.py)
     mapping   the same sweep, its members mapped onto the hardware in each way
     members   training speed of S runs in one program (members_speed.py)
+    classical the Gaussian mixture beside scikit-learn, variational Bayes beside chains
 
 On the CPU of an otherwise idle machine, about an hour. The results files go to results/ beside this
 file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
@@ -40,6 +41,7 @@ class Benchmark(NamedTuple):
     output: str
     flags: list[str]
     quick: list[str]
+    needs_data: bool = True
 
 
 class Shape(NamedTuple):
@@ -120,6 +122,25 @@ def members(on_cpu: bool) -> Benchmark:
     )
 
 
+def classical(on_cpu: bool) -> list[Benchmark]:
+    """What has to do with neither networks nor data sets, and runs on the CPU."""
+    mixture = Benchmark(
+        "mixture_speed.py",
+        "mixture_speed.json",
+        ["--rounds=5"],
+        quick=["--rounds=1", "--points=2000", "--restarts=2"],
+        needs_data=False,
+    )
+    sampling = Benchmark(
+        "sampling_speed.py",
+        "sampling_speed.json",
+        [],
+        quick=["--rounds=1", "--draws=100"],
+        needs_data=False,
+    )
+    return [mixture, sampling] if on_cpu else []
+
+
 def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
     """By the names of --only, in the order in which they run."""
     return {
@@ -129,6 +150,7 @@ def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
         "sweep": [sweep(on_cpu)],
         "mapping": [mapping(on_cpu)],
         "members": [members(on_cpu)],
+        "classical": classical(on_cpu),
     }
 
 
@@ -137,7 +159,7 @@ def command(benchmark: Benchmark, data_dir: Path, results: Path, is_quick: bool)
     return [
         sys.executable,
         str(BENCHMARKS / benchmark.script),
-        f"--data-dir={data_dir.absolute()}",
+        *([f"--data-dir={data_dir.absolute()}"] if benchmark.needs_data else []),
         f"--output={(results / benchmark.output).absolute()}",
         *benchmark.flags,
         *(benchmark.quick if is_quick else []),
