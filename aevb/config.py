@@ -139,16 +139,25 @@ FIELDS = (
     Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
     Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_seed()),
     Field(
-        "model.network", "mlp", "architecture of encoder and decoder",
+        "model.network", "mlp", "architecture of encoder and decoder: mlp, or conv of images",
         *_one_of(_table("networks.py", "NETWORKS")),
     ),
     Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
     Field(
         "model.hidden", (200,), "units of each hidden layer of the encoder, and in reverse of the "
-        "decoder; () for linear ones",
+        "decoder; () for linear ones. conv: channels of each layer, which halves the image",
         "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (200,)",
         lambda value: len(value) <= 100
         and all(type(size) is int and 1 <= size <= 10**6 for size in value),
+    ),
+    Field(
+        "model.compute_dtype", "float32", "of the networks' products; parameters, heads and bounds "
+        "are float32 all the same. bfloat16 is for hardware that has it",
+        *_one_of(("float32", "bfloat16")),
+    ),
+    Field(
+        "model.rematerialise", False, "compute the networks' hidden layers again for a gradient, "
+        "rather than keep them: less memory, a third more time", *_anything("True or False"),
     ),
     Field(
         "model.likelihood", "gaussian_unit_mean", "p(x|z) of the decoder",
@@ -194,6 +203,10 @@ FIELDS = (
     Field(
         "algorithm.num_samples", 1, "L, samples of z per datapoint; mcem has always 1, and "
         "reweighted_wake_sleep needs 2", *_up_to(10**6),
+    ),
+    Field(
+        "algorithm.accumulation_steps", 1, "parts of a minibatch that are taken one after the "
+        "other, their gradients added: less memory, the same result", *_up_to(10**6),
     ),
     Field(
         "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
@@ -346,6 +359,12 @@ def validate(config: Config) -> Values:
         raise UserError(
             f"config.train.num_examples is {values['train.num_examples']}; it must be at least "
             f"one minibatch, config.train.batch_size={values['train.batch_size']}"
+        )
+    batch_size, parts = values["train.batch_size"], values["algorithm.accumulation_steps"]
+    if batch_size % parts:
+        raise UserError(
+            f"config.algorithm.accumulation_steps is {parts}; it must divide a minibatch, "
+            f"config.train.batch_size={batch_size}"
         )
     num_steps = values["train.num_examples"] // values["train.batch_size"]
     if num_steps > MOST_STEPS:

@@ -153,21 +153,36 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
         )
     num_dims, num_latents = dataset.train.shape[1], values["model.num_latents"]
     hidden = values["model.hidden"]
-    network = networks.NETWORKS[values["model.network"]]
+    architecture = networks.NETWORKS[values["model.network"]]
     initialisation = networks.INITIALISATIONS[values["model.init"]](values["model.init_std"])
     has_encoder = values["algorithm.name"] not in WITHOUT_ENCODER
     make_family = guides.GUIDES[values["model.guide"]]
     family = (make_family if has_encoder else guides.standard_normal_family)(
         guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
     )
-    encoder = network(num_dims, family.heads, hidden=hidden, initialisation=initialisation)
-    decoder = network(
-        num_latents,
-        {head: num_dims * size for head, size in likelihood.heads.items()},
-        hidden=hidden[::-1],
-        initialisation=initialisation,
-        constants=likelihood.shared,
-    )
+    common = {
+        "initialisation": initialisation,
+        "image_shape": dataset.image_shape,
+        "dtype": values["model.compute_dtype"],
+    }
+    heads = {head: num_dims * size for head, size in likelihood.heads.items()}
+    try:
+        encoder = architecture.encoder(num_dims, family.heads, hidden=hidden, **common)
+        decoder = architecture.decoder(
+            num_latents, heads, hidden=hidden[::-1], constants=likelihood.shared, **common
+        )
+    except ValueError as error:
+        raise UserError(
+            f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
+            f"(config.data.name is {dataset.name!r}, config.model.hidden is {hidden})"
+        ) from error
+    if values["model.rematerialise"]:
+        encoder, decoder = map(networks.rematerialised, (encoder, decoder))
+    if not architecture.knows_weight_posteriors and _has_local_noise(values):
+        raise UserError(
+            "config.algorithm.weight_noise is 'local', the noise of an mlp's units, and "
+            f"config.model.network is {values['model.network']!r}; use minibatch or datapoint"
+        )
     return vae.make(
         encoder if has_encoder else None,
         decoder,
@@ -176,6 +191,10 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
         guide_family=family,
         prior_family=_build_prior(values, dataset),
     )
+
+
+def _has_local_noise(values: Values) -> bool:
+    return values["algorithm.name"] == "full_vb" and values["algorithm.weight_noise"] == "local"
 
 
 def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:

@@ -63,7 +63,8 @@ class NoisyDense(nn.Dense):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        mean = super().__call__(inputs)
+        mean = super().__call__(inputs).astype(jnp.float32)
+        inputs = inputs.astype(jnp.float32)
         var = jnp.square(inputs) @ jnp.exp(self.get_variable("log_vars", "kernel"))
         var += jnp.exp(self.get_variable("log_vars", "bias"))
         var += jnp.finfo(var.dtype).tiny  # the gradient of sqrt(0) is not finite
@@ -80,6 +81,7 @@ class MLP(nn.Module):
     heads: Mapping[str, int]
     constants: tuple[str, ...]
     initialisation: Initialisation
+    dtype: jnp.dtype  # of the products; parameters and heads are float32
     is_noisy: bool = False  # its parameters have variances, in "log_vars"
 
     @nn.compact
@@ -88,7 +90,9 @@ class MLP(nn.Module):
         layer = NoisyDense if self.is_noisy else nn.Dense
 
         def dense(size: int, name: str) -> nn.Dense:
-            return layer(size, kernel_init=kernel_init, bias_init=bias_init, name=name)
+            return layer(
+                size, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype, name=name
+            )
 
         def constant(name: str) -> Array:
             value = self.param(name, bias_init, (1,))
@@ -99,8 +103,82 @@ class MLP(nn.Module):
 
         for number, size in enumerate(self.hidden):
             x = jnp.tanh(dense(size, f"hidden_{number}")(x))
-        heads = {name: dense(size, name)(x) for name, size in self.heads.items()}
+        heads = {
+            name: dense(size, name)(x).astype(jnp.float32) for name, size in self.heads.items()
+        }
         return heads | {name: constant(name) for name in self.constants}
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions of 3 x 3 that halve the image each time, then one linear layer a head."""
+
+    image_shape: tuple[int, int]
+    channels: tuple[int, ...]
+    heads: Mapping[str, int]
+    initialisation: Initialisation
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> dict[str, Array]:
+        kernel_init, bias_init = self.initialisation
+        how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
+        x = x.reshape(*self.image_shape, 1)
+        for number, size in enumerate(self.channels):
+            x = nn.gelu(nn.Conv(size, (3, 3), strides=2, name=f"hidden_{number}", **how)(x))
+        x = x.reshape(-1)
+        return {
+            name: nn.Dense(size, name=name, **how)(x).astype(jnp.float32)
+            for name, size in self.heads.items()
+        }
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer, then transposed convolutions of 3 x 3 that double the image each time.
+
+    The last of them, one a head, has that head's numbers of each pixel for its channels.
+    """
+
+    image_shape: tuple[int, int]
+    channels: tuple[int, ...]
+    heads: Mapping[str, int]
+    constants: tuple[str, ...]
+    initialisation: Initialisation
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, z: Array) -> dict[str, Array]:
+        kernel_init, bias_init = self.initialisation
+        how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
+        shapes = [self.image_shape]
+        for _ in self.channels:
+            rows, columns = shapes[-1]
+            shapes.append((-(-rows // 2), -(-columns // 2)))  # as the encoder's, padded
+        *larger, (rows, columns) = shapes
+
+        def doubled(x: Array, size: int, name: str, to: tuple[int, int]) -> Array:
+            x = nn.ConvTranspose(size, (3, 3), strides=(2, 2), name=name, **how)(x)
+            return x[: to[0], : to[1]]
+
+        x = nn.Dense(rows * columns * self.channels[0], name="hidden_0", **how)(z)
+        x = nn.gelu(x.reshape(rows, columns, self.channels[0]))
+        for number, size in enumerate(self.channels[1:], start=1):
+            x = nn.gelu(doubled(x, size, f"hidden_{number}", larger.pop()))
+        num_pixels = self.image_shape[0] * self.image_shape[1]
+        heads = {
+            name: doubled(x, size // num_pixels, name, self.image_shape)
+            .reshape(-1)
+            .astype(jnp.float32)
+            for name, size in self.heads.items()
+        }
+        return heads | {name: self.param(name, bias_init, (1,)) for name in self.constants}
+
+
+class Architecture(NamedTuple):
+    """How both networks are made."""
+
+    encoder: Callable[..., Network]  # (D, heads, *, hidden, initialisation, image_shape, dtype)
+    decoder: Callable[..., Network]  # (Z, heads, and the same, constants)
+    knows_weight_posteriors: bool = False
 
 
 def mlp(
@@ -110,9 +188,17 @@ def mlp(
     hidden: tuple[int, ...],
     initialisation: Initialisation,
     constants: tuple[str, ...] = (),
+    image_shape: tuple[int, int] | None = None,
+    dtype: str = "float32",
 ) -> Network:
-    """A multi-layer perceptron from [num_inputs] to heads of the sizes given, and constants [1]."""
-    module = MLP(hidden, dict(heads), constants, initialisation)
+    """A multi-layer perceptron from [num_inputs] to heads of the sizes given, and constants [1].
+
+    Args:
+        image_shape: which it does not look at.
+        dtype: of the products; parameters and heads are float32.
+    """
+    del image_shape
+    module = MLP(hidden, dict(heads), constants, initialisation, jnp.dtype(dtype))
     noisy = module.clone(is_noisy=True)
 
     def init(key: Key) -> PyTree:
@@ -127,6 +213,78 @@ def mlp(
     return Network(jax.jit(init), apply)
 
 
+def conv_encoder(
+    num_inputs: int,
+    heads: Mapping[str, int],
+    *,
+    hidden: tuple[int, ...],
+    initialisation: Initialisation,
+    image_shape: tuple[int, int] | None,
+    dtype: str = "float32",
+) -> Network:
+    """Convolutions from an image [num_inputs] to heads of the sizes given.
+
+    Args:
+        hidden: channels of each layer, which halves the rows and the columns.
+
+    Raises:
+        ValueError: the inputs are no images, or there is no layer.
+    """
+    shape = _image_shape(image_shape, hidden)
+    return _plain(
+        ConvEncoder(shape, hidden, dict(heads), initialisation, jnp.dtype(dtype)), num_inputs
+    )
+
+
+def conv_decoder(
+    num_inputs: int,
+    heads: Mapping[str, int],
+    *,
+    hidden: tuple[int, ...],
+    initialisation: Initialisation,
+    constants: tuple[str, ...] = (),
+    image_shape: tuple[int, int] | None,
+    dtype: str = "float32",
+) -> Network:
+    """Transposed convolutions from [num_inputs] to heads of whole images, and constants [1].
+
+    Args:
+        hidden: channels of each layer, of which the last doubles the image to its full size.
+
+    Raises:
+        ValueError: the outputs are no images, or there is no layer.
+    """
+    shape = _image_shape(image_shape, hidden)
+    module = ConvDecoder(shape, hidden, dict(heads), constants, initialisation, jnp.dtype(dtype))
+    return _plain(module, num_inputs)
+
+
+def _image_shape(shape: tuple[int, int] | None, hidden: tuple[int, ...]) -> tuple[int, int]:
+    if shape is None:
+        raise ValueError("convolutions are for images, and these data are none")
+    if not hidden:
+        raise ValueError("convolutions need the channels of at least one layer, and hidden is ()")
+    return shape
+
+
+def _plain(module: nn.Module, num_inputs: int) -> Network:
+    """A module whose parameters have no distribution."""
+
+    def init(key: Key) -> PyTree:
+        return module.init(key, jnp.zeros(num_inputs))["params"]
+
+    def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
+        return module.apply({"params": params}, x)  # pyright: ignore[reportReturnType]
+
+    return Network(jax.jit(init), apply)
+
+
+def rematerialised(network: Network) -> Network:
+    """The network, of which a gradient computes again what it would have had to keep."""
+    return Network(network.init, jax.checkpoint(network.apply))
+
+
 NETWORKS = {
-    "mlp": mlp,
+    "mlp": Architecture(mlp, mlp, knows_weight_posteriors=True),
+    "conv": Architecture(conv_encoder, conv_decoder),
 }

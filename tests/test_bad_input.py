@@ -92,6 +92,22 @@ MISTAKES = {
         [FREY, "--config.model.prior=vamp", "--config.model.prior_components=2000"],
         ["prior_components", "2000", "1572"],
     ),
+    "convolutions of no image": (
+        [FREY, *SYNTHETIC, "--config.data.split=", "--config.model.network=conv"],
+        ["conv", "images", "synthetic"],
+    ),
+    "convolutions without a layer": (
+        [FREY, "--config.model.network=conv", "--config.model.hidden=()"],
+        ["conv", "at least one layer", "hidden"],
+    ),
+    "local noise of convolutions": (
+        [FREY, "--config.model.network=conv", "--config.algorithm.name=full_vb"],
+        ["weight_noise", "local", "conv", "datapoint"],
+    ),
+    "minibatch in unequal parts": (
+        [FREY, "--config.algorithm.accumulation_steps=3"],
+        ["accumulation_steps", "3", "batch_size=100"],
+    ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (
         [FREY, "--config.optimizer.name=adam", "--config.optimizer.options=beta=1"],

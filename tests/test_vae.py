@@ -140,14 +140,26 @@ def test_the_mlp_is_tanh_layers_and_one_linear_layer_a_head(hidden: tuple[int, .
         np.testing.assert_allclose(outputs[head], expected, rtol=1e-5, atol=1e-6)
 
 
+IMAGE_SHAPE = (3, 2)
+HEADS = {"mean": 6, "log_var": 12}
+
+
+def made(name: str, part: str, init: Initialisation, **more: Any) -> Network:
+    """The encoder or the decoder of an architecture, from 6 numbers to two heads."""
+    make = getattr(NETWORKS[name], part)
+    return make(6, HEADS, hidden=(5,), initialisation=init, image_shape=IMAGE_SHAPE, **more)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_has_the_heads_that_are_asked_for(name: str):
-    network: Network = NETWORKS[name](
-        6, {"mean": 3, "log_var": 4}, hidden=(5,), initialisation=normal_init(0.1)
-    )
+def test_every_network_has_the_heads_that_are_asked_for(name: str, part: str):
+    network = made(name, part, normal_init(0.1))
     params = network.init(jax.random.key(0))
     outputs = network.apply(params, jnp.ones(6))
-    assert {head: value.shape for head, value in outputs.items()} == {"mean": (3,), "log_var": (4,)}
+    assert {head: value.shape for head, value in outputs.items()} == {
+        "mean": (6,),
+        "log_var": (12,),
+    }
     many = jax.jit(jax.vmap(network.apply, in_axes=(None, 0)))(params, jnp.ones((2, 6)))
     np.testing.assert_allclose(many["mean"][1], outputs["mean"], rtol=1e-5)
 
@@ -155,18 +167,16 @@ def test_every_network_has_the_heads_that_are_asked_for(name: str):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_constant_is_one_parameter_drawn_as_a_bias_and_the_same_for_every_input(name: str):
     def make(init: Initialisation) -> Network:
-        return NETWORKS[name](
-            6, {"mean": 3}, hidden=(5,), initialisation=init, constants=("log_var",)
-        )
+        return made(name, "decoder", init, constants=("log_std",))
 
     network = make(normal_init(0.1))
-    draws = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2000))["log_var"]
+    draws = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 2000))["log_std"]
     assert draws.shape == (2000, 1)
     assert scipy.stats.kstest(draws.ravel() / 0.1, scipy.stats.norm.cdf).pvalue > 1e-3
     params = network.init(jax.random.key(0))
     for x in (jnp.zeros(6), jnp.full(6, 100.0)):
-        np.testing.assert_array_equal(network.apply(params, x)["log_var"], params["log_var"])
-    assert make(fan_in_init(0.1)).init(jax.random.key(0))["log_var"] == 0.0
+        np.testing.assert_array_equal(network.apply(params, x)["log_std"], params["log_std"])
+    assert make(fan_in_init(0.1)).init(jax.random.key(0))["log_std"] == 0.0
 
 
 # The VAE

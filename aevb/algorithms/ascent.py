@@ -39,6 +39,19 @@ Objective = Callable[[PyTree, Key, Batch], tuple[Array, dict[str, Array]]]
 LogPrior = Callable[[PyTree], Array]  # params -> [], nats, up to a constant
 
 
+def over_datapoints(function: Callable[..., PyTree], *args: Array, num_parts: int = 1) -> PyTree:
+    """`jax.vmap(function)(*args)` over M datapoints, in parts that are taken one after the other.
+
+    Gradients of several parts are added as they come, and each computes again what the function
+    had in between: the memory is that of one part (gradient accumulation), the result the same
+    up to rounding.
+    """
+    if num_parts == 1:
+        return jax.vmap(function)(*args)
+    again = jax.checkpoint(lambda arguments: function(*arguments))
+    return jax.lax.map(again, args, batch_size=len(args[0]) // num_parts)
+
+
 def ascend(
     objective: Objective,
     log_prior: LogPrior,

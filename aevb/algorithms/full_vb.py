@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.ascent import ParamPrior, over_datapoints
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.distributions import DiagNormal
 from aevb.losses import BOUNDS, NOT_MEANS, Bound, evidence_lower_bound, minibatch_objective
@@ -30,6 +30,7 @@ def make(
     num_samples: int = 1,
     weight_noise: str = "local",
     prior: ParamPrior = ascent.PAPERS,
+    accumulation_steps: int = 1,
 ) -> Algorithm:
     """Gradient ascent of a bound on log p(X) as a whole, in phi and in q(theta).
 
@@ -49,6 +50,7 @@ def make(
             the one, and less noisy than either, since its gradient is the mean of "datapoint"'s
             given the units. It needs a decoder that knows `networks.WeightPosterior`.
         prior: on theta; phi has none.
+        accumulation_steps: parts of a minibatch that are taken one after the other.
 
     Raises:
         ValueError: the prior is flat on some parameter, whose posterior would have no end; there
@@ -90,7 +92,9 @@ def make(
             return bound(z_key, stats, vae.guide, vae.joint(theta, x), num_samples=num_samples)
 
         theta_keys, z_keys = (jax.random.split(key, len(batch.x)) for key in (theta_key, z_key))
-        bounds = jax.vmap(bound_of)(theta_keys, z_keys, batch.x)
+        bounds = over_datapoints(
+            bound_of, theta_keys, z_keys, batch.x, num_parts=accumulation_steps
+        )
         kl = kl_to_prior(params, prior) / num_data
         value = minibatch_objective(bounds, num_data) / num_data
         return value, {"objective": value - kl, "kl": kl}

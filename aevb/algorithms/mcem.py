@@ -10,7 +10,7 @@ from jax import Array
 
 from aevb import hmc
 from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.ascent import ParamPrior, over_datapoints
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -35,6 +35,7 @@ def make(
     target_acceptance: float = 0.9,
     num_updates: int = 5,
     prior: ParamPrior = ascent.PAPERS,
+    accumulation_steps: int = 1,
 ) -> Algorithm:
     """At each minibatch a sample of p(z|x), and on it some steps of theta up log p(x, z).
 
@@ -49,6 +50,7 @@ def make(
         num_data: N, how many chains there are.
         num_leapfrog: leapfrog steps of a transition.
         prior: on theta.
+        accumulation_steps: parts of a minibatch that are taken one after the other.
     """
 
     def init(key: Key) -> TrainState:
@@ -74,11 +76,12 @@ def make(
 
         chains_key, ascent_key = jax.random.split(key)
         keys = jax.random.split(chains_key, len(batch.x))
-        z, acceptances = jax.vmap(transition)(keys, batch.x, chains.z[batch.indices])
+        in_parts = partial(over_datapoints, num_parts=accumulation_steps)
+        z, acceptances = in_parts(transition, keys, batch.x, chains.z[batch.indices])
         acceptance = jnp.mean(acceptances)
 
         def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-            value = jnp.mean(jax.vmap(partial(log_joint, params))(batch.x, z))
+            value = jnp.mean(in_parts(partial(log_joint, params), batch.x, z))
             return value, {"objective": value}
 
         def ascend(carry, _):

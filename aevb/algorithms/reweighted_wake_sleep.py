@@ -7,7 +7,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.ascent import ParamPrior, over_datapoints
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.densities import log_densities
 from aevb.types import Key, PyTree
@@ -21,6 +21,7 @@ def make(
     num_data: int,
     num_samples: int = 5,
     prior: ParamPrior = ascent.PAPERS,
+    accumulation_steps: int = 1,
 ) -> Algorithm:
     """Two ascents at once, both awake: at the data's x, with K samples z_k ~ q(z|x).
 
@@ -33,6 +34,7 @@ def make(
         num_data: N, which weighs the minibatch against the prior on the parameters.
         num_samples: K, at least 2.
         prior: on phi and theta.
+        accumulation_steps: parts of a minibatch that are taken one after the other.
 
     Raises:
         ValueError: num_samples is below 2.
@@ -52,7 +54,8 @@ def make(
             value = jnp.sum(jax.nn.softmax(log_w) * (log_joint + log_q))
             return value, jax.nn.logsumexp(log_w) - jnp.log(num_samples)
 
-        values, bounds = jax.vmap(awake)(jax.random.split(key, len(batch.x)), batch.x)
+        keys = jax.random.split(key, len(batch.x))
+        values, bounds = over_datapoints(awake, keys, batch.x, num_parts=accumulation_steps)
         return jnp.mean(values), {"objective": jnp.mean(bounds)}
 
     return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)

@@ -6,7 +6,7 @@ import optax
 from jax import Array
 
 from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.ascent import ParamPrior, over_datapoints
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.losses import Bound, minibatch_objective
 from aevb.types import Key, PyTree
@@ -21,6 +21,7 @@ def make(
     bound: Bound,
     num_samples: int = 1,
     prior: ParamPrior = ascent.PAPERS,
+    accumulation_steps: int = 1,
 ) -> Algorithm:
     """AEVB: gradient ascent on phi and theta together.
 
@@ -29,6 +30,7 @@ def make(
         bound: an entry of `aevb.losses.BOUNDS`.
         num_samples: L of each datapoint.
         prior: on phi and theta.
+        accumulation_steps: parts of a minibatch that are taken one after the other.
     """
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -38,7 +40,8 @@ def make(
             stats = vae.encode(params, x)
             return bound(key, stats, vae.guide, vae.joint(params, x), num_samples=num_samples)
 
-        bounds = jax.vmap(bound_of)(jax.random.split(key, len(batch.x)), batch.x)
+        keys = jax.random.split(key, len(batch.x))
+        bounds = over_datapoints(bound_of, keys, batch.x, num_parts=accumulation_steps)
         return minibatch_objective(bounds, num_data) / num_data, {"objective": jnp.mean(bounds)}
 
     return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)

@@ -1,5 +1,7 @@
 """The wake-sleep algorithm (Hinton et al. 1995), the paper's baseline, with AEVB's own encoder."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,7 +9,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms.ascent import ParamPrior, over_datapoints
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.densities import log_densities
 from aevb.types import Key, PyTree
@@ -21,6 +23,7 @@ def make(
     num_data: int,
     num_samples: int = 1,
     prior: ParamPrior = ascent.PAPERS,
+    accumulation_steps: int = 1,
 ) -> Algorithm:
     """Two ascents at once, which share no objective.
 
@@ -34,6 +37,7 @@ def make(
         num_data: N, which weighs the minibatch against the prior on the parameters.
         num_samples: L of each datapoint, awake.
         prior: on phi and theta.
+        accumulation_steps: parts of a minibatch that are taken one after the other.
     """
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -50,8 +54,9 @@ def make(
             return vae.guide.log_prob(vae.encode(params, x), z)
 
         number = len(batch.x)
-        log_joint, bounds = jax.vmap(wake)(jax.random.split(wake_key, number), batch.x)
-        log_q = jax.vmap(sleep)(jax.random.split(sleep_key, number))
+        in_parts = partial(over_datapoints, num_parts=accumulation_steps)
+        log_joint, bounds = in_parts(wake, jax.random.split(wake_key, number), batch.x)
+        log_q = in_parts(sleep, jax.random.split(sleep_key, number))
         return jnp.mean(log_joint) + jnp.mean(log_q), {"objective": jnp.mean(bounds)}
 
     return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)

@@ -1,0 +1,205 @@
+"""Convolutional networks against convolutions in NumPy, and what saves memory or time in any."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aevb import networks
+from aevb.algorithms import full_vb, mcem, reweighted_wake_sleep, sgvb, wake_sleep
+from aevb.algorithms.base import Algorithm, Batch
+from aevb.likelihoods import LIKELIHOODS
+from aevb.losses import BOUNDS
+from aevb.networks import NETWORKS, Network, conv_decoder, conv_encoder, normal_init
+from aevb.vae import VAE, make
+
+INIT = normal_init(0.3)
+SHAPES = [(4, 4), (28, 20), (5, 3), (1, 1)]
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """By the tanh that flax approximates the normal's distribution function with."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def halved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Every second pixel of a correlation with zeros around, [R, C, I] -> [ceil R/2, ceil C/2, O].
+
+    Where an axis is even its zeros are at the end, as TensorFlow's "SAME" has it.
+    """
+    rows, columns, _ = x.shape
+    out = np.zeros((-(-rows // 2), -(-columns // 2), kernel.shape[-1])) + bias
+    before = [1 if size % 2 else 0 for size in (rows, columns)]
+    for r, c, i, j in itertools.product(*map(range, out.shape[:2]), range(3), range(3)):
+        row, column = 2 * r + i - before[0], 2 * c + j - before[1]
+        if 0 <= row < rows and 0 <= column < columns:
+            out[r, c] += x[row, column] @ kernel[i, j]
+    return out
+
+
+def doubled(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Pixel (r, c) adds to pixels 2 r + 0..2, 2 c + 0..2, by the kernel turned around."""
+    rows, columns, _ = x.shape
+    out = np.zeros((2 * rows + 1, 2 * columns + 1, kernel.shape[-1]))
+    for r, c, i, j in itertools.product(range(rows), range(columns), range(3), range(3)):
+        out[2 * r + i, 2 * c + j] += x[r, c] @ kernel[2 - i, 2 - j]
+    return out[:-1, :-1] + bias
+
+
+def layers_of(params: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    return {name: (layer["kernel"], layer["bias"]) for name, layer in params.items()}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_encoder_is_correlations_that_halve_and_one_linear_layer_a_head(
+    shape: tuple[int, int],
+):
+    number = shape[0] * shape[1]
+    network = conv_encoder(
+        number, {"mean": 2, "log_var": 3}, hidden=(3, 4), initialisation=INIT, image_shape=shape
+    )
+    params = network.init(jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=number)
+    layers = layers_of(params)
+    h = x.reshape(*shape, 1)
+    for name in ("hidden_0", "hidden_1"):
+        h = gelu(halved(h, *layers[name]))
+    found = network.apply(params, jnp.asarray(x, jnp.float32))
+    for head in ("mean", "log_var"):
+        kernel, bias = layers[head]
+        np.testing.assert_allclose(found[head], h.ravel() @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_decoder_doubles_to_the_image_with_a_heads_numbers_as_channels(shape: tuple[int, int]):
+    number = shape[0] * shape[1]
+    heads = {"mean": number, "logits": 5 * number}
+    network = conv_decoder(2, heads, hidden=(4, 3), initialisation=INIT, image_shape=shape)
+    params = network.init(jax.random.key(0))
+    layers = layers_of(params)
+    z = np.random.default_rng(0).normal(size=2)
+    sizes = [shape]
+    for _ in range(2):
+        sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+    kernel, bias = layers["hidden_0"]
+    h = gelu((z @ kernel + bias).reshape(*sizes[2], 4))
+    h = gelu(doubled(h, *layers["hidden_1"])[: sizes[1][0], : sizes[1][1]])
+    found = network.apply(params, jnp.asarray(z, jnp.float32))
+    for head, size in (("mean", 1), ("logits", 5)):
+        expected = doubled(h, *layers[head])[: shape[0], : shape[1]]
+        assert expected.shape == (*shape, size)
+        np.testing.assert_allclose(
+            found[head].reshape(*shape, size), expected, rtol=1e-4, atol=1e-5
+        )
+
+
+# Less memory or less time, of any network
+
+
+def model(
+    name: str, dtype: str = "float32", wrap: Callable[[Network], Network] = lambda n: n
+) -> VAE:
+    """Of binary images of 8 x 8, with 2 latents."""
+    common: dict[str, Any] = {
+        "initialisation": normal_init(0.1),
+        "image_shape": (8, 8),
+        "dtype": dtype,
+    }
+    encoder = NETWORKS[name].encoder(64, {"mean": 2, "log_var": 2}, hidden=(16, 8), **common)
+    decoder = NETWORKS[name].decoder(2, {"logits": 64}, hidden=(8, 16), **common)
+    return make(wrap(encoder), wrap(decoder), LIKELIHOODS["bernoulli"], num_latents=2)
+
+
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
+    "sgvb": lambda *args, **more: sgvb.make(*args, bound=BOUNDS["sgvb_b"], **more),
+    "full_vb": lambda *args, **more: full_vb.make(*args, bound=BOUNDS["sgvb_b"], **more),
+    "wake_sleep": wake_sleep.make,
+    "reweighted_wake_sleep": reweighted_wake_sleep.make,
+    "mcem": mcem.make,
+}
+M = 12
+X = jnp.asarray(np.random.default_rng(0).integers(0, 2, (M, 64)), jnp.float32)
+BATCH = Batch(X, jnp.arange(M))
+
+
+def step(algorithm: Algorithm) -> tuple[Any, dict[str, jax.Array]]:
+    state = algorithm.init(jax.random.key(0))
+    return jax.jit(algorithm.update)(jax.random.key(1), state, BATCH)
+
+
+def pairs_of(one: Any, other: Any) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Their leaves."""
+    return zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+
+
+def temporary_bytes(algorithm: Algorithm) -> int:
+    state = algorithm.init(jax.random.key(0))
+    compiled = jax.jit(algorithm.update).lower(jax.random.key(1), state, BATCH).compile()
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str):
+    # Convolutions have no local noise.
+    more = {"weight_noise": "datapoint"} if (name, network) == ("full_vb", "conv") else {}
+    optimizer = optax.sgd(0.1)
+    whole, in_parts = (
+        step(
+            ALGORITHMS[name](
+                model(network), optimizer, num_data=M, accumulation_steps=parts, **more
+            )
+        )
+        for parts in (1, 4)
+    )
+    for one, other in pairs_of(whole, in_parts):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
+
+
+def test_parts_take_less_memory():
+    def algorithm(parts: int) -> Algorithm:
+        return sgvb.make(
+            model("conv"), optax.sgd(0.1), num_data=M, bound=BOUNDS["sgvb_b"],
+            accumulation_steps=parts,
+        )  # fmt: skip
+
+    assert temporary_bytes(algorithm(12)) < 0.5 * temporary_bytes(algorithm(1))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_rematerialised_network_has_the_same_step(network: str):
+    plain, again = (
+        step(
+            sgvb.make(model(network, wrap=wrap), optax.sgd(0.1), num_data=M, bound=BOUNDS["sgvb_b"])
+        )
+        for wrap in (lambda n: n, networks.rematerialised)
+    )
+    for one, other in pairs_of(plain, again):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_in_half_precision_parameters_and_bounds_are_float32_and_near(network: str):
+    def algorithm(dtype: str) -> Algorithm:
+        return sgvb.make(model(network, dtype), optax.sgd(0.1), num_data=M, bound=BOUNDS["sgvb_b"])
+
+    exact, exact_metrics = step(algorithm("float32"))
+    half, metrics = step(algorithm("bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("float32")}
+    assert metrics["objective"].dtype == jnp.float32
+    assert metrics["objective"] != exact_metrics["objective"]  # it is not done in float32
+    assert float(metrics["objective"]) == pytest.approx(float(exact_metrics["objective"]), rel=0.01)
+    start = algorithm("float32").init(jax.random.key(0)).params
+    moved = [
+        np.concatenate([np.ravel(a - b) for a, b in pairs_of(to, start)])
+        for to in (exact.params, half.params)
+    ]
+    assert np.linalg.norm(moved[1] - moved[0]) < 0.05 * np.linalg.norm(moved[0])
