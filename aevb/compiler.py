@@ -70,6 +70,12 @@ def _processor() -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
+def memory() -> int:
+    """Bytes of the device, or else of the machine."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def require_memory(needed: int, what: str, fields: str) -> None:
     """Refuses what cannot fit into the memory of the device, or else of the machine.
 
@@ -81,8 +87,7 @@ def require_memory(needed: int, what: str, fields: str) -> None:
     Raises:
         UserError: there are fewer.
     """
-    stats = jax.devices()[0].memory_stats() or {}
-    there = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = memory()
     if needed > there:
         raise UserError(
             f"{what} needs at least {needed / 2**30:,.0f} GiB of memory, and this machine has "

@@ -94,8 +94,10 @@ MOST_STEPS = 2**31 - 2  # that a state can count
 
 # These say where things lie and what else is written, not what is computed.
 WITHOUT_EFFECT = (
+    "data.access",
     "data.dir",
     "data.manual_dir",
+    "data.memory_share",
     "train.checkpoint_seconds",
     "train.keep_checkpoints",
     "train.tensorboard",
@@ -131,6 +133,15 @@ FIELDS = (
     Field(
         "data.num_train", 0, "N, so many of the training datapoints, evenly spaced; 0 for all",
         *_at_least(0),
+    ),
+    Field(
+        "data.access", "auto", "memory: the training data are copied to the device; stream: their "
+        "minibatches are read from disk; auto: stream, where memory would not do",
+        *_one_of(("auto", "memory", "stream")),
+    ),
+    Field(
+        "data.memory_share", 0.25, "auto: so much of the device's memory may hold training data",
+        "between 0 and 1", lambda value: 0 <= value <= 1,
     ),
     Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_up_to(10**8)),
     Field("data.synthetic_num_test", 1000, "synthetic: test datapoints", *_up_to(10**8)),

@@ -105,7 +105,7 @@ def find(
     indices = indices[position : position + batch_size]
     return BadStep(
         low,
-        _first_of(np.asarray(data)[indices], means, own(after)),
+        _first_of(np.asarray(data[indices]), means, own(after)),
         indices,
         own(state),
         own(after),
@@ -123,11 +123,11 @@ def origin(
 
     The step is taken once more, one operation at a time, each of which JAX looks at.
     """
-    indices = jnp.asarray(bad.indices)
+    indices, stored = jnp.asarray(bad.indices), jnp.asarray(data[bad.indices])
     for looks_for in (jax.debug_nans, jax.debug_infs):
         try:
             with jax.disable_jit(), looks_for(True):
-                loop.train_step(algorithm, preprocess, keys, data, indices, bad.before)
+                loop.train_step(algorithm, preprocess, keys, stored, indices, bad.before)
         except FloatingPointError as error:
             frames = traceback.extract_tb(error.__traceback__)
             line = [frame for frame in frames if _is_ours(frame.filename)][-1]

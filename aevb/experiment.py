@@ -10,11 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import data, evaluate, guides, likelihoods, losses, networks, optimizers, priors, vae
+from aevb import (
+    compiler,
+    data,
+    evaluate,
+    guides,
+    likelihoods,
+    losses,
+    networks,
+    optimizers,
+    priors,
+    vae,
+)
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skipping import skip_bad_steps
-from aevb.compiler import require_memory
 from aevb.config import Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -66,15 +76,20 @@ def load(values: Values) -> Dataset:
         UserError: it cannot be had.
     """
     options = section(values, "data")
+    access, share = options.pop("access"), options.pop("memory_share")
     if options["name"] == "synthetic":
         number = options["synthetic_num_train"] + options["synthetic_num_test"]
         width = max(number, options["synthetic_num_latents"])
-        require_memory(
+        compiler.require_memory(
             8 * width * options["synthetic_num_dims"],
             "the synthetic data",
             "config.data.synthetic_*",
         )
-    return data.load(options.pop("name"), data.Options(**options))
+    dataset = data.load(options.pop("name"), data.Options(**options))
+    fits = dataset.train.nbytes <= share * compiler.memory()
+    if access == "stream" or (access == "auto" and not fits):
+        return data.on_disk(dataset, data.Options(**options))
+    return dataset._replace(train=np.asarray(dataset.train))
 
 
 def _require_room(algorithm: Algorithm) -> None:
@@ -86,7 +101,7 @@ def _require_room(algorithm: Algorithm) -> None:
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
     # The state, a copy of it from the last pause, and gradients.
-    require_memory(
+    compiler.require_memory(
         3 * sum(sizes), "training this model", "config.model.hidden or config.model.num_latents"
     )
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,11 @@ def make_advance(
     How often the host pauses does not change the result: the loop bounds are arguments, so that
     every stretch of training runs the same compiled step.
     """
-    return _jit_advance(_draw_order, partial(train_step, algorithm, preprocess), batch_size)
+
+    def take_step(keys: LoopKeys, data: Array, indices: Array, state: TrainState):
+        return train_step(algorithm, preprocess, keys, data[indices], indices, state)
+
+    return _jit_advance(draw_order, take_step, batch_size)
 
 
 def make_stacked_advance(
@@ -78,15 +82,15 @@ def make_stacked_advance(
     """
 
     def train_member(setting: PyTree, keys: LoopKeys, data: Array, indices: Array, state):
-        return train_step(algorithm_of(setting), preprocess, keys, data, indices, state)
+        return train_step(algorithm_of(setting), preprocess, keys, data[indices], indices, state)
 
     train_members = jax.vmap(train_member, in_axes=(0, 0, None, 0, MEMBERS), out_axes=(MEMBERS, 0))
     return _jit_advance(
-        jax.vmap(_draw_order, in_axes=(0, None, None)), partial(train_members, settings), batch_size
+        jax.vmap(draw_order, in_axes=(0, None, None)), partial(train_members, settings), batch_size
     )
 
 
-def _draw_order(keys: LoopKeys, epoch: Array, num_data: int) -> Array:
+def draw_order(keys: LoopKeys, epoch: Array, num_data: int) -> Array:
     """In which order an epoch shows the datapoints -> [N]."""
     key = jax.random.fold_in(keys.order, epoch)
     return jax.random.permutation(key, jnp.arange(num_data, dtype=jnp.int32))
@@ -96,18 +100,22 @@ def train_step(
     algorithm: Algorithm,
     preprocess: Callable[[Key, Array], Array],
     keys: LoopKeys,
-    data: Array,
+    stored: Array,
     indices: Array,
     state: TrainState,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update on the datapoints `indices` [M] -> state, metrics."""
+    """One update on a minibatch as it is stored, [M, D] -> state, metrics.
+
+    Args:
+        indices: which datapoints these are, [M].
+    """
     data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
-    x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), data[indices])
+    x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), stored)
     return algorithm.update(update_key, state, Batch(x, indices))
 
 
 def _jit_advance(
-    draw_order: Callable[[LoopKeys, Array, int], Array],
+    draw: Callable[[LoopKeys, Array, int], Array],
     take_step: Callable[..., tuple[TrainState, dict[str, Array]]],
     batch_size: int,
 ) -> jax.stages.Wrapped:
@@ -129,7 +137,7 @@ def _jit_advance(
             order = jax.lax.cond(
                 order.epoch == number,
                 lambda: order,
-                lambda: Order(number, draw_order(keys, number, num_data)),
+                lambda: Order(number, draw(keys, number, num_data)),
             )
 
             def body(position, carry):
@@ -148,13 +156,13 @@ def _jit_advance(
         state, order, totals = jax.lax.while_loop(
             lambda carry: carry[0].step < stop, epoch, (state, order, zeros)
         )
-        return state, order, _means(totals, num_steps)
+        return state, order, means(totals, num_steps)
 
     options = compiler.training_options()
     return jax.jit(advance, donate_argnums=(2, 3), compiler_options=options)
 
 
-def _means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:
+def means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:
     """Metrics' means over the steps that were taken; of those that were not, the number."""
     if SKIPPED not in totals:
         return {name: total / num_steps for name, total in totals.items()}
@@ -168,6 +176,12 @@ def train_to(
     """`advance` to step `stop` in one go -> state, metrics; for callers that do not pause."""
     state, _, means = advance(keys, data, state, no_order(keys, data), jnp.int32(stop))
     return state, means
+
+
+class Program(Protocol):
+    """What compiles an `advance` for a device before it runs there."""
+
+    def compile(self, keys: LoopKeys, data: Any, state: TrainState) -> Advance: ...
 
 
 class AheadOfTime:
@@ -189,12 +203,12 @@ class AheadOfTime:
         if data.device not in self._programs:
             lowered = self.advance.lower(keys, data, state, no_order(keys, data), jnp.int32(0))
             program = lowered.compile(self._options)
-            _require_room(program)
+            require_room(program)
             self._programs[data.device] = program
         return self._programs[data.device]
 
 
-def _require_room(program: jax.stages.Compiled) -> None:
+def require_room(program: jax.stages.Compiled) -> None:
     """Refuses a program that would run out of memory, before it does.
 
     Raises:

@@ -18,7 +18,7 @@ from jax import Array
 from aevb import evaluate, loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.evaluate import Score
-from aevb.loop import AheadOfTime, LoopKeys
+from aevb.loop import AheadOfTime, LoopKeys, Program
 from aevb.optimizers import Optimizer, WithPrior, with_prior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -32,7 +32,7 @@ class Stack(NamedTuple):
     join: Callable[[Sequence[TrainState]], TrainState]  # of members at one step
     member: Callable[[TrainState, int], TrainState]  # what `join` has joined, apart again
     keys: LoopKeys
-    program: AheadOfTime
+    program: Program
     score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # as evaluate.Scorer
 
 
@@ -65,7 +65,7 @@ def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
 
 def alone(
     algorithm: Algorithm,
-    program: AheadOfTime,
+    program: Program,
     score: evaluate.Scorer,
     key: Key,
 ) -> Stack:

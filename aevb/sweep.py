@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import compiler, evaluate, loop, runs, stack, train
+from aevb import compiler, evaluate, loop, runs, stack, streaming, train
 from aevb.algorithms.base import Algorithm
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data import Dataset
+from aevb.data.records import Records
 from aevb.errors import Interrupted, UserError
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer, load
 from aevb.metrics import (
@@ -37,6 +38,7 @@ from aevb.metrics import (
 from aevb.ownership import owned, writing
 from aevb.plan import SEED, Member, Plan
 from aevb.signals import Signals
+from aevb.streaming import Data
 from aevb.train import Failed, Journal, Settings, Trained
 
 STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
@@ -55,7 +57,7 @@ class Program(NamedTuple):
     """What runs of one config share, whatever their seeds."""
 
     experiment: Experiment
-    advance: loop.AheadOfTime
+    advance: loop.Program
     score: evaluate.Scorer
 
 
@@ -185,7 +187,7 @@ class Workshop:
         self.failures: dict[str, str] = {}  # name of a member -> why it has no summary
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._datasets: dict[tuple[Any, ...], Dataset] = {}
-        self._copies: dict[tuple[Any, ...], Array] = {}
+        self._copies: dict[tuple[Any, ...], Data] = {}
         self._finishing = threading.Lock()  # pyplot is for one thread at a time
 
     def program(self, values: Values) -> Program:
@@ -193,15 +195,15 @@ class Workshop:
         key = _program_key(values)
         if key not in self._programs:
             experiment = build(values, self.dataset(values))
-            preprocess = experiment.dataset.preprocess
-            advance = loop.make_advance(
-                experiment.algorithm, preprocess, batch_size=values["train.batch_size"]
+            algorithm, dataset = experiment.algorithm, experiment.dataset
+            program = streaming.make_program(
+                algorithm,
+                dataset,
+                batch_size=values["train.batch_size"],
+                compiler_options=self.machine.compiler_options,
             )
-            self._programs[key] = Program(
-                experiment,
-                loop.AheadOfTime(advance, self.machine.compiler_options),
-                evaluate.make_score(experiment.vae, preprocess),
-            )
+            score = evaluate.make_score(experiment.vae, dataset.preprocess)
+            self._programs[key] = Program(experiment, program, score)
         return self._programs[key]
 
     def dataset(self, values: Values) -> Dataset:
@@ -292,7 +294,9 @@ class Workshop:
         else:
             groups: dict[Any, list[Member]] = defaultdict(list)
             for member in members:
-                groups[stack_key(member.values)].append(member)
+                # On disk each member has an order of its own, and reads for itself.
+                on_disk = isinstance(self.dataset(member.values).train, Records)
+                groups[member.name if on_disk else stack_key(member.values)].append(member)
             parts = len(self.machine.devices)
             jobs = [
                 tuple(group[first::parts])
@@ -330,11 +334,11 @@ class Workshop:
         about = runs.about(member.values)
         return Journal(self.folder / member.name, first, keep_all=keep_all, about=about)
 
-    def _on_device(self, values: Values, device: Device) -> Array:
+    def _on_device(self, values: Values, device: Device) -> Data:
         """A data set's training part, one copy a device."""
         key = (_data_key(values), device)
         if key not in self._copies:
-            self._copies[key] = jax.device_put(self.dataset(values).train, device)
+            self._copies[key] = streaming.on_device(self.dataset(values).train, device)
         return self._copies[key]
 
     def _finish(self, member: Member, trained: Trained) -> None:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
-from aevb import checkpoint, divergence, evaluate, loop, stack
+from aevb import checkpoint, divergence, evaluate, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skipping import SKIPPED, num_skipped
 from aevb.data import Dataset
@@ -24,6 +23,7 @@ from aevb.loop import Pause
 from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, read_records, reporter
 from aevb.signals import Signals
 from aevb.stack import Stack
+from aevb.streaming import Data
 from aevb.types import Key, PyTree
 
 REMEDY = "try a smaller config.optimizer.step_size"
@@ -87,8 +87,8 @@ def fit(
         UserError: the objective or a bound is no longer a number.
         Interrupted: on one of `signals.CAUGHT`, after saving.
     """
-    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=settings.batch_size)
-    run = stack.alone(algorithm, loop.AheadOfTime(advance), score, key)
+    program = streaming.make_program(algorithm, dataset, batch_size=settings.batch_size)
+    run = stack.alone(algorithm, program, score, key)
     journal = Journal(folder, run.init()[0], keep_all=settings.keep_checkpoints, about=about)
     if journal.resumed:
         print(
@@ -102,7 +102,7 @@ def fit(
             settings.num_steps * settings.batch_size, journal.step * settings.batch_size
         ) as bar,
     ):
-        data = jnp.asarray(dataset.train)
+        data = streaming.on_device(dataset.train)
         origin = partial(divergence.origin, algorithm, dataset.preprocess, run.keys, data)
         (trained,) = fit_stack(
             run, dataset, data, settings, [journal], signals=signals, report=reporter(bar),
@@ -159,7 +159,7 @@ class Journal:
 def fit_stack(
     runs: Stack,
     dataset: Dataset,
-    data: Array,
+    data: Data,
     settings: Settings,
     journals: Sequence[Journal],
     *,

@@ -38,7 +38,7 @@ LAYERS = (
         "provenance",
     ),
     ("evaluate", "loop", "sandwich"),
-    ("stack",),
+    ("stack", "streaming"),
     ("divergence",),
     ("train",),
     ("config",),
@@ -78,6 +78,8 @@ KNOWN_TO = {
     "orbax": ("checkpoint",),
     "matplotlib": ("figures", "plots"),
     "tensorflow_datasets": ("data",),
+    "array_record": ("data",),
+    "grain": ("streaming",),
     "tqdm": ("metrics",),
     "tensorboardX": ("metrics",),
 }

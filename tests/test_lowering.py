@@ -117,6 +117,7 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
     state = jax.eval_shape(lambda: members.join(members.init()))
     stored, stop = shapes(dataset.train), jax.ShapeDtypeStruct((), jnp.int32)
     order = jax.eval_shape(loop.no_order, members.keys, stored)
+    assert isinstance(members.program, loop.AheadOfTime)
     return Program(members.program.advance, (shapes(members.keys), stored, state, order, stop))
 
 

@@ -8,11 +8,13 @@ and defines ``load(options) -> Dataset``.
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
 
+from aevb.data import records
+from aevb.data.records import Records
 from aevb.errors import UserError
 from aevb.types import Key
 
@@ -21,7 +23,7 @@ class Dataset(NamedTuple):
     """Training and test data as stored, and how a stored datapoint becomes what a model sees."""
 
     name: str
-    train: np.ndarray  # [N, D]: uint8, or float32 for real-valued data
+    train: Any  # [N, D]: uint8, or float32 for real-valued data; an ndarray, or Records on disk
     test: np.ndarray  # [N', D]
     kind: str  # "binary" (0/1), "grey" (scaled levels) or "real": which likelihoods can score it
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
@@ -82,6 +84,30 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
         return dataset
     kept = np.arange(options.num_train) * number // options.num_train
     return dataset._replace(train=dataset.train[kept])
+
+
+def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
+    """The data set with its training part on disk, where it is written once.
+
+    Raises:
+        UserError: it cannot be written there, or is damaged.
+    """
+    from aevb.data import _files
+
+    if isinstance(dataset.train, Records):
+        return dataset
+    name = f"{dataset.name}-{_files.digest(dataset.train)[:16]}"
+    folder = _files.data_dir(options) / "aevb_records" / name
+    if folder.is_dir():
+        return dataset._replace(train=Records(folder))
+    try:
+        return dataset._replace(train=records.write(folder, [dataset.train]))
+    except OSError as error:
+        raise UserError(
+            f"the records of {dataset.name} cannot be written to {folder} "
+            f"({_files.one_line(error)}); let data.dir or $TFDS_DATA_DIR name a folder that can be "
+            "written and has space, or set data.access=memory"
+        ) from None
 
 
 def prepare(name: str, options: Options = DEFAULTS) -> Path:

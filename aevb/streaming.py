@@ -1,0 +1,217 @@
+"""Training on data that stay on disk: the loop's order and steps, over blocks that are read ahead.
+
+The order of an epoch, the keys and the step are those of `loop`, so that the minibatches are the
+same ones, and a run can be resumed, or a bad step be found, in the same way.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from aevb import compiler, loop
+from aevb.algorithms.base import Algorithm, TrainState
+from aevb.data import Dataset
+from aevb.data.records import Records
+from aevb.loop import Advance, LoopKeys, Order
+from aevb.types import Key
+
+BLOCK_BYTES = 2**22  # of minibatches that are read at once
+BLOCKS_AHEAD = 2  # that wait while one is trained on
+ENDLESS = 2**62
+
+
+Data = Any  # [N, D] as training takes it: an Array on a device, or `OnDisk`
+
+
+class OnDisk:
+    """A data set's training part that is read as it is needed, for one device."""
+
+    def __init__(self, records: Records, device: Any):
+        self.records, self.device = records, device
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        return self.records[index]
+
+
+def on_device(train: np.ndarray | Records, device: Any = None) -> Data:
+    """A data set's training part for a device, if not the first: all of it, or how to read it."""
+    device = device or jax.local_devices()[0]
+    return OnDisk(train, device) if isinstance(train, Records) else jax.device_put(train, device)
+
+
+def make_program(
+    algorithm: Algorithm,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> "loop.AheadOfTime | Streamed":
+    """What trains on the data set, wherever it lies."""
+    if isinstance(dataset.train, Records):
+        return Streamed(
+            algorithm, dataset.preprocess, batch_size=batch_size, compiler_options=compiler_options
+        )
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
+    return loop.AheadOfTime(advance, compiler_options)
+
+
+class Streamed:
+    """What `loop.AheadOfTime` is to data in memory: an `advance` of data `OnDisk`."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        preprocess: Callable[[Key, Array], Array],
+        *,
+        batch_size: int,
+        compiler_options: Mapping[str, Any] | None = None,
+    ):
+        self.batch_size = batch_size
+        self._train_block = _jit_train_block(algorithm, preprocess)
+        self._draw = jax.jit(loop.draw_order, static_argnums=2)
+        self._options = dict(compiler_options or {})
+        self._programs: dict[Any, Advance] = {}
+
+    def compile(self, keys: LoopKeys, data: OnDisk, state: TrainState) -> Advance:
+        """For the device of the data, and for a state like this one.
+
+        Raises:
+            UserError: it needs more memory than there is.
+        """
+        if data.device not in self._programs:
+            sizes = _Sizes(data, self.batch_size)
+            block = jax.ShapeDtypeStruct(
+                (sizes.block_steps, self.batch_size, data.records.shape[1]), data.records.dtype
+            )
+            indices = jax.ShapeDtypeStruct(block.shape[:2], jnp.int32)
+            lowered = self._train_block.lower(
+                keys, block, indices, state, jnp.int32(0), jnp.int32(0)
+            )
+            program = lowered.compile(self._options)
+            loop.require_room(program)
+            self._programs[data.device] = _Advance(program, self._draw, sizes)
+        return self._programs[data.device]
+
+
+class _Sizes:
+    """How an epoch of S steps is cut into blocks of T, the last one of what is left."""
+
+    def __init__(self, data: OnDisk, batch_size: int):
+        self.batch_size = batch_size
+        self.epoch_steps = len(data) // batch_size
+        step_bytes = batch_size * data.records.shape[1] * data.records.dtype.itemsize
+        self.block_steps = min(self.epoch_steps, max(1, BLOCK_BYTES // step_bytes))
+        self.epoch_blocks = -(-self.epoch_steps // self.block_steps)
+
+
+class _Advance:
+    """(keys, data, state, order, stop) -> state, order, mean metrics; as of `loop.make_advance`."""
+
+    def __init__(self, program: Callable[..., Any], draw: Callable[..., Array], sizes: _Sizes):
+        self._program, self._draw, self._sizes = program, draw, sizes
+        self._blocks: _Blocks | None = None
+        self._seed: bytes | None = None  # of the run whose blocks these are
+
+    def __call__(
+        self, keys: LoopKeys, data: OnDisk, state: TrainState, order: Order, stop: Array
+    ) -> tuple[TrainState, Order, dict[str, Array]]:
+        sizes, first, last = self._sizes, int(state.step), int(stop)
+        seed = np.asarray(jax.random.key_data(keys.order)).tobytes()
+        if self._blocks is None or self._seed != seed:
+            self._seed = seed
+            self._blocks = _Blocks(data, lambda epoch: self._draw(keys, epoch, len(data)), sizes)
+        step, totals = first, None
+        while step < last:
+            epoch, within = divmod(step, sizes.epoch_steps)
+            number, begin = divmod(within, sizes.block_steps)
+            x, indices = self._blocks.get(epoch * sizes.epoch_blocks + number)
+            left = min(sizes.epoch_steps - within, last - step)  # in the epoch, and to go
+            end = min(sizes.block_steps, begin + left)
+            state, sums = self._program(keys, x, indices, state, jnp.int32(begin), jnp.int32(end))
+            totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+            step += end - begin
+        assert totals is not None
+        epoch = (last - 1) // sizes.epoch_steps
+        order = Order(jnp.int32(epoch), jnp.asarray(self._blocks.order(epoch)))
+        return state, order, loop.means(totals, jnp.float32(last - first))
+
+
+def _jit_train_block(
+    algorithm: Algorithm, preprocess: Callable[[Key, Array], Array]
+) -> jax.stages.Wrapped:
+    """(keys, x [T, M, D], indices [T, M], state, first, end) -> state, sums of the metrics."""
+
+    def train_block(
+        keys: LoopKeys, x: Array, indices: Array, state: TrainState, first: Array, end: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        def step(position: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+            stored, which = x[position], indices[position]
+            return loop.train_step(algorithm, preprocess, keys, stored, which, state)
+
+        def body(position: Array, carry):
+            state, totals = carry
+            state, metrics = step(position, state)
+            return state, jax.tree.map(jnp.add, totals, metrics)
+
+        shapes = jax.eval_shape(step, jnp.int32(0), state)[1]
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return jax.lax.fori_loop(first, end, body, (state, zeros))
+
+    options = compiler.training_options()
+    return jax.jit(train_block, donate_argnums=3, compiler_options=options)
+
+
+class _Blocks:
+    """The blocks of one epoch after the other, from any on; the next ones are read meanwhile."""
+
+    def __init__(self, data: OnDisk, draw: Callable[[int], Array], sizes: _Sizes):
+        self._data, self._draw, self._sizes = data, draw, sizes
+        self._orders: dict[int, np.ndarray] = {}
+        self._drawing = threading.Lock()
+        self._ahead: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+        self._number, self._block = -2, None  # of the one that was asked for last
+
+    def get(self, number: int) -> tuple[Array, Array]:
+        """Block number i of all that ever are -> minibatches [T, M, D], their indices [T, M]."""
+        if number != self._number:
+            if number != self._number + 1:
+                self._ahead = self._read_from(number)
+            self._block = jax.device_put(next(self._ahead), self._data.device)
+            self._number = number
+        assert self._block is not None
+        return self._block
+
+    def order(self, epoch: int) -> np.ndarray:
+        """In which an epoch shows the datapoints -> [N]."""
+        with self._drawing:
+            if epoch not in self._orders:
+                recent = {e: o for e, o in self._orders.items() if e == epoch - 1}
+                self._orders = {**recent, epoch: np.asarray(self._draw(epoch))}
+            return self._orders[epoch]
+
+    def _read_from(self, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        import grain
+
+        blocks = grain.MapDataset.range(first, ENDLESS).map(self._read)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BLOCKS_AHEAD)
+        return iter(blocks.to_iter_dataset(options))
+
+    def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        sizes = self._sizes
+        epoch, within = divmod(int(number), sizes.epoch_blocks)
+        size = sizes.block_steps * sizes.batch_size
+        last = sizes.epoch_steps * sizes.batch_size
+        indices = self.order(epoch)[within * size : min((within + 1) * size, last)]
+        x = self._data[indices]
+        missing = size - len(indices)  # of the epoch's last block, which no step will see
+        x, indices = np.pad(x, ((0, missing), (0, 0))), np.pad(indices, (0, missing))
+        steps = (sizes.block_steps, sizes.batch_size)
+        return x.reshape(*steps, -1), indices.reshape(steps)

@@ -1,0 +1,165 @@
+"""Training on data that stay on disk: the minibatches, and so the parameters, of data in memory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aevb import data, experiment, loop, runs, stack, streaming
+from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.config import default_config, validate, with_values
+from aevb.data import Dataset, Options, records
+from aevb.data.records import Records
+
+N, M, D = 47, 5, 3  # 9 minibatches an epoch; 2 datapoints wait
+NUM_STEPS = 40
+DATA = np.arange(N * D, dtype=np.uint8).reshape(N, D)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """In shards of 20 datapoints, to be read 4 minibatches at a time."""
+    monkeypatch.setattr(records, "SHARD_BYTES", 20 * D)
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 4 * M * D)
+    return records.write(tmp_path / "records", [DATA])
+
+
+def recorder() -> Algorithm:
+    """Learns nothing, and notes what each step is shown."""
+
+    def init(key: jax.Array) -> TrainState:
+        extra = {
+            "indices": jnp.full((NUM_STEPS, M), -1, jnp.int32),
+            "x": jnp.zeros((NUM_STEPS, M, D)),
+            "noise": jnp.zeros(NUM_STEPS),
+        }
+        return TrainState(jnp.int32(0), (), (), extra)
+
+    def update(key: jax.Array, state: TrainState, batch: Batch):
+        now = {"indices": batch.indices, "x": batch.x, "noise": jax.random.uniform(key)}
+        extra = {name: log.at[state.step].set(now[name]) for name, log in state.extra.items()}
+        return TrainState(state.step + 1, (), (), extra), {"objective": now["noise"]}
+
+    return Algorithm(init, update)
+
+
+def dataset(train: Any) -> Dataset:
+    """Whose preprocessing tells its key."""
+
+    def preprocess(key: jax.Array, x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32) + jax.random.uniform(key)
+
+    return Dataset("numbers", train, DATA, "real", preprocess, None, None)
+
+
+def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any = None):
+    """-> what was noted, the last order, the metrics of each stretch."""
+    algorithm, data = recorder(), streaming.on_device(train)
+    program = program or streaming.make_program(algorithm, dataset(train), batch_size=M)
+    keys = stack.run_keys(jax.random.key(seed)).loop
+    state = algorithm.init(jax.random.key(0))
+    advance = program.compile(keys, data, state)
+    order, objectives = loop.no_order(keys, data), []
+    for stop in stops:
+        state, order, means = advance(keys, data, state, order, jnp.int32(stop))
+        objectives.append(float(means["objective"]))
+    return jax.tree.map(np.asarray, state.extra), np.asarray(order.indices), objectives
+
+
+@pytest.mark.parametrize("stops", [(40,), (1, 2, 40), (4, 9, 18, 40), (3, 8, 10, 31, 40)])
+def test_every_step_is_shown_what_it_is_in_memory(on_disk: Records, stops: tuple[int, ...]):
+    expected, order, objectives = trained(DATA, stops)
+    found, its_order, its_objectives = trained(on_disk, stops)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(its_order, order)
+    np.testing.assert_allclose(its_objectives, objectives, rtol=1e-6)
+
+
+def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
+    program = streaming.make_program(recorder(), dataset(on_disk), batch_size=M)
+    for seed in (0, 1, 0):
+        found, _, _ = trained(on_disk, (40,), seed=seed, program=program)
+        expected, _, _ = trained(DATA, (40,), seed=seed)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("stop", [3, 9, 17, 39])
+def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: int):
+    algorithm, data = recorder(), streaming.on_device(on_disk)
+    keys = stack.run_keys(jax.random.key(0)).loop
+
+    def go(state: TrainState, stop: int) -> TrainState:
+        program = streaming.make_program(algorithm, dataset(on_disk), batch_size=M)
+        advance = program.compile(keys, data, state)
+        return loop.train_to(advance, keys, data, state, stop)[0]
+
+    begun = go(algorithm.init(jax.random.key(0)), stop)
+    resumed = go(begun, NUM_STEPS)
+    whole = go(algorithm.init(jax.random.key(0)), NUM_STEPS)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+def test_what_has_been_read_is_not_read_again(on_disk: Records, monkeypatch: pytest.MonkeyPatch):
+    """An epoch of 45 datapoints is three blocks, however often it is paused in."""
+    read: list[int] = []
+    get = Records.__getitem__
+
+    def counting(self: Records, index: Any) -> np.ndarray:
+        read.extend(np.asarray(index).tolist())
+        return get(self, index)
+
+    monkeypatch.setattr(Records, "__getitem__", counting)
+    trained(on_disk, tuple(range(1, 10)))
+    first_epoch = read[:45]
+    assert len(set(first_epoch)) == 45
+
+
+# Whole runs
+
+
+def config(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    values = {
+        "model.hidden": (8,), "train.num_examples": 5000, "train.first_eval": 1000,
+        "train.eval_examples": 100, "data.dir": str(tmp_path / "data"), **changes,
+    }  # fmt: skip
+    return dict(validate(with_values(default_config(), values)))
+
+
+def test_a_run_from_disk_is_the_run_from_memory(tmp_path: Path):
+    summaries = [
+        runs.run(config(tmp_path, **{"data.access": access}), tmp_path / access)
+        for access in ("memory", "stream")
+    ]
+    in_memory, streamed = (
+        {name: value for name, value in summary.items() if "bound" in name} for summary in summaries
+    )
+    assert in_memory == pytest.approx(streamed, rel=1e-6)
+    assert list((tmp_path / "data" / "aevb_records").iterdir())
+    logs = [
+        [
+            json.loads(line)
+            for line in (tmp_path / access / "metrics.jsonl").read_text().splitlines()
+        ]
+        for access in ("memory", "stream")
+    ]
+    assert [line["examples"] for line in logs[0]] == [line["examples"] for line in logs[1]]
+
+
+def test_the_data_are_streamed_once_they_exceed_the_share_of_memory(tmp_path: Path):
+    for share, kind in ((0.25, np.ndarray), (0.0, Records)):
+        loaded = experiment.load(config(tmp_path, **{"data.memory_share": share}))
+        assert isinstance(loaded.train, kind)
+    by_hand = data.on_disk(data.load("frey_faces"), Options(dir=str(tmp_path / "data")))
+    np.testing.assert_array_equal(by_hand.train[:], data.load("frey_faces").train)
+
+
+def test_a_bad_step_is_found_in_data_on_disk(tmp_path: Path):
+    from aevb.errors import UserError
+
+    values = config(tmp_path, **{"data.access": "stream", "optimizer.step_size": 1e20})
+    with pytest.raises(UserError, match=r"at step 2 .* on the minibatch of datapoints"):
+        runs.run(values, tmp_path / "run")
