@@ -105,7 +105,10 @@ def compared_curves(
         axes.set_xlabel("training examples seen")
         axes.set_title(title)
         axes.grid(alpha=0.3)
-    grid.flat[0].legend(loc="lower right", fontsize="small")
+    lines, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(
+        lines, labels, loc="outside upper center", ncols=max(2, len(labels) // 2), fontsize="small"
+    )
     figure.supylabel(y_label.replace(" (", "\n("))
     return figure
 
