@@ -70,7 +70,10 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
         preservation_policy=keep,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
+        create=False,
+        multiprocessing_options=_alone(),
     )
+    folder.mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
@@ -78,8 +81,20 @@ def open_reader(folder: Path) -> "ocp.CheckpointManager":
     """The checkpoints of a folder that is there, from which nothing is removed."""
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, save_interval_steps=0, create=False, multiprocessing_options=_alone()
+    )
     return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _alone() -> Any:
+    """Of several processes each has a manager of its own, and orbax is not to wait for others."""
+    import orbax.checkpoint as ocp
+
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+    )
 
 
 def save(
@@ -114,6 +129,8 @@ def save(
         "about": dict(about or {}),
         "state": digest(state),
     }
+    if jax.process_count() > 1:  # where orbax takes arrays of one process for a mistake
+        state = jax.tree.map(np.asarray, state)
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         notes=ocp.args.JsonSave(sign(notes)),

@@ -72,7 +72,7 @@ def _processor() -> str:
 
 def memory() -> int:
     """Bytes of the device, or else of the machine."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -100,6 +100,7 @@ WITHOUT_EFFECT = (
     "data.memory_share",
     "train.checkpoint_seconds",
     "train.keep_checkpoints",
+    "train.num_devices",
     "train.tensorboard",
 )
 
@@ -259,6 +260,10 @@ FIELDS = (
     ),
     Field("train.num_examples", 3_000_000, "training examples seen in all", *_at_least(1)),
     Field("train.batch_size", 100, "M, datapoints of a minibatch", *_at_least(1)),
+    Field(
+        "train.num_devices", 0, "that share each minibatch; 0 for as many as there are and divide "
+        "it. A sweep gives each run one device", *_at_least(0),
+    ),
     Field(
         "train.first_eval", 10_000, "examples at the first evaluation", *_at_least(1),
     ),

@@ -40,6 +40,8 @@ def no_order(keys: LoopKeys, data: Array) -> Order:
     return Order(jnp.int32(-1), jnp.zeros((*keys.order.shape, len(data)), jnp.int32))
 
 
+Split = Callable[[Array], Array]  # a minibatch [M, ...], of which each device gets a part
+
 Advance = Callable[..., tuple[TrainState, Order, dict[str, Array]]]
 # (keys, data [N, D], state, order, stop []) -> state, order, mean metrics
 
@@ -47,8 +49,17 @@ Advance = Callable[..., tuple[TrainState, Order, dict[str, Array]]]
 MEMBERS = TrainState(step=None, params=0, opt_state=0, extra=0)  # pyright: ignore[reportArgumentType]
 
 
+def whole(minibatch: Array) -> Array:
+    """A minibatch that no devices share."""
+    return minibatch
+
+
 def make_advance(
-    algorithm: Algorithm, preprocess: Callable[[Key, Array], Array], *, batch_size: int
+    algorithm: Algorithm,
+    preprocess: Callable[[Key, Array], Array],
+    *,
+    batch_size: int,
+    split: Split = whole,
 ) -> jax.stages.Wrapped:
     """`advance(keys, data [N, D], state, order, stop)`: trains from state.step to step `stop`.
 
@@ -57,10 +68,13 @@ def make_advance(
     the next call takes, and the mean of each metric over these steps.
     How often the host pauses does not change the result: the loop bounds are arguments, so that
     every stretch of training runs the same compiled step.
+
+    Args:
+        split: of `distributed.split`, where several devices share the work.
     """
 
     def take_step(keys: LoopKeys, data: Array, indices: Array, state: TrainState):
-        return train_step(algorithm, preprocess, keys, data[indices], indices, state)
+        return train_step(algorithm, preprocess, keys, split(data[indices]), split(indices), state)
 
     return _jit_advance(draw_order, take_step, batch_size)
 
@@ -241,11 +255,15 @@ def pauses(
     *,
     num_steps: int,
     stops: Sequence[int],
+    agree: Callable[[int], int] = lambda steps: steps,
 ) -> Iterator[Pause]:
     """Trains until step `num_steps`, with a pause at each of `stops` and about twice a second.
 
     An `advance` that is compiled already keeps compilation out of the seconds. The caller does in
     the pause what it likes (evaluate, save, report) and may leave for good.
+
+    Args:
+        agree: on the length of a stretch, which follows from the time, among processes.
     """
     order = no_order(keys, data)
     step, stretch = int(state.step), FIRST_STRETCH
@@ -256,7 +274,7 @@ def pauses(
         state, order, means = advance(keys, data, state, order, jnp.int32(step))
         metrics = {name: np.asarray(mean) for name, mean in means.items()}  # waits for the device
         seconds = time.perf_counter() - began
-        stretch = min(
-            10 * stretch, max(1, round((step - start) * SECONDS_BETWEEN_PAUSES / seconds))
+        stretch = agree(
+            min(10 * stretch, max(1, round((step - start) * SECONDS_BETWEEN_PAUSES / seconds)))
         )
         yield Pause(state, step, metrics, step - start, seconds)

@@ -124,9 +124,10 @@ class TensorBoard:
         self.writer.flush()
 
 
-def progress_bar(total: int, done: int, unit: str = "examples") -> tqdm:
+def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: bool = True) -> tqdm:
     """What is done, how fast, and the time left, on stderr; in a file a line each half minute."""
     return tqdm(
+        disable=not is_shown,
         total=total,
         initial=done,
         unit=f" {unit}",

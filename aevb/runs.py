@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from aevb import compiler, evaluate, provenance, train
+from aevb import compiler, distributed, evaluate, provenance, train
 from aevb.algorithms.skipping import num_skipped
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
@@ -102,6 +102,8 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
     A finished run is not run again; one that was interrupted goes on, and ends bitwise as if it
     had not been.
 
+    Of several processes the first has the summary, and the others {}.
+
     Args:
         debug: whether JAX looks for leaked tracers, and the source of a NaN is looked for.
 
@@ -109,20 +111,24 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
         UserError: something that the user can put right.
         Interrupted: on one of `signals.CAUGHT`, with everything saved.
     """
-    if (finished := inspect(folder, config)) is not None:
-        return finished
-    compiler.use_cache()
-    with jax.checking_leaks() if debug else nullcontext():
+    with distributed.together(), jax.checking_leaks() if debug else nullcontext():
+        finished = distributed.by_the_first(lambda: inspect(folder, config))
+        if distributed.most_of(int(finished is not None)):
+            return finished or {}
+        compiler.use_cache()
         return _run(config, folder, debug)
 
 
 def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
     experiment = build(config)
-    with claimed(folder, config) as finished:  # only now: a refused config leaves nothing behind
-        if finished is not None:
-            return finished
+    with ExitStack() as held:  # only now: a refused config leaves nothing behind
+        claim = claimed(folder, config)
+        finished = distributed.by_the_first(lambda: held.enter_context(claim))
+        if distributed.most_of(int(finished is not None)):
+            return finished or {}
         score = evaluate.make_score(experiment.vae, experiment.dataset.preprocess)
-        print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
+        if distributed.is_first():
+            print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
         trained = train.fit(
             experiment.algorithm,
             experiment.dataset,
@@ -133,7 +139,10 @@ def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
             about=about(config),
             debug=debug,
         )
-        return finish(experiment, score, trained, config, folder)
+        summary = distributed.by_the_first(
+            lambda: finish(experiment, score, trained, config, folder)
+        )
+        return summary or {}
 
 
 def about(config: Values) -> dict[str, Any]:

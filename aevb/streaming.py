@@ -17,7 +17,8 @@ from aevb import compiler, loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
 from aevb.data.records import Records
-from aevb.loop import Advance, LoopKeys, Order
+from aevb.distributed import Placement, place
+from aevb.loop import Advance, LoopKeys, Order, Split
 from aevb.types import Key
 
 BLOCK_BYTES = 2**22  # of minibatches that are read at once
@@ -29,9 +30,9 @@ Data = Any  # [N, D] as training takes it: an Array on a device, or `OnDisk`
 
 
 class OnDisk:
-    """A data set's training part that is read as it is needed, for one device."""
+    """A data set's training part that is read as it is needed, for one placement."""
 
-    def __init__(self, records: Records, device: Any):
+    def __init__(self, records: Records, device: Placement):
         self.records, self.device = records, device
 
     def __len__(self) -> int:
@@ -41,10 +42,14 @@ class OnDisk:
         return self.records[index]
 
 
-def on_device(train: np.ndarray | Records, device: Any = None) -> Data:
-    """A data set's training part for a device, if not the first: all of it, or how to read it."""
+def on_device(train: np.ndarray | Records, device: Placement = None) -> Data:
+    """A data set's training part for where it is trained: all of it, or how to read it.
+
+    Args:
+        device: of `distributed.place_for`; None for the first.
+    """
     device = device or jax.local_devices()[0]
-    return OnDisk(train, device) if isinstance(train, Records) else jax.device_put(train, device)
+    return OnDisk(train, device) if isinstance(train, Records) else place(train, device)
 
 
 def make_program(
@@ -52,14 +57,19 @@ def make_program(
     dataset: Dataset,
     *,
     batch_size: int,
+    split: Split = loop.whole,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> "loop.AheadOfTime | Streamed":
     """What trains on the data set, wherever it lies."""
     if isinstance(dataset.train, Records):
         return Streamed(
-            algorithm, dataset.preprocess, batch_size=batch_size, compiler_options=compiler_options
+            algorithm,
+            dataset.preprocess,
+            batch_size=batch_size,
+            split=split,
+            compiler_options=compiler_options,
         )
-    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size, split=split)
     return loop.AheadOfTime(advance, compiler_options)
 
 
@@ -72,10 +82,11 @@ class Streamed:
         preprocess: Callable[[Key, Array], Array],
         *,
         batch_size: int,
+        split: Split = loop.whole,
         compiler_options: Mapping[str, Any] | None = None,
     ):
         self.batch_size = batch_size
-        self._train_block = _jit_train_block(algorithm, preprocess)
+        self._train_block = _jit_train_block(algorithm, preprocess, split)
         self._draw = jax.jit(loop.draw_order, static_argnums=2)
         self._options = dict(compiler_options or {})
         self._programs: dict[Any, Advance] = {}
@@ -145,7 +156,7 @@ class _Advance:
 
 
 def _jit_train_block(
-    algorithm: Algorithm, preprocess: Callable[[Key, Array], Array]
+    algorithm: Algorithm, preprocess: Callable[[Key, Array], Array], split: Split
 ) -> jax.stages.Wrapped:
     """(keys, x [T, M, D], indices [T, M], state, first, end) -> state, sums of the metrics."""
 
@@ -153,7 +164,7 @@ def _jit_train_block(
         keys: LoopKeys, x: Array, indices: Array, state: TrainState, first: Array, end: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         def step(position: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-            stored, which = x[position], indices[position]
+            stored, which = split(x[position]), split(indices[position])
             return loop.train_step(algorithm, preprocess, keys, stored, which, state)
 
         def body(position: Array, carry):
@@ -184,7 +195,7 @@ class _Blocks:
         if number != self._number:
             if number != self._number + 1:
                 self._ahead = self._read_from(number)
-            self._block = jax.device_put(next(self._ahead), self._data.device)
+            self._block = place(next(self._ahead), self._data.device)
             self._number = number
         assert self._block is not None
         return self._block

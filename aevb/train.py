@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from signal import Signals as Signal
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb import checkpoint, divergence, evaluate, loop, stack, streaming
+from aevb import checkpoint, distributed, divergence, evaluate, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skipping import SKIPPED, num_skipped
 from aevb.data import Dataset
@@ -43,6 +44,7 @@ class Settings(NamedTuple):
     checkpoint_seconds: float
     keep_checkpoints: bool
     tensorboard: bool
+    num_devices: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -87,10 +89,18 @@ def fit(
         UserError: the objective or a bound is no longer a number.
         Interrupted: on one of `signals.CAUGHT`, after saving.
     """
-    program = streaming.make_program(algorithm, dataset, batch_size=settings.batch_size)
+    placement = distributed.place_for(settings.batch_size, settings.num_devices)
+    program = streaming.make_program(
+        algorithm, dataset, batch_size=settings.batch_size, split=distributed.split(placement)
+    )
     run = stack.alone(algorithm, program, score, key)
-    journal = Journal(folder, run.init()[0], keep_all=settings.keep_checkpoints, about=about)
-    if journal.resumed:
+    (first,) = run.init()
+    journal = distributed.by_the_first(
+        lambda: Journal(folder, first, keep_all=settings.keep_checkpoints, about=about)
+    )
+    step = distributed.as_the_first(journal.step if journal and journal.resumed else -1)
+    journal = journal or Follower(folder, first, None if step < 0 else step)
+    if journal.resumed and distributed.is_first():
         print(
             f"resuming from the checkpoint at {journal.step * settings.batch_size:,} training "
             "examples",
@@ -99,10 +109,12 @@ def fit(
     with (
         Signals() as signals,
         progress_bar(
-            settings.num_steps * settings.batch_size, journal.step * settings.batch_size
+            settings.num_steps * settings.batch_size,
+            journal.step * settings.batch_size,
+            is_shown=distributed.is_first(),
         ) as bar,
     ):
-        data = streaming.on_device(dataset.train)
+        data = streaming.on_device(dataset.train, placement)
         origin = partial(divergence.origin, algorithm, dataset.preprocess, run.keys, data)
         (trained,) = fit_stack(
             run, dataset, data, settings, [journal], signals=signals, report=reporter(bar),
@@ -155,6 +167,38 @@ class Journal:
             test_bound=test_bound,
         )  # fmt: skip
 
+    def close(self) -> list[dict[str, Any]]:
+        """-> all records."""
+        self.manager.close()
+        return self.log.records
+
+
+class Follower(Journal):
+    """The journal of a process that is not the first: it reads where the run is, and no more."""
+
+    def __init__(self, folder: Path, first: TrainState, step: int | None):
+        """Opens a folder at the step that the first process has found, None for none."""
+        restored = None
+        if step is not None:
+            reader = checkpoint.open_reader(folder / "checkpoints")
+            restored = checkpoint.restore(reader, first, step=step, only_read=True)
+            reader.close()
+        self.folder, self.resumed = folder, restored is not None
+        self.state, self.seconds, _ = restored or (first, 0.0, [])
+        self.step = int(self.state.step)
+
+    def start(self, settings: Settings) -> None:
+        """It has no log."""
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """The first process does."""
+
+    def save(self, state: TrainState, test_bound: float | None) -> None:
+        """The first process does."""
+
+    def close(self) -> list[dict[str, Any]]:
+        return []
+
 
 def fit_stack(
     runs: Stack,
@@ -184,7 +228,7 @@ def fit_stack(
         journal.start(settings)
     state = runs.join([journal.state for journal in journals])
     # A checkpoint comes back to the device that saved it.
-    keys, state = jax.device_put((runs.keys, state), data.device)
+    keys, state = distributed.place((runs.keys, state), data.device)
     evaluation = _make_evaluation(runs, dataset, settings.eval_examples)
     num_steps, batch_size = settings.num_steps, settings.batch_size
     stops = evaluation_steps(num_steps, settings)
@@ -193,12 +237,16 @@ def fit_stack(
     last_save = time.monotonic()
     advance = runs.program.compile(keys, data, state)
     before = jax.tree.map(jnp.copy, state)  # as it was in the last pause
-    for pause in loop.pauses(advance, keys, data, state, num_steps=num_steps, stops=stops):
+    pauses = loop.pauses(
+        advance, keys, data, state, num_steps=num_steps, stops=stops,
+        agree=distributed.as_the_first,
+    )  # fmt: skip
+    for pause in pauses:
         state, examples = pause.state, pause.step * batch_size
         recent = {name: np.atleast_1d(mean) for name, mean in pause.metrics.items()}
         objectives = recent["objective"]
         sound = np.asarray(divergence.are_finite(state, runs.size)) & np.isfinite(objectives)
-        scores = evaluation(state.params) if pause.step in stops else None
+        scores = evaluation(distributed.local(state.params)) if pause.step in stops else None
         for number in set(range(runs.size)) - failures.keys():
             if not sound[number]:
                 bad = divergence.find(
@@ -217,11 +265,13 @@ def fit_stack(
         going = [number for number in range(runs.size) if number not in failures]
         speed.add(pause.num_steps * batch_size, pause.seconds / runs.size)
         report(pause.num_steps * batch_size * runs.size, float(np.mean(objectives[going])))
+        received = distributed.most_of(int(signals.received or 0))
         late = time.monotonic() - last_save > settings.checkpoint_seconds
         for number in going:
             journal = journals[number]
             journal.seconds += pause.seconds / runs.size
-            member = runs.member(state, number) if scores or signals.received or late else None
+            to_save = scores or received or late
+            member = runs.member(distributed.local(state), number) if to_save else None
             if scores and member:
                 means = {name: float(each[number]) for name, each in recent.items()}
                 record = {"examples": examples, **scores[number], **_recent(means, pause, member)}
@@ -230,13 +280,17 @@ def fit_stack(
                 test_bound = scores[number]["test_bound"] if scores else None
                 journal.save(member, test_bound)
                 last_save = time.monotonic()
-        if signals.received and pause.step < num_steps:
-            raise Interrupted(signals.received, examples)
-    for journal in journals:
-        journal.manager.close()
+        if received and pause.step < num_steps:
+            raise Interrupted(Signal(received), examples)
+    records = [journal.close() for journal in journals]
     return [
         failures.get(number)
-        or Trained(runs.member(state, number), journal.log.records, journal.seconds, speed.steady())
+        or Trained(
+            runs.member(distributed.local(state), number),
+            records[number],
+            journal.seconds,
+            speed.steady(),
+        )
         for number, journal in enumerate(journals)
     ]
 
@@ -258,10 +312,14 @@ def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
     some = {name: evaluate.some_of(len(data), limit) for name, data in splits.items()}
 
     def evaluation(params: PyTree) -> list[dict[str, float]]:
-        scores = [runs.score(params, data, some[name]) for name, data in splits.items()]
+        bounds = np.zeros((len(splits), runs.size))
+        if distributed.is_first():
+            for row, (name, data) in zip(bounds, splits.items(), strict=True):
+                row[:] = [score.mean for score in runs.score(params, data, some[name])]
+        bounds = distributed.numbers_of_the_first(bounds)
         return [
-            {f"{name}_bound": score.mean for name, score in zip(splits, each, strict=True)}
-            for each in zip(*scores, strict=True)
+            {f"{name}_bound": float(bound) for name, bound in zip(splits, each, strict=True)}
+            for each in bounds.T
         ]
 
     return evaluation

@@ -3,6 +3,10 @@
 python experiments/run.py --config=experiments/frey_faces.py [--workdir=DIR] \
 [--config.FIELD=VALUE ...] [--debug] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
 
+A run by several processes is started by this command for each, with one folder: --coordinator
+names the first one's HOST:PORT, --num_processes says how many there are and --process_id which of
+them this is (from 0); --coordinator=auto asks SLURM or the TPU.
+
 --debug makes JAX look for leaked tracers, and says of a run that meets a NaN or an infinity in
 which line of the source it arose. A run that was stopped by one can be given it afterwards.
 
@@ -44,6 +48,11 @@ AXES = flags.DEFINE_multi_string(
 MAPPING = flags.DEFINE_enum(
     "mapping", "auto", ("auto", *MAPPINGS), "How a sweep's runs are mapped onto the hardware."
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of the first of several processes, or auto on SLURM and TPUs."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many of them.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
 DEBUG = flags.DEFINE_bool("debug", False, "Look for leaked tracers, and for the source of a NaN.")
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
@@ -174,7 +183,10 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """-> the exit status: 0 done, 2 a mistake, 3 a sweep's run failed, 128 + signal that came."""
+    """-> the exit status: 0 done, 2 a mistake, 3 a sweep's run failed, 128 + signal that came.
+
+    It is 4 where another process of the run has ended.
+    """
 
     def body() -> int:
         parse([argument for argument in argv if argument not in HELP])
@@ -186,6 +198,8 @@ def main(argv: list[str]) -> int:
             raise UserError(CONFIG_IS_MISSING)
         values = validate(CONFIG.value)
         folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
+        if SWEEP.value and COORDINATOR.value:
+            raise UserError("--coordinator is of one run; a sweep is spread over its own devices")
         if SWEEP.value and DEBUG.value:
             raise UserError(
                 "--debug is of one run and not of a sweep; give it with the --workdir and the "
@@ -202,9 +216,13 @@ def main(argv: list[str]) -> int:
         if AXES.value or MAPPING.value != "auto":
             raise UserError("--axis and --mapping are of a sweep; give --sweep too")
 
-        from aevb import runs  # imports jax: after all that can be refused without it
+        from aevb import distributed, runs  # import jax: after all that can be refused without it
 
-        print(report(runs.run(values, folder, debug=DEBUG.value), folder))
+        if COORDINATOR.value:
+            distributed.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        summary = runs.run(values, folder, debug=DEBUG.value)
+        if summary:  # else the first process has it
+            print(report(summary, folder))
         return 0
 
     return reporting_mistakes(body)

@@ -477,6 +477,14 @@ SLIPS = (
         "fresh_keys",
     ),
     Slip(
+        "every device has the whole minibatch",
+        "distributed.py",
+        "parts = NamedSharding(placement.mesh, PartitionSpec(AXIS))",
+        "parts = NamedSharding(placement.mesh, PartitionSpec())",
+        "test_distributed.py",
+        "added_once",
+    ),
+    Slip(
         "one order for all runs that share a program",
         "streaming.py",
         "if self._blocks is None or self._seed != seed:",
@@ -495,8 +503,8 @@ SLIPS = (
     Slip(
         "a datapoint of the next shard",
         "data/records.py",
-        "np.searchsorted(self._starts, index, side=\"right\") - 1",
-        "np.searchsorted(self._starts, index, side=\"left\") - 1",
+        'np.searchsorted(self._starts, index, side="right") - 1',
+        'np.searchsorted(self._starts, index, side="left") - 1',
         "test_records.py",
     ),
     Slip(

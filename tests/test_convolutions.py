@@ -146,8 +146,13 @@ def temporary_bytes(algorithm: Algorithm) -> int:
     return analysis.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        pytest.param(*pair, marks=() if pair == ("sgvb", "mlp") else pytest.mark.slow)
+        for pair in itertools.product(ALGORITHMS, NETWORKS)
+    ],
+)
 def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str):
     # Convolutions have no local noise.
     more = {"weight_noise": "datapoint"} if (name, network) == ("full_vb", "conv") else {}

@@ -53,7 +53,13 @@ def test_where_every_operation_is_fine_that_is_said():
     assert "only the compiled step" in found
 
 
-@pytest.mark.parametrize("name", ["sgvb", "full_vb", "wake_sleep", "mcem"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sgvb", *(pytest.param(n, marks=SLOW) for n in ("full_vb", "wake_sleep", "mcem"))],
+)
 def test_it_goes_through_every_algorithm(name: str):
     """Weights of 1e30 overflow in the first place where two of them meet."""
     changes = {"algorithm.name": name, "model.hidden": (5,)}

@@ -36,6 +36,7 @@ LAYERS = (
         "plots",
         "compiler",
         "provenance",
+        "distributed",
     ),
     ("evaluate", "loop", "sandwich"),
     ("stack", "streaming"),

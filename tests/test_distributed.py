@@ -1,0 +1,287 @@
+"""One run on several devices or processes: the run on one, up to the rounding of its sums.
+
+The optimizer is plain gradient ascent: under the paper's Adagrad, whose first steps move each
+weight by the whole step size whatever its gradient, rounding grows until two runs differ.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from programs import ON_THE_CPU, ROOT
+
+from aevb import distributed
+from aevb.errors import UserError
+
+FLAGS = (
+    "--config=experiments/frey_faces.py",
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.step_size=0.0001",
+    "--config.model.hidden=(20,)",
+    "--config.train.batch_size=80",
+    "--config.train.num_examples=8000",
+    "--config.train.first_eval=1000",
+    "--config.train.eval_examples=200",
+)
+# Sums of 560 pixels by 80 datapoints in another order, a hundred times in turn.
+TOLERANCE = 1e-4
+
+
+def devices(number: int) -> dict[str, str]:
+    """An environment in which jax has so many."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
+
+
+def start(*flags: str, env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "experiments/run.py", *FLAGS, *flags],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def begin(folder: Path, number: int, *flags: str, each: int = 1) -> list[subprocess.Popen[str]]:
+    """A run by so many processes with so many devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        start(
+            f"--workdir={folder}", f"--coordinator=127.0.0.1:{port}",
+            f"--num_processes={number}", f"--process_id={process}", *flags, env=devices(each),
+        )
+        for process in range(number)
+    ]  # fmt: skip
+
+
+def together(folder: Path, number: int, *flags: str, each: int = 1) -> list[tuple[int, str, str]]:
+    """`begin`, to the end -> each process's status, stdout and stderr."""
+    processes = begin(folder, number, *flags, each=each)
+    said = [process.communicate(timeout=280) for process in processes]
+    return [(p.returncode, out, err) for p, (out, err) in zip(processes, said, strict=True)]
+
+
+def alone(folder: Path, number: int, *flags: str) -> str:
+    """A run by one process with so many devices -> what it prints."""
+    process = start(f"--workdir={folder}", *flags, env=devices(number))
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    return out
+
+
+def bounds(folder: Path) -> np.ndarray:
+    """Along training, and at its end."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    return np.array([[line["train_bound"], line["test_bound"]] for line in [*lines, summary]])
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    alone(folder, 1)
+    return folder
+
+
+def test_on_8_devices_the_bounds_are_those_of_one(on_one: Path, tmp_path: Path):
+    alone(tmp_path / "run", 8)
+    np.testing.assert_allclose(bounds(tmp_path / "run"), bounds(on_one), rtol=TOLERANCE)
+
+
+def test_two_processes_do_it_together_and_the_first_alone_speaks(on_one: Path, tmp_path: Path):
+    first, second = together(tmp_path / "run", 2)
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    np.testing.assert_allclose(bounds(tmp_path / "run"), bounds(on_one), rtol=TOLERANCE)
+    assert "train  " in first[1]
+    assert "train  " not in second[1]
+    assert "examples/s" not in second[2]
+    (again, said, _), (_, nothing, _) = together(tmp_path / "run", 2)  # which is finished
+    assert again == 0
+    assert "train  " in said
+    assert "train  " not in nothing
+
+
+@pytest.mark.slow
+def test_a_layout_repeats_itself_bitwise(tmp_path: Path):
+    for name in ("once", "twice"):
+        together(tmp_path / name, 2, each=2)
+    np.testing.assert_array_equal(bounds(tmp_path / "once"), bounds(tmp_path / "twice"))
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_bounds_of_one(on_one: Path, tmp_path: Path):
+    for status, _, err in together(tmp_path / "run", 4):
+        assert status == 0, err
+    np.testing.assert_allclose(bounds(tmp_path / "run"), bounds(on_one), rtol=TOLERANCE)
+
+
+STOPPED = """
+import sys
+from aevb import loop, train
+from aevb.signals import Signals
+
+class Impatient(Signals):
+    def __enter__(self):
+        super().__enter__()
+        self.stop()  # at the first pause
+        return self
+
+train.Signals = Impatient
+sys.argv[0] = "experiments/run.py"
+sys.path.insert(0, "experiments")
+import run
+sys.exit(run.main(sys.argv))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (8, 2)])
+def test_a_checkpoint_goes_on_with_another_number_of_devices(
+    before: int, after: int, on_one: Path, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPED, *FLAGS, f"--workdir={folder}"],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU, **devices(before), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "and saved at" in stopped.stderr
+    assert "resuming from the checkpoint" in alone(folder, after)
+    np.testing.assert_allclose(bounds(folder), bounds(on_one), rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_processes_goes_on_with_one_and_with_eight_devices(
+    on_one: Path, tmp_path: Path
+):
+    for number in (1, 8):
+        folder = tmp_path / f"{number}"
+        together(folder, 4)
+        for file in ("summary.json", "metrics.jsonl"):
+            (folder / file).unlink()
+        newest, *_ = sorted((folder / "checkpoints").glob("[0-9]*"), key=lambda p: -int(p.name))
+        for file in sorted(newest.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        newest.rmdir()
+        assert "resuming from the checkpoint" in alone(folder, number)
+        np.testing.assert_allclose(bounds(folder), bounds(on_one), rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+def test_where_one_of_four_is_killed_the_others_say_so_and_the_run_goes_on_bitwise(
+    victim: int, tmp_path: Path
+):
+    """Where it is the first, jax ends the others itself, with many lines."""
+    together(tmp_path / "whole", 4)
+    folder = tmp_path / "killed"
+    processes = begin(folder, 4)
+    while not list((folder / "checkpoints").glob("[0-9]*")):
+        time.sleep(0.05)
+        assert all(process.poll() is None for process in processes)
+    processes[victim].kill()
+    for number, process in enumerate(processes):
+        _, err = process.communicate(timeout=2 * distributed.HEARTBEAT_SECONDS)
+        assert process.returncode != 0
+        if victim != 0 and number != victim:
+            assert process.returncode == distributed.LOST, err
+            assert err.splitlines()[-1].startswith("error: another process of this run has ended")
+            assert "Traceback" not in err
+    for status, _, err in together(folder, 4):
+        assert status == 0, err
+    np.testing.assert_array_equal(bounds(folder), bounds(tmp_path / "whole"))
+
+
+def test_gradients_are_added_once_a_step():
+    """In one all-reduce; and each device has its part of the minibatch alone."""
+    program = r"""
+import re
+import jax, jax.numpy as jnp
+from aevb import distributed, loop, stack, streaming
+from aevb.config import default_config, validate, with_values
+from aevb.experiment import build
+values = {"model.hidden": (20,), "optimizer.name": "sgd", "optimizer.step_size": 1e-4}
+dataset, _, algorithm = build(validate(with_values(default_config(), values)))
+place = distributed.place_for(100)
+program = streaming.make_program(
+    algorithm, dataset, batch_size=100, split=distributed.split(place)
+)
+data = streaming.on_device(dataset.train, place)
+state = stack.first_state(algorithm.init, jax.random.key(0))
+keys, state = distributed.place((stack.run_keys(jax.random.key(0)).loop, state), place)
+text = program.compile(keys, data, state).as_text()
+print(len(place.mesh.devices), text.count(" all-reduce("), text.count(" all-gather("))
+print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if rows != "20"))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU, **devices(4), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.split() == ["4", "1", "0", "25"], found.stderr
+
+
+# What a user is told
+
+
+def test_a_minibatch_that_the_devices_of_all_processes_cannot_share_is_refused(tmp_path: Path):
+    found = together(tmp_path / "run", 2, "--config.train.batch_size=81")
+    assert [status for status, _, _ in found] == [2, 2]
+    for _, _, err in found:
+        assert "config.train.batch_size is 81; 2 devices of 2 processes" in err
+        assert "Traceback" not in err
+
+
+def test_a_refusal_of_the_first_process_is_everyones(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    (first, _, says), (second, _, also) = together(tmp_path / "run", 2)
+    assert (first, second) == (2, 2)
+    assert "holds files but no config.json" in says
+    assert "the first process has stopped" in also
+
+
+def test_a_process_alone_is_the_first_and_its_device_has_all():
+    place: Any = distributed.place_for(100)
+    assert place.platform == "cpu"
+    assert distributed.as_the_first(7) == distributed.most_of(7) == 7
+    with pytest.raises(UserError, match="no"):
+        distributed.by_the_first(_refuse)
+
+
+def _refuse() -> None:
+    raise UserError("no")
+
+
+def test_as_many_devices_share_a_minibatch_as_divide_it():
+    program = (
+        "from aevb import distributed\n"
+        "for size, most in ((80, 0), (100, 0), (7, 0), (80, 3), (11, 0), (6, 0)):\n"
+        "    place = distributed.place_for(size, most)\n"
+        "    print(place.num_devices if hasattr(place, 'num_devices') else 1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU, **devices(8), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["8", "5", "7", "2", "1", "6"]
