@@ -165,7 +165,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+# Of those that jax is asked for, which takes seconds each, some kinds.
+NEEDS_JAX = list(MISTAKES)[list(MISTAKES).index("grey pixels under Bernoulli") :]
+LONG = set(NEEDS_JAX) - {
+    "grey pixels under Bernoulli",
+    "unknown optimizer",
+    "data missing",
+    "workdir is a file",
+}
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MISTAKES],
+)
 def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
     arguments, words = MISTAKES[mistake]
     arguments = [argument.format(tmp=folder) for argument in arguments]

@@ -222,6 +222,7 @@ def test_a_worker_answers_line_by_line_and_refuses_what_is_no_request(
 # The programs
 
 
+@pytest.mark.slow
 def test_the_speed_benchmark_runs_its_contenders_in_turn(frey_folder: Path, tmp_path: Path):
     """And the workers of our own environment answer it; seven epochs teach them something."""
     output = tmp_path / "speed.json"

@@ -169,6 +169,7 @@ def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str)
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_parts_take_less_memory():
     def algorithm(parts: int) -> Algorithm:
         return sgvb.make(

@@ -240,6 +240,7 @@ print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if 
 # What a user is told
 
 
+@pytest.mark.slow
 def test_a_minibatch_that_the_devices_of_all_processes_cannot_share_is_refused(tmp_path: Path):
     found = together(tmp_path / "run", 2, "--config.train.batch_size=81")
     assert [status for status, _, _ in found] == [2, 2]
@@ -248,6 +249,7 @@ def test_a_minibatch_that_the_devices_of_all_processes_cannot_share_is_refused(t
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_first_process_is_everyones(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")

@@ -36,7 +36,10 @@ NUM_DIMS, NUM_LATENTS = 3, 2
 NUM_DATA = 12
 NUM_DRAWS = 4000
 PRIOR = ParamPrior(std=0.8)
-every_noise = pytest.mark.parametrize("noise", full_vb.NOISES)
+every_noise = pytest.mark.parametrize(
+    "noise",
+    ["local", *(pytest.param(n, marks=pytest.mark.slow) for n in full_vb.NOISES if n != "local")],
+)
 
 Params = dict[str, Any]
 

@@ -160,7 +160,7 @@ def test_the_full_normal_has_nearly_the_posteriors_moments(num_columns: int):
         assert found == pytest.approx(known.covariance[0, 1] / np.prod(std), abs=0.05)
 
 
-@pytest.mark.parametrize("num_columns", [1, 2])
+@pytest.mark.parametrize("num_columns", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
     known = exact(num_columns)
     vb = np.asarray(fitted(logistic_regression.fit, num_columns).mean)

@@ -120,7 +120,7 @@ def repeated(case: Case, number: int) -> list[Case]:
 @pytest.mark.parametrize(
     ("num_dims", "num_latents"),
     [
-        (10, 3),
+        pytest.param(10, 3, marks=pytest.mark.slow),
         pytest.param(4, 1, marks=pytest.mark.slow),
         pytest.param(3, 2, marks=pytest.mark.slow),
         pytest.param(6, 3, marks=pytest.mark.slow),
@@ -236,7 +236,8 @@ def make_decoder(num_latents: int, seed: int) -> tuple[Decoder, np.ndarray, np.n
 
 
 @pytest.mark.parametrize(
-    ("num_latents", "seed"), [pytest.param(1, 0, marks=pytest.mark.slow), (2, 1)]
+    ("num_latents", "seed"),
+    [pytest.param(1, 0, marks=pytest.mark.slow), pytest.param(2, 1, marks=pytest.mark.slow)],
 )
 def test_every_estimate_agrees_with_quadrature_on_a_posterior_that_is_not_gaussian(
     num_latents: int, seed: int

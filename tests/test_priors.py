@@ -191,7 +191,16 @@ def build(guide: str, prior: str, bound: str = "sgvb_a") -> Experiment:
     return experiment.build(validate(config_of(guide, prior, bound)))
 
 
-@pytest.mark.parametrize(("guide", "prior"), list(itertools.product(GUIDES, PRIORS)))
+@pytest.mark.parametrize(
+    ("guide", "prior"),
+    [
+        pytest.param(
+            *pair,
+            marks=() if {"diag_normal", "standard_normal"} & set(pair) else pytest.mark.slow,
+        )
+        for pair in itertools.product(GUIDES, PRIORS)
+    ],
+)
 def test_every_guide_with_every_prior_takes_two_steps(guide: str, prior: str):
     """Each part of the parameters moves, and what comes out is finite and can be decoded."""
     built = build(guide, prior)

@@ -182,6 +182,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp
 
 
+@pytest.mark.slow
 def test_the_command_tables_both_sides_and_they_agree(folder: Path):
     done = run_python(
         "experiments/evaluate.py",

@@ -141,9 +141,6 @@ CASES = {
 IN_SHORT = (
     "all at once",
     "200 latents beside 3",
-    "full covariances",
-    "another bound",
-    "wake-sleep",
     "chains of Monte-Carlo EM",
 )
 

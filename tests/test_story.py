@@ -3,12 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 from programs import ROOT, python
 
 PAGE = ROOT / "docs" / "variational_bayes.md"
 PICTURE = re.compile(r"!\[[^\]]+\]\(variational_bayes/(\w+)\.png\)")
 
 
+@pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom_and_makes_the_pictures_that_it_shows(tmp_path: Path):
     """In a process of its own: the page sets float64 for all of it."""
     python("experiments/story.py", f"--output={tmp_path}")

@@ -197,6 +197,7 @@ def in_sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(NUM_DEVICES < 2, reason="one core is one device")
+@pytest.mark.slow
 def test_on_several_devices_every_run_ends_bitwise_the_same(in_sequence: Path, tmp_path: Path):
     done = command(tmp_path, "--mapping=devices")
     assert done.returncode == 0, done.stderr
