@@ -154,18 +154,12 @@ def _jit_advance(
                 lambda: Order(number, draw(keys, number, num_data)),
             )
 
-            def body(position, carry):
-                state, totals = carry
-                state, metrics = step(order.indices, position, state)
-                return state, jax.tree.map(jnp.add, totals, metrics)
-
             first = state.step % steps_per_epoch
             last = jnp.minimum(steps_per_epoch, stop - number * steps_per_epoch)
-            state, totals = jax.lax.fori_loop(first, last, body, (state, totals))
+            state, totals = take_steps(partial(step, order.indices), first, last, state, totals)
             return state, order, totals
 
-        shapes = jax.eval_shape(step, order.indices, jnp.int32(0), state)[1]
-        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        zeros = no_metrics(partial(step, order.indices), state)
         num_steps = (stop - state.step).astype(jnp.float32)
         state, order, totals = jax.lax.while_loop(
             lambda carry: carry[0].step < stop, epoch, (state, order, zeros)
@@ -174,6 +168,29 @@ def _jit_advance(
 
     options = compiler.training_options()
     return jax.jit(advance, donate_argnums=(2, 3), compiler_options=options)
+
+
+Step = Callable[[Array, TrainState], tuple[TrainState, dict[str, Array]]]
+# (position in an epoch or a block [], state) -> the next state, its metrics
+
+
+def no_metrics(step: Step, state: TrainState) -> dict[str, Array]:
+    """The sums of a step's metrics before the first."""
+    shapes = jax.eval_shape(step, jnp.int32(0), state)[1]
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+
+def take_steps(
+    step: Step, first: Array, end: Array, state: TrainState, totals: dict[str, Array]
+) -> tuple[TrainState, dict[str, Array]]:
+    """The steps at positions from `first` until `end` -> the state, totals with their metrics."""
+
+    def body(position, carry):
+        state, totals = carry
+        state, metrics = step(position, state)
+        return state, jax.tree.map(jnp.add, totals, metrics)
+
+    return jax.lax.fori_loop(first, end, body, (state, totals))
 
 
 def means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:

@@ -199,18 +199,15 @@ def mlp(
     """
     del image_shape
     module = MLP(hidden, dict(heads), constants, initialisation, jnp.dtype(dtype))
-    noisy = module.clone(is_noisy=True)
-
-    def init(key: Key) -> PyTree:
-        return module.init(key, jnp.zeros(num_inputs))["params"]
+    plain, noisy = _plain(module, num_inputs), module.clone(is_noisy=True)
 
     def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
         if isinstance(params, WeightPosterior):
             variables = {"params": params.mean, "log_vars": params.log_var}
             return noisy.apply(variables, x, rngs={"weights": params.key})  # pyright: ignore[reportReturnType]
-        return module.apply({"params": params}, x)  # pyright: ignore[reportReturnType]
+        return plain.apply(params, x)
 
-    return Network(jax.jit(init), apply)
+    return Network(plain.init, apply)
 
 
 def conv_encoder(

@@ -151,8 +151,12 @@ class _Advance:
             step += end - begin
         assert totals is not None
         epoch = (last - 1) // sizes.epoch_steps
-        order = Order(jnp.int32(epoch), jnp.asarray(self._blocks.order(epoch)))
-        return state, order, loop.means(totals, jnp.float32(last - first))
+        indices: Any = self._blocks.order(epoch)  # no device needs them
+        return (
+            state,
+            Order(jnp.int32(epoch), indices),
+            loop.means(totals, jnp.float32(last - first)),
+        )
 
 
 def _jit_train_block(
@@ -167,14 +171,7 @@ def _jit_train_block(
             stored, which = split(x[position]), split(indices[position])
             return loop.train_step(algorithm, preprocess, keys, stored, which, state)
 
-        def body(position: Array, carry):
-            state, totals = carry
-            state, metrics = step(position, state)
-            return state, jax.tree.map(jnp.add, totals, metrics)
-
-        shapes = jax.eval_shape(step, jnp.int32(0), state)[1]
-        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return jax.lax.fori_loop(first, end, body, (state, zeros))
+        return loop.take_steps(step, first, end, state, loop.no_metrics(step, state))
 
     options = compiler.training_options()
     return jax.jit(train_block, donate_argnums=3, compiler_options=options)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import ON_THE_CPU, ROOT
+from programs import ON_THE_CPU, ROOT, run_python
 
 from aevb import distributed
 from aevb.errors import UserError
@@ -150,14 +150,8 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices(
     before: int, after: int, on_one: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    stopped = subprocess.run(
-        [sys.executable, "-c", STOPPED, *FLAGS, f"--workdir={folder}"],
-        cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU, **devices(before), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    env = {**devices(before), "PYTHONPATH": str(ROOT)}
+    stopped = run_python("-c", STOPPED, *FLAGS, f"--workdir={folder}", env=env)
     assert "and saved at" in stopped.stderr
     assert "resuming from the checkpoint" in alone(folder, after)
     np.testing.assert_allclose(bounds(folder), bounds(on_one), rtol=TOLERANCE)
@@ -226,14 +220,7 @@ text = program.compile(keys, data, state).as_text()
 print(len(place.mesh.devices), text.count(" all-reduce("), text.count(" all-gather("))
 print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if rows != "20"))
 """
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU, **devices(4), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = run_python("-c", program, env={**devices(4), "PYTHONPATH": str(ROOT)})
     assert found.stdout.split() == ["4", "1", "0", "25"], found.stderr
 
 
@@ -278,12 +265,5 @@ def test_as_many_devices_share_a_minibatch_as_divide_it():
         "    place = distributed.place_for(size, most)\n"
         "    print(place.num_devices if hasattr(place, 'num_devices') else 1)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU, **devices(8), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["8", "5", "7", "2", "1", "6"]
+    done = run_python("-c", program, env={**devices(8), "PYTHONPATH": str(ROOT)})
+    assert done.stdout.split() == ["8", "5", "7", "2", "1", "6"], done.stderr
