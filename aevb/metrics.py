@@ -1,5 +1,6 @@
 """What a run writes for people and programs: JSON lines, JSON files, TensorBoard events."""
 
+import contextlib
 import json
 import math
 import os
@@ -124,9 +125,32 @@ class TensorBoard:
         self.writer.flush()
 
 
+class _Unminded:
+    """A stream whose reader may go away: nothing ends, or waits, because nobody looks at it.
+
+    tqdm would leave its lock taken where a write fails, and a sweep's other threads wait for it.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: bool = True) -> tqdm:
     """What is done, how fast, and the time left, on stderr; in a file a line each half minute."""
     return tqdm(
+        file=_Unminded(sys.stderr),
         disable=not is_shown,
         total=total,
         initial=done,

@@ -1,7 +1,10 @@
 """What a run writes: whole lines, whole files, and nothing twice."""
 
 import json
+import os
 import struct
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from aevb.metrics import (
     MetricsLog,
     TensorBoard,
     curve,
+    progress_bar,
     read_records,
     read_signed,
     write_json,
@@ -137,3 +141,26 @@ def test_tensorboard_has_the_log_once_however_often_a_run_is_resumed(tmp_path: P
         for record in RECORDS
         for name in ("train_bound", "test_bound")
     )
+
+
+def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytest.MonkeyPatch):
+    """As where a terminal is closed; its lock, which a sweep's threads share, stays free."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        bar = progress_bar(100, 0)
+        bar.refresh()
+        monkeypatch.undo()
+        taken: list[bool] = []
+
+        def ask() -> None:
+            with bar.get_lock():
+                taken.append(True)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(timeout=5.0)
+        assert taken == [True]
+        bar.disable = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # for what is still to be flushed
