@@ -13,7 +13,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-faults lint types check format sweep-frey sweep-mnist paper \
+.PHONY: help run test test-all test-faults test-slurm lint types check format sweep-frey sweep-mnist paper \
 	paper-quick docs-figures bench lock clean
 
 help:  ## this list
@@ -26,10 +26,13 @@ test: .venv/developers  ## the tests, in minutes
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: .venv/developers  ## the slow tests too
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults and not slurm'
 
 test-faults: .venv/developers  ## runs killed, damaged and starved at random, in two hours, with a table of what came of it
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults
+
+test-slurm: .venv/developers  ## sweeps on a SLURM of this machine (Debian's slurmctld, slurmd and slurm-client)
+	$(BIN)/python -m pytest -m slurm
 
 lint: .venv/developers  ## style: ruff
 	$(BIN)/ruff check

@@ -70,6 +70,13 @@ def _processor() -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:12]
 
 
+def num_cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def memory() -> int:
     """Bytes of the device, or else of the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}

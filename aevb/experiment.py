@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,24 @@ def load(values: Values) -> Dataset:
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))
     return dataset._replace(train=np.asarray(dataset.train))
+
+
+class Loader:
+    """`load`, but each data set once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[Any, ...], Dataset] = {}
+
+    def __call__(self, values: Values) -> Dataset:
+        key = data_key(values)
+        if key not in self._loaded:
+            self._loaded[key] = load(values)
+        return self._loaded[key]
+
+
+def data_key(values: Values) -> tuple[Any, ...]:
+    """Of configs that have one data set."""
+    return tuple(section(values, "data").items())
 
 
 def _require_room(algorithm: Algorithm) -> None:

@@ -22,7 +22,8 @@ MAPPINGS = (
     "sequence",
     "devices",
     "stack",
-)  # of runs onto the hardware; see `sweep`
+)  # of runs onto the hardware; see `workshop`
+LAUNCHERS = ("slurm", "local")  # of runs as jobs; see `launch`
 
 
 class Choice(NamedTuple):
@@ -50,6 +51,12 @@ class Member(NamedTuple):
     name: str  # of its folder in the sweep's
     setting: Mapping[str, Any]  # its values on the axes
     values: Values  # its whole config, validated
+
+    @property
+    def num_examples(self) -> int:
+        """That it is trained on, in whole minibatches."""
+        batch_size = self.values["train.batch_size"]
+        return self.values["train.num_examples"] // batch_size * batch_size
 
 
 class Trial(NamedTuple):
@@ -182,6 +189,18 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     except (SyntaxError, ValueError) as error:
         raise UserError(f"--axis={text} has values that are no {kind.__name__}") from error
     return name, tuple(float(v) if kind is float and type(v) is int else v for v in parsed)
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """OPTION=VALUE of `sbatch` -> the two; its values are numbers, where they can be read as such.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    name, equals, value = text.partition("=")
+    if not name or not equals or not value:
+        raise UserError(f"--slurm={text} is not of the form OPTION=VALUE, such as partition=gpu")
+    return name.replace("-", "_"), int(value) if value.isdecimal() else value
 
 
 def _plain(value: Any) -> str:

@@ -17,6 +17,7 @@ from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.metrics import read_signed, write_signed
 from aevb.ownership import LOCK, owned, unusable, writing
+from aevb.plan import Member
 from aevb.train import Trained
 from aevb.types import PyTree
 
@@ -42,6 +43,15 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
         return _read(summary) if summary.exists() else None
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def outcome(folder: Path, member: Member) -> dict[str, Any]:
+    """The summary of a sweep's member that is finished; nothing of another.
+
+    Raises:
+        UserError: its folder belongs to something else, or cannot be read.
+    """
+    return inspect(folder / member.name, member.values) or {}
 
 
 @contextmanager

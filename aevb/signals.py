@@ -1,20 +1,22 @@
 """The signals that ask a run to stop, as a wish that training grants at its next pause.
 
-Ctrl-C is SIGINT; SLURM and Kubernetes pre-empt with SIGTERM, and `sbatch --signal=USR1@60` with
-SIGUSR1 a minute before. Outside training, or the second time, the process ends at once: a run can
-be killed at any moment, and loses no more than it did since its last checkpoint.
+Ctrl-C is SIGINT; SLURM and Kubernetes pre-empt with SIGTERM, `sbatch --signal=USR1@60` with SIGUSR1
+a minute before, and submitit with SIGUSR2. Outside training, or the second time, the process ends
+at once: a run can be killed at any moment, and loses no more than it did since its last checkpoint.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+REQUEUE = signal.SIGUSR2  # by which submitit asks a job to save, so that it can be queued again
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, REQUEUE)
 
 
-def exit_at_once() -> None:
+def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT) -> None:
     """Makes each of the signals end the process with one line and status 128 + signal."""
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -23,7 +25,7 @@ def exit_at_once() -> None:
         sys.stderr.flush()
         os._exit(128 + number)  # threads that train would hold up sys.exit
 
-    for number in CAUGHT:
+    for number in numbers:
         signal.signal(number, leave)
 
 

@@ -1,31 +1,14 @@
-"""A sweep in its folder: its runs mapped onto the hardware, and what came of them.
+"""A sweep in its folder: its runs, wherever they are trained, and what came of them."""
 
-Three mappings, of which `choose_mapping` takes the one that was measured to be the fastest:
-
-- sequence: one run after the other, each on all cores;
-- devices: as many runs at a time as there are devices, each on one; a CPU core is a device;
-- stack: as one program for each device, with the runs' arrays stacked (`aevb.stack`).
-"""
-
-import contextlib
 import math
-import os
-import threading
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-import jax
-from jax import Array
-
-from aevb import compiler, evaluate, loop, runs, stack, streaming, train
-from aevb.algorithms.base import Algorithm
-from aevb.config import WITHOUT_EFFECT, Values, section
-from aevb.data import Dataset
-from aevb.data.records import Records
+from aevb import runs
+from aevb.config import Values
 from aevb.errors import Interrupted, UserError
-from aevb.experiment import Experiment, build, build_algorithm, build_optimizer, load
+from aevb.launch import Launcher
 from aevb.metrics import (
     Report,
     curve,
@@ -38,186 +21,23 @@ from aevb.metrics import (
 from aevb.ownership import owned, writing
 from aevb.plan import SEED, Member, Plan
 from aevb.signals import Signals
-from aevb.streaming import Data
-from aevb.train import Failed, Journal, Settings, Trained
-
-STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
-# Guides whose small statistics begin the large ones, and algorithms of which a padded weight that
-# is 0 stays 0 and a padded latent changes nothing.
-GUIDES_TO_PAD = ("diag_normal", "full_normal")
-ALGORITHMS_TO_PAD = ("sgvb", "wake_sleep", "reweighted_wake_sleep")
-ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
+from aevb.workshop import Machine, Workshop
 
 
-Device = Any  # a jax.Device, which is no type to a type checker
-Job = tuple[Member, ...]  # runs that train together: a single one in most mappings
+class Trainer(Protocol):
+    """What trains members, each in its folder."""
 
-
-class Program(NamedTuple):
-    """What runs of one config share, whatever their seeds."""
-
-    experiment: Experiment
-    advance: loop.Program
-    score: evaluate.Scorer
-
-
-def run(plan: Plan, folder: Path, mapping: str = "auto") -> dict[str, Any]:
-    """Runs what of a sweep is not finished yet -> all that came of it, as sweep.json has it.
-
-    Args:
-        mapping: of `plan.MAPPINGS`, or "auto" for the fastest.
-
-    Raises:
-        UserError: something that the user can put right, before anything is run.
-        Interrupted: on one of `signals.CAUGHT`, with everything saved.
-    """
-    if (folder / "config.json").exists():
-        raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")
-    compiler.use_cache()
-    trials = plan.trials()
-    anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
-    tried = [member for trial in trials for member in trial.members]
-    for member in tried if trials else anyhow:  # else what is chosen is not known yet
-        runs.inspect(folder / member.name, member.values)
-    machine = Machine(mapping, len(anyhow))
-    workshop = Workshop(folder, machine)
-    for member in tried + anyhow:
-        workshop.program(member.values)  # refuses what does not fit together
-    print(f"sweep: {folder}, {len(anyhow)} runs\n{machine.describe()}", flush=True)
-    total = sum(map(_length, tried + anyhow))
-    with owned(folder), Signals() as signals, progress_bar(total, 0) as bar:
-        report = reporter(bar)
-        try:
-            workshop.run(tried, signals, report)
-            chosen = [
-                _chosen(plan, max(trial.members, key=workshop.train_bound)) for trial in trials
-            ]
-            members = plan.members(chosen)
-            workshop.run(members, signals, report)
-        except Interrupted as stop:
-            raise Interrupted(stop.received, int(bar.n)) from stop
-    result = {
-        "mapping": machine.mapping,
-        "devices": [str(device) for device in machine.devices],
-        "trials": [
-            {
-                "setting": dict(trial.setting),
-                "tried": [
-                    {
-                        **_chosen(plan, member),
-                        "train_bound": workshop.outcome(member).get("train_bound"),
-                    }
-                    for member in trial.members
-                ],
-                "chosen": values,
-            }
-            for trial, values in zip(trials, chosen, strict=True)
-        ],
-        "rows": _rows(members, workshop),
-    }
-    with writing(folder):
-        _draw(members, folder)
-        write_json(folder / "sweep.json", result)
-    return result
-
-
-def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
-    """Its values on the axes of choice."""
-    return {name: member.setting[name] for name in plan.choices}
-
-
-class Machine:
-    """The devices, and how runs are mapped onto them."""
-
-    def __init__(self, mapping: str, num_runs: int):
-        """Gives a CPU a device for each core, where that is wanted and not too late for it."""
-        cores = num_cores()
-        on_cpu = choose_mapping(cores, num_runs, on_cpu=True) if mapping == "auto" else mapping
-        if on_cpu == "devices":  # else jax's one device, which has all of the cores
-            with contextlib.suppress(RuntimeError):  # jax is at work, with the devices it has
-                jax.config.update("jax_num_cpu_devices", min(cores, num_runs))
-        devices = jax.local_devices()
-        self.on_cpu = devices[0].platform == "cpu"
-        self.forced = mapping != "auto"
-        self.mapping = mapping
-        if not self.forced:
-            self.mapping = choose_mapping(len(devices), num_runs, on_cpu=self.on_cpu)
-        wanted = 1 if self.mapping == "sequence" else num_runs
-        self.devices = devices[:wanted]
-
-    @property
-    def compiler_options(self) -> Mapping[str, Any]:
-        return ONE_THREAD if self.on_cpu and len(self.devices) > 1 else {}
+    mapping: str  # how
+    devices: Sequence[str]  # on what, where that is known
+    failures: dict[str, str]  # name of a member -> why it has no summary
 
     def describe(self) -> str:
-        how = {
-            "sequence": "one run after the other",
-            "devices": f"{len(self.devices)} runs at a time, each on a device",
-            "stack": f"stacked into one program for each of {len(self.devices)} devices",
-        }[self.mapping]
-        why = "as --mapping says" if self.forced else "--mapping forces another"
-        return f"mapping: {self.mapping}, {how} ({why})"
+        """For a person, in a line."""
+        ...
 
-
-def num_cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def choose_mapping(num_devices: int, num_runs: int, *, on_cpu: bool) -> str:
-    """The fastest mapping, as it was measured; docs/speed.md has the figures.
-
-    An accelerator is filled by a stack. A CPU core is not: a stack's batched products are slower
-    there than the same products one by one, and a run on one core loses nothing to the others.
-    """
-    if num_runs == 1:
-        return "sequence"
-    if not on_cpu:
-        return "stack"
-    return "devices" if 2 * num_runs >= num_devices > 1 else "sequence"
-
-
-class Workshop:
-    """Runs members in their folders, and knows what came of each."""
-
-    def __init__(self, folder: Path, machine: Machine):
-        self.folder, self.machine = folder, machine
-        self.failures: dict[str, str] = {}  # name of a member -> why it has no summary
-        self._programs: dict[tuple[Any, ...], Program] = {}
-        self._datasets: dict[tuple[Any, ...], Dataset] = {}
-        self._copies: dict[tuple[Any, ...], Data] = {}
-        self._finishing = threading.Lock()  # pyplot is for one thread at a time
-
-    def program(self, values: Values) -> Program:
-        """What a config's runs share, made the first time that it is asked for."""
-        key = _program_key(values)
-        if key not in self._programs:
-            experiment = build(values, self.dataset(values))
-            algorithm, dataset = experiment.algorithm, experiment.dataset
-            program = streaming.make_program(
-                algorithm,
-                dataset,
-                batch_size=values["train.batch_size"],
-                compiler_options=self.machine.compiler_options,
-            )
-            score = evaluate.make_score(experiment.vae, dataset.preprocess)
-            self._programs[key] = Program(experiment, program, score)
-        return self._programs[key]
-
-    def dataset(self, values: Values) -> Dataset:
-        key = _data_key(values)
-        if key not in self._datasets:
-            self._datasets[key] = load(values)
-        return self._datasets[key]
-
-    def outcome(self, member: Member) -> dict[str, Any]:
-        """The summary of a member that is finished; nothing of another."""
-        return runs.inspect(self.folder / member.name, member.values) or {}
-
-    def train_bound(self, member: Member) -> float:
-        return self.outcome(member).get("train_bound", -math.inf)
+    def check(self, values: Values) -> None:
+        """Raises a UserError where a config cannot be trained."""
+        ...
 
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:
         """Trains and finishes what of the members is not finished.
@@ -226,184 +46,86 @@ class Workshop:
             UserError: a folder cannot be used.
             Interrupted: when a signal has come.
         """
-        with contextlib.ExitStack() as held:
-            todo = []
-            for member in members:
-                claim = runs.claimed(self.folder / member.name, member.values)
-                if self.outcome(member) or held.enter_context(claim):
-                    report(_length(member), math.nan)
-                else:
-                    todo.append(member)
-            self._train_all(self._jobs(todo), signals, report)
-
-    def _train_all(self, waiting: list[Job], signals: Signals, report: Report) -> None:
-        """Each device takes one after the other."""
-        compiled: dict[Device, set[Any]] = defaultdict(set)  # programs, by device
-        errors: list[BaseException] = []
-        lock = threading.Lock()
-
-        def report_in_turn(examples: int, bound: float) -> None:
-            with lock:
-                report(examples, bound)
-
-        def next_job(device: Device) -> Job | None:
-            """The longest, of those whose program is compiled here, or else nowhere, if any."""
-            with lock:
-                if not waiting:
-                    return None
-                elsewhere = set().union(*compiled.values()) - compiled[device]
-
-                def reluctance(job: Job) -> int:
-                    program = _program_key(job[0].values)
-                    return 0 if program in compiled[device] else 2 if program in elsewhere else 1
-
-                job = min(waiting, key=reluctance)
-                waiting.remove(job)
-                compiled[device].add(_program_key(job[0].values))
-                return job
-
-        def work(device: Device) -> None:
-            while not signals.received and (job := next_job(device)):
-                try:
-                    with jax.default_device(device):
-                        self._train(job, device, signals, report_in_turn)
-                except BaseException as error:  # for the main thread to raise
-                    errors.append(error)
-                    signals.stop()  # the other threads, which save first
-
-        if len(self.machine.devices) == 1:
-            work(self.machine.devices[0])
-        else:
-            threads = [
-                threading.Thread(target=work, args=(device,)) for device in self.machine.devices
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():  # a signal's handler runs between two waits
-                    thread.join(timeout=0.2)
-        for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
-            raise error
-        if signals.received:
-            raise Interrupted(signals.received, 0)
-
-    def _jobs(self, members: Sequence[Member]) -> list[Job]:
-        """What is left to do, the longest first."""
-        if self.machine.mapping != "stack":
-            jobs = [(member,) for member in members]
-        else:
-            groups: dict[Any, list[Member]] = defaultdict(list)
-            for member in members:
-                # On disk each member has an order of its own, and reads for itself.
-                on_disk = isinstance(self.dataset(member.values).train, Records)
-                groups[member.name if on_disk else stack_key(member.values)].append(member)
-            parts = len(self.machine.devices)
-            jobs = [
-                tuple(group[first::parts])
-                for group in groups.values()
-                for first in range(min(parts, len(group)))
-            ]
-        return sorted(jobs, key=lambda job: -sum(map(_work, job)))
-
-    def _train(self, job: Job, device: Device, signals: Signals, report: Report) -> None:
-        """Trains and finishes runs together, or in several goes where they are not equally far."""
-        settings = Settings(**section(job[0].values, "train"))
-        goes: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
-        for member in job:
-            journal = self._open(member)
-            report(journal.step * settings.batch_size, math.nan)
-            goes[journal.step].append((member, journal))
-        for together in goes.values():
-            members, journals = zip(*together, strict=True)
-            dataset = self.dataset(members[0].values)
-            data = self._on_device(members[0].values, device)
-            outcomes = train.fit_stack(
-                self.as_stack(members), dataset, data, settings, journals,
-                signals=signals, report=report,
-            )  # fmt: skip
-            for member, outcome in zip(members, outcomes, strict=True):
-                if isinstance(outcome, Failed):
-                    self.failures[member.name] = outcome.reason
-                else:
-                    self._finish(member, outcome)
-
-    def _open(self, member: Member) -> Journal:
-        algorithm = self.program(member.values).experiment.algorithm
-        first = stack.first_state(algorithm.init, jax.random.key(member.values[SEED]))
-        keep_all = member.values["train.keep_checkpoints"]
-        about = runs.about(member.values)
-        return Journal(self.folder / member.name, first, keep_all=keep_all, about=about)
-
-    def _on_device(self, values: Values, device: Device) -> Data:
-        """A data set's training part, one copy a device."""
-        key = (_data_key(values), device)
-        if key not in self._copies:
-            self._copies[key] = streaming.on_device(self.dataset(values).train, device)
-        return self._copies[key]
-
-    def _finish(self, member: Member, trained: Trained) -> None:
-        experiment, _, score = self.program(member.values)
-        with self._finishing:
-            runs.finish(experiment, score, trained, member.values, self.folder / member.name)
-
-    def as_stack(self, job: Job) -> stack.Stack:
-        """A job's runs as one program; those of several must have one `stack_key`."""
-        programs = [self.program(member.values) for member in job]
-        keys = [jax.random.key(member.values[SEED]) for member in job]
-        if len(job) == 1:
-            experiment, advance, score = programs[0]
-            return stack.alone(experiment.algorithm, advance, score, keys[0])
-        largest = max((member.values for member in job), key=lambda v: v[LATENTS])
-        dataset, vae, _ = self.program(largest).experiment
-
-        def algorithm_of(step_size: Array, wrap: stack.Wrap) -> Algorithm:
-            optimizer = wrap(build_optimizer(largest, step_size))
-            return build_algorithm(largest, vae, len(dataset.train), optimizer)
-
-        return stack.stacked(
-            [program.experiment.algorithm.init for program in programs],
-            [member.values[STEP_SIZE] for member in job],
-            keys,
-            vae,
-            algorithm_of,
-            dataset.preprocess,
-            batch_size=largest["train.batch_size"],
-        )
+        ...
 
 
-def _without(values: Values, *names: str) -> tuple[Any, ...]:
-    """What is left of a config, as a key."""
-    return tuple((k, v) for k, v in values.items() if k not in (*names, *WITHOUT_EFFECT))
+def run(
+    plan: Plan,
+    folder: Path,
+    mapping: str = "auto",
+    *,
+    launcher: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Runs what of a sweep is not finished yet -> all that came of it, as sweep.json has it.
 
+    Args:
+        mapping: of `plan.MAPPINGS`, or "auto" for the fastest, onto this process's devices.
+        launcher: of `plan.LAUNCHERS`; each run is a job of its own then.
+        options: of its jobs, as `launch.Launcher` takes them.
 
-def _program_key(values: Values) -> tuple[Any, ...]:
-    return _without(values, SEED)
-
-
-def _data_key(values: Values) -> tuple[Any, ...]:
-    return tuple(section(values, "data").items())
-
-
-def stack_key(values: Values) -> tuple[Any, ...]:
-    """Of runs that can be stacked: alike but in their seeds, step sizes and, if that can be padded,
-    latents."""
-    padded = (
-        values["algorithm.name"] in ALGORITHMS_TO_PAD
-        and values["model.guide"] in GUIDES_TO_PAD
-        and values["model.prior"] == "standard_normal"
+    Raises:
+        UserError: something that the user can put right, before anything is run.
+        Interrupted: on one of `signals.CAUGHT`, with everything saved.
+    """
+    if (folder / "config.json").exists():
+        raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")
+    trials = plan.trials()
+    anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
+    tried = [member for trial in trials for member in trial.members]
+    for member in tried if trials else anyhow:  # else what is chosen is not known yet
+        runs.outcome(folder, member)
+    trainer: Trainer = (
+        Launcher(folder, launcher, options or {})
+        if launcher
+        else Workshop(folder, Machine(mapping, len(anyhow)))
     )
-    return _without(values, SEED, STEP_SIZE, *([LATENTS] if padded else []))
+    for member in tried + anyhow:
+        trainer.check(member.values)
+    print(f"sweep: {folder}, {len(anyhow)} runs\n{trainer.describe()}", flush=True)
+    total = sum(member.num_examples for member in tried + anyhow)
+    with owned(folder), Signals() as signals, progress_bar(total, 0) as bar:
+        report = reporter(bar)
+        try:
+            trainer.run(tried, signals, report)
+            chosen = [_chosen(plan, _best(folder, trial.members)) for trial in trials]
+            members = plan.members(chosen)
+            trainer.run(members, signals, report)
+        except Interrupted as stop:
+            raise Interrupted(stop.received, int(bar.n)) from stop
+    result = {
+        "mapping": trainer.mapping,
+        "devices": list(trainer.devices),
+        "trials": [
+            {
+                "setting": dict(trial.setting),
+                "tried": [
+                    {
+                        **_chosen(plan, member),
+                        "train_bound": runs.outcome(folder, member).get("train_bound"),
+                    }
+                    for member in trial.members
+                ],
+                "chosen": values,
+            }
+            for trial, values in zip(trials, chosen, strict=True)
+        ],
+        "rows": _rows(members, folder, trainer.failures),
+    }
+    with writing(folder):
+        _draw(members, folder)
+        write_json(folder / "sweep.json", result)
+    return result
 
 
-def _length(member: Member) -> int:
-    """Training examples."""
-    batch_size = member.values["train.batch_size"]
-    return member.values["train.num_examples"] // batch_size * batch_size
+def _best(folder: Path, members: Sequence[Member]) -> Member:
+    """That of the highest training bound."""
+    return max(members, key=lambda m: runs.outcome(folder, m).get("train_bound", -math.inf))
 
 
-def _work(member: Member) -> float:
-    """Of a member, beside others."""
-    return _length(member) * (sum(member.values["model.hidden"]) + member.values[LATENTS])
+def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
+    """Its values on the axes of choice."""
+    return {name: member.setting[name] for name in plan.choices}
 
 
 def _by_setting(members: Sequence[Member]) -> Iterator[tuple[dict[str, Any], list[Member]]]:
@@ -417,11 +139,13 @@ def _by_setting(members: Sequence[Member]) -> Iterator[tuple[dict[str, Any], lis
         yield wanted, [member for member in members if setting(member) == wanted]
 
 
-def _rows(members: Sequence[Member], workshop: Workshop) -> list[dict[str, Any]]:
+def _rows(
+    members: Sequence[Member], folder: Path, failures: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """A row for each setting: means and standard errors over the seeds."""
     rows = []
     for setting, alike in _by_setting(members):
-        outcomes = [outcome for member in alike if (outcome := workshop.outcome(member))]
+        outcomes = [outcome for member in alike if (outcome := runs.outcome(folder, member))]
         columns = ("train_bound", "test_bound", "train_bits_per_dim", "test_bits_per_dim")
         rows.append(
             {
@@ -433,9 +157,9 @@ def _rows(members: Sequence[Member], workshop: Workshop) -> list[dict[str, Any]]
                     if (values := [outcome[column] for outcome in outcomes if column in outcome])
                 },
                 "failed": {
-                    member.name: workshop.failures[member.name]
+                    member.name: failures[member.name]
                     for member in alike
-                    if member.name in workshop.failures
+                    if member.name in failures
                 },
             }
         )

@@ -13,7 +13,8 @@ which line of the source it arose. A run that was stopped by one can be given it
 --sweep trains every combination of what get_sweep() in the experiment's file lists. --axis adds an
 axis, or replaces one; a field that is set by --config.FIELD is none. The runs are mapped onto the
 hardware in the way that was measured to be fastest, or by --mapping: one after the other
-(sequence), several at a time (devices), or as one program (stack).
+(sequence), several at a time (devices), or as one program (stack). --launcher=slurm makes each of
+them a job of SLURM, with sbatch's options by --slurm=OPTION=VALUE; --launcher=local a process.
 """
 
 from aevb import signals
@@ -33,7 +34,7 @@ from ml_collections import config_flags
 
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import Interrupted, UserError
-from aevb.plan import MAPPINGS, Plan, make_plan, parse_axis
+from aevb.plan import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's file, for example experiments/frey_faces.py."
@@ -47,6 +48,15 @@ AXES = flags.DEFINE_multi_string(
 )
 MAPPING = flags.DEFINE_enum(
     "mapping", "auto", ("auto", *MAPPINGS), "How a sweep's runs are mapped onto the hardware."
+)
+LAUNCHER = flags.DEFINE_enum(
+    "launcher",
+    "",
+    ("", *LAUNCHERS),
+    "Makes a job of each run of a sweep, on SLURM or here.",
+)
+SLURM = flags.DEFINE_multi_string(
+    "slurm", [], "OPTION=VALUE of sbatch, such as partition=gpu; may be given several times."
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of the first of several processes, or auto on SLURM and TPUs."
@@ -205,16 +215,23 @@ def main(argv: list[str]) -> int:
                 "--debug is of one run and not of a sweep; give it with the --workdir and the "
                 "fields of the sweep's run that failed"
             )
+        options = dict(map(parse_option, SLURM.value))
+        if options and LAUNCHER.value != "slurm":
+            raise UserError("--slurm is of --launcher=slurm; give that too")
+        if LAUNCHER.value and MAPPING.value != "auto":
+            raise UserError("--mapping is of runs in one process, and --launcher makes each a job")
         if SWEEP.value:
             plan = declared_sweep()
 
             from aevb import sweep  # imports jax: after all that can be refused without it
 
-            result = sweep.run(plan, folder, MAPPING.value)
+            result = sweep.run(
+                plan, folder, MAPPING.value, launcher=LAUNCHER.value, options=options
+            )
             print("\n".join([sweep_table(result), *map(str, sorted(folder.glob("sweep.*")))]))
             return 3 if any(row["failed"] for row in result["rows"]) else 0
-        if AXES.value or MAPPING.value != "auto":
-            raise UserError("--axis and --mapping are of a sweep; give --sweep too")
+        if AXES.value or MAPPING.value != "auto" or LAUNCHER.value:
+            raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")
 
         from aevb import distributed, runs  # import jax: after all that can be refused without it
 

@@ -1124,4 +1124,37 @@ SLIPS = (
         "return jax",
         "test_mixture_gibbs.py",
     ),
+    # A sweep's jobs
+    Slip(
+        "a job that gets on is given up",
+        "launch.py",
+        "tries = 1 if self._saved(member) > ended.began_at else ended.tries + 1",
+        "tries = ended.tries + 1",
+        "test_launch.py",
+        "gets_on",
+    ),
+    Slip(
+        "a job that never gets on is submitted for ever",
+        "launch.py",
+        "if tries > TRIES:",
+        "if tries < 0:",
+        "test_launch.py",
+        "saves_nothing",
+    ),
+    Slip(
+        "a cancelled job is submitted again",
+        "launch.py",
+        "if state == CANCELLED:",
+        "if False:",
+        "test_launch.py",
+        "cancelled",
+    ),
+    Slip(
+        "the jobs of an earlier command are forgotten",
+        "launch.py",
+        "live = [_Live(m, job, self._saved(m), 1) for m in todo if (job := found.get(m.name))]",
+        "live, found = [], {}",
+        "test_launch.py",
+        "earlier",
+    ),
 )

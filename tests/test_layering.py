@@ -47,6 +47,7 @@ LAYERS = (
     ("experiment",),
     ("drawing",),
     ("runs",),
+    ("workshop", "launch"),
     ("sweep",),
 )
 
@@ -81,6 +82,7 @@ KNOWN_TO = {
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
     "grain": ("streaming",),
+    "submitit": ("launch",),
     "tqdm": ("metrics",),
     "tensorboardX": ("metrics",),
 }

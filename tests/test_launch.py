@@ -1,0 +1,429 @@
+"""A sweep whose runs are jobs: what becomes of each, by scripted jobs; and real processes.
+
+`make test-slurm` has real jobs of a real SLURM.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import submitit
+from programs import ON_THE_CPU, ROOT, run_python
+from test_sweep import AXES, bounds, small
+
+from aevb import launch, runs, sweep
+from aevb.errors import Interrupted, UserError
+from aevb.launch import Ended, Task
+from aevb.plan import Plan, make_plan, parse_option
+from aevb.signals import REQUEUE, Signals
+
+
+class Paths(NamedTuple):
+    """Of a job's files."""
+
+    result_pickle: Path
+    stderr: Path
+
+
+class ScriptedJob:
+    """A job that does its work at once, or what the script says instead."""
+
+    def __init__(self, job_id: str, folder: Path, said: Ended | None):
+        self.job_id, self.said = job_id, said
+        self.paths = Paths(folder / f"{job_id}.pkl", folder / f"{job_id}.err")
+        if said is not None:
+            self.paths.result_pickle.touch()
+
+    def result(self) -> Ended | None:
+        return self.said
+
+
+class Script:
+    """An engine: for each job in turn a state, or a state and what the job says."""
+
+    poll_seconds = 0.0
+
+    def __init__(self, folder: Path, *script: tuple[str, Ended | None] | None, room: int = 9):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.script, self.most = folder, list(script), room
+        self.jobs: dict[str, str] = {}
+        self.left: list[str] = []
+        self.begun: list[Path] = []
+
+    def room(self) -> int:
+        return self.most
+
+    def submit(self, tasks: Sequence[Task]) -> list[ScriptedJob]:
+        jobs = []
+        for task in tasks:
+            number = str(len(self.begun))
+            self.begun.append(task.folder)
+            turn = self.script.pop(0) if self.script else None
+            with Signals():  # whose end undoes what the task does to the signals of this process
+                state, said = turn or ("COMPLETED", task())
+            self.jobs[number] = state
+            jobs.append(ScriptedJob(number, self.folder, said))
+        return jobs
+
+    def find(self, job_id: str) -> ScriptedJob | None:
+        return None
+
+    def states(self, jobs: Sequence[ScriptedJob]) -> list[str]:
+        return [self.jobs[job.job_id] for job in jobs]
+
+    def leave(self, jobs: Sequence[ScriptedJob]) -> None:
+        self.left = [job.job_id for job in jobs]
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *script: tuple[str, Ended | None] | None
+) -> Script:
+    engine = Script(folder / "engine", *script)
+    monkeypatch.setitem(launch.ENGINES, "local", lambda folder, options: engine)
+    return engine
+
+
+def one_run(**axes: Any) -> Plan:
+    return make_plan(small(), {"seed": (0,), **axes})
+
+
+KILLED = ("OUT_OF_MEMORY", None)
+STOPPED = ("COMPLETED", Ended(is_stopped=True))
+
+
+def test_runs_of_jobs_end_as_those_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    engine = scripted(monkeypatch, tmp_path)
+    result = sweep.run(make_plan(small(), AXES), tmp_path / "jobs", launcher="local")
+    same = sweep.run(make_plan(small(), AXES), tmp_path / "here", "sequence")
+    assert result["rows"] == same["rows"]
+    assert result["mapping"] == "local"
+    assert len(engine.begun) == 4
+    again = sweep.run(make_plan(small(), AXES), tmp_path / "jobs", launcher="local")
+    assert again == result
+    assert len(engine.begun) == 4  # what is finished has no job
+
+
+@pytest.mark.parametrize("end", [KILLED, STOPPED, ("NODE_FAIL", None), ("TIMEOUT", None)])
+def test_a_job_that_ends_without_a_word_is_submitted_again(
+    end: tuple[str, Ended | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    engine = scripted(monkeypatch, tmp_path, end, end)
+    result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
+    assert len(engine.begun) == 3
+    assert result["rows"][0]["failed"] == {}
+    assert result["rows"][0]["seeds"] == 1
+
+
+def test_it_is_given_up_where_it_saves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    engine = scripted(monkeypatch, tmp_path, KILLED, KILLED, KILLED)
+    result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
+    (reason,) = result["rows"][0]["failed"].values()
+    assert len(engine.begun) == launch.TRIES
+    for word in ("OUT_OF_MEMORY", str(launch.TRIES), "2.err"):
+        assert word in reason
+
+
+def test_and_not_where_it_gets_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Each of these jobs writes one line more of the log before it is killed."""
+    engine = scripted(monkeypatch, tmp_path, *[KILLED] * 7)
+    states = engine.states
+
+    def save(jobs: Sequence[ScriptedJob]) -> list[str]:
+        folder = engine.begun[-1]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "metrics.jsonl").open("a") as log:
+            log.write(json.dumps({"examples": 100 * len(engine.begun)}) + "\n")
+        return states(jobs)
+
+    def finished(folder: Path, member: Any) -> dict[str, Any]:
+        return {"train_bound": 0.0, "test_bound": 0.0} if len(engine.begun) == 8 else {}
+
+    monkeypatch.setattr(engine, "states", save)
+    monkeypatch.setattr(runs, "outcome", finished)
+    monkeypatch.setattr(Task, "__call__", lambda self: Ended())
+    monkeypatch.setattr(sweep, "_draw", lambda members, folder: None)
+    result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
+    assert len(engine.begun) == 8
+    assert result["rows"][0]["failed"] == {}
+
+
+def test_a_job_that_is_cancelled_or_fails_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    failed = ("COMPLETED", Ended("the loss is nan at step 3"))
+    engine = scripted(monkeypatch, tmp_path, ("CANCELLED", None), failed, None)
+    plan = make_plan(small(), {"seed": (0, 1, 2)})
+    (row,) = sweep.run(plan, tmp_path / "sweep", launcher="local")["rows"]
+    assert row["seeds"] == 1
+    assert row["failed"] == {
+        "seed=0": "job 0 was cancelled",
+        "seed=1": "the loss is nan at step 3",
+    }
+    assert len(engine.begun) == 3
+
+
+def test_no_more_jobs_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    engine = scripted(monkeypatch, tmp_path)
+    engine.most = 1
+    counts = []
+    states = engine.states
+    monkeypatch.setattr(engine, "states", lambda jobs: counts.append(len(jobs)) or states(jobs))
+    sweep.run(make_plan(small(), AXES), tmp_path / "sweep", launcher="local")
+    assert counts == [1] * 4
+
+
+def test_a_signal_leaves_the_jobs_to_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    engine = scripted(monkeypatch, tmp_path, ("RUNNING", None), ("RUNNING", None))
+    launcher = launch.Launcher(tmp_path / "sweep", "local", {})
+    with Signals() as signals:
+        monkeypatch.setattr(engine, "states", lambda jobs: signals.stop() or ["RUNNING"] * 2)
+        with pytest.raises(Interrupted):
+            launcher.run(make_plan(small(), {"seed": (0, 1)}).members(), signals, lambda *_: None)
+    assert engine.left == ["0", "1"]
+    jobs = json.loads((tmp_path / "sweep" / "jobs" / "jobs.json").read_text())
+    assert jobs == {"seed=0": "0", "seed=1": "1"}
+
+
+def test_jobs_of_an_earlier_command_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    engine = scripted(monkeypatch, tmp_path)
+    folder = tmp_path / "sweep"
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "jobs" / "jobs.json").write_text('{"seed=0": "77"}')
+    (member,) = one_run().members()
+
+    def find(job_id: str) -> ScriptedJob:
+        engine.jobs[job_id] = "COMPLETED"  # as soon as anyone looks
+        runs.run(member.values, folder / member.name)
+        return ScriptedJob(job_id, engine.folder, None)
+
+    monkeypatch.setattr(engine, "find", find)
+    result = sweep.run(one_run(), folder, launcher="local")
+    assert result["rows"][0]["seeds"] == 1
+    assert engine.begun == []
+
+
+def test_an_exception_of_a_job_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("in the\nmiddle")
+
+    monkeypatch.setattr(runs, "run", broken)
+    (member,) = one_run().members()
+    with Signals():
+        said = Task(member.values, tmp_path, one_thread=False)()
+    assert said.reason.startswith("ZeroDivisionError: in the middle (")
+    assert "in broken" in capsys.readouterr().err  # the whole of it, for the log
+
+
+def test_what_submitit_cannot_do_names_the_log(tmp_path: Path):
+    job = submitit.LocalExecutor(tmp_path).submit(eval, "1 / 0")
+    while not job.done():
+        time.sleep(0.1)
+    said = launch._result(job)
+    assert said is not None
+    assert str(job.paths.stderr) in said.reason
+
+
+def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    engine = scripted(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match="bernoulli"):
+        sweep.run(
+            one_run(**{"model.likelihood": ("bernoulli",)}), tmp_path / "sweep", launcher="local"
+        )
+    assert engine.begun == []
+
+
+# Processes of this machine
+
+CONFIG = ["experiments/run.py", f"--config={ROOT / 'tests' / 'faults' / 'small.py'}"]
+LOCAL = [*CONFIG, "--sweep", "--launcher=local"]
+
+
+@pytest.mark.slow
+def test_processes_end_bitwise_as_runs_alone(tmp_path: Path):
+    done = run_python(*LOCAL, "--axis=seed=0,1", f"--workdir={tmp_path / 'jobs'}")
+    assert done.returncode == 0, done.stderr
+    assert "launcher: local" in done.stdout
+    here = [*CONFIG, "--sweep", "--mapping=sequence", "--axis=seed=0,1"]
+    assert run_python(*here, f"--workdir={tmp_path / 'here'}").returncode == 0
+    assert len(bounds(tmp_path / "here")) == 4
+    assert bounds(tmp_path / "jobs") == bounds(tmp_path / "here")
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *LOCAL, "--axis=model.num_latents=2", f"--workdir={folder}", *more],
+        cwd=ROOT,
+        env={**os.environ, **ON_THE_CPU},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def controllers(folder: Path) -> list[int]:
+    """Ids of the processes that look after the jobs."""
+    jobs = folder / "jobs" / "jobs.json"
+    return [int(job) for job in json.loads(jobs.read_text()).values()] if jobs.exists() else []
+
+
+def workers(folder: Path) -> list[int]:
+    """Ids of the processes that train."""
+    found = []
+    for controller in controllers(folder):
+        children = Path(f"/proc/{controller}/task/{controller}/children")
+        found += [int(child) for child in children.read_text().split()] if children.exists() else []
+    return found
+
+
+def wait_for(ready: Any, process: subprocess.Popen[str]) -> None:
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [REQUEUE, signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_stopped_goes_on(number: signal.Signals, tmp_path: Path):
+    """Asked by its queue to make room, by a person, or killed."""
+    assert run_python(*CONFIG, "--config.model.num_latents=2", f"--workdir={tmp_path / 'alone'}")
+    folder = tmp_path / "sweep"
+    process = start(folder, "--axis=seed=0")
+    wait_for(lambda: list(folder.rglob("metrics.jsonl")) and workers(folder), process)
+    for worker in workers(folder):
+        os.kill(worker, number)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "failed" not in out
+    (log,) = folder.rglob("metrics.jsonl")
+    examples = [json.loads(line)["examples"] for line in log.read_text().splitlines()]
+    assert examples == sorted(set(examples))
+    assert list(bounds(folder).values()) == list(bounds(tmp_path).values())[:1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_the_processes_save_and_the_same_command_goes_on(tmp_path: Path):
+    folder = tmp_path / "sweep"
+    process = start(folder, "--axis=seed=0,1")
+    wait_for(lambda: len(list(folder.rglob("metrics.jsonl"))) == 2, process)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, err
+    assert workers(folder) == []
+    assert "goes on from there" in err.splitlines()[-1]
+    again = start(folder, "--axis=seed=0,1")
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0, err
+    assert len(bounds(folder)) == 2
+    assert "failed" not in out
+
+
+# SLURM's own file, and mistakes
+
+
+def fake_slurm(folder: Path) -> dict[str, str]:
+    """A PATH with an `sbatch` that keeps its file, and a `squeue` that knows of nothing."""
+    folder.mkdir()
+    programs = {
+        "srun": "exit 1",
+        "sbatch": f'cp "$1" {folder}/kept.sh; echo "Submitted batch job 7"',
+        "squeue": "echo 7_0 CANCELLED; echo 7_1 CANCELLED",
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_the_file_that_sbatch_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
+    options = dict(map(parse_option, ["partition=gpu", "gpus-per-node=1", "time=90"]))
+    plan = make_plan(small(), {"seed": (0, 1)})
+    result = sweep.run(plan, tmp_path / "sweep", launcher="slurm", options=options)
+    assert set(result["rows"][0]["failed"].values()) == {
+        "job 7_0 was cancelled",
+        "job 7_1 was cancelled",
+    }
+    text = (tmp_path / "bin" / "kept.sh").read_text()
+    for line in (
+        "#SBATCH --array=0-1%2",
+        "#SBATCH --gpus-per-node=1",
+        "#SBATCH --job-name=aevb-sweep",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --signal=USR2@90",
+        "#SBATCH --time=90",
+    ):
+        assert line in text.splitlines()
+    assert f"{tmp_path / 'sweep' / 'jobs'}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("local", {"partition": "gpu"}, ["--launcher=local", "partition"]),
+        ("slurm", {}, ["--launcher=slurm", "srun"]),
+    ],
+)
+def test_a_launcher_that_cannot_be_used_is_refused(
+    name: str,
+    options: dict[str, Any],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        sweep.run(one_run(), tmp_path / "sweep", launcher=name, options=options)
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_what_sbatch_refuses_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text('#!/bin/sh\necho "sbatch: error: invalid partition: gqu" >&2; exit 1\n')
+    with pytest.raises(UserError, match="invalid partition: gqu") as refused:
+        sweep.run(one_run(), tmp_path / "s", launcher="slurm", options={"partition": "gqu"})
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="--slurm=time=4h"):
+        sweep.run(one_run(), tmp_path / "s", launcher="slurm", options={"time": "4h"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--launcher=local"], ["--launcher", "--sweep"]),
+        (["--sweep", "--slurm=partition=gpu"], ["--slurm", "--launcher=slurm"]),
+        (["--sweep", "--launcher=slurm", "--slurm=gpu"], ["--slurm=gpu", "OPTION=VALUE"]),
+        (["--sweep", "--launcher=local", "--mapping=stack"], ["--mapping", "--launcher"]),
+    ],
+)
+def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_path: Path):
+    done = run_python(*CONFIG, *arguments, f"--workdir={tmp_path / 'sweep'}")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_ctrl_c_does_not_reach_a_process_that_does_not_listen_yet():
+    """Else Python would end it, before it has set anything up to be saved."""
+    with launch._deaf_to_the_terminal():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
+    threading.Event().wait(0.3)
+    child.send_signal(signal.SIGINT)
+    assert child.wait() == 0
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
