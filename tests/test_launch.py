@@ -20,8 +20,10 @@ from programs import ON_THE_CPU, ROOT, run_python
 from test_sweep import AXES, bounds, small
 
 from aevb import launch, runs, sweep
+from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.launch import Ended, Task
+from aevb.metrics import write_signed
 from aevb.plan import Plan, make_plan, parse_option
 from aevb.signals import REQUEUE, Signals
 
@@ -86,9 +88,18 @@ class Script:
 def scripted(
     monkeypatch: pytest.MonkeyPatch, folder: Path, *script: tuple[str, Ended | None] | None
 ) -> Script:
+    monkeypatch.setattr(runs, "run", pretend)
     engine = Script(folder / "engine", *script)
     monkeypatch.setitem(launch.ENGINES, "local", lambda folder, options: engine)
     return engine
+
+
+def pretend(values: Values, folder: Path, *, is_finished: bool = True) -> None:
+    """Instead of a run: what it leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_signed(folder / "config.json", values)
+    if is_finished:
+        write_signed(folder / "summary.json", {"train_bound": 0.0, "test_bound": 0.0})
 
 
 def one_run(**axes: Any) -> Plan:
@@ -100,15 +111,18 @@ STOPPED = ("COMPLETED", Ended(is_stopped=True))
 
 
 def test_runs_of_jobs_end_as_those_of_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    in_earnest = runs.run
     engine = scripted(monkeypatch, tmp_path)
-    result = sweep.run(make_plan(small(), AXES), tmp_path / "jobs", launcher="local")
-    same = sweep.run(make_plan(small(), AXES), tmp_path / "here", "sequence")
+    monkeypatch.setattr(runs, "run", in_earnest)
+    plan = make_plan(small(), {"seed": (0, 1)})
+    result = sweep.run(plan, tmp_path / "jobs", launcher="local")
+    same = sweep.run(plan, tmp_path / "here", "sequence")
     assert result["rows"] == same["rows"]
     assert result["mapping"] == "local"
-    assert len(engine.begun) == 4
-    again = sweep.run(make_plan(small(), AXES), tmp_path / "jobs", launcher="local")
+    assert len(engine.begun) == 2
+    again = sweep.run(plan, tmp_path / "jobs", launcher="local")
     assert again == result
-    assert len(engine.begun) == 4  # what is finished has no job
+    assert len(engine.begun) == 2  # what is finished has no job
 
 
 @pytest.mark.parametrize("end", [KILLED, STOPPED, ("NODE_FAIL", None), ("TIMEOUT", None)])
@@ -138,21 +152,18 @@ def test_and_not_where_it_gets_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     def save(jobs: Sequence[ScriptedJob]) -> list[str]:
         folder = engine.begun[-1]
-        folder.mkdir(parents=True, exist_ok=True)
+        pretend(member.values, folder, is_finished=engine.jobs[jobs[0].job_id] == "COMPLETED")
+        line = {"examples": 100 * len(engine.begun), "train_bound": 0.0, "test_bound": 0.0}
         with (folder / "metrics.jsonl").open("a") as log:
-            log.write(json.dumps({"examples": 100 * len(engine.begun)}) + "\n")
+            log.write(json.dumps(line) + "\n")
         return states(jobs)
 
-    def finished(folder: Path, member: Any) -> dict[str, Any]:
-        return {"train_bound": 0.0, "test_bound": 0.0} if len(engine.begun) == 8 else {}
-
+    (member,) = one_run().members()
     monkeypatch.setattr(engine, "states", save)
-    monkeypatch.setattr(runs, "outcome", finished)
-    monkeypatch.setattr(Task, "__call__", lambda self: Ended())
-    monkeypatch.setattr(sweep, "_draw", lambda members, folder: None)
     result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
     assert len(engine.begun) == 8
     assert result["rows"][0]["failed"] == {}
+    assert result["rows"][0]["seeds"] == 1
 
 
 def test_a_job_that_is_cancelled_or_fails_leaves_the_others_alone(
@@ -348,6 +359,7 @@ def fake_slurm(folder: Path) -> dict[str, str]:
 
 
 def test_the_file_that_sbatch_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(launch.Slurm, "poll_seconds", 0.0)
     monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
     options = dict(map(parse_option, ["partition=gpu", "gpus-per-node=1", "time=90"]))
     plan = make_plan(small(), {"seed": (0, 1)})
