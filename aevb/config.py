@@ -104,14 +104,20 @@ WITHOUT_EFFECT = (
     "train.tensorboard",
 )
 
-DATA_SETS = _modules("data", "KINDS")
+DATA_SETS = tuple(n for n in _modules("data", "KINDS") if not n.startswith("_"))
+TFDS = "tfds:"  # as in `data`, which would import numpy
 
 FIELDS = (
     Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_seed()),
-    Field("data.name", "frey_faces", "the data set", *_one_of(DATA_SETS)),
+    Field(
+        "data.name", "frey_faces", "the data set; tfds:NAME is images that TFDS has prepared in "
+        "data.dir", f"one of {', '.join(DATA_SETS)}, or tfds:NAME",
+        lambda value: value in DATA_SETS or (value.startswith(TFDS) and value != TFDS),
+    ),
     Field(
         "data.split", "", "train and test; '' is the data set's first. frey_faces: blocked "
-        "(the last fifth of the film tests) or random (the literature's; leaks between neighbours)",
+        "(the last fifth of the film tests) or random (the literature's; leaks between "
+        "neighbours). tfds:NAME: two of TFDS's, such as train[:80%],train[80%:]",
         *_anything("a split of the data set"),
     ),
     Field(
@@ -398,8 +404,10 @@ def _data_choices(name: str, split: str, binarization: str) -> dict[str, str]:
         ("data.split", split, "SPLITS"),
         ("data.binarization", binarization, "KINDS"),
     ):
-        allowed = _table(f"data/{name}.py", table)
-        if value and value not in allowed:
+        any_split = name.startswith(TFDS) and table == "SPLITS"
+        file = "_tfds_images" if name.startswith(TFDS) else name
+        allowed = _table(f"data/{file}.py", table)
+        if value and value not in allowed and not any_split:
             raise UserError(
                 f"config.{field} is {value!r}; for {name} it must be one of {', '.join(allowed)}"
             )

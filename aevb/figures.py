@@ -186,14 +186,17 @@ def speeds(panels: Mapping[str, Speeds]) -> Figure:
 
 
 def tile(images: np.ndarray) -> np.ndarray:
-    """Images [R, C, h, w] -> one picture [R h, C w], row by row from the top."""
-    rows, columns, height, width = images.shape
-    return images.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    """Images [R, C, h, w(, 3)] -> one picture [R h, C w(, 3)], row by row from the top."""
+    rows, columns, height, width, *colours = images.shape
+    return images.swapaxes(1, 2).reshape(rows * height, columns * width, *colours)
 
 
 def _show(axes: Axes, images: np.ndarray) -> None:
-    """Draws images [R, C, h, w] of values in [0, 1] side by side, black to white."""
-    axes.imshow(tile(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    """Draws images [R, C, h, w(, 3)] of values in [0, 1] side by side, black to white."""
+    picture = tile(images)
+    if picture.ndim == 3:
+        picture = np.clip(picture, 0.0, 1.0)  # as vmin and vmax do of grey ones
+    axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -213,7 +216,7 @@ def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure
     """`manifold` of several models, a panel a title."""
     sizes = []
     for images in panels.values():
-        count, _, height, width = images.shape
+        count, _, height, width = images.shape[:4]
         scale = 7.0 / max(count * height, count * width)
         sizes.append((count * width * scale + 1.0, count * height * scale + 1.0))
     widths, heights = zip(*sizes, strict=True)
@@ -222,7 +225,7 @@ def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure
         width_ratios=widths,
     )  # fmt: skip
     for axes, (title, images) in zip(row.flat, panels.items(), strict=True):
-        count, _, height, width = images.shape
+        count, _, height, width = images.shape[:4]
         _show(axes, images)
         marks = np.linspace(0, count - 1, 5).round().astype(int)
         across, up = (

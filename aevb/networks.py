@@ -1,5 +1,6 @@
 """The encoder's and the decoder's networks as pure functions: the only file that imports flax."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ class MLP(nn.Module):
 class ConvEncoder(nn.Module):
     """Convolutions of 3 x 3 that halve the image each time, then one linear layer a head."""
 
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     channels: tuple[int, ...]
     heads: Mapping[str, int]
     initialisation: Initialisation
@@ -122,7 +123,7 @@ class ConvEncoder(nn.Module):
     def __call__(self, x: Array) -> dict[str, Array]:
         kernel_init, bias_init = self.initialisation
         how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
-        x = x.reshape(*self.image_shape, 1)
+        x = x.reshape(*self.image_shape[:2], -1)
         for number, size in enumerate(self.channels):
             x = nn.gelu(nn.Conv(size, (3, 3), strides=2, name=f"hidden_{number}", **how)(x))
         x = x.reshape(-1)
@@ -138,7 +139,7 @@ class ConvDecoder(nn.Module):
     The last of them, one a head, has that head's numbers of each pixel for its channels.
     """
 
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     channels: tuple[int, ...]
     heads: Mapping[str, int]
     constants: tuple[str, ...]
@@ -149,7 +150,8 @@ class ConvDecoder(nn.Module):
     def __call__(self, z: Array) -> dict[str, Array]:
         kernel_init, bias_init = self.initialisation
         how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
-        shapes = [self.image_shape]
+        full = self.image_shape[0], self.image_shape[1]
+        shapes = [full]
         for _ in self.channels:
             rows, columns = shapes[-1]
             shapes.append((-(-rows // 2), -(-columns // 2)))  # as the encoder's, padded
@@ -163,11 +165,9 @@ class ConvDecoder(nn.Module):
         x = nn.gelu(x.reshape(rows, columns, self.channels[0]))
         for number, size in enumerate(self.channels[1:], start=1):
             x = nn.gelu(doubled(x, size, f"hidden_{number}", larger.pop()))
-        num_pixels = self.image_shape[0] * self.image_shape[1]
+        num_pixels = math.prod(full)
         heads = {
-            name: doubled(x, size // num_pixels, name, self.image_shape)
-            .reshape(-1)
-            .astype(jnp.float32)
+            name: doubled(x, size // num_pixels, name, full).reshape(-1).astype(jnp.float32)
             for name, size in self.heads.items()
         }
         return heads | {name: self.param(name, bias_init, (1,)) for name in self.constants}
@@ -188,7 +188,7 @@ def mlp(
     hidden: tuple[int, ...],
     initialisation: Initialisation,
     constants: tuple[str, ...] = (),
-    image_shape: tuple[int, int] | None = None,
+    image_shape: tuple[int, ...] | None = None,
     dtype: str = "float32",
 ) -> Network:
     """A multi-layer perceptron from [num_inputs] to heads of the sizes given, and constants [1].
@@ -216,7 +216,7 @@ def conv_encoder(
     *,
     hidden: tuple[int, ...],
     initialisation: Initialisation,
-    image_shape: tuple[int, int] | None,
+    image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
 ) -> Network:
     """Convolutions from an image [num_inputs] to heads of the sizes given.
@@ -240,7 +240,7 @@ def conv_decoder(
     hidden: tuple[int, ...],
     initialisation: Initialisation,
     constants: tuple[str, ...] = (),
-    image_shape: tuple[int, int] | None,
+    image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
 ) -> Network:
     """Transposed convolutions from [num_inputs] to heads of whole images, and constants [1].
@@ -256,7 +256,7 @@ def conv_decoder(
     return _plain(module, num_inputs)
 
 
-def _image_shape(shape: tuple[int, int] | None, hidden: tuple[int, ...]) -> tuple[int, int]:
+def _image_shape(shape: tuple[int, ...] | None, hidden: tuple[int, ...]) -> tuple[int, ...]:
     if shape is None:
         raise ValueError("convolutions are for images, and these data are none")
     if not hidden:

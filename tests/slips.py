@@ -310,8 +310,8 @@ SLIPS = (
     Slip(
         "a head's numbers of a pixel torn apart",
         "networks.py",
-        "            .reshape(-1)\n            .astype(jnp.float32)",
-        "            .T.reshape(-1)\n            .astype(jnp.float32)",
+        "name, full).reshape(-1).astype(jnp.float32)",
+        "name, full).T.reshape(-1).astype(jnp.float32)",
         "test_convolutions.py",
         "decoder",
     ),
@@ -1123,6 +1123,15 @@ SLIPS = (
         "return sample.log_weights[:, None] + jax",
         "return jax",
         "test_mixture_gibbs.py",
+    ),
+    # Data
+    Slip(
+        "the oldest version of a data set",
+        "data/_tfds_images.py",
+        "return found[-1]",
+        "return found[0]",
+        "test_tfds_images.py",
+        "several",
     ),
     # A sweep's jobs
     Slip(

@@ -83,6 +83,7 @@ KNOWN_TO = {
     "array_record": ("data",),
     "grain": ("streaming",),
     "submitit": ("launch",),
+    "PIL": ("data",),
     "tqdm": ("metrics",),
     "tensorboardX": ("metrics",),
 }

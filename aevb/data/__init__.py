@@ -6,6 +6,7 @@ and defines ``load(options) -> Dataset``.
 """
 
 import importlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from aevb.data.records import Records
 from aevb.errors import UserError
 from aevb.types import Key
 
+TFDS = "tfds:"  # begins the name of what TFDS has prepared
+
 
 class Dataset(NamedTuple):
     """Training and test data as stored, and how a stored datapoint becomes what a model sees."""
@@ -27,7 +30,7 @@ class Dataset(NamedTuple):
     test: np.ndarray  # [N', D]
     kind: str  # "binary" (0/1), "grey" (scaled levels) or "real": which likelihoods can score it
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
-    image_shape: tuple[int, int] | None  # rows and columns, D being their product
+    image_shape: tuple[int, ...] | None  # rows, columns and, of colours, channels; D in all
     levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
 
 
@@ -53,7 +56,7 @@ DEFAULTS = Options()
 
 
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
-    """The data set `name`.
+    """The data set `name`: one of `names()`, or tfds:NAME for images that TFDS has prepared.
 
     Data of a public file come from, in this order: this package; what was prepared before in
     `options.dir`; files in `options.manual_dir`; the network. What is read is always checked.
@@ -63,17 +66,9 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
             than were asked for; the files are neither here nor to be downloaded; a file or a
             prepared folder is damaged; a folder cannot be written.
     """
-    module = _module(name)
     if options.grey_scale not in (255.0, 256.0):
         raise UserError(f"data.grey_scale is {options.grey_scale}; it must be 255.0 or 256.0")
-    dataset = module.load(
-        options._replace(
-            split=_chosen(f"data.split of {name}", options.split, tuple(module.SPLITS)),
-            binarization=_chosen(
-                f"data.binarization of {name}", options.binarization, tuple(module.KINDS)
-            ),
-        )
-    )
+    dataset = _load_images(name, options) if name.startswith(TFDS) else _load(name, options)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(
@@ -86,6 +81,27 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
     return dataset._replace(train=dataset.train[kept])
 
 
+def _load(name: str, options: Options) -> Dataset:
+    module = _module(name)
+    return module.load(
+        options._replace(
+            split=_chosen(f"data.split of {name}", options.split, tuple(module.SPLITS)),
+            binarization=_chosen(
+                f"data.binarization of {name}", options.binarization, tuple(module.KINDS)
+            ),
+        )
+    )
+
+
+def _load_images(name: str, options: Options) -> Dataset:
+    from aevb.data import _tfds_images
+
+    split = options.split or _tfds_images.SPLITS[0]
+    kinds = tuple(_tfds_images.KINDS)
+    binarization = _chosen(f"data.binarization of {name}", options.binarization, kinds)
+    return _tfds_images.load(name, options._replace(split=split, binarization=binarization))
+
+
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
     """The data set with its training part on disk, where it is written once.
 
@@ -96,7 +112,8 @@ def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
 
     if isinstance(dataset.train, Records):
         return dataset
-    name = f"{dataset.name}-{_files.digest(dataset.train)[:16]}"
+    plain = re.sub(r"[^A-Za-z0-9._]+", "_", dataset.name)
+    name = f"{plain}-{_files.digest(dataset.train)[:16]}"
     folder = _files.data_dir(options) / "aevb_records" / name
     if folder.is_dir():
         return dataset._replace(train=Records(folder))
@@ -136,7 +153,9 @@ def names() -> tuple[str, ...]:
 
 def _module(name: str):
     if name not in names():
-        raise UserError(f"the data set {name!r} does not exist; there are {', '.join(names())}")
+        raise UserError(
+            f"the data set {name!r} does not exist; there are {', '.join(names())} and {TFDS}NAME"
+        )
     return importlib.import_module(f"aevb.data.{name}")
 
 

@@ -1,0 +1,182 @@
+"""Images that TFDS has prepared as array_record: the data sets called tfds:NAME.
+
+NAME is a folder below `data.dir`, such as fashion_mnist or mnist_corrupted/spatter, or the path of
+one. Reading needs no TensorFlow; preparing most of TFDS's own data sets does.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aevb.data import TFDS, Dataset, Options, _files, _pixels, records
+from aevb.data.records import Records
+from aevb.errors import UserError
+
+SPLITS = ("train,test",)  # the first, and any other two that TFDS can name
+KINDS = {"none": "grey", "dynamic": "binary"}
+
+INFO = "dataset_info.json"  # TFDS writes it last
+BLOCK = 1000  # datapoints that are decoded at once
+
+
+class Images(NamedTuple):
+    """A prepared data set, and which of its features is the image."""
+
+    builder: Any
+    feature: str
+    shape: tuple[int, ...]  # [h, w], or [h, w, channels] if there are several
+    is_encoded: bool  # as PNG or JPEG
+
+
+def load(name: str, options: Options) -> Dataset:
+    """The images of two splits, of which the training part stays on disk.
+
+    Args:
+        name: with its prefix.
+        options: of which `split` has both, separated by a comma: train[:80%],train[80%:].
+
+    Raises:
+        UserError: it is not prepared, or not as array_record; it has no such split, or no images
+            of one size; it is damaged.
+    """
+    folder = _find(name, options)
+    images = _open(name, folder)
+    parts = re.split(r",(?![^\[]*\])", options.split)
+    if len(parts) != 2:
+        raise UserError(
+            f"data.split of {name} is {options.split!r}; it must be two of TFDS's splits, for "
+            "training and for the test, such as train,test or train[:80%],train[80%:]"
+        )
+    train, test = (_records(name, images, part, options) for part in parts)
+    is_grey = options.binarization == "none"
+    return Dataset(
+        name=name,
+        train=train,
+        test=np.asarray(test),
+        kind=KINDS[options.binarization],
+        preprocess=_pixels.scaled(options.grey_scale) if is_grey else _pixels.drawn,
+        image_shape=images.shape,
+        levels=options.grey_scale if is_grey else None,
+    )
+
+
+def _find(name: str, options: Options) -> Path:
+    """The folder of the newest version."""
+    directory = _files.data_dir(options)
+    wanted = name.removeprefix(TFDS)
+    folder = directory / wanted  # which is `wanted` itself where that is absolute
+    found = sorted(
+        {info.parent for depth in range(3) for info in folder.glob("*/" * depth + INFO)},
+        key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)],
+    )
+    configs = {path.parent for path in found}
+    if len(configs) > 1:
+        choices = ", ".join(sorted(path.name for path in configs))
+        raise UserError(f"data.name is {name!r}, which has several kinds; add one of {choices}")
+    if not found:
+        raise UserError(
+            f"data.name is {name!r}, and {folder} holds no data set that TFDS has prepared; "
+            + _how_to_prepare(wanted, directory)
+        )
+    return found[-1]
+
+
+def _how_to_prepare(wanted: str, directory: Path) -> str:
+    return (
+        "prepare it where TensorFlow is installed (it is needed for that alone): python -c 'import "
+        f'tensorflow_datasets as tfds; tfds.builder("{wanted}", data_dir="{directory}", '
+        'file_format="array_record").download_and_prepare()\''
+    )
+
+
+def _open(name: str, folder: Path) -> Images:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder: Any = tfds.builder_from_directory(folder)
+        features = dict(builder.info.features)
+    except Exception as error:  # TFDS raises many kinds for damaged files
+        raise _damaged(name, folder, error) from None
+    if builder.info.file_format.value != "array_record":
+        raise UserError(
+            f"{name} in {folder} was prepared as {builder.info.file_format.value}, which needs "
+            "TensorFlow to be read; " + _how_to_prepare(name.removeprefix(TFDS), folder.parents[1])
+        )
+    shapes = {
+        key: feature.shape
+        for key, feature in features.items()
+        if feature.shape and len(feature.shape) in (2, 3) and feature.np_dtype == np.uint8
+    }
+    fixed = [key for key, shape in shapes.items() if None not in shape]
+    if not fixed:
+        raise UserError(
+            f"{name} has no images of bytes that are all of one size; its features are "
+            + ", ".join(f"{key} {feature.shape}" for key, feature in features.items())
+        )
+    key = "image" if "image" in fixed else fixed[0]
+    height, width, *channels = shapes[key]
+    shape = (height, width) if channels in ([], [1]) else (height, width, *channels)
+    return Images(builder, key, shape, isinstance(features[key], tfds.features.Image))
+
+
+def _records(name: str, images: Images, split: str, options: Options) -> Records:
+    """A split, one image a record, written the first time that it is asked for."""
+    import tensorflow_datasets as tfds
+
+    builder, key, _, is_encoded = images
+    what = "/".join([*builder.info.full_name.split("/"), split])
+    slug = re.sub(r"[^A-Za-z0-9._]+", "_", what).strip("_")
+    digest = hashlib.sha256(f"{what} {builder.data_dir}".encode()).hexdigest()[:16]
+    folder = _files.data_dir(options) / "aevb_records" / f"tfds-{slug}-{digest}"
+    if folder.is_dir():
+        return Records(folder)
+    skipped = {key: tfds.decode.SkipDecoding()} if is_encoded else {}
+    try:
+        source = builder.as_data_source(split, decoders={key: skipped[key]} if skipped else None)
+        if not len(source):
+            raise ValueError(f"{split} is empty")
+        return records.write(folder, _blocks(source, images))
+    except OSError as error:
+        raise UserError(
+            f"the records of {name} cannot be written to {folder} ({_files.one_line(error)}); let "
+            "data.dir or $TFDS_DATA_DIR name a folder that can be written and has space"
+        ) from None
+    except Exception as error:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(
+            f"the split {split!r} of {name} cannot be read ({_files.one_line(error)}); it has "
+            f"{splits}"
+        ) from None
+
+
+def _blocks(source: Any, images: Images) -> Iterator[np.ndarray]:
+    """uint8 [n, D] after one another."""
+    for first in range(0, len(source), BLOCK):
+        examples = source.__getitems__(list(range(first, min(first + BLOCK, len(source)))))
+        block = [_pixels_of(example[images.feature], images) for example in examples]
+        yield np.stack(block).reshape(len(block), -1)
+
+
+def _pixels_of(image: Any, images: Images) -> np.ndarray:
+    if images.is_encoded:
+        from PIL import Image
+
+        image = np.asarray(Image.open(io.BytesIO(image)))
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.size != np.prod(images.shape):
+        raise ValueError(
+            f"an image is {pixels.dtype} {pixels.shape}, and the data set says uint8 {images.shape}"
+        )
+    return pixels
+
+
+def _damaged(name: str, folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{name} in {folder} is damaged ({_files.one_line(error)}); delete this folder, and "
+        "prepare it again"
+    )

@@ -1,0 +1,183 @@
+"""Images that TFDS has prepared, and its own code wrote here: tfds:NAME."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from programs import run_python
+
+from aevb import data, runs
+from aevb.config import default_config, validate
+from aevb.data import Options
+from aevb.data.records import Records
+from aevb.errors import UserError
+from aevb.experiment import load
+
+NUMBERS = {"train": 40, "test": 12}
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "digits": (6, 5, 1),  # of one channel, as PNG
+    "colours": (6, 5, 3),
+    "plain": (6, 5),  # no file format at all
+}
+
+
+def pixels(name: str, split: str) -> np.ndarray:
+    """What the data set holds, [N, ...]."""
+    seed = [sorted(SHAPES).index(name), sorted(NUMBERS).index(split)]
+    shape = (NUMBERS[split], *SHAPES[name])
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def rows(images: np.ndarray) -> set[bytes]:
+    """TFDS shuffles what it writes."""
+    return {image.tobytes() for image in images}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which TFDS has prepared each of SHAPES."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("tfds")
+
+    class Drawn(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.2.0")
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            shape = SHAPES[self.name]
+            image = (
+                tfds.features.Tensor(shape=shape, dtype=np.uint8)
+                if self.name == "plain"
+                else tfds.features.Image(shape=shape, encoding_format="png")
+            )
+            features = {"label": tfds.features.Scalar(np.int32), "image": image}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {split: self._generate_examples(split) for split in NUMBERS}
+
+        def _generate_examples(self, split: str) -> Any:
+            for index, image in enumerate(pixels(self.name, split)):
+                encoded = image if self.name == "plain" else Image.fromarray(image.squeeze())
+                yield index, {"label": index, "image": encoded}
+
+    for name in SHAPES:
+        kind: Any = type(name.title(), (Drawn,), {}, skip_registration=True)
+        kind(data_dir=str(folder)).download_and_prepare(file_format="array_record")
+    return folder
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_images_are_those_that_were_written(name: str, home: Path):
+    dataset = data.load(f"tfds:{name}", Options(dir=str(home)))
+    assert isinstance(dataset.train, Records)
+    assert rows(np.asarray(dataset.train)) == rows(pixels(name, "train"))
+    assert rows(dataset.test) == rows(pixels(name, "test"))
+    height, width, *channels = SHAPES[name]
+    assert dataset.image_shape == ((height, width, 3) if channels == [3] else (height, width))
+    assert (dataset.kind, dataset.levels) == ("grey", 256.0)
+    folders = sorted((home / "aevb_records").glob(f"tfds-{name}*"))
+    assert len(folders) == 2
+    times = [folder.stat().st_mtime_ns for folder in folders]
+    by_path = data.load(f"tfds:{home / name / '1.2.0'}", Options(dir=str(home)))
+    np.testing.assert_array_equal(np.asarray(by_path.train), np.asarray(dataset.train))
+    assert [folder.stat().st_mtime_ns for folder in folders] == times  # they are written once
+
+
+def test_splits_are_in_the_words_of_tfds(home: Path):
+    options = Options(dir=str(home), split="train[:75%],train[75%:]", binarization="dynamic")
+    dataset = data.load("tfds:digits", options)
+    parts = [rows(np.asarray(dataset.train)), rows(dataset.test)]
+    assert [len(part) for part in parts] == [30, 10]
+    assert parts[0] | parts[1] == rows(pixels("digits", "train"))
+    assert (dataset.kind, dataset.levels) == ("binary", None)
+    fewer = data.load("tfds:digits", options._replace(num_train=5))
+    assert len(fewer.train) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("digits", {"split": "train"}, ["'train'", "train,test"]),
+        ("digits", {"split": "train,valid"}, ["'valid'", "train, test"]),
+        ("digits", {"split": "train,test[:0]"}, ["test[:0]"]),
+        ("digits", {"binarization": "fixed"}, ["'fixed'", "none, dynamic"]),
+        ("fashion_mnist", {}, ["fashion_mnist", "TensorFlow", "array_record"]),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    name: str, options: dict[str, Any], words: list[str], home: Path
+):
+    with pytest.raises(UserError) as refused:
+        data.load(f"tfds:{name}", Options(dir=str(home), **options))
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fileFormat": "tfrecord"}, ["tfrecord", "TensorFlow", "array_record"]),
+        (None, ["damaged"]),
+    ],
+)
+def test_what_needs_tensorflow_or_is_damaged_is_refused(
+    change: dict[str, str] | None, words: list[str], home: Path, tmp_path: Path
+):
+    folder = tmp_path / "other" / "1.0.0"
+    _copy(home, folder)
+    info = folder / "dataset_info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | change) if change else "{")
+    with pytest.raises(UserError) as refused:
+        data.load("tfds:other", Options(dir=str(tmp_path)))
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_of_several_kinds_one_is_to_be_named(home: Path, tmp_path: Path):
+    for kind in ("red", "green"):
+        _copy(home, tmp_path / "many" / kind / "1.2.0")
+    with pytest.raises(UserError, match="green, red"):
+        data.load("tfds:many", Options(dir=str(tmp_path)))
+    assert len(data.load("tfds:many/red", Options(dir=str(tmp_path))).train) == 40
+    for version in ("1.10.0", "1.9.0"):  # the newest is none of the alphabet's
+        _copy(home, tmp_path / "many" / "red" / version)
+    (tmp_path / "many" / "red" / "1.9.0" / "dataset_info.json").write_text("{")
+    data.load("tfds:many/red", Options(dir=str(tmp_path)))
+
+
+def _copy(home: Path, folder: Path) -> None:
+    shutil.copytree(home / "digits" / "1.2.0", folder)
+
+
+def test_a_convolutional_model_of_colours_trains_and_draws(home: Path, tmp_path: Path):
+    config = default_config()
+    config.data.name, config.data.dir = "tfds:colours", str(home)
+    config.model.network, config.model.hidden = "conv", (4, 6)
+    config.train.batch_size, config.train.num_examples, config.train.first_eval = 10, 80, 40
+    assert isinstance(load(validate(config)).train, np.ndarray)
+    config.data.access = "stream"
+    values = validate(config)
+    assert isinstance(load(values).train, Records)
+    summary = runs.run(values, tmp_path / "run")
+    assert np.isfinite(summary["test_bits_per_dim"])
+    assert summary["data"]["name"] == "tfds:colours"
+    assert (tmp_path / "run" / "figures" / "samples.png").stat().st_size > 10_000
+
+
+def test_the_name_is_a_flag(home: Path, tmp_path: Path):
+    done = run_python(
+        "experiments/run.py", "--config=experiments/frey_faces.py", "--config.data.name=tfds:",
+        f"--workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "tfds:NAME" in done.stderr
