@@ -123,9 +123,13 @@ def test_superfluous_latents_may_cost_a_nat(
     few = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0], 20)]
     many = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0 + lead], 200)]
     findings = findings_of(maker, tmp_path, figure_2_mnist=few + many)
-    claim, missing = claims.claim_superfluous(findings)
+    claim, *missing = claims.claim_superfluous(findings)
     assert claim.holds == verdict
-    assert maker.MISSING in missing.measured
+    assert [maker.MISSING in other.measured for other in missing] == [True, True]
+    findings = findings_of(maker, tmp_path, superfluous=few + many)
+    _, claim, _ = claims.claim_superfluous(findings)
+    assert claim.holds == verdict
+    assert "on test it was 0.0 after 10⁵, 0.0 after 10⁶" in claim.measured
 
 
 def test_the_figures_of_what_was_run_are_drawn(maker: Any, tmp_path: Path):
