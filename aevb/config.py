@@ -59,7 +59,7 @@ def _elements(node: ast.expr | None) -> list[Any]:
 
 def _modules(folder: str, table: str) -> tuple[str, ...]:
     """The files of a folder of the package that hold something called `table`."""
-    names = sorted(file.stem for file in (PACKAGE / folder).glob("*.py"))
+    names = sorted(file.stem for file in (PACKAGE / folder).glob("[a-z]*.py"))
     return tuple(
         name for name in names if f"\n{table}" in (PACKAGE / folder / f"{name}.py").read_text()
     )
@@ -104,7 +104,7 @@ WITHOUT_EFFECT = (
     "train.tensorboard",
 )
 
-DATA_SETS = tuple(n for n in _modules("data", "KINDS") if not n.startswith("_"))
+DATA_SETS = _modules("data", "KINDS")
 TFDS = "tfds:"  # as in `data`, which would import numpy
 
 FIELDS = (

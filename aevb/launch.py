@@ -28,7 +28,8 @@ from aevb.metrics import Report, read_records, write_json
 from aevb.plan import Member
 from aevb.signals import CAUGHT, REQUEUE, Signals, exit_at_once
 
-JOBS = "jobs"  # a folder of the sweep's: what submitit writes, and which job is which member's
+JOBS = "jobs"  # a folder of the sweep's: what submitit writes, and
+RECORD = "jobs.json"  # in it, which job is which member's
 TRIES = 3  # of a member's jobs in a row that end without a word and without having saved more
 REQUEUES = 1000  # of a job that has met its time limit
 MINUTES = 240  # of a job, unless told otherwise; what it has not finished goes on in the next
@@ -92,8 +93,8 @@ class Engine(Protocol):
 
     def submit(self, tasks: Sequence[Task]) -> list[Job]: ...
 
-    def find(self, job_id: str) -> Job | None:
-        """One that an earlier process has submitted, if it has not ended."""
+    def find(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Those that an earlier process has submitted; None for one that has ended."""
         ...
 
     def states(self, jobs: Sequence[Job]) -> list[str]:
@@ -133,11 +134,12 @@ class Slurm:
         with _one_line("sbatch"):
             return list(self._executor.submit_array(tasks))
 
-    def find(self, job_id: str) -> Job | None:
+    def find(self, job_ids: Sequence[str]) -> list[Job | None]:
         import submitit
 
-        job = submitit.SlurmJob(self._executor.folder, job_id)
-        return None if self.states([job])[0] in ENDED else job
+        jobs = [submitit.SlurmJob(self._executor.folder, job_id) for job_id in job_ids]
+        states = self.states(jobs)
+        return [None if state in ENDED else job for job, state in zip(jobs, states, strict=True)]
 
     def states(self, jobs: Sequence[Job]) -> list[str]:
         """`sacct` would know for longer, but not every cluster has it, and it lags behind."""
@@ -190,8 +192,8 @@ class Local:
             jobs.append(job)
         return jobs
 
-    def find(self, job_id: str) -> Job | None:
-        return None
+    def find(self, job_ids: Sequence[str]) -> list[Job | None]:
+        return [None] * len(job_ids)
 
     def states(self, jobs: Sequence[Job]) -> list[str]:
         states = []
@@ -243,7 +245,12 @@ class Launcher:
         self.mapping = name
         self.devices: Sequence[str] = ()  # the jobs know
         self.failures: dict[str, str] = {}
-        self._engine: Engine = _submitit(lambda: ENGINES[name](self.folder, options))
+        try:
+            self._engine: Engine = ENGINES[name](self.folder, options)
+        except ImportError as error:
+            raise UserError(
+                "--launcher needs submitit; install it: pip install 'aevb[cluster]'"
+            ) from error
         self._one_thread = name == "local"
         self._load = Loader()
         self._seen: dict[str, int] = {}  # name of a member -> examples that were reported
@@ -265,17 +272,22 @@ class Launcher:
             UserError: a folder cannot be used, or a job not be submitted.
             Interrupted: when a signal has come.
         """
-        todo = [m for m in members if not runs.outcome(self.folder, m)]
+        todo = []
         for member in members:
-            if member not in todo:
+            if runs.outcome(self.folder, member):
                 self._tell(member, member.num_examples, report)
+            else:
+                todo.append(member)
         recorded = self._recorded()
-        found = {m.name: self._engine.find(recorded[m.name]) for m in todo if m.name in recorded}
+        found: dict[str, Job | None] = {}
+        if begun := [m.name for m in todo if m.name in recorded]:
+            jobs = self._engine.find([recorded[name] for name in begun])
+            found = dict(zip(begun, jobs, strict=True))
         live = [_Live(m, job, self._saved(m), 1) for m in todo if (job := found.get(m.name))]
         waiting = deque((m, 1) for m in todo if not found.get(m.name))
         while live or waiting:
-            live += self._submit([waiting.popleft() for _ in range(self._room(waiting))])
-            self._record(live)
+            room = min(self._engine.room(), len(waiting))
+            live += self._submit([waiting.popleft() for _ in range(room)])
             self._sleep(signals)
             if signals.received:
                 self._engine.leave([each.job for each in live])
@@ -292,20 +304,22 @@ class Launcher:
                     self._tell(each.member, each.member.num_examples, report)
             live = going_on
 
-    def _room(self, waiting: Sequence[Any]) -> int:
-        return min(self._engine.room(), len(waiting))
-
     def _submit(self, members: Sequence[tuple[Member, int]]) -> list[_Live]:
+        """A job for each member, which is the given try."""
+        if not members:
+            return []
         tasks = [
             Task(member.values, self.folder / member.name, one_thread=self._one_thread)
             for member, _ in members
         ]
         saved = [self._saved(member) for member, _ in members]
-        jobs = self._engine.submit(tasks) if tasks else []
-        return [
+        jobs = self._engine.submit(tasks)
+        begun = [
             _Live(member, job, began_at, tries)
             for (member, tries), job, began_at in zip(members, jobs, saved, strict=True)
         ]
+        self._record(begun)
+        return begun
 
     def _judge(self, ended: _Live, state: str) -> int:
         """What becomes of a member whose job has ended: 0, or which try the next one is."""
@@ -346,23 +360,14 @@ class Launcher:
     def _recorded(self) -> dict[str, str]:
         """Name of a member -> id of its last job."""
         try:
-            return json.loads((self.folder / JOBS / "jobs.json").read_text())
+            return json.loads((self.folder / JOBS / RECORD).read_text())
         except (OSError, ValueError):
             return {}
 
-    def _record(self, live: Sequence[_Live]) -> None:
-        jobs = self._recorded() | {each.member.name: each.job.job_id for each in live}
+    def _record(self, begun: Sequence[_Live]) -> None:
+        jobs = self._recorded() | {each.member.name: each.job.job_id for each in begun}
         (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / JOBS / "jobs.json", jobs)
-
-
-def _submitit(make: Any) -> Any:
-    try:
-        return make()
-    except ImportError as error:
-        raise UserError(
-            "--launcher needs submitit; install it: pip install 'aevb[cluster]'"
-        ) from error
+        write_json(self.folder / JOBS / RECORD, jobs)
 
 
 def _result(job: Job) -> Ended | None:

@@ -24,7 +24,7 @@ from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.launch import Ended, Task
 from aevb.metrics import write_signed
-from aevb.plan import Plan, make_plan, parse_option
+from aevb.plan import LAUNCHERS, Plan, make_plan, parse_option
 from aevb.signals import REQUEUE, Signals
 
 
@@ -75,8 +75,8 @@ class Script:
             jobs.append(ScriptedJob(number, self.folder, said))
         return jobs
 
-    def find(self, job_id: str) -> ScriptedJob | None:
-        return None
+    def find(self, job_ids: Sequence[str]) -> list[ScriptedJob | None]:
+        return [None] * len(job_ids)
 
     def states(self, jobs: Sequence[ScriptedJob]) -> list[str]:
         return [self.jobs[job.job_id] for job in jobs]
@@ -211,10 +211,11 @@ def test_jobs_of_an_earlier_command_are_found(monkeypatch: pytest.MonkeyPatch, t
     (folder / "jobs" / "jobs.json").write_text('{"seed=0": "77"}')
     (member,) = one_run().members()
 
-    def find(job_id: str) -> ScriptedJob:
-        engine.jobs[job_id] = "COMPLETED"  # as soon as anyone looks
+    def find(job_ids: Sequence[str]) -> list[ScriptedJob]:
+        assert job_ids == ["77"]
+        engine.jobs["77"] = "COMPLETED"  # as soon as anyone looks
         runs.run(member.values, folder / member.name)
-        return ScriptedJob(job_id, engine.folder, None)
+        return [ScriptedJob("77", engine.folder, None)]
 
     monkeypatch.setattr(engine, "find", find)
     result = sweep.run(one_run(), folder, launcher="local")
@@ -254,6 +255,10 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(
             one_run(**{"model.likelihood": ("bernoulli",)}), tmp_path / "sweep", launcher="local"
         )
     assert engine.begun == []
+
+
+def test_every_launcher_that_can_be_named_is_there():
+    assert tuple(launch.ENGINES) == LAUNCHERS
 
 
 # Processes of this machine

@@ -6,7 +6,6 @@ and defines ``load(options) -> Dataset``.
 """
 
 import importlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from aevb.data import records
 from aevb.data.records import Records
 from aevb.errors import UserError
 from aevb.types import Key
@@ -112,19 +110,10 @@ def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
 
     if isinstance(dataset.train, Records):
         return dataset
-    plain = re.sub(r"[^A-Za-z0-9._]+", "_", dataset.name)
-    name = f"{plain}-{_files.digest(dataset.train)[:16]}"
-    folder = _files.data_dir(options) / "aevb_records" / name
-    if folder.is_dir():
-        return dataset._replace(train=Records(folder))
-    try:
-        return dataset._replace(train=records.write(folder, [dataset.train]))
-    except OSError as error:
-        raise UserError(
-            f"the records of {dataset.name} cannot be written to {folder} "
-            f"({_files.one_line(error)}); let data.dir or $TFDS_DATA_DIR name a folder that can be "
-            "written and has space, or set data.access=memory"
-        ) from None
+    key = f"{dataset.name}-{_files.digest(dataset.train)[:16]}"
+    or_else = ", or set data.access=memory"
+    train = _files.kept_records(dataset.name, key, [dataset.train], options, or_else)
+    return dataset._replace(train=train)
 
 
 def prepare(name: str, options: Options = DEFAULTS) -> Path:

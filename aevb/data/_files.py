@@ -2,15 +2,17 @@
 
 import hashlib
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from aevb.data import Options
+from aevb.data import Options, records
+from aevb.data.records import Records
 from aevb.errors import UserError
 
 SHIPPED = Path(__file__).parent / "files"
@@ -92,6 +94,32 @@ def find(source: Source, part: Part, options: Options) -> Path | None:
             if os.path.exists(folder / name):  # False, too, where one may not look
                 return folder / name
     return None
+
+
+def kept_records(
+    name: str, key: str, blocks: Iterable[np.ndarray], options: Options, otherwise: str = ""
+) -> Records:
+    """Datapoints of a data set below `options.dir`, which are written there once.
+
+    Args:
+        name: of the data set, for the user.
+        key: that no other datapoints have; the folder is called after it.
+        blocks: uint8 or float32 [n, D] each, which are asked for only when they are not there.
+        otherwise: what else a user may do where they cannot be written.
+
+    Raises:
+        UserError: they cannot be written, or are damaged.
+    """
+    folder = data_dir(options) / "aevb_records" / re.sub(r"[^A-Za-z0-9._-]+", "_", key)
+    if folder.is_dir():
+        return Records(folder)
+    try:
+        return records.write(folder, blocks)
+    except OSError as error:
+        raise UserError(
+            f"the records of {name} cannot be written to {folder} ({one_line(error)}); let "
+            f"data.dir or $TFDS_DATA_DIR name a folder that can be written and has space{otherwise}"
+        ) from None
 
 
 def data_dir(options: Options) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb.data import TFDS, Dataset, Options, _files, _pixels, records
+from aevb.data import TFDS, Dataset, Options, _files, _pixels
 from aevb.data.records import Records
 from aevb.errors import UserError
 
@@ -126,40 +126,31 @@ def _open(name: str, folder: Path) -> Images:
 
 def _records(name: str, images: Images, split: str, options: Options) -> Records:
     """A split, one image a record, written the first time that it is asked for."""
+    what = f"{images.builder.info.full_name}/{split}"
+    digest = hashlib.sha256(f"{what} {images.builder.data_dir}".encode()).hexdigest()[:16]
+    blocks = _blocks(name, images, split)
+    return _files.kept_records(name, f"tfds-{what}-{digest}", blocks, options)
+
+
+def _blocks(name: str, images: Images, split: str) -> Iterator[np.ndarray]:
+    """uint8 [n, D] after one another; a UserError where they cannot be read."""
     import tensorflow_datasets as tfds
 
-    builder, key, _, is_encoded = images
-    what = "/".join([*builder.info.full_name.split("/"), split])
-    slug = re.sub(r"[^A-Za-z0-9._]+", "_", what).strip("_")
-    digest = hashlib.sha256(f"{what} {builder.data_dir}".encode()).hexdigest()[:16]
-    folder = _files.data_dir(options) / "aevb_records" / f"tfds-{slug}-{digest}"
-    if folder.is_dir():
-        return Records(folder)
-    skipped = {key: tfds.decode.SkipDecoding()} if is_encoded else {}
+    decoders = {images.feature: tfds.decode.SkipDecoding()} if images.is_encoded else None
     try:
-        source = builder.as_data_source(split, decoders={key: skipped[key]} if skipped else None)
+        source = images.builder.as_data_source(split, decoders=decoders)
         if not len(source):
             raise ValueError(f"{split} is empty")
-        return records.write(folder, _blocks(source, images))
-    except OSError as error:
-        raise UserError(
-            f"the records of {name} cannot be written to {folder} ({_files.one_line(error)}); let "
-            "data.dir or $TFDS_DATA_DIR name a folder that can be written and has space"
-        ) from None
-    except Exception as error:
-        splits = ", ".join(builder.info.splits)
+        for first in range(0, len(source), BLOCK):
+            examples = source.__getitems__(list(range(first, min(first + BLOCK, len(source)))))
+            block = [_pixels_of(example[images.feature], images) for example in examples]
+            yield np.stack(block).reshape(len(block), -1)
+    except Exception as error:  # TFDS raises many kinds for a split that is not there or damaged
+        splits = ", ".join(images.builder.info.splits)
         raise UserError(
             f"the split {split!r} of {name} cannot be read ({_files.one_line(error)}); it has "
             f"{splits}"
         ) from None
-
-
-def _blocks(source: Any, images: Images) -> Iterator[np.ndarray]:
-    """uint8 [n, D] after one another."""
-    for first in range(0, len(source), BLOCK):
-        examples = source.__getitems__(list(range(first, min(first + BLOCK, len(source)))))
-        block = [_pixels_of(example[images.feature], images) for example in examples]
-        yield np.stack(block).reshape(len(block), -1)
 
 
 def _pixels_of(image: Any, images: Images) -> np.ndarray:
