@@ -148,7 +148,11 @@ class Slurm:
         if told.returncode != 0:  # it is overloaded; the next time then
             return [RUNNING] * len(jobs)
         known = dict(line.split() for line in told.stdout.splitlines())
-        return [known.get(job.job_id, "COMPLETED") for job in jobs]
+        return [known.get(job.job_id) or self._forgotten(job) for job in jobs]
+
+    def _forgotten(self, job: Job) -> str:
+        """SLURM keeps what has run for minutes, and what was cancelled before not at all."""
+        return "COMPLETED" if job.paths.stdout.exists() else CANCELLED
 
     def leave(self, jobs: Sequence[Job]) -> None:
         """They go on."""

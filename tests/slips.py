@@ -1166,4 +1166,12 @@ SLIPS = (
         "test_launch.py",
         "earlier",
     ),
+    Slip(
+        "a job that was cancelled before it ran is submitted again",
+        "launch.py",
+        'return "COMPLETED" if job.paths.stdout.exists() else CANCELLED',
+        'return "COMPLETED"',
+        "test_launch.py",
+        "forgotten",
+    ),
 )

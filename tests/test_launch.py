@@ -387,6 +387,19 @@ def test_the_file_that_sbatch_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert f"{tmp_path / 'sweep' / 'jobs'}" in text
 
 
+def test_a_job_that_slurm_has_forgotten_has_run_or_was_cancelled_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
+    (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho 8_0 RUNNING\n")
+    slurm = launch.Slurm(tmp_path, {})
+    running, begun, never = (submitit.SlurmJob(tmp_path / "jobs", f"{n}_0") for n in (8, 7, 6))
+    (tmp_path / "jobs").mkdir(exist_ok=True)
+    begun.paths.stdout.touch()
+    assert slurm.states([running, begun, never]) == ["RUNNING", "COMPLETED", "CANCELLED"]
+    assert slurm.find(["8_0", "7_0"])[1] is None
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
