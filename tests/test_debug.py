@@ -87,6 +87,7 @@ def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
     assert "--debug" not in found.stderr
 
 
+@pytest.mark.slow
 def test_no_tracer_leaks_where_a_library_is_first_loaded_within_a_trace(tmp_path: Path):
     """As blackjax is, which makes arrays when it is imported."""
     done = run_python(

@@ -506,7 +506,7 @@ def test_the_best_bound_is_the_bound_at_the_best_parameters():
         assert EXACT.bound(jax.tree.unflatten(structure, moved), x) < EXACT.best_bound(x)
 
 
-@pytest.mark.parametrize("noise", ["minibatch", "local"])
+@pytest.mark.parametrize("noise", ["minibatch", pytest.param("local", marks=pytest.mark.slow)])
 def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
     """On each of 100 data sets, in nats: log p(X) lies 1.453 above the best bound of independent
     Gaussians, whatever X, and that one 0.03 on average, 0.1 at most, above the trained one."""

@@ -44,7 +44,7 @@ def bounds(folder: Path) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("mapping", ["sequence", "stack"])
+@pytest.mark.parametrize("mapping", ["sequence", pytest.param("stack", marks=pytest.mark.slow)])
 def test_every_run_has_the_folder_that_it_has_alone(mapping: str, tmp_path: Path):
     plan = make_plan(small(), AXES)
     result = sweep.run(plan, tmp_path / "sweep", mapping)
