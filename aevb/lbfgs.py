@@ -16,6 +16,8 @@ from aevb.types import PyTree
 def maximise(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: int) -> PyTree:
     """The best point that L-BFGS with a line search climbs to, never below `start`.
 
+    It stops where a step no longer rises, which near the top is at the precision of the numbers.
+
     Args:
         function: point -> [], differentiable.
         start: any pytree of floats that may take any real value.
@@ -28,13 +30,19 @@ def maximise(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: i
     optimizer = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple[PyTree, PyTree], _: None):
-        point, state = carry
+    def climbs(carry: tuple[PyTree, PyTree, Array, Array]) -> Array:
+        _, _, number, has_risen = carry
+        return has_risen & (number < num_steps)
+
+    def step(carry: tuple[PyTree, PyTree, Array, Array]):
+        point, state, number, _ = carry
         value, grad = value_and_grad(point, state=state)
         updates, state = optimizer.update(grad, state, point, value=value, grad=grad, value_fn=loss)
-        return (optax.apply_updates(point, updates), state), None
+        has_risen = optax.tree.get(state, "value") < value
+        return optax.apply_updates(point, updates), state, number + 1, has_risen
 
-    (found, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)
+    begin = (start, optimizer.init(start), jnp.int32(0), jnp.bool_(True))
+    found, *_ = jax.lax.while_loop(climbs, step, begin)
     # A line search that has left the finite numbers has found nothing.
     better = loss(found) <= loss(start)
     return jax.tree.map(partial(jnp.where, better), found, start)

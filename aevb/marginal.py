@@ -19,6 +19,8 @@ from aevb.annealing import Annealed, Path, anneal, pilot, sigmoid_schedule
 from aevb.losses import Guide, Joint, log_weights
 from aevb.types import Key, LogDensity, PyTree
 
+CANDIDATES = 20  # draws of the guide for each chain that starts at one
+
 
 class Estimate(NamedTuple):
     """An estimate of log p(x) at one datapoint."""
@@ -170,8 +172,9 @@ def appendix_d(
     Kingma & Welling (2013), appendix D, for fewer than 5 latent dimensions: HMC samples of the
     posterior, a density q(z) fitted to them (here a Gaussian with a full covariance), and fresh
     HMC samples, from other chains, for this reciprocal importance sampling (Gelfand & Dey 1994).
-    The chains start at the guide. What they cannot reach is missing in both sets: the value is
-    then the log of the part of p(x) that they did reach, and no upper bound.
+    The chains start at draws of the guide, resampled by their importance weights (Rubin 1988), so
+    that as many are at each mode as belong there. What they cannot reach is missing in both sets:
+    the value is then the log of the part of p(x) that they did reach, and no upper bound.
 
     Diagnostics: acceptance, of the fresh chains; r_hat, their largest potential scale reduction
     over the dimensions, near 1 where they agree; pareto_k, of the terms of the sum. The standard
@@ -188,7 +191,7 @@ def appendix_d(
     _at_least(1, num_leapfrog=settings.num_leapfrog, num_warmup=settings.num_warmup)
     path = _path(stats, guide, joint)
     start_key, fitted_key, fresh_key = jax.random.split(key, 3)
-    starts = _draw(start_key, stats, guide, 2 * num_chains).reshape(2, num_chains, -1)
+    starts = _resampled(start_key, stats, guide, path, 2 * num_chains).reshape(2, num_chains, -1)
     _at_least(starts.shape[-1] + 1, num_samples_times_num_chains=num_samples * num_chains)
 
     def chains_from(key: Key, start: Array) -> hmc.Chains:
@@ -218,6 +221,14 @@ def _path(stats: PyTree, guide: Guide, joint: Joint) -> Path:
 def _draw(key: Key, stats: PyTree, guide: Guide, number: int) -> Array:
     """z ~ q(z|x) -> [number, Z]."""
     return jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, number))
+
+
+def _resampled(key: Key, stats: PyTree, guide: Guide, path: Path, number: int) -> Array:
+    """Draws of the guide that stand for the posterior -> [number, Z], some of them alike."""
+    draw_key, choose_key = jax.random.split(key)
+    draws = _draw(draw_key, stats, guide, CANDIDATES * number)
+    log_w = jax.vmap(lambda z: path.log_p(z) - path.log_q(z))(draws)
+    return draws[jax.random.categorical(choose_key, log_w, shape=(number,))]
 
 
 def _pilot(

@@ -5,11 +5,11 @@ python experiments/evaluate.py --workdir=RUN [--estimators=importance,ais,append
 
 It prints a table and writes it, with what else a published number must carry, to
 RUN/marginal.json or to --output. The estimators start from a density fitted to each datapoint's
-posterior (laplace) or from the encoder's, which is cheaper but too narrow for most importance
-sampling. The split `simulated` is of datapoints that the model itself draws; only there is an exact
-sample of the posterior known, from which reverse_ais starts. A run of full_vb is evaluated at the
-mean of its posterior over the decoder's weights, or, with --num_theta, by the mean of p(x) over so
-many samples of it.
+posterior, at one mode (laplace) or at all that are found (modes), or from the encoder's, which is
+cheaper but too narrow for most importance sampling. The split `simulated` is of datapoints that the
+model itself draws; only there is an exact sample of the posterior known, from which reverse_ais
+starts. A run of full_vb is evaluated at the mean of its posterior over the decoder's weights, or,
+with --num_theta, by the mean of p(x) over so many samples of it.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--workdir", type=Path, required=True, help="the folder of a finished run")
     parser.add_argument("--estimators", default="importance,ais,appendix_d", help="comma-separated")
     parser.add_argument(
-        "--proposal", default="laplace", help="what they start from: laplace or encoder (laplace)"
+        "--proposal",
+        default="laplace",
+        help="what they start from: laplace, modes or encoder (laplace)",
     )
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--output", type=Path, help="the file to write (RUN/marginal.json)")

@@ -359,6 +359,30 @@ def test_appendix_d_tells_of_chains_that_do_not_agree_by_r_hat():
     assert together < 1.1
 
 
+def test_chains_of_appendix_d_start_where_the_posterior_is_and_not_where_the_guide_is():
+    """Of two peaks that HMC cannot leave, one of 1e-5 of the other, a guide that knows both alike.
+
+    The log of the smaller's share would be 11 nats below log p(x) = 0.
+    """
+    peaks = jnp.float32([-3.0, 3.0])
+
+    def mixture(log_weights: jax.Array, z: jax.Array) -> jax.Array:
+        each = jax.scipy.stats.norm.logpdf(z[0], peaks, 0.1)
+        return jax.nn.logsumexp(log_weights + each)
+
+    def sample(key: jax.Array, stats: Any) -> jax.Array:
+        side_key, key = jax.random.split(key)
+        which = jax.random.bernoulli(side_key).astype(jnp.int32)
+        return peaks[which][None] + 0.1 * jax.random.normal(key, (1,))
+
+    both = Guide(sample, lambda stats, z: mixture(jnp.log(jnp.full(2, 0.5)), z))
+    joint = Joint(lambda z: mixture(jnp.log(jnp.float32([1.0, 1e-5])), z), lambda z: jnp.float32(0))
+    settings: dict[str, Any] = {"num_samples": 50, "num_chains": 10, "settings": FEW}
+    found = jax.jit(lambda key: appendix_d(key, None, both, joint, **settings))(jax.random.key(0))
+    assert abs(found.value) < max(0.05, 4 * float(found.standard_error))
+    assert found.diagnostics["r_hat"] < 1.1
+
+
 @pytest.mark.slow
 def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
     """From a z that is not of the posterior, so that one can see how much of it is left."""

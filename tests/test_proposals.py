@@ -1,6 +1,7 @@
 """Densities fitted to p(z|x): exact where it is Gaussian, and safe where it is not."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from aevb.distributions import DiagNormal, StandardNormal
 from aevb.guides import diag_normal
 from aevb.losses import Joint
 from aevb.marginal import importance_sampling
-from aevb.proposals import PROPOSALS, laplace
+from aevb.proposals import MIXTURE_OF_T, PROPOSALS, laplace
 
 KEY = jax.random.key(0)
 
@@ -79,6 +80,66 @@ def test_a_heavy_tail_is_covered():
     exact = np.log(np.trapezoid(np.exp(-8.0 * np.log1p(grid**2 / 15)), grid))
     assert abs(found.value - exact) < 4 * found.standard_error
     assert found.diagnostics["pareto_k"] < 0.5
+
+
+def two_peaks(z: jax.Array) -> jax.Array:
+    """0.8 N(-4, 0.1^2) + 0.2 N(3, 0.2^2), unnormalised: times e^5."""
+    log_weights = jnp.log(jnp.array([0.8, 0.2]))
+    means, stds = jnp.array([-4.0, 3.0]), jnp.array([0.1, 0.2])
+    each = log_weights + jax.scipy.stats.norm.logpdf(z, means, stds)
+    return 5.0 + jax.nn.logsumexp(each)
+
+
+def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other():
+    guide_stats = DiagNormal(jnp.zeros(1), jnp.full(1, 2 * jnp.log(4.0)))
+
+    @partial(jax.jit, static_argnums=0)
+    def estimate(name: str, key: jax.Array):
+        joint = joint_along(two_peaks)
+        start, guide = PROPOSALS[name](key, guide_stats, diag_normal, joint)
+        return start, importance_sampling(KEY, start, guide, joint, num_samples=4000)
+
+    start, found = estimate("modes", KEY)
+    weights = np.exp(start["log_weights"])
+    located = np.asarray(start["of_mode"]["location"])[weights > 0, 0]
+    np.testing.assert_allclose(np.sort(located), [-4.0, 3.0], atol=1e-3)
+    # Nine tenths by mass and one tenth evenly.
+    np.testing.assert_allclose(np.sort(weights[weights > 0]), [0.23, 0.77], atol=1e-3)
+    assert abs(found.value - 5.0) < 4 * found.standard_error
+    assert found.standard_error < 0.02
+    assert found.diagnostics["pareto_k"] < 0.5
+    alone = [float(estimate("laplace", key)[1].value) for key in jax.random.split(KEY, 8)]
+    assert max(alone) < 5.0 + np.log(0.8) + 0.05  # the higher peak, or the other
+
+
+def test_a_mode_that_many_climbs_find_counts_once():
+    model = linear_gaussian(1, 30, 3)
+    x = np.random.default_rng(0).normal(size=30)
+    joint = joint_of(model, x)
+
+    @jax.jit
+    def estimate(key: jax.Array):
+        start, guide = PROPOSALS["modes"](key, broad(3), diag_normal, joint)
+        return start, importance_sampling(key, start, guide, joint, num_samples=2000)
+
+    start, found = estimate(KEY)
+    weights = np.exp(start["log_weights"])
+    np.testing.assert_allclose(np.sort(weights)[-2:], [0.0, 1.0], atol=1e-6)
+    assert abs(found.value - model.log_prob(x)) < 4 * found.standard_error
+
+
+def test_the_mixture_is_a_density_and_its_samples_are_of_it():
+    fit = jax.jit(
+        lambda key: PROPOSALS["modes"](key, broad(1), diag_normal, joint_along(two_peaks))[0]
+    )
+    start, guide = fit(KEY), MIXTURE_OF_T
+    grid = jnp.linspace(-12.0, 12.0, 100_001)
+    log_prob = jax.jit(jax.vmap(lambda z: guide.log_prob(start, z[None])))
+    density = np.exp(log_prob(grid))
+    assert abs(np.trapezoid(density, grid) - 1.0) < 1e-3
+    draws = jax.vmap(lambda key: guide.sample(key, start)[0])(jax.random.split(KEY, 4000))
+    below = np.trapezoid(np.where(grid < 0, density, 0.0), grid)
+    assert abs(np.mean(np.asarray(draws) < 0) - below) < 4 * np.sqrt(below * (1 - below) / 4000)
 
 
 @pytest.mark.parametrize(
