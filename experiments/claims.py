@@ -6,6 +6,7 @@ import numpy as np
 from findings import (
     DECADES,
     FIGURE_2,
+    FIGURE_3,
     FIGURE_6,
     MISSING,
     NUM_TRAIN,
@@ -13,6 +14,7 @@ from findings import (
     Run,
     at,
     log_p,
+    of_figure_3,
     over_seeds,
     paired,
     panels,
@@ -123,8 +125,8 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
     for name, words in says.items():
         leads = {
             num_train: paired(
-                findings.runs("figure_3", data__num_train=num_train, algorithm__name="sgvb"),
-                findings.runs("figure_3", data__num_train=num_train, algorithm__name=name),
+                of_figure_3(findings, "sgvb", data__num_train=num_train),
+                of_figure_3(findings, name, data__num_train=num_train),
                 lambda run: run["measured"]["appendix_d"]["test"][-1]["mean"],
             )
             for num_train in findings.values("figure_3", NUM_TRAIN)
@@ -136,28 +138,17 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
         measured = "test log p(x) after as many examples, AEVB ahead by " + ", ".join(
             f"{lead.signed} (N = {num_train:,})" for num_train, lead in found.items()
         )
-        if name == "mcem":
-            measured += f"; an example takes MCEM {_cost(findings):.0f} times as long"
         verdicts = {verdict(lead) for lead in found.values()}
         claims.append(Claim(words, measured, verdicts.pop() if len(verdicts) == 1 else "in part"))
     return claims
-
-
-def _cost(findings: Findings) -> float:
-    """Of an example to MCEM, in AEVB's; both on a core that nothing else was given."""
-
-    def seconds(name: str) -> float:
-        runs = findings.runs("figure_3", algorithm__name=name)
-        return float(np.median([run["seconds"] / run["num_examples"] for run in runs]))
-
-    return seconds("mcem") / seconds("sgvb")
 
 
 def claim_appendix_d(findings: Findings) -> Claim:
     says = "The estimator of appendix D is good for few latent dimensions"
     gaps = [
         run["measured"]["sandwich"]["sandwich"]["appendix_d - ais"]["mean"]
-        for run in findings.runs("figure_3")
+        for algorithm in FIGURE_3
+        for run in of_figure_3(findings, algorithm)
     ]
     if not gaps:
         return Claim(says, MISSING, "")

@@ -18,6 +18,7 @@ NAMES = {
     "full_vb": "full variational Bayes",
 }
 FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
+FIGURE_3 = {"sgvb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem"}
 FIGURE_6 = {"figure_6_mnist": "MNIST", "figure_6_frey": "Frey faces"}
 DECADES = (100_000, 1_000_000, 10_000_000)
 LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
@@ -135,6 +136,11 @@ def panels(findings: Findings) -> Iterable[tuple[str, str, int, list[Run], list[
                 for name in ("sgvb", "wake_sleep")
             )
             yield study, title, num_latents, aevb, other
+
+
+def of_figure_3(findings: Findings, algorithm: str, **setting: Any) -> list[Run]:
+    """The runs of an algorithm, with these values of other fields."""
+    return findings.runs(FIGURE_3[algorithm], algorithm__name=algorithm, **setting)
 
 
 def log_p(run: Run, by: str) -> float:

@@ -16,6 +16,7 @@ from claims import all_claims
 from documents import ROOT, filled_in, table
 from findings import (
     DECADES,
+    FIGURE_3,
     FIGURE_6,
     MISSING,
     NAMES,
@@ -24,6 +25,7 @@ from findings import (
     Run,
     at,
     log_p,
+    of_figure_3,
     over_seeds,
     paired,
     panels,
@@ -71,8 +73,8 @@ def figure_2_table(findings: Findings) -> str:
 def figure_3_table(findings: Findings) -> str:
     rows = []
     for num_train in findings.values("figure_3", NUM_TRAIN):
-        for name in ("sgvb", "wake_sleep", "mcem"):
-            runs = findings.runs("figure_3", data__num_train=num_train, algorithm__name=name)
+        for name in FIGURE_3:
+            runs = of_figure_3(findings, name, data__num_train=num_train)
             if not runs:
                 continue
             ends = [
@@ -193,7 +195,7 @@ TABLES: Mapping[str, Callable[[Findings], str]] = {
         "figure_2_frey", "The bound along training, Frey faces", ("figure_2_frey",)
     ),
     "figure 3": figure_3_table,
-    "picture 3": Picture("figure_3", "log p(x) along training", ("figure_3",)),
+    "picture 3": Picture("figure_3", "log p(x) along training", ("figure_3", "figure_3_mcem")),
     "picture 4": Picture("figure_4", "Two learned manifolds", ("figure_2_frey", "figure_5")),
     "picture 5": Picture("figure_5", "Samples of MNIST", ("figure_2_frey", "figure_5")),
     "figure 6": figure_6_table,
@@ -228,16 +230,12 @@ def draw(findings: Findings, pictures: Path) -> None:
             figures.save(
                 figures.compared_curves(drawn, y_limits=shown), str(pictures / f"{study}.png")
             )
-    if "figure_3" in findings.studies:
+    if set(FIGURE_3.values()) <= findings.studies.keys():
         drawn = {
             f"N = {num_train:,}": {
                 NAMES[name]: [_appendix_d_curve(run) for run in runs]
-                for name in ("sgvb", "wake_sleep", "mcem")
-                if (
-                    runs := findings.runs(
-                        "figure_3", data__num_train=num_train, algorithm__name=name
-                    )
-                )
+                for name in FIGURE_3
+                if (runs := of_figure_3(findings, name, data__num_train=num_train))
             }
             for num_train in findings.values("figure_3", NUM_TRAIN)
         }
