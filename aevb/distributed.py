@@ -122,6 +122,37 @@ def place(tree: PyTree, placement: Placement) -> PyTree:
     return jax.tree.map(everywhere, tree)
 
 
+def own_part(size: int, placement: Placement) -> slice:
+    """Which of a minibatch's `size` datapoints the devices of this process take."""
+    if not isinstance(placement, NamedSharding):
+        return slice(0, size)
+    indices: Any = _in_parts(placement).addressable_devices_indices_map((1, size)).values()
+    taken = [index[1].indices(size) for index in indices]
+    return slice(min(first for first, _, _ in taken), max(end for _, end, _ in taken))
+
+
+def place_parts(own: np.ndarray, size: int, placement: Placement) -> Array:
+    """Minibatches [T, size, ...], of which this process has its `own_part` alone.
+
+    Each device gets what it takes of them, and nothing else of them goes anywhere.
+    """
+    if not isinstance(placement, NamedSharding):
+        return jax.device_put(own, placement)
+    shape = (own.shape[0], size, *own.shape[2:])
+    return jax.make_array_from_process_local_data(_in_parts(placement), own, shape)
+
+
+def parts_of(shape: tuple[int, ...], dtype: Any, placement: Placement) -> jax.ShapeDtypeStruct:
+    """What `place_parts` returns, without its numbers."""
+    sharding = _in_parts(placement) if isinstance(placement, NamedSharding) else None
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _in_parts(placement: NamedSharding) -> NamedSharding:
+    """Of minibatches [T, M, ...], each split as `split` splits it."""
+    return NamedSharding(placement.mesh, PartitionSpec(None, AXIS))
+
+
 def local(tree: PyTree) -> PyTree:
     """What `place` has placed, on the first device of this process."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)

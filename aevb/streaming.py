@@ -17,7 +17,7 @@ from aevb import compiler, loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
 from aevb.data.records import Records
-from aevb.distributed import Placement, place
+from aevb.distributed import Placement, own_part, parts_of, place, place_parts
 from aevb.loop import Advance, LoopKeys, Order, Split
 from aevb.types import Key
 
@@ -99,10 +99,10 @@ class Streamed:
         """
         if data.device not in self._programs:
             sizes = _Sizes(data, self.batch_size)
-            block = jax.ShapeDtypeStruct(
-                (sizes.block_steps, self.batch_size, data.records.shape[1]), data.records.dtype
-            )
-            indices = jax.ShapeDtypeStruct(block.shape[:2], jnp.int32)
+            steps = (sizes.block_steps, self.batch_size)
+            num_pixels, dtype = data.records.shape[1], data.records.dtype
+            block = parts_of((*steps, num_pixels), dtype, data.device)
+            indices = parts_of(steps, jnp.int32, data.device)
             lowered = self._train_block.lower(
                 keys, block, indices, state, jnp.int32(0), jnp.int32(0)
             )
@@ -178,10 +178,14 @@ def _jit_train_block(
 
 
 class _Blocks:
-    """The blocks of one epoch after the other, from any on; the next ones are read meanwhile."""
+    """The blocks of one epoch after the other, from any on; the next ones are read meanwhile.
+
+    Of several processes each reads what its own devices train on.
+    """
 
     def __init__(self, data: OnDisk, draw: Callable[[int], Array], sizes: _Sizes):
         self._data, self._draw, self._sizes = data, draw, sizes
+        self._own = own_part(sizes.batch_size, data.device)
         self._orders: dict[int, np.ndarray] = {}
         self._drawing = threading.Lock()
         self._ahead: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
@@ -192,7 +196,9 @@ class _Blocks:
         if number != self._number:
             if number != self._number + 1:
                 self._ahead = self._read_from(number)
-            self._block = place(next(self._ahead), self._data.device)
+            x, indices = next(self._ahead)
+            size, device = self._sizes.batch_size, self._data.device
+            self._block = place_parts(x, size, device), place_parts(indices, size, device)
             self._number = number
         assert self._block is not None
         return self._block
@@ -213,13 +219,13 @@ class _Blocks:
         return iter(blocks.to_iter_dataset(options))
 
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of block number i this process's part of each minibatch, and its indices."""
         sizes = self._sizes
         epoch, within = divmod(int(number), sizes.epoch_blocks)
-        size = sizes.block_steps * sizes.batch_size
-        last = sizes.epoch_steps * sizes.batch_size
-        indices = self.order(epoch)[within * size : min((within + 1) * size, last)]
-        x = self._data[indices]
-        missing = size - len(indices)  # of the epoch's last block, which no step will see
-        x, indices = np.pad(x, ((0, missing), (0, 0))), np.pad(indices, (0, missing))
-        steps = (sizes.block_steps, sizes.batch_size)
-        return x.reshape(*steps, -1), indices.reshape(steps)
+        first = within * sizes.block_steps
+        end = min(first + sizes.block_steps, sizes.epoch_steps)
+        indices = self.order(epoch)[first * sizes.batch_size : end * sizes.batch_size]
+        own = indices.reshape(end - first, sizes.batch_size)[:, self._own]
+        x = self._data[own.ravel()].reshape(*own.shape, -1)
+        missing = (0, sizes.block_steps - len(own))  # of the epoch's last block; no step sees them
+        return np.pad(x, (missing, (0, 0), (0, 0))), np.pad(own, (missing, (0, 0)))

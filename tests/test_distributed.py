@@ -50,11 +50,15 @@ def start(*flags: str, env: dict[str, str]) -> subprocess.Popen[str]:
     )
 
 
-def begin(folder: Path, number: int, *flags: str, each: int = 1) -> list[subprocess.Popen[str]]:
-    """A run by so many processes with so many devices each."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def begin(folder: Path, number: int, *flags: str, each: int = 1) -> list[subprocess.Popen[str]]:
+    """A run by so many processes with so many devices each."""
+    port = free_port()
     return [
         start(
             f"--workdir={folder}", f"--coordinator=127.0.0.1:{port}",
@@ -222,6 +226,50 @@ print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if 
 """
     found = run_python("-c", program, env={**devices(4), "PYTHONPATH": str(ROOT)})
     assert found.stdout.split() == ["4", "1", "0", "25"], found.stderr
+
+
+@pytest.mark.slow
+def test_data_on_disk_are_read_by_each_process_for_itself(tmp_path: Path):
+    """And train as those in memory do, bitwise, where the devices are laid out alike."""
+    stream = ("--config.data.access=stream", f"--config.data.dir={tmp_path / 'data'}")
+    together(tmp_path / "in memory", 2, each=2)
+    for status, _, err in together(tmp_path / "on disk", 2, *stream, each=2):
+        assert status == 0, err
+    np.testing.assert_array_equal(bounds(tmp_path / "on disk"), bounds(tmp_path / "in memory"))
+
+
+OWN_PART = """
+import os, sys
+import jax, numpy as np
+from aevb import distributed
+distributed.join(sys.argv[1], 2, int(sys.argv[2]))
+place = distributed.place_for(8)
+part = distributed.own_part(8, place)
+whole = np.arange(24).reshape(3, 8)  # three minibatches
+placed = distributed.place_parts(whole[:, part], 8, place)
+np.testing.assert_array_equal(jax.jit(lambda x: x.sum(0))(placed).addressable_shards[0].data,
+                              whole.sum(0)[placed.addressable_shards[0].index[1]])
+for shard in placed.addressable_shards:
+    np.testing.assert_array_equal(shard.data, whole[shard.index])
+print(part.start, part.stop, placed.shape)
+"""
+
+
+def test_each_process_has_its_own_part_of_every_minibatch():
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OWN_PART, address, str(number)],
+            cwd=ROOT,
+            env={**os.environ, **ON_THE_CPU, **devices(2), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=100) for process in processes]
+    assert [out for out, _ in said] == ["0 4 (3, 8)\n", "4 8 (3, 8)\n"], said
 
 
 # What a user is told
