@@ -1,5 +1,22 @@
 """Auto-Encoding Variational Bayes (Kingma & Welling, arXiv 1312.6114) in JAX.
 
 Importing the package imports nothing else: take what you need, for example
-``from aevb import losses``, which depends on jax alone.
+``from aevb import losses``, which depends on jax alone. ``aevb.load_run(folder)`` gives a trained
+model as functions, and loads the rest of the package when it is first asked for.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aevb.trained import TrainedRun as TrainedRun
+    from aevb.trained import load_run as load_run
+
+FROM_TRAINED = ("TrainedRun", "load_run")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FROM_TRAINED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from aevb import trained
+
+    return getattr(trained, name)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from aevb.errors import UserError
+from aevb.metrics import read_signed
 
 PACKAGE = Path(__file__).parent
 
@@ -335,6 +336,28 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 def with_defaults(found: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's folder says, with the fields that did not exist when it was begun."""
     return {field.name: field.default for field in FIELDS} | dict(found)
+
+
+def of_finished_run(folder: Path) -> Values:
+    """The validated config of a run that is finished.
+
+    Raises:
+        UserError: there is no run, it is not finished, or its config is not one of this version.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run's folder: it has no config.json")
+    if not (folder / "summary.json").is_file():
+        raise UserError(
+            f"{folder} holds a run that is not finished; give the command that started it again, "
+            "which goes on with it"
+        )
+    try:
+        found = read_signed(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    # JSON has lists where a config has tuples.
+    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return validate(with_defaults(as_tuples))
 
 
 def section(values: Values, name: str) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from aevb.config import validate, with_defaults
+from aevb.config import of_finished_run
 from aevb.errors import UserError
-from aevb.metrics import read_signed
 
 SPLITS = ("test", "train", "simulated")
 SEED = 20131221  # of the estimators' noise: the day after the paper appeared
@@ -83,35 +82,13 @@ def _at_least(least: int):
     return number
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The validated config of a finished run.
-
-    Raises:
-        UserError: there is no run, it is not finished, or its config is not one of this version.
-    """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"--workdir={folder} is no run's folder: it has no config.json")
-    if not (folder / "summary.json").is_file():
-        raise UserError(
-            f"--workdir={folder} holds a run that is not finished; give the command that started "
-            "it again, which goes on with it"
-        )
-    try:
-        values = read_signed(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
-    # JSON has lists where a config has tuples.
-    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return dict(validate(with_defaults(as_tuples)))
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is known of log p(x) in the end, as it is written.
 
     Raises:
         UserError: something that the user can put right.
     """
-    config = read_config(args.workdir)
+    config = of_finished_run(args.workdir)
     import jax
     import numpy as np
 
@@ -120,6 +97,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
     from aevb.proposals import PROPOSALS
+    from aevb.trained import read_state
 
     names = check_estimators(args, marginal.ESTIMATORS)
     if args.num_theta and config["algorithm.name"] != "full_vb":
@@ -132,14 +110,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.proposal not in PROPOSALS:
         raise UserError(f"--proposal is {args.proposal!r}; it is one of {', '.join(PROPOSALS)}")
     compiler.use_cache()
-    dataset, vae, algorithm = build(config)
+    experiment = build(config)
+    dataset, vae, algorithm = experiment
     stored = {"test": dataset.test, "train": dataset.train}.get(args.split)
     if stored is not None and args.num_points > len(stored):
         raise UserError(
             f"--num_points is {args.num_points}; it can be at most the {len(stored)} datapoints "
             f"of the {args.split} split of {dataset.name}"
         )
-    state = restore(args.workdir, algorithm.init, config["seed"], args.step)
+    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
+    state = read_state(args.workdir, experiment, config, args.step)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
     if args.num_theta:
         thetas = [
@@ -251,34 +231,6 @@ def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
             "and data have none; use --split=simulated, or appendix_d for an upper bound"
         )
     return names
-
-
-def restore(folder: Path, init: Any, seed: int, step: int | None) -> Any:
-    """The state of a run's newest sound checkpoint, or of that at `step`.
-
-    Raises:
-        UserError: it has none.
-    """
-    import jax
-
-    from aevb import checkpoint
-
-    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
-    restored, kept = None, []
-    if (folder / "checkpoints").is_dir():
-        manager = checkpoint.open_reader(folder / "checkpoints")
-        like = jax.eval_shape(init, jax.random.key(seed))
-        restored = checkpoint.restore(manager, like, step=step, only_read=True)
-        kept = sorted(manager.all_steps())
-        manager.close()
-    if restored is None and step is not None:
-        raise UserError(
-            f"--step is {step}, which has no sound checkpoint; --workdir={folder} keeps those of "
-            f"{', '.join(map(str, kept))} (config.train.keep_checkpoints keeps all)"
-        )
-    if restored is None:
-        raise UserError(f"--workdir={folder} has no sound checkpoint; train in a new folder")
-    return restored.state
 
 
 def table(result: dict[str, Any]) -> str:

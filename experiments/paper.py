@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import evaluate
 
 from aevb import metrics, provenance
+from aevb.config import of_finished_run
 from aevb.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -118,9 +119,11 @@ def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
     from aevb.diagnostics import kl_per_unit
     from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
+    from aevb.trained import read_state
 
-    dataset, vae, algorithm = build(run.config)
-    state = evaluate.restore(run.folder, algorithm.init, run.config["seed"], None)
+    experiment = build(run.config)
+    dataset, vae, algorithm = experiment
+    state = read_state(run.folder, experiment, run.config)
     params = algorithm.vae_params(state.params)
     index = np.linspace(0, len(dataset.test) - 1, 10 * scale.num_points).astype(int)
     x = fixed_inputs(dataset.preprocess, index, dataset.test[index])
@@ -219,9 +222,11 @@ def evidence_bound(run: Run) -> dict[str, float]:
     from aevb.algorithms.ascent import ParamPrior
     from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
+    from aevb.trained import read_state
 
-    dataset, vae, algorithm = build(run.config)
-    state = evaluate.restore(run.folder, algorithm.init, run.config["seed"], None)
+    experiment = build(run.config)
+    dataset, vae, _ = experiment
+    state = read_state(run.folder, experiment, run.config)
     number = len(dataset.train)
     x = fixed_inputs(dataset.preprocess, np.arange(number), dataset.train)
     prior = ParamPrior(run.config["algorithm.param_prior_std"])
@@ -254,7 +259,7 @@ def sweep_command(study: Study, folder: Path, args: argparse.Namespace) -> list[
 
 def runs_of(folder: Path) -> list[Run]:
     summaries = sorted(folder.glob("*/summary.json"))
-    return [Run(file.parent, evaluate.read_config(file.parent)) for file in summaries]
+    return [Run(file.parent, of_finished_run(file.parent)) for file in summaries]
 
 
 def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
@@ -288,6 +293,7 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
     """Figures 4 and 5, which need the models themselves: those of the studies in two folders."""
     from aevb import drawing, figures
     from aevb.experiment import build
+    from aevb.trained import read_state
 
     planes, samples = {}, {}
     of_frey = [run for run in runs_of(frey) if run.config["algorithm.name"] == "sgvb"]
@@ -296,9 +302,10 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
         num_latents = run.config["model.num_latents"]
         if run.config["seed"] != 0 or (run in of_frey and num_latents != 2):
             continue
-        dataset, vae, algorithm = build(run.config)
+        experiment = build(run.config)
+        dataset, vae, algorithm = experiment
         assert dataset.image_shape is not None
-        state = evaluate.restore(run.folder, algorithm.init, run.config["seed"], None)
+        state = read_state(run.folder, experiment, run.config)
         params = algorithm.vae_params(state.params)
         if num_latents == 2:
             means = drawing.decode_unit_square(vae, params)

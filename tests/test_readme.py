@@ -10,9 +10,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from aevb import runs
+from aevb.config import default_config, validate, with_values
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MAP = README[README.index("## Map") :]
+LOSS, LOAD, MIXTURE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.fixture
@@ -47,26 +51,35 @@ def test_a_mark_without_a_table_is_noticed(maker: Any):
 
 
 def test_the_example_of_the_mixture_runs():
-    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     x = jax.random.normal(jax.random.key(0), (100, 2)) + jnp.array([[-9.0, 0.0], [9.0, 0.0]] * 50)
     user: dict[str, Any] = {"jax": jax, "x": x, "x_new": x[:3]}
-    exec(code, user)
+    exec(MIXTURE, user)
     assert user["fit"].num_components == 2
 
 
 def test_the_example_of_the_losses_runs_and_its_gradient_lowers_the_loss():
-    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(code.splitlines()) <= 20
+    assert len(LOSS.splitlines()) <= 20
     weights = jax.random.normal(jax.random.key(0), (2, 6, 4)) / 3
     user: dict[str, Any] = {
         "encode": lambda params, x: jnp.split(x @ params[0], 2),
         "decode": lambda params, z: params[1] @ jnp.concatenate([z, jnp.ones(2)]),
     }
-    exec(code, user)
+    exec(LOSS, user)
     x = jax.random.bernoulli(jax.random.key(1), 0.3, (50, 6)).astype(jnp.float32)
     key = jax.random.key(2)
     value, gradient = jax.value_and_grad(user["loss"])(weights, key, x)
     assert user["loss"](weights - 0.1 * gradient, key, x) < value - 0.01
+
+
+def test_the_example_of_a_finished_run_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "runs" / "frey_faces" / "default"
+    values = {"train.num_examples": 200, "model.hidden": (8,)}
+    runs.run(validate(with_values(default_config(), values)), folder)
+    monkeypatch.chdir(tmp_path)
+    user: dict[str, Any] = {"jax": jax, "x": jnp.full((3, 560), 0.5)}
+    exec(LOAD, user)
+    assert user["means"].shape == (3, 560)
+    assert jnp.isfinite(user["log_p"])
 
 
 def test_every_file_of_the_package_is_on_the_map_and_what_is_on_it_exists():

@@ -241,7 +241,7 @@ MISTAKES = {
     ),
     "step that is not kept": (
         ["--workdir={tmp}/run", "--step=7", "--num_points=3"],
-        ["--step is 7", "20", "keep_checkpoints"],
+        ["step is 7", "20", "keep_checkpoints"],
     ),
     "reverse AIS of data": (
         ["--workdir={tmp}/run", "--estimators=reverse_ais"],
