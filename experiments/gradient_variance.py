@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from run import CONFIG, CONFIG_IS_MISSING, parse, reporting_mistakes
 
+from aevb.commands.run import CONFIG, CONFIG_IS_MISSING, parse, reporting_mistakes
 from aevb.config import Values, validate
 from aevb.errors import UserError
 

@@ -18,9 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import evaluate
-
 from aevb import metrics, provenance
+from aevb.commands import evaluate
 from aevb.config import of_finished_run
 from aevb.errors import UserError
 

@@ -50,6 +50,7 @@ LAYERS = (
     ("runs",),
     ("workshop", "launch"),
     ("sweep",),
+    ("commands",),
 )
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
@@ -74,7 +75,8 @@ MATHEMATICS = (
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.
 KNOWN_TO = {
-    "ml_collections": ("config",),
+    "ml_collections": ("config", "commands"),
+    "absl": ("commands",),
     "flax": ("networks",),
     "blackjax": ("hmc",),
     "optax": ("optimizers", "algorithms", "lbfgs"),

@@ -1,0 +1,1 @@
+"""What a person starts: each file is a command line, from its flags to its exit status."""

@@ -1,0 +1,240 @@
+"""Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
+
+python experiments/run.py --config=experiments/frey_faces.py [--workdir=DIR] \
+[--config.FIELD=VALUE ...] [--debug] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+
+A run by several processes is started by this command for each, with one folder: --coordinator
+names the first one's HOST:PORT, --num_processes says how many there are and --process_id which of
+them this is (from 0); --coordinator=auto asks SLURM or the TPU.
+
+--debug makes JAX look for leaked tracers, and says of a run that meets a NaN or an infinity in
+which line of the source it arose. A run that was stopped by one can be given it afterwards.
+
+--sweep trains every combination of what get_sweep() in the experiment's file lists. --axis adds an
+axis, or replaces one; a field that is set by --config.FIELD is none. The runs are mapped onto the
+hardware in the way that was measured to be fastest, or by --mapping: one after the other
+(sequence), several at a time (devices), or as one program (stack). --launcher=slurm makes each of
+them a job of SLURM, with sbatch's options by --slurm=OPTION=VALUE; --launcher=local a process.
+"""
+
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
+from aevb.errors import Interrupted, UserError
+from aevb.plan import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment's file, for example experiments/frey_faces.py."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "The run's folder; runs/<experiment>/<overrides> if it is not given."
+)
+SWEEP = flags.DEFINE_bool("sweep", False, "Run the experiment's sweep, or that of --axis.")
+AXES = flags.DEFINE_multi_string(
+    "axis", [], "FIELD=VALUE,VALUE: an axis of the sweep; may be given several times."
+)
+MAPPING = flags.DEFINE_enum(
+    "mapping", "auto", ("auto", *MAPPINGS), "How a sweep's runs are mapped onto the hardware."
+)
+LAUNCHER = flags.DEFINE_enum(
+    "launcher",
+    "",
+    ("", *LAUNCHERS),
+    "Makes a job of each run of a sweep, on SLURM or here.",
+)
+SLURM = flags.DEFINE_multi_string(
+    "slurm", [], "OPTION=VALUE of sbatch, such as partition=gpu; may be given several times."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of the first of several processes, or auto on SLURM and TPUs."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many of them.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
+DEBUG = flags.DEFINE_bool("debug", False, "Look for leaked tracers, and for the source of a NaN.")
+CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
+HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+LONGEST_NAME = 120  # characters that every file system allows a folder's name
+
+
+def parse(argv: list[str]) -> None:
+    """Reads the command line into the flags.
+
+    Raises:
+        UserError: an unknown flag or field, a value of the wrong type, a file that is no config.
+    """
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        if CONFIG.value is not None:
+            CONFIG.value.keys()  # a file that failed to load says so only now
+    except AttributeError as error:
+        words = " ".join(str(error).split())
+        if "get_config" in words:
+            raise UserError("--config names a file without get_config()") from error
+        raise UserError(f"unknown field: {words} (--help lists the fields)") from error
+    except (flags.Error, KeyError, TypeError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{words} (--help lists flags and fields)") from error
+    except Exception as error:  # whatever the user's config file raises when it is executed
+        words = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"--config cannot be read: {words}; name a file with get_config(), such as "
+            "experiments/frey_faces.py"
+        ) from error
+    if rest:
+        raise UserError(f"{rest[0]!r} is not a flag; settings are written --config.FIELD=VALUE")
+
+
+def default_workdir() -> Path:
+    """runs/<experiment>/<name from the overrides>, where an override is what the user typed."""
+    holder = flags.FLAGS["config"]
+    experiment = Path(config_flags.get_config_filename(holder)).stem  # pyright: ignore[reportArgumentType]
+    overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
+    name = ",".join(
+        f"{field}={value}"
+        for field, value in sorted(overrides.items())
+        if field not in WITHOUT_EFFECT
+    )
+    if SWEEP.value:
+        name = ",".join(["sweep", *filter(None, [name]), *AXES.value])
+    name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", name)[:LONGEST_NAME].strip("_")
+    return Path("runs") / experiment / (name or "default")
+
+
+def report(summary: dict[str, Any], folder: Path) -> str:
+    """A run's result, for a person."""
+    lines = [f"{'':6} {'bound (nats)':>12} {'std. error':>11} {'bits/dim':>9}"]
+    for split in ("train", "test"):
+        bits = summary.get(f"{split}_bits_per_dim")
+        lines.append(
+            f"{split:6} {summary[f'{split}_bound']:12.2f} "
+            f"{summary[f'{split}_bound_standard_error']:11.2f} "
+            f"{'' if bits is None else format(bits, '9.3f'):>9}"
+        )
+    lines.append(
+        f"{summary['num_examples']:,} training examples in {summary['seconds']:.1f} s of training, "
+        f"{summary['examples_per_second']:,.0f} examples/s"
+    )
+    if skipped := summary.get("skipped_steps"):
+        lines.append(f"{skipped:,} steps were not finite, and were skipped")
+    lines += [str(picture) for picture in sorted((folder / "figures").glob("*.png"))]
+    return "\n".join(lines)
+
+
+def declared_sweep() -> Plan:
+    """What --sweep asks for: the axes of the experiment's file and of the command line.
+
+    Raises:
+        UserError: there are none, or one is refused.
+    """
+    holder = flags.FLAGS["config"]
+    file = config_flags.get_config_filename(holder)  # pyright: ignore[reportArgumentType]
+    overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
+    declare = runpy.run_path(file).get("get_sweep", dict)
+    axes = {name: axis for name, axis in declare().items() if name not in overrides}
+    return make_plan(CONFIG.value, axes | dict(map(parse_axis, AXES.value)))
+
+
+def sweep_table(result: dict[str, Any]) -> str:
+    """What came of a sweep, for a person."""
+    names = list(result["rows"][0]["setting"])
+    titles = [name.rpartition(".")[2] for name in names]
+    lines = []
+    for trial in result["trials"]:
+        setting = ", ".join(f"{name}={value}" for name, value in trial["setting"].items())
+        tried = ", ".join(
+            f"{' '.join(str(v) for k, v in one.items() if k != 'train_bound')} "
+            f"({'no number' if one['train_bound'] is None else format(one['train_bound'], '.1f')})"
+            for one in trial["tried"]
+        )
+        chosen = ", ".join(f"{name}={value}" for name, value in trial["chosen"].items())
+        lines.append(f"{setting or 'all'}: {chosen} by the training bound, of {tried}")
+    header = [f"{title:>14}" for title in titles]
+    lines.append(" ".join([*header, f"{'train bound':>18}", f"{'test bound':>18}", "seeds"]))
+    for row in result["rows"]:
+        cells = [f"{row['setting'][name]!s:>14}" for name in names]
+        for split in ("train", "test"):
+            cells.append(f"{_mean(row.get(f'{split}_bound')):>18}")
+        lines.append(" ".join([*cells, f"{row['seeds']:>5}"]))
+        lines += [f"  {name} failed: {reason}" for name, reason in row["failed"].items()]
+    return "\n".join(lines)
+
+
+def _mean(figure: dict[str, Any] | None) -> str:
+    if figure is None:
+        return ""
+    error = figure["standard_error"]
+    return f"{figure['mean']:.2f}" + ("" if error is None else f" +- {error:.2f}")
+
+
+def reporting_mistakes(body: Callable[[], int]) -> int:
+    """What `body` returns, or the exit status of what it raises, which it tells in one line."""
+    logging.set_verbosity(logging.FATAL)
+    try:
+        return body()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
+
+
+def main(argv: list[str]) -> int:
+    """-> the exit status: 0 done, 2 a mistake, 3 a sweep's run failed, 128 + signal that came.
+
+    It is 4 where another process of the run has ended.
+    """
+
+    def body() -> int:
+        parse([argument for argument in argv if argument not in HELP])
+        if HELP & set(argv):
+            fields = help_text(CONFIG.value or default_config())
+            print(f"{__doc__}\nFields, with their values in this experiment:\n\n{fields}")
+            return 0
+        if CONFIG.value is None:
+            raise UserError(CONFIG_IS_MISSING)
+        values = validate(CONFIG.value)
+        folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
+        if SWEEP.value and COORDINATOR.value:
+            raise UserError("--coordinator is of one run; a sweep is spread over its own devices")
+        if SWEEP.value and DEBUG.value:
+            raise UserError(
+                "--debug is of one run and not of a sweep; give it with the --workdir and the "
+                "fields of the sweep's run that failed"
+            )
+        options = dict(map(parse_option, SLURM.value))
+        if options and LAUNCHER.value != "slurm":
+            raise UserError("--slurm is of --launcher=slurm; give that too")
+        if LAUNCHER.value and MAPPING.value != "auto":
+            raise UserError("--mapping is of runs in one process, and --launcher makes each a job")
+        if SWEEP.value:
+            plan = declared_sweep()
+
+            from aevb import sweep  # imports jax: after all that can be refused without it
+
+            result = sweep.run(
+                plan, folder, MAPPING.value, launcher=LAUNCHER.value, options=options
+            )
+            print("\n".join([sweep_table(result), *map(str, sorted(folder.glob("sweep.*")))]))
+            return 3 if any(row["failed"] for row in result["rows"]) else 0
+        if AXES.value or MAPPING.value != "auto" or LAUNCHER.value:
+            raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")
+
+        from aevb import distributed, runs  # import jax: after all that can be refused without it
+
+        if COORDINATOR.value:
+            distributed.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        summary = runs.run(values, folder, debug=DEBUG.value)
+        if summary:  # else the first process has it
+            print(report(summary, folder))
+        return 0
+
+    return reporting_mistakes(body)
