@@ -8,6 +8,7 @@ model as functions, and loads the rest of the package when it is first asked for
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from aevb.trained import TrainedRun as TrainedRun
     from aevb.trained import load_run as load_run
 
@@ -15,6 +16,10 @@ FROM_TRAINED = ("TrainedRun", "load_run")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # which pyproject.toml says
+        from importlib.metadata import version
+
+        return version("aevb")
     if name not in FROM_TRAINED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from aevb import trained

@@ -16,12 +16,17 @@ REQUEUE = signal.SIGUSR2  # by which submitit asks a job to save, so that it can
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, REQUEUE)
 
 
-def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT) -> None:
-    """Makes each of the signals end the process with one line and status 128 + signal."""
+def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = True) -> None:
+    """Makes each of the signals end the process with one line and status 128 + signal.
+
+    Args:
+        goes_on: whether the same command goes on from what was saved; else it begins anew.
+    """
+    then = "goes on from what was saved" if goes_on else "begins anew"
 
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        sys.stderr.write(f"\nstopped by {name}; the same command goes on from what was saved\n")
+        sys.stderr.write(f"\nstopped by {name}; the same command {then}\n")
         sys.stderr.flush()
         os._exit(128 + number)  # threads that train would hold up sys.exit
 

@@ -180,7 +180,7 @@ def told(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     def body() -> int:
-        parse(argv)
+        parse(argv[1:])
         if CONFIG.value is None:
             raise UserError(CONFIG_IS_MISSING)
         values = validate(CONFIG.value)

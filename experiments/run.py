@@ -15,4 +15,4 @@ import sys
 from aevb.commands.run import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:], default=""))

@@ -144,7 +144,7 @@ train.Signals = Impatient
 sys.argv[0] = "experiments/run.py"
 sys.path.insert(0, "experiments")
 import run
-sys.exit(run.main(sys.argv))
+sys.exit(run.main(sys.argv[1:]))
 """
 
 

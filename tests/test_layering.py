@@ -45,12 +45,15 @@ LAYERS = (
     ("train",),
     ("config",),
     ("plan",),
+    ("experiments",),
     ("experiment",),
     ("drawing", "trained"),
     ("runs",),
     ("workshop", "launch"),
     ("sweep",),
     ("commands",),
+    ("cli",),
+    ("__main__",),
 )
 
 # `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
@@ -93,7 +96,7 @@ KNOWN_TO = {
 EVERYWHERE = ("jax", "numpy")
 
 # These answer before jax is loaded: `--help`, a wrong setting, a signal.
-WITHOUT_JAX = ("errors", "config", "plan", "options", "signals", "ownership", "provenance")
+WITHOUT_JAX = ("errors", "config", "plan", "options", "signals", "ownership", "provenance", "cli")
 
 
 class Import(NamedTuple):
@@ -168,7 +171,11 @@ def test_every_layer_has_its_modules():
 def test_importing_the_package_imports_nothing():
     program = "import aevb, sys; print([name for name in sys.modules if name.startswith('aevb.')])"
     assert python("-c", program) == "[]\n"
-    assert {found.module for found in imports_of("aevb")} <= {"typing", "aevb.trained"}
+    assert {found.module for found in imports_of("aevb")} <= {
+        "typing",
+        "importlib.metadata",
+        "aevb.trained",
+    }
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name != "aevb"])

@@ -1,7 +1,7 @@
 """Estimates log p(x) of a finished run's model, from below and from above.
 
-python experiments/evaluate.py --workdir=RUN [--estimators=importance,ais,appendix_d] \
-[--proposal=laplace] [--split=test] [--num_points=1000] [--step=STEP] [--num_theta=S]
+aevb evaluate --workdir=RUN [--estimators=importance,ais,appendix_d] [--proposal=laplace] \
+[--split=test] [--num_points=1000] [--step=STEP] [--num_theta=S]
 
 It prints a table and writes it, with what else a published number must carry, to
 RUN/marginal.json or to --output. The estimators start from a density fitted to each datapoint's
@@ -14,6 +14,7 @@ with --num_theta, by the mean of p(x) over so many samples of it.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags)")
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line.
 
     Raises:
@@ -68,7 +69,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     ):
         kind = _at_least(least)
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
-    return parser.parse_args(argv)
+    return parser.parse_args(arguments)
 
 
 def _at_least(least: int):
@@ -263,10 +264,10 @@ def _number(value: float | None) -> str:
     return "not known" if value is None else f"{value:.3g}"
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """-> the exit status: 0 done, 2 a user's mistake."""
     try:
-        args = parse(argv)
+        args = parse(arguments)
         result = run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,10 @@
 """Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
 
-python experiments/run.py --config=experiments/frey_faces.py [--workdir=DIR] \
-[--config.FIELD=VALUE ...] [--debug] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+aevb run [--config=frey_faces] [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug] \
+[--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+
+--config is the name of an experiment that ships with the package, or a file like theirs. In a clone
+of the repository `python experiments/run.py --config=experiments/frey_faces.py` is the same.
 
 A run by several processes is started by this command for each, with one folder: --coordinator
 names the first one's HOST:PORT, --num_processes says how many there are and --process_id which of
@@ -20,19 +23,20 @@ them a job of SLURM, with sbatch's options by --slurm=OPTION=VALUE; --launcher=l
 import re
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
+from aevb import experiments
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import Interrupted, UserError
 from aevb.plan import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment's file, for example experiments/frey_faces.py."
+    "config", None, "The experiment: a file, or the name of one that ships with the package."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", "", "The run's folder; runs/<experiment>/<overrides> if it is not given."
@@ -64,14 +68,19 @@ HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name
 
 
-def parse(argv: list[str]) -> None:
-    """Reads the command line into the flags.
+def parse(arguments: Sequence[str], default: str = "") -> None:
+    """Reads the command line, sys.argv without the program, into the flags.
+
+    Args:
+        default: the experiment, if there is no --config.
 
     Raises:
         UserError: an unknown flag or field, a value of the wrong type, a file that is no config.
     """
     try:
-        rest = flags.FLAGS(argv)[1:]
+        if default:
+            flags.set_default(CONFIG, experiments.file_of(default))
+        rest = flags.FLAGS([sys.argv[0], *_with_files(arguments)])[1:]
         if CONFIG.value is not None:
             CONFIG.value.keys()  # a file that failed to load says so only now
     except AttributeError as error:
@@ -86,10 +95,24 @@ def parse(argv: list[str]) -> None:
         words = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"--config cannot be read: {words}; name a file with get_config(), such as "
-            "experiments/frey_faces.py"
+            f"experiments/frey_faces.py, or one of {', '.join(experiments.names())}"
         ) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; settings are written --config.FIELD=VALUE")
+
+
+def _with_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the name of an experiment replaced by its file."""
+    found, is_config = [], False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if is_config:
+            argument = experiments.file_of(argument)
+        is_config = flag in ("--config", "-config")
+        if is_config and equals:
+            argument, is_config = f"{flag}={experiments.file_of(value)}", False
+        found.append(argument)
+    return found
 
 
 def default_workdir() -> Path:
@@ -187,15 +210,18 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
         return stop.status
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
     """-> the exit status: 0 done, 2 a mistake, 3 a sweep's run failed, 128 + signal that came.
 
     It is 4 where another process of the run has ended.
+
+    Args:
+        default: the experiment, if there is no --config; '' refuses to go without.
     """
 
     def body() -> int:
-        parse([argument for argument in argv if argument not in HELP])
-        if HELP & set(argv):
+        parse([argument for argument in arguments if argument not in HELP], default)
+        if HELP & set(arguments):
             fields = help_text(CONFIG.value or default_config())
             print(f"{__doc__}\nFields, with their values in this experiment:\n\n{fields}")
             return 0

@@ -1,0 +1,7 @@
+"""`python -m aevb` is `aevb`."""
+
+import sys
+
+from aevb.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+../../experiments/binarized_mnist.py

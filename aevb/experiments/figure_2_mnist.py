@@ -1,0 +1,1 @@
+../../experiments/figure_2_mnist.py

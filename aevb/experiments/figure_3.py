@@ -1,0 +1,1 @@
+../../experiments/figure_3.py

@@ -1,0 +1,1 @@
+../../experiments/figure_5.py

@@ -1,0 +1,1 @@
+../../experiments/figure_6_frey.py

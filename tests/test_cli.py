@@ -1,0 +1,137 @@
+"""The command `aevb`: what it knows, what it refuses, and the experiments that it finds by name."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from types import SimpleNamespace
+
+import pytest
+from programs import ROOT, python, run_python
+from test_config import FILES
+
+import aevb
+from aevb import cli, experiments
+from aevb.cli import COMMANDS, Command
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", "aevb", *arguments)
+
+
+# The table of commands
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_how_it_is_used(name: str):
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"aevb {name} " in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command():
+    text = python("-m", "aevb", "--help")
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  aevb {name} +{re.escape(command.help)}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [[], ["runn"], ["--config=frey_faces"]])
+def test_what_is_no_command_gets_one_line_and_status_2(arguments: list[str]):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in [*arguments, *COMMANDS]:
+        assert word in line
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_command_can_be_stopped_before_it_is_imported(
+    goes_on: bool, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[object] = []
+
+    def load(name: str) -> SimpleNamespace:
+        told.append(name)
+        return SimpleNamespace(main=lambda arguments: told.append((arguments, sys.argv)) or 7)
+
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(cli.signals, "exit_at_once", lambda **how: told.append(how))
+    monkeypatch.setattr(cli.importlib, "import_module", load)
+    monkeypatch.setitem(COMMANDS, "do", Command("a.module", "", goes_on=goes_on))
+    assert cli.main(["do", "--this"]) == 7
+    assert told == [{"goes_on": goes_on}, "a.module", (["--this"], ["aevb do", "--this"])]
+
+
+@pytest.mark.parametrize(("goes_on", "then"), [(True, "goes on"), (False, "begins anew")])
+def test_a_signal_says_what_the_same_command_will_do(goes_on: bool, then: str):
+    done = run_python(
+        "-c",
+        "import signal; from aevb import signals\n"
+        f"signals.exit_at_once(goes_on={goes_on}); signal.raise_signal(signal.SIGTERM)",
+    )
+    assert done.returncode == 128 + 15
+    assert f"stopped by SIGTERM; the same command {then}" in done.stderr
+
+
+# The version
+
+
+def test_every_place_that_tells_the_version_has_that_of_pyproject():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
+    assert aevb.__version__ == VERSION, "install the package anew"
+    assert python("-m", "aevb", "--version") == f"aevb {VERSION}\n"
+
+
+def test_the_changelog_begins_with_this_version():
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0].partition(",")[0] == VERSION
+    versions = [tuple(map(int, heading.partition(",")[0].split("."))) for heading in headings]
+    assert versions == sorted(set(versions), reverse=True)
+
+
+# Experiments by their names
+
+
+def test_every_experiment_ships_and_its_text_exists_once():
+    assert experiments.names() == [file.stem for file in FILES]
+    for file in FILES:
+        assert (experiments.FOLDER / file.name).samefile(file)
+
+
+@pytest.mark.parametrize("arguments", [["--config=mnist"], ["--config", "mnist"]])
+def test_a_name_stands_for_its_file(arguments: list[str]):
+    found = python("-m", "aevb", "run", *arguments, "--help")
+    assert "--config.data.name='mnist'" in found
+    assert found == python("-m", "aevb", "run", "--config=experiments/mnist.py", "--help")
+
+
+def test_without_a_config_it_is_the_frey_faces():
+    found = python("-m", "aevb", "run", "--config.seed=3", "--help")
+    named = python("-m", "aevb", "run", "--config=frey_faces", "--config.seed=3", "--help")
+    assert found == named
+    assert "--config.seed=3" in found
+
+
+# arguments, words that the line must hold
+MISTAKES = {
+    "no such experiment": (["--config=cifar"], ["cifar", "frey_faces", "mnist"]),
+    "unknown field of the default": (["--config.sede=3"], ["sede", "--help"]),
+    "word for a number in the default": (["--config.seed=one"], ["config.seed", "one"]),
+    "stray word": (["mnist"], ["mnist", "--config.FIELD=VALUE"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_status_2(mistake: str):
+    arguments, words = MISTAKES[mistake]
+    done = run("run", *arguments)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
