@@ -14,7 +14,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-faults test-slurm lint types check format sweep-frey sweep-mnist paper \
-	paper-quick docs-figures bench lock clean
+	paper-quick docs-figures bench dist lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ docs-figures: .venv/users  ## the figures of docs/variational_bayes.md, by runni
 bench: .venv/users .venv-bench/peers  ## every benchmark, in about an hour (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }
 	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
+
+dist: .venv/developers  ## the wheel and the sdist, in dist/
+	$(UV) build --quiet --no-build-isolation --python $(BIN)/python
 
 lock: .venv/uv  ## renew both lock files
 	$(LOCK) pyproject.toml --output-file requirements.lock
