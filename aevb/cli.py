@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from aevb import signals
@@ -18,7 +18,7 @@ class Command(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """-> the exit status: 2 for what is no command, else that of the command."""
+    """-> the exit status: 2 for what is no command or cannot be imported, else the command's."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("--help", "-h"):
         print(help_text())
@@ -29,25 +29,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"aevb {version('aevb')}")
         return 0
     try:
-        command = command_of(name)
+        start = load(name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    signals.exit_at_once(goes_on=command.goes_on)  # before all that takes its time to be imported
     sys.argv = [f"aevb {name}", *rest]  # where flags look for their values and a name
-    return importlib.import_module(command.module).main(rest)
+    return start(rest)
 
 
-def command_of(name: str) -> Command:
-    """The command of a name.
+def load(name: str) -> Callable[[Sequence[str]], int]:
+    """A command's main.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none of that name, or a library that it needs is not installed.
     """
-    if name in COMMANDS:
-        return COMMANDS[name]
-    what = f"{name!r} is no command" if name else "a command is missing"
-    raise UserError(f"{what}; it is one of {', '.join(COMMANDS)} (aevb --help)")
+    if name not in COMMANDS:
+        what = f"{name!r} is no command" if name else "a command is missing"
+        raise UserError(f"{what}; it is one of {', '.join(COMMANDS)} (aevb --help)")
+    command = COMMANDS[name]
+    signals.exit_at_once(goes_on=command.goes_on)  # before all that takes its time to be imported
+    try:
+        return importlib.import_module(command.module).main
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"aevb {name} needs {error.name}, which is not installed; `pip install` aevb with what "
+            "it depends on"
+        ) from error
 
 
 def help_text() -> str:

@@ -1198,4 +1198,21 @@ SLIPS = (
         "test_launch.py",
         "forgotten",
     ),
+    # Commands
+    Slip(
+        "a stop that promises to go on, whatever was stopped",
+        "cli.py",
+        "signals.exit_at_once(goes_on=command.goes_on)",
+        "signals.exit_at_once(goes_on=True)",
+        "test_cli.py",
+        "before_it_is_imported",
+    ),
+    Slip(
+        "an experiment's name taken for a file",
+        "commands/run.py",
+        "*_with_files(arguments)",
+        "*arguments",
+        "test_cli.py",
+        "a_name_stands",
+    ),
 )

@@ -1,9 +1,11 @@
 """The command `aevb`: what it knows, what it refuses, and the experiments that it finds by name."""
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -47,6 +49,15 @@ def test_what_is_no_command_gets_one_line_and_status_2(arguments: list[str]):
     assert line.startswith("error: ")
     for word in [*arguments, *COMMANDS]:
         assert word in line
+
+
+def test_a_library_that_is_missing_is_named_in_one_line(tmp_path: Path):
+    """`pip install --no-deps`, for the losses alone."""
+    (tmp_path / "absl.py").write_text("raise ModuleNotFoundError(name='absl')\n")
+    done = run_python("-m", "aevb", "run", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: aevb run needs absl")
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
@@ -107,7 +118,7 @@ def test_every_experiment_ships_and_its_text_exists_once():
 def test_a_name_stands_for_its_file(arguments: list[str]):
     found = python("-m", "aevb", "run", *arguments, "--help")
     assert "--config.data.name='mnist'" in found
-    assert found == python("-m", "aevb", "run", "--config=experiments/mnist.py", "--help")
+    assert found == python("-m", "aevb", "run", f"--config={experiments.FOLDER}/mnist.py", "--help")
 
 
 def test_without_a_config_it_is_the_frey_faces():
