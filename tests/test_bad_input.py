@@ -1,11 +1,12 @@
 """A user's mistake gets one clear line and exit status 2, without a traceback."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from programs import run_python
+from programs import ROOT, run_python
 
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
@@ -199,7 +200,7 @@ def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
 
 def test_help_shows_every_field_without_importing_jax(tmp_path: Path):
     (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')\n")
-    done = run(FREY, "--help", env={"PYTHONPATH": str(tmp_path)})
+    done = run(FREY, "--help", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 0, done.stderr
     from aevb.config import FIELDS
 
