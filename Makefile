@@ -14,7 +14,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-faults test-slurm lint types check format sweep-frey sweep-mnist paper \
-	paper-quick docs-figures bench dist lock clean
+	paper-quick docs docs-figures bench dist lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ paper-quick: .venv/users  ## the same in ten minutes, far too short to be worth 
 	$(BIN)/python experiments/paper.py --quick $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
 	$(BIN)/python experiments/report.py --folder=runs/paper-quick
 
+docs: .venv-docs/tools  ## the documentation as a site, site/index.html; a warning is an error
+	rm -rf site
+	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env \
+	  --conf-dir docs --doctree-dir build/doctrees . site
+	@echo site/index.html
+
 docs-figures: .venv/users  ## the figures of docs/variational_bayes.md, by running the code in it
 	$(BIN)/python experiments/story.py
 
@@ -71,13 +77,14 @@ bench: .venv/users .venv-bench/peers  ## every benchmark, in about an hour (DATA
 dist: .venv/developers  ## the wheel and the sdist, in dist/
 	$(UV) build --quiet --no-build-isolation --python $(BIN)/python
 
-lock: .venv/uv  ## renew both lock files
+lock: .venv/uv  ## renew the lock files
 	$(LOCK) pyproject.toml --output-file requirements.lock
 	$(LOCK) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --group docs --constraint requirements.lock --output-file requirements-docs.lock
 
 clean:  ## remove the environment and every cache, but no run
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache *.egg-info build dist
-	find aevb experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-bench .venv-docs .pytest_cache .ruff_cache *.egg-info build dist site docs/api
+	find aevb docs experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # `--without-pip` and `pip --python` work where Debian has split ensurepip off.
 .venv/uv:
@@ -102,4 +109,10 @@ clean:  ## remove the environment and every cache, but no run
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-bench
 	$(UV) pip install --quiet --python .venv-bench/bin/python $(TORCH) \
 	  --requirements experiments/benchmarks/requirements.txt
+	@touch $@
+
+# Sphinx, which reads the package's source and does not import it.
+.venv-docs/tools: .venv/uv requirements-docs.lock
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-docs
+	$(UV) pip install --quiet --python .venv-docs/bin/python --require-hashes -r requirements-docs.lock
 	@touch $@
