@@ -102,18 +102,3 @@ def test_the_map_is_in_the_order_of_the_layers():
     layers = [layer_of(unit) for unit in units if unit is not None]
     assert len(layers) == len(units)
     assert layers == sorted(layers)
-
-
-def test_every_make_target_that_is_named_exists():
-    makefile = (ROOT / "Makefile").read_text()
-    texts = README + (ROOT / "CONTRIBUTING.md").read_text()
-    targets = set(re.findall(r"make ([a-z][a-z-]+)\b", texts)) - {"style"}
-    assert {"run", "test", "sweep-frey", "check"} <= targets
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_links_within_the_repository_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
-            assert (ROOT / link).exists(), link

@@ -1,0 +1,271 @@
+"""The documents: links and commands lead somewhere, the code runs, and the site has them all."""
+
+import ast
+import importlib
+import pkgutil
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+import aevb
+from aevb.config import default_config, flatten
+from aevb.data import Options
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+MADE = DOCS / "api"  # by docs/reference.py, and not in the repository
+HOW_TO = DOCS / "how_to"
+TEXTS = {
+    path: path.read_text()
+    for folder in ("docs", "aevb", "experiments", "tests")
+    for path in (*ROOT.glob("*.md"), *sorted((ROOT / folder).rglob("*.md")))
+    if MADE not in path.parents
+}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+INLINE = re.compile(r"`([^`\n]+)`")
+
+# The documents with blocks of Python, and which test runs them.
+RUN_BY = {
+    ROOT / "README.md": "test_readme",
+    DOCS / "variational_bayes.md": "test_story",
+    HOW_TO / "data.md": __name__,
+    HOW_TO / "model.md": __name__,
+    HOW_TO / "log_p.md": __name__,
+}
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("scripts", {})
+FIELDS = set(flatten(default_config()))
+
+
+class Command(NamedTuple):
+    document: Path
+    words: list[str]
+
+
+def prose(text: str) -> str:
+    """The text without its blocks and its code, in which a bracket is no link."""
+    return INLINE.sub("", FENCE.sub("", text))
+
+
+def anchors(text: str) -> set[str]:
+    """Of its headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.strip().replace(" ", "-") for heading in kept}
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return [code for found, code in FENCE.findall(TEXTS[document]) if found == language]
+
+
+def commands() -> list[Command]:
+    """Of all blocks of the shell."""
+    return [
+        Command(document, words)
+        for document in TEXTS
+        for block in blocks(document, "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+        if (words := shlex.split(line, comments=True))
+    ]
+
+
+def is_target(name: str) -> bool:
+    return re.search(rf"^{re.escape(name)}:", MAKEFILE, re.MULTILINE) is not None
+
+
+def with_its_neighbours(script: Path) -> str:
+    """The source of a program, and of the files beside it that it imports."""
+    source = script.read_text()
+    names = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
+    files = [script.parent / f"{name}.py" for name in names]
+    return "\n".join([source, *(file.read_text() for file in files if file.exists())])
+
+
+def broken(document: Path, text: str) -> list[str]:
+    """Links of a document that lead nowhere."""
+    found = []
+    for link in LINK.findall(prose(text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        headings = anchors(TEXTS.get(target, "") if path else text)
+        if not target.exists() or MADE in target.parents or (anchor and anchor not in headings):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("document", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_and_picture_leads_somewhere(document: Path):
+    assert not broken(document, TEXTS[document])
+
+
+def test_a_link_that_leads_nowhere_is_noticed():
+    links = ("paper.md", "papers.md", "curve.png", "paper.md#figure-9", "#a-b", "#c")
+    text = "# A b\n" + " ".join(f"![picture]({link})" for link in links)
+    assert broken(DOCS / "speed.md", text) == ["papers.md", "curve.png", "paper.md#figure-9", "#c"]
+
+
+def test_every_picture_is_shown_in_a_document():
+    shown = {
+        (document.parent / link).resolve()
+        for document, text in TEXTS.items()
+        for link in LINK.findall(prose(text))
+    }
+    assert {path for path in DOCS.rglob("*.png") if MADE not in path.parents} <= shown
+
+
+def test_every_block_of_code_is_in_a_language_that_is_tested():
+    languages = {found for text in TEXTS.values() for found, _ in FENCE.findall(text)}
+    assert languages <= {"python", "sh"}
+    for document, text in TEXTS.items():  # and every fence is such a block's
+        assert text.count("```") == 2 * len(FENCE.findall(text)), document
+
+
+def test_every_block_of_python_is_run_by_a_test():
+    assert {document for document in TEXTS if blocks(document, "python")} == set(RUN_BY)
+
+
+def test_the_pages_on_a_model_of_your_own_run():
+    user: dict[str, Any] = {}
+    for document in (HOW_TO / "model.md", HOW_TO / "log_p.md"):
+        for block in blocks(document, "python"):
+            exec(compile(block, str(document), "exec"), user)
+    assert user["estimate"].value < 0.0
+
+
+def test_the_page_on_data_of_your_own_is_a_data_set(tmp_path: Path):
+    [block] = blocks(HOW_TO / "data.md", "python")
+    user: dict[str, Any] = {}
+    exec(compile(block, str(HOW_TO / "data.md"), "exec"), user)
+    x = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+    np.save(tmp_path / "spectra.npy", x)
+    [split], [binarization] = user["SPLITS"], user["KINDS"]
+    options = Options(dir=str(tmp_path), split=split, binarization=binarization)
+    dataset = user["load"](options)
+    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test]), x)
+    assert (len(dataset.train), dataset.kind) == (8, "real")
+    np.testing.assert_array_equal(dataset.preprocess(jax.random.key(0), x[0]), x[0])
+
+
+def test_the_shell_is_told_nothing_that_does_not_exist():
+    found = commands()
+    assert {command.words[0] for command in found} >= {"make", ".venv/bin/python"}
+    for document, (program, *rest) in found:
+        where = f"{document}: {program} {' '.join(rest)}"
+        if program == "make":
+            assert all(is_target(word) for word in rest if "=" not in word), where
+        elif program not in SCRIPTS:
+            assert program in ("python", ".venv/bin/python"), where
+            script, *flags = rest
+            source = with_its_neighbours(ROOT / script)
+            names = [re.split("[=.]", flag.removeprefix("--"))[0] for flag in flags]
+            assert all(flag.startswith("--") for flag in flags), where
+            for name in names:
+                assert name == "help" or re.search(rf'"(--)?{name}"', source), f"{where}: {name}"
+
+
+@pytest.mark.parametrize("document", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_targets_files_and_settings_that_are_named_exist(document: Path):
+    codes = INLINE.findall(FENCE.sub("", TEXTS[document]))
+    for code in (*codes, *blocks(document, "sh")):  # of a block the comments too
+        for target in re.findall(r"\bmake ([a-z][a-z-]*)", code):
+            assert is_target(target), code
+    for code in codes:
+        if re.fullmatch(r"(aevb|docs|experiments|tests)/[\w/]*(\.\w+)?", code):
+            assert (ROOT / code).exists() or "spectra" in code, code
+    for field in re.findall(r"--(?:config\.|axis=)([a-z_]+\.[a-z_]+)", TEXTS[document]):
+        assert field in FIELDS, field
+
+
+def test_every_file_of_configs_that_a_command_names_exists():
+    named = re.findall(r"--config=(\S+?\.py)", "\n".join(TEXTS.values()))
+    assert len(named) > 5
+    assert all((ROOT / path).exists() for path in named)
+
+
+# The site
+
+
+@pytest.fixture
+def reference(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(DOCS))
+    yield importlib.import_module("reference")
+    sys.modules.pop("reference", None)
+
+
+def pages() -> list[str]:
+    """Of the site: docs/conf.py says them in a literal, and needs Sphinx for the rest."""
+    for statement in ast.parse((DOCS / "conf.py").read_text()).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id="PAGES")], value=value):
+                return [page for group in ast.literal_eval(value).values() for page in group]
+    raise AssertionError("docs/conf.py has no PAGES")
+
+
+def test_the_site_has_every_page_once_and_no_other():
+    of_the_code = {path for path in TEXTS if path.is_relative_to(ROOT / "aevb")}
+    written = {str(path.relative_to(ROOT)) for path in TEXTS.keys() - of_the_code}
+    found = ["README.md", *pages()]
+    assert len(found) == len(set(found))
+    assert set(found) == written | {"docs/api/index.md"}, "PAGES of docs/conf.py is another list"
+
+
+def test_the_reference_has_every_public_module(reference: Any):
+    walked = {found.name for found in pkgutil.walk_packages(aevb.__path__, "aevb.")}
+    public = {"aevb"} | {name for name in walked if "._" not in name}
+    assert set(reference.SOURCES) == public
+    contents = reference.contents()
+    assert all(f"[{name}]({name}.md)" in contents for name in public)
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """The functions and classes that are shown, with their methods."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node)
+
+
+def words(text: str) -> list[str]:
+    """Without what the reference turns into markup, and what it makes of it."""
+    markup = r"\{py:obj\}|^:(?:param|raises|returns)\b|^(?:Args|Raises|Returns):$|\\"
+    return re.findall(r"\w+", re.sub(markup, "", text, flags=re.MULTILINE))
+
+
+def test_the_reference_has_every_public_name_and_each_word_of_its_docstring(reference: Any):
+    for module, path in reference.SOURCES.items():
+        page, tree = reference.page(module), ast.parse(path.read_text())
+        for node in (tree, *public(tree)):
+            said = ast.get_docstring(node) or ""
+            shown = reference.markdown(said)
+            assert words(said) == words(shown), (module, said)
+            assert shown in page, (module, said)
+        for node in public(tree):
+            kinds = "class" if isinstance(node, ast.ClassDef) else "function|method|property"
+            assert re.search(rf"^`+{{py:({kinds})}} {node.name}\b", page, re.MULTILINE), node.name
+
+
+def test_a_field_has_the_comment_that_is_its_own(reference: Any):
+    def said(module: str, field: str) -> str:
+        page = reference.page(module).replace("\\", "")
+        return page.partition(f"{{py:attribute}} {field}\n")[2].partition("`````")[0]
+
+    assert "mean, log_var" not in said("aevb.distributions", "mean")
+    assert said("aevb.distributions", "log_var").endswith("\n\n[Z], log sigma^2\n")  # behind it
+    assert "z and log q(z|x) at once" in said("aevb.densities", "sample_and_log_prob")  # above it
+    assert "at once" not in said("aevb.densities", "kl")
+    assert "-> the next state" in said("aevb.algorithms.base", "update")  # below it
+    assert "downloads/manual in dir" in said("aevb.data", "manual_dir")  # behind it and below it
+    assert "downloads" not in said("aevb.data", "split")
