@@ -92,7 +92,9 @@ def inline_formula(translator: Any, node: Any) -> None:
 
 
 def formula(translator: Any, node: Any) -> None:
-    translator.body.append(f"<div>{mathml(node.astext(), 'block')}</div>\n")
+    translator.body.append(
+        f'<div style="padding: 0.5em 0">{mathml(node.astext(), "block")}</div>\n'
+    )
     raise SkipNode
 
 
@@ -111,4 +113,4 @@ def finish(app: Any, error: Exception | None) -> None:
     for pattern, outside in OUTSIDE.items():
         for file in site.rglob(pattern):
             if found := re.search(outside, file.read_text()):
-                raise ValueError(f"{file} needs the network: {found[0]}")
+                sys.exit(f"{file} needs the network: {found[0]}")

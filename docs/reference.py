@@ -6,6 +6,7 @@ Returns and Raises; a field's comment tells its shape and unit, and so belongs t
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,7 +146,9 @@ def directive(entry: Entry) -> str:
     """An entry as MyST has it; a fence is longer than those within."""
     inner = [directive(each) for each in entry.inner]
     fence = "`" * (6 if inner else 5)
-    options = [f":{name}: {value}".rstrip() for name, value in entry.options.items()]
+    options = [
+        f":{name}: {json.dumps(value) if value else ''}" for name, value in entry.options.items()
+    ]
     head = "\n".join([f"{fence}{{py:{entry.kind}}} {entry.title}", *options])
     return "\n\n".join(block for block in (head, entry.text, *inner) if block) + f"\n{fence}"
 
