@@ -13,8 +13,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-faults test-slurm lint types check format sweep-frey sweep-mnist paper \
-	paper-quick docs docs-figures bench dist lock clean
+.PHONY: help run test test-all test-faults test-slurm test-browser lint types check format sweep-frey \
+	sweep-mnist paper paper-quick docs docs-figures bench dist lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,13 +26,16 @@ test: .venv/developers  ## the tests, in minutes
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: .venv/developers  ## the slow tests too
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults and not slurm'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults and not slurm and not browser'
 
 test-faults: .venv/developers  ## runs killed, damaged and starved at random, in two hours, with a table of what came of it
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults
 
 test-slurm: .venv/developers  ## sweeps on a SLURM of this machine (Debian's slurmctld, slurmd and slurm-client)
 	$(BIN)/python -m pytest -m slurm
+
+test-browser: .venv/developers  ## the pages that runs write, in a browser (Debian's chromium)
+	$(BIN)/python -m pytest -m browser
 
 lint: .venv/developers  ## style: ruff
 	$(BIN)/ruff check

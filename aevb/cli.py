@@ -74,4 +74,5 @@ def help_text() -> str:
 COMMANDS = {
     "run": Command("aevb.commands.run", "train an experiment, or a sweep of it", goes_on=True),
     "evaluate": Command("aevb.commands.evaluate", "estimate log p(x) of a finished run"),
+    "explore": Command("aevb.commands.explore", "make the page of a finished run anew"),
 }

@@ -18,8 +18,8 @@ from aevb.signed import is_sound, sign
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replaces a JSON file as a whole: a reader, or a crash, sees the old one or the new one."""
-    _replace(path, json.dumps(content, indent=2) + "\n")
+    """`replace_text` by JSON."""
+    replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_signed(path: Path, content: Mapping[str, Any]) -> None:
@@ -43,7 +43,8 @@ def read_signed(path: Path) -> dict[str, Any]:
     return content
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole: a reader, or a crash, sees the old one or the new one."""
     unfinished = path.with_name(path.name + ".tmp")
     with unfinished.open("w") as file:
         file.write(text)
@@ -59,7 +60,7 @@ class MetricsLog:
         """Writes the log anew, with the records so far: a resumed run repeats and misses none."""
         self.path = path
         self.records = [dict(record) for record in records]
-        _replace(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        replace_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a line, which is on the disk when this returns."""

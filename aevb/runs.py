@@ -15,13 +15,14 @@ from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
-from aevb.metrics import read_signed, write_signed
+from aevb.explorer import explorer_page
+from aevb.metrics import read_signed, replace_text, write_signed
 from aevb.ownership import LOCK, owned, unusable, writing
 from aevb.plan import Member
 from aevb.train import Trained
 from aevb.types import PyTree
 
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
 BY_BOUND = ("sgvb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
 
 
@@ -180,6 +181,8 @@ def finish(
     from aevb import drawing  # and matplotlib, for which training need not have waited
 
     drawing.draw_run(experiment, params, trained.records, folder / "figures")
+    page = explorer_page(experiment, params, trained.records, config, summary)
+    replace_text(folder / EXPLORER, page)
     write_signed(folder / SUMMARY, summary)
     return summary
 

@@ -16,22 +16,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import logging
 
+from aevb.commands.parser import Parser
 from aevb.config import of_finished_run
 from aevb.errors import UserError
 
 SPLITS = ("test", "train", "simulated")
 SEED = 20131221  # of the estimators' noise: the day after the paper appeared
-
-
-class Parser(argparse.ArgumentParser):
-    """One that says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists the flags)")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -148,6 +148,7 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     if skipped := summary.get("skipped_steps"):
         lines.append(f"{skipped:,} steps were not finite, and were skipped")
     lines += [str(picture) for picture in sorted((folder / "figures").glob("*.png"))]
+    lines += [str(page) for page in folder.glob("explorer.html")]
     return "\n".join(lines)
 
 

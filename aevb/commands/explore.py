@@ -1,0 +1,59 @@
+"""Makes the page of a finished run anew, on which its latent space can be touched.
+
+aevb explore RUN [--step=STEP] [--output=FILE]
+
+Every run writes its page, explorer.html, when it ends. This one writes it for a run of before there
+were any, or of another of its checkpoints.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import logging
+
+from aevb.commands.parser import Parser
+from aevb.config import of_finished_run
+from aevb.errors import UserError
+
+
+def make(folder: Path, step: int | None, output: Path | None) -> Path:
+    """-> the page's file.
+
+    Raises:
+        UserError: there is no finished run, it has no such checkpoint, or the file cannot be had.
+    """
+    config = of_finished_run(folder)
+    from aevb import metrics, runs  # and jax, for which a mistake need not have waited
+    from aevb.experiment import build
+    from aevb.explorer import explorer_page
+    from aevb.ownership import unusable
+    from aevb.trained import read_state
+
+    experiment = build(config)
+    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
+    params = experiment.algorithm.vae_params(read_state(folder, experiment, config, step).params)
+    records = metrics.read_records(folder / "metrics.jsonl")
+    summary = runs.inspect(folder, config) or {}
+    written = output or folder / runs.EXPLORER
+    try:
+        page = explorer_page(experiment, params, records, config, summary)
+        metrics.replace_text(written, page)
+    except OSError as error:
+        raise unusable(written, error) from error
+    return written
+
+
+def main(arguments: Sequence[str]) -> int:
+    """-> the exit status: 0 done, 2 a user's mistake."""
+    parser = Parser(prog="aevb explore", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--step", type=int, help="of a checkpoint that was kept; the newest")
+    parser.add_argument("--output", type=Path, help="the page's file; RUN/explorer.html")
+    try:
+        args = parser.parse_args(arguments)
+        print(make(args.run, args.step, args.output))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

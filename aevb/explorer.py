@@ -1,0 +1,176 @@
+"""A trained run as one page, which works offline: its latent space can be touched.
+
+The decoder runs in the page (`portable.py`), so that a point that is dragged is decoded at once.
+"""
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from aevb import evaluate
+from aevb.config import Values, with_defaults
+from aevb.diagnostics import kl_per_unit
+from aevb.distributions import DiagNormal
+from aevb.experiment import Experiment
+from aevb.metrics import curve
+from aevb.portable import NotPortableError, encode_floats, portable
+from aevb.types import Key, PyTree
+
+PAGES = Path(__file__).parent / "pages"
+SEED = 0  # of the draws by which a posterior without a closed mean is known
+NUM_DRAWS = 64
+MOST_POINTS = 1000  # of the scatter
+MOST_COORDINATES = 100_000  # of all its points
+MOST_PICTURED = 100  # of the datapoints that are shown as they are
+MOST_PIXELS = 200_000  # of all their pictures
+MOST_PROGRAM = 16_000_000  # characters of a decoder
+
+
+def explorer_page(
+    experiment: Experiment,
+    params: PyTree,
+    records: Sequence[Mapping[str, Any]],
+    config: Values,
+    summary: Mapping[str, Any],
+) -> str:
+    """The page of a trained model, as HTML that needs no other file.
+
+    Args:
+        params: of the model.
+        records: the run's log.
+        config: its config.
+        summary: its bounds, as `runs` summarises them.
+    """
+    name = f"{experiment.dataset.name}, {experiment.vae.num_latents} latent dimensions"
+    content = {
+        "title": name,
+        "summary": _describe(summary),
+        "config": _settings(config),
+        "curve": curve(records),
+        "image": _image(experiment),
+        **_decoder(experiment, params),
+        **_data(experiment, params),
+    }
+    return page("explorer", name, content)
+
+
+def page(name: str, title: str, content: Mapping[str, Any]) -> str:
+    """The page `name` of the folder pages/, with its style, its scripts and its content inside."""
+    data = json.dumps(content).replace("<", "\\u003c")  # or "</script>" would end it
+    parts = {
+        "title": html.escape(title),
+        "style": (PAGES / "pages.css").read_text(),
+        "content": data,
+        "scripts": "\n".join(
+            (PAGES / file).read_text() for file in ("operations.js", "chart.js", f"{name}.js")
+        ),
+    }
+    text = (PAGES / f"{name}.html").read_text()
+    for part, value in parts.items():
+        before, mark, after = text.partition(f"<!-- {part} -->")
+        assert mark, part
+        text = before + value + after
+    return text
+
+
+def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
+    rows = [
+        [
+            f"bound, {split}",
+            f"{summary[f'{split}_bound']:.2f} ± {summary[f'{split}_bound_standard_error']:.2f} nats"
+            + (f", {summary[bits]:.3f} bits/dim" if (bits := f"{split}_bits_per_dim") in summary
+               else ""),
+        ]
+        for split in ("train", "test")
+    ]  # fmt: skip
+    return [*rows, ["training examples", f"{summary['num_examples']:,}"]]
+
+
+def _settings(config: Values) -> list[dict[str, Any]]:
+    """Every field, and whether it is other than the default."""
+    return [
+        {"name": name, "value": str(config[name]), "is_default": config[name] == default}
+        for name, default in with_defaults({}).items()
+    ]
+
+
+def _image(experiment: Experiment) -> dict[str, Any]:
+    """The shape of a datapoint's picture, and the values that are black and white."""
+    dataset = experiment.dataset
+    shape = dataset.image_shape or (1, dataset.test.shape[1])
+    low, high = 0.0, 1.0
+    if dataset.kind == "real":
+        low, high = float(np.min(dataset.test)), float(np.max(dataset.test))
+    return {"shape": list(shape), "low": low, "high": high}
+
+
+def _decoder(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+    """E[x|z] as a program, or why the page cannot have it."""
+    vae = experiment.vae
+    try:
+        program = portable(lambda z: vae.mean(params, z), vae.num_latents)
+    except NotPortableError as error:
+        return {"decoder": None, "why_not": str(error)}
+    size = sum(len(constant["data"]) for constant in program["constants"])
+    if size > MOST_PROGRAM:
+        return {"decoder": None, "why_not": f"the decoder is too large for a page ({size:,} bytes)"}
+    return {"decoder": program, "why_not": ""}
+
+
+def _data(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+    """Test datapoints: where the encoder puts them, their bounds, and pictures of some."""
+    dataset, vae, _ = experiment
+    if not vae.has_encoder:
+        units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
+        return {"units": units, "points": None}
+    number, num_dims = dataset.test.shape
+    num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
+    num_pictured = min(num_points, MOST_PICTURED, max(MOST_PIXELS // num_dims, 1))
+    index = np.linspace(0, number - 1, num_points).astype(np.int32)
+    stored = dataset.test[index]
+    x = evaluate.fixed_inputs(dataset.preprocess, index, stored)
+    bounds = evaluate.make_bounds(vae, dataset.preprocess)
+    keys = jax.random.split(jax.random.key(SEED), num_points)
+
+    @jax.jit
+    def seen(params: PyTree) -> tuple[Array, Array, Array]:
+        means, kls = jax.vmap(lambda key, one: _marginals(key, vae.encode(params, one), vae.guide))(
+            keys, x
+        )
+        return means, jnp.mean(kls, axis=0), bounds(params, stored, index)
+
+    means, kl, scores = map(np.asarray, seen(params))
+    pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
+    image = _image(experiment)
+    levels = (np.asarray(x)[pictured] - image["low"]) / (image["high"] - image["low"] or 1.0)
+    pixels = np.clip(255.0 * levels, 0.0, 255.0).round().astype(np.uint8)
+    return {
+        "units": [{"unit": int(unit), "kl": float(kl[unit])} for unit in np.argsort(-kl)],
+        "points": {
+            "means": encode_floats(means),
+            "bounds": encode_floats(scores),
+            "places": index.tolist(),
+            "pictured": pictured.tolist(),
+            "pictures": base64.b64encode(pixels.tobytes()).decode(),
+        },
+    }
+
+
+def _marginals(key: Key, stats: PyTree, guide: Any) -> tuple[Array, Array]:
+    """The mean of q(z|x) and the KL of each unit's marginal, as a Gaussian, to N(0, 1) -> two [Z].
+
+    Exact of a diagonal Gaussian, and from samples of every other guide.
+    """
+    if isinstance(stats, DiagNormal):
+        return stats.mean, kl_per_unit(stats)
+    draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, NUM_DRAWS))
+    mean, var = jnp.mean(draws, axis=0), jnp.var(draws, axis=0)
+    return mean, kl_per_unit(DiagNormal(mean, jnp.log(var + jnp.finfo(var.dtype).tiny)))

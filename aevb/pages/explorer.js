@@ -1,0 +1,286 @@
+// A trained run that can be touched. A point is z; the square shows u = Phi(z) of two of its units.
+"use strict";
+
+const content = JSON.parse(document.getElementById("content").textContent);
+const find = (id) => document.getElementById(id);
+const { units, points, image } = content;
+const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
+const decode = content.decoder && compile(content.decoder);
+const EDGE = 0.001; // the square ends at this quantile, and at 1 minus it
+const MOST_SLIDERS = 30;
+
+const cdf = (z) => 0.5 * (1 + errorFunction(z / Math.SQRT2));
+
+function inverseCdf(u) {
+  let z = Math.log(u / (1 - u)) / 1.702; // the logistic's, and then Newton's steps
+  for (let i = 0; i < 30; i++) {
+    const density = Math.exp(-0.5 * z * z) / Math.sqrt(2 * Math.PI);
+    z -= Math.max(-1, Math.min(1, (cdf(z) - u) / density));
+  }
+  return z;
+}
+
+const state = {
+  z: new Array(units.length).fill(0),
+  across: Math.min(...units.slice(0, 2).map(({ unit }) => unit)), // the two of the greatest KL
+  up: Math.max(...units.slice(0, 2).map(({ unit }) => unit)),
+  chosen: [], // pictured datapoints, of which the walk goes from the one before the last to the last
+};
+
+// ---- datapoints
+
+const means = points ? floats(points.means) : new Float32Array(0);
+const bounds = points ? floats(points.bounds) : new Float32Array(0);
+const bytes = points ? Uint8Array.from(atob(points.pictures), (c) => c.charCodeAt(0)) : [];
+const meanOf = (i) => Array.from(means.subarray(i * units.length, (i + 1) * units.length));
+const levelsOf = (n) => Array.from(
+  bytes.subarray(n * ROWS * COLUMNS * CHANNELS, (n + 1) * ROWS * COLUMNS * CHANNELS),
+  (byte) => image.low + (byte / 255) * (image.high - image.low));
+
+// Values row by row onto a canvas of one pixel each.
+function paint(canvas, values) {
+  canvas.width = COLUMNS;
+  canvas.height = ROWS;
+  const context = canvas.getContext("2d"), pixels = context.createImageData(COLUMNS, ROWS);
+  const scale = 255 / (image.high - image.low || 1);
+  for (let i = 0; i < ROWS * COLUMNS; i++) {
+    for (let c = 0; c < 3; c++) {
+      pixels.data[4 * i + c] = (values[i * CHANNELS + (c % CHANNELS)] - image.low) * scale;
+    }
+    pixels.data[4 * i + 3] = 255;
+  }
+  context.putImageData(pixels, 0, 0);
+}
+
+// ---- the square
+
+const plane = find("plane");
+const backdrop = document.createElement("canvas"); // the scatter, which stays while a point moves
+backdrop.width = backdrop.height = plane.width;
+
+// From blue over green to yellow as t goes from 0 to 1; each lighter than the one before.
+const hue = (t) => `hsl(${250 - 200 * t} 75% ${40 + 20 * t}%)`;
+
+function placeOf(u, v) {
+  return [u * plane.width, (1 - v) * plane.height];
+}
+
+function drawBackdrop() {
+  const context = backdrop.getContext("2d");
+  const style = getComputedStyle(document.documentElement);
+  context.fillStyle = style.getPropertyValue("--panel");
+  context.fillRect(0, 0, backdrop.width, backdrop.height);
+  context.strokeStyle = style.getPropertyValue("--line");
+  for (let i = 1; i < 4; i++) {
+    const at = (i * backdrop.width) / 4;
+    context.strokeRect(at, -1, 0, backdrop.height + 2);
+    context.strokeRect(-1, at, backdrop.width + 2, 0);
+  }
+  if (!points) return;
+  const values = find("colour").value === "bounds" ? Array.from(bounds) : points.places;
+  const sorted = [...values].sort((a, b) => a - b);
+  const low = sorted[Math.floor(sorted.length * 0.02)];
+  const high = sorted[Math.ceil(sorted.length * 0.98) - 1];
+  for (let i = 0; i < values.length; i++) {
+    const mean = meanOf(i);
+    const [x, y] = placeOf(cdf(mean[state.across]), cdf(mean[state.up]));
+    const t = Math.max(0, Math.min(1, (values[i] - low) / (high - low || 1)));
+    context.fillStyle = hue(t);
+    context.fillRect(x - 2.5, y - 2.5, 5, 5);
+  }
+  const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
+  find("legend").innerHTML =
+    `<span style="color:${hue(0)}">■</span> ${number(low)} to ` +
+    `<span style="color:${hue(1)}">■</span> ${number(high)}`;
+}
+
+function drawPlane() {
+  const context = plane.getContext("2d");
+  const style = getComputedStyle(document.documentElement);
+  context.drawImage(backdrop, 0, 0);
+  const [x, y] = placeOf(cdf(state.z[state.across]), cdf(state.z[state.up]));
+  context.beginPath();
+  context.arc(x, y, 9, 0, 2 * Math.PI);
+  context.lineWidth = 4;
+  context.strokeStyle = style.getPropertyValue("--panel");
+  context.stroke();
+  context.strokeStyle = style.getPropertyValue("--mark");
+  context.lineWidth = 2.5;
+  context.stroke();
+}
+
+// ---- what a moved point changes
+
+const sliders = new Map();
+
+function show() {
+  drawPlane();
+  if (decode) paint(find("picture"), decode(state.z));
+  const some = units.slice(0, 6).map(({ unit }) => state.z[unit].toFixed(2));
+  find("z").textContent = some.join(", ") + (units.length > 6 ? ", …" : "");
+  for (const [unit, { slider, output }] of sliders) {
+    slider.value = cdf(state.z[unit]);
+    output.textContent = state.z[unit].toFixed(2);
+  }
+}
+
+function move(z) {
+  state.z = z;
+  show();
+}
+
+function moveTo(u, v) {
+  const within = (value) => Math.max(EDGE, Math.min(1 - EDGE, value));
+  const z = [...state.z];
+  if (state.up !== state.across) z[state.up] = inverseCdf(within(v));
+  z[state.across] = inverseCdf(within(u));
+  move(z);
+}
+
+function pointed(event) {
+  const box = plane.getBoundingClientRect();
+  moveTo((event.clientX - box.left) / box.width, 1 - (event.clientY - box.top) / box.height);
+}
+
+plane.addEventListener("pointerdown", (event) => {
+  plane.setPointerCapture(event.pointerId);
+  pointed(event);
+});
+plane.addEventListener("pointermove", (event) => {
+  if (plane.hasPointerCapture(event.pointerId)) pointed(event);
+});
+plane.addEventListener("keydown", (event) => {
+  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  if (!(event.key in way)) return;
+  event.preventDefault();
+  const size = event.shiftKey ? 0.1 : 0.01, [right, up] = way[event.key];
+  moveTo(cdf(state.z[state.across]) + right * size, cdf(state.z[state.up]) + up * size);
+});
+
+for (const [id, field] of [["across", "across"], ["up", "up"]]) {
+  for (const { unit } of units.slice(0, MOST_SLIDERS)) {
+    find(id).append(element("option", { value: unit }, `z${unit + 1}`));
+  }
+  find(id).value = state[field];
+  find(id).addEventListener("change", () => {
+    state[field] = +find(id).value;
+    drawBackdrop();
+    show();
+  });
+}
+find("colour").addEventListener("change", () => {
+  drawBackdrop();
+  show();
+});
+
+for (const { unit, kl } of units.slice(0, MOST_SLIDERS)) {
+  const slider = element("input", { type: "range", min: EDGE, max: 1 - EDGE, step: "any" });
+  const output = element("output");
+  const label = `z${unit + 1}` + (kl === null ? "" : ` (${kl.toFixed(2)} nats)`);
+  find("sliders").append(element("label", {}, element("span", {}, label), slider, output));
+  slider.addEventListener("input", () => {
+    const z = [...state.z];
+    z[unit] = inverseCdf(+slider.value);
+    move(z);
+  });
+  sliders.set(unit, { slider, output });
+}
+
+find("middle").addEventListener("click", () => move(state.z.map(() => 0)));
+find("random").addEventListener("click", () => {
+  move(state.z.map(() => inverseCdf(EDGE + (1 - 2 * EDGE) * Math.random())));
+});
+
+// ---- data and walks
+
+const buttons = [];
+
+function choose(n) {
+  state.chosen = [...state.chosen.slice(-1), n];
+  buttons.forEach((button, i) => button.setAttribute("aria-pressed", state.chosen.includes(i)));
+  find("pairs").replaceChildren(...state.chosen.map(pairOf));
+  find("walk").value = 1;
+  move(meanOf(points.pictured[n]));
+}
+
+// A datapoint beside E[x|z] at the mean of its q(z|x).
+function pairOf(n) {
+  const place = points.places[points.pictured[n]];
+  const original = element("canvas", { role: "img", "aria-label": `test datapoint ${place}` });
+  paint(original, levelsOf(n));
+  const both = element("figure", {}, original);
+  if (decode) {
+    const again = element("canvas", { role: "img", "aria-label": "its reconstruction" });
+    paint(again, decode(meanOf(points.pictured[n])));
+    both.append(again);
+  }
+  const nats = bounds[points.pictured[n]].toFixed(1);
+  both.append(element("figcaption", { class: "soft" }, `datapoint ${place}, bound ${nats} nats`));
+  return both;
+}
+
+function walkTo(t) {
+  if (state.chosen.length < 2) return;
+  const [from, to] = state.chosen.map((n) => meanOf(points.pictured[n]));
+  move(from.map((value, unit) => (1 - t) * value + t * to[unit]));
+}
+
+if (points && bytes.length) {
+  points.pictured.forEach((point, n) => {
+    const canvas = element("canvas");
+    paint(canvas, levelsOf(n));
+    const name = `test datapoint ${points.places[point]}`;
+    const button = element("button", { type: "button", "aria-label": name, "aria-pressed": false }, canvas);
+    button.addEventListener("click", () => choose(n));
+    buttons.push(button);
+    find("strip").append(button);
+  });
+  find("walk").addEventListener("input", () => walkTo(+find("walk").value));
+  find("play").addEventListener("click", () => {
+    let t = 0;
+    const tick = () => {
+      find("walk").value = t;
+      walkTo(t);
+      t += 0.01;
+      if (t <= 1) requestAnimationFrame(tick);
+    };
+    tick();
+  });
+  choose(0);
+  choose(buttons.length - 1);
+} else {
+  find("data").hidden = true;
+}
+
+// ---- the rest
+
+find("title").textContent = content.title;
+for (const [name, value] of content.summary) {
+  find("summary").append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
+}
+if (!decode) {
+  find("why-not").hidden = false;
+  find("why-not").textContent = `Points are not decoded here: ${content.why_not}.`;
+}
+const lines = ["train", "test"].map((split) => ({
+  label: split, color: `var(--${split})`, dashed: split === "train",
+  x: content.curve.examples, y: content.curve[`${split}_bound`],
+}));
+find("curve").append(key(lines), chart(lines, "training examples", "bound (nats per datapoint)"));
+
+function showConfig() {
+  const shown = content.config.filter((one) => !one.is_default || !find("changed").checked);
+  find("config").tBodies[0].replaceChildren(...shown.map(({ name, value, is_default }) =>
+    element("tr", is_default ? {} : { class: "changed" },
+      element("th", { scope: "row" }, name), element("td", {}, value === "" ? "''" : value))));
+}
+find("changed").addEventListener("change", showConfig);
+showConfig();
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  drawBackdrop();
+  show();
+});
+plane.setAttribute("aria-label", "Latent plane: a point to drag");
+drawBackdrop();
+move(state.z.map(() => 0));
