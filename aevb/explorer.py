@@ -145,7 +145,7 @@ def _data(experiment: Experiment, params: PyTree) -> dict[str, Any]:
         means, kls = jax.vmap(lambda key, one: _marginals(key, vae.encode(params, one), vae.guide))(
             keys, x
         )
-        return means, jnp.mean(kls, axis=0), bounds(params, stored, index)
+        return means, jnp.mean(kls, axis=0), bounds(params, jnp.asarray(stored), jnp.asarray(index))
 
     means, kl, scores = map(np.asarray, seen(params))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)

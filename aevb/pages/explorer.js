@@ -7,7 +7,7 @@ const { units, points, image } = content;
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
 const decode = content.decoder && compile(content.decoder);
 const EDGE = 0.001; // the square ends at this quantile, and at 1 minus it
-const MOST_SLIDERS = 30;
+const MOST_SLIDERS = 30, MOST_NUMBERS = 6;
 
 const cdf = (z) => 0.5 * (1 + errorFunction(z / Math.SQRT2));
 
@@ -116,8 +116,8 @@ const sliders = new Map();
 function show() {
   drawPlane();
   if (decode) paint(find("picture"), decode(state.z));
-  const some = units.slice(0, 6).map(({ unit }) => state.z[unit].toFixed(2));
-  find("z").textContent = some.join(", ") + (units.length > 6 ? ", …" : "");
+  const some = state.z.slice(0, MOST_NUMBERS).map((value) => value.toFixed(2));
+  find("z").textContent = some.join(", ") + (state.z.length > MOST_NUMBERS ? ", …" : "");
   for (const [unit, { slider, output }] of sliders) {
     slider.value = cdf(state.z[unit]);
     output.textContent = state.z[unit].toFixed(2);
