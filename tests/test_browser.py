@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -75,9 +76,10 @@ def test_it_decodes_as_jax_does(page: Page, folder: Path):
     run = aevb.load_run(folder)
     z = np.asarray(2.0 * jax.random.normal(jax.random.key(0), (100, 2)))
     found = page.evaluate("zs => zs.map((z) => Array.from(decode(z)))", z.tolist())
-    np.testing.assert_allclose(found, jax.vmap(run.decode)(z), atol=1e-4)
+    np.testing.assert_allclose(found, jax.vmap(run.decode)(jnp.asarray(z)), atol=1e-4)
     page.evaluate("z => move(z)", z[0].tolist())
-    np.testing.assert_allclose(shown(page), 255 * np.asarray(run.decode(z[0])), atol=0.6)
+    expected = 255 * np.asarray(run.decode(jnp.asarray(z[0])))
+    np.testing.assert_allclose(shown(page), expected, atol=0.6)
 
 
 def test_a_drag_moves_the_point_and_its_picture(page: Page, folder: Path):
@@ -90,7 +92,7 @@ def test_a_drag_moves_the_point_and_its_picture(page: Page, folder: Path):
         page.mouse.move(box["x"] + share * box["width"], box["y"] + 0.25 * box["height"])
     page.mouse.up()
     page.mouse.move(box["x"], box["y"])  # which moves nothing any more
-    z = np.array(page.evaluate("state.z"))
+    z = jnp.asarray(page.evaluate("state.z"))
     expected = jax.scipy.special.ndtri(np.array([0.8, 0.75]))
     np.testing.assert_allclose(z, expected, atol=0.02)
     np.testing.assert_allclose(shown(page), 255 * np.asarray(run.decode(z)), atol=0.6)
