@@ -91,6 +91,11 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
     return words, lambda value: True
 
 
+def _prefix(name: str) -> str:
+    """That of PREFIXES with which a data set's name begins, or ""."""
+    return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+
+
 MOST_STEPS = 2**31 - 2  # that a state can count
 
 # These say where things lie and what else is written, not what is computed.
@@ -106,24 +111,31 @@ WITHOUT_EFFECT = (
 )
 
 DATA_SETS = _modules("data", "KINDS")
-TFDS = "tfds:"  # as in `data`, which would import numpy
+PREFIXES = {  # as in `data`, which would import numpy
+    "tfds:": "_tfds_images",
+    "npy:": "_own",
+    "images:": "_own",
+}
 
 FIELDS = (
     Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_seed()),
     Field(
         "data.name", "frey_faces", "the data set; tfds:NAME is images that TFDS has prepared in "
-        "data.dir", f"one of {', '.join(DATA_SETS)}, or tfds:NAME",
-        lambda value: value in DATA_SETS or (value.startswith(TFDS) and value != TFDS),
+        "data.dir; npy:FILE and images:FOLDER are yours, an array that np.save wrote (of 0..255, "
+        "bool or floating point, a row a datapoint) or images of one size (png, jpg, bmp, pgm)",
+        f"one of {', '.join(DATA_SETS)}, tfds:NAME, npy:FILE or images:FOLDER",
+        lambda value: value in DATA_SETS or bool(_prefix(value) and value != _prefix(value)),
     ),
     Field(
         "data.split", "", "train and test; '' is the data set's first. frey_faces: blocked "
         "(the last fifth of the film tests) or random (the literature's; leaks between "
-        "neighbours). tfds:NAME: two of TFDS's, such as train[:80%],train[80%:]",
+        "neighbours); npy:FILE and images:FOLDER likewise. tfds:NAME: two of TFDS's, such as "
+        "train[:80%],train[80%:]",
         *_anything("a split of the data set"),
     ),
     Field(
         "data.binarization", "", "'' is the data set's first. mnist: dynamic (drawn anew each "
-        "time), fixed (drawn once) or none (grey levels)",
+        "time), fixed (drawn once) or none (grey levels); npy:FILE and images:FOLDER likewise",
         *_anything("a binarization of the data set"),
     ),
     Field(
@@ -427,8 +439,8 @@ def _data_choices(name: str, split: str, binarization: str) -> dict[str, str]:
         ("data.split", split, "SPLITS"),
         ("data.binarization", binarization, "KINDS"),
     ):
-        any_split = name.startswith(TFDS) and table == "SPLITS"
-        file = "_tfds_images" if name.startswith(TFDS) else name
+        any_split = _prefix(name) == "tfds:" and table == "SPLITS"
+        file = PREFIXES.get(_prefix(name), name)
         allowed = _table(f"data/{file}.py", table)
         if value and value not in allowed and not any_split:
             raise UserError(

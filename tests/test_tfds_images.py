@@ -176,8 +176,8 @@ def test_a_convolutional_model_of_colours_trains_and_draws(home: Path, tmp_path:
     assert (tmp_path / "run" / "figures" / "samples.png").stat().st_size > 10_000
 
 
-def test_config_and_data_mean_the_same_prefix():
-    assert config.TFDS == data.TFDS
+def test_config_and_data_mean_the_same_prefixes():
+    assert config.PREFIXES == data.PREFIXES
 
 
 def test_the_name_is_a_flag(home: Path, tmp_path: Path):

@@ -17,7 +17,9 @@ from aevb.data.records import Records
 from aevb.errors import UserError
 from aevb.types import Key
 
-TFDS = "tfds:"  # begins the name of what TFDS has prepared
+PREFIXES = {"tfds:": "_tfds_images", "npy:": "_own", "images:": "_own"}
+"""What begins the names of data sets that are a user's, and the file that loads them."""
+OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
 
 
 class Dataset(NamedTuple):
@@ -54,7 +56,10 @@ DEFAULTS = Options()
 
 
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
-    """The data set `name`: one of `names()`, or tfds:NAME for images that TFDS has prepared.
+    """The data set `name`: one of `names()`, or one that is not of this package.
+
+    tfds:NAME is images that TFDS has prepared, npy:FILE an array that np.save wrote, and
+    images:FOLDER the images in a folder.
 
     Data of a public file come from, in this order: this package; what was prepared before in
     `options.dir`; files in `options.manual_dir`; the network. What is read is always checked.
@@ -66,7 +71,7 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
     """
     if options.grey_scale not in (255.0, 256.0):
         raise UserError(f"data.grey_scale is {options.grey_scale}; it must be 255.0 or 256.0")
-    dataset = _load_images(name, options) if name.startswith(TFDS) else _load(name, options)
+    dataset = _load_users(name, options) if _prefix(name) else _load(name, options)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(
@@ -91,13 +96,20 @@ def _load(name: str, options: Options) -> Dataset:
     )
 
 
-def _load_images(name: str, options: Options) -> Dataset:
-    from aevb.data import _tfds_images
-
-    split = options.split or _tfds_images.SPLITS[0]
-    kinds = tuple(_tfds_images.KINDS)
+def _load_users(name: str, options: Options) -> Dataset:
+    module = importlib.import_module(f"aevb.data.{PREFIXES[_prefix(name)]}")
+    kinds = tuple(module.KINDS)
     binarization = _chosen(f"data.binarization of {name}", options.binarization, kinds)
-    return _tfds_images.load(name, options._replace(split=split, binarization=binarization))
+    if _prefix(name) == "tfds:":  # whose splits have a language of their own
+        split = options.split or module.SPLITS[0]
+    else:
+        split = _chosen(f"data.split of {name}", options.split, module.SPLITS)
+    return module.load(name, options._replace(split=split, binarization=binarization))
+
+
+def _prefix(name: str) -> str:
+    """That of PREFIXES with which a name begins, or ""."""
+    return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
 
 
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
@@ -143,7 +155,7 @@ def names() -> tuple[str, ...]:
 def _module(name: str):
     if name not in names():
         raise UserError(
-            f"the data set {name!r} does not exist; there are {', '.join(names())} and {TFDS}NAME"
+            f"the data set {name!r} does not exist; there are {', '.join(names())}, {OTHERS}"
         )
     return importlib.import_module(f"aevb.data.{name}")
 

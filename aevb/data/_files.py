@@ -128,7 +128,7 @@ def data_dir(options: Options) -> Path:
     Raises:
         UserError: it is under a home folder, and there is none.
     """
-    return _absolute(
+    return absolute(
         options.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "data.dir"
     )
 
@@ -136,11 +136,16 @@ def data_dir(options: Options) -> Path:
 def manual_dir(options: Options) -> Path:
     """The folder for files that were brought by hand."""
     if options.manual_dir:
-        return _absolute(options.manual_dir, "data.manual_dir")
+        return absolute(options.manual_dir, "data.manual_dir")
     return data_dir(options) / "downloads" / "manual"
 
 
-def _absolute(path: str, field: str) -> Path:
+def absolute(path: str, field: str) -> Path:
+    """A path that a user gave in `field`, with `~` and relative ones resolved.
+
+    Raises:
+        UserError: it is under a home folder, and there is none.
+    """
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:  # no home folder

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb.data import TFDS, Dataset, Options, _files, _pixels
+from aevb.data import Dataset, Options, _files, _pixels
 from aevb.data.records import Records
 from aevb.errors import UserError
+
+TFDS = "tfds:"
 
 SPLITS = ("train,test",)  # the first, and any other two that TFDS can name
 KINDS = {"none": "grey", "dynamic": "binary"}

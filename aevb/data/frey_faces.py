@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Dataset, Options, _files, _pixels
+from aevb.data import Dataset, Options, _files, _pixels, _splits
 from aevb.data._files import Part, Source
 
 SPLITS = ("blocked", "random")
@@ -17,8 +17,6 @@ KINDS = {"none": "grey"}
 
 IMAGE_SHAPE = (28, 20)
 NUM_FRAMES = 1965
-NUM_TRAIN = 1572  # 80 %
-RANDOM_SPLIT_SEED = 0
 
 
 def load(options: Options) -> Dataset:
@@ -34,13 +32,11 @@ def load(options: Options) -> Dataset:
     """
     part = SOURCE.splits["film"]["image"]
     film = _files.read(SOURCE, part, _files.SHIPPED / part.names[0]).reshape(NUM_FRAMES, -1)
-    order = np.arange(NUM_FRAMES)
-    if options.split == "random":
-        order = np.random.RandomState(RANDOM_SPLIT_SEED).permutation(order)
+    train, test = _splits.four_fifths(film, options.split)
     return Dataset(
         name="frey_faces",
-        train=film[np.sort(order[:NUM_TRAIN])],
-        test=film[np.sort(order[NUM_TRAIN:])],
+        train=train,
+        test=test,
         kind=KINDS[options.binarization],
         preprocess=_pixels.scaled(options.grey_scale),
         image_shape=IMAGE_SHAPE,
