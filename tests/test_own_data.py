@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from programs import run_python
 
-from aevb import data, runs
+from aevb import data
 from aevb.config import default_config, validate, with_values
 from aevb.data import Options
 from aevb.data.records import Records
 from aevb.errors import UserError
-from aevb.experiment import load
+from aevb.experiment import build, load
 
 NUMBER, HEIGHT, WIDTH = 20, 6, 5
 DEFAULTS = Options()
@@ -317,13 +317,11 @@ def values_of(name: str, **others: Any) -> Any:
     return validate(with_values(default_config(), values))
 
 
-def test_a_run_trains_on_it_and_says_what_it_was(tmp_path: Path):
-    summary = runs.run(values_of(saved(tmp_path, levels())), tmp_path / "run")
-    assert summary["data"]["name"] == "npy:own.npy"
-    assert summary["data"]["split"] == "blocked"
-    assert summary["data"]["num_dims"] == HEIGHT * WIDTH
-    assert np.isfinite(summary["test_bits_per_dim"])
-    assert (tmp_path / "run" / "figures" / "samples.png").exists()
+def test_a_model_is_built_of_it_where_its_likelihood_fits(tmp_path: Path):
+    experiment = build(values_of(saved(tmp_path, levels())))
+    assert experiment.dataset.name == "npy:own.npy"
+    with pytest.raises(UserError, match=r"real data of npy:own\.npy; use gaussian or"):
+        build(values_of(saved(tmp_path, levels() / 256)))
 
 
 def test_it_can_be_streamed(tmp_path: Path):

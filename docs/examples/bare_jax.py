@@ -60,7 +60,7 @@ def step(params, key, x):
 def main(num_steps=300):
     """-> the loss before and after."""
     x = jnp.float32(data.load("frey_faces").train > 127)
-    params, losses = init(jax.random.key(0)), []
+    params, losses = jax.jit(init)(jax.random.key(0)), []
     for key in jax.random.split(jax.random.key(1), num_steps):
         params, value = step(params, key, x)
         losses.append(float(value))

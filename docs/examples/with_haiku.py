@@ -47,9 +47,12 @@ def main(num_steps=300):
     """-> the loss before and after."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     one, other = jax.random.split(jax.random.key(0))
-    params = {**encoder.init(one, x[0]), **decoder.init(other, jnp.zeros(NUM_LATENTS))}
+    params = {
+        **jax.jit(encoder.init)(one, x[0]),
+        **jax.jit(decoder.init)(other, jnp.zeros(NUM_LATENTS)),
+    }
     optimizer = optax.adam(1e-3)
-    state, losses = optimizer.init(params), []
+    state, losses = jax.jit(optimizer.init)(params), []
 
     @jax.jit
     def step(params, state, key, x):

@@ -1,0 +1,58 @@
+"""Images of one's own, as an array or as a folder, trained as the package's data sets are.
+
+python docs/examples/own_images.py [FOLDER]
+
+It writes the Frey faces into a folder, as faces.npy and as faces/0.png, faces/1.png, ..., and reads
+them as if they were anybody's. FOLDER keeps them, and the run with its figures; without one, the
+folder is a temporary one. The training alone, by a command that can be stopped and goes on:
+
+python experiments/run.py --config=experiments/frey_faces.py --config.data.name=npy:faces.npy
+python experiments/run.py --config=experiments/frey_faces.py --config.data.name=images:faces
+
+Levels of 0..255 are grey data, for which `gaussian_unit_mean` and others are likelihoods; with
+--config.data.binarization=fixed they become binary, for `bernoulli`. An array of bool is binary and
+one of floating point real-valued, which `gaussian` scores.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aevb import data, runs
+from aevb.config import default_config, validate, with_values
+from aevb.metrics import read_records
+
+
+def write(folder):
+    """The faces, uint8 [N, 28, 20], in two forms."""
+    faces = data.load("frey_faces")
+    images = np.concatenate([faces.train, faces.test]).reshape(-1, *faces.image_shape)
+    (folder / "faces").mkdir(parents=True)
+    np.save(folder / "faces.npy", images)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / "faces" / f"{number}.png")
+
+
+def main(folder=None, num_examples=200_000):
+    """-> the loss, in nats a test image, at the first and at the last evaluation."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(folder or temporary)
+        write(folder)
+        array, images = f"npy:{folder / 'faces.npy'}", f"images:{folder / 'faces'}"
+        assert np.array_equal(data.load(array).train, data.load(images).train)
+        changes = {
+            "data.name": images,
+            "data.split": "random",  # blocked, unless told otherwise: the last fifth tests
+            "train.num_examples": num_examples,
+            "train.first_eval": 1000,
+        }
+        runs.run(validate(with_values(default_config(), changes)), folder / "run")
+        records = read_records(folder / "run" / "metrics.jsonl")
+        return -records[0]["test_bound"], -records[-1]["test_bound"]
+
+
+if __name__ == "__main__":
+    print("loss, first and last evaluation: {:.1f} and {:.1f} nats".format(*main(*sys.argv[1:2])))

@@ -1,0 +1,78 @@
+"""docs/examples: each file runs, and what it trains gets better."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from programs import python
+
+FOLDER = Path(__file__).parent.parent / "docs" / "examples"
+
+# Those that train a model of their own for 300 steps or so, and what ends as early as it may here.
+OF_STEPS = (
+    "bare_jax", "with_equinox", "with_haiku", "with_nnx", "own_likelihood", "conditional",
+)  # fmt: skip
+OF_RUNS = ("own_images", "trained_run")
+
+
+def function_of(example: str, name: str = "main") -> Callable[..., Any]:
+    return runpy.run_path(str(FOLDER / f"{example}.py"))[name]
+
+
+def require_fall(before: float, after: float, *others: float) -> None:
+    assert np.all(np.isfinite([before, after, *others]))
+    assert after < before
+
+
+def test_every_file_of_the_folder_is_tried():
+    assert {file.name for file in FOLDER.iterdir() if file.name != "__pycache__"} == {
+        f"{name}.py" for name in OF_STEPS + OF_RUNS
+    }
+
+
+@pytest.mark.usefixtures("standard_promotion")  # on which optax's Adam leans
+@pytest.mark.parametrize("example", OF_STEPS)
+def test_the_loss_of_an_example_falls(example: str):
+    require_fall(*function_of(example)(num_steps=40))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[float, float]]:
+    """What own_images leaves in a folder, and the losses of its run."""
+    folder = tmp_path_factory.mktemp("own")
+    return folder, function_of("own_images")(folder, num_examples=4000)
+
+
+def test_the_loss_of_images_of_ones_own_falls(own: tuple[Path, tuple[float, float]]):
+    folder, losses = own
+    require_fall(*losses)
+    assert (folder / "run" / "figures" / "samples.png").exists()
+
+
+def test_a_trained_run_tells_images_from_the_same_upside_down(
+    own: tuple[Path, tuple[float, float]],
+):
+    require_fall(*function_of("trained_run")(own[0] / "run"))
+
+
+@pytest.mark.parametrize("log_scale", [-3.0, 0.0, 2.0])
+def test_the_likelihood_of_ones_own_integrates_to_one(log_scale: float):
+    integral = function_of("own_likelihood", "integral")
+    assert float(integral(log_scale)) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("example", OF_STEPS + OF_RUNS)
+def test_an_example_is_short_and_says_how_it_is_run(example: str):
+    text = (FOLDER / f"{example}.py").read_text()
+    assert f"\npython docs/examples/{example}.py" in text.split('"""')[1]
+    assert 30 <= len(text.splitlines()) <= 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", OF_STEPS + OF_RUNS)
+def test_an_example_runs_by_its_command(example: str):
+    printed = python(FOLDER / f"{example}.py")
+    assert "loss, first and last" in printed or "-log p(x)" in printed
