@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,7 +66,7 @@ def test_images_are_those_that_were_written_in_their_order(
     assert (dataset.kind, dataset.levels) == ("grey", 256.0)
     assert dataset.image_shape == (HEIGHT, WIDTH, *channels)
     assert dataset.train.dtype == np.uint8
-    x = dataset.preprocess(jax.random.key(0), dataset.test[0])
+    x = dataset.preprocess(jax.random.key(0), jnp.asarray(dataset.test[0]))
     np.testing.assert_array_equal(x, dataset.test[0] / np.float32(256))
 
 
@@ -98,7 +99,7 @@ def test_bool_is_binary(tmp_path: Path):
     array = levels() > 127
     dataset = data.load(saved(tmp_path, array))
     assert (dataset.kind, dataset.levels) == ("binary", None)
-    x = dataset.preprocess(jax.random.key(0), dataset.train[0])
+    x = dataset.preprocess(jax.random.key(0), jnp.asarray(dataset.train[0]))
     np.testing.assert_array_equal(x, array[0].ravel().astype(np.float32))
 
 
@@ -119,7 +120,7 @@ def test_binarizations_have_the_grey_level_as_their_mean(tmp_path: Path):
     keys = jax.random.split(jax.random.key(0), len(dynamic.train))
     for dataset in (fixed, dynamic):
         assert (dataset.kind, dataset.levels) == ("binary", None)
-        x = np.asarray(jax.vmap(dataset.preprocess)(keys, np.asarray(dataset.train)))
+        x = np.asarray(jax.vmap(dataset.preprocess)(keys, jnp.asarray(dataset.train)))
         assert set(np.unique(x)) == {0.0, 1.0}
         error = np.sqrt(expected * (1 - expected) / len(x))
         assert np.all(np.abs(x.mean(0) - expected) <= 4 * error)

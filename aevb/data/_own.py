@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from aevb.data import Dataset, Options, _files, _pixels, _splits
 from aevb.errors import UserError
@@ -75,7 +76,7 @@ def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
         stored: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy raises many kinds for a damaged header
         raise _refused(path, f"cannot be read ({_files.one_line(error)})") from None
-    if not isinstance(stored, np.ndarray):
+    if isinstance(stored, NpzFile):
         with stored:
             raise _refused(path, f"holds several arrays ({', '.join(stored)})")
     image_shape = _shape(path, stored)
@@ -159,14 +160,14 @@ def _images(folder: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
     _require_two(folder, len(files))
     first = _pixels_of(files[0])
     x = np.empty((len(files), *first.shape), np.uint8)
-    for row, path in zip(x, files, strict=True):
+    for number, path in enumerate(files):
         pixels = _pixels_of(path)
         if pixels.shape != first.shape:
             raise UserError(
                 f"{path} is {_described(pixels)}, and {files[0].name} is {_described(first)}; "
                 f"all images of {folder} must be alike"
             )
-        row[...] = pixels
+        x[number] = pixels
     return x.reshape(len(x), -1), "grey", first.shape
 
 

@@ -29,14 +29,14 @@ from aevb.metrics import read_records
 def write(folder):
     """The faces, uint8 [N, 28, 20], in two forms."""
     faces = data.load("frey_faces")
-    images = np.concatenate([faces.train, faces.test]).reshape(-1, *faces.image_shape)
+    images = np.concatenate([faces.train, faces.test]).reshape(-1, 28, 20)
     (folder / "faces").mkdir(parents=True)
     np.save(folder / "faces.npy", images)
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / "faces" / f"{number}.png")
 
 
-def main(folder=None, num_examples=200_000):
+def main(folder=None, *, num_examples=200_000):
     """-> the loss, in nats a test image, at the first and at the last evaluation."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(folder or temporary)
@@ -55,4 +55,4 @@ def main(folder=None, num_examples=200_000):
 
 
 if __name__ == "__main__":
-    print("loss, first and last evaluation: {:.1f} and {:.1f} nats".format(*main(*sys.argv[1:2])))
+    print("loss, first and last evaluation: {:.1f} and {:.1f} nats".format(*main(*sys.argv[1:])))
