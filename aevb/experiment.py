@@ -89,6 +89,8 @@ def load(values: Values) -> Dataset:
     fits = dataset.train.nbytes <= share * compiler.memory()
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))
+    if isinstance(dataset.train, np.memmap):  # whose file may be written anew during the run
+        return dataset._replace(train=np.array(dataset.train))
     return dataset._replace(train=np.asarray(dataset.train))
 
 

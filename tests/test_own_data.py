@@ -333,6 +333,12 @@ def test_it_can_be_streamed(tmp_path: Path):
     np.testing.assert_array_equal(rows(streamed), levels().reshape(NUMBER, -1))
 
 
+def test_a_run_does_not_see_that_the_file_is_written_anew(tmp_path: Path):
+    dataset = load(values_of(saved(tmp_path, levels())))
+    saved(tmp_path, np.zeros((2, 2), np.uint8))
+    np.testing.assert_array_equal(rows(dataset), levels().reshape(NUMBER, -1))
+
+
 def test_a_name_without_a_path_is_refused():
     for prefix in ("npy:", "images:"):
         with pytest.raises(UserError, match=r"npy:FILE or images:FOLDER"):

@@ -53,7 +53,7 @@ def load(name: str, options: Options) -> Dataset:
     return Dataset(
         name=f"{prefix}{path.name}",
         train=train,
-        test=test,
+        test=np.array(test),  # and nothing of it stays in a file that a user may write anew
         kind=KINDS[options.binarization] if kind == "grey" else kind,
         preprocess=preprocess,
         image_shape=image_shape,
@@ -67,7 +67,7 @@ def load(name: str, options: Options) -> Dataset:
 def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
     """x [N, D], uint8 or float32; its kind; and the shape of an image, if they are images.
 
-    What is stored as it is used stays in the file, and is read from there.
+    What is stored as it is used stays in the file until it is asked for: it may exceed memory.
     """
     if not path.is_file():
         raise UserError(f"data.name is {NPY}{path}, which is no file; name one that np.save wrote")
