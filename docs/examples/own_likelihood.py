@@ -5,7 +5,7 @@ python docs/examples/own_likelihood.py
 `aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` any `Likelihood`. To choose it
 by --config.model.likelihood=laplace, put it and its entry of `LIKELIHOODS` into
 aevb/likelihoods.py: the config reads the names from that file, so that an entry made while a
-program runs is none to it. tests/test_likelihoods.py then asks for its integral too.
+program runs is none to it. tests/test_likelihoods.py then wants SciPy's density, to compare.
 """
 
 import jax
