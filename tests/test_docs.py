@@ -83,11 +83,17 @@ def is_target(name: str) -> bool:
     return re.search(rf"^{re.escape(name)}:", MAKEFILE, re.MULTILINE) is not None
 
 
+def command_of(name: str) -> Path:
+    """The file of `aevb NAME`."""
+    return ROOT / "aevb" / "commands" / f"{name}.py"
+
+
 def with_its_neighbours(script: Path) -> str:
-    """The source of a program, and of the files beside it that it imports."""
+    """The source of a program, of the files beside it that it imports, and of its command."""
     source = script.read_text()
     names = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
     files = [script.parent / f"{name}.py" for name in names]
+    files += [command_of(name) for name in re.findall(r"^from aevb\.commands\.(\w+)", source, re.M)]
     return "\n".join([source, *(file.read_text() for file in files if file.exists())])
 
 
@@ -165,14 +171,18 @@ def test_the_shell_is_told_nothing_that_does_not_exist():
         where = f"{document}: {program} {' '.join(rest)}"
         if program == "make":
             assert all(is_target(word) for word in rest if "=" not in word), where
-        elif program not in SCRIPTS:
+            continue
+        script, *flags = rest
+        if program in SCRIPTS:
+            source = command_of(script).read_text()
+            flags = [flag for flag in flags if flag.startswith("--")]
+        else:
             assert program in ("python", ".venv/bin/python"), where
-            script, *flags = rest
             source = with_its_neighbours(ROOT / script)
-            names = [re.split("[=.]", flag.removeprefix("--"))[0] for flag in flags]
-            assert all(flag.startswith("--") for flag in flags), where
-            for name in names:
-                assert name == "help" or re.search(rf'"(--)?{name}"', source), f"{where}: {name}"
+        names = [re.split("[=.]", flag.removeprefix("--"))[0] for flag in flags]
+        assert all(flag.startswith("--") for flag in flags), where
+        for name in names:
+            assert name == "help" or re.search(rf'"(--)?{name}"', source), f"{where}: {name}"
 
 
 @pytest.mark.parametrize("document", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))

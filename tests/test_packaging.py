@@ -24,7 +24,13 @@ COPIED = ("aevb", "experiments", "pyproject.toml", "MANIFEST.in", "README.md", "
 UNTRACKED = shutil.ignore_patterns(
     *(line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines())
 )
-OTHER_FILES = ("aevb/py.typed", "aevb/data/files/frey_rawface.mat", "aevb/data/files/README.md")
+PAGES = tuple(f"aevb/pages/{path.name}" for path in (ROOT / "aevb" / "pages").iterdir())
+OTHER_FILES = (
+    *PAGES,
+    "aevb/py.typed",
+    "aevb/data/files/frey_rawface.mat",
+    "aevb/data/files/README.md",
+)
 UV = Path(sys.executable).with_name("uv")  # of the Makefile
 
 
