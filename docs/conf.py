@@ -24,6 +24,7 @@ PAGES = {
         "docs/paper.md",
         "docs/estimators.md",
         "docs/speed.md",
+        "docs/scaling.md",
     ],
     "How to": [
         "docs/how_to/runs.md",

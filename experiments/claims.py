@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+from documents import MISSING
 from findings import (
     DECADES,
     FIGURE_2,
     FIGURE_3,
     FIGURE_6,
-    MISSING,
     NUM_TRAIN,
     Findings,
     Run,

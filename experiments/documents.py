@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+MISSING = "not run yet"
 BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
 
 

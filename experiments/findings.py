@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from documents import read
 from paper import STUDIES
-from readme import read
 
 from aevb.metrics import mean_over_seeds
 
@@ -22,7 +22,6 @@ FIGURE_3 = {"sgvb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem
 FIGURE_6 = {"figure_6_mnist": "MNIST", "figure_6_frey": "Frey faces"}
 DECADES = (100_000, 1_000_000, 10_000_000)
 LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
-MISSING = "not run yet"
 
 Run = Mapping[str, Any]
 Measure = Callable[[Run], float | None]  # None where a run has no such figure

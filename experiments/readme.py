@@ -12,13 +12,19 @@ from typing import Any
 
 import classical_tables
 import numpy as np
+import scaling_tables
 from documents import BENCHMARKS, ROOT, filled_in, read, table
 from reproduce import RESULTS as REPRODUCED
 from reproduce import ROWS
 
 from aevb import figures
 
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "estimators.md", ROOT / "docs" / "speed.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "estimators.md",
+    ROOT / "docs" / "speed.md",
+    ROOT / "docs" / "scaling.md",
+)
 CURVES = ROOT / "docs" / "curves.png"
 SPEEDS = ROOT / "docs" / "speed.png"
 GRADIENTS = ROOT / "docs" / "gradient_variance.png"
@@ -328,6 +334,11 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cost": cost_table,
     "mixture": classical_tables.mixture,
     "sampling": classical_tables.sampling,
+    "streaming": scaling_tables.streaming_table,
+    "held": scaling_tables.held_table,
+    "one device": scaling_tables.alone_table,
+    "devices": scaling_tables.devices_table,
+    "on paper": scaling_tables.paper_table,
 }
 
 

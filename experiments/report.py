@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from claims import all_claims
-from documents import ROOT, filled_in, table
+from documents import MISSING, ROOT, filled_in, table
 from findings import (
     DECADES,
     FIGURE_3,
     FIGURE_6,
-    MISSING,
     NAMES,
     NUM_TRAIN,
     Findings,

@@ -24,7 +24,14 @@ def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
     """experiments/readme.py, which like its neighbours finds them beside itself."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     yield importlib.import_module("readme")
-    for name in ("readme", "reproduce", "documents", "classical_tables"):
+    for name in (
+        "readme",
+        "reproduce",
+        "documents",
+        "classical_tables",
+        "scaling_tables",
+        "findings",
+    ):
         sys.modules.pop(name, None)
 
 

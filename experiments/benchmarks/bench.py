@@ -8,10 +8,12 @@
     sweep     a whole sweep (sweep_speed.py)
     mapping   the same sweep, its members mapped onto the hardware in each way
     members   training speed of S runs in one program (members_speed.py)
+    streaming data on disk beside data in memory (streaming_speed.py)
+    scaling   a step's time on several devices (scaling_speed.py)
     classical the Gaussian mixture beside scikit-learn, variational Bayes beside chains
 
-On the CPU of an otherwise idle machine, about an hour. The results files go to results/ beside this
-file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
+On the CPU of an otherwise idle machine, an hour and a half. The results files go to results/ beside
+this file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
 contends, with absolute times, and the files go to results/<gpu or tpu>/. --quick shows in some
 minutes that everything runs, and writes to runs/bench.
 """
@@ -122,6 +124,18 @@ def members(on_cpu: bool) -> Benchmark:
     )
 
 
+def streaming(on_cpu: bool) -> list[Benchmark]:
+    """What the reading of data costs, and holds."""
+    quick = ["--rounds=1", "--epochs-share=0.01", "--gigabytes=0.05"]
+    return [Benchmark("streaming_speed.py", "streaming_speed.json", ["--rounds=7"], quick)][:on_cpu]
+
+
+def scaling(on_cpu: bool) -> list[Benchmark]:
+    """What it costs to divide a step, where the devices are simulated."""
+    quick = ["--rounds=1", "--devices=1,2"]
+    return [Benchmark("scaling_speed.py", "scaling_speed.json", ["--rounds=7"], quick)][:on_cpu]
+
+
 def classical(on_cpu: bool) -> list[Benchmark]:
     """What has to do with neither networks nor data sets, and runs on the CPU."""
     mixture = Benchmark(
@@ -150,6 +164,8 @@ def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
         "sweep": [sweep(on_cpu)],
         "mapping": [mapping(on_cpu)],
         "members": [members(on_cpu)],
+        "streaming": streaming(on_cpu),
+        "scaling": scaling(on_cpu),
         "classical": classical(on_cpu),
     }
 

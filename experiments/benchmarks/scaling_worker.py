@@ -1,0 +1,81 @@
+"""Times training steps on so many devices on request: a contender of scaling_speed.py.
+
+It is started with the devices that it is to have (XLA_FLAGS), and announces how many there are.
+Each line of its stdin is a minibatch's size, and is answered by {"seconds_a_step", "cpu_per_wall"}.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from aevb_worker import config_of
+from worker import answer
+
+from aevb import distributed, loop, stack, streaming
+from aevb.experiment import build
+
+SECONDS = 0.5  # of training that an answer rests on, at least
+
+
+class Steps:
+    """Training with minibatches of one size, as many steps at a time as are asked for."""
+
+    def __init__(self, data_dir: Path, batch_size: int):
+        values = config_of(
+            argparse.Namespace(
+                data="mnist", data_dir=data_dir, latent_dim=20, batch_size=batch_size,
+                step_size=0.02,
+            )
+        )  # fmt: skip
+        dataset, _, algorithm = build(values)
+        placement = distributed.place_for(batch_size)
+        program = streaming.make_program(
+            algorithm, dataset, batch_size=batch_size, split=distributed.split(placement)
+        )
+        self.data = streaming.on_device(dataset.train, placement)
+        state: Any = algorithm.init(jax.random.key(0))
+        keys = stack.run_keys(jax.random.key(0)).loop
+        self.keys, self.state = distributed.place((keys, state), placement)
+        self.advance = program.compile(self.keys, self.data, self.state)
+        self.order = loop.no_order(self.keys, self.data)
+        self.take(1)  # the first has the epoch's order drawn
+
+    def take(self, number: int) -> None:
+        stop = self.state.step + number
+        self.state, self.order, means = self.advance(
+            self.keys, self.data, self.state, self.order, stop
+        )
+        float(distributed.local(means["objective"]))  # waits for it
+
+    def time(self) -> dict[str, float]:
+        number = 1
+        while True:
+            began, cpu = time.perf_counter(), time.process_time()
+            self.take(number)
+            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+            if wall > SECONDS:
+                return {"seconds_a_step": wall / number, "cpu_per_wall": cpu / wall}
+            number = max(2 * number, int(1.2 * number * SECONDS / wall))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    data_dir = parser.parse_args().data_dir
+    known: dict[int, Steps] = {}
+    answer({"ready": True, "devices": jax.device_count()})
+    for line in sys.stdin:
+        size = int(json.loads(line))
+        if size not in known:
+            known[size] = Steps(data_dir, size)
+        answer(known[size].time())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""The tables of docs/scaling.md: what was measured, and a model of what a step costs.
+
+By the model a step of M examples on n devices takes
+
+    launch + max(arithmetic, memory traffic) + all-reduce
+
+or, if that is longer, the reading of M records, which are read ahead. `Machine` has the rates, and
+`Network` the counts.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from documents import BENCHMARKS, MISSING, read, table
+
+FLOAT = 4  # bytes
+
+
+class Network(NamedTuple):
+    """One hidden layer each way, as in the paper."""
+
+    num_dims: int
+    num_hidden: int
+    num_latents: int
+
+    @property
+    def num_weights(self) -> int:
+        return self.num_hidden * (2 * self.num_dims + 3 * self.num_latents)
+
+    @property
+    def num_params(self) -> int:
+        biases = 2 * self.num_hidden + 2 * self.num_latents + self.num_dims
+        return self.num_weights + biases
+
+    @property
+    def flops(self) -> int:
+        """Of an example: a product and a sum a weight, forwards, for inputs and for weights.
+
+        The first layer's inputs need no gradient.
+        """
+        return 2 * (3 * self.num_weights - self.num_hidden * self.num_dims)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a step, whatever M: weight, accumulator and gradient, read and written."""
+        return 6 * FLOAT * self.num_params
+
+    @property
+    def example_bytes(self) -> int:
+        """Of an example: each layer's values and their gradients, written and read."""
+        values = 3 * self.num_dims + 2 * self.num_hidden + 5 * self.num_latents
+        return 2 * 2 * FLOAT * values
+
+
+class Machine(NamedTuple):
+    """What a device of it does in a second, and what its links do."""
+
+    flops: float  # of float32 products as they are, not as they are advertised
+    memory: float  # bytes
+    launch: float  # seconds a step, whatever it does
+    inner_link: float  # bytes, among the devices of a host
+    outer_link: float  # bytes, of a device among hosts
+    hop: float  # seconds, of a message among hosts
+    devices_per_host: int
+    records: float  # of 784 bytes, read at random places by a host
+
+
+class Step(NamedTuple):
+    """Seconds of a step, and of its parts."""
+
+    launch: float
+    compute: float
+    memory: float
+    all_reduce: float
+    input: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.launch + max(self.compute, self.memory) + self.all_reduce, self.input)
+
+    @property
+    def limit(self) -> str:
+        """The part that is the largest."""
+        if self.input >= self.seconds:
+            return "reading"
+        parts = {name: getattr(self, name) for name in ("launch", "compute", "memory")}
+        parts["all-reduce"] = self.all_reduce
+        return max(parts, key=lambda name: parts[name])
+
+
+def step(network: Network, machine: Machine, devices: int, each: int, *, on_disk: bool) -> Step:
+    """The model: `each` examples on every one of the devices."""
+    hosts = math.ceil(devices / machine.devices_per_host)
+    volume = 2 * (devices - 1) / devices * FLOAT * network.num_params  # of a ring, a device
+    link = machine.inner_link if hosts == 1 else machine.outer_link
+    hops = 2 * math.log2(devices) * machine.hop if devices > 1 else 0.0  # of a tree
+    return Step(
+        launch=machine.launch,
+        compute=each * network.flops / machine.flops,
+        memory=(network.state_bytes + each * network.example_bytes) / machine.memory,
+        all_reduce=volume / link + hops,
+        input=devices * each / (hosts * machine.records) if on_disk else 0.0,
+    )
+
+
+MNIST = Network(784, 500, 20)
+# Round numbers of an accelerator of 2023 with eight to a host, none of them measured here.
+ACCELERATOR = Machine(
+    flops=1e14,
+    memory=2.5e12,
+    launch=1e-4,
+    inner_link=2e11,
+    outer_link=4e10,
+    hop=1e-5,
+    devices_per_host=8,
+    records=5e5,
+)
+IMAGES = 10**10
+
+
+def results(name: str) -> dict[str, Any] | None:
+    """Of a benchmark, if it has been run."""
+    path = BENCHMARKS / f"{name}.json"
+    return read(path) if path.exists() else None
+
+
+def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Seconds a step and seconds an example of one device, by least squares of relative errors."""
+    alone = [row for row in rows if row["devices"] == 1]
+    sizes = np.array([row["batch_size"] for row in alone], float)
+    seconds = np.array([row["seconds_a_step"] for row in alone])
+    terms = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
+    (constant, each), *_ = np.linalg.lstsq(terms, np.ones_like(seconds), rcond=None)
+    return float(constant), float(each)
+
+
+def alone_table() -> str:
+    """One device: measured, and by the model's straight line."""
+    report = results("scaling_speed")
+    if report is None:
+        return MISSING
+    rows = report["rows"]
+    constant, each = fit(rows)
+    cells = []
+    for row in rows:
+        if row["devices"] == 1:
+            size, seconds = row["batch_size"], row["seconds_a_step"]
+            line = constant + each * size
+            cells.append(
+                [f"M = {size}", f"{1e3 * seconds:.2f}", f"{1e3 * line:.2f}",
+                 f"{size / seconds:,.0f}", f"{row['cpu_per_wall']:.2f}"]
+            )  # fmt: skip
+    title = f"{1e3 * constant:.2f} ms + {1e6 * each:.1f} µs · M"
+    return table(["one device", "ms a step", title, "examples/s", "cpu/wall"], cells)
+
+
+def devices_table() -> str:
+    """Several simulated devices: a minibatch that they share, and one that grows with them."""
+    report = results("scaling_speed")
+    if report is None:
+        return MISSING
+    found = {(row["devices"], row["batch_size"]): row for row in report["rows"]}
+    strong, weak = report["strong"], report["weak"]
+    cells = []
+    for number in sorted({devices for devices, _ in found}):
+        line = [str(number)]
+        for size in (strong, weak * number):
+            seconds = found[number, size]["seconds_a_step"]
+            line += [f"{1e3 * seconds:.2f}", f"{seconds / found[1, size]['seconds_a_step']:.2f}"]
+        cells.append([*line, f"{found[number, strong]['cpu_per_wall']:.2f}"])
+    header = ["devices", f"M = {strong}, ms a step", "over one device's"]
+    header += [f"M = {weak} each, ms a step", "over one device's with as many"]
+    return table([*header, "cpu/wall"], cells)
+
+
+def streaming_table() -> str:
+    """Data on disk beside data in memory."""
+    report = results("streaming_speed")
+    if report is None:
+        return MISSING
+    titles = {"frey": "Frey faces, 560-200-2", "mnist": "MNIST, 784-500-20"}
+    cells = []
+    for data, found in report["data"].items():
+        memory, stream = (found["ways"][way] for way in ("memory", "stream"))
+        ratio = found["ratio"]
+        cells.append(
+            [titles[data], f"{memory['examples_per_second']['median']:,.0f}",
+             f"{stream['examples_per_second']['median']:,.0f}",
+             f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+             f"{memory['cpu_per_wall']:.2f} and {stream['cpu_per_wall']:.2f}",
+             f"{found['largest_difference_of_a_parameter']:g}"]
+        )  # fmt: skip
+    header = ["", "in memory, examples/s", "on disk, examples/s", "on disk, of in memory"]
+    return table([*header, "cpu/wall", "parameters differ by"], cells)
+
+
+def held_table() -> str:
+    """What the small process held along its epoch."""
+    report = results("streaming_speed")
+    if report is None:
+        return MISSING
+    small = report["small_process"]
+    held = small["resident_mib"]
+    parts = [f"{100 * (number + 1) // len(held)} %" for number in range(len(held))]
+    title = f"{small['gigabytes']:g} GB in a process of {small['limit_gib']:g} GiB, after"
+    return table([title, *parts], [["MiB resident", *(f"{mib:.0f}" for mib in held)]])
+
+
+def paper_table() -> str:
+    """The model taken to 1,000 accelerators: speed, and what limits it."""
+    cells = []
+    for devices in (1, 8, 64, 1000):
+        for each in (100, 1000, 10_000):
+            line = [f"{devices:,}", f"{each:,}"]
+            for on_disk in (False, True):
+                it = step(MNIST, ACCELERATOR, devices, each, on_disk=on_disk)
+                rate = devices * each / it.seconds
+                line += [f"{rate:.1e}", _duration(IMAGES / rate), it.limit]
+            cells.append(line)
+    header = ["devices", "M each", "in memory, images/s", "10¹⁰ take", "limit"]
+    return table([*header, "on disk, images/s", "10¹⁰ take", "limit"], cells)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
