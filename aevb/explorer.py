@@ -50,14 +50,15 @@ def explorer_page(
         summary: its bounds, as `runs` summarises them.
     """
     name = f"{experiment.dataset.name}, {experiment.vae.num_latents} latent dimensions"
+    image = _image(experiment)
     content = {
         "title": name,
         "summary": _describe(summary),
         "config": _settings(config),
         "curve": curve(records),
-        "image": _image(experiment),
+        "image": image,
         **_decoder(experiment, params),
-        **_data(experiment, params),
+        **_data(experiment, params, image),
     }
     return page("explorer", name, content)
 
@@ -125,7 +126,7 @@ def _decoder(experiment: Experiment, params: PyTree) -> dict[str, Any]:
     return {"decoder": program, "why_not": ""}
 
 
-def _data(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+def _data(experiment: Experiment, params: PyTree, image: Mapping[str, Any]) -> dict[str, Any]:
     """Test datapoints: where the encoder puts them, their bounds, and pictures of some."""
     dataset, vae, _ = experiment
     if not vae.has_encoder:
@@ -149,7 +150,6 @@ def _data(experiment: Experiment, params: PyTree) -> dict[str, Any]:
 
     means, kl, scores = map(np.asarray, seen(params))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
-    image = _image(experiment)
     levels = (np.asarray(x)[pictured] - image["low"]) / (image["high"] - image["low"] or 1.0)
     pixels = np.clip(255.0 * levels, 0.0, 255.0).round().astype(np.uint8)
     return {

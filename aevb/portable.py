@@ -65,7 +65,6 @@ def portable(function: Callable[[Array], Array], num_inputs: int) -> dict[str, A
             steps.append(step)
     return {
         "num_inputs": num_inputs,
-        "num_slots": writer.num_slots,
         "constants": [c for c in writer.constants if c["slot"] in needed],
         "steps": steps[::-1],
         "output": output.number,
