@@ -74,5 +74,6 @@ def help_text() -> str:
 COMMANDS = {
     "run": Command("aevb.commands.run", "train an experiment, or a sweep of it", goes_on=True),
     "evaluate": Command("aevb.commands.evaluate", "estimate log p(x) of a finished run"),
+    "report": Command("aevb.commands.report", "compare runs, as a page and as a table"),
     "explore": Command("aevb.commands.explore", "make the page of a finished run anew"),
 }

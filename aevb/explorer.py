@@ -4,10 +4,7 @@ The decoder runs in the page (`portable.py`), so that a point that is dragged is
 """
 
 import base64
-import html
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,10 +18,10 @@ from aevb.diagnostics import kl_per_unit
 from aevb.distributions import DiagNormal
 from aevb.experiment import Experiment
 from aevb.metrics import curve
+from aevb.pages import page
 from aevb.portable import NotPortableError, encode_floats, portable
 from aevb.types import Key, PyTree
 
-PAGES = Path(__file__).parent / "pages"
 SEED = 0  # of the draws by which a posterior without a closed mean is known
 NUM_DRAWS = 64
 MOST_POINTS = 1000  # of the scatter
@@ -61,25 +58,6 @@ def explorer_page(
         **_data(experiment, params, image),
     }
     return page("explorer", name, content)
-
-
-def page(name: str, title: str, content: Mapping[str, Any]) -> str:
-    """The page `name` of the folder pages/, with its style, its scripts and its content inside."""
-    data = json.dumps(content).replace("<", "\\u003c")  # or "</script>" would end it
-    parts = {
-        "title": html.escape(title),
-        "style": (PAGES / "pages.css").read_text(),
-        "content": data,
-        "scripts": "\n".join(
-            (PAGES / file).read_text() for file in ("operations.js", "chart.js", f"{name}.js")
-        ),
-    }
-    text = (PAGES / f"{name}.html").read_text()
-    for part, value in parts.items():
-        before, mark, after = text.partition(f"<!-- {part} -->")
-        assert mark, part
-        text = before + value + after
-    return text
 
 
 def _describe(summary: Mapping[str, Any]) -> list[list[str]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from aevb import runs
+from aevb import comparison, runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.launch import Launcher
@@ -115,6 +115,7 @@ def run(
     with writing(folder):
         _draw(members, folder)
         write_json(folder / "sweep.json", result)
+        _compare(members, folder)
     return result
 
 
@@ -164,6 +165,15 @@ def _rows(
             }
         )
     return rows
+
+
+def _compare(members: Sequence[Member], folder: Path) -> None:
+    """The page of the runs beside one another, unless none is finished."""
+    begun = [
+        folder / member.name for member in members if (folder / member.name / runs.CONFIG).exists()
+    ]
+    if any(runs.outcome(folder, member) for member in members):
+        comparison.write(comparison.compare(begun), folder / comparison.COMPARISON)
 
 
 def _draw(members: Sequence[Member], folder: Path) -> None:

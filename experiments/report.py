@@ -1,6 +1,7 @@
 """Writes the tables and figures of docs/paper.md from what `experiments/paper.py` found.
 
     python experiments/report.py [--folder=runs/paper-quick]
+    python experiments/report.py runs/A runs/B ...    # compares runs, as `aevb report` does
 
 Each claim of the paper is a row: what it says, what was measured, and whether that holds. A study
 that was not run yet is said to be missing. Errors are standard errors over seeds; differences are
@@ -8,6 +9,7 @@ between runs of the same seed, which begin with the same weights and see the sam
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +37,7 @@ from paper import PICTURES
 from paper import RESULTS as STUDIED
 
 from aevb import figures
+from aevb.commands.report import main as compare_runs
 from aevb.figures import Point
 
 DOCUMENT = ROOT / "docs" / "paper.md"
@@ -275,14 +278,19 @@ def _predictions(findings: Findings, study: str) -> dict[str, list[Point]]:
     return lines
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--folder", type=Path, help="of `paper.py --quick`, in which the report is left too"
     )
-    folder = parser.parse_args().folder
+    parser.add_argument("runs", nargs="*", help="folders of runs, to be compared instead")
+    parser.add_argument("--output", help="the page that compares them, FILE.html")
+    args = parser.parse_args()
+    if args.runs:
+        return compare_runs([*args.runs, *([f"--output={args.output}"] if args.output else [])])
+    folder = args.folder
     results, pictures, document = STUDIED, PICTURES, DOCUMENT
     if folder:
         results, pictures, document = folder / "results", folder / "paper", folder / "paper.md"
@@ -291,7 +299,8 @@ def main() -> None:
     draw(findings, pictures)
     document.write_text(text_of(DOCUMENT.read_text(), findings))
     print(f"{document}, of {len(findings.studies)} studies")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from py_mini_racer import MiniRacer
 
-from aevb.explorer import PAGES
+from aevb.pages import PARTS
 
 # What browsers have and the bare engine has not.
 ATOB = """
@@ -29,7 +29,7 @@ class Engine:
 
     def __init__(self, program: dict[str, Any]):
         self._engine = MiniRacer()
-        self._engine.eval(ATOB + (PAGES / "operations.js").read_text())
+        self._engine.eval(ATOB + (PARTS / "operations.js").read_text())
         self._engine.eval(f"const program = compile({json.dumps(program)});")
 
     def __call__(self, inputs: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,10 +1,13 @@
-"""The page of a run in a browser: it draws what JAX decodes, follows a hand, and asks for nothing.
+"""Pages in a browser. A run's draws what JAX decodes and follows a hand, several runs' sorts and
+filters, and both ask for nothing.
 
 `make test-browser`, where Debian's chromium is installed.
 """
 
+import csv
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import aevb
-from aevb import runs
+from aevb import comparison, runs
 from aevb.config import default_config, validate, with_values
 
 pytestmark = pytest.mark.browser
@@ -41,11 +44,36 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of runs of three numbers of latents, two of one."""
+    folder = tmp_path_factory.mktemp("browser") / "several"
+    for num_latents, seed in ((2, 0), (5, 0), (10, 0), (10, 1)):
+        values = {"train.num_examples": 3000, "model.num_latents": num_latents, "seed": seed}
+        config = validate(with_values(default_config(), values))
+        runs.run(config, folder / f"{num_latents},{seed}")
+    return comparison.write(comparison.compare([folder]), folder / comparison.COMPARISON)[0]
+
+
 @pytest.fixture(params=SIZES)
 def page(request: pytest.FixtureRequest, browser: Browser, folder: Path) -> Iterator[Page]:
-    """The run's page, which has no network, asks for nothing and has no error."""
-    width, height = SIZES[request.param]
-    scheme: Any = "dark" if request.param == "phone" else "light"
+    """The run's page."""
+    with opened(browser, request.param, folder / "explorer.html") as page:
+        yield page
+
+
+@pytest.fixture(params=SIZES)
+def beside(request: pytest.FixtureRequest, browser: Browser, several: Path) -> Iterator[Page]:
+    """The page of several runs."""
+    with opened(browser, request.param, several) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, size: str, file: Path) -> Iterator[Page]:
+    """A page that has no network, asks for nothing and has no error."""
+    width, height = SIZES[size]
+    scheme: Any = "dark" if size == "phone" else "light"
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
     )
@@ -55,7 +83,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, folder: Path) -> Iter
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text))
-    page.goto((folder / "explorer.html").as_uri())
+    page.goto(file.as_uri())
     yield page
     assert [url for url in asked if not url.startswith("data:")] == [page.url]
     assert errors == []
@@ -124,8 +152,83 @@ def test_a_slider_and_a_walk_move_it(page: Page):
 
 
 def test_it_fits_its_screen_and_everything_has_a_name(page: Page):
+    check_size_and_names(page)
+
+
+def check_size_and_names(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     script = """() => [...document.querySelectorAll("button, input, select, canvas[role]")]
         .filter((one) => !one.getAttribute("aria-label") && !one.textContent.trim()
                 && !(one.labels && one.labels.length)).length"""
     assert page.evaluate(script) == 0
+
+
+def column_of(page: Page, number: int) -> list[str]:
+    """The texts of a column of the table, of which the first is a swatch."""
+    return page.locator(f"#table tbody td:nth-child({number + 1})").all_inner_texts()
+
+
+def test_the_table_sorts_by_any_column(beside: Page):
+    assert column_of(beside, 1) == ["2", "5", "10"]
+    latents = beside.get_by_role("button", name="num_latents")
+    latents.click()
+    assert column_of(beside, 1) == ["2", "5", "10"]
+    latents.click()
+    assert column_of(beside, 1) == ["10", "5", "2"]
+    bound = beside.get_by_role("button", name="test bound (nats)")
+    for key, order in (("Enter", "descending"), ("Space", "ascending")):
+        bound.press(key)
+        found = [float(text.partition(" ")[0]) for text in column_of(beside, 4)]
+        assert found == sorted(found, reverse=order == "descending")
+        head = beside.locator("#table th", has=bound)
+        assert head.get_attribute("aria-sort") == order
+
+
+def test_the_table_filters_and_all_else_follows_it(beside: Page):
+    filters = beside.get_by_role("combobox", name="num_latents")
+    for choice, curves in (("10", 2), ("5", 1), ("all", 4)):
+        filters.select_option(choice)
+        rows = ["2", "5", "10"] if choice == "all" else [choice]
+        assert column_of(beside, 1) == rows
+        assert beside.locator("#curves polyline").count() == curves
+        assert beside.locator("#shown img").count() == len(rows)
+        assert beside.locator("#settings tr.changed td").all_inner_texts() == rows
+    assert beside.locator("#count").inner_text() == "3 rows"
+
+
+def test_its_numbers_are_those_of_the_file(beside: Page, several: Path):
+    with several.with_suffix(".csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for line, text in zip(lines, column_of(beside, 4), strict=True):
+        mean, _, error = text.partition(" ± ")
+        assert float(mean) == pytest.approx(float(line["test_bound_mean"]), abs=0.005)
+        if line["finished"] == "2":
+            assert float(error) == pytest.approx(
+                float(line["test_bound_standard_error"]), abs=0.005
+            )
+        else:
+            assert error == ""
+
+
+def test_a_seed_leads_to_its_run(beside: Page, several: Path):
+    seeds = beside.locator("#table tbody tr").nth(2).get_by_role("link")
+    addresses = seeds.evaluate_all("links => links.map((link) => link.href)")
+    expected = [several.parent / f"10,{seed}" / "explorer.html" for seed in (0, 1)]
+    assert addresses == [path.as_uri() for path in expected]
+    assert all(path.is_file() for path in expected)
+
+
+def test_pictures_can_be_chosen_and_curves_of_both_splits(beside: Page):
+    beside.get_by_label("picture").select_option("manifold")
+    assert beside.locator("#shown img").count() == 1
+    assert "1 of 3 rows" in beside.locator("#pictured").inner_text()
+    script = (
+        "() => [...document.querySelectorAll('#shown img')].every((one) => one.naturalWidth > 0)"
+    )
+    assert beside.evaluate(script)
+    beside.get_by_label("bound of").select_option("train")
+    assert "train bound" in (beside.locator("#curves svg").get_attribute("aria-label") or "")
+
+
+def test_the_comparison_fits_its_screen_and_everything_has_a_name(beside: Page):
+    check_size_and_names(beside)

@@ -1,7 +1,6 @@
 """The page of a run: one file that holds what it shows, and decodes as the run does."""
 
 import base64
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from javascript import Engine
+from pages import content_of
 from programs import python
 
 import aevb
 from aevb import runs
 from aevb.commands import explore
 from aevb.config import default_config, validate, with_values
-from aevb.explorer import page
+from aevb.pages import page
 
 QUICK = {"train.num_examples": 2000, "train.first_eval": 1000}
 GREY = {**QUICK, "model.hidden": (20,)}
@@ -37,11 +37,6 @@ def made(folder: Path, values: dict[str, Any]) -> Path:
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(tmp_path_factory.mktemp("explorer") / "faces", GREY)
-
-
-def content_of(text: str) -> dict[str, Any]:
-    (found,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text)
-    return json.loads(found)
 
 
 def floats(text: str) -> np.ndarray:

@@ -24,7 +24,11 @@ COPIED = ("aevb", "experiments", "pyproject.toml", "MANIFEST.in", "README.md", "
 UNTRACKED = shutil.ignore_patterns(
     *(line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines())
 )
-PAGES = tuple(f"aevb/pages/{path.name}" for path in (ROOT / "aevb" / "pages").iterdir())
+PAGES = tuple(
+    f"aevb/pages/{path.name}"
+    for path in (ROOT / "aevb" / "pages").iterdir()
+    if path.suffix in (".css", ".html", ".js")
+)
 OTHER_FILES = (
     *PAGES,
     "aevb/py.typed",

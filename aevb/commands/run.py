@@ -250,7 +250,8 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
             result = sweep.run(
                 plan, folder, MAPPING.value, launcher=LAUNCHER.value, options=options
             )
-            print("\n".join([sweep_table(result), *map(str, sorted(folder.glob("sweep.*")))]))
+            written = [file for name in ("sweep.*", "comparison.*") for file in folder.glob(name)]
+            print("\n".join([sweep_table(result), *map(str, sorted(written))]))
             return 3 if any(row["failed"] for row in result["rows"]) else 0
         if AXES.value or MAPPING.value != "auto" or LAUNCHER.value:
             raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")

@@ -1,13 +1,6 @@
 // Curves against a logarithmic axis, as SVG.
 "use strict";
 
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
-
 function shape(name, attributes = {}, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -27,7 +20,7 @@ function ticks(low, high) {
 // lines: [{label, color, dashed, x: [...], y: [...]}] -> an SVG; values that are none are left out.
 // The axis is cut below, where a run starts thousands of nats under its end.
 function chart(lines, xLabel, yLabel) {
-  const [width, height, left, bottom, top] = [640, 320, 70, 45, 12];
+  const [width, height, left, bottom, top, right] = [640, 320, 70, 45, 12, 35];
   const finite = lines.flatMap((line) => line.y).filter(Number.isFinite).sort((a, b) => a - b);
   const xs = lines.flatMap((line) => line.x).filter((x) => x > 0);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
@@ -36,11 +29,11 @@ function chart(lines, xLabel, yLabel) {
   const low = Math.max(finite[0], quarter - 2 * (most - quarter) - 1), margin = (most - low) * 0.05;
   const [from, to] = [low - margin - 0.01, most + margin + 0.01];
   const [first, last] = [Math.log10(Math.min(...xs)), Math.log10(Math.max(...xs) * 1.001)];
-  const toX = (x) => left + ((Math.log10(x) - first) / (last - first)) * (width - left - 15);
+  const toX = (x) => left + ((Math.log10(x) - first) / (last - first)) * (width - left - right);
   const toY = (y) => top + ((to - y) / (to - from)) * (height - top - bottom);
   for (const at of ticks(from, to)) {
     const y = toY(at);
-    svg.append(shape("line", { class: "grid", x1: left, x2: width - 15, y1: y, y2: y }));
+    svg.append(shape("line", { class: "grid", x1: left, x2: width - right, y1: y, y2: y }));
     const text = { x: left - 6, y: y + 4, "text-anchor": "end" };
     svg.append(shape("text", text, +at.toPrecision(6)));
   }
@@ -62,11 +55,11 @@ function chart(lines, xLabel, yLabel) {
     svg.append(line);
   }
   const middle = (height - bottom) / 2;
-  svg.append(shape("text", { x: (width + left) / 2, y: height - 8, "text-anchor": "middle" }, xLabel));
+  svg.append(shape("text", { x: (width + left - right) / 2, y: height - 8, "text-anchor": "middle" }, xLabel));
   svg.append(shape("text", {
     x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})`,
   }, yLabel));
-  svg.setAttribute("aria-label", `${yLabel} against ${xLabel}: ${lines.map((l) => l.label)}`);
+  svg.setAttribute("aria-label", `${yLabel} against ${xLabel}: ${[...new Set(lines.map((l) => l.label))]}`);
   return svg;
 }
 

@@ -1,8 +1,6 @@
 // A trained run that can be touched. A point is z; the square shows u = Phi(z) of two of its units.
 "use strict";
 
-const content = JSON.parse(document.getElementById("content").textContent);
-const find = (id) => document.getElementById(id);
 const { units, points, image } = content;
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
 const decode = content.decoder && compile(content.decoder);

@@ -1,0 +1,52 @@
+"""Compares runs: a page with a table to sort, curves and pictures, and the table as CSV.
+
+aevb report FOLDER ... [--output=FILE.html]
+
+Each folder is a run's, a sweep's, or one that holds such. Runs that differ in their seed alone are
+one row, with the mean and the standard error of each figure. A sweep writes its own when it ends.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aevb import comparison
+from aevb.commands.parser import Parser
+from aevb.comparison import COMPARISON
+from aevb.errors import UserError
+from aevb.ownership import unusable
+
+
+def make(folders: Sequence[Path], output: Path | None) -> str:
+    """Writes the page and the table -> what is said of them.
+
+    Raises:
+        UserError: there is no run, or the files cannot be had.
+    """
+    if output and output.suffix != ".html":
+        raise UserError(f"--output is {str(output)!r}; it must be the name of a page, FILE.html")
+    found = comparison.compare(folders)
+    file = output or Path(os.path.commonpath(folders)) / COMPARISON
+    try:
+        page, table = comparison.write(found, file)
+    except OSError as error:
+        raise unusable(file, error) from error
+    left_out = [f"left out: {folder}: {why}" for folder, why in found.left_out.items()]
+    return "\n".join([comparison.text_table(found), *left_out, str(page), str(table)])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """-> the exit status: 0 done, 2 a user's mistake."""
+    parser = Parser(prog="aevb report", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folders", type=Path, nargs="+", help="of runs or sweeps")
+    parser.add_argument(
+        "--output", type=Path, help=f"the page's file; {COMPARISON} in what holds all"
+    )
+    try:
+        args = parser.parse_args(arguments)
+        print(make(args.folders, args.output))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,321 @@
+"""Runs beside one another, as a page and a table: those that differ in their seed are one row."""
+
+import base64
+import csv
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from aevb.config import WITHOUT_EFFECT, Values, with_defaults
+from aevb.errors import UserError
+from aevb.metrics import curve, mean_over_seeds, read_records, read_signed, replace_text
+from aevb.pages import page
+
+COMPARISON = "comparison.html"
+SEED = "seed"
+TRIALS = "trials"  # of a sweep: the short runs by which it chose a value
+PICTURES = ("manifold", "reconstructions", "samples")  # of the first run of a row
+MOST_PICTURES = 20_000_000  # bytes of a page
+
+
+class Column(NamedTuple):
+    """A figure that runs have."""
+
+    name: str  # in the CSV file
+    label: str  # with its unit
+    digits: int  # after the point, for a person
+
+
+BOUNDS = (
+    Column("train_bound", "train bound (nats)", 2),
+    Column("test_bound", "test bound (nats)", 2),
+    Column("train_bits_per_dim", "train bits/dim", 3),
+    Column("test_bits_per_dim", "test bits/dim", 3),
+)
+COSTS = (
+    Column("examples_per_second", "examples/s", 0),
+    Column("seconds", "seconds of training", 1),
+)
+
+
+class Run(NamedTuple):
+    """What a run's folder says."""
+
+    folder: Path
+    config: Values
+    summary: Mapping[str, Any]  # {} of one that is not finished
+    records: Sequence[Mapping[str, Any]]  # of its log
+    log_p: Mapping[str, Any]  # what `aevb evaluate` found of its last state, or {}
+
+    @property
+    def figures(self) -> dict[Column, float]:
+        """All that was measured of it."""
+        columns = (*BOUNDS, *COSTS)
+        found = {each: self.summary[each.name] for each in columns if each.name in self.summary}
+        if self.log_p:
+            split, number = self.log_p["data"]["split"], self.log_p["data"]["num_points"]
+            for estimator, measured in self.log_p["estimators"].items():
+                name = f"log_p_{estimator}_{split}_{number}"
+                label = f"log p(x) by {estimator}, {number:,} of {split} (nats)"
+                found[Column(name, label, 2)] = measured["mean"]
+        return found
+
+
+class Row(NamedTuple):
+    """The runs of one setting."""
+
+    setting: Mapping[str, Any]  # the fields in which the rows differ
+    runs: tuple[Run, ...]  # of different seeds
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.summary]
+
+    def figure(self, column: Column) -> dict[str, Any] | None:
+        """{"mean", "standard_error", "values"} over the seeds; the error of one is not known."""
+        all_figures = [run.figures for run in self.finished]
+        values = [figures[column] for figures in all_figures if column in figures]
+        return {**mean_over_seeds(values), "values": values} if values else None
+
+
+class Comparison(NamedTuple):
+    """Runs, and what was not taken among them."""
+
+    rows: tuple[Row, ...]
+    fields: tuple[str, ...]  # in which they differ
+    columns: tuple[Column, ...]
+    left_out: Mapping[Path, str]  # folder -> why
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """The runs in some folders: each is a run's, a sweep's, or one that holds such.
+
+    Raises:
+        UserError: there is no folder of that name, or no run in it that can be read.
+    """
+    left_out: dict[Path, str] = {}
+    found: dict[Path, Run] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; name folders of runs or of sweeps")
+        within = list(_run_folders(folder))
+        if not within:
+            raise UserError(f"{folder} holds no run: there is no config.json in it, or below it")
+        for path in within:
+            try:
+                found[path.resolve()] = _read(path)
+            except (OSError, ValueError) as error:
+                left_out[path] = f"it cannot be read ({error})"
+    if not found:
+        path, why = next(iter(left_out.items()))
+        raise UserError(f"of {path} nothing can be shown: {why}")
+    runs = list(found.values())
+    names = [name for name in with_defaults({}) if name not in (SEED, *WITHOUT_EFFECT)]
+    fields = tuple(name for name in names if len({_key(run.config[name]) for run in runs}) > 1)
+    rows = []
+    for alike in _alike(runs, names):
+        by_seed: dict[int, Run] = {}
+        for run in sorted(alike, key=lambda run: not run.summary):  # finished ones first
+            seed = run.config[SEED]
+            if seed in by_seed:
+                left_out[run.folder] = f"it has the config and the seed of {by_seed[seed].folder}"
+            else:
+                by_seed[seed] = run
+        members = tuple(by_seed[seed] for seed in sorted(by_seed))
+        rows.append(Row({name: members[0].config[name] for name in fields}, members))
+    rows.sort(key=lambda row: [_in_order(value) for value in row.setting.values()])
+    known = {column for run in runs for column in run.figures}
+    log_p = sorted(known - {*BOUNDS, *COSTS})
+    columns = [column for column in (*BOUNDS, *log_p, *COSTS) if column in known]
+    return Comparison(tuple(rows), fields, tuple(columns), left_out)
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    """Those of runs, in their order: the folder itself, or what is below it."""
+    if (folder / "config.json").is_file():
+        yield folder
+        return
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and not inner.is_symlink() and inner.name != TRIALS:
+            yield from _run_folders(inner)
+
+
+def _read(folder: Path) -> Run:
+    """Raises a ValueError or an OSError where something in it is damaged."""
+    config = with_defaults(read_signed(folder / "config.json"))
+    summary, evaluated = folder / "summary.json", folder / "marginal.json"
+    found = read_signed(summary) if summary.is_file() else {}
+    log_p = read_signed(evaluated) if evaluated.is_file() else {}
+    if log_p and log_p["model"]["step"] * config["train.batch_size"] != found.get("num_examples"):
+        log_p = {}
+    return Run(folder, config, found, read_records(folder / "metrics.jsonl"), log_p)
+
+
+def _alike(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[Run]]:
+    """The runs that have the same value of every field."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_key(run.config[name]) for name in names), []).append(run)
+    yield from groups.values()
+
+
+def _key(value: Any) -> Any:
+    """JSON has lists where a config has tuples; True is not 1."""
+    return type(value).__name__, tuple(value) if isinstance(value, list) else value
+
+
+def _in_order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by their size, and everything else by its name."""
+    is_number = isinstance(value, int | float)
+    return not is_number, float(value) if is_number else 0.0, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """A field's value in one word: [200, 100] is 200x100."""
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A line a row: its setting, its numbers of runs, and each figure's mean and standard error."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    measured = ("mean", "standard_error")
+    names = [f"{column.name}_{what}" for column in comparison.columns for what in measured]
+    writer.writerow([*comparison.fields, "finished", "unfinished", *names])
+    for row in comparison.rows:
+        setting = [_plain(value) for value in row.setting.values()]
+        counts = [len(row.finished), len(row.runs) - len(row.finished)]
+        figures = [row.figure(column) or {} for column in comparison.columns]
+        numbers = [figure.get(what) for figure in figures for what in measured]
+        writer.writerow([*setting, *counts, *numbers])
+    return out.getvalue()
+
+
+def comparison_page(comparison: Comparison, beside: Path) -> str:
+    """The page: a table to sort and filter, curves, pictures and settings, as HTML.
+
+    Args:
+        beside: the folder in which it will lie, from which it links to the runs' own pages.
+    """
+    rows, columns = comparison.rows, comparison.columns
+    runs = [run for row in rows for run in row.runs]
+    data = sorted({run.config["data.name"] for run in runs})
+    title = f"{', '.join(data)}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} compared"
+    left, pictures = MOST_PICTURES, []
+    for row in rows:
+        found = _pictures(row)
+        size = sum(map(len, found.values()))
+        pictures.append(found if size <= left else {})
+        left -= size if size <= left else 0
+    content = {
+        "title": title,
+        "fields": [
+            {"name": name, "label": _label(name), "values": _values(rows, name)}
+            for name in comparison.fields
+        ],
+        "columns": [column._asdict() for column in columns],
+        "rows": [
+            {
+                "setting": {name: _plain(value) for name, value in row.setting.items()},
+                "runs": [_link(run, beside) for run in row.runs],
+                "figures": [row.figure(column) for column in columns],
+                "curves": [curve(run.records) for run in row.runs],
+                "pictures": shown,
+            }
+            for row, shown in zip(rows, pictures, strict=True)
+        ],
+        "pictures": sorted(
+            {name for shown in pictures for name in shown},
+            key=lambda name: (-sum(name in shown for shown in pictures), name),
+        ),
+        "settings": _settings(comparison),
+        "left_out": [[str(folder), why] for folder, why in comparison.left_out.items()],
+    }
+    return page("comparison", title, content)
+
+
+def _label(field: str) -> str:
+    """model.num_latents is num_latents, and algorithm.name the algorithm."""
+    section, _, name = field.rpartition(".")
+    return section if name == "name" else name
+
+
+def _values(rows: Sequence[Row], field: str) -> list[str]:
+    """Those of a field in which the rows differ, each once, in their order."""
+    ordered = sorted((row.setting[field] for row in rows), key=_in_order)
+    return list(dict.fromkeys(map(_plain, ordered)))
+
+
+def _pictures(row: Row) -> dict[str, str]:
+    """Addresses that hold a picture themselves."""
+    if not row.finished:
+        return {}
+    files = {name: row.finished[0].folder / "figures" / f"{name}.png" for name in PICTURES}
+    return {
+        name: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        for name, file in files.items()
+        if file.is_file()
+    }
+
+
+def _link(run: Run, beside: Path) -> dict[str, Any]:
+    """A run's name for a person, and the address of its page if it has one."""
+    explorer = run.folder / "explorer.html"
+    address = quote(os.path.relpath(explorer, beside)) if explorer.is_file() else None
+    return {
+        "seed": run.config[SEED],
+        "folder": str(run.folder),
+        "page": address,
+        "is_finished": bool(run.summary),
+    }
+
+
+def _settings(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every field but the seed: its value in each row, and whether the rows differ in it."""
+    return [
+        {
+            "name": name,
+            "values": [_plain(row.runs[0].config[name]) for row in comparison.rows],
+            "differs": name in comparison.fields,
+        }
+        for name in with_defaults({})
+        if name != SEED and name not in WITHOUT_EFFECT
+    ]
+
+
+def text_table(comparison: Comparison) -> str:
+    """The rows and their bounds, for a terminal."""
+    shown = [column for column in comparison.columns if column in BOUNDS[:2]]
+    lines = [[*map(_label, comparison.fields), "runs",
+              *(column.label for column in shown)]]  # fmt: skip
+    for row in comparison.rows:
+        figures = [_measured(row.figure(column), column.digits) for column in shown]
+        setting = map(_plain, row.setting.values())
+        lines.append([*setting, f"{len(row.finished)}/{len(row.runs)}", *figures])
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _measured(figure: Mapping[str, Any] | None, digits: int) -> str:
+    if figure is None:
+        return ""
+    error = figure["standard_error"]
+    return f"{figure['mean']:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
+
+
+def write(comparison: Comparison, file: Path) -> tuple[Path, Path]:
+    """Writes the page, and the table beside it -> their files.
+
+    Raises:
+        OSError: it cannot.
+    """
+    table = file.with_suffix(".csv")
+    replace_text(table, as_csv(comparison))
+    replace_text(file, comparison_page(comparison, file.parent))
+    return file, table

@@ -1,0 +1,154 @@
+// Runs beside one another: the table sorts and filters, and all else shows the rows that it shows.
+"use strict";
+
+const { fields, columns, rows } = content; // fields in which the rows differ
+const state = { by: null, falling: true, filters: new Map() };
+
+// A colour for each row that is far from those of its neighbours.
+const colorOf = (row) => `hsl(${(rows.indexOf(row) * 137.5 + 210) % 360} 65% 50%)`;
+const shownValue = (value) => (value === "" ? "''" : value);
+// The fields by which a row is named: those that follow from the others tell nothing more.
+const telling = [];
+for (const field of fields) {
+  const apart = (some) => new Set(rows.map((row) =>
+    JSON.stringify(some.map(({ name }) => row.setting[name])))).size;
+  if (apart([...telling, field]) > apart(telling)) telling.push(field);
+}
+const named = (row) => telling.map(({ name, label }) => `${label} = ${shownValue(row.setting[name])}`)
+  .join(", ") || "all runs";
+
+function number(value, digits) {
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+function measured(figure, digits) {
+  if (!figure) return "";
+  const error = figure.standard_error;
+  return number(figure.mean, digits) + (error === null ? "" : ` ± ${number(error, digits)}`);
+}
+
+// The rows that pass the filters, in their order; those without a value are the last.
+function shownRows() {
+  const passing = rows.filter((row) =>
+    [...state.filters].every(([field, value]) => row.setting[field] === value));
+  if (!state.by) return passing;
+  const { valueIn } = state.by, has = passing.filter((row) => valueIn(row) !== null);
+  has.sort((a, b) => (state.falling ? -1 : 1) * (valueIn(a) - valueIn(b)));
+  return [...has, ...passing.filter((row) => !has.includes(row))];
+}
+
+const swatch = (row) => element("span", { class: "swatch", style: `background: ${colorOf(row)}` });
+
+// ---- the table
+
+// A column's name, what it holds of a row (a number to sort by, or null), and how it first sorts.
+const fieldHeads = fields.map(({ name, label, values }) => ({
+  label, title: name, valueIn: (row) => values.indexOf(row.setting[name]), falls: false,
+}));
+const figureHeads = columns.map(({ label }, at) => ({
+  label, title: label, valueIn: (row) => row.figures[at] && row.figures[at].mean, falls: true,
+}));
+const heads = [...fieldHeads, ...figureHeads];
+
+function sortBy(head) {
+  state.falling = state.by === head ? !state.falling : head.falls;
+  state.by = head;
+  show();
+}
+
+function cellOf(head) {
+  const button = element("button", { type: "button", title: head.title }, head.label);
+  button.addEventListener("click", () => sortBy(head));
+  head.cell = element("th", { scope: "col" }, button);
+  return head.cell;
+}
+
+function seedOf({ seed, folder, page, is_finished }) {
+  const text = `${seed}${is_finished ? "" : " (not finished)"}`;
+  return page ? element("a", { href: page, title: folder }, text)
+    : element("span", { title: folder }, text);
+}
+
+function bodyRow(row) {
+  const seeds = element("td", { class: "seeds" });
+  row.runs.forEach((run, i) => seeds.append(i ? ", " : "", seedOf(run)));
+  return element("tr", {},
+    element("td", {}, swatch(row)),
+    ...fields.map(({ name }) => element("td", {}, shownValue(row.setting[name]))),
+    seeds,
+    ...columns.map(({ digits }, at) =>
+      element("td", { class: "number" }, measured(row.figures[at], digits))));
+}
+
+// ---- all that follows the table
+
+function show() {
+  const shown = shownRows();
+  for (const head of heads) {
+    head.cell.setAttribute("aria-sort",
+      state.by !== head ? "none" : state.falling ? "descending" : "ascending");
+  }
+  find("table").tBodies[0].replaceChildren(...shown.map(bodyRow));
+  find("count").textContent = shown.length === rows.length ? `${rows.length} rows`
+    : `${shown.length} of ${rows.length} rows`;
+  showCurves(shown);
+  showPictures(shown);
+  showSettings(shown);
+}
+
+function showCurves(shown) {
+  const split = find("split").value;
+  const lines = shown.flatMap((row) => row.curves.map((curve) => ({
+    label: named(row), color: colorOf(row), x: curve.examples, y: curve[`${split}_bound`],
+  })));
+  const first = shown.map((row) => ({ label: named(row), color: colorOf(row) }));
+  find("curves").replaceChildren(
+    chart(lines, "training examples", `${split} bound (nats per datapoint)`), key(first));
+}
+
+function showPictures(shown) {
+  const name = find("picture").value;
+  const pictured = shown.filter((row) => name in row.pictures);
+  find("pictured").textContent = `Of the first seed of each row; ${pictured.length} of ` +
+    `${shown.length} rows have one.`;
+  find("shown").replaceChildren(...pictured.map((row) => {
+    const alt = `${name}: ${named(row)}`;
+    return element("figure", {}, element("img", { src: row.pictures[name], alt }),
+      element("figcaption", {}, swatch(row), ` ${named(row)}`));
+  }));
+}
+
+function showSettings(shown) {
+  const places = shown.map((row) => rows.indexOf(row));
+  const wanted = content.settings.filter(({ differs }) => differs || !find("differing").checked);
+  const head = element("tr", {}, element("td"), ...shown.map((row) => element("td", {}, swatch(row))));
+  find("settings").tBodies[0].replaceChildren(
+    ...(wanted.length ? [head] : [element("tr", {}, element("td", {}, "Nothing differs."))]),
+    ...wanted.map(({ name, values, differs }) =>
+      element("tr", differs ? { class: "changed" } : {}, element("th", { scope: "row" }, name),
+        ...places.map((at) => element("td", {}, shownValue(values[at]))))));
+}
+
+// ---- what stays
+
+find("title").textContent = content.title;
+find("table").tHead.append(element("tr", {}, element("td"), ...fieldHeads.map(cellOf),
+  element("th", { scope: "col" }, "seeds"), ...figureHeads.map(cellOf)));
+for (const { name, label, values } of fields) {
+  const select = element("select", {}, element("option", {}, "all"),
+    ...values.map((value) => element("option", {}, shownValue(value))));
+  select.addEventListener("change", () => {
+    if (select.selectedIndex) state.filters.set(name, values[select.selectedIndex - 1]);
+    else state.filters.delete(name);
+    show();
+  });
+  find("filters").append(element("label", { title: name }, `${label} `, select));
+}
+for (const name of content.pictures) find("picture").append(element("option", { value: name }, name));
+find("pictures").hidden = !content.pictures.length;
+for (const [folder, why] of content.left_out) {
+  find("left-out").hidden = false;
+  find("left-out").querySelector("ul").append(element("li", {}, `${folder}: ${why}`));
+}
+for (const id of ["split", "picture", "differing"]) find(id).addEventListener("change", show);
+show();

@@ -1,0 +1,11 @@
+"""What tests read of a page."""
+
+import json
+import re
+from typing import Any
+
+
+def content_of(text: str) -> dict[str, Any]:
+    """What its scripts show."""
+    (found,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text)
+    return json.loads(found)

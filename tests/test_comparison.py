@@ -1,0 +1,228 @@
+"""Runs beside one another: which are alike, what is said of them, and the page and table of it."""
+
+import csv
+import io
+import itertools
+import json
+import shutil
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import content_of
+from programs import python
+
+from aevb import comparison, metrics, runs
+from aevb.commands import report
+from aevb.comparison import Comparison, compare
+from aevb.config import default_config, validate, with_values
+from aevb.errors import UserError
+
+SMALL = {
+    "data.name": "synthetic", "data.synthetic_num_train": 200, "data.synthetic_num_test": 50,
+    "data.synthetic_num_dims": 4, "model.likelihood": "gaussian", "model.hidden": (8,),
+    "train.num_examples": 2000, "train.first_eval": 500, "train.evals_per_decade": 5,
+}  # fmt: skip
+LATENTS, SEEDS = (2, 10), (0, 1, 2)
+
+
+def made(folder: Path, **values: Any) -> Path:
+    named = {name.replace("__", "."): value for name, value in values.items()}
+    runs.run(validate(with_values(default_config(), SMALL | named)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two numbers of latents and three seeds, and trials that are not for show."""
+    folder = tmp_path_factory.mktemp("comparison") / "sweep"
+    for num_latents, seed in itertools.product(LATENTS, SEEDS):
+        made(folder / f"{num_latents},{seed}", model__num_latents=num_latents, seed=seed)
+    shutil.copytree(folder / "2,0", folder / "trials" / "2,0")
+    return folder
+
+
+@pytest.fixture
+def copy(sweep: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sweep, tmp_path / "sweep"))
+
+
+def summary_of(folder: Path) -> Mapping[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def shown(found: Comparison, beside: Path) -> dict[str, Any]:
+    return content_of(comparison.comparison_page(found, beside))
+
+
+def test_runs_that_differ_in_their_seed_alone_are_a_row(sweep: Path):
+    found = compare([sweep])
+    assert found.fields == ("model.num_latents",)
+    assert [dict(row.setting) for row in found.rows] == [{"model.num_latents": z} for z in LATENTS]
+    assert [len(row.runs) for row in found.rows] == [3, 3]
+    assert not found.left_out
+
+
+def test_a_row_has_the_mean_and_its_standard_error_over_seeds(sweep: Path):
+    found = compare([sweep])
+    (column,) = (each for each in found.columns if each.name == "test_bound")
+    for row, num_latents in zip(found.rows, LATENTS, strict=True):
+        bounds = [summary_of(sweep / f"{num_latents},{seed}")["test_bound"] for seed in SEEDS]
+        figure = row.figure(column)
+        assert figure is not None
+        assert figure["values"] == bounds
+        assert figure["mean"] == pytest.approx(statistics.fmean(bounds))
+        assert figure["standard_error"] == pytest.approx(statistics.stdev(bounds) / 3**0.5)
+
+
+def test_folders_may_be_runs_sweeps_or_what_holds_them_and_none_counts_twice(sweep: Path):
+    one = compare([sweep / "10,1"])
+    assert one.fields == ()
+    assert [len(row.runs) for row in one.rows] == [1]
+    for folders in ([sweep.parent], [sweep, sweep / "2,0"]):
+        assert [len(row.runs) for row in compare(folders).rows] == [3, 3]
+
+
+def test_rows_are_in_the_order_of_their_numbers(copy: Path):
+    made(copy / "step", model__num_latents=2, optimizer__step_size=0.1)
+    made(copy / "deep", model__num_latents=10, model__hidden=(8, 8))
+    found = compare([copy])
+    assert found.fields == ("model.num_latents", "model.hidden", "optimizer.step_size")
+    settings = [tuple(row.setting.values()) for row in found.rows]
+    assert settings == [(2, [8], 0.02), (2, [8], 0.1), (10, [8], 0.02), (10, [8, 8], 0.02)]
+    fields = shown(found, copy)["fields"]
+    assert [field["values"] for field in fields] == [["2", "10"], ["8", "8x8"], ["0.02", "0.1"]]
+
+
+def test_the_same_run_again_is_no_seed_more(copy: Path):
+    made(copy / "again", model__num_latents=2, seed=1)
+    found = compare([copy])
+    assert [len(row.runs) for row in found.rows] == [3, 3]
+    ((folder, why),) = found.left_out.items()
+    assert {folder, copy / "2,1"} == {copy / "again", copy / "2,1"}
+    assert "config and the seed" in why
+
+
+def test_where_a_run_writes_and_how_it_saves_makes_no_row(copy: Path):
+    made(copy / "other", model__num_latents=2, seed=3, train__keep_checkpoints=True)
+    assert [len(row.runs) for row in compare([copy]).rows] == [4, 3]
+
+
+def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
+    (copy / "2,1" / "summary.json").unlink()
+    found = compare([copy])
+    row = found.rows[0]
+    figure = row.figure(comparison.BOUNDS[1])
+    assert figure is not None
+    assert (len(row.runs), len(row.finished), len(figure["values"])) == (3, 2, 2)
+    content = shown(found, copy)["rows"][0]
+    assert [run["is_finished"] for run in content["runs"]] == [True, False, True]
+    assert len(content["curves"]) == 3
+    assert next(csv.DictReader(io.StringIO(comparison.as_csv(found))))["unfinished"] == "1"
+
+
+@pytest.mark.parametrize("file", ["config.json", "summary.json"])
+def test_a_damaged_run_is_left_out_by_name_and_the_others_are_shown(copy: Path, file: str):
+    path = copy / "2,1" / file
+    path.write_text(path.read_text().replace("1", "2", 1))
+    found = compare([copy])
+    assert [len(row.runs) for row in found.rows] == [2, 3]
+    assert list(found.left_out) == [copy / "2,1"]
+    assert shown(found, copy)["left_out"][0][0] == str(copy / "2,1")
+
+
+def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
+    def evaluated(name: str, mean: float, step: int) -> None:
+        found = {
+            "data": {"split": "test", "num_points": 50},
+            "model": {"step": step},
+            "estimators": {"importance": {"mean": mean}},
+        }
+        metrics.write_json(copy / name / "marginal.json", found)
+
+    evaluated("2,0", -3.0, 20)
+    evaluated("2,1", -5.0, 20)
+    evaluated("10,0", -1.0, 10)
+    found = compare([copy])
+    (column,) = (each for each in found.columns if each.name.startswith("log_p"))
+    assert column.label == "log p(x) by importance, 50 of test (nats)"
+    figure = found.rows[0].figure(column)
+    assert figure is not None
+    assert figure["values"] == [-3.0, -5.0]
+    assert found.rows[1].figure(column) is None
+
+
+def test_the_table_has_the_numbers_of_the_page(sweep: Path):
+    found = compare([sweep])
+    lines = list(csv.DictReader(io.StringIO(comparison.as_csv(found))))
+    content = shown(found, sweep)
+    assert [line["model.num_latents"] for line in lines] == ["2", "10"]
+    for line, row in zip(lines, content["rows"], strict=True):
+        assert (line["finished"], line["unfinished"]) == ("3", "0")
+        for column, figure in zip(content["columns"], row["figures"], strict=True):
+            for what in ("mean", "standard_error"):
+                assert float(line[f"{column['name']}_{what}"]) == figure[what]
+
+
+def test_curves_and_settings_of_the_page_are_the_runs(sweep: Path):
+    content = shown(compare([sweep]), sweep)
+    records = metrics.read_records(sweep / "10,2" / "metrics.jsonl")
+    assert content["rows"][1]["curves"][2] == metrics.curve(records)
+    differing = [each for each in content["settings"] if each["differs"]]
+    assert differing == [{"name": "model.num_latents", "values": ["2", "10"], "differs": True}]
+    assert content["rows"][1]["runs"][0]["page"] == "10%2C0/explorer.html"
+
+
+def test_pictures_are_within_the_page_and_too_many_are_left_out(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for number, size in (("2,0", 3000), ("10,0", 6000)):
+        (copy / number / "figures" / "samples.png").write_bytes(bytes(size))
+    content = shown(compare([copy]), copy)
+    assert content["pictures"] == ["samples"]
+    assert [len(row["pictures"]["samples"]) for row in content["rows"]] == [4022, 8022]
+    monkeypatch.setattr(comparison, "MOST_PICTURES", 5000)
+    content = shown(compare([copy]), copy)
+    assert [list(row["pictures"]) for row in content["rows"]] == [["samples"], []]
+
+
+def test_aevb_report_and_the_script_write_page_and_table(copy: Path, tmp_path: Path):
+    printed = python("-m", "aevb", "report", copy / "2,0", copy / "10,0").splitlines()
+    assert printed[0].split("  ")[0] == "num_latents"
+    assert printed[-2:] == [str(copy / "comparison.html"), str(copy / "comparison.csv")]
+    first = (copy / "comparison.csv").read_text()
+    script = Path(__file__).parent.parent / "experiments" / "report.py"
+    output = tmp_path / "page.html"
+    python(script, copy / "2,0", copy / "10,0", f"--output={output}")
+    assert output.is_file()
+    assert output.with_suffix(".csv").read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required"),
+        (["missing"], "missing is no folder"),
+        (["EMPTY"], "holds no run"),
+        (["SWEEP", "--output=page.txt"], "page.txt"),
+        (["SWEEP", "--output=missing/page.html"], "missing"),
+        (["SWEEP", "--sorted"], "--sorted"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    sweep: Path, tmp_path: Path, arguments: list[str], words: str,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    places = {"SWEEP": str(sweep), "EMPTY": str(tmp_path)}
+    assert report.main([places.get(one, one) for one in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_folders_of_damaged_runs_alone_are_refused(copy: Path):
+    (copy / "2,0" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="nothing can be shown"):
+        compare([copy / "2,0"])
