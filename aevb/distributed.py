@@ -6,7 +6,9 @@ decides when to pause and evaluates; the others take the same steps.
 """
 
 import os
+import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,12 +20,16 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from aevb import coordinator as coordinator_service
 from aevb.errors import UserError
 from aevb.types import PyTree
 
 LOST = 4  # the exit status of a process that has lost another one
 AXIS = "data"  # of the mesh, over which minibatches are split
+STATUS = re.compile("[A-Z_]+: ")  # with which an error of XLA begins, also where it is a ValueError
 HEARTBEAT_SECONDS = 10  # after which a process that says nothing is taken for dead
+
+_ending = threading.Lock()
 
 T = TypeVar("T")
 Placement = Any  # a jax.Device, or a Sharding that has a copy on each device
@@ -39,8 +45,7 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
         UserError: the others cannot be found.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Else jax aborts where another process has ended, before `together` can say so. Where it is the
-    # first, which the others talk through, jax does so all the same.
+    # Else jax aborts where another process has ended, before `together` can say so.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # `signals` is for that
     where = (
@@ -53,7 +58,8 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
         }
     )
     try:
-        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        with coordinator_service.watched(lambda: _end("it is not heard of any more")):
+            jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(
@@ -70,16 +76,22 @@ def together() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or not STATUS.match(str(error)):
             raise
-        words = str(error).splitlines()[0]
-        sys.stderr.write(
-            f"\nerror: another process of this run has ended ({words}); every checkpoint until now "
-            "is kept: give all of them the same commands again\n"
-        )
-        sys.stderr.flush()
-        os._exit(LOST)
+        _end(str(error).splitlines()[0])
+
+
+def _end(words: str) -> None:
+    """Ends this process; by whichever of its threads is the first to know."""
+    if not _ending.acquire(blocking=False):
+        threading.Event().wait()
+    sys.stderr.write(
+        f"\nerror: another process of this run has ended ({words}); every checkpoint until now is "
+        "kept: give all of them the same commands again\n"
+    )
+    sys.stderr.flush()
+    os._exit(LOST)
 
 
 def is_first() -> bool:

@@ -25,7 +25,7 @@ LAYERS = (
     ("guides", "priors", "networks", "marginal", "diagnostics", "classical"),
     ("vae",),
     ("algorithms.base", "options"),
-    ("optimizers",),
+    ("optimizers", "coordinator"),
     ("algorithms",),
     (
         "data",
@@ -85,6 +85,7 @@ KNOWN_TO = {
     "flax": ("networks",),
     "blackjax": ("hmc",),
     "optax": ("optimizers", "algorithms", "lbfgs"),
+    "jaxlib": ("coordinator",),
     "orbax": ("checkpoint",),
     "matplotlib": ("figures", "plots"),
     "tensorflow_datasets": ("data",),
