@@ -13,7 +13,7 @@ from typing import Any
 import classical_tables
 import numpy as np
 import scaling_tables
-from documents import BENCHMARKS, ROOT, filled_in, read, table
+from documents import BENCHMARKS, MISSING, ROOT, filled_in, read, table
 from reproduce import RESULTS as REPRODUCED
 from reproduce import ROWS
 
@@ -317,6 +317,21 @@ def cost_table() -> str:
     return table(["", *COSTS.values()], rows)
 
 
+def explorer_table() -> str:
+    """Milliseconds of a drag."""
+
+    def cell(times: dict[str, float]) -> str:
+        return f"{times['median']:.1f} ({times['p95']:.1f})"
+
+    file = BENCHMARKS / "explorer_speed.json"
+    rows = [
+        [title, cell(it["handler_ms"]), cell(it["painted_ms"]), f"{1e-6 * it['page_bytes']:.1f}"]
+        for title, it in (read(file)["pages"] if file.exists() else {}).items()
+    ]
+    header = ["", "handler, ms", "to the end of the frame, ms", "page, MB"]
+    return table(header, rows) if rows else MISSING
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "results": results_table,
     "speed": speed_table,
@@ -331,6 +346,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "marginal 3": lambda: marginal_table("marginal_3"),
     "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
     "marginal speed": marginal_speed_table,
+    "explorer": explorer_table,
     "cost": cost_table,
     "mixture": classical_tables.mixture,
     "sampling": classical_tables.sampling,

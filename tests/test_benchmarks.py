@@ -404,3 +404,16 @@ def test_chains_and_fits_of_one_posterior_agree_as_far_as_they_should(tmp_path: 
     assert fits["mean field"]["std_ratio"]["least"] < 0.7 < fits["normal"]["std_ratio"]["least"]
     normal = problems["normal-gamma"]["fits"]["mean field"]
     assert normal["mean_off_in_std"] < 0.1
+
+
+# The page of a run
+
+
+@pytest.mark.browser
+def test_a_drag_is_measured_in_the_browser(tmp_path: Path):
+    output = tmp_path / "explorer.json"
+    flags = ("--rounds=1", "--moves=10", f"--output={output}")
+    python(BENCHMARKS / "explorer_speed.py", *flags)
+    for page in json.loads(output.read_text())["pages"].values():
+        assert page["moves"] >= 10
+        assert 0 < page["handler_ms"]["median"] < page["painted_ms"]["median"]

@@ -11,6 +11,7 @@
     streaming data on disk beside data in memory (streaming_speed.py)
     scaling   a step's time on several devices (scaling_speed.py)
     classical the Gaussian mixture beside scikit-learn, variational Bayes beside chains
+    explorer  a drag in the page of a run, with Debian's chromium and playwright (explorer_speed.py)
 
 On the CPU of an otherwise idle machine, an hour and a half. The results files go to results/ beside
 this file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
@@ -19,6 +20,8 @@ minutes that everything runs, and writes to runs/bench.
 """
 
 import argparse
+import importlib.util
+import shutil
 import subprocess
 import sys
 import time
@@ -155,6 +158,14 @@ def classical(on_cpu: bool) -> list[Benchmark]:
     return [mixture, sampling] if on_cpu else []
 
 
+def explorer(on_cpu: bool) -> list[Benchmark]:
+    """A drag in a browser, which runs on the CPU, if there are a browser and what drives it."""
+    quick = ["--rounds=1", "--moves=10"]
+    page = Benchmark("explorer_speed.py", "explorer_speed.json", [], quick, needs_data=False)
+    there = shutil.which("chromium") and importlib.util.find_spec("playwright")
+    return [page] if on_cpu and there else []
+
+
 def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
     """By the names of --only, in the order in which they run."""
     return {
@@ -167,6 +178,7 @@ def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
         "streaming": streaming(on_cpu),
         "scaling": scaling(on_cpu),
         "classical": classical(on_cpu),
+        "explorer": explorer(on_cpu),
     }
 
 

@@ -1,0 +1,143 @@
+"""How soon the page of a run has repainted what a hand drags: in Debian's chromium.
+
+    python experiments/benchmarks/explorer_speed.py [--rounds=5] [--moves=60]
+
+The pages are of models of the Frey faces after some steps of training; how good a model is makes no
+difference. A round drags the point across the latent plane of each page in turn. Of each move the
+handler's time is measured, in which the face is decoded and drawn, and the time from the event to
+the end of the next frame, which a screen shows 60 times a second.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from contender import in_turn, load_of_others, summary, write_report
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from aevb import runs
+from aevb.config import default_config, validate, with_values
+
+BENCHMARKS = Path(__file__).resolve().parent
+MODELS: dict[str, dict[str, Any]] = {
+    "Z = 2, 200 hidden units": {},
+    "Z = 20, 500 hidden units": {"model.num_latents": 20, "model.hidden": (500,)},
+    "Z = 20, convolutions of 32 and 64 channels": {
+        "model.num_latents": 20, "model.network": "conv", "model.hidden": (32, 64),
+        "model.init": "fan_in", "optimizer.step_size": 0.001,
+    },
+}  # fmt: skip
+SIZE = {"width": 1200, "height": 900}
+FRAME_MS = 1000 / 60
+
+# The first listener of a move and the last one, and a message that waits for the frame to be drawn.
+CLOCK = """() => {
+    window.clock = { handler: [], painted: [] };
+    let began;
+    addEventListener("pointermove", () => { began = performance.now(); }, true);
+    addEventListener("pointermove", () => {
+        const start = began, { handler, painted } = window.clock;
+        handler.push(performance.now() - start);
+        requestAnimationFrame(() => {
+            const { port1, port2 } = new MessageChannel();
+            port1.onmessage = () => painted.push(performance.now() - start);
+            port2.postMessage(null);
+        });
+    });
+}"""
+
+
+def make_pages(folder: Path) -> dict[str, Path]:
+    pages = {}
+    for number, (title, values) in enumerate(MODELS.items()):
+        short = {"train.num_examples": 2000, "train.first_eval": 1000, **values}
+        runs.run(validate(with_values(default_config(), short)), folder / str(number))
+        pages[title] = folder / str(number) / "explorer.html"
+    return pages
+
+
+def opened(browser: Browser, file: Path) -> Page:
+    page = browser.new_page(viewport={"width": SIZE["width"], "height": SIZE["height"]})
+    page.goto(file.as_uri())
+    page.evaluate(CLOCK)
+    return page
+
+
+def drag(page: Page, moves: int) -> dict[str, list[float]]:
+    """From corner to corner -> milliseconds of each move."""
+    page.bring_to_front()
+    page.evaluate("() => { window.clock.handler.length = window.clock.painted.length = 0; }")
+    box = page.locator("#plane").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    for number in range(1, moves + 1):
+        share = number / (moves + 1)
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + share * box["height"])
+    page.mouse.up()
+    page.wait_for_timeout(100)
+    found = page.evaluate("() => window.clock")
+    assert len(found["handler"]) >= moves, "the page has not seen the moves"
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--moves", type=int, default=60, help="of a drag")
+    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/explorer_speed.json")
+    args = parser.parse_args()
+    program = shutil.which("chromium")
+    if program is None:
+        raise SystemExit("there is no chromium; Debian's package has it")
+    load = load_of_others()
+    measured: dict[str, dict[str, list[float]]] = {
+        title: {"handler": [], "painted": []} for title in MODELS
+    }
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        files = make_pages(Path(folder))
+        sizes = {title: file.stat().st_size for title, file in files.items()}
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        version = browser.version
+        pages = {title: opened(browser, file) for title, file in files.items()}
+        for number in range(args.rounds):
+            for title in in_turn(list(pages), number):
+                for what, times in drag(pages[title], args.moves).items():
+                    measured[title][what] += times
+        browser.close()
+    results = {}
+    for title, times in measured.items():
+        results[title] = {
+            "page_bytes": sizes[title],
+            "moves": len(times["handler"]),
+            "handler_ms": {**summary(times["handler"]), "p95": _p95(times["handler"])},
+            "painted_ms": {**summary(times["painted"]), "p95": _p95(times["painted"])},
+        }
+        handler, painted = results[title]["handler_ms"], results[title]["painted_ms"]
+        print(
+            f"{title}: handler {handler['median']:.2f} ms (95 %: {handler['p95']:.2f}), "
+            f"to the end of the frame {painted['median']:.1f} ms (95 %: {painted['p95']:.1f}), "
+            f"page {sizes[title] / 1e6:.2f} MB"
+        )
+    write_report(
+        args.output,
+        command=f"python experiments/benchmarks/explorer_speed.py --rounds={args.rounds} "
+        f"--moves={args.moves}",
+        load=load,
+        browser=f"chromium {version}, headless, drawn by the CPU",
+        frame_ms=FRAME_MS,
+        pages=results,
+    )
+
+
+def _p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+if __name__ == "__main__":
+    main()
