@@ -303,7 +303,8 @@ FIELDS = (
         "best", *_anything("True or False"),
     ),
     Field(
-        "train.tensorboard", False, "also write event files (pip install 'aevb[tensorboard]')",
+        "train.tensorboard", False, "also write event files of numbers, pictures and settings; "
+        "--tensorboard is short for it (pip install 'aevb[tensorboard]')",
         *_anything("True or False"),
     ),
 )  # fmt: skip

@@ -1,13 +1,16 @@
 """The pictures of a trained model: which of the figures it has, computed and saved."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from aevb import evaluate, figures, metrics
+from aevb.boards import Pictures
 from aevb.data import Dataset
 from aevb.experiment import Experiment
 from aevb.types import PyTree
@@ -53,8 +56,48 @@ def draw_run(
         figures.save(figure, str(folder / f"{name}.png"))
 
 
+def pictures_of(experiment: Experiment) -> Pictures | None:
+    """The images of `draw_run` alone, as a function of a state's parameters -> [h, w(, 3)] uint8.
+
+    The means at the same noise each time, by one program, which is compiled when it is first used.
+    None, where the data are no images.
+    """
+    dataset, vae, algorithm = experiment
+    shape = dataset.image_shape
+    if shape is None:
+        return None
+
+    @jax.jit
+    def images(params: PyTree) -> dict[str, Array]:
+        """[R, C, h, w(, 3)] each, uint8."""
+        params = algorithm.vae_params(params)
+        side = math.isqrt(NUM_SAMPLES)
+        means = {
+            "reconstructions": jnp.stack(_reconstruct(vae, params, dataset)),
+            "samples": _sample_means(vae, params).reshape(side, side, -1),
+        }
+        if vae.num_latents == 2:
+            means["manifold"] = _decode_unit_square(vae, params)
+        return {
+            name: jnp.round(255.0 * jnp.clip(mean, 0.0, 1.0))
+            .astype(jnp.uint8)
+            .reshape(*mean.shape[:2], *shape)
+            for name, mean in means.items()
+        }
+
+    def pictures(params: PyTree) -> dict[str, np.ndarray]:
+        return {name: figures.tile(np.asarray(grid)) for name, grid in images(params).items()}
+
+    return pictures
+
+
 def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Test datapoints, evenly spaced, and E[x|z] at a z ~ q(z|x) of each -> two of [B, D]."""
+    originals, means = _reconstruct(vae, params, dataset)
+    return np.asarray(originals), np.asarray(means)
+
+
+def _reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Array]:
     index = np.linspace(0, len(dataset.test) - 1, NUM_RECONSTRUCTIONS).astype(int)
 
     def one(number, stored):
@@ -62,14 +105,17 @@ def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[np.ndarray,
         key = jax.random.fold_in(jax.random.key(DRAWING_SEED), number)
         return x, vae.mean(params, vae.guide.sample(key, vae.encode(params, x)))
 
-    originals, means = jax.vmap(one)(jnp.asarray(index), jnp.asarray(dataset.test[index]))
-    return np.asarray(originals), np.asarray(means)
+    return jax.vmap(one)(jnp.asarray(index), jnp.asarray(dataset.test[index]))
 
 
 def sample_means(vae: VAE, params: PyTree) -> np.ndarray:
     """E[x|z] at NUM_SAMPLES draws z ~ p(z), ancestral, without the noise of p(x|z) -> [B, D]."""
+    return np.asarray(_sample_means(vae, params))
+
+
+def _sample_means(vae: VAE, params: PyTree) -> Array:
     keys = jax.random.split(jax.random.key(DRAWING_SEED), NUM_SAMPLES)
-    return np.asarray(jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys))
+    return jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys)
 
 
 def decode_unit_square(vae: VAE, params: PyTree) -> np.ndarray:
@@ -77,8 +123,11 @@ def decode_unit_square(vae: VAE, params: PyTree) -> np.ndarray:
 
     Both latents are at the QUANTILES of N(0, 1); the first rises to the right, the second upwards.
     """
+    return np.asarray(_decode_unit_square(vae, params))
+
+
+def _decode_unit_square(vae: VAE, params: PyTree) -> Array:
     values = jax.scipy.special.ndtri(jnp.asarray(QUANTILES, jnp.float32))
     across, up = jnp.meshgrid(values, values[::-1])
     latents = jnp.stack([across, up], axis=-1)
-    means = jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)
-    return np.asarray(means)
+    return jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)

@@ -1,10 +1,9 @@
-"""What a run writes for people and programs: JSON lines, JSON files, TensorBoard events."""
+"""What a run writes for people and programs: JSON lines, JSON files, a progress bar."""
 
 import contextlib
 import json
 import math
 import os
-import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aevb.errors import UserError
 from aevb.signed import is_sound, sign
 
 
@@ -95,35 +93,6 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "standard_error": error}
-
-
-class TensorBoard:
-    """The records of a log as TensorBoard scalars, in event files."""
-
-    def __init__(self, folder: Path, records: list[dict[str, Any]]):
-        """Starts the folder anew with the records so far, so that a resumed run repeats none.
-
-        Raises:
-            UserError: tensorboardX is not installed.
-        """
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "config.train.tensorboard is True, which needs tensorboardX; install it "
-                "(pip install 'aevb[tensorboard]') or set the field to False"
-            ) from error
-        shutil.rmtree(folder, ignore_errors=True)
-        self.writer = SummaryWriter(str(folder))
-        for record in records:
-            self.append(record)
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a record's numbers at its count of examples."""
-        for name, value in record.items():
-            if name != "examples":
-                self.writer.add_scalar(name, value, record["examples"])
-        self.writer.flush()
 
 
 class _Unminded:

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from aevb import compiler, distributed, evaluate, provenance, train
+from aevb import boards, compiler, distributed, evaluate, provenance, train
 from aevb.algorithms.skipping import num_skipped
+from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -132,6 +133,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
 
 def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
     experiment = build(config)
+    boards.require_libraries(tensorboard=config["train.tensorboard"])
     with ExitStack() as held:  # only now: a refused config leaves nothing behind
         claim = claimed(folder, config)
         finished = distributed.by_the_first(lambda: held.enter_context(claim))
@@ -148,6 +150,7 @@ def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
             key=jax.random.key(config["seed"]),
             folder=folder,
             about=about(config),
+            pictures=pictures_of(experiment, config),
             debug=debug,
         )
         summary = distributed.by_the_first(
@@ -159,6 +162,15 @@ def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
 def about(config: Values) -> dict[str, Any]:
     """What every checkpoint of a run carries along."""
     return {"config": config, "versions": provenance.versions()}
+
+
+def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
+    """What boards show of a run's parameters; None where none is on, or the data are no images."""
+    if not config["train.tensorboard"]:
+        return None
+    from aevb import drawing  # and matplotlib, for which other runs need not wait
+
+    return drawing.pictures_of(experiment)
 
 
 def finish(

@@ -16,12 +16,13 @@ import numpy as np
 from aevb import checkpoint, distributed, divergence, evaluate, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skipping import SKIPPED, num_skipped
+from aevb.boards import Pictures, TensorBoard
 from aevb.data import Dataset
 from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
 from aevb.evaluate import Scorer
 from aevb.loop import Pause
-from aevb.metrics import MetricsLog, Report, TensorBoard, progress_bar, read_records, reporter
+from aevb.metrics import MetricsLog, Report, progress_bar, read_records, reporter
 from aevb.signals import Signals
 from aevb.stack import Stack
 from aevb.streaming import Data
@@ -75,6 +76,7 @@ def fit(
     key: Key,
     folder: Path,
     about: Mapping[str, Any] | None = None,
+    pictures: Pictures | None = None,
     debug: bool = False,
 ) -> Trained:
     """Trains in a folder, from its newest sound checkpoint if it has one.
@@ -83,6 +85,7 @@ def fit(
 
     Args:
         about: what travels along in every checkpoint, as JSON.
+        pictures: that boards show of the parameters at each evaluation.
         debug: whether the source of a NaN is looked for.
 
     Raises:
@@ -96,7 +99,9 @@ def fit(
     run = stack.alone(algorithm, program, score, key)
     (first,) = run.init()
     journal = distributed.by_the_first(
-        lambda: Journal(folder, first, keep_all=settings.keep_checkpoints, about=about)
+        lambda: Journal(
+            folder, first, keep_all=settings.keep_checkpoints, about=about, pictures=pictures
+        )
     )
     step = distributed.as_the_first(journal.step if journal and journal.resumed else -1)
     journal = journal or Follower(folder, first, None if step < 0 else step)
@@ -126,7 +131,7 @@ def fit(
 
 
 class Journal:
-    """What a run has on disk while it trains: its checkpoints, its log, its event files."""
+    """What a run has on disk while it trains: its checkpoints, its log, its boards."""
 
     def __init__(
         self,
@@ -135,9 +140,10 @@ class Journal:
         *,
         keep_all: bool = False,
         about: Mapping[str, Any] | None = None,
+        pictures: Pictures | None = None,
     ):
         """Opens a folder, with the newest sound checkpoint in it or else the first state."""
-        self.folder, self.about = folder, about
+        self.folder, self.about, self.pictures = folder, about, pictures
         self.manager = checkpoint.open_manager(folder / "checkpoints", keep_all=keep_all)
         restored = checkpoint.restore(self.manager, first)
         self.resumed = restored is not None
@@ -150,16 +156,20 @@ class Journal:
         if self._records is None:  # of a checkpoint that does not have it
             self._records = [r for r in read_records(path) if r["examples"] <= examples]
         self.log = MetricsLog(path, self._records)
+        config = self.about["config"] if self.about else None
         self.board = (
-            TensorBoard(self.folder / "tensorboard", self.log.records)
+            TensorBoard(
+                self.folder / "tensorboard", self.log.records, examples=examples, config=config
+            )
             if settings.tensorboard
             else None
         )
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Mapping[str, Any], params: PyTree) -> None:
+        """Of an evaluation of these parameters."""
         self.log.append(record)
         if self.board:
-            self.board.append(record)
+            self.board.append(record, self.pictures(params) if self.pictures else None)
 
     def save(self, state: TrainState, test_bound: float | None) -> None:
         checkpoint.save(
@@ -167,9 +177,11 @@ class Journal:
             test_bound=test_bound,
         )  # fmt: skip
 
-    def close(self) -> list[dict[str, Any]]:
+    def close(self, *, is_done: bool) -> list[dict[str, Any]]:
         """-> all records."""
         self.manager.close()
+        if self.board:
+            self.board.close(is_done=is_done)
         return self.log.records
 
 
@@ -190,13 +202,13 @@ class Follower(Journal):
     def start(self, settings: Settings) -> None:
         """It has no log."""
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Mapping[str, Any], params: PyTree) -> None:
         """The first process does."""
 
     def save(self, state: TrainState, test_bound: float | None) -> None:
         """The first process does."""
 
-    def close(self) -> list[dict[str, Any]]:
+    def close(self, *, is_done: bool) -> list[dict[str, Any]]:
         return []
 
 
@@ -275,14 +287,18 @@ def fit_stack(
             if scores and member:
                 means = {name: float(each[number]) for name, each in recent.items()}
                 record = {"examples": examples, **scores[number], **_recent(means, pause, member)}
-                journal.record({**record, "seconds": journal.seconds})
+                journal.record({**record, "seconds": journal.seconds}, member.params)
             if member:
                 test_bound = scores[number]["test_bound"] if scores else None
                 journal.save(member, test_bound)
                 last_save = time.monotonic()
         if received and pause.step < num_steps:
+            for journal in journals:
+                journal.close(is_done=False)
             raise Interrupted(Signal(received), examples)
-    records = [journal.close() for journal in journals]
+    records = [
+        journal.close(is_done=number not in failures) for number, journal in enumerate(journals)
+    ]
     return [
         failures.get(number)
         or Trained(

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import compiler, evaluate, loop, runs, stack, streaming, train
+from aevb import boards, compiler, evaluate, loop, runs, stack, streaming, train
 from aevb.algorithms.base import Algorithm
+from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data.records import Records
 from aevb.errors import Interrupted
@@ -106,6 +107,7 @@ class Workshop:
         self.devices: Sequence[str] = [str(device) for device in machine.devices]
         self.failures: dict[str, str] = {}  # name of a member -> why it has no summary
         self._programs: dict[tuple[Any, ...], Program] = {}
+        self._pictures: dict[tuple[Any, ...], Pictures | None] = {}
         self.dataset = Loader()
         self._copies: dict[tuple[Any, ...], Data] = {}
         self._finishing = threading.Lock()  # pyplot is for one thread at a time
@@ -115,7 +117,8 @@ class Workshop:
         return self.machine.describe()
 
     def check(self, values: Values) -> None:
-        """Raises a UserError where what a config names does not fit together."""
+        """Raises a UserError where what a config names does not fit together, or is not there."""
+        boards.require_libraries(tensorboard=values["train.tensorboard"])
         self.program(values)
 
     def program(self, values: Values) -> Program:
@@ -246,8 +249,17 @@ class Workshop:
         algorithm = self.program(member.values).experiment.algorithm
         first = stack.first_state(algorithm.init, jax.random.key(member.values[SEED]))
         keep_all = member.values["train.keep_checkpoints"]
-        about = runs.about(member.values)
-        return Journal(self.folder / member.name, first, keep_all=keep_all, about=about)
+        about, pictures = runs.about(member.values), self._pictures_of(member.values)
+        return Journal(
+            self.folder / member.name, first, keep_all=keep_all, about=about, pictures=pictures
+        )
+
+    def _pictures_of(self, values: Values) -> Pictures | None:
+        """One program for all runs whose parameters have the same shapes."""
+        key = (*_program_key(values), values["train.tensorboard"])
+        if key not in self._pictures:
+            self._pictures[key] = runs.pictures_of(self.program(values).experiment, values)
+        return self._pictures[key]
 
     def _on_device(self, values: Values, device: Device) -> Data:
         """A data set's training part, one copy a device."""

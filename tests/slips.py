@@ -1226,6 +1226,31 @@ SLIPS = (
         "test_launch.py",
         "forgotten",
     ),
+    # Boards
+    Slip(
+        "a board that shows twice what comes again",
+        "boards.py",
+        "step=examples + 1, session_log",
+        "step=examples + 10**9, session_log",
+        "test_boards.py",
+        "repeats_none",
+    ),
+    Slip(
+        "a board that is switched on later begins there",
+        "boards.py",
+        "if record[EXAMPLES] not in shown:",
+        "if record[EXAMPLES] in shown:",
+        "test_boards.py",
+        "switched_on",
+    ),
+    Slip(
+        "a board's reconstructions above their originals",
+        "drawing.py",
+        "jnp.stack(_reconstruct(vae, params, dataset))",
+        "jnp.stack(_reconstruct(vae, params, dataset)[::-1])",
+        "test_boards.py",
+        "below_their_originals",
+    ),
     # Commands
     Slip(
         "a stop that promises to go on, whatever was stopped",

@@ -41,7 +41,7 @@ LAYERS = (
         "provenance",
         "distributed",
     ),
-    ("evaluate", "loop", "sandwich"),
+    ("evaluate", "loop", "sandwich", "boards"),
     ("stack", "streaming"),
     ("divergence",),
     ("train",),
@@ -94,7 +94,7 @@ KNOWN_TO = {
     "submitit": ("launch",),
     "PIL": ("data",),
     "tqdm": ("metrics",),
-    "tensorboardX": ("metrics",),
+    "tensorboardX": ("boards",),
 }
 EVERYWHERE = ("jax", "numpy")
 

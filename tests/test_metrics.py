@@ -2,17 +2,14 @@
 
 import json
 import os
-import struct
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from aevb.metrics import (
     MetricsLog,
-    TensorBoard,
     curve,
     progress_bar,
     read_records,
@@ -109,38 +106,6 @@ def test_a_curve_is_the_log_by_column():
         "train_bound": [-6.0, -7.0, -8.0],
         "test_bound": [-7.0, -8.0, -9.0],
     }
-
-
-def events(folder: Path) -> list[tuple[int, str, float]]:
-    """(step, name, value) of every scalar in the event files of a folder."""
-    from tensorboardX.proto import event_pb2
-
-    messages: Any = event_pb2  # its classes are made at run time
-    found = []
-    for file in sorted(folder.iterdir()):
-        content = file.read_bytes()
-        while content:  # a length of 8 bytes and its checksum of 4, the event, another checksum
-            (length,) = struct.unpack_from("<Q", content)
-            event = messages.Event.FromString(content[12 : 12 + length])
-            values = event.summary.value
-            found += [(event.step, value.tag, value.simple_value) for value in values]
-            content = content[16 + length :]
-    return found
-
-
-def test_tensorboard_has_the_log_once_however_often_a_run_is_resumed(tmp_path: Path):
-    board = TensorBoard(tmp_path / "tensorboard", [])
-    for record in RECORDS:
-        board.append(record)
-    board.writer.close()
-    board = TensorBoard(tmp_path / "tensorboard", RECORDS[:2])  # resumed before the last of them
-    board.append(RECORDS[2])
-    board.writer.close()
-    assert sorted(events(tmp_path / "tensorboard")) == sorted(
-        (record["examples"], name, record[name])
-        for record in RECORDS
-        for name in ("train_bound", "test_bound")
-    )
 
 
 def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
 
 aevb run [--config=frey_faces] [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug] \
-[--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+[--tensorboard] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
 
 --config is the name of an experiment that ships with the package, or a file like theirs. In a clone
 of the repository `python experiments/run.py --config=experiments/frey_faces.py` is the same.
@@ -12,6 +12,9 @@ them this is (from 0); --coordinator=auto asks SLURM or the TPU.
 
 --debug makes JAX look for leaked tracers, and says of a run that meets a NaN or an infinity in
 which line of the source it arose. A run that was stopped by one can be given it afterwards.
+
+--tensorboard is short for --config.train.tensorboard=True: the run's folder gets what TensorBoard
+shows, the records, pictures at each evaluation, and the settings, by which it compares runs.
 
 --sweep trains every combination of what get_sweep() in the experiment's file lists. --axis adds an
 axis, or replaces one; a field that is set by --config.FIELD is none. The runs are mapped onto the
@@ -63,6 +66,9 @@ COORDINATOR = flags.DEFINE_string(
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many of them.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
 DEBUG = flags.DEFINE_bool("debug", False, "Look for leaked tracers, and for the source of a NaN.")
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "Write what TensorBoard shows; config.train.tensorboard=True."
+)
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name
@@ -228,6 +234,8 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
             return 0
         if CONFIG.value is None:
             raise UserError(CONFIG_IS_MISSING)
+        if TENSORBOARD.value:
+            CONFIG.value.train.tensorboard = True
         values = validate(CONFIG.value)
         folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
         if SWEEP.value and COORDINATOR.value:

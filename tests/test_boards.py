@@ -1,0 +1,391 @@
+"""What boards show of a run, as their own readers read it: everything, and nothing twice."""
+
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from programs import run_python
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import api_pb2, metadata
+from test_config import changed
+from test_sweep import small
+
+import aevb
+from aevb import drawing, evaluate, experiment, runs, sweep, train
+from aevb.boards import TensorBoard
+from aevb.config import Values, default_config, with_values
+from aevb.errors import UserError
+from aevb.ownership import LOCK
+from aevb.plan import make_plan
+
+RECORDS = [
+    {"examples": 100 * i, "train_bound": -5.0 - i, "test_bound": -6.0 - i} for i in (1, 2, 3, 4)
+]
+ALL = {"scalars": 0, "images": 0, "tensors": 0}  # of what TensorBoard's reader would thin out
+ROWS, COLUMNS = 28, 20  # of a Frey face
+PICTURES = {  # of two latents, by their size
+    "reconstructions": (2 * ROWS, 12 * COLUMNS),
+    "samples": (10 * ROWS, 10 * COLUMNS),
+    "manifold": (20 * ROWS, 20 * COLUMNS),
+}
+
+
+def frey(**fields: object) -> Values:
+    """Three evaluations, in a second."""
+    return changed(
+        model__hidden=(8,), train__num_examples=400, train__first_eval=100,
+        train__evals_per_decade=3, **fields,
+    )  # fmt: skip
+
+
+def shown(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance=ALL).Reload()
+
+
+def scalars(folder: Path) -> list[dict[str, float]]:
+    """The records that a board shows, in the order in which it does."""
+    found, records = shown(folder), {}
+    for name in found.Tags()["scalars"]:
+        for event in found.Scalars(name):
+            record = records.setdefault(event.step, {"examples": event.step})
+            assert name not in record, f"{name} is there twice at {event.step}"
+            record[name] = event.value
+    return list(records.values())
+
+
+def images(folder: Path, name: str) -> dict[int, np.ndarray]:
+    """The pictures of that name by their counts of examples, [h, w] uint8."""
+    found = {}
+    for event in shown(folder).Images(name):
+        assert event.step not in found
+        colours = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+        assert np.all(colours == colours[..., :1])
+        found[event.step] = colours[..., 0]
+    return found
+
+
+def as_float32(records: list[dict[str, float]]) -> list[dict[str, float]]:
+    """As an event file holds them."""
+    return [
+        {k: v if k == "examples" else float(np.float32(v)) for k, v in record.items()}
+        for record in records
+    ]
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def picture(record: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """One that tells where it comes from."""
+    return {"samples": np.full((4, 6), int(record["examples"]) // 100, np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run with boards."""
+    folder = tmp_path_factory.mktemp("boards") / "run"
+    runs.run(frey(train__tensorboard=True), folder)
+    return folder
+
+
+# TensorBoard
+
+
+def test_tensorboard_has_the_log(run: Path):
+    assert len(log(run)) == 3
+    assert scalars(run / "tensorboard") == as_float32(log(run))
+
+
+def test_tensorboard_has_pictures_of_each_evaluation(run: Path):
+    assert set(shown(run / "tensorboard").Tags()["images"]) == set(PICTURES)
+    for name, size in PICTURES.items():
+        found = images(run / "tensorboard", name)
+        assert list(found) == [record["examples"] for record in log(run)]
+        assert {image.shape for image in found.values()} == {size}
+        first, *_, last = found.values()
+        assert np.any(first != last)
+
+
+def levels(means: jax.Array | np.ndarray) -> np.ndarray:
+    """E[x|z] in [0, 1] as grey levels of 0 to 255."""
+    return np.round(255 * np.clip(np.asarray(means, np.float64), 0, 1)).astype(np.int32)
+
+
+def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
+    """A level more or less is rounding: of one program there, of single operations here."""
+    trained = aevb.load_run(run)
+    vae, params = trained.vae, trained.params
+    keys = jax.random.split(jax.random.key(drawing.DRAWING_SEED), 100)
+    z = jax.vmap(lambda key: vae.sample(key, params)[0])(keys)
+    samples = levels(jax.vmap(trained.decode)(z))
+    found = images(run / "tensorboard", "samples")[400].astype(np.int32)
+    for number, sample in enumerate(samples):
+        row, column = divmod(number, 10)
+        tile = found[row * ROWS :, column * COLUMNS :][:ROWS, :COLUMNS]
+        np.testing.assert_allclose(tile, sample.reshape(ROWS, COLUMNS), atol=1)
+    corner = jax.scipy.special.ndtri(jnp.array([0.025, 0.975]))  # the smallest z1, the largest z2
+    manifold = images(run / "tensorboard", "manifold")[400].astype(np.int32)
+    np.testing.assert_allclose(
+        manifold[:ROWS, :COLUMNS], levels(trained.decode(corner)).reshape(ROWS, COLUMNS), atol=1
+    )
+
+
+def test_reconstructions_stand_below_their_originals(run: Path):
+    found = images(run / "tensorboard", "reconstructions")[400]
+    dataset = aevb.load_run(run).dataset
+    originals = evaluate.fixed_inputs(
+        dataset.preprocess, np.array([0, 392]), dataset.test[[0, 392]]
+    )
+    first, last = levels(originals).reshape(2, ROWS, COLUMNS)
+    np.testing.assert_array_equal(found[:ROWS, :COLUMNS], first)
+    np.testing.assert_array_equal(found[:ROWS, -COLUMNS:], last)
+    assert np.any(found[ROWS:, :COLUMNS] != first)
+
+
+def test_the_hyper_parameters_are_the_config(run: Path):
+    """In the run's own folder, by TensorBoard's own parsers."""
+    content = shown(run / "tensorboard").PluginTagToContent(metadata.PLUGIN_NAME)
+    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+    kinds = {"number_value": float, "bool_value": bool, "string_value": str}
+    found = {}
+    for name, value in start.hparams.items():
+        kind = value.WhichOneof("kind")
+        found[name] = kinds[kind](getattr(value, kind))
+    assert found == {**frey(train__tensorboard=True), "model.hidden": "(8,)"}
+    session = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    metrics = {info.name.tag for info in session.metric_infos}
+    assert metrics == {"train_bound", "test_bound"}
+    assert metrics <= set(shown(run / "tensorboard").Tags()["scalars"])
+    assert {info.name for info in session.hparam_infos} == set(found)
+    end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
+    statuses: Any = api_pb2  # which are made at run time
+    assert end.status == statuses.STATUS_SUCCESS
+
+
+@pytest.mark.parametrize("known", [0, 2, 4])
+def test_a_resumed_board_repeats_none_and_misses_none(known: int, tmp_path: Path):
+    """Stopped after a record that no checkpoint has; the pictures before it are the old ones."""
+    board = TensorBoard(tmp_path)
+    for record in RECORDS[:3]:
+        board.append(record, picture(record))
+    board.close(is_done=False)
+    examples = 100 * known
+    board = TensorBoard(tmp_path, RECORDS[:known], examples=examples)
+    for record in RECORDS[known:]:
+        board.append(record, {"samples": picture(record)["samples"] + 100})
+    board.close(is_done=True)
+    assert scalars(tmp_path) == RECORDS
+    found = images(tmp_path, "samples")
+    drawn = {step: image[0, 0] for step, image in found.items()}
+    old = {100 * i: i for i in (1, 2, 3) if i <= known}
+    assert drawn == old | {100 * i: 100 + i for i in (1, 2, 3, 4) if i > known}
+
+
+def test_a_board_that_is_opened_often_within_a_second_is_read_in_order(tmp_path: Path):
+    """A clock that was set back does not matter either: readers take the files by their names."""
+    (tmp_path / "events.out.tfevents.4000000000.elsewhere").touch()
+    for number, record in enumerate(RECORDS):
+        board = TensorBoard(tmp_path, RECORDS[:number], examples=100 * number)
+        board.append(record)
+        board.append({**record, "examples": 900})  # to be taken back
+        board.close(is_done=False)
+    TensorBoard(tmp_path, RECORDS, examples=400).close(is_done=True)
+    assert len(list(tmp_path.iterdir())) == 6
+    assert scalars(tmp_path) == RECORDS
+
+
+def test_a_board_that_is_switched_on_later_has_the_records_so_far(tmp_path: Path):
+    board = TensorBoard(tmp_path / "new", RECORDS[:2], examples=200)
+    board.append(RECORDS[2])
+    board.close(is_done=False)
+    assert scalars(tmp_path / "new") == RECORDS[:3]
+    TensorBoard(tmp_path / "new", RECORDS, examples=400).close(is_done=True)  # one was without it
+    assert scalars(tmp_path / "new") == RECORDS
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_an_event_that_a_kill_cut_off_is_written_again(cut: int, tmp_path: Path):
+    board = TensorBoard(tmp_path)
+    for record in RECORDS[:2]:
+        board.append(record)
+    board.close(is_done=False)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert scalars(tmp_path)[:1] == RECORDS[:1]
+    board = TensorBoard(tmp_path, RECORDS[:1], examples=100)
+    for record in RECORDS[1:]:
+        board.append(record)
+    board.close(is_done=True)
+    assert scalars(tmp_path) == RECORDS
+
+
+def test_what_is_added_is_on_the_disk_at_once(tmp_path: Path):
+    """A checkpoint that is saved after it knows of it."""
+    board = TensorBoard(tmp_path)
+    board.append(RECORDS[0], picture(RECORDS[0]))
+    assert scalars(tmp_path) == RECORDS[:1]
+    assert list(images(tmp_path, "samples")) == [100]
+
+
+class KilledError(Exception):
+    """In the place of SIGKILL."""
+
+
+def killed(values: Values, folder: Path, *, after: int) -> None:
+    """A run that is killed when it has recorded its evaluation number `after`, and not saved it."""
+    saved = train.Journal.save
+
+    def save(journal: train.Journal, *arguments: Any) -> None:
+        if len(journal.log.records) > after:
+            raise KilledError
+        saved(journal, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Journal, "save", save)
+        with pytest.raises(KilledError):
+            runs.run(values, folder)
+
+
+def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    killed(frey(train__tensorboard=True), folder, after=1)
+    assert len(log(folder)) == 2
+    runs.run(frey(train__tensorboard=True), folder)
+    assert scalars(folder / "tensorboard") == as_float32(log(folder))
+    for name in PICTURES:
+        expected = images(run / "tensorboard", name)
+        found = images(folder / "tensorboard", name)
+        assert list(found) == list(expected)
+        for examples, image in found.items():
+            np.testing.assert_array_equal(image, expected[examples])
+
+
+def test_a_run_without_boards_makes_no_pictures_and_asks_for_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(drawing, "pictures_of", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    runs.run(frey(), tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "checkpoints", "config.json", "explorer.html", "figures", LOCK, "metrics.jsonl",
+        "summary.json",
+    }  # fmt: skip
+
+
+def test_a_library_that_is_missing_is_named_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    values = frey(train__tensorboard=True)
+    with pytest.raises(UserError, match=r"pip install 'aevb\[tensorboard\]'") as caught:
+        runs.run(values, tmp_path / "run")
+    assert "train.tensorboard" in str(caught.value)
+    config = small()
+    config.train.tensorboard = True
+    for launcher in ("", "local"):
+        with pytest.raises(UserError, match=r"aevb\[tensorboard\]"):
+            sweep.run(make_plan(config, {"seed": (0,)}), tmp_path / "sweep", launcher=launcher)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+# Which runs have pictures
+
+
+@pytest.mark.parametrize("name", ["mcem", "full_vb"])
+def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
+    """Of the means, where they have a distribution; without an encoder z is of the prior."""
+    config = frey(algorithm__name=name, model__num_latents=3)
+    built = experiment.build(config)
+    state = built.algorithm.init(jax.random.key(0))
+    pictures_of = drawing.pictures_of(built)
+    assert pictures_of is not None
+    found = pictures_of(state.params)
+    assert {n: image.shape for n, image in found.items()} == {
+        n: size for n, size in PICTURES.items() if n != "manifold"
+    }
+    params = built.algorithm.vae_params(state.params)
+    means = levels(drawing.sample_means(built.vae, params))
+    np.testing.assert_allclose(
+        found["samples"][:ROWS, :COLUMNS].astype(int), means[0].reshape(ROWS, COLUMNS), atol=1
+    )
+
+
+def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
+    built = experiment.build(frey())
+    traced = []
+    decode = drawing._decode_unit_square
+    monkeypatch.setattr(
+        drawing, "_decode_unit_square", lambda *them: traced.append(1) or decode(*them)
+    )
+    pictures_of = drawing.pictures_of(built)
+    assert pictures_of is not None
+    for seed in range(3):
+        pictures_of(built.algorithm.init(jax.random.key(seed)).params)
+    assert len(traced) == 1
+
+
+def test_data_that_are_no_images_have_numbers_alone(tmp_path: Path):
+    config = small()
+    config.train.tensorboard = True
+    (member,) = make_plan(config, {"seed": (0,)}).members()
+    runs.run(member.values, tmp_path / "run")
+    assert scalars(tmp_path / "run" / "tensorboard") == as_float32(log(tmp_path / "run"))
+    assert shown(tmp_path / "run" / "tensorboard").Tags()["images"] == []
+
+
+def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
+    """Of different numbers of latents, of which the small one is padded while it trains."""
+    config = with_values(default_config(), frey(train__tensorboard=True))
+    plan = make_plan(config, {"model.num_latents": (2, 3)})
+    sweep.run(plan, tmp_path, "stack")
+    last = {}
+    for member in plan.members():
+        folder = tmp_path / member.name / "tensorboard"
+        assert scalars(folder) == as_float32(log(tmp_path / member.name))
+        tags = shown(folder).Tags()["images"]
+        assert ("manifold" in tags) == (member.values["model.num_latents"] == 2)
+        trained = aevb.load_run(tmp_path / member.name)
+        means = levels(drawing.sample_means(trained.vae, trained.params))
+        last[member.name] = images(folder, "samples")[400].astype(int)
+        np.testing.assert_allclose(
+            last[member.name][:ROWS, :COLUMNS], means[0].reshape(ROWS, COLUMNS), atol=1
+        )
+    assert len({image.tobytes() for image in last.values()}) == 2
+
+
+# The flag
+
+
+SYNTHETIC = [
+    "experiments/run.py", "--config=experiments/frey_faces.py", "--config.data.name=synthetic",
+    "--config.data.split=", "--config.model.likelihood=gaussian", "--config.model.hidden=(4,)",
+    "--config.train.num_examples=400", "--config.model.num_latents=2",
+    "--config.optimizer.step_size=0.02",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how", ["sweep", *(pytest.param(how, marks=pytest.mark.slow) for how in ("run", "launcher"))]
+)
+def test_the_flag_is_the_field(how: str, tmp_path: Path):
+    more = {
+        "run": [],
+        "sweep": ["--sweep", "--axis=seed=0,1"],
+        "launcher": ["--sweep", "--axis=seed=0", "--launcher=local"],
+    }[how]
+    done = run_python(*SYNTHETIC, f"--workdir={tmp_path}/it", "--tensorboard", *more)
+    assert done.returncode == 0, done.stderr
+    configs = list((tmp_path / "it").rglob("config.json"))
+    assert len(configs) == (2 if how == "sweep" else 1)
+    for config in configs:
+        assert json.loads(config.read_text())["train.tensorboard"] is True
+        assert scalars(config.parent / "tensorboard") == as_float32(log(config.parent))
