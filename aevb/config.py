@@ -108,6 +108,7 @@ WITHOUT_EFFECT = (
     "train.keep_checkpoints",
     "train.num_devices",
     "train.tensorboard",
+    "train.wandb",
 )
 
 DATA_SETS = _modules("data", "KINDS")
@@ -306,6 +307,11 @@ FIELDS = (
         "train.tensorboard", False, "also write event files of numbers, pictures and settings; "
         "--tensorboard is short for it (pip install 'aevb[tensorboard]')",
         *_anything("True or False"),
+    ),
+    Field(
+        "train.wandb", "off", "the same for Weights & Biases: offline writes files, which `wandb "
+        "sync` uploads, online uploads them as it trains (pip install 'aevb[wandb]')",
+        *_one_of(("off", "offline", "online")),
     ),
 )  # fmt: skip
 

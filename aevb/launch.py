@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from aevb import boards, compiler, runs
+from aevb import compiler, runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.experiment import Loader, build
@@ -267,7 +267,7 @@ class Launcher:
 
     def check(self, values: Values) -> None:
         """Raises a UserError where what a config names does not fit together, or is not there."""
-        boards.require_libraries(tensorboard=values["train.tensorboard"])
+        runs.require_boards(values)
         build(values, self._load(values))
 
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:

@@ -133,7 +133,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
 
 def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
     experiment = build(config)
-    boards.require_libraries(tensorboard=config["train.tensorboard"])
+    require_boards(config)
     with ExitStack() as held:  # only now: a refused config leaves nothing behind
         claim = claimed(folder, config)
         finished = distributed.by_the_first(lambda: held.enter_context(claim))
@@ -164,9 +164,14 @@ def about(config: Values) -> dict[str, Any]:
     return {"config": config, "versions": provenance.versions()}
 
 
+def require_boards(config: Values) -> None:
+    """Raises a UserError where a library is not installed that a run's boards need."""
+    boards.require_libraries(tensorboard=config["train.tensorboard"], wandb=config["train.wandb"])
+
+
 def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
     """What boards show of a run's parameters; None where none is on, or the data are no images."""
-    if not config["train.tensorboard"]:
+    if not config["train.tensorboard"] and config["train.wandb"] == boards.OFF:
         return None
     from aevb import drawing  # and matplotlib, for which other runs need not wait
 

@@ -16,7 +16,7 @@ import numpy as np
 from aevb import checkpoint, distributed, divergence, evaluate, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skipping import SKIPPED, num_skipped
-from aevb.boards import Pictures, TensorBoard
+from aevb.boards import Pictures, open_boards
 from aevb.data import Dataset
 from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
@@ -46,6 +46,7 @@ class Settings(NamedTuple):
     keep_checkpoints: bool
     tensorboard: bool
     num_devices: int = 0
+    wandb: str = "off"
 
     @property
     def num_steps(self) -> int:
@@ -156,20 +157,21 @@ class Journal:
         if self._records is None:  # of a checkpoint that does not have it
             self._records = [r for r in read_records(path) if r["examples"] <= examples]
         self.log = MetricsLog(path, self._records)
-        config = self.about["config"] if self.about else None
-        self.board = (
-            TensorBoard(
-                self.folder / "tensorboard", self.log.records, examples=examples, config=config
-            )
-            if settings.tensorboard
-            else None
+        self.boards = open_boards(
+            self.folder,
+            self.log.records,
+            examples=examples,
+            config=self.about["config"] if self.about else None,
+            tensorboard=settings.tensorboard,
+            wandb=settings.wandb,
         )
 
     def record(self, record: Mapping[str, Any], params: PyTree) -> None:
         """Of an evaluation of these parameters."""
         self.log.append(record)
-        if self.board:
-            self.board.append(record, self.pictures(params) if self.pictures else None)
+        pictures = self.pictures(params) if self.boards and self.pictures else None
+        for board in self.boards:
+            board.append(record, pictures)
 
     def save(self, state: TrainState, test_bound: float | None) -> None:
         checkpoint.save(
@@ -180,8 +182,8 @@ class Journal:
     def close(self, *, is_done: bool) -> list[dict[str, Any]]:
         """-> all records."""
         self.manager.close()
-        if self.board:
-            self.board.close(is_done=is_done)
+        for board in self.boards:
+            board.close(is_done=is_done)
         return self.log.records
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import boards, compiler, evaluate, loop, runs, stack, streaming, train
+from aevb import compiler, evaluate, loop, runs, stack, streaming, train
 from aevb.algorithms.base import Algorithm
 from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section
@@ -118,7 +118,7 @@ class Workshop:
 
     def check(self, values: Values) -> None:
         """Raises a UserError where what a config names does not fit together, or is not there."""
-        boards.require_libraries(tensorboard=values["train.tensorboard"])
+        runs.require_boards(values)
         self.program(values)
 
     def program(self, values: Values) -> Program:
@@ -256,7 +256,7 @@ class Workshop:
 
     def _pictures_of(self, values: Values) -> Pictures | None:
         """One program for all runs whose parameters have the same shapes."""
-        key = (*_program_key(values), values["train.tensorboard"])
+        key = (*_program_key(values), values["train.tensorboard"], values["train.wandb"])
         if key not in self._pictures:
             self._pictures[key] = runs.pictures_of(self.program(values).experiment, values)
         return self._pictures[key]

@@ -1251,6 +1251,22 @@ SLIPS = (
         "test_boards.py",
         "below_their_originals",
     ),
+    Slip(
+        "Weights & Biases told twice what comes again",
+        "boards.py",
+        "if examples in self._shown:",
+        "if examples in ():",
+        "test_boards.py",
+        "same_run",
+    ),
+    Slip(
+        "what belongs to the process left to Weights & Biases",
+        "boards.py",
+        "sys.exit, sys.excepthook = hooks",
+        "pass",
+        "test_boards.py",
+        "kept_apart",
+    ),
     # Commands
     Slip(
         "a stop that promises to go on, whatever was stopped",

@@ -2,8 +2,12 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from programs import run_python
+from programs import ON_THE_CPU, ROOT, run_python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 from test_config import changed
 from test_sweep import small
 
 import aevb
-from aevb import drawing, evaluate, experiment, runs, sweep, train
-from aevb.boards import TensorBoard
+from aevb import boards, drawing, evaluate, experiment, runs, sweep, train
+from aevb.boards import TensorBoard, WeightsAndBiases
 from aevb.config import Values, default_config, with_values
 from aevb.errors import UserError
 from aevb.ownership import LOCK
@@ -36,6 +40,7 @@ PICTURES = {  # of two latents, by their size
     "samples": (10 * ROWS, 10 * COLUMNS),
     "manifold": (20 * ROWS, 20 * COLUMNS),
 }
+BOTH = {"train__tensorboard": True, "train__wandb": "offline"}
 
 
 def frey(**fields: object) -> Values:
@@ -93,8 +98,23 @@ def picture(record: Mapping[str, float]) -> dict[str, np.ndarray]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run with boards."""
     folder = tmp_path_factory.mktemp("boards") / "run"
-    runs.run(frey(train__tensorboard=True), folder)
+    runs.run(frey(**BOTH), folder)
+    end_of_process()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def end_of_weights_and_biases() -> Iterator[None]:
+    """Their background process outlives a test otherwise, and would serve what the next starts."""
+    yield
+    end_of_process()
+
+
+def end_of_process() -> None:
+    """What ends with the process that has trained, where another is to go on."""
+    import wandb
+
+    wandb.teardown()
 
 
 # TensorBoard
@@ -160,7 +180,7 @@ def test_the_hyper_parameters_are_the_config(run: Path):
     for name, value in start.hparams.items():
         kind = value.WhichOneof("kind")
         found[name] = kinds[kind](getattr(value, kind))
-    assert found == {**frey(train__tensorboard=True), "model.hidden": "(8,)"}
+    assert found == {**frey(**BOTH), "model.hidden": "(8,)"}
     session = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     metrics = {info.name.tag for info in session.metric_infos}
     assert metrics == {"train_bound", "test_bound"}
@@ -253,14 +273,17 @@ def killed(values: Values, folder: Path, *, after: int) -> None:
         patch.setattr(train.Journal, "save", save)
         with pytest.raises(KilledError):
             runs.run(values, folder)
+    end_of_process()
 
 
 def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    killed(frey(train__tensorboard=True), folder, after=1)
+    killed(frey(**BOTH), folder, after=1)
     assert len(log(folder)) == 2
-    runs.run(frey(train__tensorboard=True), folder)
+    runs.run(frey(**BOTH), folder)
+    end_of_process()
     assert scalars(folder / "tensorboard") == as_float32(log(folder))
+    assert [without_time(record) for record in logged(folder)] == list(map(without_time, log(run)))
     for name in PICTURES:
         expected = images(run / "tensorboard", name)
         found = images(folder / "tensorboard", name)
@@ -274,6 +297,7 @@ def test_a_run_without_boards_makes_no_pictures_and_asks_for_no_library(
 ):
     monkeypatch.setattr(drawing, "pictures_of", None)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     runs.run(frey(), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "checkpoints", "config.json", "explorer.html", "figures", LOCK, "metrics.jsonl",
@@ -281,18 +305,22 @@ def test_a_run_without_boards_makes_no_pictures_and_asks_for_no_library(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("library", "extra", "field", "value"),
+    [("tensorboardX", "tensorboard", "tensorboard", True), ("wandb", "wandb", "wandb", "offline")],
+)
 def test_a_library_that_is_missing_is_named_and_nothing_is_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    values = frey(train__tensorboard=True)
-    with pytest.raises(UserError, match=r"pip install 'aevb\[tensorboard\]'") as caught:
+    library: str, extra: str, field: str, value: object, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setitem(sys.modules, library, None)
+    values = frey(**{f"train__{field}": value})
+    with pytest.raises(UserError, match=rf"pip install 'aevb\[{extra}\]'") as caught:
         runs.run(values, tmp_path / "run")
-    assert "train.tensorboard" in str(caught.value)
-    config = small()
-    config.train.tensorboard = True
+    assert f"config.train.{field} is" in str(caught.value)
+    config = with_values(small(), {f"train.{field}": value})
     for launcher in ("", "local"):
-        with pytest.raises(UserError, match=r"aevb\[tensorboard\]"):
+        with pytest.raises(UserError, match=rf"aevb\[{extra}\]"):
             sweep.run(make_plan(config, {"seed": (0,)}), tmp_path / "sweep", launcher=launcher)
     assert not list(tmp_path.rglob("*.json"))
 
@@ -360,6 +388,203 @@ def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
             last[member.name][:ROWS, :COLUMNS], means[0].reshape(ROWS, COLUMNS), atol=1
         )
     assert len({image.tobytes() for image in last.values()}) == 2
+
+
+# Weights & Biases
+
+
+def transactions(folder: Path) -> list[Any]:
+    """What a run of Weights & Biases has in its files, in their order, as its own messages.
+
+    Its library for Python has no reader of them; this one is held to what its writer wrote.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    messages: Any = wandb_internal_pb2
+    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    assert len({file.name for file in files}) == 1  # one run, whatever its files
+    contents = [content for file in files for content in boards._transactions(file.read_bytes())]
+    return [messages.Record.FromString(content) for content in contents]
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """Its records without their pictures, each at a step that is its count of examples."""
+    found = []
+    for transaction in transactions(folder):
+        if transaction.HasField("history"):
+            items = transaction.history.item
+            record = {"/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            assert transaction.history.step.num == record["examples"]
+            found.append({k: v for k, v in record.items() if "/" not in k and k[0] != "_"})
+    return found
+
+
+def without_time(record: Mapping[str, float]) -> dict[str, float]:
+    return {k: v for k, v in record.items() if k != "seconds" and "recent" not in k}
+
+
+def test_weights_and_biases_have_the_log(run: Path):
+    assert logged(run) == log(run)
+
+
+def test_weights_and_biases_have_the_config(run: Path):
+    (begun,) = [it.run for it in transactions(run) if it.HasField("run")]
+    found = {item.key: json.loads(item.value_json) for item in begun.config.update}
+    found.pop("_wandb")
+    assert found == {**frey(**BOTH), "model.hidden": [8]}
+    assert (begun.project, begun.display_name, begun.run_group) == ("aevb", "run", run.parent.name)
+
+
+def test_weights_and_biases_have_the_pictures(run: Path):
+    """Those of TensorBoard, at the same counts of examples."""
+    steps = {name: [] for name in PICTURES}
+    for transaction in transactions(run):
+        items = {"/".join(i.nested_key): i.value_json for i in transaction.history.item}
+        for name in PICTURES if items else ():
+            (file,) = (run / "wandb").glob(f"*/files/{json.loads(items[f'{name}/path'])}")
+            examples = transaction.history.step.num
+            expected = images(run / "tensorboard", name)[examples]
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), expected)
+            steps[name].append(examples)
+    assert all(found == [record["examples"] for record in log(run)] for found in steps.values())
+
+
+def test_weights_and_biases_look_at_nothing(run: Path):
+    """No machine, no packages, no code and no output of the program."""
+    kinds = {it.WhichOneof("record_type") for it in transactions(run)}
+    assert kinds == {
+        "header", "run", "telemetry", "metric", "files", "summary", "history", "exit",
+    }  # fmt: skip
+    (begun,) = [it.run for it in transactions(run) if it.HasField("run")]
+    assert not begun.HasField("git")
+    assert begun.host == ""
+
+
+def test_a_resumed_run_of_weights_and_biases_is_the_same_run(tmp_path: Path):
+    """Stopped after a record that no checkpoint has; and one was made while it was off."""
+    board = WeightsAndBiases(tmp_path, mode="offline")
+    for record in RECORDS[:2]:
+        board.append(record)
+    board.close(is_done=False)
+    end_of_process()
+    board = WeightsAndBiases(tmp_path, RECORDS[:1], mode="offline")
+    board.append(RECORDS[1])
+    board.close(is_done=False)
+    end_of_process()
+    board = WeightsAndBiases(tmp_path, RECORDS[:3], mode="offline")
+    board.append(RECORDS[3])
+    board.close(is_done=True)
+    end_of_process()
+    assert logged(tmp_path) == RECORDS
+
+
+def test_many_records_of_a_run_that_is_opened_again_are_read(tmp_path: Path):
+    """Of several blocks of their file, whose boundaries cut records."""
+    numbers = {f"number_{i}": i / 7 for i in range(100)}
+    records = [{"examples": i, **numbers} for i in range(1, 61)]
+    board = WeightsAndBiases(tmp_path, records, mode="offline")
+    board.close(is_done=False)
+    end_of_process()
+    (file,) = tmp_path.rglob("*.wandb")
+    assert file.stat().st_size > 3 * 2**15
+    assert logged(tmp_path) == records
+    WeightsAndBiases(tmp_path, records, mode="offline").close(is_done=True)
+    end_of_process()
+    assert logged(tmp_path) == records
+
+
+def test_two_runs_of_weights_and_biases_in_one_process_are_kept_apart(tmp_path: Path):
+    """And neither says anything, nor catches what belongs to the process."""
+    hooks = sys.exit, sys.excepthook, [signal.getsignal(number) for number in signal.Signals]
+    one, other = (WeightsAndBiases(tmp_path / it, mode="offline") for it in ("one", "other"))
+    one.append(RECORDS[0])
+    other.append(RECORDS[1])
+    one.append(RECORDS[2])
+    one.close(is_done=True)
+    other.close(is_done=False)
+    end_of_process()
+    assert (logged(tmp_path / "one"), logged(tmp_path / "other")) == (
+        [RECORDS[0], RECORDS[2]],
+        [RECORDS[1]],
+    )
+    found = sys.exit, sys.excepthook, [signal.getsignal(number) for number in signal.Signals]
+    assert found == hooks
+
+
+def test_a_board_that_fails_lets_the_run_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    board = WeightsAndBiases(tmp_path, mode="offline")
+
+    class Broken:
+        def log(self, *_: object, **__: object) -> None:
+            raise ConnectionError("it has gone\nand more")
+
+    assert board._run is not None
+    board._run.finish()
+    board._run = Broken()
+    for record in RECORDS:
+        board.append(record)
+    board.close(is_done=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == "Weights & Biases has failed (it has gone); the run goes on without it\n"
+
+
+ONLINE = [
+    "experiments/run.py", "--config=experiments/frey_faces.py", "--config.model.hidden=(8,)",
+    "--config.train.num_examples=400", "--config.train.wandb=online",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["", pytest.param("0" * 40, marks=pytest.mark.slow)])
+def test_a_server_that_cannot_be_had_is_one_line(key: str, tmp_path: Path):
+    """Nobody is logged in; or there is nobody to talk to: the address is a closed port."""
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path), "WANDB_API_KEY": key}
+    done = run_python(*ONLINE, f"--workdir={tmp_path}/run", env=nowhere)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "wandb:" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: config.train.wandb is 'online', and ")
+    assert "'offline'" in line
+    assert ("wandb login" in line) == (key == "")
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """A run that takes some seconds."""
+    more = ["--config.train.num_examples=400000", "--config.train.wandb=offline"]
+    return subprocess.Popen(
+        [sys.executable, *ONLINE[:-2], *more, f"--workdir={folder}"],
+        cwd=ROOT, env={**os.environ, **ON_THE_CPU}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_is_stopped_saves_and_goes_on(number: signal.Signals, tmp_path: Path):
+    """What a kill loses of its files, which are written in the background, comes again."""
+    folder = tmp_path / "run"
+    process = start(folder)
+    while not (folder / "metrics.jsonl").exists() or len(log(folder)) < 2:
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert err.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")
+        assert logged(folder) == log(folder)
+    process = start(folder)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert logged(folder) == log(folder)
 
 
 # The flag

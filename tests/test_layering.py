@@ -95,6 +95,7 @@ KNOWN_TO = {
     "PIL": ("data",),
     "tqdm": ("metrics",),
     "tensorboardX": ("boards",),
+    "wandb": ("boards",),
 }
 EVERYWHERE = ("jax", "numpy")
 

@@ -121,7 +121,7 @@ def test_the_metadata_are_those_of_pyproject(built: Built):
     assert [text for text in needed if ";" not in text] == PROJECT["dependencies"]
     extras = PROJECT["optional-dependencies"]
     assert set(found.get_all("Provides-Extra", [])) == extras.keys()
-    assert extras.keys() == {"cluster", "cuda", "tpu", "tensorboard"}
+    assert extras.keys() == {"cluster", "cuda", "tpu", "tensorboard", "wandb"}
     for name, (requirement,) in extras.items():
         assert f'{requirement};extra=="{name}"' in needed
 
