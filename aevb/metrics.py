@@ -117,20 +117,40 @@ class _Unminded:
         return getattr(self._stream, name)
 
 
+class _Lines(tqdm):
+    """A bar in a file: a whole line each time that it is shown, without control characters."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if hasattr(self, "start_t") and msg != "":  # not at the very start, nor to be wiped out
+            self.fp.write(f"{self}\n")
+
+    def close(self) -> None:
+        if not self.disable:
+            with self.get_lock():
+                self.display()
+        super().close()
+
+
 def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: bool = True) -> tqdm:
-    """What is done, how fast, and the time left, on stderr; in a file a line each half minute."""
-    return tqdm(
-        file=_Unminded(sys.stderr),
-        disable=not is_shown,
-        total=total,
-        initial=done,
-        unit=f" {unit}",
-        unit_scale=True,
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 30.0,
-        bar_format="{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} {rate_fmt}, "
-        "{remaining} left{postfix}",
-    )
+    """What is done, how fast, and the time left, on stderr.
+
+    On a terminal it is a bar; in a file a line each half minute, and one at the end.
+    """
+    common: dict[str, Any] = {
+        "file": _Unminded(sys.stderr),
+        "disable": not is_shown,
+        "total": total,
+        "initial": done,
+        "unit": f" {unit}",
+        "unit_scale": True,
+    }
+    numbers = "{rate_fmt}, {remaining} left{postfix}"
+    if sys.stderr.isatty():
+        bar_format = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} " + numbers
+        return tqdm(**common, dynamic_ncols=True, bar_format=bar_format)
+    bar_format = "{percentage:3.0f}%  {n_fmt}/{total_fmt}{unit}, " + numbers
+    # With miniters the clock alone decides, and tqdm's monitor leaves it alone.
+    return _Lines(**common, leave=False, mininterval=30.0, miniters=1, bar_format=bar_format)
 
 
 Report = Callable[[int, float], object]

@@ -1267,6 +1267,14 @@ SLIPS = (
         "test_boards.py",
         "kept_apart",
     ),
+    Slip(
+        "empty lines after a bar in a file",
+        "metrics.py",
+        "leave=False, mininterval=30.0",
+        "leave=True, mininterval=30.0",
+        "test_metrics.py",
+        "short_run",
+    ),
     # Commands
     Slip(
         "a stop that promises to go on, whatever was stopped",

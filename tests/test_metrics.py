@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
 import pytest
+from programs import ON_THE_CPU, ROOT
 
 from aevb.metrics import (
     MetricsLog,
@@ -14,6 +17,7 @@ from aevb.metrics import (
     progress_bar,
     read_records,
     read_signed,
+    reporter,
     write_json,
     write_signed,
 )
@@ -106,6 +110,108 @@ def test_a_curve_is_the_log_by_column():
         "train_bound": [-6.0, -7.0, -8.0],
         "test_bound": [-7.0, -8.0, -9.0],
     }
+
+
+def in_a_file(monkeypatch: pytest.MonkeyPatch, path: Path, *seconds: float) -> list[str]:
+    """The lines of a bar of 6 million examples that is moved on by 50,000 at these times."""
+    clock = [0.0]
+    with path.open("w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        patch.setattr("tqdm.std.time", lambda: clock[0])
+        with progress_bar(6_000_000, 0) as bar:
+            report = reporter(bar)
+            for second in seconds:
+                clock[0] = second
+                report(50_000, 1234.54)
+    content = path.read_bytes()
+    assert_whole_lines(content)
+    return content.decode().splitlines()
+
+
+def assert_whole_lines(content: bytes) -> None:
+    """Without control characters, none of them empty."""
+    assert not [byte for byte in content if byte < 0x20 and byte != ord("\n")]
+    assert content.isascii()
+    assert content.endswith(b"\n")
+    assert b"\n\n" not in content
+    assert not content.startswith(b"\n")
+
+
+def test_a_progress_bar_in_a_file_is_a_line_each_half_minute_and_one_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lines = in_a_file(monkeypatch, tmp_path / "log", *range(10, 80, 10))
+    assert lines == [
+        "  2%  150k/6.00M examples, 5.00k examples/s, 19:30 left, objective 1234.5",
+        "  5%  300k/6.00M examples, 5.00k examples/s, 19:00 left, objective 1234.5",
+        "  6%  350k/6.00M examples, 5.00k examples/s, 18:50 left, objective 1234.5",
+    ]
+
+
+def test_a_progress_bar_in_a_file_of_a_short_run_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (line,) = in_a_file(monkeypatch, tmp_path / "log", 1, 2)
+    assert line == "  2%  100k/6.00M examples, 50.0k examples/s, 01:58 left, objective 1234.5"
+    (line,) = in_a_file(monkeypatch, tmp_path / "log")
+    assert line.startswith("  0%  0.00/6.00M examples, ")
+
+
+def test_two_progress_bars_in_a_file_write_whole_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with (tmp_path / "log").open("w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with progress_bar(10, 0), progress_bar(10, 5, "datapoints") as inner:
+            inner.update(5)
+        monkeypatch.undo()
+    content = (tmp_path / "log").read_bytes()
+    assert_whole_lines(content)
+    first, second = content.decode().splitlines()
+    assert first.startswith("100%  10.0/10.0 datapoints, ")
+    assert second.startswith("  0%  0.00/10.0 examples, ")
+
+
+def test_a_run_whose_errors_go_to_a_file_leaves_whole_lines_in_it():
+    program = (
+        "import jax, tempfile, test_train as t\n"
+        "from pathlib import Path\n"
+        "t.fit(Path(tempfile.mkdtemp()), t.counter())"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=ROOT / "tests", env={**os.environ, **ON_THE_CPU}, capture_output=True,
+        timeout=300, check=True,
+    )  # fmt: skip
+    assert_whole_lines(done.stderr)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("100%  400/400 examples, ")
+
+
+def test_a_progress_bar_on_a_terminal_is_drawn_over_itself(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.openpty()
+    termios.tcsetwinsize(writer, (24, 100))
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress_bar(400, 0) as bar:
+            reporter(bar)(400, 1.0)
+        monkeypatch.undo()
+        written = os.read(reader, 10_000).decode()
+    os.close(reader)
+    first, second = written.rstrip().split("\r")[1:]
+    assert first.startswith("  0% |")
+    assert second.startswith(f"100% |{'█' * 20}| 400/400 ")
+
+
+def test_a_progress_bar_that_is_not_shown_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with (tmp_path / "log").open("w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with progress_bar(10, 0, is_shown=False) as bar:
+            reporter(bar)(5, 1.0)
+        monkeypatch.undo()
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytest.MonkeyPatch):
