@@ -95,7 +95,7 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "standard_error": error}
 
 
-class _Unminded:
+class Unminded:
     """A stream whose reader may go away: nothing ends, or waits, because nobody looks at it.
 
     tqdm would leave its lock taken where a write fails, and a sweep's other threads wait for it.
@@ -137,7 +137,7 @@ def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: boo
     On a terminal it is a bar; in a file a line each half minute, and one at the end.
     """
     common: dict[str, Any] = {
-        "file": _Unminded(sys.stderr),
+        "file": Unminded(sys.stderr),
         "disable": not is_shown,
         "total": total,
         "initial": done,

@@ -18,7 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from aevb.commands.run import CONFIG, CONFIG_IS_MISSING, parse, reporting_mistakes
+from aevb.commands.common import reporting_mistakes
+from aevb.commands.run import CONFIG, CONFIG_IS_MISSING, parse
 from aevb.config import Values, validate
 from aevb.errors import UserError
 

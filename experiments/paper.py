@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from aevb import metrics, provenance
 from aevb.commands import evaluate
+from aevb.commands.common import reporting_mistakes
 from aevb.config import of_finished_run
-from aevb.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "paper"
@@ -366,8 +366,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(reporting_mistakes(main))

@@ -51,6 +51,25 @@ def test_what_is_no_command_gets_one_line_and_status_2(arguments: list[str]):
         assert word in line
 
 
+@pytest.mark.parametrize(
+    "flags", [["--help"], ["--config.train.num_examples=1000", "--config.train.first_eval=500"]]
+)
+def test_it_matters_not_whether_anybody_reads_what_is_printed(flags: list[str], tmp_path: Path):
+    """As of `aevb run --help | head`; a run is finished all the same."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "aevb", "run", f"--workdir={tmp_path / 'run'}", *flags]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, env=env, text=True, check=False
+    )
+    os.close(write)
+    assert done.returncode == 0, done.stderr
+    for word in ("Traceback", "BrokenPipe", "Exception"):
+        assert word not in done.stderr
+    assert (tmp_path / "run" / "summary.json").exists() == (flags != ["--help"])
+
+
 def test_a_library_that_is_missing_is_named_in_one_line(tmp_path: Path):
     """`pip install --no-deps`, for the losses alone."""
     (tmp_path / "absl.py").write_text("raise ModuleNotFoundError(name='absl')\n")

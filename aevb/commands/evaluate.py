@@ -13,14 +13,11 @@ with --num_theta, by the mean of p(x) over so many samples of it.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
-from aevb.commands.parser import Parser
+from aevb.commands.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
 from aevb.errors import UserError
 
@@ -113,7 +110,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"--num_points is {args.num_points}; it can be at most the {len(stored)} datapoints "
             f"of the {args.split} split of {dataset.name}"
         )
-    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
     state = read_state(args.workdir, experiment, config, args.step)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
     if args.num_theta:
@@ -260,11 +256,10 @@ def _number(value: float | None) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """-> the exit status: 0 done, 2 a user's mistake."""
-    try:
+
+    def body() -> int:
         args = parse(arguments)
-        result = run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{table(result)}\n{output_of(args)}")
-    return 0
+        print(f"{table(run(args))}\n{output_of(args)}")
+        return 0
+
+    return reporting_mistakes(body)

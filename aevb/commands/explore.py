@@ -6,15 +6,11 @@ Every run writes its page, explorer.html, when it ends. This one writes it for a
 were any, or of another of its checkpoints.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import logging
-
-from aevb.commands.parser import Parser
+from aevb.commands.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
-from aevb.errors import UserError
 
 
 def make(folder: Path, step: int | None, output: Path | None) -> Path:
@@ -31,7 +27,6 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
     from aevb.trained import read_state
 
     experiment = build(config)
-    logging.set_verbosity(logging.FATAL)  # orbax warns that it only reads
     params = experiment.algorithm.vae_params(read_state(folder, experiment, config, step).params)
     records = metrics.read_records(folder / "metrics.jsonl")
     summary = runs.inspect(folder, config) or {}
@@ -50,10 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--step", type=int, help="of a checkpoint that was kept; the newest")
     parser.add_argument("--output", type=Path, help="the page's file; RUN/explorer.html")
-    try:
+
+    def body() -> int:
         args = parser.parse_args(arguments)
         print(make(args.run, args.step, args.output))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return reporting_mistakes(body)

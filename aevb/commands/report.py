@@ -7,12 +7,11 @@ one row, with the mean and the standard error of each figure. A sweep writes its
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from aevb import comparison
-from aevb.commands.parser import Parser
+from aevb.commands.common import Parser, reporting_mistakes
 from aevb.comparison import COMPARISON
 from aevb.errors import UserError
 from aevb.ownership import unusable
@@ -43,10 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=Path, help=f"the page's file; {COMPARISON} in what holds all"
     )
-    try:
+
+    def body() -> int:
         args = parser.parse_args(arguments)
         print(make(args.folders, args.output))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return reporting_mistakes(body)

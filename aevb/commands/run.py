@@ -26,16 +26,17 @@ them a job of SLURM, with sbatch's options by --slurm=OPTION=VALUE; --launcher=l
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from aevb import experiments
+from aevb.commands.common import reporting_mistakes
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
-from aevb.errors import Interrupted, UserError
+from aevb.errors import UserError
 from aevb.plan import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -202,19 +203,6 @@ def _mean(figure: dict[str, Any] | None) -> str:
         return ""
     error = figure["standard_error"]
     return f"{figure['mean']:.2f}" + ("" if error is None else f" +- {error:.2f}")
-
-
-def reporting_mistakes(body: Callable[[], int]) -> int:
-    """What `body` returns, or the exit status of what it raises, which it tells in one line."""
-    logging.set_verbosity(logging.FATAL)
-    try:
-        return body()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.status
 
 
 def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
