@@ -52,9 +52,11 @@ class Service:
             raise RuntimeError(f"nothing can be served at {address}")
 
     def shutdown(self) -> None:
-        """Ends it; jax calls this last, when all have left."""
+        """Lets it end when all processes have, to which it is of use until then; jax calls this."""
+        assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.communicate(b"end\n")
+            self._process.stdin.write(b"end\n")
+            self._process.stdin.flush()
 
 
 def _wait_until_free(port: int) -> None:
@@ -131,18 +133,18 @@ class Listener:
         self._alarm = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def alarm(self) -> None:
-        """Tells every process that one has ended, and waits until they have left."""
-        self._tell()
-        end = time.monotonic() + GRACE_SECONDS
-        while self._connections and time.monotonic() < end:
-            time.sleep(0.05)
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tells every process that one has ended."""
         self._alarm.set()
         for connection in tuple(self._connections):
             with suppress(OSError):
                 connection.sendall(GONE)
+
+    def wait(self, seconds: float) -> None:
+        """Until all processes have ended, or should have."""
+        end = time.monotonic() + seconds
+        while self._connections and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _accept(self) -> None:
         while True:
@@ -159,9 +161,13 @@ class Listener:
                 said = connection.recv(1)
             except OSError:
                 said = b""
+        if said == BYE:
+            with suppress(OSError):
+                while connection.recv(1):  # nothing, once the process has ended
+                    pass
         self._connections.discard(connection)
         if said != BYE:
-            self._tell()
+            self.tell()
 
 
 def main() -> None:
@@ -170,9 +176,11 @@ def main() -> None:
     listener = Listener()
     print(listener.port, flush=True)
     if sys.stdin.readline():
-        service.shutdown()
+        listener.wait(SILENCE_SECONDS)
     else:  # the first process has ended without a word
-        listener.alarm()
+        listener.tell()
+        listener.wait(GRACE_SECONDS)
+    del service  # which they needed until now
     os._exit(0)
 
 
