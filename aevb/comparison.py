@@ -47,7 +47,7 @@ class Run(NamedTuple):
     folder: Path
     config: Values
     summary: Mapping[str, Any]  # {} of one that is not finished
-    records: Sequence[Mapping[str, Any]]  # of its log
+    curve: Mapping[str, Sequence[float]]  # its log by column
     log_p: Mapping[str, Any]  # what `aevb evaluate` found of its last state, or {}
 
     @property
@@ -107,8 +107,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
         for path in within:
             try:
                 found[path.resolve()] = _read(path)
-            except (OSError, ValueError) as error:
-                left_out[path] = f"it cannot be read ({error})"
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                left_out[path] = f"it cannot be read ({error!r})"
     if not found:
         path, why = next(iter(left_out.items()))
         raise UserError(f"of {path} nothing can be shown: {why}")
@@ -144,14 +144,14 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> Run:
-    """Raises a ValueError or an OSError where something in it is damaged."""
+    """Raises one of several exceptions where something in it is damaged, or is no run's."""
     config = with_defaults(read_signed(folder / "config.json"))
     summary, evaluated = folder / "summary.json", folder / "marginal.json"
     found = read_signed(summary) if summary.is_file() else {}
     log_p = read_signed(evaluated) if evaluated.is_file() else {}
     if log_p and log_p["model"]["step"] * config["train.batch_size"] != found.get("num_examples"):
         log_p = {}
-    return Run(folder, config, found, read_records(folder / "metrics.jsonl"), log_p)
+    return Run(folder, config, found, curve(read_records(folder / "metrics.jsonl")), log_p)
 
 
 def _alike(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[Run]]:
@@ -222,7 +222,7 @@ def comparison_page(comparison: Comparison, beside: Path) -> str:
                 "setting": {name: _plain(value) for name, value in row.setting.items()},
                 "runs": [_link(run, beside) for run in row.runs],
                 "figures": [row.figure(column) for column in columns],
-                "curves": [curve(run.records) for run in row.runs],
+                "curves": [run.curve for run in row.runs],
                 "pictures": shown,
             }
             for row, shown in zip(rows, pictures, strict=True)

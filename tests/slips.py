@@ -1275,6 +1275,31 @@ SLIPS = (
         "test_metrics.py",
         "short_run",
     ),
+    # Runs beside one another
+    Slip(
+        "a comparison in which the same run again counts as another seed",
+        "comparison.py",
+        "if seed in by_seed:",
+        "if False:",
+        "test_comparison.py",
+        "is_no_seed_more",
+    ),
+    Slip(
+        "a comparison that forgets a field in which runs differ",
+        "comparison.py",
+        "if len({_key(run.config[name]) for run in runs}) > 1)",
+        "if len({_key(run.config[name]) for run in runs}) > 2)",
+        "test_comparison.py",
+        "in_their_seed_alone",
+    ),
+    Slip(
+        "a comparison that takes log p(x) of an earlier state",
+        "comparison.py",
+        '!= found.get("num_examples")',
+        '> found.get("num_examples", 0)',
+        "test_comparison.py",
+        "of_the_last_state",
+    ),
     # Commands
     Slip(
         "a stop that promises to go on, whatever was stopped",

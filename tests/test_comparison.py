@@ -133,6 +133,14 @@ def test_a_damaged_run_is_left_out_by_name_and_the_others_are_shown(copy: Path, 
     assert shown(found, copy)["left_out"][0][0] == str(copy / "2,1")
 
 
+@pytest.mark.parametrize(
+    ("file", "text"), [("marginal.json", '{"model": {}}'), ("metrics.jsonl", '{"examples": 1}\n')]
+)
+def test_a_file_that_is_another_programs_leaves_a_run_out(copy: Path, file: str, text: str):
+    (copy / "2,1" / file).write_text(text)
+    assert list(compare([copy]).left_out) == [copy / "2,1"]
+
+
 def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
     def evaluated(name: str, mean: float, step: int) -> None:
         found = {
