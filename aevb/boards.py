@@ -6,7 +6,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,16 +169,22 @@ def _examples_shown(files: Sequence[Path], event: Any) -> set[int]:
     """At which counts of examples event files have records, as TensorBoard's reader sees it."""
     shown = set()
     for file in files:
-        for content in _contents(file.read_bytes()):
-            try:
-                found = event.Event.FromString(content)
-            except Exception:  # protobuf's; from here on nobody can read the file
-                break
+        for found in _messages(event.Event, _contents(file.read_bytes())):
             if found.session_log.status == event.SessionLog.START:
                 shown = {examples for examples in shown if examples < found.step}
             if any(value.tag == METRICS[-1] for value in found.summary.value):
                 shown.add(found.step)
     return shown
+
+
+def _messages(kind: Any, contents: Iterable[bytes]) -> Iterator[Any]:
+    """Contents as protobuf's messages of a kind; one that is none ends them."""
+    for content in contents:
+        try:
+            message = kind.FromString(content)
+        except Exception:  # protobuf's; from here on nobody can read the file
+            return
+        yield message
 
 
 def _contents(file: bytes) -> Iterator[bytes]:
@@ -343,11 +349,7 @@ def _examples_logged(files: Sequence[Path]) -> set[int]:
     messages: Any = wandb_internal_pb2  # which are made at run time
     logged = set()
     for file in files:
-        for content in _transactions(file.read_bytes()):
-            try:
-                found = messages.Record.FromString(content)
-            except Exception:  # protobuf's; from here on nobody can read the file
-                break
+        for found in _messages(messages.Record, _transactions(file.read_bytes())):
             if found.HasField("history"):
                 logged.add(found.history.step.num)
     return logged
