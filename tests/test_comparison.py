@@ -208,6 +208,14 @@ def test_aevb_report_and_the_script_write_page_and_table(copy: Path, tmp_path: P
     assert output.with_suffix(".csv").read_text() == first
 
 
+def test_folders_may_be_named_from_the_root_and_from_here(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(copy)
+    assert report.main(["2,0", str(copy / "10,0")]) == 0
+    assert (copy / "comparison.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -26,6 +26,8 @@ def make(folders: Sequence[Path], output: Path | None) -> str:
     if output and output.suffix != ".html":
         raise UserError(f"--output is {str(output)!r}; it must be the name of a page, FILE.html")
     found = comparison.compare(folders)
+    if len({folder.is_absolute() for folder in folders}) > 1:  # which have nothing in common
+        folders = [folder.absolute() for folder in folders]
     file = output or Path(os.path.commonpath(folders)) / COMPARISON
     try:
         page, table = comparison.write(found, file)
