@@ -89,8 +89,11 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """{"mean", "standard_error"} of the same figure in runs of several seeds.
 
-    The standard error of a single value is not known: None.
+    The standard error of a single value is not known: None; nor is that of values of which one is
+    not finite, as their mean is not.
     """
+    if not all(map(math.isfinite, values)):
+        return {"mean": sum(values) / len(values), "standard_error": None}
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "standard_error": error}
 

@@ -184,11 +184,12 @@ def finish(
     """Draws and summarises a run that is trained -> the summary, with which it is finished."""
     dataset = experiment.dataset
     params = experiment.algorithm.vae_params(trained.state.params)
+    speed = trained.examples_per_second
     summary = {
         **_bounds(score, params, dataset, is_density=experiment.vae.levels is None),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "skipped_steps": num_skipped(trained.state) or 0,
-        "examples_per_second": round(trained.examples_per_second, 1),
+        "examples_per_second": None if speed is None else round(speed, 1),
         "seconds": round(trained.seconds, 3),
         "data": _describe_data(dataset, config),
         "seed": config["seed"],

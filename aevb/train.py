@@ -59,7 +59,7 @@ class Trained(NamedTuple):
     state: TrainState
     records: list[dict[str, Any]]  # of the log, one each evaluation
     seconds: float  # of training alone, over all resumptions; a stack's, shared by its members
-    examples_per_second: float  # steady: without compilation and the first moments
+    examples_per_second: float | None  # steady: without compilation; None if all was done before
 
 
 class Failed(NamedTuple):
@@ -388,8 +388,8 @@ class Speed:
     def add(self, examples: int, seconds: float) -> None:
         self.stretches.append((examples, seconds))
 
-    def steady(self) -> float:
+    def steady(self) -> float | None:
         """Over all stretches but the first two, which warm up, if there are others."""
         stretches = self.stretches[2:] or self.stretches
         seconds = sum(seconds for _, seconds in stretches)
-        return sum(examples for examples, _ in stretches) / seconds if seconds else math.nan
+        return sum(examples for examples, _ in stretches) / seconds if seconds else None

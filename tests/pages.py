@@ -8,4 +8,8 @@ from typing import Any
 def content_of(text: str) -> dict[str, Any]:
     """What its scripts show."""
     (found,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text)
-    return json.loads(found)
+    return json.loads(found, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"no browser reads a page with {constant} in its JSON")

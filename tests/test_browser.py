@@ -5,6 +5,7 @@ filters, and both ask for nothing.
 """
 
 import csv
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 import aevb
 from aevb import comparison, runs
 from aevb.config import default_config, validate, with_values
+from aevb.metrics import read_signed, write_signed
 
 pytestmark = pytest.mark.browser
 
@@ -208,6 +210,21 @@ def test_its_numbers_are_those_of_the_file(beside: Page, several: Path):
             )
         else:
             assert error == ""
+
+
+def test_a_figure_that_is_not_finite_says_so_and_the_page_stays_whole(
+    browser: Browser, several: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(several.parent, tmp_path / "several"))
+    summary = folder / "5,0" / "summary.json"
+    write_signed(summary, read_signed(summary) | {"test_bound": math.nan})
+    file, _ = comparison.write(comparison.compare([folder]), folder / comparison.COMPARISON)
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    assert column_of(page, 4)[1] == "not finite"
+    page.get_by_role("button", name="test bound (nats)").click()
+    assert column_of(page, 4)[-1] == "not finite"
+    page.close()
 
 
 def test_a_seed_leads_to_its_run(beside: Page, several: Path):

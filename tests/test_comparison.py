@@ -4,9 +4,9 @@ import csv
 import io
 import itertools
 import json
+import math
 import shutil
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pages import content_of
 from programs import python
 
 from aevb import comparison, metrics, runs
-from aevb.commands import report
+from aevb.commands import report, run
 from aevb.comparison import Comparison, compare
 from aevb.config import default_config, validate, with_values
 from aevb.errors import UserError
@@ -49,7 +49,7 @@ def copy(sweep: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(sweep, tmp_path / "sweep"))
 
 
-def summary_of(folder: Path) -> Mapping[str, Any]:
+def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
@@ -121,6 +121,38 @@ def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
     assert [run["is_finished"] for run in content["runs"]] == [True, False, True]
     assert len(content["curves"]) == 3
     assert next(csv.DictReader(io.StringIO(comparison.as_csv(found))))["unfinished"] == "1"
+
+
+def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(copy: Path):
+    before = summary_of(copy / "2,1")
+    (copy / "2,1" / "summary.json").unlink()
+    made(copy / "2,1", model__num_latents=2, seed=1)
+    after = summary_of(copy / "2,1")
+    assert after["test_bound"] == before["test_bound"]
+    assert after["examples_per_second"] is None
+    assert "examples/s" in run.report(before, copy / "2,1")
+    assert "examples/s" not in run.report(after, copy / "2,1")
+    found = compare([copy])
+    speed, _ = comparison.COSTS
+    figures = [found.rows[0].figure(column) for column in (speed, comparison.BOUNDS[1])]
+    assert [len(figure["values"]) for figure in figures if figure] == [2, 3]
+    assert len(list(csv.DictReader(io.StringIO(comparison.as_csv(found))))) == 2
+
+
+def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
+    file = copy / "2,1" / "summary.json"
+    metrics.write_signed(file, metrics.read_signed(file) | {"train_bound": -math.inf})
+    found = compare([copy])
+    assert found.rows[0].figure(comparison.BOUNDS[0]) == {
+        "mean": -math.inf,
+        "standard_error": None,
+        "values": [each.summary["train_bound"] for each in found.rows[0].runs],
+    }
+    first, second = csv.DictReader(io.StringIO(comparison.as_csv(found)))
+    assert (first["train_bound_mean"], first["train_bound_standard_error"]) == ("-inf", "")
+    assert math.isfinite(float(second["train_bound_mean"]))
+    figure = shown(found, copy)["rows"][0]["figures"][found.columns.index(comparison.BOUNDS[0])]
+    assert figure["mean"] is None
 
 
 @pytest.mark.parametrize("file", ["config.json", "summary.json"])

@@ -148,9 +148,10 @@ def report(summary: dict[str, Any], folder: Path) -> str:
             f"{summary[f'{split}_bound_standard_error']:11.2f} "
             f"{'' if bits is None else format(bits, '9.3f'):>9}"
         )
+    speed = summary["examples_per_second"]
     lines.append(
-        f"{summary['num_examples']:,} training examples in {summary['seconds']:.1f} s of training, "
-        f"{summary['examples_per_second']:,.0f} examples/s"
+        f"{summary['num_examples']:,} training examples in {summary['seconds']:.1f} s of training"
+        + ("" if speed is None else f", {speed:,.0f} examples/s")
     )
     if skipped := summary.get("skipped_steps"):
         lines.append(f"{skipped:,} steps were not finite, and were skipped")

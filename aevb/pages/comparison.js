@@ -23,6 +23,7 @@ function number(value, digits) {
 
 function measured(figure, digits) {
   if (!figure) return "";
+  if (figure.mean === null) return "not finite";
   const error = figure.standard_error;
   return number(figure.mean, digits) + (error === null ? "" : ` ± ${number(error, digits)}`);
 }
