@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_data import amat, idx, small
 
 from aevb import data
-from aevb.data import Options, _files, binarized_mnist, frey_faces, mnist
+from aevb.data import Options, _files, _own, binarized_mnist, frey_faces, mnist
 from aevb.data._files import Part, Source
 from aevb.errors import UserError
 
@@ -147,4 +148,60 @@ def test_damaged_prepared_data_are_refused_by_their_folder(
         shutil.rmtree(folder)
     assert outcomes["refused by name"] >= 0.4 * NUM_DAMAGES
     record_property("fault", f"{NUM_DAMAGES} damaged folders of {format}")
+    record_property("outcome", ", ".join(f"{count} {word}" for word, count in outcomes.items()))
+
+
+def one_array(dtype: type) -> Callable[[], bytes]:
+    def encoded() -> bytes:
+        file = io.BytesIO()
+        np.save(file, digits()[0].astype(dtype))
+        return file.getvalue()
+
+    return encoded
+
+
+def one_image(suffix: str) -> Callable[[], bytes]:
+    def encoded() -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(digits()[0][0]).save(file, Image.registered_extensions()[suffix])
+        return file.getvalue()
+
+    return encoded
+
+
+OWN: dict[str, Callable[[], bytes]] = {
+    "bytes.npy": one_array(np.uint8),
+    "floats.npy": one_array(np.float32),
+    **{f"image{suffix}": one_image(suffix) for suffix in _own.SUFFIXES},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_damaged_data_of_ones_own_are_refused_by_their_name_or_could_be_data(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+):
+    """Nobody has told their digest, so that a flipped pixel cannot be known from a true one."""
+    content = OWN[name]()
+    path = tmp_path / "own" / name
+    path.parent.mkdir()
+    (path.parent / f"another{path.suffix}").write_bytes(content)
+    named = f"npy:{path}" if path.suffix == ".npy" else f"images:{path.parent}"
+    path.write_bytes(content)
+    sound = data.load(named, Options())
+    outcomes: Counter[str] = Counter()
+    for number in range(NUM_DAMAGES):
+        path.write_bytes(damaged(content, random.Random(number)))
+        try:
+            found = data.load(named, Options())
+        except UserError as error:
+            (line,) = str(error).splitlines()
+            outcomes["refused by name" if str(path) in line else line] += 1
+            continue
+        assert found.kind == sound.kind
+        splits = ((found.train, sound.train), (found.test, sound.test))
+        assert all(np.isfinite(loaded).all() for loaded, _ in splits)
+        same = [np.array_equal(loaded, true) for loaded, true in splits]
+        outcomes["still holds all" if all(same) else "could be data"] += 1
+    assert set(outcomes) <= {"refused by name", "still holds all", "could be data"}
+    record_property("fault", f"{NUM_DAMAGES} damaged {name} of one's own")
     record_property("outcome", ", ".join(f"{count} {word}" for word, count in outcomes.items()))
