@@ -5,6 +5,7 @@ a minute before, and submitit with SIGUSR2. Outside training, or the second time
 at once: a run can be killed at any moment, and loses no more than it did since its last checkpoint.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -19,6 +20,9 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, REQUEUE)
 def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = True) -> None:
     """Makes each of the signals end the process with one line and status 128 + signal.
 
+    One that comes when the program is done and Python tidies up is passed over: the status is then
+    that of what was done.
+
     Args:
         goes_on: whether the same command goes on from what was saved; else it begins anew.
     """
@@ -32,6 +36,13 @@ def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = 
 
     for number in numbers:
         signal.signal(number, leave)
+    atexit.register(_pass_over, numbers)
+
+
+def _pass_over(numbers: Sequence[signal.Signals]) -> None:
+    """Python forgets other handlers as it ends, and what a signal does by itself is to kill."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Signals:

@@ -108,6 +108,20 @@ def test_a_signal_says_what_the_same_command_will_do(goes_on: bool, then: str):
     assert f"stopped by SIGTERM; the same command {then}" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_that_comes_when_all_is_done_changes_nothing(name: str):
+    """While Python tidies up, as of a long run takes its time."""
+    done = run_python(
+        "-c",
+        "import signal, sys; from aevb import signals\n"
+        "class Last:\n"
+        f"    def __del__(self, raise_signal=signal.raise_signal, number=signal.{name}):\n"
+        "        raise_signal(number)\n"
+        "signals.exit_at_once(); last = Last(); sys.exit(3)",
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 # The version
 
 
