@@ -382,14 +382,24 @@ def _diverged(
 class Speed:
     """Examples per second of training, once it is under way."""
 
+    WARM_UP = 2  # stretches
+
     def __init__(self) -> None:
-        self.stretches: list[tuple[int, float]] = []
+        self._num_stretches = 0
+        self._all = self._steady = (0, 0.0)  # examples and seconds, of which a long run keeps sums
 
     def add(self, examples: int, seconds: float) -> None:
-        self.stretches.append((examples, seconds))
+        """A stretch."""
+
+        def more(total: tuple[int, float]) -> tuple[int, float]:
+            return total[0] + examples, total[1] + seconds
+
+        self._all = more(self._all)
+        if self._num_stretches >= self.WARM_UP:
+            self._steady = more(self._steady)
+        self._num_stretches += 1
 
     def steady(self) -> float | None:
         """Over all stretches but the first two, which warm up, if there are others."""
-        stretches = self.stretches[2:] or self.stretches
-        seconds = sum(seconds for _, seconds in stretches)
-        return sum(examples for examples, _ in stretches) / seconds if seconds else None
+        examples, seconds = self._steady if self._num_stretches > self.WARM_UP else self._all
+        return examples / seconds if seconds else None
