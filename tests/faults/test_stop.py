@@ -52,9 +52,9 @@ def finish(folder: Path, sweep: bool) -> list[dict[str, Any]]:
     return [what_came_of_it(folder / member.name, member.values) for member in members]
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> float:
-    """-> when the first such file is there."""
-    while not any(folder.glob(pattern)):
+def wait_for(process: subprocess.Popen[str], folder: Path, sweep: bool, name: str) -> float:
+    """-> when the first such file of a run is there."""
+    while not any(folder.glob(f"*/{name}" if sweep else name)):
         assert process.poll() is None
         time.sleep(0.005)
     return time.monotonic()
@@ -70,7 +70,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
             finish(folder / "first", sweep)  # fills the compilation cache
             began = time.monotonic()
             process = start(folder / "second", sweep)
-            training = [wait_for(process, folder, "second/**/" + name) - began for name in PHASES]
+            training = [
+                wait_for(process, folder / "second", sweep, name) - began for name in PHASES
+            ]
             assert process.wait(timeout=600) == 0
             seconds = time.monotonic() - began
             found = finish(folder / "second", sweep)  # which has nothing to do
