@@ -70,13 +70,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
             finish(folder / "first", sweep)  # fills the compilation cache
             began = time.monotonic()
             process = start(folder / "second", sweep)
-            training = [
-                wait_for(process, folder / "second", sweep, name) - began for name in PHASES
-            ]
+            first, last = (wait_for(process, folder / "second", sweep, name) for name in PHASES)
             assert process.wait(timeout=600) == 0
             seconds = time.monotonic() - began
             found = finish(folder / "second", sweep)  # which has nothing to do
-            known[sweep] = Undisturbed(seconds, (training[0], training[1]), found)
+            known[sweep] = Undisturbed(seconds, (first - began, last - began), found)
         return known[sweep]
 
     return of
