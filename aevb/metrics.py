@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from aevb.signed import is_sound, sign
 
+UNFINISHED = ".tmp"  # after the name of a file that is not whole yet, which a crash can leave
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """`replace_text` by JSON."""
@@ -43,7 +45,7 @@ def read_signed(path: Path) -> dict[str, Any]:
 
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file as a whole: a reader, or a crash, sees the old one or the new one."""
-    unfinished = path.with_name(path.name + ".tmp")
+    unfinished = path.with_name(path.name + UNFINISHED)
     with unfinished.open("w") as file:
         file.write(text)
         file.flush()

@@ -17,13 +17,14 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.explorer import explorer_page
-from aevb.metrics import read_signed, replace_text, write_signed
+from aevb.metrics import UNFINISHED, read_signed, replace_text, write_signed
 from aevb.ownership import LOCK, owned, unusable, writing
 from aevb.plan import Member
 from aevb.train import Trained
 from aevb.types import PyTree
 
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
+BEFORE_CONFIG = (LOCK, CONFIG + UNFINISHED)  # files that a run may leave when it dies at once
 BY_BOUND = ("sgvb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
 
 
@@ -36,7 +37,7 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
     try:
         if (folder / CONFIG).exists():
             _refuse_another(_read(folder / CONFIG), _as_json(config), folder)
-        elif folder.exists() and any(file.name != LOCK for file in folder.iterdir()):
+        elif folder.exists() and any(file.name not in BEFORE_CONFIG for file in folder.iterdir()):
             raise UserError(
                 f"--workdir={folder} holds files but no config.json, so it is no run's folder; "
                 "name a new or an empty one"

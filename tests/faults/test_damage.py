@@ -13,7 +13,7 @@ from small import get_config
 from aevb import checkpoint, experiment, runs
 from aevb.config import Values, validate
 from aevb.errors import UserError
-from aevb.metrics import read_records
+from aevb.metrics import UNFINISHED, read_records
 from aevb.ownership import LOCK
 
 NUM_DAMAGES = 200
@@ -177,3 +177,40 @@ def test_a_damaged_run_recovers_or_says_why_not(
         assert what_came_of_it(folder) == what_came_of_it(undisturbed)
     aside = "damaged (" in capfd.readouterr().err
     record_property("outcome", "the step before, and the same end" if aside else "the same end")
+
+
+WRITTEN_LATER = ("metrics.jsonl", "explorer.html", "summary.json")
+
+
+class Died(BaseException):
+    """What nothing catches, as nothing catches a kill."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", *(pytest.param(name, marks=pytest.mark.faults) for name in WRITTEN_LATER)],
+)
+def test_a_run_that_dies_before_a_file_is_whole_ends_the_same(
+    name: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+):
+    record_property("fault", f"death before {name} is whole")
+    folder, replace = tmp_path / "run", Path.replace
+
+    def dies(self: Path, target: Path) -> Path:
+        if Path(target).name == name:
+            raise Died
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        with pytest.raises(Died):
+            runs.run(small(), folder)
+    assert (folder / f"{name}{UNFINISHED}").exists()
+    assert not (folder / name).exists()
+    runs.run(small(), folder)
+    assert what_came_of_it(folder) == what_came_of_it(undisturbed)
+    record_property("outcome", "the same end")
