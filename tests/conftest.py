@@ -3,7 +3,6 @@
 x64 stays off, as in training; the oracles are float64 in NumPy.
 """
 
-import os
 from collections.abc import Iterator
 
 import jax
@@ -14,20 +13,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compiling programs that run for a moment; this takes a third off.
 jax.config.update("jax_disable_most_optimizations", True)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Without the slow tests, XLA's older emitters, which make a program in half the time.
-
-    With them everything is compiled as users have it, and so it is in processes that tests start.
-    """
-    if "not slow" in config.option.markexpr:
-        before = os.environ.get("XLA_FLAGS")
-        os.environ["XLA_FLAGS"] = f"{before or ''} --xla_cpu_use_fusion_emitters=false"
-        jax.devices()  # which reads the flags, once and for all
-        del os.environ["XLA_FLAGS"]
-        if before is not None:
-            os.environ["XLA_FLAGS"] = before
 
 
 @pytest.fixture
