@@ -28,7 +28,7 @@ test: .venv/developers  ## the tests, in minutes
 test-all: .venv/developers  ## the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults and not slurm and not browser'
 
-test-faults: .venv/developers  ## runs killed, damaged and starved at random, in two hours, with a table of what came of it
+test-faults: .venv/developers  ## runs killed, damaged and starved at random, in an hour, with a table of what came of it
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults
 
 test-slurm: .venv/developers  ## sweeps on a SLURM of this machine (Debian's slurmctld, slurmd and slurm-client)

@@ -535,7 +535,8 @@ ONLINE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("key", ["", pytest.param("0" * 40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["", "0" * 40])
 def test_a_server_that_cannot_be_had_is_one_line(key: str, tmp_path: Path):
     """Nobody is logged in; or there is nobody to talk to: the address is a closed port."""
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path), "WANDB_API_KEY": key}
@@ -558,14 +559,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_saves_and_goes_on(number: signal.Signals, tmp_path: Path):
     """What a kill loses of its files, which are written in the background, comes again."""
     folder = tmp_path / "run"
@@ -598,9 +593,8 @@ SYNTHETIC = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "how", ["sweep", *(pytest.param(how, marks=pytest.mark.slow) for how in ("run", "launcher"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sweep", "run", "launcher"])
 def test_the_flag_is_the_field(how: str, tmp_path: Path):
     more = {
         "run": [],

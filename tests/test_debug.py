@@ -71,6 +71,7 @@ def test_it_goes_through_every_algorithm(name: str):
     assert ".py:" in found
 
 
+@pytest.mark.slow
 def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
     """Step sizes of 1e20 make weights whose products are beyond float32 at the second step."""
     flags = (

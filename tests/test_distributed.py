@@ -102,6 +102,7 @@ def test_on_8_devices_the_bounds_are_those_of_one(on_one: Path, tmp_path: Path):
     np.testing.assert_allclose(bounds(tmp_path / "run"), bounds(on_one), rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_two_processes_do_it_together_and_the_first_alone_speaks(on_one: Path, tmp_path: Path):
     first, second = together(tmp_path / "run", 2)
     assert (first[0], second[0]) == (0, 0), (first, second)

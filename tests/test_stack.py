@@ -138,11 +138,7 @@ CASES = {
 }
 
 
-IN_SHORT = (
-    "all at once",
-    "200 latents beside 3",
-    "chains of Monte-Carlo EM",
-)
+IN_SHORT = ("all at once",)
 
 
 @pytest.mark.parametrize(
