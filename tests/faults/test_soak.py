@@ -31,7 +31,9 @@ class Seen(NamedTuple):
 def look(process: subprocess.Popen[str], folder: Path) -> Seen:
     status = Path(f"/proc/{process.pid}/status").read_text()
     (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-    paths = [path for path in folder.rglob("*") if path.name != "metrics.jsonl"]
+    # Checkpoints come and go meanwhile, which os.walk does not mind.
+    inside = [(Path(at), folders + files) for at, folders, files in os.walk(folder)]
+    paths = [at / name for at, names in inside for name in names if name != "metrics.jsonl"]
     sizes = []
     for path in paths:
         try:
