@@ -54,8 +54,9 @@ class Run(NamedTuple):
     def figures(self) -> dict[Column, float]:
         """All that was measured of it."""
         columns = (*BOUNDS, *COSTS)
-        found = {each: self.summary.get(each.name) for each in columns}
-        found = {each: value for each, value in found.items() if value is not None}
+        found = {
+            each: value for each in columns if (value := self.summary.get(each.name)) is not None
+        }
         if self.log_p:
             split, number = self.log_p["data"]["split"], self.log_p["data"]["num_points"]
             for estimator, measured in self.log_p["estimators"].items():

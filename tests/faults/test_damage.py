@@ -24,13 +24,6 @@ def small() -> Values:
     return validate(get_config())
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults") / "run"
-    runs.run(small(), folder)
-    return folder
-
-
 def what_came_of_it(folder: Path, config: Values | None = None) -> dict[str, Any]:
     """All that must not depend on what happened in between."""
     config = config or small()

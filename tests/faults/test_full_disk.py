@@ -28,13 +28,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("room") / "run"
-    runs.run(small(), folder)
-    return folder
-
-
 def used_by(folder: Path) -> int:
     """Bytes on a disk of pages of 4 KiB."""
     files = [file for file in folder.rglob("*") if file.is_file()]

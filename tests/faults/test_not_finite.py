@@ -4,7 +4,6 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,20 +126,13 @@ def state_at(step: int) -> TrainState:
     return loop.train_to(advance, keys().loop, data, start, step)[0] if step else start
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("not_finite") / "run"
-    runs.run(small(), folder)
-    return what_came_of_it(folder)
-
-
 @pytest.mark.parametrize(
     "number",
     [n if n < NUM_QUICK else pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_TRIED)],
 )
 def test_a_number_that_is_not_finite_is_caught_at_the_very_step(
     number: int,
-    undisturbed: dict[str, Any],
+    undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
@@ -173,5 +165,5 @@ def test_a_number_that_is_not_finite_is_caught_at_the_very_step(
     kept.close()
     assert all(int(step.name) <= bad for step in (folder / "checkpoints").glob("[0-9]*"))
     runs.run(small(), folder)
-    assert what_came_of_it(folder) == undisturbed
+    assert what_came_of_it(folder) == what_came_of_it(undisturbed)
     record_property("outcome", "caught at its step, and the same end without it")
