@@ -1,9 +1,15 @@
 """As many pauses, evaluations and checkpoints in minutes as a run of hours has.
 
 python tests/faults/soak.py FOLDER PAUSES_PER_SECOND SECONDS_BETWEEN_CHECKPOINTS
+
+It does not outlive who started it, such as a test that is killed.
 """
 
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from small import get_config
@@ -13,7 +19,15 @@ from aevb.config import validate
 from aevb.errors import Interrupted
 
 
+def stop_with_the_parent() -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(folder: str, pauses_per_second: str, checkpoint_seconds: str) -> int:
+    threading.Thread(target=stop_with_the_parent, daemon=True).start()
     loop.SECONDS_BETWEEN_PAUSES = 1.0 / float(pauses_per_second)
     config = get_config()
     config.model.hidden = (2,)
