@@ -77,17 +77,21 @@ def test_memory_files_and_disk_stay_flat(
     def most(of: list[Seen], name: str) -> float:
         return float(np.max([getattr(each, name) for each in of]))
 
+    def least_files(of: list[Seen]) -> int:
+        """What leaks is open at every look; what a checkpoint writes, at some."""
+        return min(each.files for each in of)
+
     record_property("fault", f"a soak of {minutes} minutes")
     record_property(
         "outcome",
         f"{last['examples']:,} steps and more; "
         f"{most(early, 'memory') / MIB:.0f} MiB early and {most(late, 'memory') / MIB:.0f} late, "
-        f"{most(early, 'files'):.0f} and {most(late, 'files'):.0f} open files, "
+        f"{least_files(early)} and {least_files(late)} open files, "
         f"{most(early, 'disk') / MIB:.2f} and {most(late, 'disk') / MIB:.2f} MiB on disk",
     )
-    # What tensorstore tells orbax as JSON at each checkpoint, some 15 kB, it never frees.
+    # What tensorstore tells orbax as JSON at each checkpoint, some 25 kB, it never frees.
     assert most(late, "memory") < 1.03 * most(early, "memory") + 4 * MIB
-    assert most(late, "files") <= most(early, "files") + 2
+    assert least_files(late) <= least_files(early)
     assert most(late, "entries") <= most(early, "entries") + 10
     # Every checkpoint holds the log, of some 200 bytes a line.
     lines = len((folder / "metrics.jsonl").read_text().splitlines())
