@@ -27,7 +27,7 @@ class Undisturbed(NamedTuple):
     """What a command does when nobody stops it."""
 
     seconds: float
-    training: tuple[float, float]  # from when until when
+    training: float  # seconds of them
     found: list[dict[str, Any]]  # what came of each of its runs
 
 
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
             assert process.wait(timeout=600) == 0
             seconds = time.monotonic() - began
             found = finish(folder / "second", sweep)  # which has nothing to do
-            known[sweep] = Undisturbed(seconds, (first - began, last - began), found)
+            known[sweep] = Undisturbed(seconds, last - first, found)
         return known[sweep]
 
     return of
@@ -117,9 +117,12 @@ def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
     reference = undisturbed(sweep)
     folder = tmp_path / "run"
     process = start(folder, sweep)
-    # Three in five while it trains, which is a small part of its time; the others at any moment.
-    first, last = reference.training if number % 5 < 3 else (0.2, reference.seconds)
-    time.sleep(first + (last - first) * (number + random.Random(number).random()) / NUM_SIGNALS)
+    part = (number + random.Random(number).random()) / NUM_SIGNALS
+    if number % 5 < 3:  # while it trains, which is a small part of its time
+        wait_for(process, folder, sweep, PHASES[0])
+        time.sleep(part * reference.training)
+    else:  # at any moment
+        time.sleep(0.2 + part * (reference.seconds - 0.2))
     process.send_signal(wish)
     _, err = process.communicate(timeout=600)
     assert process.returncode in (0, 128 + wish), err
