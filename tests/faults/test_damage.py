@@ -24,13 +24,6 @@ def small() -> Values:
     return validate(get_config())
 
 
-def reported(folder: Path, config: Values) -> dict[str, Any]:
-    """Its summary without what depends on the time."""
-    summary = runs.inspect(folder, config)
-    assert summary is not None
-    return {name: value for name, value in summary.items() if "second" not in name}
-
-
 def what_came_of_it(folder: Path, config: Values | None = None) -> dict[str, Any]:
     """All that must not depend on what happened in between."""
     config = config or small()
@@ -40,9 +33,11 @@ def what_came_of_it(folder: Path, config: Values | None = None) -> dict[str, Any
     restored = checkpoint.restore(manager, like, only_read=True)
     manager.close()
     assert restored is not None
+    summary = runs.inspect(folder, config)
+    assert summary is not None
     return {
         "state": checkpoint.digest(restored.state),
-        "summary": reported(folder, config),
+        "summary": {name: value for name, value in summary.items() if "second" not in name},
         "log": [
             {k: v for k, v in record.items() if k != "seconds" and "recent" not in k}
             for record in read_records(folder / "metrics.jsonl")
@@ -154,12 +149,12 @@ def test_a_damaged_run_recovers_or_says_why_not(
     rng = random.Random(number)
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
-    was_finished = rng.random() < 0.2
-    if not was_finished:
+    if rng.random() >= 0.2:
         (folder / "summary.json").unlink()
     damage = DAMAGES[number % len(DAMAGES)]
     record_property("fault", damage.__name__.replace("_", " "))
     print(damage(rng, folder))
+    is_finished = (folder / "summary.json").exists()
     refusal = ""
     try:
         runs.run(small(), folder)
@@ -169,8 +164,8 @@ def test_a_damaged_run_recovers_or_says_why_not(
         assert len(refusal.splitlines()) == 1
         record_property("outcome", "one line")
         return
-    if was_finished:  # nothing is restored, and what is wrong elsewhere is not looked at
-        assert reported(folder, small()) == reported(undisturbed, small())
+    if is_finished:  # nothing is restored, and what is wrong elsewhere is not looked at
+        assert runs.inspect(folder, small()) == runs.inspect(undisturbed, small())
     else:
         assert what_came_of_it(folder) == what_came_of_it(undisturbed)
     aside = "damaged (" in capfd.readouterr().err
