@@ -23,7 +23,7 @@ run: .venv/users  ## train on the Frey faces and draw the figures (CONFIG=file A
 	$(BIN)/python experiments/run.py --config=$(CONFIG) $(ARGS)
 
 test: .venv/developers  ## the tests, in minutes
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder
 
 test-all: .venv/developers  ## the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults and not slurm and not browser'

@@ -3,16 +3,31 @@
 x64 stays off, as in training; the oracles are float64 in NumPy.
 """
 
+import os
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+from aevb import compiler
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the time goes into compiling programs that run for a moment; this takes a third off.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests, XLA's older emitters, which make a program in half the time.
+
+    With them everything is compiled as users have it, and so it is in processes that tests start.
+    """
+    if "not slow" in config.option.markexpr:
+        with pytest.MonkeyPatch.context() as patch:
+            flags = os.environ.get("XLA_FLAGS", "")
+            patch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_use_fusion_emitters=false")
+            jax.devices()  # which reads the flags, once and for all
 
 
 @pytest.fixture
@@ -25,6 +40,10 @@ def standard_promotion() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def optimised() -> Iterator[None]:
     """For claims about bits, which are to hold of the programs that users run."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compiler.CPU_OPTIONS, "xla_cpu_use_fusion_emitters", True)
+        compiler.training_options.cache_clear()
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
     jax.config.update("jax_disable_most_optimizations", True)
+    compiler.training_options.cache_clear()

@@ -74,6 +74,7 @@ def test_once_so_many_were_passed_over_the_next_is_taken():
     assert float(metrics["skipped"]) == 2
 
 
+@pytest.mark.usefixtures("optimised")
 def test_where_nothing_is_bad_nothing_is_changed():
     """By a bit, of an algorithm that is sensitive to each."""
     optimizer = optax.sgd(0.1, momentum=0.9)
