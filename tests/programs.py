@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}
+# Where the bits of a long run are compared: not in haste, as conftest.py may have asked for.
+OPTIMISED = ON_THE_CPU | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 def run_python(

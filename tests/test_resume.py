@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import ON_THE_CPU, ROOT
+from programs import OPTIMISED, ROOT
 
 COMMAND = [
     sys.executable,
@@ -26,7 +26,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, f"--workdir={folder}"],
         cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU},
+        env={**os.environ, **OPTIMISED},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
