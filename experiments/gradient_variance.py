@@ -19,21 +19,12 @@ from typing import Any
 from absl import flags
 
 from aevb.commands.common import reporting_mistakes
-from aevb.commands.run import CONFIG, CONFIG_IS_MISSING, parse
+from aevb.commands.run import CONFIG_IS_MISSING, parse
 from aevb.config import Values, validate
 from aevb.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "gradient_variance.json"
-
-EXAMPLES = flags.DEFINE_list(
-    "examples", ["10000", "100000", "1000000"], "How much training the models have had."
-)
-SEEDS = flags.DEFINE_integer("seeds", 3, "How many models are trained.", lower_bound=2)
-SAMPLES = flags.DEFINE_integer("samples", 8, "Samples of z per datapoint.", lower_bound=2)
-DRAWS = flags.DEFINE_integer("draws", 200, "Gradients of each bound.", lower_bound=2)
-DATAPOINTS = flags.DEFINE_integer("datapoints", 20, "Size of the minibatch.", lower_bound=1)
-OUTPUT = flags.DEFINE_string("output", str(RESULTS), "The results file.")
 
 # What a bound's gradient is an estimate of, if another bound's is one of the same.
 SAME_GRADIENT = {
@@ -45,7 +36,24 @@ SAME_GRADIENT = {
 }
 
 
-def measure(values: Values, points: list[int], num_seeds: int) -> list[list[dict[str, Any]]]:
+def define_flags(flag_values: flags.FlagValues) -> None:
+    flags.DEFINE_list(
+        "examples", ["10000", "100000", "1000000"], "How much training the models have had.",
+        flag_values=flag_values,
+    )  # fmt: skip
+    for name, value, meaning, least in (
+        ("seeds", 3, "How many models are trained.", 2),
+        ("samples", 8, "Samples of z per datapoint.", 2),
+        ("draws", 200, "Gradients of each bound.", 2),
+        ("datapoints", 20, "Size of the minibatch.", 1),
+    ):
+        flags.DEFINE_integer(name, value, meaning, least, flag_values=flag_values)
+    flags.DEFINE_string("output", str(RESULTS), "The results file.", flag_values=flag_values)
+
+
+def measure(
+    values: Values, points: list[int], given: flags.FlagValues
+) -> list[list[dict[str, Any]]]:
     """Trains a model a seed -> for each of them, at each point, the figures of every bound."""
     import jax
     import jax.numpy as jnp
@@ -57,11 +65,11 @@ def measure(values: Values, points: list[int], num_seeds: int) -> list[list[dict
     batch_size = values["train.batch_size"]
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
     data, init = jnp.asarray(dataset.train), jax.jit(algorithm.init)
-    chosen = jax.random.choice(jax.random.key(1), len(data), (DATAPOINTS.value,), replace=False)
+    chosen = jax.random.choice(jax.random.key(1), len(data), (given.datapoints,), replace=False)
     x = jax.vmap(dataset.preprocess)(jax.random.split(jax.random.key(2), len(chosen)), data[chosen])
-    draw = make_moments(vae, x)
+    draw = make_moments(vae, x, num_samples=given.samples, num_draws=given.draws)
     runs = []
-    for seed in range(num_seeds):
+    for seed in range(given.seeds):
         init_key, order_key, step_key = jax.random.split(jax.random.key(seed), 3)
         state, measured = init(init_key), []
         for point in points:
@@ -69,13 +77,17 @@ def measure(values: Values, points: list[int], num_seeds: int) -> list[list[dict
             state, _ = loop.train_to(
                 advance, loop.LoopKeys(order_key, step_key), data, state, steps
             )
-            measured.append({"examples": point, "bounds": summarise(draw, state.params)})
+            measured.append(
+                {"examples": point, "bounds": summarise(draw, state.params, given.draws)}
+            )
             print(f"seed {seed}: {point:,} examples", flush=True)
         runs.append(measured)
     return runs
 
 
-def make_moments(vae: Any, x: Any) -> dict[str, Callable[..., Any]]:
+def make_moments(
+    vae: Any, x: Any, *, num_samples: int, num_draws: int
+) -> dict[str, Callable[..., Any]]:
     """For each bound `moments(params, key)` of its gradient, the mean over the minibatch x."""
     import jax
     import jax.numpy as jnp
@@ -87,20 +99,22 @@ def make_moments(vae: Any, x: Any) -> dict[str, Callable[..., Any]]:
         def mean_bound(params: Any, key: Any):
             def bound_of(key: Any, x: Any):
                 stats, joint = vae.encode(params, x), vae.joint(params, x)
-                return bound(key, stats, vae.guide, joint, num_samples=SAMPLES.value)
+                return bound(key, stats, vae.guide, joint, num_samples=num_samples)
 
             return jnp.mean(jax.vmap(bound_of)(jax.random.split(key, len(x)), x))
 
         def moments(params: Any, key: Any):
             gradient = jax.grad(mean_bound)
-            return diagnostics.gradient_moments(key, lambda k: gradient(params, k), DRAWS.value)
+            return diagnostics.gradient_moments(key, lambda k: gradient(params, k), num_draws)
 
         return jax.jit(moments)
 
     return {name: moments_of(bound) for name, bound in BOUNDS.items()}
 
 
-def summarise(draw: dict[str, Callable[..., Any]], params: Any) -> dict[str, dict[str, Any]]:
+def summarise(
+    draw: dict[str, Callable[..., Any]], params: Any, num_draws: int
+) -> dict[str, dict[str, Any]]:
     """Variance by part and by layer, bias, and seconds a gradient, of every bound."""
     import jax
     import numpy as np
@@ -112,7 +126,7 @@ def summarise(draw: dict[str, Callable[..., Any]], params: Any) -> dict[str, dic
         jax.block_until_ready(moments_of(params, jax.random.key(100)))  # compiles it
         began = time.perf_counter()
         moments[name] = jax.block_until_ready(moments_of(params, jax.random.key(101 + number)))
-        seconds[name] = (time.perf_counter() - began) / DRAWS.value
+        seconds[name] = (time.perf_counter() - began) / num_draws
     found: dict[str, dict[str, Any]] = {}
     for name, of_bound in moments.items():
         layers = {
@@ -154,13 +168,12 @@ def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     ]
 
 
-def points_of(values: Values) -> list[int]:
+def points_of(words: list[str], values: Values) -> list[int]:
     """The counts of examples asked for.
 
     Raises:
         UserError: they are no rising whole numbers of at least a minibatch.
     """
-    words = EXAMPLES.value
     points = [int(word) for word in words if word.isdecimal()]
     if len(points) != len(words) or not points or sorted(set(points)) != points:
         raise UserError(
@@ -181,29 +194,29 @@ def told(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     def body() -> int:
-        parse(argv[1:])
-        if CONFIG.value is None:
+        given = parse(argv[1:], define_flags)
+        if given.config is None:
             raise UserError(CONFIG_IS_MISSING)
-        values = validate(CONFIG.value)
-        points = points_of(values)
+        values = validate(given.config)
+        points = points_of(given.examples, values)
 
         from aevb import metrics, provenance
 
-        runs = measure(values, points, SEEDS.value)
+        runs = measure(values, points, given)
         report = {
             "command": " ".join(["python experiments/gradient_variance.py", *told(argv)]),
             "machine": provenance.machine(),
             "versions": provenance.versions(),
             "data": values["data.name"],
-            "seeds": SEEDS.value,
-            "samples": SAMPLES.value,
-            "draws": DRAWS.value,
-            "datapoints": DATAPOINTS.value,
+            "seeds": given.seeds,
+            "samples": given.samples,
+            "draws": given.draws,
+            "datapoints": given.datapoints,
             "points": over_seeds(runs),
             "runs": runs,
         }
-        Path(OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_json(Path(OUTPUT.value), report)
+        Path(given.output).parent.mkdir(parents=True, exist_ok=True)
+        metrics.write_json(Path(given.output), report)
         return 0
 
     return reporting_mistakes(body)

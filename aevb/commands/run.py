@@ -26,7 +26,7 @@ them a job of SLURM, with sbatch's options by --slurm=OPTION=VALUE; --launcher=l
 import re
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,57 +39,95 @@ from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import UserError
 from aevb.plan import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment: a file, or the name of one that ships with the package."
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", "", "The run's folder; runs/<experiment>/<overrides> if it is not given."
-)
-SWEEP = flags.DEFINE_bool("sweep", False, "Run the experiment's sweep, or that of --axis.")
-AXES = flags.DEFINE_multi_string(
-    "axis", [], "FIELD=VALUE,VALUE: an axis of the sweep; may be given several times."
-)
-MAPPING = flags.DEFINE_enum(
-    "mapping", "auto", ("auto", *MAPPINGS), "How a sweep's runs are mapped onto the hardware."
-)
-LAUNCHER = flags.DEFINE_enum(
-    "launcher",
-    "",
-    ("", *LAUNCHERS),
-    "Makes a job of each run of a sweep, on SLURM or here.",
-)
-SLURM = flags.DEFINE_multi_string(
-    "slurm", [], "OPTION=VALUE of sbatch, such as partition=gpu; may be given several times."
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of the first of several processes, or auto on SLURM and TPUs."
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many of them.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
-DEBUG = flags.DEFINE_bool("debug", False, "Look for leaked tracers, and for the source of a NaN.")
-TENSORBOARD = flags.DEFINE_bool(
-    "tensorboard", False, "Write what TensorBoard shows; config.train.tensorboard=True."
-)
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 LONGEST_NAME = 120  # characters that every file system allows a folder's name
 
 
-def parse(arguments: Sequence[str], default: str = "") -> None:
-    """Reads the command line, sys.argv without the program, into the flags.
+def define_flags(found: flags.FlagValues) -> None:
+    """Adds the flags of `aevb run` but for --config, which `parse` adds."""
+    flags.DEFINE_string(
+        "workdir",
+        "",
+        "The run's folder; runs/<experiment>/<overrides> if it is not given.",
+        found,
+    )
+    flags.DEFINE_bool("sweep", False, "Run the experiment's sweep, or that of --axis.", found)
+    flags.DEFINE_multi_string(
+        "axis",
+        [],
+        "FIELD=VALUE,VALUE: an axis of the sweep; may be given several times.",
+        found,
+    )
+    flags.DEFINE_enum(
+        "mapping",
+        "auto",
+        ("auto", *MAPPINGS),
+        "How a sweep's runs are mapped onto the hardware.",
+        found,
+    )
+    flags.DEFINE_enum(
+        "launcher",
+        "",
+        ("", *LAUNCHERS),
+        "Makes a job of each run of a sweep, on SLURM or here.",
+        found,
+    )
+    flags.DEFINE_multi_string(
+        "slurm",
+        [],
+        "OPTION=VALUE of sbatch, such as partition=gpu; may be given several times.",
+        found,
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        "",
+        "HOST:PORT of the first of several processes, or auto on SLURM and TPUs.",
+        found,
+    )
+    flags.DEFINE_integer("num_processes", 1, "How many of them.", 1, flag_values=found)
+    flags.DEFINE_integer("process_id", 0, "Which of them this is.", 0, flag_values=found)
+    flags.DEFINE_bool(
+        "debug", False, "Look for leaked tracers, and for the source of a NaN.", found
+    )
+    flags.DEFINE_bool(
+        "tensorboard",
+        False,
+        "Write what TensorBoard shows; config.train.tensorboard=True.",
+        found,
+    )
+
+
+def parse(
+    arguments: Sequence[str],
+    define: Callable[[flags.FlagValues], None] = define_flags,
+    default: str = "",
+) -> flags.FlagValues:
+    """Reads a command line, sys.argv without the program -> its flags, --config among them.
+
+    The flags belong to this call alone, so that a process can read several command lines.
 
     Args:
+        define: adds the command's other flags.
         default: the experiment, if there is no --config.
 
     Raises:
         UserError: an unknown flag or field, a value of the wrong type, a file that is no config.
     """
+    flag_values = flags.FlagValues()
+    define(flag_values)
+    given = [sys.argv[0], *_with_files(arguments)]
     try:
-        if default:
-            flags.set_default(CONFIG, experiments.file_of(default))
-        rest = flags.FLAGS([sys.argv[0], *_with_files(arguments)])[1:]
-        if CONFIG.value is not None:
-            CONFIG.value.keys()  # a file that failed to load says so only now
+        config_flags.DEFINE_config_file(
+            "config",
+            experiments.file_of(default) if default else None,
+            "The experiment: a file, or the name of one that ships with the package.",
+            flag_values=flag_values,
+            sys_argv=given,
+        )
+        rest = flag_values(given)[1:]
+        if flag_values.config is not None:
+            flag_values.config.keys()  # a file that failed to load says so only now
     except AttributeError as error:
         words = " ".join(str(error).split())
         if "get_config" in words:
@@ -106,6 +144,7 @@ def parse(arguments: Sequence[str], default: str = "") -> None:
         ) from error
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag; settings are written --config.FIELD=VALUE")
+    return flag_values
 
 
 def _with_files(arguments: Sequence[str]) -> list[str]:
@@ -122,9 +161,9 @@ def _with_files(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def default_workdir() -> Path:
+def default_workdir(given: flags.FlagValues) -> Path:
     """runs/<experiment>/<name from the overrides>, where an override is what the user typed."""
-    holder = flags.FLAGS["config"]
+    holder = given["config"]
     experiment = Path(config_flags.get_config_filename(holder)).stem  # pyright: ignore[reportArgumentType]
     overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
     name = ",".join(
@@ -132,8 +171,8 @@ def default_workdir() -> Path:
         for field, value in sorted(overrides.items())
         if field not in WITHOUT_EFFECT
     )
-    if SWEEP.value:
-        name = ",".join(["sweep", *filter(None, [name]), *AXES.value])
+    if given.sweep:
+        name = ",".join(["sweep", *filter(None, [name]), *given.axis])
     name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", name)[:LONGEST_NAME].strip("_")
     return Path("runs") / experiment / (name or "default")
 
@@ -160,18 +199,18 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def declared_sweep() -> Plan:
+def declared_sweep(given: flags.FlagValues) -> Plan:
     """What --sweep asks for: the axes of the experiment's file and of the command line.
 
     Raises:
         UserError: there are none, or one is refused.
     """
-    holder = flags.FLAGS["config"]
+    holder = given["config"]
     file = config_flags.get_config_filename(holder)  # pyright: ignore[reportArgumentType]
     overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
     declare = runpy.run_path(file).get("get_sweep", dict)
     axes = {name: axis for name, axis in declare().items() if name not in overrides}
-    return make_plan(CONFIG.value, axes | dict(map(parse_axis, AXES.value)))
+    return make_plan(given.config, axes | dict(map(parse_axis, given.axis)))
 
 
 def sweep_table(result: dict[str, Any]) -> str:
@@ -216,48 +255,49 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
     """
 
     def body() -> int:
-        parse([argument for argument in arguments if argument not in HELP], default)
+        given = parse([it for it in arguments if it not in HELP], default=default)
+        config = given.config
         if HELP & set(arguments):
-            fields = help_text(CONFIG.value or default_config())
+            fields = help_text(config or default_config())
             print(f"{__doc__}\nFields, with their values in this experiment:\n\n{fields}")
             return 0
-        if CONFIG.value is None:
+        if config is None:
             raise UserError(CONFIG_IS_MISSING)
-        if TENSORBOARD.value:
-            CONFIG.value.train.tensorboard = True
-        values = validate(CONFIG.value)
-        folder = Path(WORKDIR.value) if WORKDIR.value else default_workdir()
-        if SWEEP.value and COORDINATOR.value:
+        if given.tensorboard:
+            config.train.tensorboard = True
+        values = validate(config)
+        folder = Path(given.workdir) if given.workdir else default_workdir(given)
+        if given.sweep and given.coordinator:
             raise UserError("--coordinator is of one run; a sweep is spread over its own devices")
-        if SWEEP.value and DEBUG.value:
+        if given.sweep and given.debug:
             raise UserError(
                 "--debug is of one run and not of a sweep; give it with the --workdir and the "
                 "fields of the sweep's run that failed"
             )
-        options = dict(map(parse_option, SLURM.value))
-        if options and LAUNCHER.value != "slurm":
+        options = dict(map(parse_option, given.slurm))
+        if options and given.launcher != "slurm":
             raise UserError("--slurm is of --launcher=slurm; give that too")
-        if LAUNCHER.value and MAPPING.value != "auto":
+        if given.launcher and given.mapping != "auto":
             raise UserError("--mapping is of runs in one process, and --launcher makes each a job")
-        if SWEEP.value:
-            plan = declared_sweep()
+        if given.sweep:
+            plan = declared_sweep(given)
 
             from aevb import sweep  # imports jax: after all that can be refused without it
 
             result = sweep.run(
-                plan, folder, MAPPING.value, launcher=LAUNCHER.value, options=options
+                plan, folder, given.mapping, launcher=given.launcher, options=options
             )
             written = [file for name in ("sweep.*", "comparison.*") for file in folder.glob(name)]
             print("\n".join([sweep_table(result), *map(str, sorted(written))]))
             return 3 if any(row["failed"] for row in result["rows"]) else 0
-        if AXES.value or MAPPING.value != "auto" or LAUNCHER.value:
+        if given.axis or given.mapping != "auto" or given.launcher:
             raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")
 
         from aevb import distributed, runs  # import jax: after all that can be refused without it
 
-        if COORDINATOR.value:
-            distributed.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        summary = runs.run(values, folder, debug=DEBUG.value)
+        if given.coordinator:
+            distributed.join(given.coordinator, given.num_processes, given.process_id)
+        summary = runs.run(values, folder, debug=given.debug)
         if summary:  # else the first process has it
             print(report(summary, folder))
         return 0
