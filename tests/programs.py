@@ -1,10 +1,19 @@
-"""The programs of this repository, run as a user does."""
+"""Runs the programs of this repository: in the test's process, or in one of their own."""
 
+import contextlib
+import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from aevb.signals import CAUGHT
 
 ROOT = Path(__file__).parent.parent
 ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}
@@ -12,10 +21,72 @@ ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}
 OPTIMISED = ON_THE_CPU | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
+class Done(NamedTuple):
+    """A program that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_program(*arguments: object) -> Done:
+    """Runs `python arguments` at the root, in this process, which saves the start of another.
+
+    Arguments begin with a script's path, or with -m and a module. What a program changes of its
+    process (signals, the command line, modules beside a script) is put back.
+    """
+    first, *rest = map(str, arguments)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with (
+        _process_state(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        try:
+            if first == "-m":
+                sys.argv = rest
+                runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+            else:
+                script = (ROOT / first).resolve()
+                sys.argv = [first, *rest]
+                sys.path.insert(0, str(script.parent))
+                runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _process_state() -> Iterator[None]:
+    argv, path, modules = sys.argv, list(sys.path), set(sys.modules)
+    handlers = {number: signal.getsignal(number) for number in CAUGHT}
+    try:
+        with contextlib.chdir(ROOT):
+            yield
+    finally:
+        sys.argv, sys.path[:] = argv, path
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        beside = ROOT / "experiments"
+        for name in set(sys.modules) - modules:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and beside in Path(file).parents:
+                del sys.modules[name]
+
+
+def program(*arguments: object) -> str:
+    """Runs a program in this process that succeeds -> what it prints."""
+    done = run_program(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_python(
     *arguments: object, input: str = "", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What became of `python arguments`, started at the root; env is added to the environment."""
+    """Starts `python arguments` at the root and waits for it; env is added to the environment."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
@@ -29,7 +100,7 @@ def run_python(
 
 
 def python(*arguments: object, input: str = "") -> str:
-    """What a program that succeeds prints."""
+    """What a program that succeeds prints, in a process of its own."""
     done = run_python(*arguments, input=input)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
-from programs import ROOT, run_python
+from programs import ROOT, Done, run_program, run_python
 
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
@@ -14,8 +13,8 @@ CATEGORICAL = "--config.model.likelihood=categorical"
 SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian")
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return run_python("experiments/run.py", *arguments, env=env)
+def run(*arguments: str) -> Done:
+    return run_program("experiments/run.py", *arguments)
 
 
 # arguments, words that the line must hold: what is wrong, and what is allowed or to be done
@@ -180,14 +179,17 @@ LONG = set(NEEDS_JAX) - {
     "mistake",
     [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MISTAKES],
 )
-def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
+def test_a_mistake_gets_one_line_and_status_2(
+    mistake: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     arguments, words = MISTAKES[mistake]
     arguments = [argument.format(tmp=folder) for argument in arguments]
     if not any(argument.startswith("--workdir") for argument in arguments):
         arguments.append(f"--workdir={folder}/new")
     # No test waits for a download: the proxy is a closed port of this machine.
-    closed = dict.fromkeys(["http_proxy", "https_proxy"], "http://127.0.0.1:9")
-    done = run(*arguments, env=closed)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    done = run(*arguments)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -200,7 +202,8 @@ def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
 
 def test_help_shows_every_field_without_importing_jax(tmp_path: Path):
     (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')\n")
-    done = run(FREY, "--help", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = run_python("experiments/run.py", FREY, "--help", env=env)
     assert done.returncode == 0, done.stderr
     from aevb.config import FIELDS
 

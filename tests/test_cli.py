@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from programs import ROOT, python, run_python
+from programs import ROOT, Done, program, python, run_program, run_python
 from test_config import FILES
 
 import aevb
@@ -19,8 +19,8 @@ from aevb.cli import COMMANDS, Command
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_python("-m", "aevb", *arguments)
+def run(*arguments: str) -> Done:
+    return run_program("-m", "aevb", *arguments)
 
 
 # The table of commands
@@ -35,7 +35,7 @@ def test_every_command_says_how_it_is_used(name: str):
 
 
 def test_help_names_every_command():
-    text = python("-m", "aevb", "--help")
+    text = program("-m", "aevb", "--help")
     for name, command in COMMANDS.items():
         assert re.search(rf"^  aevb {name} +{re.escape(command.help)}$", text, re.MULTILINE)
 
@@ -149,14 +149,16 @@ def test_every_experiment_ships_and_its_text_exists_once():
 
 @pytest.mark.parametrize("arguments", [["--config=mnist"], ["--config", "mnist"]])
 def test_a_name_stands_for_its_file(arguments: list[str]):
-    found = python("-m", "aevb", "run", *arguments, "--help")
+    found = program("-m", "aevb", "run", *arguments, "--help")
     assert "--config.data.name='mnist'" in found
-    assert found == python("-m", "aevb", "run", f"--config={experiments.FOLDER}/mnist.py", "--help")
+    assert found == program(
+        "-m", "aevb", "run", f"--config={experiments.FOLDER}/mnist.py", "--help"
+    )
 
 
 def test_without_a_config_it_is_the_frey_faces():
-    found = python("-m", "aevb", "run", "--config.seed=3", "--help")
-    named = python("-m", "aevb", "run", "--config=frey_faces", "--config.seed=3", "--help")
+    found = program("-m", "aevb", "run", "--config.seed=3", "--help")
+    named = program("-m", "aevb", "run", "--config=frey_faces", "--config.seed=3", "--help")
     assert found == named
     assert "--config.seed=3" in found
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from pages import content_of
-from programs import python
+from programs import program
 
 from aevb import comparison, metrics, runs
 from aevb.commands import report, run
@@ -229,13 +229,13 @@ def test_pictures_are_within_the_page_and_too_many_are_left_out(
 
 
 def test_aevb_report_and_the_script_write_page_and_table(copy: Path, tmp_path: Path):
-    printed = python("-m", "aevb", "report", copy / "2,0", copy / "10,0").splitlines()
+    printed = program("-m", "aevb", "report", copy / "2,0", copy / "10,0").splitlines()
     assert printed[0].split("  ")[0] == "num_latents"
     assert printed[-2:] == [str(copy / "comparison.html"), str(copy / "comparison.csv")]
     first = (copy / "comparison.csv").read_text()
     script = Path(__file__).parent.parent / "experiments" / "report.py"
     output = tmp_path / "page.html"
-    python(script, copy / "2,0", copy / "10,0", f"--output={output}")
+    program(script, copy / "2,0", copy / "10,0", f"--output={output}")
     assert output.is_file()
     assert output.with_suffix(".csv").read_text() == first
 

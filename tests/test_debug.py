@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import run_python
+from programs import run_program, run_python
 
 from aevb import divergence, stack
 from aevb.algorithms.base import Algorithm, Batch, TrainState
@@ -78,10 +78,10 @@ def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
         "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
         "--config.optimizer.step_size=1e20", "--config.train.num_examples=1000",
     )  # fmt: skip
-    without = run_python("experiments/run.py", *flags)
+    without = run_program("experiments/run.py", *flags)
     assert without.returncode == 2
     assert "--debug" in without.stderr
-    found = run_python("experiments/run.py", *flags, "--debug")
+    found = run_program("experiments/run.py", *flags, "--debug")
     assert found.returncode == 2
     assert "at networks.py:" in found.stderr
     assert "step 2 " in found.stderr

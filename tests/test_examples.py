@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import python
+from programs import program
 
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -74,5 +74,5 @@ def test_an_example_is_short_and_says_how_it_is_run(example: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("example", OF_STEPS + OF_RUNS)
 def test_an_example_runs_by_its_command(example: str):
-    printed = python(FOLDER / f"{example}.py")
+    printed = program(FOLDER / f"{example}.py")
     assert "loss, first and last" in printed or "-log p(x)" in printed

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import python, run_python
+from programs import program, run_program
 from test_config import FILES, config_of
 
 from aevb import data, runs
@@ -84,9 +84,9 @@ def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopp
     output = tmp_path / "results.json"
     command: list[Any] = ["experiments/reproduce.py", "--rows=frey_random_2", "--num_examples=3000"]
     command += [f"--runs={tmp_path / 'runs'}", f"--output={output}"]
-    python(*command, "--num_seeds=1")
+    program(*command, "--num_seeds=1")
     first = (tmp_path / "runs" / "frey_random_2" / "seed=0" / "summary.json").stat().st_mtime_ns
-    python(*command, "--num_seeds=2")
+    program(*command, "--num_seeds=2")
     assert first == (
         (tmp_path / "runs" / "frey_random_2" / "seed=0" / "summary.json").stat().st_mtime_ns
     )
@@ -103,7 +103,7 @@ def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopp
 
 def test_reproduce_records_a_run_that_failed(tmp_path: Path):
     output = tmp_path / "results.json"
-    python(
+    program(
         "experiments/reproduce.py",
         "--rows=frey_random_2",
         "--num_seeds=1",
@@ -120,7 +120,7 @@ def test_reproduce_records_a_run_that_failed(tmp_path: Path):
 @pytest.mark.slow
 def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
     output = tmp_path / "variance.json"
-    python(
+    program(
         "experiments/gradient_variance.py",
         "--config=experiments/frey_faces.py",
         "--config.data.name=synthetic",
@@ -150,7 +150,7 @@ def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
 
 def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Path):
     for points in ("300,100", "many", "10,300"):
-        done = run_python(
+        done = run_program(
             "experiments/gradient_variance.py",
             "--config=experiments/frey_faces.py",
             f"--examples={points}",
@@ -173,7 +173,7 @@ def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopp
         "--config.train.num_examples=400",
         "--config.model.hidden=(5,)",
     ]
-    python(*command)
+    program(*command)
     results = tmp_path / "results" / "figure_6_frey.json"
     found = json.loads(results.read_text())
     runs = {run["setting"]["algorithm.name"]: run for run in found["runs"]}
@@ -187,9 +187,9 @@ def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopp
     assert evidence["kl_theta"] > 0
     assert evidence["bound"] < runs["full_vb"]["train_bound"]
     results.unlink()
-    python(*command)
+    program(*command)
     again = json.loads(results.read_text())
     assert again["runs"] == found["runs"]
 
-    python("experiments/report.py", f"--folder={tmp_path}")
+    program("experiments/report.py", f"--folder={tmp_path}")
     assert "Frey faces, N = 100" in (tmp_path / "paper.md").read_text()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from javascript import Engine
 from pages import content_of
-from programs import python
+from programs import program
 
 import aevb
 from aevb import runs
@@ -117,7 +117,7 @@ def test_no_text_of_the_content_can_end_it():
 
 
 def test_aevb_explore_writes_it_anew(faces: Path, tmp_path: Path):
-    written = python("-m", "aevb", "explore", faces, f"--output={tmp_path / 'page.html'}").strip()
+    written = program("-m", "aevb", "explore", faces, f"--output={tmp_path / 'page.html'}").strip()
     pages = (Path(written), faces / "explorer.html")
     again, first = (content_of(path.read_text()) for path in pages)
     for content in (again, first):  # the same up to rounding, on another number of devices

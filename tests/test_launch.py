@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import submitit
-from programs import ON_THE_CPU, ROOT, run_python
+from programs import ON_THE_CPU, ROOT, run_program, run_python
 from test_sweep import AXES, bounds, small
 
 from aevb import launch, runs, sweep
@@ -443,7 +443,7 @@ def test_what_sbatch_refuses_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     ],
 )
 def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_path: Path):
-    done = run_python(*CONFIG, *arguments, f"--workdir={tmp_path / 'sweep'}")
+    done = run_program(*CONFIG, *arguments, f"--workdir={tmp_path / 'sweep'}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     for word in words:

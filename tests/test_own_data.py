@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from programs import run_python
+from programs import run_program
 
 from aevb import data
 from aevb.config import default_config, validate, with_values
@@ -346,7 +346,7 @@ def test_a_name_without_a_path_is_refused():
 
 
 def test_the_name_is_a_flag(tmp_path: Path):
-    done = run_python(
+    done = run_program(
         "experiments/run.py", "--config=experiments/frey_faces.py",
         f"--config.data.name=images:{tmp_path}", f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip

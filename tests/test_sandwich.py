@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import standard_errors_off
-from programs import run_python
+from programs import run_program
 
 from aevb import sandwich, vae
 from aevb.likelihoods import LIKELIHOODS
@@ -172,7 +172,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train.num_examples": 2000,
     }
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    done = run_python(
+    done = run_program(
         "experiments/run.py", "--config=experiments/frey_faces.py", f"--workdir={tmp}/run", *flags
     )
     assert done.returncode == 0, done.stderr
@@ -184,7 +184,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_command_tables_both_sides_and_they_agree(folder: Path):
-    done = run_python(
+    done = run_program(
         "experiments/evaluate.py",
         f"--workdir={folder}/run",
         "--estimators=importance,ais,reverse_ais,appendix_d",
@@ -253,7 +253,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
     arguments, words = MISTAKES[mistake]
-    done = run_python(
+    done = run_program(
         "experiments/evaluate.py", *(argument.format(tmp=folder) for argument in arguments)
     )
     assert done.returncode == 2, done.stderr
@@ -269,6 +269,6 @@ def test_a_run_of_damaged_checkpoints_is_said_to_have_no_sound_one(folder: Path,
     for file in (run / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    done = run_python("experiments/evaluate.py", f"--workdir={run}", "--num_points=3")
+    done = run_program("experiments/evaluate.py", f"--workdir={run}", "--num_points=3")
     assert done.returncode == 2, done.stderr
     assert "has no sound checkpoint; train in a new folder" in done.stderr.splitlines()[-1]

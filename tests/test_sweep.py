@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import ON_THE_CPU, ROOT, run_python
+from programs import ON_THE_CPU, ROOT, run_program, run_python
 
 from aevb import compiler, runs, sweep, workshop
 from aevb.config import Config, default_config
@@ -185,6 +185,7 @@ NUM_DEVICES = min(compiler.num_cores(), 4)  # for four runs
 
 
 def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which makes the devices that it needs."""
     return run_python(*SWEEP, f"--workdir={folder}", *more)
 
 
@@ -254,7 +255,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Pa
 def test_a_mistake_gets_one_line_and_status_2(
     arguments: list[str], words: list[str], tmp_path: Path
 ):
-    done = run_python(*FREY, *arguments, f"--workdir={tmp_path / 'sweep'}")
+    done = run_program(*FREY, *arguments, f"--workdir={tmp_path / 'sweep'}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     for word in words:
@@ -263,9 +264,10 @@ def test_a_mistake_gets_one_line_and_status_2(
 
 
 def test_a_run_that_fails_shows_in_the_table_and_in_the_status(tmp_path: Path):
-    done = command(
-        tmp_path, "--axis=optimizer.step_size=1e30", "--axis=seed=0", "--axis=model.num_latents=2"
-    )
+    done = run_program(
+        *SWEEP, f"--workdir={tmp_path}", "--axis=optimizer.step_size=1e30", "--axis=seed=0",
+        "--axis=model.num_latents=2",
+    )  # fmt: skip
     assert done.returncode == 3
     assert "failed:" in done.stdout
     assert "Traceback" not in done.stderr

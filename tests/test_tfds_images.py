@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from programs import run_python
+from programs import run_program
 
 from aevb import config, data, runs
 from aevb.config import default_config, validate
@@ -181,7 +181,7 @@ def test_config_and_data_mean_the_same_prefixes():
 
 
 def test_the_name_is_a_flag(home: Path, tmp_path: Path):
-    done = run_python(
+    done = run_program(
         "experiments/run.py", "--config=experiments/frey_faces.py", "--config.data.name=tfds:",
         f"--workdir={tmp_path / 'run'}",
     )  # fmt: skip
