@@ -5,9 +5,11 @@ x64 stays off, as in training; the oracles are float64 in NumPy.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
+from made_once import made_once
 
 from aevb import compiler
 
@@ -27,6 +29,30 @@ def pytest_configure(config: pytest.Config) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the finished run of small_run.py, which tests read and copy."""
+    return made_once(tmp_path_factory, "small_run", lambda folder: _train(folder, {}))
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on the Frey faces, with two latents; tests read and copy it."""
+    values = {"model.hidden": (20,), "train.num_examples": 2000, "train.first_eval": 1000}
+    return made_once(tmp_path_factory, "faces", lambda folder: _train(folder, values))
+
+
+def _train(folder: Path, values: dict[str, object]) -> None:
+    """Trains small_run.py's config, or the default with these values."""
+    import small_run
+
+    from aevb import runs
+    from aevb.config import default_config, validate, with_values
+
+    config = with_values(default_config(), values) if values else small_run.get_config()
+    runs.run(validate(config), folder)
 
 
 @pytest.fixture

@@ -276,6 +276,7 @@ def killed(values: Values, folder: Path, *, after: int) -> None:
     end_of_process()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path: Path):
     folder = tmp_path / "run"
     killed(frey(**BOTH), folder, after=1)
@@ -370,6 +371,7 @@ def test_data_that_are_no_images_have_numbers_alone(tmp_path: Path):
     assert shown(tmp_path / "run" / "tensorboard").Tags()["images"] == []
 
 
+@pytest.mark.slow
 def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
     """Of different numbers of latents, of which the small one is padded while it trains."""
     config = with_values(default_config(), frey(train__tensorboard=True))

@@ -7,40 +7,58 @@ import json
 import math
 import shutil
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small_run
 from pages import content_of
 from programs import program
 
 from aevb import comparison, metrics, runs
 from aevb.commands import report, run
 from aevb.comparison import Comparison, compare
-from aevb.config import default_config, validate, with_values
+from aevb.config import validate, with_values
 from aevb.errors import UserError
 
-SMALL = {
-    "data.name": "synthetic", "data.synthetic_num_train": 200, "data.synthetic_num_test": 50,
-    "data.synthetic_num_dims": 4, "model.likelihood": "gaussian", "model.hidden": (8,),
-    "train.num_examples": 2000, "train.first_eval": 500, "train.evals_per_decade": 5,
-}  # fmt: skip
-LATENTS, SEEDS = (2, 10), (0, 1, 2)
+LATENTS, SEEDS = (2, 10), (1, 2, 3)
 
-
-def made(folder: Path, **values: Any) -> Path:
-    named = {name.replace("__", "."): value for name, value in values.items()}
-    runs.run(validate(with_values(default_config(), SMALL | named)), folder)
-    return folder
+Maker = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(undisturbed: Path) -> Maker:
+    """Makes a finished run with other settings and bounds of its own, without training it."""
+
+    def make(folder: Path, **values: Any) -> Path:
+        named = {name.replace("__", "."): value for name, value in values.items()}
+        config = validate(with_values(small_run.get_config(), named))
+        shift = 0.1 * config["seed"] + 0.01 * config["model.num_latents"]
+        shutil.copytree(undisturbed, folder)
+        metrics.write_signed(folder / "config.json", config)
+        summary = metrics.read_signed(folder / "summary.json") | {"seed": config["seed"]}
+        metrics.write_signed(folder / "summary.json", shifted(summary, shift))
+        log = metrics.read_records(folder / "metrics.jsonl")
+        lines = [json.dumps(shifted(record, shift)) for record in log]
+        (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        return folder
+
+    return make
+
+
+def shifted(figures: Mapping[str, Any], shift: float) -> dict[str, Any]:
+    bounds = {name: figures[name] + shift for name in ("train_bound", "test_bound")}
+    return {**figures, **bounds}
+
+
+@pytest.fixture(scope="module")
+def sweep(made: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two numbers of latents and three seeds, and trials that are not for show."""
     folder = tmp_path_factory.mktemp("comparison") / "sweep"
     for num_latents, seed in itertools.product(LATENTS, SEEDS):
         made(folder / f"{num_latents},{seed}", model__num_latents=num_latents, seed=seed)
-    shutil.copytree(folder / "2,0", folder / "trials" / "2,0")
+    shutil.copytree(folder / "2,1", folder / "trials" / "2,1")
     return folder
 
 
@@ -78,14 +96,14 @@ def test_a_row_has_the_mean_and_its_standard_error_over_seeds(sweep: Path):
 
 
 def test_folders_may_be_runs_sweeps_or_what_holds_them_and_none_counts_twice(sweep: Path):
-    one = compare([sweep / "10,1"])
+    one = compare([sweep / "10,2"])
     assert one.fields == ()
     assert [len(row.runs) for row in one.rows] == [1]
-    for folders in ([sweep.parent], [sweep, sweep / "2,0"]):
+    for folders in ([sweep.parent], [sweep, sweep / "2,1"]):
         assert [len(row.runs) for row in compare(folders).rows] == [3, 3]
 
 
-def test_rows_are_in_the_order_of_their_numbers(copy: Path):
+def test_rows_are_in_the_order_of_their_numbers(copy: Path, made: Maker):
     made(copy / "step", model__num_latents=2, optimizer__step_size=0.1)
     made(copy / "deep", model__num_latents=10, model__hidden=(8, 8))
     found = compare([copy])
@@ -96,22 +114,22 @@ def test_rows_are_in_the_order_of_their_numbers(copy: Path):
     assert [field["values"] for field in fields] == [["2", "10"], ["8", "8x8"], ["0.02", "0.1"]]
 
 
-def test_the_same_run_again_is_no_seed_more(copy: Path):
-    made(copy / "again", model__num_latents=2, seed=1)
+def test_the_same_run_again_is_no_seed_more(copy: Path, made: Maker):
+    made(copy / "again", model__num_latents=2, seed=2)
     found = compare([copy])
     assert [len(row.runs) for row in found.rows] == [3, 3]
     ((folder, why),) = found.left_out.items()
-    assert {folder, copy / "2,1"} == {copy / "again", copy / "2,1"}
+    assert {folder, copy / "2,2"} == {copy / "again", copy / "2,2"}
     assert "config and the seed" in why
 
 
-def test_where_a_run_writes_and_how_it_saves_makes_no_row(copy: Path):
-    made(copy / "other", model__num_latents=2, seed=3, train__keep_checkpoints=True)
+def test_where_a_run_writes_and_how_it_saves_makes_no_row(copy: Path, made: Maker):
+    made(copy / "other", model__num_latents=2, seed=4, train__keep_checkpoints=True)
     assert [len(row.runs) for row in compare([copy]).rows] == [4, 3]
 
 
 def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
-    (copy / "2,1" / "summary.json").unlink()
+    (copy / "2,2" / "summary.json").unlink()
     found = compare([copy])
     row = found.rows[0]
     figure = row.figure(comparison.BOUNDS[1])
@@ -123,24 +141,27 @@ def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
     assert next(csv.DictReader(io.StringIO(comparison.as_csv(found))))["unfinished"] == "1"
 
 
-def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(copy: Path):
-    before = summary_of(copy / "2,1")
-    (copy / "2,1" / "summary.json").unlink()
-    made(copy / "2,1", model__num_latents=2, seed=1)
-    after = summary_of(copy / "2,1")
+def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(
+    copy: Path, undisturbed: Path
+):
+    killed = shutil.copytree(undisturbed, copy / "2,0")
+    before = summary_of(killed)
+    (killed / "summary.json").unlink()
+    runs.run(validate(small_run.get_config()), killed)
+    after = summary_of(killed)
     assert after["test_bound"] == before["test_bound"]
     assert after["examples_per_second"] is None
-    assert "examples/s" in run.report(before, copy / "2,1")
-    assert "examples/s" not in run.report(after, copy / "2,1")
+    assert "examples/s" in run.report(before, killed)
+    assert "examples/s" not in run.report(after, killed)
     found = compare([copy])
     speed, _ = comparison.COSTS
     figures = [found.rows[0].figure(column) for column in (speed, comparison.BOUNDS[1])]
-    assert [len(figure["values"]) for figure in figures if figure] == [2, 3]
+    assert [len(figure["values"]) for figure in figures if figure] == [3, 4]
     assert len(list(csv.DictReader(io.StringIO(comparison.as_csv(found))))) == 2
 
 
 def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
-    file = copy / "2,1" / "summary.json"
+    file = copy / "2,2" / "summary.json"
     metrics.write_signed(file, metrics.read_signed(file) | {"train_bound": -math.inf})
     found = compare([copy])
     assert found.rows[0].figure(comparison.BOUNDS[0]) == {
@@ -157,37 +178,37 @@ def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
 
 @pytest.mark.parametrize("file", ["config.json", "summary.json"])
 def test_a_damaged_run_is_left_out_by_name_and_the_others_are_shown(copy: Path, file: str):
-    path = copy / "2,1" / file
+    path = copy / "2,2" / file
     path.write_text(path.read_text().replace("1", "2", 1))
     found = compare([copy])
     assert [len(row.runs) for row in found.rows] == [2, 3]
-    assert list(found.left_out) == [copy / "2,1"]
-    assert shown(found, copy)["left_out"][0][0] == str(copy / "2,1")
+    assert list(found.left_out) == [copy / "2,2"]
+    assert shown(found, copy)["left_out"][0][0] == str(copy / "2,2")
 
 
 @pytest.mark.parametrize(
     ("file", "text"), [("marginal.json", '{"model": {}}'), ("metrics.jsonl", '{"examples": 1}\n')]
 )
 def test_a_file_that_is_another_programs_leaves_a_run_out(copy: Path, file: str, text: str):
-    (copy / "2,1" / file).write_text(text)
-    assert list(compare([copy]).left_out) == [copy / "2,1"]
+    (copy / "2,2" / file).write_text(text)
+    assert list(compare([copy]).left_out) == [copy / "2,2"]
 
 
 def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
     def evaluated(name: str, mean: float, step: int) -> None:
         found = {
-            "data": {"split": "test", "num_points": 50},
+            "data": {"split": "test", "num_points": 100},
             "model": {"step": step},
             "estimators": {"importance": {"mean": mean}},
         }
         metrics.write_json(copy / name / "marginal.json", found)
 
-    evaluated("2,0", -3.0, 20)
-    evaluated("2,1", -5.0, 20)
-    evaluated("10,0", -1.0, 10)
+    evaluated("2,1", -3.0, 200)
+    evaluated("2,2", -5.0, 200)
+    evaluated("10,1", -1.0, 10)
     found = compare([copy])
     (column,) = (each for each in found.columns if each.name.startswith("log_p"))
-    assert column.label == "log p(x) by importance, 50 of test (nats)"
+    assert column.label == "log p(x) by importance, 100 of test (nats)"
     figure = found.rows[0].figure(column)
     assert figure is not None
     assert figure["values"] == [-3.0, -5.0]
@@ -208,17 +229,17 @@ def test_the_table_has_the_numbers_of_the_page(sweep: Path):
 
 def test_curves_and_settings_of_the_page_are_the_runs(sweep: Path):
     content = shown(compare([sweep]), sweep)
-    records = metrics.read_records(sweep / "10,2" / "metrics.jsonl")
+    records = metrics.read_records(sweep / "10,3" / "metrics.jsonl")
     assert content["rows"][1]["curves"][2] == metrics.curve(records)
     differing = [each for each in content["settings"] if each["differs"]]
     assert differing == [{"name": "model.num_latents", "values": ["2", "10"], "differs": True}]
-    assert content["rows"][1]["runs"][0]["page"] == "10%2C0/explorer.html"
+    assert content["rows"][1]["runs"][0]["page"] == "10%2C1/explorer.html"
 
 
 def test_pictures_are_within_the_page_and_too_many_are_left_out(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for number, size in (("2,0", 3000), ("10,0", 6000)):
+    for number, size in (("2,1", 3000), ("10,1", 6000)):
         (copy / number / "figures" / "samples.png").write_bytes(bytes(size))
     content = shown(compare([copy]), copy)
     assert content["pictures"] == ["samples"]
@@ -229,13 +250,13 @@ def test_pictures_are_within_the_page_and_too_many_are_left_out(
 
 
 def test_aevb_report_and_the_script_write_page_and_table(copy: Path, tmp_path: Path):
-    printed = program("-m", "aevb", "report", copy / "2,0", copy / "10,0").splitlines()
+    printed = program("-m", "aevb", "report", copy / "2,1", copy / "10,1").splitlines()
     assert printed[0].split("  ")[0] == "num_latents"
     assert printed[-2:] == [str(copy / "comparison.html"), str(copy / "comparison.csv")]
     first = (copy / "comparison.csv").read_text()
     script = Path(__file__).parent.parent / "experiments" / "report.py"
     output = tmp_path / "page.html"
-    program(script, copy / "2,0", copy / "10,0", f"--output={output}")
+    program(script, copy / "2,1", copy / "10,1", f"--output={output}")
     assert output.is_file()
     assert output.with_suffix(".csv").read_text() == first
 
@@ -244,7 +265,7 @@ def test_folders_may_be_named_from_the_root_and_from_here(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(copy)
-    assert report.main(["2,0", str(copy / "10,0")]) == 0
+    assert report.main(["2,1", str(copy / "10,1")]) == 0
     assert (copy / "comparison.html").is_file()
 
 
@@ -271,6 +292,6 @@ def test_a_mistake_gets_one_line(
 
 
 def test_folders_of_damaged_runs_alone_are_refused(copy: Path):
-    (copy / "2,0" / "config.json").write_text("{")
+    (copy / "2,1" / "config.json").write_text("{")
     with pytest.raises(UserError, match="nothing can be shown"):
-        compare([copy / "2,0"])
+        compare([copy / "2,1"])

@@ -97,6 +97,7 @@ def on_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_on_8_devices_the_bounds_are_those_of_one(on_one: Path, tmp_path: Path):
     alone(tmp_path / "run", 8)
     np.testing.assert_allclose(bounds(tmp_path / "run"), bounds(on_one), rtol=TOLERANCE)
@@ -255,6 +256,7 @@ print(part.start, part.stop, placed.shape)
 """
 
 
+@pytest.mark.slow
 def test_each_process_has_its_own_part_of_every_minibatch():
     address = f"127.0.0.1:{free_port()}"
     processes = [

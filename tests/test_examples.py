@@ -52,6 +52,7 @@ def test_the_loss_of_images_of_ones_own_falls(own: tuple[Path, tuple[float, floa
     assert (folder / "run" / "figures" / "samples.png").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_run_tells_images_from_the_same_upside_down(
     own: tuple[Path, tuple[float, float]],
 ):

@@ -17,10 +17,12 @@ import aevb
 from aevb import runs
 from aevb.commands import explore
 from aevb.config import default_config, validate, with_values
+from aevb.experiment import Experiment, build
+from aevb.explorer import explorer_page
 from aevb.pages import page
+from aevb.types import PyTree
 
 QUICK = {"train.num_examples": 2000, "train.first_eval": 1000}
-GREY = {**QUICK, "model.hidden": (20,)}
 REAL = {
     **QUICK, "data.name": "synthetic", "data.synthetic_num_train": 200,
     "data.synthetic_num_test": 50, "data.synthetic_num_dims": 6, "model.likelihood": "gaussian",
@@ -29,14 +31,19 @@ REAL = {
 }  # fmt: skip
 
 
-def made(folder: Path, values: dict[str, Any]) -> Path:
-    runs.run(validate(with_values(default_config(), values)), folder)
-    return folder
+SUMMARY = {
+    "train_bound": -1.0, "train_bound_standard_error": 0.1, "test_bound": -2.0,
+    "test_bound_standard_error": 0.1, "num_examples": 0,
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("explorer") / "faces", GREY)
+def page_of_untrained(values: dict[str, Any]) -> tuple[Experiment, PyTree, dict[str, Any]]:
+    """A model as it is initialized, its parameters and its page's content."""
+    config = validate(with_values(default_config(), values))
+    experiment = build(config)
+    algorithm = experiment.algorithm
+    params = algorithm.vae_params(jax.jit(algorithm.init)(jax.random.key(0)).params)
+    return experiment, params, content_of(explorer_page(experiment, params, [], config, SUMMARY))
 
 
 def floats(text: str) -> np.ndarray:
@@ -85,26 +92,23 @@ def test_units_are_ordered_by_their_kl(faces: Path):
 def test_settings_tell_what_is_not_the_default(faces: Path):
     settings = content_of((faces / "explorer.html").read_text())["config"]
     changed = {one["name"] for one in settings if not one["is_default"]}
-    assert set(GREY) <= changed
+    assert {*QUICK, "model.hidden"} <= changed
     assert "model.num_latents" not in changed
 
 
-def test_data_that_are_no_images_and_another_guide_have_a_page(tmp_path: Path):
-    folder = made(tmp_path / "run", REAL)
-    content = content_of((folder / "explorer.html").read_text())
+def test_data_that_are_no_images_and_another_guide_have_a_page():
+    experiment, params, content = page_of_untrained(REAL)
     assert content["image"]["shape"] == [1, 6]
     assert content["image"]["low"] < 0 < content["image"]["high"]
-    run = aevb.load_run(folder)
-    x = jnp.asarray(run.dataset.test[content["points"]["places"]])
+    x = jnp.asarray(experiment.dataset.test[content["points"]["places"]])
     means = floats(content["points"]["means"]).reshape(-1, 4)
-    errors = np.abs(means - jax.vmap(run.encode)(x).mean)
+    errors = np.abs(means - jax.vmap(lambda one: experiment.vae.encode(params, one).mean)(x))
     assert 0.0 < errors.max() < 6 / 8  # the mean of 64 draws, of a deviation below 1
 
 
-def test_a_model_without_an_encoder_has_a_page_without_points(tmp_path: Path):
+def test_a_model_without_an_encoder_has_a_page_without_points():
     values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
-    folder = made(tmp_path / "run", values)
-    content = content_of((folder / "explorer.html").read_text())
+    _, _, content = page_of_untrained(values)
     assert content["points"] is None
     assert content["decoder"] is not None
 

@@ -263,7 +263,7 @@ def test_every_launcher_that_can_be_named_is_there():
 
 # Processes of this machine
 
-CONFIG = ["experiments/run.py", f"--config={ROOT / 'tests' / 'faults' / 'small.py'}"]
+CONFIG = ["experiments/run.py", f"--config={ROOT / 'tests' / 'small_run.py'}"]
 LOCAL = [*CONFIG, "--sweep", "--launcher=local"]
 
 

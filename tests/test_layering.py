@@ -1,6 +1,7 @@
 """Imports point one way, and each library is known to few files: read from the source."""
 
 import ast
+import functools
 import importlib.metadata
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,7 @@ def module_of(path: Path) -> str:
 SOURCES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
 def imports_of(module: str) -> list[Import]:
     """Those of the whole file, also within functions and for type checkers alone."""
     tree = ast.parse(SOURCES[module].read_text())

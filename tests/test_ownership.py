@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import ROOT
+from programs import ROOT, run_program
 
 from aevb.errors import UserError
 from aevb.ownership import LOCK, owned
@@ -37,6 +37,18 @@ def test_another_process_is_refused_and_told_whose_the_folder_is(tmp_path: Path)
     process.communicate()
     with owned(tmp_path / "run"):
         assert f"process {os.getpid()} on" in (tmp_path / "run" / LOCK).read_text()
+
+
+def test_a_run_in_a_folder_that_another_process_has_is_refused_in_one_line(tmp_path: Path):
+    process = holder(tmp_path / "run")
+    done = run_program(
+        "experiments/run.py", "--config=tests/small_run.py", f"--workdir={tmp_path / 'run'}"
+    )
+    process.communicate()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --workdir=")
+    assert f"is in use by process {process.pid} on" in line
 
 
 def test_the_lock_of_a_killed_process_means_nothing(tmp_path: Path):

@@ -10,9 +10,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aevb import runs
-from aevb.config import default_config, validate, with_values
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MAP = README[README.index("## Map") :]
@@ -78,10 +75,11 @@ def test_the_example_of_the_losses_runs_and_its_gradient_lowers_the_loss():
     assert user["loss"](weights - 0.1 * gradient, key, x) < value - 0.01
 
 
-def test_the_example_of_a_finished_run_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "runs" / "frey_faces" / "default"
-    values = {"train.num_examples": 200, "model.hidden": (8,)}
-    runs.run(validate(with_values(default_config(), values)), folder)
+def test_the_example_of_a_finished_run_runs(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "runs" / "frey_faces").mkdir(parents=True)
+    (tmp_path / "runs" / "frey_faces" / "default").symlink_to(faces)
     monkeypatch.chdir(tmp_path)
     user: dict[str, Any] = {"jax": jax, "x": jnp.full((3, 560), 0.5)}
     exec(LOAD, user)

@@ -1,7 +1,12 @@
-"""A run that is killed and started again ends as if nothing had happened."""
+"""A run that is stopped and started again ends as if nothing had happened.
+
+The quick tests stop it in the test's process; the slow ones start processes of their own. Those
+that damage a run's files are in `faults/`.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import OPTIMISED, ROOT
+from programs import OPTIMISED, ROOT, Done, run_program
+
+from aevb import train
 
 COMMAND = [
     sys.executable,
@@ -70,19 +77,66 @@ def assert_same_end(folder: Path, undisturbed: Path) -> None:
     assert bounds(folder) == bounds(undisturbed)
 
 
+# In this process
+
+
+def run_small(folder: Path) -> Done:
+    return run_program("experiments/run.py", "--config=tests/small_run.py", f"--workdir={folder}")
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR1)),
+    ],
+)
+def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
+    number: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The signal comes at the second evaluation, as if from outside."""
+    folder, append = tmp_path / "run", train.MetricsLog.append
+
+    def append_and_signal(log: train.MetricsLog, record: dict[str, float]) -> None:
+        append(log, record)
+        if len(log.records) == 2:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.MetricsLog, "append", append_and_signal)
+        stopped = run_small(folder)
+    assert stopped.returncode == 128 + number
+    assert stopped.stderr.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")
+    done = run_small(folder)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from the checkpoint" in done.stdout
+    last = max(digests(undisturbed), key=int)
+    assert digests(folder)[last] == digests(undisturbed)[last]
+    assert log(folder) == log(undisturbed)
+    assert bounds(folder) == bounds(undisturbed)
+
+
+def test_a_finished_run_given_again_prints_its_summary_and_changes_nothing(undisturbed: Path):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    assert "20,000 training examples" in run_small(undisturbed).stdout
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+
+
+# In processes of their own
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody stopped."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     finish(folder)
     return folder
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(
-    number: signal.Signals, undisturbed: Path, tmp_path: Path
+    number: signal.Signals, long_run: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
     process = start(folder)
@@ -94,29 +148,21 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert process.returncode == 128 + number
     assert err.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")
     assert "resuming from the checkpoint" in finish(folder)
-    assert_same_end(folder, undisturbed)
+    assert_same_end(folder, long_run)
 
 
 @pytest.mark.slow
-def test_two_runs_end_bitwise_the_same(undisturbed: Path, tmp_path: Path):
+def test_two_runs_end_bitwise_the_same(long_run: Path, tmp_path: Path):
     finish(tmp_path / "run")
-    assert_same_end(tmp_path / "run", undisturbed)
+    assert_same_end(tmp_path / "run", long_run)
 
 
-def test_a_finished_run_prints_its_summary_and_changes_nothing(undisturbed: Path):
-    folder = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert "400,000 training examples" in finish(folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
-    undisturbed: Path, tmp_path: Path
+    long_run: Path, tmp_path: Path
 ):
-    import shutil
-
     folder = tmp_path / "run"
-    shutil.copytree(undisturbed, folder)
+    shutil.copytree(long_run, folder)
     (folder / "summary.json").unlink()
     last = folder / "checkpoints" / str(400000 // 100)
     largest = max((last / "state").rglob("*"), key=lambda path: path.stat().st_size)
@@ -128,4 +174,4 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
     assert process.returncode == 0, err
     assert "checkpoint of step 4000 is damaged" in err
     assert "resuming from the checkpoint" in out
-    assert_same_end(folder, undisturbed)
+    assert_same_end(folder, long_run)

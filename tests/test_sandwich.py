@@ -160,22 +160,10 @@ def test_one_theta_is_an_estimate_as_it_is():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in `run` and an unfinished one in `begun`."""
     tmp = tmp_path_factory.mktemp("evaluate")
-    fields = {
-        "data.name": "synthetic",
-        "data.split": "",
-        "data.synthetic_num_test": 30,
-        "model.likelihood": "gaussian",
-        "model.hidden": "(4,)",
-        "train.num_examples": 2000,
-    }
-    flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    done = run_program(
-        "experiments/run.py", "--config=experiments/frey_faces.py", f"--workdir={tmp}/run", *flags
-    )
-    assert done.returncode == 0, done.stderr
+    shutil.copytree(undisturbed, tmp / "run")
     (tmp / "begun").mkdir()
     (tmp / "begun" / "config.json").write_text((tmp / "run" / "config.json").read_text())
     (tmp / "empty").mkdir()
@@ -230,7 +218,7 @@ MISTAKES = {
     ),
     "no estimator": (["--workdir={tmp}/run", "--estimators="], ["''", "importance"]),
     "no point": (["--workdir={tmp}/run", "--num_points=0"], ["num_points", "0", "at least 1"]),
-    "too many points": (["--workdir={tmp}/run", "--num_points=31"], ["31", "30", "synthetic"]),
+    "too many points": (["--workdir={tmp}/run", "--num_points=101"], ["101", "100", "synthetic"]),
     "word for a number": (["--workdir={tmp}/run", "--num_points=all"], ["num_points", "'all'"]),
     "unknown proposal": (["--workdir={tmp}/run", "--proposal=prior"], ["'prior'", "laplace"]),
     "unknown split": (["--workdir={tmp}/run", "--split=val"], ["'val'", "test", "simulated"]),
@@ -241,7 +229,7 @@ MISTAKES = {
     ),
     "step that is not kept": (
         ["--workdir={tmp}/run", "--step=7", "--num_points=3"],
-        ["step is 7", "20", "keep_checkpoints"],
+        ["step is 7", "200", "keep_checkpoints"],
     ),
     "reverse AIS of data": (
         ["--workdir={tmp}/run", "--estimators=reverse_ais"],

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slurm
 
 CONFIG = [
     "experiments/run.py",
-    f"--config={ROOT / 'tests' / 'faults' / 'small.py'}",
+    f"--config={ROOT / 'tests' / 'small_run.py'}",
     "--config.train.num_examples=200000",
     "--sweep",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from typing import Any
 import pytest
 from programs import ON_THE_CPU, ROOT, run_program, run_python
 
-from aevb import compiler, runs, sweep, workshop
+from aevb import compiler, drawing, runs, sweep, workshop
 from aevb.config import Config, default_config
 from aevb.errors import UserError
-from aevb.plan import Axes, best_of, make_plan
+from aevb.plan import Axes, Member, best_of, make_plan
 
 
 def small() -> Config:
@@ -44,24 +45,24 @@ def bounds(folder: Path) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("mapping", ["sequence", pytest.param("stack", marks=pytest.mark.slow)])
-def test_every_run_has_the_folder_that_it_has_alone(mapping: str, tmp_path: Path):
-    plan = make_plan(small(), AXES)
-    result = sweep.run(plan, tmp_path / "sweep", mapping)
-    assert read(tmp_path / "sweep" / "sweep.json") == result
-    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 10_000
-    for member in plan.members():
-        alone, inside = tmp_path / member.name, tmp_path / "sweep" / member.name
-        summary = runs.run(member.values, alone)
-        assert read(inside / "config.json") == read(alone / "config.json")
-        assert {p.name for p in inside.iterdir()} == {p.name for p in alone.iterdir()}
-        logs = [(f / "metrics.jsonl").read_text().splitlines() for f in (inside, alone)]
-        assert len(logs[0]) == len(logs[1])
-        # Stacked, six steps of Adagrad from rounding to the bound; in sequence it is the same run.
-        tolerance = 0.02 if mapping == "stack" else 1e-12
-        found = read(inside / "summary.json")["test_bound"]
-        assert found == pytest.approx(summary["test_bound"], rel=tolerance)
-        assert runs.run(member.values, inside)["seed"] == member.values["seed"]  # it is finished
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a sweep that ran in sequence, and its result."""
+    folder = tmp_path_factory.mktemp("finished") / "sweep"
+    return folder, sweep.run(make_plan(small(), AXES), folder, "sequence")
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw nothing, where what they draw is not the point."""
+    monkeypatch.setattr(drawing, "draw_run", lambda *arguments: None)
+    monkeypatch.setattr(runs, "explorer_page", lambda *arguments: "")
+
+
+def test_a_sweeps_file_is_its_result(finished: tuple[Path, dict[str, Any]]):
+    folder, result = finished
+    assert read(folder / "sweep.json") == result
+    assert (folder / "sweep.png").stat().st_size > 10_000
     assert [row["setting"] for row in result["rows"]] == [
         {"model.num_latents": 1},
         {"model.num_latents": 3},
@@ -73,18 +74,58 @@ def test_every_run_has_the_folder_that_it_has_alone(mapping: str, tmp_path: Path
         assert row["test_bound"]["standard_error"] == pytest.approx(abs(values[0] - values[1]) / 2)
 
 
-def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(tmp_path: Path):
-    first = sweep.run(make_plan(small(), AXES), tmp_path, "sequence")
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
-    assert sweep.run(make_plan(small(), AXES), tmp_path, "sequence") == first
-    more = sweep.run(make_plan(small(), {**AXES, "seed": (0, 1, 2)}), tmp_path, "sequence")
+def assert_as_alone(inside: Path, member: Member, alone: Path, rel: float) -> None:
+    """A run within a sweep leaves what the same run leaves by itself."""
+    summary = runs.run(member.values, alone)
+    assert read(inside / "config.json") == read(alone / "config.json")
+    assert {p.name for p in inside.iterdir()} == {p.name for p in alone.iterdir()}
+    logs = [(f / "metrics.jsonl").read_text().splitlines() for f in (inside, alone)]
+    assert len(logs[0]) == len(logs[1])
+    found = read(inside / "summary.json")["test_bound"]
+    assert found == pytest.approx(summary["test_bound"], rel=rel)
+    assert runs.run(member.values, inside)["seed"] == member.values["seed"]  # it is finished
+
+
+@pytest.mark.parametrize(
+    "number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))]
+)
+def test_a_run_in_sequence_has_the_folder_that_it_has_alone(
+    number: int, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    member = make_plan(small(), AXES).members()[-1 - number]
+    assert_as_alone(finished[0] / member.name, member, tmp_path, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_a_stacked_run_has_the_folder_that_it_has_alone(tmp_path: Path):
+    """But for rounding, which six steps of Adagrad carry to the bound."""
+    plan = make_plan(small(), AXES)
+    sweep.run(plan, tmp_path / "sweep", "stack")
+    for member in plan.members():
+        assert_as_alone(tmp_path / "sweep" / member.name, member, tmp_path / member.name, rel=0.02)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    folder, first = Path(shutil.copytree(finished[0], tmp_path / "sweep")), finished[1]
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("summary.json")}
+    assert sweep.run(make_plan(small(), AXES), folder, "sequence") == first
+    more = sweep.run(make_plan(small(), {**AXES, "seed": (0, 1, 2)}), folder, "sequence")
     assert [row["seeds"] for row in more["rows"]] == [3, 3]
     assert all(path.stat().st_mtime_ns == was for path, was in times.items())
 
 
-@pytest.mark.parametrize("mapping", ["sequence", pytest.param("stack", marks=pytest.mark.slow)])
-def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
-    axes = {**AXES, "optimizer.step_size": best_of(1e-9, 0.02, num_examples=400)}
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(
+    ("mapping", "seeds"),
+    [("sequence", (0,)), pytest.param("stack", (0, 1), marks=pytest.mark.slow)],
+)
+def test_the_step_size_of_the_best_trial_is_taken(
+    mapping: str, seeds: tuple[int, ...], tmp_path: Path
+):
+    axes = {**AXES, "seed": seeds, "optimizer.step_size": best_of(1e-9, 0.02, num_examples=400)}
     result = sweep.run(make_plan(small(), axes), tmp_path, mapping)
     assert [trial["chosen"] for trial in result["trials"]] == [{"optimizer.step_size": 0.02}] * 2
     for trial in result["trials"]:
@@ -96,35 +137,45 @@ def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
         assert config["optimizer.step_size"] == 0.02 or name.startswith("trials")
 
 
-@pytest.mark.parametrize("mapping", [pytest.param("sequence", marks=pytest.mark.slow), "stack"])
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize(
+    ("mapping", "seeds"),
+    [pytest.param("sequence", (0, 1), marks=pytest.mark.slow), ("stack", (0,))],
+)
 def test_a_run_whose_bound_is_no_number_is_reported_and_the_others_go_on(
-    mapping: str, tmp_path: Path
+    mapping: str, seeds: tuple[int, ...], tmp_path: Path
 ):
-    axes: Axes = {"optimizer.step_size": (0.02, 1e30), "seed": (0, 1)}
+    axes: Axes = {"optimizer.step_size": (0.02, 1e30), "seed": seeds}
     plan = make_plan(small(), axes)
     result = sweep.run(plan, tmp_path, mapping)
     good, bad = result["rows"]
-    assert good["seeds"] == 2
+    assert good["seeds"] == len(seeds)
     assert good["failed"] == {}
     assert bad["seeds"] == 0
-    assert len(bad["failed"]) == 2
+    assert len(bad["failed"]) == len(seeds)
     for name, reason in bad["failed"].items():
         assert "step_size=1e+30" in name
         assert "at" in reason
         assert "step_size" in reason
         assert not (tmp_path / name / "summary.json").exists()
-    assert len(bounds(tmp_path)) == 2
+    assert len(bounds(tmp_path)) == len(seeds)
+
+
+def claim(folder: Path, member: Member) -> None:
+    """Leaves what a run leaves first."""
+    with runs.claimed(folder, member.values):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     plan = make_plan(small(), AXES)
-    runs.run(plan.members()[0].values, tmp_path / "run")
+    claim(tmp_path / "run", plan.members()[0])
     with pytest.raises(UserError, match="single run"):
         sweep.run(plan, tmp_path / "run")
     other = small()
     other.model.hidden = (7,)
     name = plan.members()[-1].name
-    runs.run(make_plan(other, AXES).members()[-1].values, tmp_path / "sweep" / name)
+    claim(tmp_path / "sweep" / name, make_plan(other, AXES).members()[-1])
     with pytest.raises(UserError, match="hidden"):
         sweep.run(plan, tmp_path / "sweep")
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == [name]

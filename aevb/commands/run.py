@@ -117,6 +117,7 @@ def parse(
     flag_values = flags.FlagValues()
     define(flag_values)
     given = [sys.argv[0], *_with_files(arguments)]
+    sys.modules.pop("config_config", None)  # where ml_collections would find the last file's names
     try:
         config_flags.DEFINE_config_file(
             "config",

@@ -1,22 +1,9 @@
-"""A run that nobody disturbs, and the table of what was tried and what came of it."""
+"""Prints the table of what was tried and what came of it."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from _pytest.terminal import TerminalReporter
-from small import get_config
-
-from aevb import runs
-from aevb.config import validate
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder, which tests read and copy."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    runs.run(validate(get_config()), folder)
-    return folder
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

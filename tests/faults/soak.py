@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from small import get_config
+from small_run import get_config
 
 from aevb import loop, runs
 from aevb.config import validate

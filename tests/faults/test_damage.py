@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import pytest
-from small import get_config
+from small_run import get_config
 
 from aevb import checkpoint, experiment, runs
 from aevb.config import Values, validate
@@ -181,7 +181,10 @@ class Died(BaseException):
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json", *(pytest.param(name, marks=pytest.mark.faults) for name in WRITTEN_LATER)],
+    [
+        pytest.param("config.json", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.faults) for name in WRITTEN_LATER),
+    ],
 )
 def test_a_run_that_dies_before_a_file_is_whole_ends_the_same(
     name: str,

@@ -36,7 +36,10 @@ def used_by(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     "number",
-    [n if n == 4 else pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_POINTS)],
+    [
+        pytest.param(n, marks=pytest.mark.slow if n == 4 else pytest.mark.faults)
+        for n in range(NUM_POINTS)
+    ],
 )
 def test_a_full_disk_stops_the_run_and_loses_nothing(
     number: int, disk: Path, undisturbed: Path, record_property: Callable[[str, object], None]

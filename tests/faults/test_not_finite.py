@@ -22,7 +22,7 @@ from aevb.train import SHOWN
 from aevb.types import Key, PyTree
 
 VALUES = (np.nan, np.inf, -np.inf)
-NUM_TRIED, NUM_QUICK = 24, 1
+NUM_TRIED = 24
 
 # A poisoned experiment, the bad step, and how a message of it may begin
 Poisoned = tuple[Experiment, int, tuple[str, ...]]
@@ -128,7 +128,10 @@ def state_at(step: int) -> TrainState:
 
 @pytest.mark.parametrize(
     "number",
-    [n if n < NUM_QUICK else pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_TRIED)],
+    [
+        pytest.param(n, marks=pytest.mark.faults if n else pytest.mark.slow)
+        for n in range(NUM_TRIED)
+    ],
 )
 def test_a_number_that_is_not_finite_is_caught_at_the_very_step(
     number: int,

@@ -10,13 +10,13 @@ import jax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import get_config
+from small_run import get_config
 
 from aevb import runs
 from aevb.config import FIELDS, validate, with_values
 from aevb.errors import UserError
 
-NUM_TRIED, NUM_QUICK = 1000, 20
+NUM_TRIED, NUM_QUICK = 1000, 10
 
 NUMBERS = (0, 1, 2, 3, 7, 64, -1, 10**6, 10**12, 2**31, 2**63, 10**30)
 FLOATS = (0.0, 1.0, 0.5, 1e-3, 1e-30, 1e30, 255.0, -1.0, float("nan"), float("inf"))

@@ -56,7 +56,7 @@ def test_memory_files_and_disk_stay_flat(
         [sys.executable, "tests/faults/soak.py", str(folder),
          str(PAUSES / 1200), str(1200 / CHECKPOINTS)],
         cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **ON_THE_CPU, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

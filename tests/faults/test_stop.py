@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from programs import ON_THE_CPU, ROOT
-from small import get_config, get_sweep
+from small_run import get_config, get_sweep
 from test_damage import what_came_of_it
 
 from aevb.plan import make_plan
 
-COMMAND = [sys.executable, "experiments/run.py", "--config=tests/faults/small.py"]
+COMMAND = [sys.executable, "experiments/run.py", "--config=tests/small_run.py"]
 NUM_KILLS, NUM_SIGNALS, NUM_PAIRS = 100, 40, 20
 SWEEPS = 4  # one in so many is a sweep
 PHASES = ("metrics.jsonl", "figures")  # what is made first in training, and then after it
@@ -80,11 +80,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
     return of
 
 
-def some_quick(count: int, quick: tuple[int, ...]) -> list[Any]:
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.faults) for n in range(count)]
-
-
-@pytest.mark.parametrize("number", some_quick(NUM_KILLS, ()))
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(NUM_KILLS))
 def test_killed_at_any_moment_it_ends_the_same(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],
@@ -104,7 +101,8 @@ def test_killed_at_any_moment_it_ends_the_same(
     record_property("outcome", "the same end")
 
 
-@pytest.mark.parametrize("number", some_quick(NUM_SIGNALS, ()))
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(NUM_SIGNALS))
 def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],
@@ -134,7 +132,8 @@ def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
     record_property("outcome", said if process.returncode else "it was done already")
 
 
-@pytest.mark.parametrize("number", some_quick(NUM_PAIRS, (1,)))
+@pytest.mark.faults
+@pytest.mark.parametrize("number", range(NUM_PAIRS))
 def test_of_two_processes_on_one_folder_exactly_one_runs(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],
