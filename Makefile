@@ -8,12 +8,12 @@ CONFIG ?= experiments/frey_faces.py
 ARGS ?=
 DATA ?=
 TORCH ?= --torch-backend=cpu
-PARALLEL ?= --numprocesses=auto --dist=loadfile
+PARALLEL ?= --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest --generate-hashes \
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-faults test-slurm test-browser lint types check format sweep-frey \
+.PHONY: help run test test-all test-mutations test-faults test-slurm test-browser lint types check format sweep-frey \
 	sweep-mnist paper paper-quick docs docs-figures bench dist lock clean
 
 help:  ## this list
@@ -23,10 +23,13 @@ run: .venv/users  ## train on the Frey faces and draw the figures (CONFIG=file A
 	$(BIN)/python experiments/run.py --config=$(CONFIG) $(ARGS)
 
 test: .venv/developers  ## the tests, in minutes
-	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10
 
-test-all: .venv/developers  ## the slow tests too
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not faults and not slurm and not browser'
+test-all: .venv/developers  ## the slow tests too, in half an hour
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m 'not faults and not slurm and not browser'
+
+test-mutations: .venv/developers  ## whether the tests notice each of many slips, in half an hour
+	$(BIN)/python tests/mutations.py
 
 test-faults: .venv/developers  ## runs killed, damaged and starved at random, in an hour, with a table of what came of it
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults

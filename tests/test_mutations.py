@@ -1,6 +1,7 @@
-"""The tests are tested: every slip of slips.py turns one of them red."""
+"""The slips of slips.py can be made; `make test-mutations` sees that each turns a test red."""
 
 import ast
+import functools
 from pathlib import Path
 
 import mutations
@@ -11,11 +12,15 @@ TESTS = Path(__file__).parent
 every_slip = pytest.mark.parametrize("slip", SLIPS, ids=[slip.name for slip in SLIPS])
 
 
+@functools.cache
+def dump_of(file: str) -> str:
+    return ast.dump(ast.parse((mutations.ROOT / "aevb" / file).read_text()))
+
+
 @every_slip
 def test_a_slip_can_still_be_made(slip: Slip):
     """When code moves, the slips in it have to follow."""
-    original = ast.dump(ast.parse((mutations.ROOT / "aevb" / slip.file).read_text()))
-    assert ast.dump(ast.parse(mutations.slipped(slip))) != original
+    assert ast.dump(ast.parse(mutations.slipped(slip))) != dump_of(slip.file)
     for file in slip.tests.split():
         assert (TESTS / file).exists()
 
@@ -40,11 +45,3 @@ def test_what_is_no_slip_is_not_noticed():
     outcome = mutations.judge(harmless)
     assert not outcome.red
     assert not outcome.trouble
-
-
-@pytest.mark.slow
-def test_every_slip_turns_a_test_red():
-    outcomes, broken = mutations.run(SLIPS)
-    missed = {outcome.slip.name: outcome.trouble for outcome in outcomes if not outcome.red}
-    assert not missed
-    assert not broken, broken
