@@ -571,7 +571,7 @@ def test_a_run_that_is_stopped_saves_and_goes_on(number: signal.Signals, tmp_pat
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:

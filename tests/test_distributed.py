@@ -270,7 +270,7 @@ def test_each_process_has_its_own_part_of_every_minibatch():
         )
         for number in range(2)
     ]
-    said = [process.communicate(timeout=100) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     assert [out for out, _ in said] == ["0 4 (3, 8)\n", "4 8 (3, 8)\n"], said
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -321,7 +320,7 @@ def test_a_process_that_is_stopped_goes_on(number: signal.Signals, tmp_path: Pat
     wait_for(lambda: list(folder.rglob("metrics.jsonl")) and workers(folder), process)
     for worker in workers(folder):
         os.kill(worker, number)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "failed" not in out
     (log,) = folder.rglob("metrics.jsonl")
@@ -336,12 +335,12 @@ def test_ctrl_c_lets_the_processes_save_and_the_same_command_goes_on(tmp_path: P
     process = start(folder, "--axis=seed=0,1")
     wait_for(lambda: len(list(folder.rglob("metrics.jsonl"))) == 2, process)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT, err
     assert workers(folder) == []
     assert "goes on from there" in err.splitlines()[-1]
     again = start(folder, "--axis=seed=0,1")
-    out, err = again.communicate(timeout=240)
+    out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     assert len(bounds(folder)) == 2
     assert "failed" not in out
@@ -454,8 +453,14 @@ def test_ctrl_c_does_not_reach_a_process_that_does_not_listen_yet():
     """Else Python would end it, before it has set anything up to be saved."""
     before = signal.getsignal(signal.SIGINT)  # which is ignored already in a shell's background
     with launch._deaf_to_the_terminal():
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
-    threading.Event().wait(0.3)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print('ready', flush=True); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
     child.send_signal(signal.SIGINT)
-    assert child.wait() == 0
+    child.communicate(b"\n", timeout=300)
+    assert child.returncode == 0
     assert signal.getsignal(signal.SIGINT) is before

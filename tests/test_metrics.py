@@ -236,7 +236,7 @@ def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytes
 
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
-        asking.join(timeout=5.0)
+        asking.join(timeout=120.0)
         assert taken == [True]
         bar.disable = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # for what is still to be flushed

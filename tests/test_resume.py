@@ -144,7 +144,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert err.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")
     assert "resuming from the checkpoint" in finish(folder)

@@ -280,7 +280,7 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Pa
     while not list(folder.rglob("metrics.jsonl")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert "goes on from there" in err.splitlines()[-1]
     assert len(bounds(folder)) < 4
