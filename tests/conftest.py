@@ -4,7 +4,7 @@ x64 stays off, as in training; the oracles are float64 in NumPy.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,14 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints how long the tests of each folder took, in seconds of all workers together."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 folder = report.nodeid.partition("::")[0].rpartition("/")[0]
                 seconds[folder] += report.duration
     terminalreporter.section("seconds by folder")
-    for folder, total in seconds.most_common():
+    for folder, total in sorted(seconds.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{total:8.1f}  {folder}/")
 
 
