@@ -136,7 +136,7 @@ def linear_gaussian_bound(model: oracles.LinearGaussian, x: np.ndarray, q: Norma
     return jnp.float64(expected - kl)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:6])
 def test_the_identity_holds_for_any_gaussian_q_of_a_linear_gaussian_model(seed: int):
     rng = np.random.default_rng(seed)
     model = linear_gaussian(seed, 5, 3)

@@ -10,15 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, NUM_DRAWS, PHI, THETA, Case, Estimates, estimates_of, exact_case, make_case
+from cases import (
+    NUM_DRAWS,
+    PHI,
+    THETA,
+    Case,
+    Estimates,
+    estimates_of,
+    every_case,
+    exact_case,
+    make_case,
+)
 from oracles import standard_errors_off
 
 from aevb.losses import BOUNDS, Guide, Joint, beta_elbo, free_bits, sgvb_b
 
 NUM_SAMPLES = 6
-SIZES = [(1, 1), (4, 2), (6, 3)]  # D, Z
-
-every_case = pytest.mark.parametrize("sizes", CASES)
+SIZES = [(1, 1), (4, 2), pytest.param(6, 3, marks=pytest.mark.slow)]  # D, Z
 
 
 @functools.cache

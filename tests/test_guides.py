@@ -29,13 +29,15 @@ every_new_guide = pytest.mark.parametrize(
     "name", [name for name in GUIDES if name != "diag_normal"]
 )
 every_flow = pytest.mark.parametrize("name", FLOWS)
-of_some_sizes = pytest.mark.parametrize("num_latents", [1, 4])
+of_some_sizes = pytest.mark.parametrize("num_latents", [pytest.param(1, marks=pytest.mark.slow), 4])
 
 
+@cache
 def family_of(name: str, num_latents: int) -> GuideFamily:
     return GUIDES[name](Sizes(num_latents, NUM_LAYERS, NUM_HIDDEN))
 
 
+@cache
 def random_stats(name: str, num_latents: int, seed: int, *, scale: float = 0.6) -> Any:
     """Far from those of a standard normal, but for a grid not too far; heads from N(0, scale^2)."""
     family, rng = family_of(name, num_latents), np.random.default_rng(seed)
@@ -56,6 +58,12 @@ def draws_of(guide: Guide, stats: Any) -> jax.Array:
     return jax.vmap(guide.sample, in_axes=(0, None))(keys, stats)
 
 
+@partial(jax.jit, static_argnums=0)
+def log_probs(guide: Guide, stats: Any, z: Any) -> jax.Array:
+    """Of points [n, Z] -> [n]."""
+    return jax.vmap(guide.log_prob, in_axes=(None, 0))(stats, z)
+
+
 class Grid(NamedTuple):
     """A density in two dimensions, far enough out that nothing is left."""
 
@@ -67,9 +75,9 @@ class Grid(NamedTuple):
 def grid_of(name: str, seed: int) -> Grid:
     guide, stats = family_of(name, 2).guide, random_stats(name, 2, seed)
     axis = np.linspace(-10.0, 10.0, 401).astype(np.float32)
-    points = jnp.asarray(np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1))
-    log_q = jax.jit(jax.vmap(jax.vmap(guide.log_prob, in_axes=(None, 0)), in_axes=(None, 0)))
-    return Grid(axis.astype(np.float64), np.exp(np.asarray(log_q(stats, points), np.float64)))
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    log_q = np.asarray(log_probs(guide, stats, points), np.float64).reshape(len(axis), -1)
+    return Grid(axis.astype(np.float64), np.exp(log_q))
 
 
 # Densities
@@ -107,7 +115,7 @@ def test_samples_have_the_density(name: str, seed: int):
 
 
 @every_flow
-@pytest.mark.parametrize("num_latents", [1, 4])
+@of_some_sizes
 def test_a_flows_density_is_that_of_the_change_of_variables(name: str, num_latents: int):
     """log q(z_0) - log |det dz / dz_0| by brute force: moving the base's mean moves z_0."""
     guide = family_of(name, num_latents).guide
@@ -131,12 +139,17 @@ def test_a_flows_density_is_that_of_the_change_of_variables(name: str, num_laten
 @of_some_sizes
 def test_the_density_known_while_sampling_is_that_of_the_same_z(name: str, num_latents: int):
     guide, stats = family_of(name, num_latents).guide, random_stats(name, num_latents, seed=3)
-    assert guide.sample_and_log_prob is not None
-    keys = jax.random.split(jax.random.key(0), 200)
-    z, log_q = jax.jit(jax.vmap(guide.sample_and_log_prob, in_axes=(0, None)))(keys, stats)
-    again = jax.jit(jax.vmap(guide.sample, in_axes=(0, None)))(keys, stats)
+    sample_and_log_prob = guide.sample_and_log_prob
+    assert sample_and_log_prob is not None
+
+    @jax.jit
+    @jax.vmap
+    def every_way(key: jax.Array) -> tuple[jax.Array, ...]:
+        z, log_q = sample_and_log_prob(key, stats)
+        return z, guide.sample(key, stats), log_q, guide.log_prob(stats, z)
+
+    z, again, log_q, found = every_way(jax.random.split(jax.random.key(0), 200))
     np.testing.assert_allclose(z, again, rtol=1e-6, atol=1e-6)
-    found = jax.jit(jax.vmap(guide.log_prob, in_axes=(None, 0)))(stats, z)
     np.testing.assert_allclose(found, log_q, rtol=1e-4, atol=1e-4)
 
 
@@ -168,10 +181,12 @@ def test_the_gradient_of_the_weights_does_not_depend_on_how_log_q_is_found(name:
         def value(guide: Guide, stats: Any) -> jax.Array:
             return jnp.sum(log_weights(jax.random.key(0), stats, guide, joint, num_samples=4))
 
-        quick, by_log_prob = (
-            jax.jit(jax.value_and_grad(partial(value, each)))(stats)
-            for each in (guide, guide._replace(sample_and_log_prob=None))
-        )
+        @jax.jit
+        def both_ways(stats: Any) -> list[Any]:
+            ways = (guide, guide._replace(sample_and_log_prob=None))
+            return [jax.value_and_grad(partial(value, way))(stats) for way in ways]
+
+        quick, by_log_prob = both_ways(stats)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9), quick, by_log_prob)
 
 
@@ -224,7 +239,7 @@ def test_full_normal_is_scipys_with_the_covariance_of_its_factor(num_latents: in
     np.testing.assert_allclose(np.diag(factor), np.exp(stats.log_diag), rtol=1e-6)
     np.testing.assert_array_equal(factor[np.tril_indices(num_latents, -1)], stats.below_diag)
     z = np.random.default_rng(0).normal(size=(20, num_latents)).astype(np.float32)
-    found = jax.vmap(stats.log_prob)(jnp.asarray(z))
+    found = log_probs(full_normal, stats, z)
     exact = scipy.stats.multivariate_normal.logpdf(z, mean, factor @ factor.T)  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(found, np.ravel(exact), rtol=1e-4, atol=1e-4)
     draws = np.asarray(draws_of(family_of("full_normal", num_latents).guide, stats), np.float64)
@@ -266,7 +281,9 @@ def test_full_normal_reaches_a_posterior_that_diag_normal_cannot():
     joint, log_prob = linear_gaussian_joint(model, x), model.log_prob(x)
     best = DiagNormal(jnp.float32(mean), jnp.float32(-np.log(np.diag(precision))))
     key = jax.random.key(0)
-    log_w = log_weights(key, best, diag_normal, joint, num_samples=NUM_DRAWS)
+    log_w = jax.jit(lambda key: log_weights(key, best, diag_normal, joint, num_samples=NUM_DRAWS))(
+        key
+    )
     assert standard_errors_off(log_prob - np.asarray(log_w, np.float64), missed) < 4
 
     def climb(stats: FullNormal, key: jax.Array) -> tuple[FullNormal, None]:
@@ -372,9 +389,14 @@ def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too
         assert bound < log_prob + 4 * standard_error
 
 
-@every_flow
 @pytest.mark.parametrize(
-    ("name_of_bound", "reference", "num_samples"), [("stl", "sgvb_a", 1), ("dreg", "iwae", 3)]
+    ("name", "name_of_bound", "reference", "num_samples"),
+    [
+        ("planar", "stl", "sgvb_a", 1),
+        ("iaf", "dreg", "iwae", 3),
+        pytest.param("iaf", "stl", "sgvb_a", 1, marks=pytest.mark.slow),
+        pytest.param("planar", "dreg", "iwae", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_stl_and_dreg_have_the_mean_gradient_with_flows_too(
     name: str, name_of_bound: str, reference: str, num_samples: int
@@ -419,22 +441,29 @@ def one_planar_layer(w: float, u: float, b: float, *, along: float) -> FlowStats
     return FlowStats(DiagNormal(jnp.zeros(2), jnp.zeros(2)), layers)
 
 
+planar_slopes = jax.jit(jax.vmap(jax.value_and_grad(planar.log_prob), in_axes=(0, None)))
+
+
+@partial(jax.jit, static_argnums=2)
+def planar_draws(stats: FlowStats, keys: jax.Array, guide: Guide) -> Any:
+    assert guide.sample_and_log_prob is not None
+    draw = jax.vmap(guide.sample_and_log_prob, in_axes=(0, None))
+    return jax.vmap(draw, in_axes=(None, 0))(keys, stats)
+
+
 @pytest.mark.parametrize("along", [-1.0, -0.5, 0.5])
 def test_a_planar_layer_is_invertible_whatever_its_statistics(along: float):
     """Its scalar map rises (its slope is the Jacobian's determinant), and nothing overflows."""
     z = jnp.float32([0.3, -0.2])
-    flat = jax.jit(jax.vmap(jax.value_and_grad(planar.log_prob), in_axes=(0, None)))
     stats = jax.tree.map(
         lambda *leaves: jnp.stack(leaves),
         *[one_planar_layer(w, u, 0.1, along=along) for w, u in PLANAR_EXTREMES],
     )
-    log_q, gradients = flat(stats, z)
+    log_q, gradients = planar_slopes(stats, z)
     assert np.all(np.isfinite(log_q))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
     keys = jax.random.split(jax.random.key(0), 2000)
-    assert planar.sample_and_log_prob is not None
-    draw = jax.vmap(planar.sample_and_log_prob, in_axes=(0, None))
-    draws, known = jax.jit(jax.vmap(draw, in_axes=(None, 0)))(keys, stats)
+    draws, known = planar_draws(stats, keys, planar)
     assert np.all(np.isfinite(draws))
     assert np.all(np.isfinite(known))
 

@@ -24,6 +24,7 @@ from cases import (
     Estimates,
     draws_of,
     estimates_of,
+    every_case,
     exact_case,
     exact_gradient,
     expectation_over_pairs,
@@ -51,13 +52,12 @@ SEED = 10
 CASE = make_case(4, 2, seed=1)
 
 every_bound = pytest.mark.parametrize("name", BOUNDS)
-every_case = pytest.mark.parametrize(("num_dims", "num_latents", "seed"), CASES)
 
 
 @every_case
-def test_the_oracles_agree_with_one_another(num_dims: int, num_latents: int, seed: int):
+def test_the_oracles_agree_with_one_another(sizes: tuple[int, int, int]):
     """log p(x) - ELBO = KL(q || posterior), eq. (1); the gradient by differences; SciPy."""
-    model, x, mean, log_var = case = make_case(num_dims, num_latents, seed)
+    model, x, mean, log_var = case = make_case(*sizes)
     gap = oracles.kl_gaussians(mean, np.diag(np.exp(log_var)), *model.posterior(x))
     assert model.log_prob(x) - case.elbo() == pytest.approx(gap, rel=1e-9)
     gradient = model.elbo_gradient(x, mean, log_var)
@@ -76,13 +76,11 @@ def test_the_oracles_agree_with_one_another(num_dims: int, num_latents: int, see
 
 
 @every_case
-def test_the_quadrature_agrees_with_closed_forms_and_with_simulation(
-    num_dims: int, num_latents: int, seed: int
-):
-    case = make_case(num_dims, num_latents, seed)
+def test_the_quadrature_agrees_with_closed_forms_and_with_simulation(sizes: tuple[int, int, int]):
+    case, (_, num_latents, seed) = make_case(*sizes), sizes
     elbo = expectation_over_pairs(case, lambda log_w: 0.5 * (log_w[0] + log_w[1]))
     assert elbo == pytest.approx(case.elbo(), rel=1e-9)
-    noise = np.random.default_rng(seed).normal(size=(2, 1_000_000, num_latents))
+    noise = np.random.default_rng(seed).normal(size=(2, 200_000, num_latents))
     simulated = np.logaddexp(*(log_weights_at(case, each) for each in noise)) - np.log(2.0)
     assert standard_errors_off(simulated, iwae_of_two(case)) < 4
 
@@ -100,14 +98,14 @@ def estimates(sizes: tuple[int, int, int]) -> dict[str, Estimates]:
 
 
 @every_bound
-@pytest.mark.parametrize("sizes", CASES)
+@every_case
 def test_its_mean_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
     exact = EXPECTED[name].value(make_case(*sizes))
     assert standard_errors_off(estimates(sizes)[name].value, exact) < 4
 
 
 @every_bound
-@pytest.mark.parametrize("sizes", CASES)
+@every_case
 def test_the_mean_of_its_gradient_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
     """In the guide's statistics (phi) and in the model's weights and bias (theta)."""
     value, of_phi, _ = EXPECTED[name]
@@ -148,7 +146,7 @@ def test_what_is_called_no_bound_exceeds_log_p_on_average(name: str):
     assert "NOT A BOUND" in " ".join(str(BOUNDS[name].__doc__).split())
 
 
-@pytest.mark.parametrize(("num_dims", "num_latents"), [(1, 1), (4, 2), (6, 3)])
+@pytest.mark.parametrize(("num_dims", "num_latents"), [(1, 1), (4, 2)])
 def test_sgvb_a_has_no_variance_at_the_exact_posterior(num_dims: int, num_latents: int):
     """log p(x, z) - log q(z|x) is log p(x) at every z, whereas sgvb_b keeps log p(x|z)'s spread."""
     case = exact_case(num_dims, num_latents, seed=0)
@@ -160,16 +158,21 @@ def test_sgvb_a_has_no_variance_at_the_exact_posterior(num_dims: int, num_latent
     assert standard_errors_off(draws, log_prob) < 4
 
 
-@pytest.mark.parametrize("name", ["sgvb_a", "sgvb_b"])
-def test_its_variance_falls_as_one_over_num_samples(name: str):
+def test_sgvbs_variance_falls_as_one_over_num_samples():
     case = make_case(4, 2, seed=1)
-    single = draws_of(BOUNDS[name], case, num_samples=2)
-    averaged = draws_of(BOUNDS[name], case, num_samples=20, seed=1)
-    tolerance = np.hypot(
-        oracles.variance_standard_error(single) / 10, oracles.variance_standard_error(averaged)
-    )
-    assert abs(np.var(single) / 10 - np.var(averaged)) < 4 * tolerance
-    assert standard_errors_off(averaged, case.elbo()) < 4
+
+    def both(*arguments: Any, num_samples: int) -> jax.Array:
+        bounds = (BOUNDS["sgvb_a"], BOUNDS["sgvb_b"])
+        return jnp.stack([bound(*arguments, num_samples=num_samples) for bound in bounds])
+
+    few = draws_of(both, case, num_samples=2).T
+    many = draws_of(both, case, num_samples=20, seed=1).T
+    for single, averaged in zip(few, many, strict=True):
+        tolerance = np.hypot(
+            oracles.variance_standard_error(single) / 10, oracles.variance_standard_error(averaged)
+        )
+        assert abs(np.var(single) / 10 - np.var(averaged)) < 4 * tolerance
+        assert standard_errors_off(averaged, case.elbo()) < 4
 
 
 @pytest.mark.parametrize(("num_dims", "num_latents", "seed"), CASES[:2])
@@ -180,9 +183,9 @@ def test_importance_weights_are_unbiased_for_p_and_their_logs_for_the_elbo(
     # A guide wider than the posterior, so that the weights' variance is finite.
     case = case._replace(log_var=np.full(num_latents, 0.2), mean=case.model.posterior(case.x)[0])
     joint = joint_of(case.model, case.x)
-    log_w = log_weights(
-        jax.random.key(seed), case.stats(), diag_normal, joint, num_samples=NUM_DRAWS
-    )
+    log_w = jax.jit(
+        lambda key: log_weights(key, case.stats(), diag_normal, joint, num_samples=NUM_DRAWS)
+    )(jax.random.key(seed))
     assert log_w.shape == (NUM_DRAWS,)
     log_w = np.asarray(log_w, np.float64)
     log_prob = case.model.log_prob(case.x)
@@ -208,7 +211,7 @@ def test_sgvb_a_takes_a_guide_of_another_family_without_a_kl():
     )
     stats = {"location": jnp.float32(location), "scale": jnp.float32(scale)}
     joint = joint_of(case.model, case.x)
-    draws = jax.vmap(lambda key: BOUNDS["sgvb_a"](key, stats, guide, joint))(keys())
+    draws = jax.jit(jax.vmap(lambda key: BOUNDS["sgvb_a"](key, stats, guide, joint)))(keys())
 
     noise_std = np.sqrt(case.model.noise_var)
 
@@ -265,10 +268,11 @@ def test_arguments_that_have_no_meaning_are_refused(
     name: str, arguments: dict[str, Any], message: str
 ):
     case = make_case(1, 1, seed=0)
-    bound: Callable[..., jax.Array] = BOUNDS[name]
+    bound: Callable[..., jax.Array] = partial(BOUNDS[name], **arguments)
     with pytest.raises(ValueError, match=message) as caught:
-        bound(
-            jax.random.key(0), case.stats(), diag_normal, joint_of(case.model, case.x), **arguments
+        jax.eval_shape(
+            lambda key: bound(key, case.stats(), diag_normal, joint_of(case.model, case.x)),
+            jax.random.key(0),
         )
     assert len(str(caught.value).splitlines()) == 1
 
@@ -292,30 +296,34 @@ def test_every_bound_is_named_as_its_function(name: str):
     assert getattr(BOUNDS[name], "__name__", None) == name
 
 
-@every_bound
-def test_jit_and_vmap_change_nothing(name: str):
+def bounds_of_six(key: jax.Array, stats: DiagNormal, x: jax.Array) -> dict[str, jax.Array]:
+    """Of every bound, 6 samples each."""
+    joint = joint_of(CASE.model, x)
+    return {
+        name: bound(key, stats, diag_normal, joint, num_samples=6) for name, bound in BOUNDS.items()
+    }
+
+
+def test_jit_and_vmap_change_nothing():
     cases = [make_case(4, 2, seed) for seed in range(3)]
     x = jnp.stack([jnp.float32(case.x) for case in cases])
     stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[case.stats() for case in cases])
-    model = cases[0].model
+    together = jax.jit(jax.vmap(bounds_of_six))(keys(3), stats, x)
+    alone = bounds_of_six(keys(3)[1], jax.tree.map(itemgetter(1), stats), x[1])
+    for name in BOUNDS:
+        assert together[name].shape == (3,)
+        assert float(together[name][1]) == pytest.approx(float(alone[name]), rel=1e-5), name
 
-    def bound(key: jax.Array, stats: DiagNormal, x: jax.Array) -> jax.Array:
-        return BOUNDS[name](key, stats, diag_normal, joint_of(model, x), num_samples=6)
 
-    one_by_one = [
-        bound(key, jax.tree.map(itemgetter(i), stats), x[i]) for i, key in enumerate(keys(3))
-    ]
-    together = jax.jit(jax.vmap(bound))(keys(3), stats, x)
-    assert together.shape == (3,)
-    np.testing.assert_allclose(together, one_by_one, rtol=1e-5)
+@functools.cache
+def drawn_again() -> dict[str, np.ndarray]:
+    return draws_of_every_bound.__wrapped__(1, 1)
 
 
 @every_bound
 def test_the_same_key_gives_the_same_value_and_another_another(name: str):
     first, other = (draws_of_every_bound(1, seed)[name] for seed in (1, 2))
-    draws_of_every_bound.cache_clear()
-    again = draws_of_every_bound(1, 1)[name]
-    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, drawn_again()[name])
     assert np.all(first != other)
 
 
@@ -347,11 +355,11 @@ def on_the_same_samples() -> dict[str, np.ndarray]:
     """Every entry of COMPARED -> [NUM_DRAWS]; in one program, which compiles faster than many."""
 
     def together(key: jax.Array, *arguments: Any, num_samples: int) -> jax.Array:
-        entries = [partial(BOUNDS[name], **options) for name, options in COMPARED]
+        entries = [partial(BOUNDS[name], **options) for name, options in COMPARED.values()]
         return jnp.stack([entry(key, *arguments, num_samples=num_samples) for entry in entries])
 
     draws = draws_of(together, CASE, num_samples=6)
-    return {str(entry): column for entry, column in zip(COMPARED, draws.T, strict=True)}
+    return dict(zip(COMPARED, draws.T, strict=True))
 
 
 def values(name: str, **options: float) -> np.ndarray:
@@ -379,13 +387,14 @@ SAME: dict[str, tuple[Entry, Entry]] = {
 ALPHAS = (0, 0.3, 0.9, 0.999, 1, 1.001, 1.5, 5)
 WEIGHTS_OF_KL = (0.5, 2.0, 7.0)  # CASE's KL is 1.81 nats: less than some, and more than others
 
-COMPARED: list[Entry] = [
+ENTRIES: list[Entry] = [
     *itertools.chain.from_iterable(SAME.values()),
     *(("renyi", {"alpha": alpha}) for alpha in ALPHAS),
     *(("beta_elbo", {"beta": beta}) for beta in WEIGHTS_OF_KL),
     *(("free_bits", {"free_nats": nats}) for nats in WEIGHTS_OF_KL),
     ("miwae", {"num_groups": 2}),
 ]
+COMPARED = {str(entry): entry for entry in ENTRIES}
 
 
 @pytest.mark.parametrize("claim", SAME)
@@ -401,7 +410,7 @@ def test_miwae_averages_the_iwae_bounds_of_consecutive_samples():
         joint = joint_of(CASE.model, CASE.x)
         return log_weights(key, CASE.stats(), diag_normal, joint, num_samples=6).reshape(2, 3)
 
-    log_w = np.asarray(jax.vmap(groups)(keys()), np.float64)
+    log_w = np.asarray(jax.jit(jax.vmap(groups))(keys()), np.float64)
     expected = np.mean(scipy.special.logsumexp(log_w, axis=2) - np.log(3), axis=1)
     np.testing.assert_allclose(values("miwae", num_groups=2), expected, rtol=2e-5, atol=1e-4)
 
@@ -417,9 +426,12 @@ def test_renyi_falls_as_alpha_rises():
 def test_renyi_is_finite_where_the_weights_are_hundreds_of_nats_apart():
     case = CASE._replace(x=CASE.x + 60.0)
     assert np.ptp(draws_of(BOUNDS["sgvb_a"], case)) > 500.0
-    for alpha in (0, 0.5, 3):
-        bound = partial(renyi, alpha=alpha)
-        assert np.all(np.isfinite(draws_of(bound, case, num_samples=6)))
+
+    def each(*arguments: Any, num_samples: int) -> jax.Array:
+        alphas = (0, 0.5, 3)
+        return jnp.stack([renyi(*arguments, alpha=a, num_samples=num_samples) for a in alphas])
+
+    assert np.all(np.isfinite(draws_of(each, case, num_samples=6)))
 
 
 def test_iwae_does_not_decrease_in_num_samples_and_stays_below_log_p():

@@ -199,7 +199,7 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
 # Convergence
 
 
-@pytest.mark.parametrize("bound", ["sgvb_a", "sgvb_b"])
+@pytest.mark.parametrize("bound", [pytest.param("sgvb_a", marks=pytest.mark.slow), "sgvb_b"])
 def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
     """Encoder and decoder are linear, so the best bound is the best log p(X), which is closed."""
     x = pca_data()
