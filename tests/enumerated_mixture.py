@@ -64,15 +64,6 @@ def log_evidence_of_one(prior: Prior, x: Array) -> float:
     return ratio - 0.5 * x.size * LOG_2PI
 
 
-def log_joint(prior: Prior, x: Array, z: Array, num_components: int) -> float:
-    """log p(x, z): a Dirichlet-multinomial, and the evidence of each component's datapoints."""
-    counts = np.bincount(z, minlength=num_components)
-    log_p_z = gammaln(num_components * prior.alpha) - gammaln(num_components * prior.alpha + len(x))
-    log_p_z += np.sum(gammaln(prior.alpha + counts) - gammaln(prior.alpha))
-    parts = [log_evidence_of_one(prior, x[z == k]) for k in range(num_components)]
-    return float(log_p_z + sum(parts))
-
-
 class Enumeration(NamedTuple):
     """All z [K^N, N], p(z | x) [K^N] and log p(x)."""
 
@@ -81,9 +72,30 @@ class Enumeration(NamedTuple):
     log_evidence: float
 
 
+def subsets_of(x: Array) -> list[Array]:
+    """The 2^N subsets of datapoints [N, D], each [n, D], in the order of `subset_numbers`."""
+    return [x[(number >> np.arange(len(x))) & 1 == 1] for number in range(2 ** len(x))]
+
+
+def subset_numbers(z: Array, num_components: int) -> NDArray[np.int64]:
+    """Which subset of the datapoints each component has, of each z -> [K^N, K]."""
+    members = z[:, None, :] == np.arange(num_components)[:, None]
+    return members @ 2 ** np.arange(z.shape[1])
+
+
+def counts_of(z: Array, num_components: int) -> NDArray[np.int64]:
+    """How many datapoints each component has, of each z -> [K^N, K]."""
+    return np.sum(z[:, None, :] == np.arange(num_components)[:, None], axis=2)
+
+
 def enumerate_all(prior: Prior, x: Array, num_components: int) -> Enumeration:
+    """p(x, z) is a Dirichlet-multinomial and the evidence of each component's datapoints."""
     z = np.array(list(itertools.product(range(num_components), repeat=len(x))))
-    joints = np.array([log_joint(prior, x, names, num_components) for names in z])
+    total = num_components * prior.alpha
+    with_counts = gammaln(prior.alpha + counts_of(z, num_components)) - gammaln(prior.alpha)
+    log_p_z = gammaln(total) - gammaln(total + len(x)) + np.sum(with_counts, axis=1)
+    evidences = np.array([log_evidence_of_one(prior, subset) for subset in subsets_of(x)])
+    joints = log_p_z + np.sum(evidences[subset_numbers(z, num_components)], axis=1)
     log_evidence = float(np.asarray(scipy.special.logsumexp(joints)))
     return Enumeration(z, np.exp(joints - log_evidence), log_evidence)
 
@@ -94,11 +106,12 @@ def together(found: Enumeration) -> Array:
     return np.einsum("z,zij->ij", found.posterior, same)
 
 
-def kl_dirichlet(p: Array, q: Array) -> float:
-    """KL(Dirichlet(p) || Dirichlet(q))."""
+def kl_dirichlet(p: Array, q: Array) -> Array:
+    """KL(Dirichlet(p) || Dirichlet(q)) of p [K] and q [..., K] -> [...]."""
     logs = digamma(p) - digamma(np.sum(p))
-    norms = gammaln(np.sum(p)) - np.sum(gammaln(p)) - gammaln(np.sum(q)) + np.sum(gammaln(q))
-    return float(norms + (p - q) @ logs)
+    of_p = gammaln(np.sum(p)) - np.sum(gammaln(p))
+    of_q = gammaln(np.sum(q, axis=-1)) - np.sum(gammaln(q), axis=-1)
+    return of_p - of_q + (p - q) @ logs
 
 
 def kl_normal_wishart(p: NormalWishart, q: NormalWishart) -> float:

@@ -10,6 +10,7 @@ from oracles import kl_gaussians
 
 from aevb import lbfgs
 from aevb.classical import coordinate_ascent, correlated_gaussian
+from aevb.classical.correlated_gaussian import MeanField
 from aevb.classical.families import Normal
 
 
@@ -31,19 +32,25 @@ def correlated(correlation: float) -> Normal:
     return Normal(jnp.array([1.0, -2.0]), jnp.asarray(covariance))
 
 
-@pytest.mark.parametrize("num_dims", [1, 2, 5])
+@pytest.mark.parametrize("num_dims", [1, 5])
 def test_coordinate_ascent_rises_to_the_closed_form(num_dims: int):
     problem = correlated_gaussian.coordinate_ascent(target(num_dims))
     start = problem.init(jax.random.key(0))
-    end, bounds = coordinate_ascent.ascend(problem, start, num_sweeps=300)
-    assert np.all(np.diff([problem.bound(start), *np.ravel(bounds)]) > -1e-12)
+
+    @jax.jit
+    def ascend(start: MeanField) -> tuple[jax.Array, MeanField, jax.Array]:
+        end, bounds = coordinate_ascent.ascend(problem, start, num_sweeps=300)
+        return problem.bound(start), end, bounds
+
+    first, end, bounds = ascend(start)
+    assert np.all(np.diff([first, *np.ravel(bounds)]) > -1e-12)
     optimum = correlated_gaussian.mean_field_optimum(target(num_dims))
     np.testing.assert_allclose(end.mean, optimum.mean, atol=1e-8)
     np.testing.assert_allclose(end.variance, optimum.variance, rtol=1e-12)
 
 
 def test_the_bound_is_minus_the_kl():
-    q = correlated_gaussian.MeanField(jnp.array([0.2, 1.0, 0.0]), jnp.array([0.5, 2.0, 1.0]))
+    q = MeanField(jnp.array([0.2, 1.0, 0.0]), jnp.array([0.5, 2.0, 1.0]))
     exact = target()
     expected = kl_gaussians(
         np.asarray(q.mean),
@@ -52,9 +59,10 @@ def test_the_bound_is_minus_the_kl():
         np.asarray(exact.covariance),
     )
     problem = correlated_gaussian.coordinate_ascent(exact)
-    np.testing.assert_allclose(problem.bound(q), -expected, rtol=1e-10)
+    np.testing.assert_allclose(jax.jit(problem.bound)(q), -expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 def test_gradient_ascent_of_the_kl_finds_the_same_optimum():
     """With nothing known of coordinate ascent: the factorised q that L-BFGS finds."""

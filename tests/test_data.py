@@ -304,8 +304,8 @@ def test_frey_faces_can_be_prepared_for_tfds(home: Path) -> None:
 
     folder = data.prepare("frey_faces")
     assert folder.parent == home / "aevb_frey_faces"
-    prepared: Any = tfds.builder_from_directory(folder)
-    records = prepared.as_data_source("film[:80%]")
+    builder: Any = tfds.builder_from_directory(folder)
+    records = builder.as_data_source("film[:80%]")
     images = np.stack([record["image"].reshape(-1) for record in records])
     np.testing.assert_array_equal(images, data.load("frey_faces").train)
     assert [int(record["index"]) for record in records] == list(range(1572))
@@ -360,8 +360,8 @@ def test_prepared_mnist_holds_its_labels(
     import tensorflow_datasets as tfds
 
     bring(mnist_files, home / "downloads" / "manual")
-    prepared: Any = tfds.builder_from_directory(data.prepare("mnist"))
-    labels = [int(record["label"]) for record in prepared.as_data_source("test")]
+    builder: Any = tfds.builder_from_directory(data.prepare("mnist"))
+    labels = [int(record["label"]) for record in builder.as_data_source("test")]
     assert labels == digits[3].tolist()
 
 

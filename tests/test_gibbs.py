@@ -1,5 +1,7 @@
 """Gibbs sampling of the normal-gamma model, beside the exact posterior and mean field."""
 
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +12,22 @@ from aevb import hmc
 from aevb.classical import gibbs, normal_gamma
 from aevb.classical.normal_gamma import NormalGamma
 
-PRIOR = NormalGamma(*map(jnp.float32, (0.3, 0.5, 2.0, 1.5)))
-DATA = jnp.asarray(np.random.default_rng(0).normal(1.5, 0.7, size=4), jnp.float32)
-EXACT = normal_gamma.posterior(PRIOR, DATA)
+DATA = np.random.default_rng(0).normal(1.5, 0.7, size=4).astype(np.float32)
 
 
-def chains(num_chains: int = 400, num_samples: int = 50) -> np.ndarray:
+def prior() -> NormalGamma:
+    return NormalGamma(*map(jnp.float32, (0.3, 0.5, 2.0, 1.5)))
+
+
+@cache
+def exact() -> NormalGamma:
+    """Of NumPy's float32."""
+    posterior = jax.jit(normal_gamma.posterior)(prior(), jnp.asarray(DATA))
+    return jax.tree.map(np.asarray, posterior)
+
+
+@cache
+def chains(num_chains: int = 4000, num_samples: int = 5) -> np.ndarray:
     """Samples of mu and tau [C, L, 2] from wide starts."""
     mu_key, tau_key, key = jax.random.split(jax.random.key(0), 3)
     starts = jnp.stack(
@@ -25,29 +37,30 @@ def chains(num_chains: int = 400, num_samples: int = 50) -> np.ndarray:
         ],
         axis=1,
     )
-    transition = gibbs.normal_gamma_transition(PRIOR, DATA)
-    drawn = gibbs.sample(key, starts, transition, num_samples=num_samples, num_warmup=20)
+    transition = gibbs.normal_gamma_transition(prior(), jnp.asarray(DATA))
+    sample = partial(gibbs.sample, num_samples=num_samples, num_warmup=20)
+    drawn = jax.jit(lambda key, starts: sample(key, starts, transition))(key, starts)
     return np.asarray(drawn, np.float64)
 
 
 def test_gibbs_has_the_means_and_variances_of_the_exact_posterior_and_mean_field_has_not():
     samples = chains()
     by_chain = np.mean(samples, axis=1)
-    means = np.array([EXACT.mean, EXACT.shape / EXACT.rate])
+    means = np.array([exact().mean, exact().shape / exact().rate])
     assert standard_errors_off(by_chain, means) < 4
-    variances = np.array(EXACT.variances())
+    variances = np.array(exact().variances())
     squares = np.mean(np.square(samples - means), axis=1)
     assert standard_errors_off(squares, variances) < 4
-    optimum = normal_gamma.mean_field_optimum(PRIOR, DATA)
+    optimum = normal_gamma.mean_field_optimum(prior(), jnp.asarray(DATA))
     narrow = [1.0 / optimum.precision, optimum.tau.shape / optimum.tau.rate**2]
     assert standard_errors_off(squares[:, :1], np.array(narrow[:1])) > 4
 
 
 def test_gibbs_draws_tau_from_its_gamma_and_mu_from_its_students_t():
-    last = chains(num_chains=4000, num_samples=1)[:, 0]
-    scale = float(jnp.sqrt(EXACT.rate / (EXACT.shape * EXACT.mean_precision)))
-    of_mu = scipy.stats.t(2.0 * float(EXACT.shape), float(EXACT.mean), scale)
-    of_tau = scipy.stats.gamma(float(EXACT.shape), scale=1.0 / float(EXACT.rate))
+    last = chains()[:, -1]
+    scale = float(np.sqrt(exact().rate / (exact().shape * exact().mean_precision)))
+    of_mu = scipy.stats.t(2.0 * float(exact().shape), float(exact().mean), scale)
+    of_tau = scipy.stats.gamma(float(exact().shape), scale=1.0 / float(exact().rate))
     assert scipy.stats.kstest(last[:, 0], of_mu.cdf).pvalue > 1e-3
     assert scipy.stats.kstest(last[:, 1], of_tau.cdf).pvalue > 1e-3
 
@@ -55,18 +68,20 @@ def test_gibbs_draws_tau_from_its_gamma_and_mu_from_its_students_t():
 def test_a_transition_leaves_the_posterior_invariant():
     """From exact samples, a single sweep gives exact samples, dependence and all."""
     rng = np.random.default_rng(1)
-    tau = rng.gamma(float(EXACT.shape), 1.0 / float(EXACT.rate), size=20_000)
-    mu = float(EXACT.mean) + rng.normal(size=tau.shape) / np.sqrt(float(EXACT.mean_precision) * tau)
+    tau = rng.gamma(float(exact().shape), 1.0 / float(exact().rate), size=20_000)
+    mu = float(exact().mean) + rng.normal(size=tau.shape) / np.sqrt(
+        float(exact().mean_precision) * tau
+    )
     starts = jnp.asarray(np.stack([mu, tau], axis=1), jnp.float32)
-    transition = gibbs.normal_gamma_transition(PRIOR, DATA)
-    after = jax.vmap(transition)(jax.random.split(jax.random.key(1), len(starts)), starts)
-    squared = np.square(np.asarray(after)[:, 0] - float(EXACT.mean))
+    transition = gibbs.normal_gamma_transition(prior(), jnp.asarray(DATA))
+    after = jax.jit(jax.vmap(transition))(jax.random.split(jax.random.key(1), len(starts)), starts)
+    squared = np.square(np.asarray(after)[:, 0] - float(exact().mean))
     # tau (mu - mean)^2 has mean 1 / mean_precision under the posterior, whatever tau is.
     products = squared * np.asarray(after)[:, 1]
-    assert standard_errors_off(products, 1.0 / float(EXACT.mean_precision)) < 4
+    assert standard_errors_off(products, 1.0 / float(exact().mean_precision)) < 4
 
 
 def test_the_chains_agree():
     samples = jnp.asarray(chains(num_chains=4, num_samples=500), jnp.float32)
     found = hmc.Chains(samples, jnp.float32(1.0), jnp.float32(1.0))
-    assert np.all(np.asarray(hmc.r_hat(found)) < 1.02)
+    assert np.all(np.asarray(jax.jit(hmc.r_hat)(found)) < 1.02)

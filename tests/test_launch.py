@@ -199,8 +199,8 @@ def test_a_signal_leaves_the_jobs_to_the_engine(monkeypatch: pytest.MonkeyPatch,
         with pytest.raises(Interrupted):
             launcher.run(make_plan(small(), {"seed": (0, 1)}).members(), signals, lambda *_: None)
     assert engine.left == ["0", "1"]
-    jobs = json.loads((tmp_path / "sweep" / "jobs" / "jobs.json").read_text())
-    assert jobs == {"seed=0": "0", "seed=1": "1"}
+    submitted = json.loads((tmp_path / "sweep" / "jobs" / "jobs.json").read_text())
+    assert submitted == {"seed=0": "0", "seed=1": "1"}
 
 
 def test_jobs_of_an_earlier_command_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

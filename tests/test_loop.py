@@ -1,5 +1,6 @@
 """The loop: which datapoints it shows when, and that pauses and resumptions leave no trace."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from aevb import vae
 from aevb.algorithms import sgvb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, Order, Pause, make_advance, pauses, train_to
+from aevb.loop import Advance, LoopKeys, Order, Pause, make_advance, pauses, train_to
 from aevb.losses import BOUNDS
 from aevb.networks import mlp, normal_init
 
@@ -191,14 +192,20 @@ def test_stops_do_not_change_the_state_by_a_bit(stops: tuple[int, ...]):
     assert np.average(bounds, weights=lengths) == pytest.approx(means["objective"], rel=1e-5)
 
 
+@cache
+def another_advance() -> Advance:
+    return make_advance(learner(), noisy, batch_size=M)
+
+
 @pytest.mark.parametrize("stop", [2, 3, 7])
 def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int):
     """By another `advance`, from a state that has been on the host, as from a checkpoint."""
     undisturbed, _ = learned(10)
     saved, _ = learned(stop)
     assert_differ(saved, undisturbed)
-    again = make_advance(learner(), noisy, batch_size=M)
-    resumed, _ = train_to(again, keys(), DATA, jax.tree.map(jnp.asarray, saved), jnp.int32(10))
+    resumed, _ = train_to(
+        another_advance(), keys(), DATA, jax.tree.map(jnp.asarray, saved), jnp.int32(10)
+    )
     assert_bitwise_equal(resumed, undisturbed)
 
 

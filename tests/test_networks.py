@@ -1,6 +1,7 @@
 """Networks whose weights are Gaussian: their units against those of drawn weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -25,27 +26,34 @@ def network(*, hidden: tuple[int, ...] = (), constants: tuple[str, ...] = ()) ->
 
 def posterior_of(net: Network, *, seed: int = 0) -> tuple[Any, Any]:
     """Means, and log-variances of many sizes."""
-    mean = net.init(jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(mean)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    log_vars = [
-        jax.random.normal(key, leaf.shape) - 1.0 for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return mean, jax.tree.unflatten(structure, log_vars)
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    mean = jax.tree.map(lambda leaf: jnp.float32(rng.normal(scale=0.7, size=leaf.shape)), shapes)
+    return mean, jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape) - 1.0), mean)
 
 
 def inputs(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=NUM_INPUTS).astype(np.float32)
 
 
-def noisy_draws(net: Network, mean: Any, log_var: Any, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Of the heads, by the noise of the units -> [NUM_DRAWS, ...] each."""
+@cache
+def noisy_draws(net: Network) -> Callable[[Any, Any, np.ndarray], dict[str, np.ndarray]]:
+    """(means, log-variances, x [M, D]) -> of the heads, by the noise of the units, [M, draws, ...].
 
-    def draw(key: jax.Array) -> Mapping[str, jax.Array]:
-        return net.apply(WeightPosterior(mean, log_var, key), jnp.asarray(x))
+    The noise is the same for all x.
+    """
 
-    draws = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), NUM_DRAWS))
-    return {name: np.asarray(draw, np.float64) for name, draw in draws.items()}
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, None, 0))  # over x
+    def heads_of(mean: Any, log_var: Any, x: jax.Array) -> Mapping[str, jax.Array]:
+        keys = jax.random.split(jax.random.key(2), NUM_DRAWS)
+        return jax.vmap(lambda key: net.apply(WeightPosterior(mean, log_var, key), x))(keys)
+
+    def draw(mean: Any, log_var: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+        heads = heads_of(mean, log_var, jnp.asarray(x))
+        return {name: np.asarray(head, np.float64) for name, head in heads.items()}
+
+    return draw
 
 
 def weight_draws(net: Network, mean: Any, log_var: Any, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,38 +77,48 @@ def moments(layer: Any, log_vars: Any, x: np.ndarray) -> tuple[np.ndarray, np.nd
     return mean, x**2 @ np.exp(log_vars["kernel"]) + np.exp(log_vars["bias"])
 
 
+@cache
+def heads_alone() -> Network:
+    return network()
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_units_mean_and_variance_are_those_that_its_weights_give_it(seed: int):
     """(unit - x'M - b) / sqrt(x^2'V + v) is one noise, whatever x, and standard normal."""
-    net = network()
-    mean, log_var = posterior_of(net, seed=seed)
-
-    def noise_of(x: np.ndarray) -> np.ndarray:
-        units = noisy_draws(net, mean, log_var, x)
-        standardised = []
-        for head in HEADS:
-            expected, var = moments(mean[head], log_var[head], x)
-            standardised.append((units[head] - expected) / np.sqrt(var))
-        return np.concatenate(standardised, axis=1)
-
-    noise = noise_of(inputs(seed))
-    for other in (inputs(seed + 10), np.zeros(NUM_INPUTS, np.float32), 30.0 * inputs(seed)):
-        np.testing.assert_allclose(noise_of(other), noise, atol=2e-5)
+    mean, log_var = posterior_of(heads_alone(), seed=seed)
+    x = np.stack([inputs(seed), inputs(seed + 10), 0.0 * inputs(seed), 30.0 * inputs(seed)])
+    units = noisy_draws(heads_alone())(mean, log_var, x)
+    noise, *others = (
+        np.concatenate(
+            [
+                (units[head][number] - expected) / np.sqrt(var)
+                for head in HEADS
+                for expected, var in [moments(mean[head], log_var[head], point)]
+            ],
+            axis=1,
+        )
+        for number, point in enumerate(x)
+    )
+    for other in others:
+        np.testing.assert_allclose(other, noise, atol=2e-5)
     for unit in noise.T:
         assert scipy.stats.kstest(unit, scipy.stats.norm.cdf).pvalue > 1e-3
     products = noise[:, :, None] * noise[:, None, :]  # heads and units are independent
     assert standard_errors_off(products, np.eye(noise.shape[1])) < 4
 
 
-@pytest.mark.parametrize("hidden", [(), (6,), (5, 4)])
+@pytest.mark.parametrize(
+    "hidden",
+    [pytest.param((), marks=pytest.mark.slow), pytest.param((6,), marks=pytest.mark.slow), (5, 4)],
+)
 def test_noisy_units_have_the_distribution_that_noisy_weights_give_them(hidden: tuple[int, ...]):
     """Each unit's own, their covariances within and across heads, and a constant's."""
     net = network(hidden=hidden, constants=("log_std",))
     mean, log_var = posterior_of(net)
-    by_units, by_weights = (
-        np.concatenate(list(draw(net, mean, log_var, inputs()).values()), axis=1)
-        for draw in (noisy_draws, weight_draws)
-    )
+    drawn = noisy_draws(net)(mean, log_var, inputs()[None])
+    by_units = np.concatenate([head[0] for head in drawn.values()], axis=1)
+    drawn = weight_draws(net, mean, log_var, inputs())
+    by_weights = np.concatenate(list(drawn.values()), axis=1)
     assert by_units.shape == (NUM_DRAWS, sum(HEADS.values()) + 1)
     for unit, other in zip(by_units.T, by_weights.T, strict=True):
         assert scipy.stats.ks_2samp(unit, other).pvalue > 1e-3  # pyright: ignore[reportAttributeAccessIssue]
@@ -119,21 +137,19 @@ def test_two_inputs_with_one_key_have_one_noise_and_with_two_keys_have_two():
     net = network(hidden=(5,))
     mean, log_var = posterior_of(net)
 
-    def apply(key: jax.Array) -> np.ndarray:
-        params = WeightPosterior(mean, log_var, key)
-        return np.asarray(net.apply(params, jnp.asarray(inputs()))["mean"])
+    def apply(key: jax.Array) -> jax.Array:
+        return net.apply(WeightPosterior(mean, log_var, key), jnp.asarray(inputs()))["mean"]
 
-    first, again, other = (apply(jax.random.key(seed)) for seed in (0, 0, 1))
+    keys = jax.vmap(jax.random.key)(jnp.array([0, 0, 1]))
+    first, again, other = np.asarray(jax.jit(jax.vmap(apply))(keys))
     np.testing.assert_array_equal(first, again)
     assert np.all(first != other)
 
 
-@pytest.mark.parametrize("log_var", [-60.0, -300.0, -np.inf])
-def test_without_variance_a_noisy_network_is_the_one_of_the_means(log_var: float):
+def test_without_variance_a_noisy_network_is_the_one_of_the_means():
     """Its gradient too, also where exp(log_var) is 0 in float32."""
     net = network(hidden=(5, 4), constants=("log_std",))
-    mean = net.init(jax.random.key(0))
-    log_vars = jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), mean)
+    mean, _ = posterior_of(net)
 
     def total(params: Any) -> jax.Array:
         heads = net.apply(params, jnp.asarray(inputs()))
@@ -142,10 +158,21 @@ def test_without_variance_a_noisy_network_is_the_one_of_the_means(log_var: float
     def noisy(mean: Any, log_vars: Any) -> jax.Array:
         return total(WeightPosterior(mean, log_vars, jax.random.key(1)))
 
-    np.testing.assert_allclose(noisy(mean, log_vars), total(mean), rtol=1e-6)
-    grads, log_var_grads = jax.jit(jax.grad(noisy, argnums=(0, 1)))(mean, log_vars)
-    jax.tree.map(
-        lambda g, exact: np.testing.assert_allclose(g, exact, rtol=1e-4, atol=1e-6),
-        grads, jax.jit(jax.grad(total))(mean),
-    )  # fmt: skip
+    @jax.jit
+    @jax.vmap
+    def of_noisy(log_var: jax.Array) -> tuple[jax.Array, tuple[Any, Any]]:
+        log_vars = jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), mean)
+        return jax.value_and_grad(noisy, argnums=(0, 1))(mean, log_vars)
+
+    values, (grads, log_var_grads) = of_noisy(jnp.array([-60.0, -300.0, -jnp.inf]))
+    exact, exact_grads = jax.jit(jax.value_and_grad(total))(mean)
+    np.testing.assert_allclose(values, exact, rtol=1e-6)
+    for number in range(len(values)):
+        jax.tree.map(
+            lambda g, of_mean, at=number: np.testing.assert_allclose(
+                g[at], of_mean, rtol=1e-4, atol=1e-6
+            ),
+            grads,
+            exact_grads,
+        )
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0.0, atol=1e-6), log_var_grads)

@@ -36,9 +36,9 @@ def data() -> jax.Array:
 def grid(family: NormalGamma) -> tuple[jax.Array, jax.Array, float]:
     """Points of mu and log tau [G, G] that hold all the mass, and the area of a cell."""
     away = 12.0 * float(np.sqrt(family.variances()[0]))
-    mu = np.linspace(float(family.mean) - away, float(family.mean) + away, 1201)
+    mu = np.linspace(float(family.mean) - away, float(family.mean) + away, 401)
     middle = np.log(float(family.shape / family.rate))
-    log_tau = np.linspace(middle - 6.0, middle + 3.0, 1201)
+    log_tau = np.linspace(middle - 6.0, middle + 3.0, 401)
     area = float((mu[1] - mu[0]) * (log_tau[1] - log_tau[0]))
     of_mu, of_tau = np.meshgrid(mu, log_tau, indexing="ij")
     return jnp.asarray(of_mu), jnp.asarray(of_tau), area

@@ -1,6 +1,7 @@
 """Steps that are not finite and are passed over: what they leave, and that no other is."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -15,21 +16,30 @@ from aevb.algorithms.skipping import num_skipped, skip_bad_steps
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluate import Score
-from aevb.loop import make_advance, no_order, train_to
+from aevb.loop import Advance, make_advance, no_order, train_to
 from aevb.stack import run_keys
 
 NUM_STEPS = 40
-DATA = jnp.zeros((NUM_STEPS, 1))
+DATA = np.zeros((NUM_STEPS, 2), np.float32)
 KEYS = run_keys(jax.random.key(0)).loop
 PLACES = ("objective", "params", "opt_state", "extra")
 
 
-def counter(bad: tuple[int, ...], place: str = "objective", value: float = np.nan) -> Algorithm:
-    """Adds 1 to all that it keeps at each step, and `value` somewhere at the steps `bad`."""
+def counter(bad: tuple[int, ...], place: str | None = "objective") -> Algorithm:
+    """Adds 1 to all that it keeps at each step, and NaN somewhere at the steps `bad`.
+
+    Args:
+        place: where; None for what the datapoints say, of which each holds a number of PLACES, and
+            the value to add.
+    """
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
         is_bad = jnp.any(state.step == jnp.array(bad, jnp.int32))
-        add = {name: jnp.where(is_bad & (name == place), value, 1.0) for name in PLACES}
+        at, value = batch.x[0] if place is None else (PLACES.index(place), jnp.nan)
+        add = {
+            name: jnp.where(is_bad & (number == at), value, 1.0)
+            for number, name in enumerate(PLACES)
+        }
         return TrainState(
             state.step + 1,
             state.params + add["params"],
@@ -46,13 +56,22 @@ def counter(bad: tuple[int, ...], place: str = "objective", value: float = np.na
 def run(algorithm: Algorithm, stop: int = NUM_STEPS):
     """The state and the mean metrics after training to a step."""
     advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
-    return train_to(advance, KEYS, DATA, algorithm.init(jax.random.key(0)), stop)
+    return train_to(advance, KEYS, jnp.asarray(DATA), algorithm.init(jax.random.key(0)), stop)
+
+
+@cache
+def advance_where_the_data_say() -> tuple[Algorithm, Advance]:
+    """One program for all places and values."""
+    algorithm = skip_bad_steps(counter((3, 17, 39), place=None), most=5)
+    return algorithm, make_advance(algorithm, lambda key, x: x, batch_size=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_bad_step_changes_nothing_but_the_counts(place: str, value: float):
-    state, metrics = run(skip_bad_steps(counter((3, 17, 39), place, value), most=5))
+    algorithm, advance = advance_where_the_data_say()
+    data = jnp.asarray(DATA + np.array([PLACES.index(place), value], np.float32))
+    state, metrics = train_to(advance, KEYS, data, algorithm.init(jax.random.key(0)), NUM_STEPS)
     assert int(state.step) == NUM_STEPS
     kept = (state.params, state.opt_state, state.extra.extra)
     assert [float(each) for each in kept] == [NUM_STEPS - 3] * 3
@@ -102,11 +121,12 @@ def test_where_nothing_is_bad_nothing_is_changed():
 def test_the_count_goes_on_after_a_pause():
     algorithm = skip_bad_steps(counter((3, 17, 25), "params"), most=2)
     advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
-    state, order = algorithm.init(jax.random.key(0)), no_order(KEYS, DATA)
+    data = jnp.asarray(DATA)
+    state, order = algorithm.init(jax.random.key(0)), no_order(KEYS, data)
     for stop in (10, 20):
-        state, order, _ = advance(KEYS, DATA, state, order, jnp.int32(stop))
+        state, order, _ = advance(KEYS, data, state, order, jnp.int32(stop))
     assert num_skipped(state) == 2
-    state, *_ = advance(KEYS, DATA, state, order, jnp.int32(30))
+    state, *_ = advance(KEYS, data, state, order, jnp.int32(30))
     assert np.isnan(float(state.params))
 
 

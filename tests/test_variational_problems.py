@@ -44,13 +44,21 @@ def test_where_nothing_rises_in_some_direction_it_stays_there():
 
 
 def test_the_shortest_path_is_a_line():
-    x = jnp.linspace(0.0, 2.0, 33)
-    start = (1.5 * x + 2.0 * jnp.sin(1.5 * jnp.pi * x)).at[-1].set(3.0)
-    found = variational_problems.shortest_path(x, start)
-    np.testing.assert_allclose(found, 1.5 * x, atol=1e-10)
-    length = functional(variational_problems.arc_length, x, found)
+    x = np.linspace(0.0, 2.0, 33)
+    start = 1.5 * x + 2.0 * np.sin(1.5 * np.pi * x)
+    start[-1] = 3.0
+
+    @jax.jit
+    def shortest(x: jax.Array, start: jax.Array) -> tuple[jax.Array, ...]:
+        """The path, its length and that of the start."""
+        path = variational_problems.shortest_path(x, start)
+        arc_length = variational_problems.arc_length
+        return path, functional(arc_length, x, path), functional(arc_length, x, start)
+
+    path, length, length_of_start = shortest(x, start)
+    np.testing.assert_allclose(path, 1.5 * x, atol=1e-10)
     np.testing.assert_allclose(length, np.hypot(2.0, 3.0), rtol=1e-12)
-    assert float(functional(variational_problems.arc_length, x, start)) > 10.0
+    assert length_of_start > 10.0
 
 
 # The fastest slide
@@ -88,8 +96,7 @@ def test_the_descent_time_falls_to_the_cycloids_with_the_square_of_the_spacing(
     radius, angle = exact_cycloid(*end)
     exact = np.sqrt(radius / GRAVITY) * angle
     excess = [
-        float(brachistochrone(*map(jnp.float64, end), num_pieces=n).time) - exact
-        for n in (16, 32, 64)
+        float(brachistochrone(*map(jnp.float64, end), num_pieces=n).time) - exact for n in (32, 64)
     ]
     assert np.all(np.array(excess) > 0.0)
     assert excess[-1] < 1e-4 * exact
@@ -115,10 +122,11 @@ def test_the_slide_is_the_cycloid():
 
 def test_the_time_of_a_straight_slide_is_the_school_formula():
     """sqrt(2 L / a) with a = g down / L, exactly, in however few pieces."""
+    slide_time = jax.jit(variational_problems.slide_time)
     for num_pieces in (1, 3):
-        x = jnp.linspace(0.0, 3.0, num_pieces + 1)
-        speed = jnp.sqrt(2.0 * GRAVITY * x * 4.0 / 3.0)  # down to (3, 4), a length of 5
-        found = variational_problems.slide_time(x, speed, GRAVITY)
+        x = np.linspace(0.0, 3.0, num_pieces + 1)
+        speed = np.sqrt(2.0 * GRAVITY * x * 4.0 / 3.0)  # down to (3, 4), a length of 5
+        found = slide_time(x, speed, GRAVITY)
         np.testing.assert_allclose(found, np.sqrt(2.0 * 5.0 / (GRAVITY * 0.8)), rtol=1e-12)
 
 
@@ -135,10 +143,15 @@ def test_straight_lines_and_circles_are_slower():
 # The largest area
 
 
-def lumpy(size: int) -> jax.Array:
+area = jax.jit(variational_problems.area)
+perimeter = jax.jit(variational_problems.perimeter)
+largest_area = jax.jit(variational_problems.largest_area)
+
+
+def lumpy(size: int) -> np.ndarray:
     angle = np.arange(size) * 2.0 * np.pi / size
     lumps = 0.3 * np.cos(3.0 * angle) + 0.2 * np.sin(2.0 * angle) + 0.1 * np.cos(angle)
-    return jnp.asarray(1.0 + lumps)
+    return 1.0 + lumps
 
 
 LENGTH = 5.0
@@ -146,37 +159,39 @@ LENGTH = 5.0
 
 @cache
 def polygon(size: int) -> variational_problems.Enclosure:
-    return jax.jit(variational_problems.largest_area)(lumpy(size), jnp.float64(LENGTH))
+    return largest_area(lumpy(size), jnp.float64(LENGTH))
 
 
-@pytest.mark.parametrize("size", [12, 24, 48])
+@pytest.mark.parametrize("size", [12, 24])
 def test_the_largest_area_of_n_corners_is_in_the_regular_polygon(size: int):
     found = polygon(size)
     radius = LENGTH / (2.0 * size * np.sin(np.pi / size))
     np.testing.assert_allclose(found.radius, radius, rtol=1e-8)
-    np.testing.assert_allclose(variational_problems.perimeter(found.radius), LENGTH, rtol=1e-12)
-    area = LENGTH**2 / (4.0 * size * np.tan(np.pi / size))
-    np.testing.assert_allclose(variational_problems.area(found.radius), area, rtol=1e-12)
+    np.testing.assert_allclose(perimeter(found.radius), LENGTH, rtol=1e-12)
+    greatest = LENGTH**2 / (4.0 * size * np.tan(np.pi / size))
+    np.testing.assert_allclose(area(found.radius), greatest, rtol=1e-12)
     # The multiplier says what a little more length is worth: d area / d length.
-    np.testing.assert_allclose(found.multiplier, 2.0 * area / LENGTH, rtol=1e-10)
+    np.testing.assert_allclose(found.multiplier, 2.0 * greatest / LENGTH, rtol=1e-10)
 
 
 def test_lagranges_condition_holds_at_the_largest_area_and_not_before():
-    def miss(radius: jax.Array, multiplier: float) -> float:
-        of_area = jax.grad(variational_problems.area)(radius)
-        of_perimeter = jax.grad(variational_problems.perimeter)(radius)
-        return float(np.max(np.abs(of_area - multiplier * of_perimeter)))
+    of_area, of_perimeter = jax.jit(jax.grad(area)), jax.jit(jax.grad(perimeter))
 
-    start = lumpy(24)
+    def miss(radius: jax.Array | np.ndarray, multipliers: np.ndarray) -> float:
+        """By the best of the multipliers."""
+        slopes = np.asarray(of_area(radius)), np.asarray(of_perimeter(radius))
+        apart = slopes[0] - multipliers[:, None] * slopes[1]
+        return float(np.min(np.max(np.abs(apart), axis=1)))
+
     found = polygon(24)
-    assert miss(found.radius, float(found.multiplier)) < 1e-10
-    assert min(miss(start, multiplier) for multiplier in np.linspace(0.0, 3.0, 31)) > 0.05
+    assert miss(found.radius, np.asarray(found.multiplier)[None]) < 1e-10
+    assert miss(lumpy(24), np.linspace(0.0, 3.0, 31)) > 0.05
 
 
 def test_it_tends_to_the_circle_with_the_square_of_the_spacing():
     """Area L^2 / (4 pi), and a multiplier that is the radius L / (2 pi)."""
-    polygons = [polygon(size) for size in (12, 24, 48)]
-    areas = [float(variational_problems.area(found.radius)) for found in polygons]
+    polygons = [polygon(size) for size in (12, 24)]
+    areas = [float(area(found.radius)) for found in polygons]
     multipliers = [float(found.multiplier) for found in polygons]
     for found, circle in (
         (areas, LENGTH**2 / (4.0 * np.pi)),
@@ -190,21 +205,15 @@ def test_it_tends_to_the_circle_with_the_square_of_the_spacing():
 
 def test_area_and_perimeter_are_those_of_the_corners():
     """The shoelace formula, and lengths one by one."""
-    radius = np.asarray(lumpy(9))
-    angle = np.arange(9) * 2.0 * np.pi / 9
+    radius = lumpy(12)
+    angle = np.arange(12) * 2.0 * np.pi / 12
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     shoelace = 0.5 * np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)
-    np.testing.assert_allclose(variational_problems.area(jnp.asarray(radius)), shoelace, rtol=1e-12)
-    length = sum(np.hypot(x[i] - x[i - 1], y[i] - y[i - 1]) for i in range(9))
-    np.testing.assert_allclose(
-        variational_problems.perimeter(jnp.asarray(radius)), length, rtol=1e-12
-    )
-    slope = finite_difference(
-        lambda radius: float(variational_problems.perimeter(jnp.asarray(radius))), radius
-    )
-    np.testing.assert_allclose(
-        jax.grad(variational_problems.perimeter)(jnp.asarray(radius)), slope, atol=1e-8
-    )
+    np.testing.assert_allclose(area(radius), shoelace, rtol=1e-12)
+    length = sum(np.hypot(x[i] - x[i - 1], y[i] - y[i - 1]) for i in range(12))
+    np.testing.assert_allclose(perimeter(radius), length, rtol=1e-12)
+    slope = finite_difference(lambda radius: float(perimeter(radius)), radius)
+    np.testing.assert_allclose(jax.jit(jax.grad(perimeter))(radius), slope, atol=1e-8)
 
 
 def test_float32_stays_float32_and_comes_as_near_as_it_can():
@@ -213,6 +222,6 @@ def test_float32_stays_float32_and_comes_as_near_as_it_can():
     assert all(leaf.dtype == jnp.float32 for leaf in found)
     exact = brachistochrone(jnp.float64(3.0), jnp.float64(1.0), num_pieces=32)
     np.testing.assert_allclose(found.time, exact.time, rtol=1e-5)
-    enclosure = variational_problems.largest_area(lumpy(12).astype(jnp.float32), jnp.float32(5.0))
+    enclosure = largest_area(lumpy(12).astype(np.float32), jnp.float32(5.0))
     assert all(leaf.dtype == jnp.float32 for leaf in enclosure)
     np.testing.assert_allclose(enclosure.multiplier, polygon(12).multiplier, rtol=1e-4)
