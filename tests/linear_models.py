@@ -72,13 +72,14 @@ def linear_vae(
 
     has_encoder = encoder != "none"
     family = guides.diag_normal_family if has_encoder else guides.standard_normal_family
-    return vae.make(
+    model = vae.make(
         Network(encoder_init, encode) if has_encoder else None,
         Network(decoder_init, decode),
         LIKELIHOODS["gaussian"],
         num_latents=num_latents,
         guide_family=family(guides.Sizes(num_latents)),
     )
+    return model._replace(init=jax.jit(model.init))
 
 
 def batch_of(x: np.ndarray) -> Batch:
@@ -152,7 +153,12 @@ def make(
     algorithm = make_algorithm(
         model, optax.sgd(step_size), num_data=num_data, prior=prior, **options
     )
-    return Algorithm(jax.jit(algorithm.init), jax.jit(algorithm.update))
+    return algorithm._replace(update=jax.jit(algorithm.update))
+
+
+@cache
+def with_many_keys(update: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(jax.vmap(update, in_axes=(0, None, None)))
 
 
 def updates_of(
@@ -160,8 +166,7 @@ def updates_of(
 ) -> tuple[Params, np.ndarray]:
     """Independent updates from one state -> their steps, [num_draws, ...] each, and objectives."""
     keys = jax.random.split(jax.random.key(1), num_draws)
-    update = jax.jit(jax.vmap(algorithm.update, in_axes=(0, None, None)))
-    states, metrics = update(keys, state, batch)
+    states, metrics = with_many_keys(algorithm.update)(keys, state, batch)
     new, old = as_float64((states.params, state.params))
     return jax.tree.map(np.subtract, new, old), np.asarray(metrics["objective"], np.float64)
 

@@ -21,7 +21,7 @@ from test_config import changed
 from aevb import evaluate, experiment, losses, networks, optimizers, vae
 from aevb.algorithms import full_vb, sgvb
 from aevb.algorithms.ascent import ParamPrior
-from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
 from aevb.guides import GUIDES, Sizes
@@ -209,12 +209,24 @@ def jitted(algorithm: Algorithm) -> Algorithm:
 
 def params_of(model: VAE, *, log_var: float = -3.0) -> Params:
     """What `full_vb` trains, with a q(theta) of various widths around exp(log_var / 2)."""
-    params = make(model).init(jax.random.key(0)).params
+    params = first_params(model)
     widths = jax.tree.map(
-        lambda leaf: log_var + jnp.linspace(-0.5, 0.5, leaf.size).reshape(leaf.shape),
+        lambda leaf: np.float32(log_var + np.linspace(-0.5, 0.5, leaf.size).reshape(leaf.shape)),
         params["log_var"],
     )
     return params | {"log_var": widths}
+
+
+@cache
+def first_params(model: VAE) -> Params:
+    return make(model).init(jax.random.key(0)).params
+
+
+def state_of(algorithm: Algorithm, params: Params) -> TrainState:
+    """Before a step from there; steps of plain gradient ascent depend on nothing else."""
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return zeros._replace(params=params)
 
 
 def batch_of(x: np.ndarray) -> Batch:
@@ -234,7 +246,7 @@ class Steps(NamedTuple):
 
 
 def steps_of(algorithm: Algorithm, params: Params, batch: Batch, num: int = NUM_DRAWS) -> Steps:
-    state = algorithm.init(jax.random.key(0))._replace(params=params)
+    state = state_of(algorithm, params)
 
     @jax.jit
     @jax.vmap
@@ -444,9 +456,8 @@ def aevb_at_the_mean(num_samples: int) -> tuple[np.ndarray, dict[str, np.ndarray
     options = {"num_data": NUM_DATA, "bound": BOUNDS["sgvb_b"], "num_samples": num_samples}
     aevb = jitted(sgvb.make(model, optax.sgd(1.0), prior=ParamPrior(std=None), **options))
     params = params_of(model)["mean"]
-    state = aevb.init(jax.random.key(0))._replace(params=params)
     z_key = jax.random.split(jax.random.key(1), 3)[2]
-    new, metrics = aevb.update(z_key, state, some_batch())
+    new, metrics = aevb.update(z_key, state_of(aevb, params), some_batch())
     gradient = by_path(jax.tree.map(jnp.subtract, new.params, params))
     return np.asarray(metrics["objective"]), gradient
 
@@ -457,7 +468,7 @@ def test_without_variance_the_bound_and_its_gradient_are_those_of_aevb_at_the_me
     bound, gradient = aevb_at_the_mean(num_samples=3)
     algorithm = make(mlp_vae(), num_samples=3, weight_noise=noise)
     params = params_of(mlp_vae(), log_var=-40.0)
-    state = algorithm.init(jax.random.key(0))._replace(params=params)
+    state = state_of(algorithm, params)
     new, metrics = algorithm.update(jax.random.key(1), state, some_batch())
     np.testing.assert_allclose(metrics["objective"] + metrics["kl"], bound, rtol=1e-5)
     before, after = by_path(params["mean"]), by_path(new.params["mean"])
@@ -468,12 +479,12 @@ def test_without_variance_the_bound_and_its_gradient_are_those_of_aevb_at_the_me
 
 # The bound on log p(X)
 
-BIASES, SETS = simulate(seed=0, num_sets=400)
+BIASES, SETS = simulate(seed=0, num_sets=200)
 
 
 @cache
 def trained(noise: str) -> Params:
-    """4000 steps of Adagrad on each of the data sets -> parameters [400, ...]."""
+    """4000 steps of Adagrad on each of the data sets -> parameters [200, ...]."""
     algorithm = full_vb.make(
         linear_vae(),
         optimizers.make("adagrad", 0.1),
@@ -506,7 +517,7 @@ def test_the_best_bound_is_the_bound_at_the_best_parameters():
         assert EXACT.bound(jax.tree.unflatten(structure, moved), x) < EXACT.best_bound(x)
 
 
-@pytest.mark.parametrize("noise", ["minibatch", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("noise", ["local", pytest.param("minibatch", marks=pytest.mark.slow)])
 def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
     """On each of 100 data sets, in nats: log p(X) lies 1.453 above the best bound of independent
     Gaussians, whatever X, and that one 0.03 on average, 0.1 at most, above the trained one."""
@@ -525,7 +536,7 @@ def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
 def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     has_closed_kl: bool, is_trained: bool
 ):
-    """Within 4 of its own standard errors, which are right themselves."""
+    """The errors that it says are right too."""
     model = linear_vae()
     if not has_closed_kl:
         model = model._replace(guide=model.guide._replace(kl=None))
@@ -534,18 +545,14 @@ def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
         params = params_of(model, log_var=-1.0)
     x = SETS[0]
     exact, evidence = EXACT.bound(as_float64(params), x), EXACT.log_evidence(x)
-
-    @partial(jax.jit, static_argnames="num_samples")
-    def estimate(key: jax.Array, num_samples: int) -> tuple[jax.Array, jax.Array]:
-        return full_vb.log_evidence_bound(
-            key, model, params, jnp.float32(x), num_samples=num_samples, prior=PRIOR
-        )
-
-    bound, error = estimate(jax.random.key(0), 4000)
-    assert abs(bound - exact) < 4 * error
-    assert bound < evidence + 4 * error
+    estimate = partial(
+        full_vb.log_evidence_bound,
+        vae=model, params=params, x=jnp.float32(x), num_samples=40, prior=PRIOR,
+    )  # fmt: skip
     keys = jax.random.split(jax.random.key(1), 200)
-    bounds, errors = as_float64(jax.vmap(lambda key: estimate(key, 40))(keys))
+    bounds, errors = as_float64(jax.jit(jax.vmap(estimate))(keys))
+    assert standard_errors_off(bounds, exact) < 4
+    assert np.mean(bounds) < evidence + 4 * np.std(bounds) / np.sqrt(200)
     assert standard_errors_off(np.square(bounds - exact), np.mean(np.square(errors))) < 4
 
 
@@ -646,7 +653,9 @@ def test_local_noise_is_refused_where_a_bound_compares_samples(bound: str):
 
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_a_bound_is_a_mean_over_samples_if_it_is_affine_in_their_log_weights(bound: str):
-    def value(scale: float) -> jax.Array:
+    @jax.jit
+    @jax.vmap
+    def value(scale: jax.Array) -> jax.Array:
         guide = Guide(
             sample=lambda key, stats: jax.random.normal(key),
             log_prob=lambda stats, z: jnp.zeros(()),
@@ -655,8 +664,8 @@ def test_a_bound_is_a_mean_over_samples_if_it_is_affine_in_their_log_weights(bou
         joint = Joint(log_prior=lambda z: jnp.zeros(()), log_lik=lambda z: scale * z)
         return BOUNDS[bound](jax.random.key(0), (), guide, joint, num_samples=4)
 
-    curvature = value(2.0) - 2.0 * value(1.0) + value(0.0)
-    assert (abs(curvature) > 1e-2) == (bound in losses.NOT_MEANS)
+    curvature = np.diff(value(jnp.float32([0.0, 1.0, 2.0])), n=2)
+    assert (abs(curvature[0]) > 1e-2) == (bound in losses.NOT_MEANS)
 
 
 # From a config
@@ -695,6 +704,7 @@ def test_what_full_vb_refuses_is_one_line_to_a_user(overrides: dict[str, Any], w
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_it_trains():
     """Its objective rises, and so does the bound at the mean of theta on test data."""
     built = experiment.build(synthetic(optimizer__step_size=0.1))

@@ -61,7 +61,8 @@ Decode = Callable[[jax.Array], jax.Array]  # z [Z] -> logits [D]
 
 
 def loss_of(encode: Encode, decode: Decode) -> jax.Array:
-    """Minus the mean of every bound over the minibatch, for any two functions of one datapoint."""
+    """Minus the mean over the minibatch of a bound with a closed KL, of one that compares samples
+    and of one by the score function, for any two functions of one datapoint."""
 
     def bounds_of(key: jax.Array, x: jax.Array) -> jax.Array:
         stats = DiagNormal(*jnp.split(encode(x), 2))
@@ -69,7 +70,10 @@ def loss_of(encode: Encode, decode: Decode) -> jax.Array:
             log_prior=StandardNormal(NUM_LATENTS).log_prob,
             log_lik=lambda z: bernoulli.log_prob({"logits": decode(z)}, x),
         )
-        bounds = [bound(key, stats, diag_normal, joint, num_samples=4) for bound in BOUNDS.values()]
+        bounds = [
+            BOUNDS[name](key, stats, diag_normal, joint, num_samples=4)
+            for name in ("sgvb_b", "dreg", "score_function_loo")
+        ]
         return jnp.stack(bounds)
 
     return -jnp.mean(jax.vmap(bounds_of)(KEYS, X))
@@ -88,9 +92,10 @@ def bare_jax() -> Outcome:
         )
 
     params = weights()
-    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    params = jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient)
-    return Outcome(float(value), gradient, float(jax.jit(loss)(params)))
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    value, gradient = value_and_grad(params)
+    after, _ = value_and_grad(jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient))
+    return Outcome(float(value), gradient, float(after))
 
 
 def flax_nnx() -> Outcome:
@@ -115,10 +120,11 @@ def flax_nnx() -> Outcome:
         layer = getattr(model, name)
         layer.kernel[...], layer.bias[...] = kernel, bias
     optimizer = nnx.Optimizer(model, optax.sgd(STEP_SIZE), wrt=nnx.Param)
-    value, gradient = nnx.jit(nnx.value_and_grad(loss))(model)
+    value_and_grad = nnx.jit(nnx.value_and_grad(loss))
+    value, gradient = value_and_grad(model)
     optimizer.update(model, gradient)
     layers = {name: (gradient[name]["kernel"][...], gradient[name]["bias"][...]) for name in SIZES}
-    return Outcome(float(value), layers, float(nnx.jit(loss)(model)))
+    return Outcome(float(value), layers, float(value_and_grad(model)[0]))
 
 
 def equinox() -> Outcome:
@@ -181,10 +187,11 @@ def haiku() -> Outcome:
     params = {**encoder.init(key, X[0]), **decoder.init(key, jnp.zeros(NUM_LATENTS))}
     assert params.keys() == SIZES.keys()
     params = {name: {"w": kernel, "b": bias} for name, (kernel, bias) in weights().items()}
-    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    params = jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient)
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    value, gradient = value_and_grad(params)
+    after, _ = value_and_grad(jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient))
     layers = {name: (layer["w"], layer["b"]) for name, layer in gradient.items()}
-    return Outcome(float(value), layers, float(jax.jit(loss)(params)))
+    return Outcome(float(value), layers, float(after))
 
 
 @pytest.mark.parametrize("library", [flax_nnx, equinox, haiku])
@@ -222,7 +229,7 @@ def test_the_mathematics_can_be_imported_with_jax_alone():
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
     )
     loaded = set(done.stdout.split())
     assert {"aevb", "jax"} <= loaded

@@ -31,11 +31,20 @@ from aevb.losses import BOUNDS
 model = partial(linear_vae, encoder="none")
 
 
+def start_of(algorithm: Algorithm) -> TrainState:
+    return jax.jit(algorithm.init)(jax.random.key(0))
+
+
+@cache
+def advance_of(algorithm: Algorithm, batch_size: int) -> jax.stages.Wrapped:
+    return make_advance(algorithm, lambda key, x: x, batch_size=batch_size)
+
+
 def steps_on(
     algorithm: Algorithm, state: TrainState, x: np.ndarray, num_steps: int, *, batch_size: int
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """More steps -> the state, and the means over them of the metrics."""
-    advance = make_advance(algorithm, lambda key, x: x, batch_size=batch_size)
+    advance = advance_of(algorithm, batch_size)
     keys = LoopKeys(*jax.random.split(jax.random.key(1)))
     state = jax.tree.map(jnp.array, state)  # which `advance` uses up
     return train_to(advance, keys, jnp.float32(x), state, num_steps)
@@ -44,19 +53,19 @@ def steps_on(
 # E
 
 
-NUM_COPIES = 1000
+NUM_COPIES = 300
 
 
 @cache
 def settled() -> tuple[np.ndarray, TrainState, dict[str, jax.Array]]:
-    """Chains of 4 datapoints, copied 1000 times, with theta held fixed.
+    """Chains of 4 datapoints, each copied, with theta held fixed.
 
     -> x [4, D], the state after 1500 minibatches, and the means of the metrics over the last 1000.
     """
     points = np.asarray(gaussian_batch(size=4).x, np.float64)
     x = np.repeat(points, NUM_COPIES, axis=0)
     algorithm = make(mcem.make, model(), num_data=len(x), step_size=0.0, num_updates=1)
-    start = algorithm.init(jax.random.key(0))
+    start = start_of(algorithm)
     state, _ = steps_on(algorithm, start, x, 500, batch_size=len(x) // 4)
     assert_equal(state.params, start.params)
     state, metrics = steps_on(algorithm, state, x, 1000, batch_size=len(x) // 4)
@@ -88,7 +97,7 @@ def test_the_acceptance_settles_at_its_target():
 def test_the_acceptance_settles_at_another_target_while_theta_is_trained():
     x = pca_data()
     algorithm = make(mcem.make, model(6, 2), num_data=len(x), step_size=0.01, target_acceptance=0.7)
-    state, _ = steps_on(algorithm, algorithm.init(jax.random.key(0)), x, 1000, batch_size=50)
+    state, _ = steps_on(algorithm, start_of(algorithm), x, 1000, batch_size=50)
     _, metrics = steps_on(algorithm, state, x, 2000, batch_size=50)
     assert metrics["acceptance"] == pytest.approx(0.7, abs=0.02)
 
@@ -100,7 +109,7 @@ def some_of(x: np.ndarray, indices: list[int]) -> Batch:
 def test_only_the_chains_of_the_minibatch_move():
     x = np.asarray(gaussian_batch(size=10).x)
     algorithm = make(mcem.make, model())
-    start = algorithm.init(jax.random.key(0))
+    start = start_of(algorithm)
     state, _ = algorithm.update(jax.random.key(1), start, some_of(x, [7, 2, 5]))
     moved = np.any(np.asarray(state.extra.z) != np.asarray(start.extra.z), axis=1)
     assert np.flatnonzero(moved).tolist() == [2, 5, 7]
@@ -108,8 +117,9 @@ def test_only_the_chains_of_the_minibatch_move():
 
 def test_a_chain_goes_on_from_where_it_was():
     """With next to no step size it stays there, all updates long."""
-    batch, algorithm = gaussian_batch(size=10), make(mcem.make, model())
-    state = algorithm.init(jax.random.key(0))
+    batch = some_of(np.asarray(gaussian_batch(size=10).x), [7, 2, 5])
+    algorithm = make(mcem.make, model())
+    state = start_of(algorithm)
     for number in range(3):
         state, _ = algorithm.update(jax.random.key(number), state, batch)
     z = np.array(state.extra.z)
@@ -123,7 +133,7 @@ def test_a_chain_goes_on_from_where_it_was():
 
 def test_chains_start_from_the_prior():
     algorithm = make(mcem.make, model(), num_data=5000)
-    z = np.asarray(algorithm.init(jax.random.key(0)).extra.z, np.float64)
+    z = np.asarray(start_of(algorithm).extra.z, np.float64)
     assert standard_errors_off(z, 0.0) < 4
     assert standard_errors_off(np.einsum("ni,nj->nij", z, z), np.eye(z.shape[1])) < 4
 
@@ -147,7 +157,7 @@ def log_joint(params: Params, x: np.ndarray, z: np.ndarray) -> float:
     )
 
 
-@pytest.mark.parametrize("num_updates", [1, 5])
+@pytest.mark.parametrize("num_updates", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
     """Up log p(x, z) and the prior over N, by plain gradient ascent in float64."""
     batch, step_size, std, num_data = gaussian_batch(), 0.05, 0.5, 8
@@ -155,7 +165,7 @@ def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
         mcem.make, model(), num_data=num_data, step_size=step_size, num_updates=num_updates,
         prior=ParamPrior(std),
     )  # fmt: skip
-    start = algorithm.init(jax.random.key(0))
+    start = start_of(algorithm)
     state, metrics = algorithm.update(jax.random.key(1), start, batch)
     assert state.step == 1
     params, x, z = as_float64((start.params, batch.x, state.extra.z[: len(batch.x)]))
@@ -177,12 +187,19 @@ def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
 # The end
 
 
-def test_aevb_mcem_and_em_reach_the_maximum_likelihood_of_probabilistic_pca():
-    """In nats per datapoint below it: EM 0, AEVB 0.0001, Monte-Carlo EM 0.003 (noise of its z)."""
+def test_mcem_and_em_reach_the_maximum_likelihood_of_probabilistic_pca():
+    """In nats per datapoint below it: EM 0, Monte-Carlo EM 0.003 (noise of its z)."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
     assert np.mean(oracles.pca_em(x, 2).log_prob(x)) == pytest.approx(optimum, abs=1e-9)
-    by_aevb = trained(partial(sgvb.make, bound=BOUNDS["sgvb_b"]), x)
-    assert optimum - 0.001 < exact_log_prob(by_aevb, x) <= optimum
     by_mcem = trained(mcem.make, x, encoder="none")
     assert optimum - 0.005 < exact_log_prob(by_mcem, x) <= optimum
+
+
+@pytest.mark.slow
+def test_aevb_reaches_it_too():
+    """0.0001 nats per datapoint below it."""
+    x = pca_data()
+    optimum = oracles.pca_log_lik(x, 2)
+    by_aevb = trained(partial(sgvb.make, bound=BOUNDS["sgvb_b"]), x)
+    assert optimum - 0.001 < exact_log_prob(by_aevb, x) <= optimum

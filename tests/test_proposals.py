@@ -1,7 +1,8 @@
 """Densities fitted to p(z|x): exact where it is Gaussian, and safe where it is not."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from aevb import proposals
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.guides import diag_normal
 from aevb.losses import Joint
-from aevb.marginal import importance_sampling
-from aevb.proposals import MIXTURE_OF_T, PROPOSALS, laplace
+from aevb.marginal import Estimate, importance_sampling
+from aevb.proposals import PROPOSALS, laplace
 
 KEY = jax.random.key(0)
 
@@ -28,41 +29,97 @@ def joint_of(model: LinearGaussian, x: np.ndarray | jax.Array) -> Joint:
     )
 
 
-def joint_along(log_density: Callable[[jax.Array], jax.Array]) -> Joint:
-    """Of one latent, whose log p(x, z) is given."""
-    return Joint(log_prior=lambda z: log_density(z[0]), log_lik=lambda z: jnp.float32(0.0))
-
-
 def broad(num_latents: int) -> DiagNormal:
     return DiagNormal(jnp.zeros(num_latents), jnp.zeros(num_latents))
 
 
-@pytest.mark.parametrize("num_latents", [1, 3, 20])
-def test_the_fit_to_a_gaussian_posterior_is_exact(num_latents: int):
-    """From a guide that is far from it."""
-    model = linear_gaussian(1, 30, num_latents)
-    x = np.random.default_rng(0).normal(size=30)
-    mean, covariance = model.posterior(x)
-    fitted, _ = laplace(KEY, broad(num_latents), diag_normal, joint_of(model, x))
+# Gaussian posteriors
+
+
+def assert_exact(start: Any, mean: np.ndarray, covariance: np.ndarray) -> None:
     std = np.sqrt(np.diag(covariance))
-    assert np.all(abs(fitted["location"] - mean) < 0.01 * std)
-    found = np.asarray(fitted["scale_tril"] @ fitted["scale_tril"].T)
-    assert np.all(abs(found - covariance) < 1e-3 * np.outer(std, std))
+    assert np.all(abs(start["location"] - mean) < 0.01 * std)
+    scale = np.asarray(start["scale_tril"])
+    assert np.all(abs(scale @ scale.T - covariance) < 1e-3 * np.outer(std, std))
 
 
-def test_importance_sampling_from_it_needs_few_samples_where_a_narrow_guide_fails():
-    """A guide of a third of the posterior's standard deviation, in 20 dimensions."""
-    model = linear_gaussian(2, 30, 20)
-    x = np.random.default_rng(1).normal(size=30)
+class Fitted(NamedTuple):
+    """A proposal's parameters, and importance sampling from it."""
+
+    start: Any
+    estimate: Estimate
+
+
+MODEL = linear_gaussian(3, 5, 2)
+XS = np.random.default_rng(2).normal(size=(4, 5))
+
+
+def fit(name: str) -> Callable[[jax.Array, jax.Array], Fitted]:
+    """To the posterior at an x, with a key; to be jitted."""
+
+    def run(key: jax.Array, x: jax.Array) -> Fitted:
+        joint = joint_of(MODEL, x)
+        start, guide = PROPOSALS[name](key, broad(2), diag_normal, joint)
+        return Fitted(start, importance_sampling(key, start, guide, joint, num_samples=2000))
+
+    return run
+
+
+@cache
+def fits(name: str) -> Fitted:
+    """To the posteriors at all of `XS`."""
+    return jax.jit(jax.vmap(fit(name)))(jax.random.split(KEY, 4), jnp.float32(XS))
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder", pytest.param("laplace", marks=pytest.mark.slow), "modes"]
+)
+def test_each_can_be_jitted_and_vmapped(name: str):
+    np.testing.assert_allclose(fits(name).estimate.value, MODEL.log_prob(XS), atol=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_vmap_over_datapoints_changes_nothing(name: str):
+    alone = jax.jit(fit(name))(jax.random.split(KEY, 4)[2], jnp.float32(XS[2]))
+    together = fits(name).estimate.value
+    np.testing.assert_allclose(together[2], alone.estimate.value, rtol=1e-4)
+
+
+def test_the_fit_to_a_gaussian_posterior_is_exact():
+    """From a guide that is far from it; of `modes`, that at its highest mode."""
+    start = fits("modes").start
+    for i, (x, log_weights) in enumerate(zip(XS, start["log_weights"], strict=True)):
+        best = (i, np.argmax(log_weights))
+        highest = jax.tree.map(lambda leaf, best=best: leaf[best], start["of_mode"])
+        assert_exact(highest, *MODEL.posterior(x))
+
+
+def test_a_mode_that_many_climbs_find_counts_once():
+    start, found = fits("modes")
+    weights = np.sort(np.exp(start["log_weights"]), axis=1)
+    np.testing.assert_allclose(weights[:, -2:], [[0.0, 1.0]] * 4, atol=1e-6)
+    assert np.all(abs(found.value - MODEL.log_prob(XS)) < 4 * found.standard_error)
+
+
+def test_in_20_dimensions_the_fit_is_exact_and_needs_few_samples_where_a_narrow_guide_fails():
+    """A guide of a third of the posterior's standard deviation."""
+    model, x = linear_gaussian(2, 30, 20), np.random.default_rng(1).normal(size=30)
     mean, covariance = model.posterior(x)
     stats = DiagNormal(jnp.float32(mean), jnp.float32(np.log(np.diag(covariance) / 9)))
     joint, exact = joint_of(model, x), float(model.log_prob(x))
 
-    def estimate(name: str):
-        start, guide = PROPOSALS[name](KEY, stats, diag_normal, joint)
-        return importance_sampling(jax.random.key(1), start, guide, joint, num_samples=5000)
+    @jax.jit
+    def run() -> tuple[Any, Estimate, Estimate]:
+        start, guide = laplace(KEY, broad(20), diag_normal, joint)
+        by_guide, by_fit = (
+            importance_sampling(jax.random.key(1), params, guide, joint, num_samples=5000)
+            for params, guide in ((stats, diag_normal), (start, guide))
+        )
+        return start, by_guide, by_fit
 
-    narrow, fitted = estimate("encoder"), estimate("laplace")
+    start, narrow, fitted = run()
+    assert_exact(start, mean, covariance)
     assert exact - narrow.value > 10 * narrow.standard_error
     assert narrow.diagnostics["pareto_k"] > 0.7
     assert abs(fitted.value - exact) < 4 * fitted.standard_error
@@ -70,16 +127,7 @@ def test_importance_sampling_from_it_needs_few_samples_where_a_narrow_guide_fail
     assert fitted.diagnostics["pareto_k"] < 0.5
 
 
-def test_a_heavy_tail_is_covered():
-    """Of a Student-t posterior with 15 degrees of freedom, whose Gaussian fit would not do."""
-    log_density = jax.jit(lambda z: -8.0 * jnp.log1p(jnp.square(z) / 15))
-    joint = joint_along(log_density)
-    start, guide = laplace(KEY, broad(1), diag_normal, joint)
-    found = importance_sampling(KEY, start, guide, joint, num_samples=20_000)
-    grid = np.linspace(-60.0, 60.0, 200_001)
-    exact = np.log(np.trapezoid(np.exp(-8.0 * np.log1p(grid**2 / 15)), grid))
-    assert abs(found.value - exact) < 4 * found.standard_error
-    assert found.diagnostics["pareto_k"] < 0.5
+# Posteriors of one latent
 
 
 def two_peaks(z: jax.Array) -> jax.Array:
@@ -90,16 +138,77 @@ def two_peaks(z: jax.Array) -> jax.Array:
     return 5.0 + jax.nn.logsumexp(each)
 
 
+DENSITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "student_t": lambda z: -8.0 * jnp.log1p(jnp.square(z) / 15),  # 15 degrees of freedom
+    "two_peaks": two_peaks,
+    "flat": lambda z: 0.0 * z,  # no curvature at all
+    "dip": lambda z: jnp.where(abs(z) < 3, 0.1 * z**2, 0.9 - 5 * (abs(z) - 3) ** 2),
+    "sharp": lambda z: -1e8 * z**2,
+}
+CASES = [*DENSITIES, *["two_peaks"] * 4]
+GRID = np.linspace(-12.0, 12.0, 2001, dtype=np.float32)
+
+
+class Along(NamedTuple):
+    """A proposal for a posterior of one latent."""
+
+    start: Any
+    log_density: jax.Array  # over `GRID`
+    draws: jax.Array  # [4000]
+    estimate: Estimate
+
+
+def along(name: str, key: jax.Array, std: jax.Array, joint: Joint) -> Along:
+    """From a guide N(0, std^2)."""
+    stats = DiagNormal(jnp.zeros(1), 2 * jnp.log(std)[None])
+    start, guide = PROPOSALS[name](key, stats, diag_normal, joint)
+    log_density = jax.vmap(lambda z: guide.log_prob(start, z[None]))(jnp.asarray(GRID))
+    draws = jax.vmap(lambda key: guide.sample(key, start)[0])(jax.random.split(KEY, 4000))
+    return Along(
+        start, log_density, draws, importance_sampling(KEY, start, guide, joint, num_samples=5000)
+    )
+
+
+@cache
+def laplace_along() -> dict[str, Along]:
+    """Of each density, with as many keys as it has `CASES`."""
+    branches = [lambda z, f=f: f(z) for f in DENSITIES.values()]
+
+    @jax.jit
+    @jax.vmap
+    def run(number: jax.Array, std: jax.Array, key: jax.Array) -> Along:
+        joint = Joint(lambda z: jax.lax.switch(number, branches, z[0]), lambda z: jnp.float32(0.0))
+        return along("laplace", key, std, joint)
+
+    found = run(
+        jnp.int32([list(DENSITIES).index(name) for name in CASES]),
+        jnp.float32([4.0 if name == "two_peaks" else 1.0 for name in CASES]),
+        jax.random.split(KEY, len(CASES)),
+    )
+    which = {name: np.array(CASES) == name for name in DENSITIES}
+    return {
+        name: jax.tree.map(lambda leaf, some=some: np.asarray(leaf)[some], found)
+        for name, some in which.items()
+    }
+
+
+@cache
+def modes_of_two_peaks() -> Along:
+    joint = Joint(lambda z: two_peaks(z[0]), lambda z: jnp.float32(0.0))
+    return jax.jit(lambda: along("modes", KEY, jnp.float32(4.0), joint))()
+
+
+def test_a_heavy_tail_is_covered():
+    """Of a Student-t posterior with 15 degrees of freedom, whose Gaussian fit would not do."""
+    found = laplace_along()["student_t"].estimate
+    grid = np.linspace(-60.0, 60.0, 200_001)
+    exact = np.log(np.trapezoid(np.exp(-8.0 * np.log1p(grid**2 / 15)), grid))
+    assert np.all(abs(found.value - exact) < 4 * found.standard_error)
+    assert np.all(found.diagnostics["pareto_k"] < 0.2)  # a Gaussian has 0.4
+
+
 def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other():
-    guide_stats = DiagNormal(jnp.zeros(1), jnp.full(1, 2 * jnp.log(4.0)))
-
-    @partial(jax.jit, static_argnums=0)
-    def estimate(name: str, key: jax.Array):
-        joint = joint_along(two_peaks)
-        start, guide = PROPOSALS[name](key, guide_stats, diag_normal, joint)
-        return start, importance_sampling(KEY, start, guide, joint, num_samples=4000)
-
-    start, found = estimate("modes", KEY)
+    start, _, _, found = modes_of_two_peaks()
     weights = np.exp(start["log_weights"])
     located = np.asarray(start["of_mode"]["location"])[weights > 0, 0]
     np.testing.assert_allclose(np.sort(located), [-4.0, 3.0], atol=1e-3)
@@ -108,71 +217,23 @@ def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other
     assert abs(found.value - 5.0) < 4 * found.standard_error
     assert found.standard_error < 0.02
     assert found.diagnostics["pareto_k"] < 0.5
-    alone = [float(estimate("laplace", key)[1].value) for key in jax.random.split(KEY, 8)]
+    alone = laplace_along()["two_peaks"].estimate.value
     assert max(alone) < 5.0 + np.log(0.8) + 0.05  # the higher peak, or the other
 
 
-def test_a_mode_that_many_climbs_find_counts_once():
-    model = linear_gaussian(1, 30, 3)
-    x = np.random.default_rng(0).normal(size=30)
-    joint = joint_of(model, x)
-
-    @jax.jit
-    def estimate(key: jax.Array):
-        start, guide = PROPOSALS["modes"](key, broad(3), diag_normal, joint)
-        return start, importance_sampling(key, start, guide, joint, num_samples=2000)
-
-    start, found = estimate(KEY)
-    weights = np.exp(start["log_weights"])
-    np.testing.assert_allclose(np.sort(weights)[-2:], [0.0, 1.0], atol=1e-6)
-    assert abs(found.value - model.log_prob(x)) < 4 * found.standard_error
-
-
 def test_the_mixture_is_a_density_and_its_samples_are_of_it():
-    fit = jax.jit(
-        lambda key: PROPOSALS["modes"](key, broad(1), diag_normal, joint_along(two_peaks))[0]
-    )
-    start, guide = fit(KEY), MIXTURE_OF_T
-    grid = jnp.linspace(-12.0, 12.0, 100_001)
-    log_prob = jax.jit(jax.vmap(lambda z: guide.log_prob(start, z[None])))
-    density = np.exp(log_prob(grid))
-    assert abs(np.trapezoid(density, grid) - 1.0) < 1e-3
-    draws = jax.vmap(lambda key: guide.sample(key, start)[0])(jax.random.split(KEY, 4000))
-    below = np.trapezoid(np.where(grid < 0, density, 0.0), grid)
+    _, log_density, draws, _ = modes_of_two_peaks()
+    density = np.exp(log_density)
+    assert abs(np.trapezoid(density, GRID) - 1.0) < 1e-3
+    below = np.trapezoid(np.where(GRID < 0, density, 0.0), GRID)
     assert abs(np.mean(np.asarray(draws) < 0) - below) < 4 * np.sqrt(below * (1 - below) / 4000)
 
 
-@pytest.mark.parametrize(
-    "log_density",
-    [
-        lambda z: jnp.float32(0.0) * z,  # flat: no curvature at all
-        lambda z: jnp.where(abs(z) < 3, 0.1 * z**2, 0.9 - 5 * (abs(z) - 3) ** 2),  # a dip at 0
-        lambda z: -1e8 * z**2,
-    ],
-)
-def test_a_strange_curvature_gives_a_proper_density(log_density: Callable):
-    start, guide = laplace(KEY, broad(1), diag_normal, joint_along(log_density))
-    grid = jnp.linspace(-1.0, 1.0, 11)[:, None]
-    densities = jax.vmap(lambda z: guide.log_prob(start, z))(grid)
-    assert np.all(np.isfinite(densities))
-    assert np.all(np.isfinite(guide.sample(KEY, start)))
-
-
-@pytest.mark.parametrize("name", PROPOSALS)
-def test_each_can_be_jitted_and_vmapped(name: str):
-    model = linear_gaussian(3, 5, 2)
-    xs = jnp.float32(np.random.default_rng(2).normal(size=(4, 5)))
-
-    def estimate(key: jax.Array, x: jax.Array) -> jax.Array:
-        joint = joint_of(model, x)
-        start, guide = PROPOSALS[name](key, broad(2), diag_normal, joint)
-        return importance_sampling(key, start, guide, joint, num_samples=2000).value
-
-    keys = jax.random.split(KEY, 4)
-    together = jax.jit(jax.vmap(estimate))(keys, xs)
-    np.testing.assert_allclose(together[2], estimate(keys[2], xs[2]), rtol=1e-4)
-    exact = [model.log_prob(np.asarray(x, np.float64)) for x in xs]
-    np.testing.assert_allclose(together, exact, atol=0.3)
+@pytest.mark.parametrize("name", ["flat", "dip", "sharp"])
+def test_a_strange_curvature_gives_a_proper_density(name: str):
+    _, log_density, draws, _ = laplace_along()[name]
+    assert np.all(np.isfinite(log_density))
+    assert np.all(np.isfinite(draws))
 
 
 def test_the_encoders_own_is_left_as_it_is():

@@ -1,9 +1,10 @@
 """What log-weights say, against float64, and the tail's shape against tails of known shape."""
 
 import math
+from functools import partial
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,6 +16,31 @@ def log_normal_weights(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarr
     return np.random.default_rng(seed).normal(-500.0, std, size=shape).astype(np.float32)
 
 
+class Summary(NamedTuple):
+    """What is said of weights."""
+
+    log_mean: jax.Array
+    standard_error: jax.Array
+    effective_sample_size: jax.Array
+    pareto_k: jax.Array
+
+
+@partial(jax.jit, static_argnames="num_weights")
+def summary_of(running: weights.Running, num_weights: int) -> Summary:
+    return Summary(
+        *weights.log_mean(running, num_weights),
+        weights.effective_sample_size(running),
+        weights.pareto_k(running.largest),
+    )
+
+
+def summary_of_all(log_w: np.ndarray) -> Summary:
+    return summary_of(of(np.asarray(log_w, np.float32)), len(log_w))
+
+
+add, of = jax.jit(weights.add), jax.jit(weights.of)
+
+
 @pytest.mark.parametrize("sizes", [(1000,), (500, 500), (1, 998, 1), (333, 333, 334)])
 def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_come(
     sizes: tuple[int, ...],
@@ -23,15 +49,15 @@ def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_com
     log_w = log_normal_weights(1000)
     running = weights.none_of(1000)
     for chunk in np.split(log_w, np.cumsum(sizes)[:-1]):
-        running = weights.add(running, jnp.asarray(chunk))
-    value, error = weights.log_mean(running, 1000)
+        running = add(running, chunk)
+    value, error, found_ess, _ = summary_of(running, 1000)
     exact = log_w.astype(np.float64)
     assert value == pytest.approx(np.logaddexp.reduce(exact) - math.log(1000), abs=1e-3)
     w = np.exp(exact + 500.0)
     relative_error = np.std(w, ddof=1) / np.mean(w) / math.sqrt(1000)
     assert error == pytest.approx(relative_error, rel=1e-3)
     ess = np.sum(w) ** 2 / np.sum(w**2)
-    assert weights.effective_sample_size(running) == pytest.approx(ess, rel=1e-3)
+    assert found_ess == pytest.approx(ess, rel=1e-3)
     np.testing.assert_array_equal(
         running.largest, np.sort(log_w)[::-1][: weights.tail_size(1000) + 1]
     )
@@ -48,21 +74,23 @@ def test_the_standard_error_is_the_spread_of_the_log_means():
 
 
 def test_equal_weights_are_all_effective_and_their_mean_is_sure():
-    running = weights.of(jnp.full(1000, -80.0))
-    value, error = weights.log_mean(running, 1000)
+    value, error, ess, k = summary_of_all(np.full(1000, -80.0))
     assert value == pytest.approx(-80.0, abs=1e-4)
     assert error < 1e-3
-    assert weights.effective_sample_size(running) == pytest.approx(1000, rel=1e-4)
-    assert weights.pareto_k(running.largest) == 0.0
+    assert ess == pytest.approx(1000, rel=1e-4)
+    assert k == 0.0
 
 
 def test_one_weight_above_all_others_is_all_there_is():
-    running = weights.of(jnp.where(jnp.arange(1000) == 17, 0.0, -200.0 - jnp.arange(1000.0)))
-    assert weights.effective_sample_size(running) == pytest.approx(1.0)
-    value, error = weights.log_mean(running, 1000)
+    number = np.arange(1000)
+    value, error, ess, k = summary_of_all(np.where(number == 17, 0.0, -200.0 - number))
+    assert ess == pytest.approx(1.0)
     assert value == pytest.approx(-math.log(1000))
     assert error == pytest.approx(1.0, rel=1e-3)
-    assert 1.0 < weights.pareto_k(running.largest) < math.inf
+    assert 1.0 < k < math.inf
+
+
+pareto_k_of_each = jax.jit(jax.vmap(weights.pareto_k))
 
 
 @pytest.mark.parametrize("exact", [-0.3, 0.2, 0.5, 0.7, 1.0])
@@ -73,7 +101,7 @@ def test_pareto_k_is_the_shape_of_a_generalised_pareto_tail(exact: float):
     draws = scipy.stats.genpareto(exact).rvs(size=(num_sets, num_tail), random_state=0)
     largest = np.log(1.0 + np.sort(draws, axis=1)[:, ::-1])
     largest = np.concatenate([largest, np.zeros((num_sets, 1))], axis=1).astype(np.float32)
-    fitted = np.asarray(jax.jit(jax.vmap(weights.pareto_k))(largest), np.float64)
+    fitted = np.asarray(pareto_k_of_each(largest), np.float64)
     expected = (num_tail * exact + 5.0) / (num_tail + 10.0)
     assert abs(np.mean(fitted) - expected) < 4 * np.std(fitted) / math.sqrt(num_sets) + 0.02
     if exact > -0.5:  # the spread of maximum likelihood, which this method has for large tails
@@ -85,8 +113,8 @@ def test_pareto_k_agrees_with_maximum_likelihood(exact: float):
     rng = np.random.default_rng(1)
     excesses = np.sort(scipy.stats.genpareto(exact).rvs(size=300, random_state=rng))[::-1]
     by_likelihood, _, _ = scipy.stats.genpareto.fit(excesses, floc=0.0)
-    largest = jnp.asarray(np.append(np.log(1.0 + excesses), 0.0), jnp.float32)
-    fitted = (float(weights.pareto_k(largest)) * 310 - 5.0) / 300
+    largest = np.append(np.log(1.0 + excesses), 0.0).astype(np.float32)
+    fitted = (float(pareto_k_of_each(largest[None])[0]) * 310 - 5.0) / 300
     assert fitted == pytest.approx(by_likelihood, abs=0.03)
 
 
@@ -96,22 +124,18 @@ def test_pareto_k_of_gaussian_weights_is_their_ratio_of_variances():
     z = np.random.default_rng(0).normal(size=num_weights)
     for variance, low, high in ((0.3, 0.45, 1.0), (2.0, -math.inf, 0.2)):
         log_w = 0.5 * (1.0 - variance) * z**2  # log p - log q at sqrt(variance) z
-        k = weights.pareto_k(weights.of(jnp.asarray(log_w, jnp.float32)).largest)
-        assert low < k < high
+        assert low < summary_of_all(log_w).pareto_k < high
 
 
 def test_pareto_k_does_not_depend_on_the_scale_of_the_weights():
-    log_w = np.round(log_normal_weights(2000, std=2.0) + 500.0, 2)
-    first, moved = (
-        weights.pareto_k(weights.of(jnp.asarray(log_w + shift, jnp.float32)).largest)
-        for shift in (0.0, 64.0)
-    )
+    log_w = np.round(log_normal_weights(1000, std=2.0) + 500.0, 2)
+    first, moved = (summary_of_all(log_w + shift).pareto_k for shift in (0.0, 64.0))
     assert first == pytest.approx(float(moved), abs=1e-3)
 
 
 @pytest.mark.parametrize("num_weights", [2, 20])
 def test_too_few_weights_have_no_tail(num_weights: int):
-    assert math.isnan(weights.pareto_k(weights.of(jnp.arange(float(num_weights))).largest))
+    assert math.isnan(summary_of_all(np.arange(num_weights)).pareto_k)
 
 
 @pytest.mark.parametrize(("num_weights", "size"), [(100, 20), (225, 45), (900, 90), (10_000, 300)])
