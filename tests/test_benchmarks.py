@@ -188,6 +188,7 @@ def test_the_fastest_layout_is_the_one_of_the_least_time(
 # The workers
 
 
+@pytest.mark.slow
 def test_the_flax_way_is_the_same_model(program: Any, frey_folder: Path):
     """Its bound at equal parameters and noise, beside the one of aevb's own likelihood and KL."""
     flax_worker, raw_data, worker = map(program, ("flax_worker", "raw_data", "worker"))
@@ -298,6 +299,7 @@ def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
     assert 0 < seconds["warm"]["median"] < seconds["cold"]["median"]
 
 
+@pytest.mark.slow
 def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
     """With a decoder that ignores z, p(x) is known: every pixel is 1 with probability 1/2."""
     sizes = {

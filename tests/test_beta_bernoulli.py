@@ -142,6 +142,7 @@ def fit_beta(bound: losses.Bound, *, num_steps: int, power: float) -> jax.Array:
     )
 
 
+@pytest.mark.slow
 def test_a_beta_guide_reaches_the_posterior_and_no_gap():
     """Sticking the landing, whose gradient is 0 there at every z: to the digits of float64."""
     found = fit_beta(losses.stl, num_steps=700, power=0.0)

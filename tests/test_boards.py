@@ -293,6 +293,7 @@ def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path
             np.testing.assert_array_equal(image, expected[examples])
 
 
+@pytest.mark.slow
 def test_a_run_without_boards_makes_no_pictures_and_asks_for_no_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -348,6 +349,7 @@ def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
     )
 
 
+@pytest.mark.slow
 def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
     built = experiment.build(frey())
     traced = []
@@ -362,6 +364,7 @@ def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
     assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_data_that_are_no_images_have_numbers_alone(tmp_path: Path):
     config = small()
     config.train.tensorboard = True

@@ -211,6 +211,7 @@ with jax.default_device(jax.devices()[1]):
 """
 
 
+@pytest.mark.slow
 def test_what_a_second_device_saved_comes_back_where_there_is_one(tmp_path: Path):
     """A sweep gives each run a device, which the program that evaluates it may not have."""
     python("-c", SAVE_ON_THE_SECOND_DEVICE, tmp_path)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow_but
 
 from aevb import networks
 from aevb.algorithms import full_vb, mcem, reweighted_wake_sleep, sgvb, wake_sleep
@@ -213,7 +214,7 @@ def test_a_rematerialised_network_has_the_same_step(network: str):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_but(["mlp"], NETWORKS))
 def test_in_half_precision_parameters_and_bounds_are_float32_and_near(network: str):
     exact, exact_metrics = plain_step(network)
     half, metrics = step(by_sgvb(model(network, "bfloat16")), start_of(network))

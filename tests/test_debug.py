@@ -56,6 +56,7 @@ def test_where_every_operation_is_fine_that_is_said():
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["sgvb", *(pytest.param(n, marks=SLOW) for n in ("full_vb", "wake_sleep", "mcem"))],

@@ -91,6 +91,7 @@ def test_the_best_elbo_is_that_of_the_closed_form(case: tuple[LinearGaussian, np
     assert gap > 0.1
 
 
+@pytest.mark.slow
 def test_the_approximation_gap_is_the_kl_of_the_best_diagonal_guide(
     case: tuple[LinearGaussian, np.ndarray], gaps: Gaps
 ):

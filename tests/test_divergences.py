@@ -191,6 +191,7 @@ class TestReverseFit:
         found = fit_reverse(target, jnp.array([-6.5, -4.0, 4.0, 6.5]))
         np.testing.assert_allclose(found.kl, -np.log([0.2, 0.2, 0.8, 0.8]), atol=1e-4)
 
+    @pytest.mark.slow
     def test_from_every_start_it_is_a_minimum_that_scipy_finds_too(self, skewed: Mixture):
         starts = [-3.0, -2.0, 1.0, 2.0]
         found = fit_reverse(skewed, jnp.array(starts))
@@ -203,6 +204,7 @@ class TestReverseFit:
             np.testing.assert_allclose([found.mean[i], np.log(found.std[i])], least.x, atol=1e-3)
             np.testing.assert_allclose(found.kl[i], least.fun, atol=1e-7)
 
+    @pytest.mark.slow
     def test_of_a_single_mode_both_directions_find_it(self):
         alone = Mixture(jnp.array([0.4, 0.6]), jnp.full(2, 0.7), jnp.full(2, 1.3))  # twice the same
         reverse = fit_reverse(alone, jnp.array([-1.0, 0.0, 1.0, 3.0]))

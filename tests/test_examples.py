@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import slow_but
 from programs import program
 
 FOLDER = Path(__file__).parent.parent / "docs" / "examples"
@@ -34,7 +35,7 @@ def test_every_file_of_the_folder_is_tried():
 
 
 @pytest.mark.usefixtures("standard_promotion")  # on which optax's Adam leans
-@pytest.mark.parametrize("example", OF_STEPS)
+@pytest.mark.parametrize("example", slow_but(["bare_jax", "own_likelihood"], OF_STEPS))
 def test_the_loss_of_an_example_falls(example: str):
     require_fall(*function_of(example)(num_steps=40))
 
@@ -46,6 +47,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[float, fl
     return folder, function_of("own_images")(folder, num_examples=4000)
 
 
+@pytest.mark.slow
 def test_the_loss_of_images_of_ones_own_falls(own: tuple[Path, tuple[float, float]]):
     folder, losses = own
     require_fall(*losses)

@@ -34,7 +34,7 @@ def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EXPERIMENTS = [
-    file if file.stem in ("frey_faces", "mnist") else pytest.param(file, marks=pytest.mark.slow)
+    file if file.stem == "frey_faces" else pytest.param(file, marks=pytest.mark.slow)
     for file in FILES
 ]
 

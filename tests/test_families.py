@@ -11,6 +11,7 @@ import pytest
 import scipy.integrate
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from oracles import kl_gaussians, standard_errors_off
 
 from aevb.classical.families import Beta, Dirichlet, Gamma, Normal, Wishart, log_beta
@@ -249,7 +250,7 @@ def test_the_kl_of_a_distribution_from_itself_is_zero(known: Known):
     np.testing.assert_allclose(kl(known.here(), known.here()), 0.0, atol=1e-12)
 
 
-@FAMILIES
+@pytest.mark.parametrize("name", slow_but(["gamma"], KNOWN))
 def test_the_kl_is_positive_between_a_hundred_random_pairs_and_is_not_symmetric(name: str):
     keys = jax.random.split(jax.random.key(0), 4)
 
@@ -287,7 +288,7 @@ def test_the_kl_grows_from_zero_with_the_second_power_of_a_step(known: Known):
         np.testing.assert_allclose(slope, 0.0, atol=1e-9)
 
 
-@FAMILIES
+@pytest.mark.parametrize("name", slow_but(["wishart"], KNOWN))
 def test_float32_stays_float32(name: str):
     q, p = (
         known.make(*(jnp.asarray(param, jnp.float32) for param in known.params))

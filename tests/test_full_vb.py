@@ -15,6 +15,7 @@ import optax
 import oracles
 import pytest
 import scipy.stats
+from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 from test_config import changed
 
@@ -295,7 +296,7 @@ def draws_of_theta() -> tuple[Params, Any]:
     return params, as_float64(theta["decoder"])
 
 
-@pytest.mark.parametrize("std", [1.0, 0.4, 3.0])
+@pytest.mark.parametrize("std", slow_but([0.4], [1.0, 0.4, 3.0]))
 def test_the_kl_of_theta_is_the_mean_of_log_q_less_log_p(std: float):
     """Appendix F.1 within 4 standard errors, and by the closed form for any two Gaussians."""
     params, theta = draws_of_theta()
@@ -319,6 +320,7 @@ def test_the_kl_is_0_at_the_prior():
     assert full_vb.kl_to_prior(at_prior, ParamPrior(0.5)) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_theta_is_what_the_model_generates_by_and_phi_has_no_distribution():
     """The decoder and a learned p(z) are drawn; the encoder and a flow's own layers are not."""
     model = mlp_vae(guide="iaf", prior="mixture")
@@ -399,7 +401,7 @@ def test_the_objective_is_that_of_appendix_f_before_its_kls_are_closed():
         assert_same_mean(closed, sampled, noise)
 
 
-@pytest.mark.parametrize("noise", ["minibatch", "datapoint"])
+@pytest.mark.parametrize("noise", slow_but(["datapoint"], ["minibatch", "datapoint"]))
 def test_every_noise_has_the_same_mean_objective_and_gradient(noise: str):
     local, other = noisy_steps("local"), noisy_steps(noise)
     assert_same_mean(local.metrics["objective"], other.metrics["objective"], "objective")
@@ -517,6 +519,7 @@ def test_the_best_bound_is_the_bound_at_the_best_parameters():
         assert EXACT.bound(jax.tree.unflatten(structure, moved), x) < EXACT.best_bound(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["local", pytest.param("minibatch", marks=pytest.mark.slow)])
 def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
     """On each of 100 data sets, in nats: log p(X) lies 1.453 above the best bound of independent

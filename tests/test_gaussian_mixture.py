@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from oracles import integrate
 from sklearn.mixture import BayesianGaussianMixture
 
@@ -62,7 +63,7 @@ KNOWN = brute.Prior(1.0, np.array([0.5, -0.5]), 0.7, 3.5, np.array([[1.0, 0.2], 
 # The number of components
 
 
-@pytest.mark.parametrize("num_components", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_components", slow_but([1, 3], [1, 2, 3, 5]))
 def test_the_true_number_of_components_is_chosen(num_components: int):
     found = choose(simulated(num_components))
     assert found.num_components == num_components

@@ -12,6 +12,7 @@ import oracles
 import pytest
 import scipy.stats
 from jax.flatten_util import ravel_pytree
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb.densities import Guide, Joint, log_weights
@@ -170,6 +171,7 @@ def test_gradients_of_the_density_are_those_of_differences(name: str):
     np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 @every_new_guide
 def test_the_gradient_of_the_weights_does_not_depend_on_how_log_q_is_found(name: str):
     """`log_weights` takes what sampling knows; the other way is by `log_prob` at the sample."""
@@ -190,7 +192,7 @@ def test_the_gradient_of_the_weights_does_not_depend_on_how_log_q_is_found(name:
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9), quick, by_log_prob)
 
 
-@every_guide
+@pytest.mark.parametrize("name", slow_but(["iaf"], GUIDES))
 def test_vmap_changes_nothing(name: str):
     guide = family_of(name, 3).guide
     each = [random_stats(name, 3, seed) for seed in range(2)]
@@ -378,7 +380,7 @@ def fitted_to_the_banana(name: str) -> tuple[float, float]:
 
 
 @pytest.mark.usefixtures("standard_promotion")  # optax leans on it
-@every_flow
+@pytest.mark.parametrize("name", slow_but(["planar"], FLOWS))
 def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too_near(name: str):
     """log p(x) is known by quadrature; a wrong density would soon exceed it."""
     log_prob = banana_log_prob()
@@ -389,6 +391,7 @@ def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too
         assert bound < log_prob + 4 * standard_error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "name_of_bound", "reference", "num_samples"),
     [

@@ -155,6 +155,7 @@ def test_annealed_weights_average_to_the_ratio_of_the_normalisers(direction: str
     assert 0.5 < found.acceptance <= 1.0
 
 
+@pytest.mark.slow
 def test_better_moves_and_more_temperatures_make_the_weights_vary_less():
     start = np.random.default_rng(0).normal(1.0, size=(20_000, 1)).astype(np.float32)
 
@@ -168,6 +169,7 @@ def test_better_moves_and_more_temperatures_make_the_weights_vary_less():
     assert spread(20, 0.5) < 0.7 * spread(20, 0.01)
 
 
+@pytest.mark.slow
 def test_the_pilots_steps_give_other_chains_the_target_acceptance_all_along_the_path():
     """From a density twenty times as wide as the last, so one step size could not do."""
     path = Path(lambda z: -0.5 * jnp.sum(z**2), lambda z: -0.5 * 400.0 * jnp.sum(z**2))

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from marks import slow_but
 
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.guides import diag_normal
@@ -194,7 +195,7 @@ def haiku() -> Outcome:
     return Outcome(float(value), layers, float(after))
 
 
-@pytest.mark.parametrize("library", [flax_nnx, equinox, haiku])
+@pytest.mark.parametrize("library", slow_but([equinox], [flax_nnx, equinox, haiku]))
 def test_the_losses_give_another_librarys_model_the_bounds_and_gradient_of_bare_jax(
     library: Callable[[], Outcome],
 ):

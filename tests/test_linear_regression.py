@@ -220,6 +220,7 @@ def test_the_polynomials_are_legendres():
         )
 
 
+@pytest.mark.slow
 def test_the_bound_picks_the_true_degree_and_ranks_degrees_as_the_exact_evidence_does():
     x, y = data()
     curve = jax.tree.map(lambda leaf: leaf[0], curves())  # of the same data

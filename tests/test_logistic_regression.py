@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb import hmc
@@ -123,7 +124,12 @@ def test_the_bound_is_what_sgvb_estimates():
 
 
 @pytest.mark.parametrize(
-    ("num_columns", "fit"), [(1, logistic_regression.fit), *((2, fit) for fit in FITS)]
+    ("num_columns", "fit"),
+    slow_but(
+        [(2, logistic_regression.fit)],
+        [(1, logistic_regression.fit), *((2, fit) for fit in FITS)],
+        unpack=True,
+    ),
 )
 def test_the_bound_at_the_top_is_below_the_exact_evidence_by_little(fit: Fit, num_columns: int):
     """By 0.02 nats for one weight and 0.025 for two, and more where two must be independent."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow_but
 
 from aevb import vae
 from aevb.algorithms import sgvb
@@ -182,7 +183,9 @@ def test_metrics_are_means_over_the_steps_since_the_last_stop():
 # Pauses
 
 
-@pytest.mark.parametrize("stops", [(1, 2, 3, 7), (5,), tuple(range(1, 20))])
+@pytest.mark.parametrize(
+    "stops", slow_but([(1, 2, 3, 7)], [(1, 2, 3, 7), (5,), tuple(range(1, 20))])
+)
 def test_stops_do_not_change_the_state_by_a_bit(stops: tuple[int, ...]):
     at_once, (means,) = learned(20)
     in_pieces, metrics = learned(*stops, 20)
@@ -197,7 +200,7 @@ def another_advance() -> Advance:
     return make_advance(learner(), noisy, batch_size=M)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 7])
+@pytest.mark.parametrize("stop", slow_but([2], [2, 3, 7]))
 def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int):
     """By another `advance`, from a state that has been on the host, as from a checkpoint."""
     undisturbed, _ = learned(10)

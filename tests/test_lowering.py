@@ -195,6 +195,7 @@ def test_a_sweeps_step_lowers_for_every_platform_and_carries_no_data(
     assert len(lowered(program).mlir_module_serialized) < 150_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "proposal"),
     [

@@ -94,6 +94,7 @@ def test_the_acceptance_settles_at_its_target():
     assert step_size == pytest.approx(np.asarray(metrics["step_size"]), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_acceptance_settles_at_another_target_while_theta_is_trained():
     x = pca_data()
     algorithm = make(mcem.make, model(6, 2), num_data=len(x), step_size=0.01, target_acceptance=0.7)
@@ -187,6 +188,7 @@ def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
 # The end
 
 
+@pytest.mark.slow
 def test_mcem_and_em_reach_the_maximum_likelihood_of_probabilistic_pca():
     """In nats per datapoint below it: EM 0, Monte-Carlo EM 0.003 (noise of its z)."""
     x = pca_data()

@@ -61,6 +61,7 @@ def test_the_bound_rises_at_every_update():
     assert np.all(found[:, -1] > found[:, 0] + 1.0)
 
 
+@pytest.mark.slow
 def test_no_step_from_an_updated_factor_raises_the_bound():
     """The slope of the bound is 0 there, though it was not before."""
     problem = mixture_model.coordinate_ascent(jnp.asarray(CLUSTERS), prior(), 3)
@@ -144,6 +145,7 @@ def test_without_data_the_bound_is_zero():
 # Components that are left out
 
 
+@pytest.mark.slow
 def test_with_some_components_left_out_it_is_the_smaller_model():
     active = np.array([True, False, True, True, False])
     x = jnp.asarray(CLUSTERS)
@@ -216,6 +218,7 @@ def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch)
 # scikit-learn
 
 
+@pytest.mark.slow
 def test_scikit_learn_finds_the_same_and_its_bound_lacks_known_constants():
     """From the same responsibilities, after the same number of iterations, under the same prior.
 

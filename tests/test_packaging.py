@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,12 +114,18 @@ def test_the_sdist_makes_the_same_wheel(built: Built, tmp_path: Path):
     assert metadata_of(again.wheel, "METADATA") == metadata_of(built.wheel, "METADATA")
 
 
+def parts_of(requirement: str) -> set[str]:
+    """A library's name and the limits of its version, whose order means nothing."""
+    return set(re.findall(r"[<>=!~]+[\w.]+|[\w-]+", requirement))
+
+
 def test_the_metadata_are_those_of_pyproject(built: Built):
     found = metadata(built.wheel)
     assert found["Version"] == PROJECT["version"]
     assert found["Requires-Python"] == PROJECT["requires-python"]
     needed = [text.replace(" ", "") for text in found.get_all("Requires-Dist", [])]
-    assert [text for text in needed if ";" not in text] == PROJECT["dependencies"]
+    required = [parts_of(text) for text in needed if ";" not in text]
+    assert required == [parts_of(text) for text in PROJECT["dependencies"]]
     extras = PROJECT["optional-dependencies"]
     assert set(found.get_all("Provides-Extra", [])) == extras.keys()
     assert extras.keys() == {"cluster", "cuda", "tpu", "tensorboard", "wandb"}

@@ -178,6 +178,7 @@ def by_number() -> np.ndarray:
     return np.max(tops(jax.random.split(KEY, 3), masks), axis=0)
 
 
+@pytest.mark.slow
 def test_the_bound_picks_the_number_of_dimensions():
     bounds = by_number()
     assert np.argmax(bounds) + 1 == TRUE_LATENTS

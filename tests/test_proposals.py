@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from oracles import LinearGaussian, linear_gaussian
 
 from aevb import proposals
@@ -71,9 +72,7 @@ def fits(name: str) -> Fitted:
     return jax.jit(jax.vmap(fit(name)))(jax.random.split(KEY, 4), jnp.float32(XS))
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder", pytest.param("laplace", marks=pytest.mark.slow), "modes"]
-)
+@pytest.mark.parametrize("name", slow_but(["encoder"], ["encoder", "laplace", "modes"]))
 def test_each_can_be_jitted_and_vmapped(name: str):
     np.testing.assert_allclose(fits(name).estimate.value, MODEL.log_prob(XS), atol=0.3)
 
@@ -198,6 +197,7 @@ def modes_of_two_peaks() -> Along:
     return jax.jit(lambda: along("modes", KEY, jnp.float32(4.0), joint))()
 
 
+@pytest.mark.slow
 def test_a_heavy_tail_is_covered():
     """Of a Student-t posterior with 15 degrees of freedom, whose Gaussian fit would not do."""
     found = laplace_along()["student_t"].estimate

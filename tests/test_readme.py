@@ -54,6 +54,7 @@ def test_a_mark_without_a_table_is_noticed(maker: Any):
         maker.filled_in(README.replace("<!-- speed -->", "<!-- sped -->"), maker.TABLES)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_mixture_runs():
     x = jax.random.normal(jax.random.key(0), (100, 2)) + jnp.array([[-9.0, 0.0], [9.0, 0.0]] * 50)
     user: dict[str, Any] = {"jax": jax, "x": x, "x_new": x[:3]}

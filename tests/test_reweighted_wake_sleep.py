@@ -108,6 +108,7 @@ def test_one_sample_is_refused_when_the_algorithm_is_made(num_samples: int):
         )
 
 
+@pytest.mark.slow
 def test_reweighted_wake_sleep_reaches_the_maximum_likelihood_of_probabilistic_pca():
     """0.0009 nats below it."""
     x = pca_data()

@@ -69,6 +69,7 @@ def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.M
     assert together.value[11] == pytest.approx(float(alone.value), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_proposal_is_fitted_to_each_datapoint():
     """And leaves the answer as it is, with a smaller error."""
     points, settings = Points(all_images(), None), {"num_samples": 500}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from aevb import data, experiment, loop, runs, stack, streaming
 from aevb.algorithms.base import Algorithm, Batch, TrainState
@@ -70,7 +71,10 @@ def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any =
     return jax.tree.map(np.asarray, state.extra), np.asarray(order.indices), objectives
 
 
-@pytest.mark.parametrize("stops", [(40,), (1, 2, 40), (4, 9, 18, 40), (3, 8, 10, 31, 40)])
+@pytest.mark.parametrize(
+    "stops",
+    slow_but([(3, 8, 10, 31, 40)], [(40,), (1, 2, 40), (4, 9, 18, 40), (3, 8, 10, 31, 40)]),
+)
 def test_every_step_is_shown_what_it_is_in_memory(on_disk: Records, stops: tuple[int, ...]):
     expected, order, objectives = trained(DATA, stops)
     found, its_order, its_objectives = trained(on_disk, stops)
@@ -87,7 +91,7 @@ def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("stop", [3, 9, 17, 39])
+@pytest.mark.parametrize("stop", slow_but([9], [3, 9, 17, 39]))
 def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: int):
     algorithm, data = recorder(), streaming.on_device(on_disk)
     keys = stack.run_keys(jax.random.key(0)).loop
@@ -130,6 +134,7 @@ def config(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     return dict(validate(with_values(default_config(), values)))
 
 
+@pytest.mark.slow
 def test_a_run_from_disk_is_the_run_from_memory(tmp_path: Path):
     summaries = [
         runs.run(config(tmp_path, **{"data.access": access}), tmp_path / access)
@@ -158,6 +163,7 @@ def test_the_data_are_streamed_once_they_exceed_the_share_of_memory(tmp_path: Pa
     np.testing.assert_array_equal(by_hand.train[:], data.load("frey_faces").train)
 
 
+@pytest.mark.slow
 def test_a_bad_step_is_found_in_data_on_disk(tmp_path: Path):
     from aevb.errors import UserError
 

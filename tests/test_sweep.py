@@ -117,6 +117,7 @@ def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(
     assert all(path.stat().st_mtime_ns == was for path, was in times.items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     ("mapping", "seeds"),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 
 from aevb import guides, vae
@@ -208,7 +209,7 @@ def test_a_constant_is_one_parameter_drawn_as_a_bias_and_the_same_for_every_inpu
 # The VAE
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", slow_but(["bernoulli", "gaussian_shared"], LIKELIHOODS))
 def test_every_likelihood_makes_a_vae(name: str):
     """Its samples have a finite density under its own joint, and can be encoded."""
     model = make_vae(name=name)

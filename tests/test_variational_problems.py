@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.optimize
+from marks import slow_but
 from oracles import finite_difference
 
 from aevb.classical import variational_problems
@@ -162,7 +163,7 @@ def polygon(size: int) -> variational_problems.Enclosure:
     return largest_area(lumpy(size), jnp.float64(LENGTH))
 
 
-@pytest.mark.parametrize("size", [12, 24])
+@pytest.mark.parametrize("size", slow_but([12], [12, 24]))
 def test_the_largest_area_of_n_corners_is_in_the_regular_polygon(size: int):
     found = polygon(size)
     radius = LENGTH / (2.0 * size * np.sin(np.pi / size))

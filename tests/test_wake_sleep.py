@@ -143,6 +143,7 @@ def harmonic_mean_variance(cov: np.ndarray) -> np.ndarray:
 SPREAD = (3.0, 0.7)  # of W's columns, so that the latents' posterior variances differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "guide_cov", "bias"),
     [

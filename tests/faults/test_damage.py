@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import pytest
+from marks import slow_but
 from small_run import get_config
 
 from aevb import checkpoint, experiment, runs
@@ -17,7 +18,7 @@ from aevb.metrics import UNFINISHED, read_records
 from aevb.ownership import LOCK
 
 NUM_DAMAGES = 200
-NUM_QUICK = 6  # of them, in `make test`
+NUM_QUICK = 6  # of them, in `make test-all`, and two in `make test`
 
 
 def small() -> Values:
@@ -137,7 +138,10 @@ DAMAGES: tuple[Callable[[random.Random, Path], str], ...] = (
 
 @pytest.mark.parametrize(
     "number",
-    [n if n < NUM_QUICK else pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_DAMAGES)],
+    [
+        *slow_but(range(0, NUM_QUICK, 3), range(NUM_QUICK)),
+        *(pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_QUICK, NUM_DAMAGES)),
+    ],
 )
 def test_a_damaged_run_recovers_or_says_why_not(
     number: int,

@@ -16,7 +16,7 @@ from aevb import runs
 from aevb.config import FIELDS, validate, with_values
 from aevb.errors import UserError
 
-NUM_TRIED, NUM_QUICK = 1000, 10
+NUM_TRIED, NUM_QUICK = 1000, 20
 
 NUMBERS = (0, 1, 2, 3, 7, 64, -1, 10**6, 10**12, 2**31, 2**63, 10**30)
 FLOATS = (0.0, 1.0, 0.5, 1e-3, 1e-30, 1e30, 255.0, -1.0, float("nan"), float("inf"))
@@ -87,7 +87,12 @@ def two_steps(changed: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    "number", [NUM_QUICK, pytest.param(NUM_TRIED, marks=pytest.mark.faults)], ids=["some", "all"]
+    "number",
+    [
+        pytest.param(NUM_QUICK, marks=pytest.mark.slow),
+        pytest.param(NUM_TRIED, marks=pytest.mark.faults),
+    ],
+    ids=["some", "all"],
 )
 def test_hostile_settings_run_or_are_refused_in_one_line(
     number: int, record_property: Callable[[str, object], None]
