@@ -96,8 +96,16 @@ def picture(record: Mapping[str, float]) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run with boards."""
+    """The folder of a finished run with TensorBoard's files."""
     folder = tmp_path_factory.mktemp("boards") / "run"
+    runs.run(frey(train__tensorboard=True), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def logged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run with the files of both boards."""
+    folder = tmp_path_factory.mktemp("both") / "run"
     runs.run(frey(**BOTH), folder)
     end_of_process()
     return folder
@@ -180,7 +188,7 @@ def test_the_hyper_parameters_are_the_config(run: Path):
     for name, value in start.hparams.items():
         kind = value.WhichOneof("kind")
         found[name] = kinds[kind](getattr(value, kind))
-    assert found == {**frey(**BOTH), "model.hidden": "(8,)"}
+    assert found == {**frey(train__tensorboard=True), "model.hidden": "(8,)"}
     session = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     metrics = {info.name.tag for info in session.metric_infos}
     assert metrics == {"train_bound", "test_bound"}
@@ -428,11 +436,14 @@ def without_time(record: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in record.items() if k != "seconds" and "recent" not in k}
 
 
-def test_weights_and_biases_have_the_log(run: Path):
-    assert logged(run) == log(run)
+@pytest.mark.slow
+def test_weights_and_biases_have_the_log(logged_run: Path):
+    assert logged(logged_run) == log(logged_run)
 
 
-def test_weights_and_biases_have_the_config(run: Path):
+@pytest.mark.slow
+def test_weights_and_biases_have_the_config(logged_run: Path):
+    run = logged_run
     (begun,) = [it.run for it in transactions(run) if it.HasField("run")]
     found = {item.key: json.loads(item.value_json) for item in begun.config.update}
     found.pop("_wandb")
@@ -440,8 +451,10 @@ def test_weights_and_biases_have_the_config(run: Path):
     assert (begun.project, begun.display_name, begun.run_group) == ("aevb", "run", run.parent.name)
 
 
-def test_weights_and_biases_have_the_pictures(run: Path):
+@pytest.mark.slow
+def test_weights_and_biases_have_the_pictures(logged_run: Path):
     """Those of TensorBoard, at the same counts of examples."""
+    run = logged_run
     steps = {name: [] for name in PICTURES}
     for transaction in transactions(run):
         items = {"/".join(i.nested_key): i.value_json for i in transaction.history.item}
@@ -454,8 +467,10 @@ def test_weights_and_biases_have_the_pictures(run: Path):
     assert all(found == [record["examples"] for record in log(run)] for found in steps.values())
 
 
-def test_weights_and_biases_look_at_nothing(run: Path):
+@pytest.mark.slow
+def test_weights_and_biases_look_at_nothing(logged_run: Path):
     """No machine, no packages, no code and no output of the program."""
+    run = logged_run
     kinds = {it.WhichOneof("record_type") for it in transactions(run)}
     assert kinds == {
         "header", "run", "telemetry", "metric", "files", "summary", "history", "exit",

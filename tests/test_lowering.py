@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from marks import slow_but
 from test_config import changed, config_of
 
 from aevb import data as datasets
@@ -68,7 +69,7 @@ ALGORITHMS = {  # whose evaluation is that of the Frey faces
     "full_vb": changed(algorithm__name="full_vb"),
 }
 CONFIGS = PAPER | MODELS | ALGORITHMS
-SLOW = ("binarized_mnist", "wake-sleep")  # much like others
+QUICK = ("frey_faces", "iaf, vamp and two layers", "full_vb")
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +171,7 @@ def lowered(program: Program) -> export.Exported:
 @pytest.mark.usefixtures("standard_promotion")  # optax's adam leans on it
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CONFIGS],
+    slow_but(QUICK, CONFIGS),
 )
 def test_training_and_evaluation_lower_for_every_platform_and_carry_no_data(name: str):
     """The data are an argument: as a constant they would be copied into every program."""

@@ -1,5 +1,6 @@
 """Functions as operations of a page: the engine of browsers finds what JAX finds."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 

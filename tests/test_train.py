@@ -1,5 +1,6 @@
 """Training in a folder: when it evaluates, what it keeps, and that it stops at a NaN."""
 
+import itertools
 import json
 import math
 import re
