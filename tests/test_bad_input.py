@@ -2,7 +2,9 @@
 
 import json
 import os
+import urllib.request
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from programs import ROOT, Done, run_program, run_python
@@ -175,6 +177,10 @@ LONG = set(NEEDS_JAX) - {
 }
 
 
+def no_network(*arguments: object, **options: object) -> NoReturn:
+    raise OSError("Network is unreachable")
+
+
 @pytest.mark.parametrize(
     "mistake",
     [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MISTAKES],
@@ -186,9 +192,7 @@ def test_a_mistake_gets_one_line_and_status_2(
     arguments = [argument.format(tmp=folder) for argument in arguments]
     if not any(argument.startswith("--workdir") for argument in arguments):
         arguments.append(f"--workdir={folder}/new")
-    # No test waits for a download: the proxy is a closed port of this machine.
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
     done = run(*arguments)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
