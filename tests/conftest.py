@@ -3,6 +3,7 @@
 x64 stays off, as in training; the oracles are float64 in NumPy.
 """
 
+import gc
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from aevb import compiler
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# JAX keeps what it has traced, which Python's collector would walk through again and again.
+gc.set_threshold(100_000, 50, 100)
 # Most of the time goes into compiling programs that run for a moment; this takes a third off.
 jax.config.update("jax_disable_most_optimizations", True)
 
@@ -28,7 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if "not slow" in config.option.markexpr:
         flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+        hasty = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ["XLA_FLAGS"] = f"{flags} {hasty}".strip()
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
