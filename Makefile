@@ -13,8 +13,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 	--python-version 3.11 --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-mutations test-faults test-slurm test-browser lint types check format sweep-frey \
-	sweep-mnist paper paper-quick docs docs-figures bench dist lock clean
+.PHONY: help run test test-all test-mutations test-faults test-slurm test-browser lint types check format \
+	sweep-frey sweep-mnist paper paper-quick docs docs-figures bench dist lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ test: .venv/developers  ## the tests, in minutes
 test-all: .venv/developers  ## the slow tests too, in half an hour
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m 'not faults and not slurm and not browser'
 
-test-mutations: .venv/developers  ## whether the tests notice each of many slips, in half an hour
+test-mutations: .venv/developers  ## whether the tests notice each of many slips, in ten minutes or more
 	$(BIN)/python tests/mutations.py
 
 test-faults: .venv/developers  ## runs killed, damaged and starved at random, in an hour, with a table of what came of it

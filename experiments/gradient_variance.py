@@ -37,6 +37,7 @@ SAME_GRADIENT = {
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
+    """Adds the flags of this program but for --config."""
     flags.DEFINE_list(
         "examples", ["10000", "100000", "1000000"], "How much training the models have had.",
         flag_values=flag_values,

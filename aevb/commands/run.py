@@ -103,7 +103,7 @@ def parse(
     define: Callable[[flags.FlagValues], None] = define_flags,
     default: str = "",
 ) -> flags.FlagValues:
-    """Reads a command line, sys.argv without the program -> its flags, --config among them.
+    """Returns the flags of a command line (sys.argv without the program), with --config.
 
     The flags belong to this call alone, so that a process can read several command lines.
 
@@ -201,7 +201,7 @@ def report(summary: dict[str, Any], folder: Path) -> str:
 
 
 def declared_sweep(given: flags.FlagValues) -> Plan:
-    """What --sweep asks for: the axes of the experiment's file and of the command line.
+    """Returns the sweep of the experiment's file, with the axes of the command line.
 
     Raises:
         UserError: there are none, or one is refused.
