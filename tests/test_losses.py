@@ -146,7 +146,10 @@ def test_what_is_called_no_bound_exceeds_log_p_on_average(name: str):
     assert "NOT A BOUND" in " ".join(str(BOUNDS[name].__doc__).split())
 
 
-@pytest.mark.parametrize(("num_dims", "num_latents"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("num_dims", "num_latents"),
+    [(1, 1), (4, 2), pytest.param(6, 3, marks=pytest.mark.slow)],
+)
 def test_sgvb_a_has_no_variance_at_the_exact_posterior(num_dims: int, num_latents: int):
     """log p(x, z) - log q(z|x) is log p(x) at every z, whereas sgvb_b keeps log p(x|z)'s spread."""
     case = exact_case(num_dims, num_latents, seed=0)

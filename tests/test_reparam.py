@@ -609,7 +609,7 @@ def test_the_logarithm_of_a_gamma_and_its_gradient_are_unbiased_at_any_concentra
         log_g, pullback = jax.vjp(lambda a: log_gamma(a, noise), concentrations)
         return log_g, pullback(jnp.ones(5))[0]
 
-    log_g, slopes = log_g_and_slopes(keys(2_000))
+    log_g, slopes = log_g_and_slopes(keys(10_000))
     exact = np.float64(concentrations)
     assert standard_errors_off(log_g, scipy.special.digamma(exact)) < 4
     assert standard_errors_off(slopes, scipy.special.polygamma(1, exact)) < 4
