@@ -338,6 +338,7 @@ def test_a_library_that_is_missing_is_named_and_nothing_is_left_behind(
 # Which runs have pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcem", "full_vb"])
 def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
     """Of the means, where they have a distribution; without an encoder z is of the prior."""
@@ -480,6 +481,7 @@ def test_weights_and_biases_look_at_nothing(logged_run: Path):
     assert begun.host == ""
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_weights_and_biases_is_the_same_run(tmp_path: Path):
     """Stopped after a record that no checkpoint has; and one was made while it was off."""
     board = WeightsAndBiases(tmp_path, mode="offline")

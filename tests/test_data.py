@@ -551,6 +551,7 @@ def test_damaged_prepared_data_are_refused_with_the_way_out(
     assert "delete" in message
 
 
+@pytest.mark.slow
 def test_preparation_killed_half_way_is_done_anew(
     mnist_files: dict[str, bytes], home: Path, tmp_path: Path
 ) -> None:

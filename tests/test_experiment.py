@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from aevb import data, evaluate, experiment, loop, runs
 from aevb.algorithms.base import Batch, TrainState
@@ -96,16 +97,7 @@ def test_probabilities_of_levels_are_refused_data_on_another_scale(
         build(monkeypatch, name, dataset("grey", 255.0))
 
 
-LEARN_IN_SHORT = ("bernoulli", "gaussian_shared", "categorical")  # one for each kind of data
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in LEARN_IN_SHORT else pytest.param(name, marks=pytest.mark.slow)
-        for name in LIKELIHOODS
-    ],
-)
+@pytest.mark.parametrize("name", slow_but(["bernoulli", "categorical"], LIKELIHOODS))
 def test_every_likelihood_learns(monkeypatch: pytest.MonkeyPatch, name: str):
     """Two hundred steps raise the bound by far more than its noise, and stay finite."""
     data_set = dataset(LIKELIHOODS[name].kinds[0])
@@ -196,13 +188,7 @@ def test_every_algorithm_is_built_by_its_name_and_keeps_the_form_of_its_state(
     assert built.vae.has_encoder == ("encoder" in params)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("sgvb", "mcem") else pytest.param(name, marks=pytest.mark.slow)
-        for name in ALGORITHMS
-    ],
-)
+@pytest.mark.parametrize("name", slow_but(["sgvb", "mcem"], ALGORITHMS))
 def test_every_algorithm_learns_by_its_name_and_its_models_are_scored(
     monkeypatch: pytest.MonkeyPatch, name: str
 ):

@@ -96,6 +96,7 @@ def test_settings_tell_what_is_not_the_default(faces: Path):
     assert "model.num_latents" not in changed
 
 
+@pytest.mark.slow
 def test_data_that_are_no_images_and_another_guide_have_a_page():
     experiment, params, content = page_of_untrained(REAL)
     assert content["image"]["shape"] == [1, 6]

@@ -5,6 +5,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from oracles import standard_errors_off
 
@@ -81,6 +82,7 @@ def test_a_transition_leaves_the_posterior_invariant():
     assert standard_errors_off(products, 1.0 / float(exact().mean_precision)) < 4
 
 
+@pytest.mark.slow
 def test_the_chains_agree():
     samples = jnp.asarray(chains(num_chains=4, num_samples=500), jnp.float32)
     found = hmc.Chains(samples, jnp.float32(1.0), jnp.float32(1.0))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import (
+    CASES,
     NUM_DRAWS,
     PHI,
     THETA,
@@ -21,6 +22,7 @@ from cases import (
     exact_case,
     make_case,
 )
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb.losses import BOUNDS, Guide, Joint, beta_elbo, free_bits, sgvb_b
@@ -58,7 +60,7 @@ def assert_varies_less(gradient: np.ndarray, other: np.ndarray) -> None:
 # The score function
 
 
-@every_case
+@pytest.mark.parametrize("sizes", slow_but([CASES[1]], CASES))
 def test_the_score_function_varies_more_than_the_paths_gradient(sizes: tuple[int, int, int]):
     """Section 2.2: the naive estimator is impractical."""
     found = estimates(sizes)

@@ -154,7 +154,7 @@ def test_the_density_known_while_sampling_is_that_of_the_same_z(name: str, num_l
     np.testing.assert_allclose(found, log_q, rtol=1e-4, atol=1e-4)
 
 
-@every_new_guide
+@pytest.mark.parametrize("name", slow_but(["iaf"], [n for n in GUIDES if n != "diag_normal"]))
 def test_gradients_of_the_density_are_those_of_differences(name: str):
     """In z and in every statistic, through what inverts a flow; float64."""
     guide = family_of(name, 3).guide

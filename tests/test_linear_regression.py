@@ -238,6 +238,7 @@ def test_the_bound_picks_the_true_degree_and_ranks_degrees_as_the_exact_evidence
     assert np.all(np.diff(curve.greatest_log_lik) >= 0.0)  # the likelihood picks the last
 
 
+@pytest.mark.slow
 def test_the_true_degree_is_picked_on_most_data_sets():
     """19 of 20; the likelihood alone would never stop."""
     degrees = np.argmax(curves().bound, axis=1)

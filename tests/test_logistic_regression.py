@@ -157,7 +157,7 @@ def test_the_bound_is_the_evidence_less_the_kl():
 # The posterior, three ways
 
 
-@pytest.mark.parametrize("num_columns", [1, 2])
+@pytest.mark.parametrize("num_columns", slow_but([2], [1, 2]))
 def test_the_full_normal_has_nearly_the_posteriors_moments(num_columns: int):
     """Means to a tenth of a standard deviation, standard deviations to a tenth."""
     q, known = fitted(logistic_regression.fit, num_columns), exact(num_columns)

@@ -220,6 +220,7 @@ def test_what_a_platform_does_not_know_is_noticed():
         lowered(Program(jax.jit(jax.scipy.linalg.schur), (matrix,)))
 
 
+@pytest.mark.slow
 def test_a_lowered_step_takes_the_step():
     values = changed(model__hidden=(8,))
     built = build(values)

@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 import scipy.special
+from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 
 from aevb import hmc
@@ -458,7 +459,7 @@ def test_a_key_decides(name: str):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n != "importance")) for n in ESTIMATORS],
+    slow_but(["importance"], ESTIMATORS),
 )
 def test_vmap_over_datapoints_changes_nothing(name: str):
     """Rounding decides what an adapting HMC chain does, so appendix D is held to its error."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb import evaluate, experiment, priors, vae
@@ -191,16 +192,9 @@ def build(guide: str, prior: str, bound: str = "sgvb_a") -> Experiment:
     return experiment.build(validate(config_of(guide, prior, bound)))
 
 
-# Each guide and each prior once; diag_normal is in every other test.
-QUICK = {("iaf", "vamp")}
-
-
 @pytest.mark.parametrize(
     ("guide", "prior"),
-    [
-        pytest.param(*pair, marks=[] if pair in QUICK else [pytest.mark.slow])
-        for pair in itertools.product(GUIDES, PRIORS)
-    ],
+    slow_but([("iaf", "vamp")], itertools.product(GUIDES, PRIORS), unpack=True),
 )
 def test_every_guide_with_every_prior_takes_two_steps(guide: str, prior: str):
     """Each part of the parameters moves, and what comes out is finite and can be decoded."""

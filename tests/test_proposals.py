@@ -207,6 +207,7 @@ def test_a_heavy_tail_is_covered():
     assert np.all(found.diagnostics["pareto_k"] < 0.2)  # a Gaussian has 0.4
 
 
+@pytest.mark.slow
 def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other():
     start, _, _, found = modes_of_two_peaks()
     weights = np.exp(start["log_weights"])

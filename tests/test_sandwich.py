@@ -52,6 +52,7 @@ def test_the_probabilities_of_all_images_add_up_to_one():
     assert error < 0.01
 
 
+@pytest.mark.slow
 def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.MonkeyPatch):
     """In whatever batches they are, the last of which is shorter."""
     x = all_images()

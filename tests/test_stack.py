@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from test_config import changed
 
 from aevb import evaluate, loop, stack
@@ -142,12 +143,7 @@ CASES = {
 }
 
 
-IN_SHORT = ("all at once",)
-
-
-@pytest.mark.parametrize(
-    "case", [c if c in IN_SHORT else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
-)
+@pytest.mark.parametrize("case", slow_but(["all at once"], CASES))
 def test_a_member_is_what_it_is_alone(case: str):
     differing, common = CASES[case]
     assert_each_is_as_alone(make(*differing, **common), num_steps=20, atol=2e-5)
@@ -168,6 +164,7 @@ def test_the_first_steps_of_adagrad_are_those_alone():
     assert_each_is_as_alone(adagrad(), num_steps=2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_padded_stays_0():
     """Of the parameters and of the optimizer's state, under an optimizer that moves everything."""
     members = adagrad()
