@@ -141,6 +141,7 @@ def test_the_limit_does_every_product_once_in_every_layout(program: Any, num_hea
         assert cost["flops"] == M * gemm.flops_per_example(sizes, Z), layout
 
 
+@pytest.mark.slow
 def test_the_limit_computes_with_numbers_that_neither_grow_nor_vanish(program: Any):
     """Its forward products project: a second step leaves x where the first one put it."""
     gemm, worker = program("gemm_worker"), program("worker")

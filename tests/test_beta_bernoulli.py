@@ -230,6 +230,7 @@ def best_logit_normal() -> DiagNormal:
     return found
 
 
+@pytest.mark.slow
 def test_the_best_logit_normal_keeps_a_gap_that_is_the_kl():
     best = best_logit_normal()
     gap = LOG_EVIDENCE - beta_bernoulli.logit_normal_bound(prior(), flips(), best)

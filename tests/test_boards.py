@@ -500,6 +500,7 @@ def test_a_resumed_run_of_weights_and_biases_is_the_same_run(tmp_path: Path):
     assert logged(tmp_path) == RECORDS
 
 
+@pytest.mark.slow
 def test_many_records_of_a_run_that_is_opened_again_are_read(tmp_path: Path):
     """Of several blocks of their file, whose boundaries cut records."""
     numbers = {f"number_{i}": i / 7 for i in range(100)}

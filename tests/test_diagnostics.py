@@ -134,6 +134,7 @@ def test_the_best_statistics_are_those_of_the_closed_form(
     np.testing.assert_allclose(gaps.best_stats.log_var, np.tile(log_var, (5, 1)), atol=0.2)
 
 
+@pytest.mark.slow
 def test_a_guide_that_can_be_exact_has_no_approximation_gap():
     """Nor much sampling error, since log p(x, z) - log q(z|x) is log p(x) at every z."""
     model = oracles.orthogonal_linear_gaussian(0, 5, 2)

@@ -174,6 +174,7 @@ fit_reverse = jax.jit(divergences.fit_reverse)  # from 4 starts each time, to be
 
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 class TestReverseFit:
+    @pytest.mark.slow
     def test_it_sits_on_one_mode_and_pays_log_2_where_the_forward_covers_both(self):
         target = two_modes(5.0)
         found = fit_reverse(target, jnp.array([-7.0, -1.0, 2.0, 6.0]))
@@ -244,6 +245,7 @@ def test_kl_is_not_symmetric():
     np.testing.assert_allclose(wide.kl(narrow), 4.0 - np.log(3.0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32():
     with jax.enable_x64(False):
         target = two_modes(3.0)

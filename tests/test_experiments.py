@@ -69,6 +69,7 @@ def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Pat
     assert runs.run(values, tmp_path) == summary  # it is finished
 
 
+@pytest.mark.slow
 def test_a_run_on_data_that_are_no_images_draws_its_curve(undisturbed: Path):
     assert [picture.name for picture in (undisturbed / "figures").iterdir()] == ["bound.png"]
 

@@ -107,6 +107,7 @@ def test_data_that_are_no_images_and_another_guide_have_a_page():
     assert 0.0 < errors.max() < 6 / 8  # the mean of 64 draws, of a deviation below 1
 
 
+@pytest.mark.slow
 def test_a_model_without_an_encoder_has_a_page_without_points():
     values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
     _, _, content = page_of_untrained(values)

@@ -401,6 +401,7 @@ def test_the_objective_is_that_of_appendix_f_before_its_kls_are_closed():
         assert_same_mean(closed, sampled, noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", slow_but(["datapoint"], ["minibatch", "datapoint"]))
 def test_every_noise_has_the_same_mean_objective_and_gradient(noise: str):
     local, other = noisy_steps("local"), noisy_steps(noise)
@@ -535,7 +536,10 @@ def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
     assert np.mean(short) < 0.05
 
 
-@pytest.mark.parametrize(("has_closed_kl", "is_trained"), [(True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("has_closed_kl", "is_trained"),
+    slow_but([(True, True)], [(True, True), (False, False)], unpack=True),
+)
 def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     has_closed_kl: bool, is_trained: bool
 ):

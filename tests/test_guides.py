@@ -379,6 +379,7 @@ def fitted_to_the_banana(name: str) -> tuple[float, float]:
     return float(np.mean(log_w)), float(np.std(log_w) / np.sqrt(NUM_DRAWS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax leans on it
 @pytest.mark.parametrize("name", slow_but(["planar"], FLOWS))
 def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too_near(name: str):

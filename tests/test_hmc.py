@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb import hmc
@@ -142,7 +143,7 @@ NORMALS = {"forwards": ((1.0, 1.0), 1.0), "backwards": ((-1.0, 0.5), -1.0)}
 
 
 @pytest.mark.parametrize("direction", NORMALS)
-@pytest.mark.parametrize("step_size", [0.05, 0.7])
+@pytest.mark.parametrize("step_size", slow_but([0.7], [0.05, 0.7]))
 def test_annealed_weights_average_to_the_ratio_of_the_normalisers(direction: str, step_size: float):
     """However badly the chains move; with better moves the weights only vary less."""
     (mean, std), sign = NORMALS[direction]

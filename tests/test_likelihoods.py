@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb.likelihoods import LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
@@ -139,7 +140,7 @@ def test_log_prob_is_scipys(name: str, seed: int):
 
 
 @every_likelihood
-@every_seed
+@pytest.mark.parametrize("seed", slow_but(SEEDS[:1], SEEDS))
 def test_the_mean_is_the_densitys(name: str, seed: int):
     heads = random_heads(LIKELIHOODS[name], seed)
     points, probabilities = masses(name, seed)
@@ -147,7 +148,7 @@ def test_the_mean_is_the_densitys(name: str, seed: int):
 
 
 @every_likelihood
-@every_seed
+@pytest.mark.parametrize("seed", slow_but(SEEDS[:1], SEEDS))
 def test_samples_have_the_mean_and_the_variance_of_the_density(name: str, seed: int):
     likelihood = LIKELIHOODS[name]
     heads = random_heads(likelihood, seed)

@@ -246,6 +246,7 @@ def test_the_true_degree_is_picked_on_most_data_sets():
     assert np.sum(degrees == TRUE_DEGREE) >= NUM_SETS - 1
 
 
+@pytest.mark.slow
 def test_float32_is_kept_and_near():
     x, y, fewer = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (*data(), prior()))
     found = razor(x[None], y[None], fewer)

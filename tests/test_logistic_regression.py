@@ -123,6 +123,7 @@ def test_the_bound_is_what_sgvb_estimates():
     assert np.std(draws) / len(draws) ** 0.5 < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_columns", "fit"),
     slow_but(

@@ -69,7 +69,7 @@ ALGORITHMS = {  # whose evaluation is that of the Frey faces
     "full_vb": changed(algorithm__name="full_vb"),
 }
 CONFIGS = PAPER | MODELS | ALGORITHMS
-QUICK = ("frey_faces", "iaf, vamp and two layers", "full_vb")
+QUICK = ("frey_faces", "full_vb")
 
 
 @pytest.fixture(autouse=True)

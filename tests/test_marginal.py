@@ -415,6 +415,7 @@ def at_two_peaks() -> Estimate:
     return run(weights, jnp.float32([[-3.0, 3.0], [0.0, 0.0], [-3.0, 3.0]]))
 
 
+@pytest.mark.slow
 def test_appendix_d_tells_of_chains_that_do_not_agree_by_r_hat():
     parted, together, _ = at_two_peaks().diagnostics["r_hat"]
     assert parted > 3.0

@@ -146,6 +146,7 @@ def test_two_inputs_with_one_key_have_one_noise_and_with_two_keys_have_two():
     assert np.all(first != other)
 
 
+@pytest.mark.slow
 def test_without_variance_a_noisy_network_is_the_one_of_the_means():
     """Its gradient too, also where exp(log_var) is 0 in float32."""
     net = network(hidden=(5, 4), constants=("log_std",))

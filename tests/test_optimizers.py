@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow_but
 
 from aevb import optimizers
 from aevb.errors import UserError
@@ -184,8 +185,11 @@ def test_an_option_that_breaks_the_arithmetic_is_refused():
     assert "'b2=1'" in refusal("radam", "b2=1")
 
 
+QUICK = ("adafactor", "adagrad", "adam", "lbfgs", "rprop", "scale_by_rprop", "sgd", "yogi")
+
+
 @pytest.mark.filterwarnings("ignore:Specifying a key", "ignore:`optimistic_adam`")
-@pytest.mark.parametrize("name", OPTAX_OPTIMIZERS)
+@pytest.mark.parametrize("name", slow_but(QUICK, OPTAX_OPTIMIZERS))
 def test_every_optimizer_of_optax_steps_or_is_refused(name: str):
     if name in NEEDS_MORE:
         assert repr(name) in refusal(name)

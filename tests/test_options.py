@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import pytest
 from cases import joint_of, make_case
+from marks import slow_but
 
 from aevb.config import default_config, validate
 from aevb.errors import UserError
@@ -68,7 +69,7 @@ REACH = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "arguments"), REACH)
+@pytest.mark.parametrize(("name", "options", "arguments"), slow_but(REACH[1:3], REACH, unpack=True))
 def test_the_options_of_a_config_reach_its_bound(
     name: str, options: str, arguments: dict[str, Any]
 ):

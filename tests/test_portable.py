@@ -32,7 +32,7 @@ def agree(function: Callable[[Any], Any], num_inputs: int, *, scale: float = 1.0
 @pytest.mark.parametrize(
     ("network", "likelihood"),
     slow_but(
-        [("mlp", "gaussian"), ("conv", "bernoulli")],
+        [("conv", "bernoulli")],
         itertools.product(NETWORKS, LIKELIHOODS),
         unpack=True,
     ),

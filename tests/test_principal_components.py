@@ -217,6 +217,7 @@ def test_a_masked_latent_is_as_if_it_were_not_there():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), q, smaller)
 
 
+@pytest.mark.slow
 def test_ard_shuts_off_the_dimensions_that_the_data_do_not_have():
     """Of 6 columns 3 are left, and the noise is the truth's."""
     q, _ = ended(data(), broad(), KEY, 1500, num_latents=MAX_LATENTS)
@@ -250,6 +251,7 @@ def test_with_broad_priors_and_many_data_it_is_probabilistic_pca_by_maximum_like
     assert many < 1e-3
 
 
+@pytest.mark.slow
 def test_float32_is_kept_and_its_bound_is_right():
     """Held against float64's bound of the same state."""
     x = jnp.asarray(data(), jnp.float32)

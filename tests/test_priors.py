@@ -194,7 +194,7 @@ def build(guide: str, prior: str, bound: str = "sgvb_a") -> Experiment:
 
 @pytest.mark.parametrize(
     ("guide", "prior"),
-    slow_but([("iaf", "vamp")], itertools.product(GUIDES, PRIORS), unpack=True),
+    slow_but([("full_normal", "vamp")], itertools.product(GUIDES, PRIORS), unpack=True),
 )
 def test_every_guide_with_every_prior_takes_two_steps(guide: str, prior: str):
     """Each part of the parameters moves, and what comes out is finite and can be decoded."""

@@ -101,6 +101,7 @@ def test_a_mode_that_many_climbs_find_counts_once():
     assert np.all(abs(found.value - MODEL.log_prob(XS)) < 4 * found.standard_error)
 
 
+@pytest.mark.slow
 def test_in_20_dimensions_the_fit_is_exact_and_needs_few_samples_where_a_narrow_guide_fails():
     """A guide of a third of the posterior's standard deviation."""
     model, x = linear_gaussian(2, 30, 20), np.random.default_rng(1).normal(size=30)
@@ -230,7 +231,7 @@ def test_the_mixture_is_a_density_and_its_samples_are_of_it():
     assert abs(np.mean(np.asarray(draws) < 0) - below) < 4 * np.sqrt(below * (1 - below) / 4000)
 
 
-@pytest.mark.parametrize("name", ["flat", "dip", "sharp"])
+@pytest.mark.parametrize("name", slow_but(["dip"], ["flat", "dip", "sharp"]))
 def test_a_strange_curvature_gives_a_proper_density(name: str):
     _, log_density, draws, _ = laplace_along()[name]
     assert np.all(np.isfinite(log_density))

@@ -76,6 +76,7 @@ def test_the_example_of_the_losses_runs_and_its_gradient_lowers_the_loss():
     assert user["loss"](weights - 0.1 * gradient, key, x) < value - 0.01
 
 
+@pytest.mark.slow
 def test_the_example_of_a_finished_run_runs(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -17,6 +17,7 @@ import oracles
 import pytest
 import scipy.special
 import scipy.stats
+from marks import slow_but
 from numpy.typing import ArrayLike
 from oracles import standard_errors_off
 
@@ -181,13 +182,10 @@ NEARER_EXTREMES = {
 }
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
-# Programs of two that are drawn as others are, by a Gamma and by two, take long to make.
+# Programs of four that are drawn from Gammas, as others are, take long to make.
+DRAWN_ALIKE = ("erlang", "beta", "chi_squared", "f")
 every_drawn_family = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ("chi_squared", "f") else [])
-        for name in FAMILIES
-    ],
+    "name", slow_but(set(FAMILIES) - set(DRAWN_ALIKE), FAMILIES)
 )
 every_closed_inverse_cdf = pytest.mark.parametrize(
     "name", [name for name in inverse_cdf.INVERSE_CDF if name != "erlang"]

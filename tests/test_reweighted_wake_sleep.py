@@ -46,6 +46,7 @@ def exact_gradient(params: Params, x: np.ndarray) -> Params:
     return {"encoder": gradient_of(log_q, params)["encoder"], "decoder": theta}
 
 
+@pytest.mark.slow
 def test_the_mean_step_tends_to_the_exact_gradient_as_k_grows():
     """Within 4 standard errors at K = 4096; at 64 as far off as 0.4 times what it is at 8."""
     model, batch = linear_vae(std=0.2), gaussian_batch(size=2)

@@ -315,6 +315,7 @@ def test_a_mistake_gets_one_line_and_status_2(
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_shows_in_the_table_and_in_the_status(tmp_path: Path):
     done = run_program(
         *SWEEP, f"--workdir={tmp_path}", "--axis=optimizer.step_size=1e30", "--axis=seed=0",

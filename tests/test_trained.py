@@ -53,6 +53,7 @@ def test_its_functions_can_be_jitted_and_vmapped(folder: Path):
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.slow
 def test_log_prob_is_that_of_quadrature_over_the_latent_plane(folder: Path):
     run = aevb.load_run(folder)
     _, x = run.sample(KEY)
