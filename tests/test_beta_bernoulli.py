@@ -238,6 +238,7 @@ def test_the_best_logit_normal_keeps_a_gap_that_is_the_kl():
     assert 1e-4 < float(gap) < 0.02  # which no logit-normal closes
 
 
+@pytest.mark.slow
 def test_noisy_steps_find_the_best_logit_normal():
     best = best_logit_normal()
     found = beta_bernoulli.fit(

@@ -516,6 +516,7 @@ def test_many_records_of_a_run_that_is_opened_again_are_read(tmp_path: Path):
     assert logged(tmp_path) == records
 
 
+@pytest.mark.slow
 def test_two_runs_of_weights_and_biases_in_one_process_are_kept_apart(tmp_path: Path):
     """And neither says anything, nor catches what belongs to the process."""
     hooks = sys.exit, sys.excepthook, [signal.getsignal(number) for number in signal.Signals]

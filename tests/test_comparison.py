@@ -141,6 +141,7 @@ def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
     assert next(csv.DictReader(io.StringIO(comparison.as_csv(found))))["unfinished"] == "1"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(
     copy: Path, undisturbed: Path
 ):

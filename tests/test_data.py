@@ -744,6 +744,7 @@ def test_synthetic_log_prob_is_the_density_of_its_marginal() -> None:
     np.testing.assert_allclose(log_prob, exact, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_synthetic_log_prob_survives_little_noise() -> None:
     """Where the covariance's condition number is 10^7, beyond what float32 could invert."""
     options = SYNTHETIC._replace(synthetic_noise_std=1e-3)

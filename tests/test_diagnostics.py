@@ -104,6 +104,7 @@ def test_the_approximation_gap_is_the_kl_of_the_best_diagonal_guide(
     )
 
 
+@pytest.mark.slow
 def test_the_amortisation_gap_is_what_the_encoders_elbo_lacks_of_the_best(
     case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal, gaps: Gaps
 ):

@@ -187,6 +187,7 @@ class TestReverseFit:
         covering = reverse_kl(target, forward.mean, forward.std)
         assert float(covering) > float(np.max(found.kl)) + 1.0
 
+    @pytest.mark.slow
     def test_the_heavier_mode_costs_less(self):
         target = two_modes(6.0, weight=0.2)
         found = fit_reverse(target, jnp.array([-6.5, -4.0, 4.0, 6.5]))

@@ -35,7 +35,7 @@ def test_every_file_of_the_folder_is_tried():
 
 
 @pytest.mark.usefixtures("standard_promotion")  # on which optax's Adam leans
-@pytest.mark.parametrize("example", slow_but(["bare_jax", "own_likelihood"], OF_STEPS))
+@pytest.mark.parametrize("example", slow_but(["own_likelihood"], OF_STEPS))
 def test_the_loss_of_an_example_falls(example: str):
     require_fall(*function_of(example)(num_steps=40))
 

@@ -97,7 +97,7 @@ def test_probabilities_of_levels_are_refused_data_on_another_scale(
         build(monkeypatch, name, dataset("grey", 255.0))
 
 
-@pytest.mark.parametrize("name", slow_but(["bernoulli", "categorical"], LIKELIHOODS))
+@pytest.mark.parametrize("name", slow_but(["categorical"], LIKELIHOODS))
 def test_every_likelihood_learns(monkeypatch: pytest.MonkeyPatch, name: str):
     """Two hundred steps raise the bound by far more than its noise, and stay finite."""
     data_set = dataset(LIKELIHOODS[name].kinds[0])

@@ -288,6 +288,7 @@ def test_the_kl_grows_from_zero_with_the_second_power_of_a_step(known: Known):
         np.testing.assert_allclose(slope, 0.0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(["wishart"], KNOWN))
 def test_float32_stays_float32(name: str):
     q, p = (

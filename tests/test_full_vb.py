@@ -410,6 +410,7 @@ def test_every_noise_has_the_same_mean_objective_and_gradient(noise: str):
         assert_same_mean(gradient, other.gradient[path], path)
 
 
+@pytest.mark.slow
 def test_local_noise_has_the_least_variance_and_minibatch_noise_the_most():
     """Of the gradient, over local's, by these factors for datapoint and for minibatch, at M = 5.
 

@@ -108,6 +108,7 @@ def test_far_apart_components_have_modes_of_equal_evidence_and_the_bound_sees_on
     assert found.scores[3] == pytest.approx(found.bound + np.log(6.0))
 
 
+@pytest.mark.slow
 def test_an_empty_component_has_no_modes_of_its_own():
     """Of six of which four are empty there are 6!/4! modes; asked for alone, it is fitted."""
     found = gaussian_mixture.fit(KEY, simulated(2), num_components=6, num_restarts=18)
@@ -204,6 +205,7 @@ def test_the_best_of_the_restarts_is_kept():
 # New points
 
 
+@pytest.mark.slow
 def test_the_predictive_density_integrates_to_one(fitted_far_apart: Fit):
     def density(points: np.ndarray) -> np.ndarray:
         return np.exp(gaussian_mixture.score_samples(fitted_far_apart, points[:, None]))

@@ -22,7 +22,6 @@ from cases import (
     exact_case,
     make_case,
 )
-from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb.losses import BOUNDS, Guide, Joint, beta_elbo, free_bits, sgvb_b
@@ -60,7 +59,8 @@ def assert_varies_less(gradient: np.ndarray, other: np.ndarray) -> None:
 # The score function
 
 
-@pytest.mark.parametrize("sizes", slow_but([CASES[1]], CASES))
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", CASES)
 def test_the_score_function_varies_more_than_the_paths_gradient(sizes: tuple[int, int, int]):
     """Section 2.2: the naive estimator is impractical."""
     found = estimates(sizes)

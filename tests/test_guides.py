@@ -272,6 +272,7 @@ def linear_gaussian_joint(model: oracles.LinearGaussian, x: np.ndarray) -> Joint
     )
 
 
+@pytest.mark.slow
 def test_full_normal_reaches_a_posterior_that_diag_normal_cannot():
     """What diag_normal misses is known: its best variances are 1 over the precision's diagonal."""
     model = oracles.linear_gaussian(0, 6, 3)

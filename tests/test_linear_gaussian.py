@@ -372,6 +372,7 @@ def test_the_distance_to_em_falls_as_one_over_the_copies_of_the_data():
     np.testing.assert_allclose(distances[0] / distances[1], 10.0, rtol=0.2)
 
 
+@pytest.mark.slow
 def test_the_bound_of_variational_bayes_is_below_the_evidence_by_the_kl():
     """D = 2, Z = 1, N = 3: the evidence by quadrature over W, the KL by sampling Q."""
     x = small_data()[:3, :2]

@@ -194,6 +194,7 @@ def test_priors_that_are_certain_make_the_bound_the_exact_evidence():
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_masked_column_is_as_if_it_were_not_there():
     design, y = cubic()
     active = jnp.array([True, False, True, True])

@@ -422,6 +422,7 @@ def test_appendix_d_tells_of_chains_that_do_not_agree_by_r_hat():
     assert together < 1.1
 
 
+@pytest.mark.slow
 def test_chains_of_appendix_d_start_where_the_posterior_is_and_not_where_the_guide_is():
     """The log of the smaller peak's share would be 11 nats below log p(x) = 0."""
     found = jax.tree.map(lambda leaf: float(leaf[2]), at_two_peaks())

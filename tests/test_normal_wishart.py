@@ -165,6 +165,7 @@ def test_draws_are_of_a_wishart_and_of_a_normal_given_it():
 # float32
 
 
+@pytest.mark.slow
 def test_a_tight_cluster_far_from_the_origin_keeps_its_digits_in_float32():
     """Of standard deviation 0.001 at 1: the expanded square would have lost them all."""
     with jax.enable_x64(False):

@@ -186,6 +186,7 @@ def test_the_bound_picks_the_number_of_dimensions():
     assert np.all(np.diff(bounds[TRUE_LATENTS - 1 :]) < -1.0)
 
 
+@pytest.mark.slow
 def test_a_masked_latent_is_as_if_it_were_not_there():
     """To the last digit of the bound, from the state that both can hold."""
     x = jnp.asarray(data()[:40])

@@ -231,7 +231,8 @@ def test_the_mixture_is_a_density_and_its_samples_are_of_it():
     assert abs(np.mean(np.asarray(draws) < 0) - below) < 4 * np.sqrt(below * (1 - below) / 4000)
 
 
-@pytest.mark.parametrize("name", slow_but(["dip"], ["flat", "dip", "sharp"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flat", "dip", "sharp"])
 def test_a_strange_curvature_gives_a_proper_density(name: str):
     _, log_density, draws, _ = laplace_along()[name]
     assert np.all(np.isfinite(log_density))

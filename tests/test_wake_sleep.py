@@ -104,6 +104,7 @@ def test_phi_sees_dreams_alone():
         assert np.all(steps["decoder"][name] != others["decoder"][name])
 
 
+@pytest.mark.slow
 def test_datapoints_and_dreams_of_a_minibatch_have_their_own_noise():
     """So with 8 copies of a datapoint the steps have an eighth of the variance."""
     algorithm = make(wake_sleep.make, linear_vae())
@@ -168,6 +169,7 @@ def test_the_bias_of_wake_sleep_is_larger_than_that_of_aevb(
     assert exact_log_prob(params, x) == pytest.approx(end, abs=0.01)
 
 
+@pytest.mark.slow
 def test_where_variational_em_ends_the_mean_step_of_wake_sleep_is_0_and_that_of_aevb_is_not():
     """So the end is biased because the algorithm is, not because it was too short."""
     x = pca_data(SPREAD)
