@@ -19,6 +19,15 @@ CPU_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
 }
 
+# jax 0.10.2 and 0.11.0 hand sums to a library that silently loses terms of some of them
+# (jax-ml/jax#39103) and crashes on others (#39257). XLA reads the flag when the first program is
+# compiled, and one that it does not know ends the process.
+WITHOUT_WRONG_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+if (0, 10, 2) <= jax.__version_info__ < (0, 12):
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_experimental_ynn_fusion_type" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_WRONG_SUMS}".strip()
+
 
 @functools.cache
 def training_options() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from programs import OPTIMISED, run_python
 
 from aevb import compiler
 
@@ -23,3 +24,18 @@ def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch: pytest.Monkey
     kept = compiler.training_options()
     assert kept == {"xla_cpu_prefer_vector_width": 256}
     assert jax.jit(lambda x: x + 1, compiler_options=kept)(1) == 2
+
+
+LOG_2_IS_LOST = """
+import sys
+import aevb.compiler, jax, jax.numpy as jnp
+log_ratio = lambda t: jnp.log(0.5 * t) - (jnp.log(t) + jnp.sum(jnp.arange(3.0) - t))
+t = jnp.linspace(1.0, 2.0, 10_000)
+error = jax.jit(jax.vmap(log_ratio))(t) - (3.0 * t - 3.0 - jnp.log(2.0))
+sys.exit(bool(jnp.abs(error).max() > 1e-4))
+"""
+
+
+def test_compiled_sums_have_every_term():
+    """jax 0.10.2 alone loses log 2 here (jax-ml/jax#39103)."""
+    assert run_python("-c", LOG_2_IS_LOST, env=OPTIMISED).returncode == 0
