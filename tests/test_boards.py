@@ -148,6 +148,7 @@ def levels(means: jax.Array | np.ndarray) -> np.ndarray:
     return np.round(255 * np.clip(np.asarray(means, np.float64), 0, 1)).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
     """A level more or less is rounding: of one program there, of single operations here."""
     trained = aevb.load_run(run)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from oracles import kl_gaussians
 
 from aevb import lbfgs
@@ -32,7 +33,7 @@ def correlated(correlation: float) -> Normal:
     return Normal(jnp.array([1.0, -2.0]), jnp.asarray(covariance))
 
 
-@pytest.mark.parametrize("num_dims", [1, 5])
+@pytest.mark.parametrize("num_dims", slow_but([5], [1, 5]))
 def test_coordinate_ascent_rises_to_the_closed_form(num_dims: int):
     problem = correlated_gaussian.coordinate_ascent(target(num_dims))
     start = problem.init(jax.random.key(0))

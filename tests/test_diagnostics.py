@@ -243,6 +243,7 @@ def test_the_memory_of_the_moments_does_not_grow_with_the_draws():
     assert bytes_for(10) == bytes_for(100_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 def test_the_bias_is_found_with_its_error(offset: float):
     def draw(key: jax.Array) -> dict[str, jax.Array]:

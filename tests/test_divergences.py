@@ -146,6 +146,7 @@ def test_a_mixtures_density_and_moments_are_integrals(skewed: Mixture):
     np.testing.assert_allclose(skewed.moments(), [mean, variance], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_forward_fit_has_the_mean_and_variance_and_nothing_beats_it(skewed: Mixture):
     found = divergences.fit_forward(skewed)
     mean, variance = skewed.moments()

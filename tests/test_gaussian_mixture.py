@@ -121,6 +121,7 @@ def test_an_empty_component_has_no_modes_of_its_own():
 # The fit
 
 
+@pytest.mark.slow
 def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
     """By the plain model, in float64, at the parameters that were found and their best q(z)."""
 

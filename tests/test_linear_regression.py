@@ -146,6 +146,7 @@ def test_the_bound_rises_at_every_update_and_stays_below_the_evidence():
     assert 0.0 < gap < 0.1
 
 
+@pytest.mark.slow
 def test_the_bound_is_the_mean_of_log_joint_less_log_q():
     """By sampling Q, at the top and away from it, with SciPy's densities."""
     design, y = cubic()

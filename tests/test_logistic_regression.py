@@ -236,6 +236,7 @@ def test_no_other_normal_has_a_higher_bound():
 # The extremes
 
 
+@pytest.mark.slow
 def test_classes_that_a_plane_parts_have_a_finite_fit():
     """The likelihood has no maximum there; the prior holds the weights."""
     design = np.linspace(-2.0, 2.0, 20)[:, None]

@@ -32,6 +32,8 @@ GUIDE = Guide(
     log_prob=lambda stats, z: stats.log_prob(z),
 )
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+# From below without steps, and from above with them: the others take long to compile.
+every_crude = pytest.mark.parametrize("name", slow_but(["importance", "reverse_ais"], ESTIMATORS))
 
 FEW = hmc.Settings(num_leapfrog=4, num_warmup=60)
 # Settings at which one estimate is within a hundredth or two of a nat in 3 dimensions.
@@ -165,7 +167,7 @@ def crude(name: str) -> tuple[jax.Array, Case, Estimate]:
     return keys, stacked, jax.jit(jax.vmap(estimator(name, **CRUDE[name])))(keys, stacked)
 
 
-@every_estimator
+@every_crude
 def test_p_or_its_reciprocal_is_estimated_without_bias_and_the_log_is_on_its_side(name: str):
     """Jensen's inequality: the bias of the log is to the side that the table says."""
     value = np.asarray(crude(name)[2].value[:NUMBER], np.float64) - CASE.log_prob()
@@ -452,7 +454,7 @@ def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
 # What all of them promise
 
 
-@every_estimator
+@every_crude
 def test_a_key_decides(name: str):
     first, again, other = crude(name)[2].value[jnp.array([0, NUMBER, NUMBER + 1])]
     assert first == again

@@ -43,6 +43,7 @@ def importance(x: jax.Array, number: int = 500) -> Estimate:
     return estimate_points(key, MODEL, PARAMS, Points(x, None), "importance", settings)[0]
 
 
+@pytest.mark.slow
 def test_the_probabilities_of_all_images_add_up_to_one():
     """Which holds for log p(x) on the right scale, and for that alone."""
     found = importance(all_images(), 20_000)
