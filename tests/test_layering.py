@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.metadata
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,3 +231,12 @@ def test_no_experiment_has_the_name_of_an_installed_package():
     names |= {path.name for path in EXPERIMENTS.iterdir() if path.is_dir()}
     assert "run" in names
     assert not names & (taken | {"aevb"})
+
+
+def test_every_entry_of_the_package_is_on_the_map_of_the_design_and_what_is_on_it_exists():
+    design = (ROOT / "docs" / "design.md").read_text()
+    on_map = set(re.findall(r"`((?:aevb|experiments|tests)/[\w/.]*)`", design))
+    assert not {path for path in on_map if not (ROOT / path).exists()}
+    entries = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    entries -= {"__init__.py", "__pycache__"}
+    assert entries <= {path.split("/")[1] for path in on_map}

@@ -1,4 +1,4 @@
-"""The README: its figures are those of the results files, its code runs, its map is the tree."""
+"""The README: its figures are those of the results files, its code runs."""
 
 import importlib
 import re
@@ -12,7 +12,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-MAP = README[README.index("## Map") :]
 LOSS, LOAD, MIXTURE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -87,25 +86,3 @@ def test_the_example_of_a_finished_run_runs(
     exec(LOAD, user)
     assert user["means"].shape == (3, 560)
     assert jnp.isfinite(user["log_p"])
-
-
-def test_every_file_of_the_package_is_on_the_map_and_what_is_on_it_exists():
-    on_map = set(re.findall(r"`((?:aevb|experiments|tests)/[\w/.]*)`", MAP))
-    missing = {path for path in on_map if not (ROOT / path).exists()}
-    assert not missing
-    entries = {path for path in (ROOT / "aevb").iterdir() if path.suffix == ".py" or path.is_dir()}
-    entries = {path for path in entries if path.name not in ("__init__.py", "__pycache__")}
-    names = {f"aevb/{path.name}{'/' if path.is_dir() else ''}" for path in entries}
-    assert names <= on_map, names - on_map
-
-
-def test_the_map_is_in_the_order_of_the_layers():
-    """A file imports only from above itself."""
-    from test_layering import LAYERS, layer_of, unit_of
-
-    modules = re.findall(r"`aevb/([\w/]*)(?:\.py)?`", MAP)
-    units = [unit_of(f"aevb.{module.strip('/').replace('/', '.')}") for module in modules]
-    assert len(units) > len(LAYERS) - 2
-    layers = [layer_of(unit) for unit in units if unit is not None]
-    assert len(layers) == len(units)
-    assert layers == sorted(layers)
