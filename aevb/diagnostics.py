@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb import lbfgs
 from aevb.distributions import DiagNormal
+from aevb.inference import lbfgs
 from aevb.losses import Guide, Joint, log_weights, sgvb_a
 from aevb.types import Key, PyTree
 

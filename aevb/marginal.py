@@ -14,8 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb import hmc, weights
-from aevb.annealing import Annealed, Path, anneal, pilot, sigmoid_schedule
+from aevb.inference import hmc, importance_weights
+from aevb.inference.annealed_importance_sampling import (
+    Annealed,
+    Path,
+    anneal,
+    pilot,
+    sigmoid_schedule,
+)
 from aevb.losses import Guide, Joint, log_weights
 from aevb.types import Key, LogDensity, PyTree
 
@@ -68,11 +74,13 @@ def importance_sampling(
         log_w = log_weights(jax.random.fold_in(key, index), stats, guide, joint, num_samples=1)
         return jnp.where(index < num_samples, log_w[0], -jnp.inf)  # the last chunk's excess
 
-    def add_chunk(number: Array, running: weights.Running) -> weights.Running:
-        return weights.add(running, jax.vmap(log_weight)(number * len(indices) + indices))
+    def add_chunk(number: Array, running: importance_weights.Running) -> importance_weights.Running:
+        return importance_weights.add(
+            running, jax.vmap(log_weight)(number * len(indices) + indices)
+        )
 
     num_chunks = math.ceil(num_samples / len(indices))
-    running = jax.lax.fori_loop(0, num_chunks, add_chunk, weights.none_of(num_samples))
+    running = jax.lax.fori_loop(0, num_chunks, add_chunk, importance_weights.none_of(num_samples))
     return _log_mean_of(running, num_samples)
 
 
@@ -202,11 +210,11 @@ def appendix_d(
     fresh = jax.tree.map(lambda leaf: leaf[1], both)
     log_ratios = jax.vmap(jax.vmap(lambda z: log_q(z) - path.log_p(z)))(fresh.samples)  # [C, L]
     chain_means = jax.nn.logsumexp(log_ratios, axis=1) - math.log(num_samples)
-    value, error = weights.log_mean(weights.of(chain_means), num_chains)
+    value, error = importance_weights.log_mean(importance_weights.of(chain_means), num_chains)
     diagnostics = {
         "acceptance": fresh.acceptance,
         "r_hat": jnp.max(hmc.r_hat(fresh)),
-        "pareto_k": weights.pareto_k(weights.of(log_ratios.ravel()).largest),
+        "pareto_k": importance_weights.pareto_k(importance_weights.of(log_ratios.ravel()).largest),
     }
     return Estimate(-value, error, diagnostics)
 
@@ -245,16 +253,16 @@ def _pilot(
     return pilot(move_key, start, path, betas, settings)
 
 
-def _log_mean_of(running: weights.Running, num_weights: int) -> Estimate:
+def _log_mean_of(running: importance_weights.Running, num_weights: int) -> Estimate:
     diagnostics = {
-        "effective_sample_size": weights.effective_sample_size(running),
-        "pareto_k": weights.pareto_k(running.largest),
+        "effective_sample_size": importance_weights.effective_sample_size(running),
+        "pareto_k": importance_weights.pareto_k(running.largest),
     }
-    return Estimate(*weights.log_mean(running, num_weights), diagnostics)
+    return Estimate(*importance_weights.log_mean(running, num_weights), diagnostics)
 
 
 def _log_mean_of_annealed(annealed: Annealed) -> Estimate:
-    estimate = _log_mean_of(weights.of(annealed.log_weights), len(annealed.log_weights))
+    estimate = _log_mean_of(importance_weights.of(annealed.log_weights), len(annealed.log_weights))
     diagnostics = {"acceptance": annealed.acceptance, **estimate.diagnostics}
     return estimate._replace(diagnostics=diagnostics)
 

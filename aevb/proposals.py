@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from aevb import lbfgs
 from aevb.densities import Guide, Joint
+from aevb.inference import lbfgs
 from aevb.reparam.family import Params
 from aevb.reparam.location_scale import elliptical
 from aevb.types import Key, LogDensity, PyTree

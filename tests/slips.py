@@ -1026,7 +1026,7 @@ SLIPS = (
     ),
     Slip(
         "chains taken for samples",
-        "hmc.py",
+        "inference/hmc.py",
         "effective_sample_size(\n        chains.samples, chain_axis=0, sample_axis=1",
         "effective_sample_size(\n        chains.samples, chain_axis=1, sample_axis=0",
         "test_hmc.py",

@@ -14,11 +14,12 @@ import scipy.special
 import scipy.stats
 from oracles import integrate, standard_errors_off
 
-from aevb import lbfgs, losses
+from aevb import losses
 from aevb.classical import beta_bernoulli
 from aevb.classical.beta_bernoulli import Flips
 from aevb.classical.families import Beta
 from aevb.distributions import DiagNormal
+from aevb.inference import lbfgs
 
 A, B = 1.5, 2.5
 HEADS, TAILS = 7, 3

@@ -9,10 +9,10 @@ import pytest
 from marks import slow_but
 from oracles import kl_gaussians
 
-from aevb import lbfgs
 from aevb.classical import coordinate_ascent, correlated_gaussian
 from aevb.classical.correlated_gaussian import MeanField
 from aevb.classical.families import Normal
+from aevb.inference import lbfgs
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb import hmc
 from aevb.classical import gibbs, normal_gamma
 from aevb.classical.normal_gamma import NormalGamma
+from aevb.inference import hmc
 
 DATA = np.random.default_rng(0).normal(1.5, 0.7, size=4).astype(np.float32)
 

@@ -12,8 +12,8 @@ import scipy.stats
 from marks import slow_but
 from oracles import standard_errors_off
 
-from aevb import hmc
-from aevb.annealing import Path, anneal, pilot, sigmoid_schedule
+from aevb.inference import hmc
+from aevb.inference.annealed_importance_sampling import Path, anneal, pilot, sigmoid_schedule
 
 PRECISION = jnp.float32([[1.0, 0.6], [0.6, 4.0]])
 COVARIANCE = np.linalg.inv(np.asarray(PRECISION, np.float64))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb.lbfgs import maximise
+from aevb.inference.lbfgs import maximise
 
 
 def test_the_top_of_a_badly_scaled_quadratic_is_found():

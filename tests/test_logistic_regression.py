@@ -13,10 +13,10 @@ import scipy.special
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb import hmc
 from aevb.classical import logistic_regression
 from aevb.classical.logistic_regression import Data
 from aevb.distributions import FullNormal
+from aevb.inference import hmc
 from aevb.losses import Guide, Joint, sgvb_a
 
 PRIOR_VAR = 4.0

@@ -14,8 +14,8 @@ import scipy.special
 from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 
-from aevb import hmc
 from aevb.distributions import DiagNormal, StandardNormal
+from aevb.inference import hmc
 from aevb.losses import Guide, Joint, log_weights
 from aevb.marginal import (
     ESTIMATORS,

@@ -10,10 +10,11 @@ import pytest
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb import lbfgs, reparam
+from aevb import reparam
 from aevb.classical import coordinate_ascent, normal_gamma
 from aevb.classical.families import Gamma
 from aevb.classical.normal_gamma import MeanField, NormalGamma
+from aevb.inference import lbfgs
 from aevb.losses import Guide, Joint, sgvb_a
 
 DATA = np.random.default_rng(0).normal(1.5, 0.7, size=12)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from aevb import hmc
 from aevb.algorithms import ascent
 from aevb.algorithms.ascent import ParamPrior, over_datapoints
 from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.inference import hmc
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 

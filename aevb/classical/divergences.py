@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb import lbfgs
 from aevb.classical.families import Normal
 from aevb.distributions import LOG_2PI
+from aevb.inference import lbfgs
 from aevb.types import Key, LogDensity
 
 REACH = 10.0  # standard deviations of q on either side that quadrature looks at

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb import lbfgs
 from aevb.classical import observations
 from aevb.distributions import LOG_2PI, FullNormal
+from aevb.inference import lbfgs
 
 NUM_NODES = 40  # of Gauss-Hermite: 1e-9 nats a datapoint where the projection's std is up to 1
 

@@ -84,10 +84,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from aevb import compiler, hmc, marginal, metrics, provenance, sandwich
+    from aevb import compiler, marginal, metrics, provenance, sandwich
     from aevb.algorithms import full_vb
     from aevb.evaluate import fixed_inputs
     from aevb.experiment import build
+    from aevb.inference import hmc
     from aevb.proposals import PROPOSALS
     from aevb.trained import read_state
 

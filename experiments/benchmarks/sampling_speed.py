@@ -23,7 +23,6 @@ import numpy as np
 from contender import load_of_others, summary, write_report
 from jax import Array
 
-from aevb import hmc
 from aevb.classical import (
     coordinate_ascent,
     gaussian_mixture,
@@ -34,7 +33,8 @@ from aevb.classical import (
     normal_gamma,
 )
 from aevb.classical.logistic_regression import Data
-from aevb.hmc import Chains
+from aevb.inference import hmc
+from aevb.inference.hmc import Chains
 from aevb.types import Key
 
 BENCHMARKS = Path(__file__).resolve().parent

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from aevb import weights
+from aevb.inference import importance_weights
 
 
 def log_normal_weights(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarray:
@@ -26,11 +26,11 @@ class Summary(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="num_weights")
-def summary_of(running: weights.Running, num_weights: int) -> Summary:
+def summary_of(running: importance_weights.Running, num_weights: int) -> Summary:
     return Summary(
-        *weights.log_mean(running, num_weights),
-        weights.effective_sample_size(running),
-        weights.pareto_k(running.largest),
+        *importance_weights.log_mean(running, num_weights),
+        importance_weights.effective_sample_size(running),
+        importance_weights.pareto_k(running.largest),
     )
 
 
@@ -38,7 +38,7 @@ def summary_of_all(log_w: np.ndarray) -> Summary:
     return summary_of(of(np.asarray(log_w, np.float32)), len(log_w))
 
 
-add, of = jax.jit(weights.add), jax.jit(weights.of)
+add, of = jax.jit(importance_weights.add), jax.jit(importance_weights.of)
 
 
 @pytest.mark.parametrize("sizes", [(1000,), (500, 500), (1, 998, 1), (333, 333, 334)])
@@ -47,7 +47,7 @@ def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_com
 ):
     """exp(-500) is 0 in float32 and in what a naive mean of weights would give."""
     log_w = log_normal_weights(1000)
-    running = weights.none_of(1000)
+    running = importance_weights.none_of(1000)
     for chunk in np.split(log_w, np.cumsum(sizes)[:-1]):
         running = add(running, chunk)
     value, error, found_ess, _ = summary_of(running, 1000)
@@ -59,13 +59,13 @@ def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_com
     ess = np.sum(w) ** 2 / np.sum(w**2)
     assert found_ess == pytest.approx(ess, rel=1e-3)
     np.testing.assert_array_equal(
-        running.largest, np.sort(log_w)[::-1][: weights.tail_size(1000) + 1]
+        running.largest, np.sort(log_w)[::-1][: importance_weights.tail_size(1000) + 1]
     )
 
 
 def test_the_standard_error_is_the_spread_of_the_log_means():
     def summary(log_w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return weights.log_mean(weights.of(log_w), 2000)
+        return importance_weights.log_mean(importance_weights.of(log_w), 2000)
 
     value, error = jax.jit(jax.vmap(summary))(log_normal_weights(1000, 2000, std=0.7))
     scores = (np.asarray(value, np.float64) - (-500.0 + 0.5 * 0.7**2)) / np.asarray(error)
@@ -90,14 +90,14 @@ def test_one_weight_above_all_others_is_all_there_is():
     assert 1.0 < k < math.inf
 
 
-pareto_k_of_each = jax.jit(jax.vmap(weights.pareto_k))
+pareto_k_of_each = jax.jit(jax.vmap(importance_weights.pareto_k))
 
 
 @pytest.mark.parametrize("exact", [-0.3, 0.2, 0.5, 0.7, 1.0])
 def test_pareto_k_is_the_shape_of_a_generalised_pareto_tail(exact: float):
     """Its prior counts as 10 excesses with k = 0.5; 0.02 is for the fit's own bias."""
     num_weights, num_sets = 10_000, 400
-    num_tail = weights.tail_size(num_weights)
+    num_tail = importance_weights.tail_size(num_weights)
     draws = scipy.stats.genpareto(exact).rvs(size=(num_sets, num_tail), random_state=0)
     largest = np.log(1.0 + np.sort(draws, axis=1)[:, ::-1])
     largest = np.concatenate([largest, np.zeros((num_sets, 1))], axis=1).astype(np.float32)
@@ -140,4 +140,4 @@ def test_too_few_weights_have_no_tail(num_weights: int):
 
 @pytest.mark.parametrize(("num_weights", "size"), [(100, 20), (225, 45), (900, 90), (10_000, 300)])
 def test_the_tail_is_a_fifth_of_few_weights_and_three_roots_of_many(num_weights: int, size: int):
-    assert weights.tail_size(num_weights) == size
+    assert importance_weights.tail_size(num_weights) == size

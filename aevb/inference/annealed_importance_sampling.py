@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb import hmc
+from aevb.inference import hmc
 from aevb.types import Key, LogDensity
 
 SHARPNESS = 4.0  # of the sigmoid: how much slower the schedule is at its ends

@@ -1,0 +1,1 @@
+"""Inference that learns no encoder: Hamiltonian Monte Carlo, annealing, the search for a mode."""
