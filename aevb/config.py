@@ -4,7 +4,6 @@ This is the door at which configs stop: below it nothing has heard of a ConfigDi
 neither jax nor numpy, so that `--help` and a wrong setting answer at once.
 """
 
-import ast
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +13,6 @@ from ml_collections import ConfigDict
 
 from aevb.errors import UserError
 from aevb.metrics import read_signed
-
-PACKAGE = Path(__file__).parent
 
 Config = Any
 """An ml_collections.ConfigDict, whose fields a type checker cannot know."""
@@ -34,36 +31,56 @@ class Field(NamedTuple):
     accepts: Callable[[Any], bool]  # of a value that already has the default's type
 
 
-def _table(file: str, name: str) -> tuple[str, ...]:
-    """The keys of the dictionary `name` in a source file of the package, which is not imported."""
-    for statement in ast.parse((PACKAGE / file).read_text()).body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=target)]) if target == name:
-                pass
-            case ast.AnnAssign(target=ast.Name(id=target)) if target == name:
-                pass
-            case _:
-                continue
-        return tuple(ast.literal_eval(key) for key in _elements(statement.value))
-    return ()
+class DataChoices(NamedTuple):
+    """What a data set offers; the first of each is the default."""
+
+    splits: tuple[str, ...]
+    binarizations: tuple[str, ...]
 
 
-def _elements(node: ast.expr | None) -> list[Any]:
-    match node:
-        case ast.Dict(keys=keys):
-            return keys
-        case ast.Tuple(elts=elements):
-            return elements
-        case _:
-            return []
-
-
-def _modules(folder: str, table: str) -> tuple[str, ...]:
-    """The files of a folder of the package that hold something called `table`."""
-    names = sorted(file.stem for file in (PACKAGE / folder).glob("[a-z]*.py"))
-    return tuple(
-        name for name in names if f"\n{table}" in (PACKAGE / folder / f"{name}.py").read_text()
-    )
+# The names in the tables of the package, written out because importing those imports jax; a test
+# holds them equal.
+NETWORKS = ("mlp", "conv")
+INITIALISATIONS = ("normal", "fan_in")
+LIKELIHOODS = (
+    "bernoulli",
+    "continuous_bernoulli",
+    "gaussian",
+    "gaussian_unit_mean",
+    "gaussian_shared",
+    "discretized_logistic",
+    "categorical",
+)
+GUIDES = ("diag_normal", "full_normal", "planar", "iaf")
+PRIORS = ("standard_normal", "mixture", "vamp")
+ALGORITHMS = ("sgvb", "full_vb", "wake_sleep", "reweighted_wake_sleep", "mcem")
+BOUNDS = (
+    "sgvb_a",
+    "sgvb_b",
+    "score_function",
+    "score_function_loo",
+    "stl",
+    "iwae",
+    "dreg",
+    "miwae",
+    "piwae",
+    "ciwae",
+    "renyi",
+    "beta_elbo",
+    "free_bits",
+)
+NOISES = ("minibatch", "datapoint", "local")
+DATA_SETS = {
+    "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
+    "frey_faces": DataChoices(("blocked", "random"), ("none",)),
+    "mnist": DataChoices(("standard",), ("dynamic", "fixed", "none")),
+    "synthetic": DataChoices(("standard",), ("none",)),
+}
+PREFIXES = {  # of the names of data sets that are not files of the package
+    "tfds:": DataChoices(("train,test",), ("none", "dynamic")),
+    "npy:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
+    "images:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
+}
 
 
 def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
@@ -110,13 +127,6 @@ WITHOUT_EFFECT = (
     "train.tensorboard",
     "train.wandb",
 )
-
-DATA_SETS = _modules("data", "KINDS")
-PREFIXES = {  # as in `data`, which would import numpy
-    "tfds:": "_tfds_images",
-    "npy:": "_own",
-    "images:": "_own",
-}
 
 FIELDS = (
     Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_seed()),
@@ -172,7 +182,7 @@ FIELDS = (
     Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_seed()),
     Field(
         "model.network", "mlp", "architecture of encoder and decoder: mlp, or conv of images",
-        *_one_of(_table("networks.py", "NETWORKS")),
+        *_one_of(NETWORKS),
     ),
     Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
     Field(
@@ -193,25 +203,25 @@ FIELDS = (
     ),
     Field(
         "model.likelihood", "gaussian_unit_mean", "p(x|z) of the decoder",
-        *_one_of(_table("likelihoods.py", "LIKELIHOODS")),
+        *_one_of(LIKELIHOODS),
     ),
     Field(
         "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussians, planar "
         "and iaf (inverse autoregressive) normalising flows, which have no closed KL",
-        *_one_of(_table("guides.py", "GUIDES")),
+        *_one_of(GUIDES),
     ),
     Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_up_to(1000)),
     Field("model.guide_hidden", 100, "iaf: hidden units of each layer's network", *_up_to(10**5)),
     Field(
         "model.prior", "standard_normal", "p(z): standard_normal, mixture (of learned Gaussians) "
         "or vamp (of q(z|u) at learned inputs u); only the first has closed KLs",
-        *_one_of(_table("priors.py", "PRIORS")),
+        *_one_of(PRIORS),
     ),
     Field("model.prior_components", 50, "mixture, vamp: their components", *_up_to(10**6)),
     Field(
         "model.init", "normal", "normal: all parameters from N(0, init_std^2), as the paper; "
         "fan_in: weights of variance 1/fan-in, biases 0",
-        *_one_of(_table("networks.py", "INITIALISATIONS")),
+        *_one_of(INITIALISATIONS),
     ),
     Field(
         "model.init_std", 0.1, "standard deviation of model.init=normal; the paper's N(0, 0.01) "
@@ -221,11 +231,11 @@ FIELDS = (
         "algorithm.name", "sgvb", "how to train: sgvb (AEVB), full_vb (with a posterior over the "
         "decoder's weights), wake_sleep, reweighted_wake_sleep or mcem (Monte-Carlo EM, which has "
         "no encoder and no use for model.guide)",
-        *_one_of(_modules("algorithms", "def make(")),
+        *_one_of(ALGORITHMS),
     ),
     Field(
         "algorithm.bound", "sgvb_b", "sgvb, full_vb: the estimator that is maximised",
-        *_one_of(_table("losses.py", "BOUNDS")),
+        *_one_of(BOUNDS),
     ),
     Field(
         "algorithm.bound_options", "", "its other arguments, as alpha=0.3 (renyi), num_groups=4 "
@@ -244,7 +254,7 @@ FIELDS = (
         "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
         "(as algorithm 2), for each minibatch, or by the noise of its units (local), which has "
         "the least variance but does not serve iwae and its like with several samples",
-        *_one_of(_table("algorithms/full_vb.py", "NOISES")),
+        *_one_of(NOISES),
     ),
     Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_up_to(10**4)),
     Field(
@@ -441,14 +451,14 @@ def validate(config: Config) -> Values:
 
 def _data_choices(name: str, split: str, binarization: str) -> dict[str, str]:
     """The split and the binarization, which each data set declares; '' becomes its first."""
+    prefix = _prefix(name)
+    offered = PREFIXES[prefix] if prefix else DATA_SETS[name]
     choices = {}
-    for field, value, table in (
-        ("data.split", split, "SPLITS"),
-        ("data.binarization", binarization, "KINDS"),
+    for field, value, allowed in (
+        ("data.split", split, offered.splits),
+        ("data.binarization", binarization, offered.binarizations),
     ):
-        any_split = _prefix(name) == "tfds:" and table == "SPLITS"
-        file = PREFIXES.get(_prefix(name), name)
-        allowed = _table(f"data/{file}.py", table)
+        any_split = prefix == "tfds:" and field == "data.split"
         if value and value not in allowed and not any_split:
             raise UserError(
                 f"config.{field} is {value!r}; for {name} it must be one of {', '.join(allowed)}"

@@ -1,5 +1,6 @@
 """The config's door: what an experiment file may say, and what comes out of it."""
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from aevb import guides, likelihoods, losses, networks, priors, runs
+from aevb import algorithms, data, guides, likelihoods, losses, networks, priors, runs
+from aevb import config as choices
+from aevb.algorithms import full_vb
 from aevb.config import (
     FIELDS,
     WITHOUT_EFFECT,
@@ -59,14 +62,33 @@ def test_a_config_is_locked():
 
 
 def test_names_in_the_config_are_the_entries_of_the_tables():
-    """They are read from the source without importing it, so this holds them to it."""
-    allowed = {field.name: field.allowed for field in FIELDS}
-    assert allowed["algorithm.bound"] == f"one of {', '.join(losses.BOUNDS)}"
-    assert allowed["model.likelihood"] == f"one of {', '.join(likelihoods.LIKELIHOODS)}"
-    assert allowed["model.guide"] == f"one of {', '.join(guides.GUIDES)}"
-    assert allowed["model.prior"] == f"one of {', '.join(priors.PRIORS)}"
-    assert allowed["model.network"] == f"one of {', '.join(networks.NETWORKS)}"
-    assert allowed["model.init"] == f"one of {', '.join(networks.INITIALISATIONS)}"
+    assert tuple(losses.BOUNDS) == choices.BOUNDS
+    assert tuple(likelihoods.LIKELIHOODS) == choices.LIKELIHOODS
+    assert tuple(guides.GUIDES) == choices.GUIDES
+    assert tuple(priors.PRIORS) == choices.PRIORS
+    assert tuple(networks.NETWORKS) == choices.NETWORKS
+    assert tuple(networks.INITIALISATIONS) == choices.INITIALISATIONS
+    assert tuple(full_vb.NOISES) == choices.NOISES
+
+
+def test_algorithms_and_data_sets_in_the_config_are_the_files_of_their_folders():
+    folder = Path(algorithms.__file__).parent
+    with_make = [file.stem for file in folder.glob("*.py") if "\ndef make(" in file.read_text()]
+    assert sorted(choices.ALGORITHMS) == sorted(with_make)
+    folder = Path(data.__file__).parent
+    public = {file.stem for file in folder.glob("[a-z]*.py") if "\nKINDS" in file.read_text()}
+    assert choices.DATA_SETS.keys() == public
+
+
+@pytest.mark.parametrize("name", [*choices.DATA_SETS, *choices.PREFIXES])
+def test_splits_and_binarizations_in_the_config_are_those_of_the_data_set(name: str):
+    module = importlib.import_module(f"aevb.data.{data.PREFIXES.get(name, name)}")
+    offered = (choices.DATA_SETS | choices.PREFIXES)[name]
+    assert offered == (module.SPLITS, tuple(module.KINDS))
+
+
+def test_config_and_data_know_the_same_prefixes():
+    assert choices.PREFIXES.keys() == data.PREFIXES.keys()
 
 
 def test_what_an_empty_choice_stands_for_is_filled_in():

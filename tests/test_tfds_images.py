@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from programs import run_program
 
-from aevb import config, data, runs
+from aevb import data, runs
 from aevb.config import default_config, validate
 from aevb.data import Options
 from aevb.data.records import Records
@@ -174,10 +174,6 @@ def test_a_convolutional_model_of_colours_trains_and_draws(home: Path, tmp_path:
     assert np.isfinite(summary["test_bits_per_dim"])
     assert summary["data"]["name"] == "tfds:colours"
     assert (tmp_path / "run" / "figures" / "samples.png").stat().st_size > 10_000
-
-
-def test_config_and_data_mean_the_same_prefixes():
-    assert config.PREFIXES == data.PREFIXES
 
 
 def test_the_name_is_a_flag(home: Path, tmp_path: Path):
