@@ -17,8 +17,8 @@ from oracles import standard_errors_off
 
 from aevb.densities import Guide, Joint, log_weights
 from aevb.distributions import DiagNormal, FullNormal, StandardNormal
-from aevb.flows import FlowStats, PlanarStats, planar
 from aevb.guides import GUIDES, GuideFamily, Sizes, diag_normal, full_normal
+from aevb.guides.flows import FlowStats, PlanarStats, planar
 from aevb.losses import BOUNDS, Bound
 
 NUM_DRAWS = 20_000

@@ -22,7 +22,7 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors", "signed"),
     ("distributions", "densities"),
-    ("likelihoods", "losses", "reparam", "flows", "inference"),
+    ("likelihoods", "losses", "reparam", "inference"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "diagnostics", "classical"),
     ("vae",),
@@ -69,7 +69,6 @@ MATHEMATICS = (
     "likelihoods",
     "losses",
     "reparam",
-    "flows",
     "guides",
     "priors",
     "inference",

@@ -13,7 +13,7 @@ from jax import Array
 
 from aevb.densities import Guide
 from aevb.distributions import DiagNormal, FullNormal
-from aevb.flows import FlowStats, IAFStats, PlanarStats, iaf, init_autoregressive, planar
+from aevb.guides.flows import FlowStats, IAFStats, PlanarStats, iaf, init_autoregressive, planar
 from aevb.types import Key, PyTree
 
 diag_normal = Guide(
