@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import evaluate, figures, metrics
+from aevb import figures, metrics
 from aevb.boards import Pictures
 from aevb.data import Dataset
+from aevb.evaluation import elbo
 from aevb.experiment import Experiment
 from aevb.types import PyTree
 from aevb.vae import VAE
@@ -101,7 +102,7 @@ def _reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Arr
     index = np.linspace(0, len(dataset.test) - 1, NUM_RECONSTRUCTIONS).astype(int)
 
     def one(number, stored):
-        x = evaluate.fixed_input(dataset.preprocess, number, stored)
+        x = elbo.fixed_input(dataset.preprocess, number, stored)
         key = jax.random.fold_in(jax.random.key(DRAWING_SEED), number)
         return x, vae.mean(params, vae.guide.sample(key, vae.encode(params, x)))
 

@@ -10,24 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import (
-    compiler,
-    data,
-    evaluate,
-    guides,
-    likelihoods,
-    losses,
-    networks,
-    optimizers,
-    priors,
-    vae,
-)
+from aevb import compiler, data, guides, likelihoods, losses, networks, optimizers, priors, vae
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skipping import skip_bad_steps
 from aevb.config import Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError
+from aevb.evaluation import elbo
 from aevb.losses import Bound, Guide, Joint
 from aevb.optimizers import Optimizer
 from aevb.options import parse_options
@@ -249,7 +239,7 @@ def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
     def examples(number: int) -> Array:
         """Training datapoints, evenly spaced, as an evaluation sees them -> [number, D]."""
         index = np.linspace(0, num_data - 1, number).astype(np.int32)
-        return evaluate.fixed_inputs(dataset.preprocess, index, dataset.train[index])
+        return elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
 
     return priors.PRIORS[name](
         priors.Options(

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import evaluate
 from aevb.config import Values, with_defaults
-from aevb.diagnostics import kl_per_unit
 from aevb.distributions import DiagNormal
+from aevb.evaluation import elbo
+from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.experiment import Experiment
 from aevb.metrics import curve
 from aevb.pages import page
@@ -115,8 +115,8 @@ def _data(experiment: Experiment, params: PyTree, image: Mapping[str, Any]) -> d
     num_pictured = min(num_points, MOST_PICTURED, max(MOST_PIXELS // num_dims, 1))
     index = np.linspace(0, number - 1, num_points).astype(np.int32)
     stored = dataset.test[index]
-    x = evaluate.fixed_inputs(dataset.preprocess, index, stored)
-    bounds = evaluate.make_bounds(vae, dataset.preprocess)
+    x = elbo.fixed_inputs(dataset.preprocess, index, stored)
+    bounds = elbo.make_bounds(vae, dataset.preprocess)
     keys = jax.random.split(jax.random.key(SEED), num_points)
 
     @jax.jit

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from aevb import boards, compiler, distributed, evaluate, provenance, train
+from aevb import boards, compiler, distributed, provenance, train
 from aevb.algorithms.skipping import num_skipped
 from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
+from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build
 from aevb.explorer import explorer_page
 from aevb.metrics import UNFINISHED, read_signed, replace_text, write_signed
@@ -140,7 +141,7 @@ def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
         finished = distributed.by_the_first(lambda: held.enter_context(claim))
         if distributed.most_of(int(finished is not None)):
             return finished or {}
-        score = evaluate.make_score(experiment.vae, experiment.dataset.preprocess)
+        score = elbo.make_score(experiment.vae, experiment.dataset.preprocess)
         if distributed.is_first():
             print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
         trained = train.fit(
@@ -180,7 +181,7 @@ def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
 
 
 def finish(
-    experiment: Experiment, score: evaluate.Scorer, trained: Trained, config: Values, folder: Path
+    experiment: Experiment, score: elbo.Scorer, trained: Trained, config: Values, folder: Path
 ) -> dict[str, Any]:
     """Draws and summarises a run that is trained -> the summary, with which it is finished."""
     dataset = experiment.dataset
@@ -207,7 +208,7 @@ def finish(
 
 
 def _bounds(
-    score: evaluate.Scorer, params: PyTree, dataset: Dataset, *, is_density: bool
+    score: elbo.Scorer, params: PyTree, dataset: Dataset, *, is_density: bool
 ) -> dict[str, float]:
     """The bound on all of each split, with its standard error, and bits for grey data."""
     figures = {}
@@ -216,7 +217,7 @@ def _bounds(
         figures[f"{split}_bound"] = mean
         figures[f"{split}_bound_standard_error"] = error
         if dataset.levels is not None:
-            figures[f"{split}_bits_per_dim"] = evaluate.bits_per_dim(
+            figures[f"{split}_bits_per_dim"] = elbo.bits_per_dim(
                 mean,
                 num_dims=data.shape[1],
                 levels=dataset.levels if is_density else None,

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import evaluate, loop
+from aevb import loop
 from aevb.algorithms.base import Algorithm, TrainState
-from aevb.evaluate import Score
+from aevb.evaluation import elbo
+from aevb.evaluation.elbo import Score
 from aevb.loop import AheadOfTime, LoopKeys, Program
 from aevb.optimizers import Optimizer, WithPrior, with_prior
 from aevb.types import Key, PyTree
@@ -66,14 +67,14 @@ def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
 def alone(
     algorithm: Algorithm,
     program: Program,
-    score: evaluate.Scorer,
+    score: elbo.Scorer,
     key: Key,
 ) -> Stack:
     """A stack of one run, as it is.
 
     Args:
         program: of `loop.make_advance`; several runs may share it.
-        score: of `evaluate.make_score`.
+        score: of `elbo.make_score`.
         key: of the run's seed.
     """
     return Stack(
@@ -130,7 +131,7 @@ def stacked(
         rest = jax.tree.map(corner, state._replace(step=()), like._replace(step=()))
         return rest._replace(step=step)
 
-    score = evaluate.make_stacked_score(largest, preprocess)
+    score = elbo.make_stacked_score(largest, preprocess)
     to_score = jax.vmap(algorithm(jax.tree.map(lambda leaf: leaf[0], settings)).vae_params)
     return Stack(
         size=len(keys),

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb import checkpoint, distributed, divergence, evaluate, loop, stack, streaming
+from aevb import checkpoint, distributed, divergence, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skipping import SKIPPED, num_skipped
 from aevb.boards import Pictures, open_boards
 from aevb.data import Dataset
 from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
-from aevb.evaluate import Scorer
+from aevb.evaluation import elbo
+from aevb.evaluation.elbo import Scorer
 from aevb.loop import Pause
 from aevb.metrics import MetricsLog, Report, progress_bar, read_records, reporter
 from aevb.signals import Signals
@@ -327,7 +328,7 @@ def evaluation_steps(num_steps: int, settings: Settings) -> list[int]:
 def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
     """`evaluation(params)` -> each member's bounds of (at most `limit` points of) both splits."""
     splits = {"train": dataset.train, "test": dataset.test}
-    some = {name: evaluate.some_of(len(data), limit) for name, data in splits.items()}
+    some = {name: elbo.some_of(len(data), limit) for name, data in splits.items()}
 
     def evaluation(params: PyTree) -> list[dict[str, float]]:
         bounds = np.zeros((len(splits), runs.size))

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import compiler, evaluate, loop, runs, stack, streaming, train
+from aevb import compiler, loop, runs, stack, streaming, train
 from aevb.algorithms.base import Algorithm
 from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data.records import Records
 from aevb.errors import Interrupted
+from aevb.evaluation import elbo
 from aevb.experiment import Experiment, Loader, build, build_algorithm, build_optimizer, data_key
 from aevb.metrics import Report
 from aevb.plan import SEED, Member
@@ -48,7 +49,7 @@ class Program(NamedTuple):
 
     experiment: Experiment
     advance: loop.Program
-    score: evaluate.Scorer
+    score: elbo.Scorer
 
 
 class Machine:
@@ -133,7 +134,7 @@ class Workshop:
                 batch_size=values["train.batch_size"],
                 compiler_options=self.machine.compiler_options,
             )
-            score = evaluate.make_score(experiment.vae, dataset.preprocess)
+            score = elbo.make_score(experiment.vae, dataset.preprocess)
             self._programs[key] = Program(experiment, program, score)
         return self._programs[key]
 

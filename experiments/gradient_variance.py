@@ -93,7 +93,7 @@ def make_moments(
     import jax
     import jax.numpy as jnp
 
-    from aevb import diagnostics
+    from aevb.evaluation import diagnostics
     from aevb.losses import BOUNDS, Bound
 
     def moments_of(bound: Bound):
@@ -120,7 +120,7 @@ def summarise(
     import jax
     import numpy as np
 
-    from aevb import diagnostics
+    from aevb.evaluation import diagnostics
 
     moments, seconds = {}, {}
     for number, (name, moments_of) in enumerate(draw.items()):

@@ -115,8 +115,8 @@ def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from aevb.diagnostics import kl_per_unit
-    from aevb.evaluate import fixed_inputs
+    from aevb.evaluation.diagnostics import kl_per_unit
+    from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
     from aevb.trained import read_state
 
@@ -202,7 +202,7 @@ STUDIES: Mapping[str, Study] = {
 
 
 def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
-    """What `evaluate.py` finds, once for each run and name."""
+    """What `elbo.py` finds, once for each run and name."""
     output = run.folder / "marginal" / f"{name}.json"
     if not output.exists():
         output.parent.mkdir(exist_ok=True)
@@ -220,7 +220,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
 
     from aevb.algorithms import full_vb
     from aevb.algorithms.ascent import ParamPrior
-    from aevb.evaluate import fixed_inputs
+    from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
     from aevb.trained import read_state
 

@@ -626,7 +626,7 @@ SLIPS = (
     ),
     Slip(
         "one noise for all datapoints of an evaluation",
-        "evaluate.py",
+        "evaluation/elbo.py",
         "noise_key = jax.random.fold_in(jax.random.key(NOISE_SEED), number)",
         "noise_key = jax.random.key(NOISE_SEED)",
         "test_evaluate.py",
@@ -634,7 +634,7 @@ SLIPS = (
     ),
     Slip(
         "nats called bits",
-        "evaluate.py",
+        "evaluation/elbo.py",
         "nats / (num_dims * math.log(2.0))",
         "nats / num_dims",
         "test_evaluate.py",

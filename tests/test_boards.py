@@ -23,10 +23,11 @@ from test_config import changed
 from test_sweep import small
 
 import aevb
-from aevb import boards, drawing, evaluate, experiment, runs, sweep, train
+from aevb import boards, drawing, experiment, runs, sweep, train
 from aevb.boards import TensorBoard, WeightsAndBiases
 from aevb.config import Values, default_config, with_values
 from aevb.errors import UserError
+from aevb.evaluation import elbo
 from aevb.ownership import LOCK
 from aevb.plan import make_plan
 
@@ -171,9 +172,7 @@ def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
 def test_reconstructions_stand_below_their_originals(run: Path):
     found = images(run / "tensorboard", "reconstructions")[400]
     dataset = aevb.load_run(run).dataset
-    originals = evaluate.fixed_inputs(
-        dataset.preprocess, np.array([0, 392]), dataset.test[[0, 392]]
-    )
+    originals = elbo.fixed_inputs(dataset.preprocess, np.array([0, 392]), dataset.test[[0, 392]])
     first, last = levels(originals).reshape(2, ROWS, COLUMNS)
     np.testing.assert_array_equal(found[:ROWS, :COLUMNS], first)
     np.testing.assert_array_equal(found[:ROWS, -COLUMNS:], last)

@@ -9,7 +9,8 @@ import oracles
 import pytest
 from oracles import LinearGaussian, standard_errors_off
 
-from aevb.diagnostics import (
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.evaluation.diagnostics import (
     Gaps,
     Moments,
     active_units,
@@ -19,7 +20,6 @@ from aevb.diagnostics import (
     kl_per_unit,
     unit_activity,
 )
-from aevb.distributions import DiagNormal, StandardNormal
 from aevb.losses import BOUNDS, Guide, Joint
 
 NUM_DRAWS = 5000

@@ -11,8 +11,9 @@ import oracles
 import pytest
 import scipy.stats
 
-from aevb import evaluate, guides, vae
-from aevb.evaluate import bits_per_dim, fixed_input, make_score, some_of
+from aevb import guides, vae
+from aevb.evaluation import elbo
+from aevb.evaluation.elbo import bits_per_dim, fixed_input, make_score, some_of
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import sgvb_a, sgvb_b
 from aevb.networks import mlp, normal_init
@@ -50,7 +51,7 @@ def unchanged(key: jax.Array, x: jax.Array) -> jax.Array:
 class Scored(NamedTuple):
     model: VAE
     params: Any
-    score: evaluate.Scorer
+    score: elbo.Scorer
 
 
 @cache
@@ -69,9 +70,9 @@ def gaussian() -> Scored:
 
 def bound_of_one(number: int, *, without_kl: bool = False) -> float:
     """Datapoint `number` of the grey data, by hand: the bound with the keys of its number."""
-    key = jax.random.fold_in(jax.random.key(evaluate.EVALUATION_SEED), number)
+    key = jax.random.fold_in(jax.random.key(elbo.EVALUATION_SEED), number)
     x = binarise(key, jnp.asarray(GREY[number]))
-    key = jax.random.fold_in(jax.random.key(evaluate.NOISE_SEED), number)
+    key = jax.random.fold_in(jax.random.key(elbo.NOISE_SEED), number)
     model, params, _ = bernoulli()
     bound = sgvb_a if without_kl else sgvb_b
     return float(bound(key, model.encode(params, x), model.guide, model.joint(params, x)))
@@ -107,8 +108,8 @@ def test_the_score_without_an_encoder_is_the_bound_of_many_samples_of_the_prior(
     params = model.init(jax.random.key(0))
     assert params.keys() == {"decoder"}
     x = jnp.asarray(REAL[3])
-    key = jax.random.fold_in(jax.random.key(evaluate.NOISE_SEED), 3)
-    keys = jax.random.split(key, evaluate.PRIOR_SAMPLES)
+    key = jax.random.fold_in(jax.random.key(elbo.NOISE_SEED), 3)
+    keys = jax.random.split(key, elbo.PRIOR_SAMPLES)
 
     @jax.jit
     @jax.vmap
@@ -116,7 +117,7 @@ def test_the_score_without_an_encoder_is_the_bound_of_many_samples_of_the_prior(
         return model.joint(params, x).log_lik(jax.random.normal(key, (NUM_LATENTS,)))
 
     log_liks = np.asarray(log_lik(keys), np.float64)
-    expected = np.logaddexp.reduce(log_liks) - math.log(evaluate.PRIOR_SAMPLES)
+    expected = np.logaddexp.reduce(log_liks) - math.log(elbo.PRIOR_SAMPLES)
     found = make_score(model, unchanged)(params, REAL, np.array([3])).mean
     assert found == pytest.approx(float(expected), rel=1e-5)
 

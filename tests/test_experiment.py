@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from aevb import data, evaluate, experiment, loop, runs
+from aevb import data, experiment, loop, runs
 from aevb.algorithms.base import Batch, TrainState
 from aevb.config import FIELDS, default_config, validate, with_values
 from aevb.data import Dataset
 from aevb.errors import UserError
-from aevb.evaluate import Score
+from aevb.evaluation import elbo
+from aevb.evaluation.elbo import Score
 from aevb.experiment import Experiment
 from aevb.likelihoods import LIKELIHOODS
 from aevb.types import PyTree
@@ -198,7 +199,7 @@ def test_every_algorithm_learns_by_its_name_and_its_models_are_scored(
     algorithm = built.algorithm
     advance = loop.make_advance(algorithm, data_set.preprocess, batch_size=10)
     keys = loop.LoopKeys(*jax.random.split(jax.random.key(0)))
-    score = evaluate.make_score(built.vae, data_set.preprocess)
+    score = elbo.make_score(built.vae, data_set.preprocess)
 
     def score_of(state: TrainState) -> float:
         params = algorithm.vae_params(state.params)

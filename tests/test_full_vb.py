@@ -19,12 +19,13 @@ from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 from test_config import changed
 
-from aevb import evaluate, experiment, losses, networks, optimizers, vae
+from aevb import experiment, losses, networks, optimizers, vae
 from aevb.algorithms import full_vb, sgvb
 from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
+from aevb.evaluation import elbo
 from aevb.guides import GUIDES, Sizes
 from aevb.likelihoods import LIKELIHOODS
 from aevb.loop import LoopKeys, make_advance, train_to
@@ -721,7 +722,7 @@ def test_it_trains():
     advance = make_advance(algorithm, dataset.preprocess, batch_size=20)
     keys = LoopKeys(*jax.random.split(jax.random.key(1)))
     data = jnp.asarray(dataset.train)
-    score = evaluate.make_score(built.vae, dataset.preprocess)
+    score = elbo.make_score(built.vae, dataset.preprocess)
     index = np.arange(len(dataset.test))
 
     start = algorithm.init(jax.random.key(0))

@@ -13,10 +13,11 @@ from marks import slow_but
 from test_config import changed, config_of
 
 from aevb import data as datasets
-from aevb import evaluate, loop, marginal, stack
+from aevb import loop, marginal, stack
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, validate, with_values
 from aevb.data import Dataset, Options, _pixels
+from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.loop import LoopKeys
 from aevb.proposals import PROPOSALS
@@ -137,16 +138,16 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
 
 
 def evaluation(built: Experiment) -> Program:
-    """What `evaluate.make_score` runs on each block."""
-    block = jax.ShapeDtypeStruct((evaluate.EVALUATION_BATCH,), jnp.int32)
+    """What `elbo.make_score` runs on each block."""
+    block = jax.ShapeDtypeStruct((elbo.EVALUATION_BATCH,), jnp.int32)
     data = built.dataset.train
     stored = jax.ShapeDtypeStruct((*block.shape, data.shape[1]), data.dtype)
-    bounds_of = evaluate.make_bounds(built.vae, built.dataset.preprocess)
+    bounds_of = elbo.make_bounds(built.vae, built.dataset.preprocess)
     return Program(jax.jit(bounds_of), (jax.eval_shape(built.vae.init, KEY), stored, block))
 
 
 def importance_sampling(built: Experiment, proposal: str) -> Program:
-    """log p(x) of a batch, as `sandwich.estimate_points` has it."""
+    """log p(x) of a batch, as `log_likelihood.estimate_points` has it."""
     vae = built.vae
 
     def one(params: PyTree, key: Key, x: jax.Array) -> marginal.Estimate:

@@ -13,12 +13,13 @@ import scipy.stats
 from marks import slow_but
 from oracles import standard_errors_off
 
-from aevb import evaluate, experiment, priors, vae
+from aevb import experiment, priors, vae
 from aevb.algorithms.base import Batch
 from aevb.config import Config, default_config, validate
 from aevb.densities import Guide
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
+from aevb.evaluation import elbo
 from aevb.experiment import Experiment
 from aevb.guides import GUIDES, Sizes, diag_normal
 from aevb.likelihoods import LIKELIHOODS
@@ -276,7 +277,7 @@ def test_the_score_of_a_model_is_a_bound_with_its_own_prior():
     """Eq. (6) with the prior taken from its parameters, one datapoint after the other."""
     built = build("diag_normal", "mixture")
     params = built.vae.init(jax.random.key(0))
-    score = evaluate.make_score(built.vae, built.dataset.preprocess)
+    score = elbo.make_score(built.vae, built.dataset.preprocess)
     found = score(params, built.dataset.train, np.arange(20))
     mixture = params["prior"]
     prior = priors.mixture(Options(2, 5)).prior(mixture, Posterior(diag_normal, lambda x: x))
@@ -285,7 +286,7 @@ def test_the_score_of_a_model_is_a_bound_with_its_own_prior():
     def bound(number: jax.Array, x: jax.Array) -> jax.Array:
         stats = built.vae.encode(params, x)
         joint = built.vae.joint(params, x)._replace(log_prior=prior.log_prob)
-        key = jax.random.fold_in(jax.random.key(evaluate.NOISE_SEED), number)
+        key = jax.random.fold_in(jax.random.key(elbo.NOISE_SEED), number)
         return BOUNDS["sgvb_a"](key, stats, diag_normal, joint)
 
     terms = [bound(jnp.asarray(n), jnp.asarray(built.dataset.train[n])) for n in range(20)]

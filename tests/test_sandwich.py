@@ -13,11 +13,12 @@ import pytest
 from oracles import standard_errors_off
 from programs import run_program
 
-from aevb import sandwich, vae
+from aevb import vae
+from aevb.evaluation import log_likelihood
+from aevb.evaluation.log_likelihood import Points, estimate_points, simulate, summarise, width
 from aevb.likelihoods import LIKELIHOODS
 from aevb.marginal import Estimate, importance_sampling
 from aevb.networks import mlp, normal_init
-from aevb.sandwich import Points, estimate_points, simulate, summarise, width
 
 NUM_DIMS, NUM_LATENTS = 4, 2
 
@@ -58,7 +59,7 @@ def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.M
     """In whatever batches they are, the last of which is shorter."""
     x = all_images()
     together = importance(x)
-    monkeypatch.setattr(sandwich, "BATCH", 5)
+    monkeypatch.setattr(log_likelihood, "BATCH", 5)
     np.testing.assert_allclose(importance(x).value, together.value, rtol=1e-5)
     assert importance(x).value.shape == (16,)
     alone = importance_sampling(
@@ -86,7 +87,7 @@ def test_a_proposal_is_fitted_to_each_datapoint():
 
 
 def test_progress_tells_how_many_are_done(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandwich, "BATCH", 7)
+    monkeypatch.setattr(log_likelihood, "BATCH", 7)
     told: list[int] = []
     points = Points(all_images(), None)
     key = jax.random.key(0)
@@ -146,7 +147,7 @@ def test_the_mean_over_theta_is_that_of_probabilities_with_the_error_of_both_sou
     noisy = values + rng.normal(scale=noise, size=values.shape)
     error, ones = jnp.full(num_points, noise), jnp.ones(num_points)
     parts = [Estimate(jnp.asarray(row), error, {"k": ones}) for row in noisy]
-    found = sandwich.over_theta(parts)
+    found = log_likelihood.over_theta(parts)
     exact = -100.0 + 0.3**2 / 2 + noise**2 / 2
     assert np.mean(found.value) == pytest.approx(exact, abs=0.01)
     error = np.asarray(found.standard_error)
@@ -156,7 +157,7 @@ def test_the_mean_over_theta_is_that_of_probabilities_with_the_error_of_both_sou
 
 def test_one_theta_is_an_estimate_as_it_is():
     one = Estimate(jnp.zeros(3), jnp.ones(3), {})
-    assert sandwich.over_theta([one]) is one
+    assert log_likelihood.over_theta([one]) is one
 
 
 # The command

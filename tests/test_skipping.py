@@ -15,7 +15,7 @@ from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.skipping import num_skipped, skip_bad_steps
 from aevb.data import Dataset
 from aevb.errors import UserError
-from aevb.evaluate import Score
+from aevb.evaluation.elbo import Score
 from aevb.loop import Advance, make_advance, no_order, train_to
 from aevb.stack import run_keys
 

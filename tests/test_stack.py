@@ -16,9 +16,10 @@ import pytest
 from marks import slow_but
 from test_config import changed
 
-from aevb import evaluate, loop, stack
+from aevb import loop, stack
 from aevb.algorithms.base import TrainState
 from aevb.config import Values
+from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.stack import Stack
 
@@ -52,7 +53,7 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
 
     def single(experiment: Experiment, key: jax.Array) -> Stack:
         advance = loop.make_advance(experiment.algorithm, dataset.preprocess, batch_size=10)
-        score = evaluate.make_score(experiment.vae, dataset.preprocess)
+        score = elbo.make_score(experiment.vae, dataset.preprocess)
         return stack.alone(experiment.algorithm, loop.AheadOfTime(advance), score, key)
 
     return Members(

@@ -16,7 +16,7 @@ from aevb import checkpoint, stack, train
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.data import Dataset
 from aevb.errors import UserError
-from aevb.evaluate import Score
+from aevb.evaluation.elbo import Score
 from aevb.train import Settings, evaluation_steps
 
 SETTINGS = Settings(

@@ -11,7 +11,7 @@ import aevb
 from aevb import runs
 from aevb.config import default_config, validate, with_values
 from aevb.errors import UserError
-from aevb.evaluate import make_score
+from aevb.evaluation.elbo import make_score
 
 KEY = jax.random.key(0)
 

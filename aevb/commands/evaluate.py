@@ -84,9 +84,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from aevb import compiler, marginal, metrics, provenance, sandwich
+    from aevb import compiler, marginal, metrics, provenance
     from aevb.algorithms import full_vb
-    from aevb.evaluate import fixed_inputs
+    from aevb.evaluation import log_likelihood
+    from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
     from aevb.inference import hmc
     from aevb.proposals import PROPOSALS
@@ -121,10 +122,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         thetas = [algorithm.vae_params(state.params)]
     if stored is None:
         (params,) = thetas
-        points = sandwich.simulate(data_key, vae, params, args.num_points)
+        points = log_likelihood.simulate(data_key, vae, params, args.num_points)
     else:
         index = np.arange(args.num_points)
-        points = sandwich.Points(fixed_inputs(dataset.preprocess, index, stored[index]), None)
+        points = log_likelihood.Points(fixed_inputs(dataset.preprocess, index, stored[index]), None)
 
     chains = hmc.Settings(num_leapfrog=args.num_leapfrog, num_warmup=args.num_warmup)
     annealing = {"num_temps": args.num_temps, "num_chains": args.num_chains, "settings": chains}
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             key = jax.random.fold_in(noise_key, number)
             keys = [key] if len(thetas) == 1 else jax.random.split(key, len(thetas))
             for key, params in zip(keys, thetas, strict=True):
-                part, its_seconds = sandwich.estimate_points(
+                part, its_seconds = log_likelihood.estimate_points(
                     key,
                     vae,
                     params,
@@ -159,17 +160,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 )
                 parts.append(part)
                 seconds += its_seconds
-        found[name] = sandwich.over_theta(parts)
+        found[name] = log_likelihood.over_theta(parts)
         plain = {k: v._asdict() if k == "settings" else v for k, v in settings[name].items()}
         rows[name] = {
             "kind": "lower" if name == "elbo" else marginal.ESTIMATORS[name].kind,
             "proposal": "encoder" if name == "elbo" else args.proposal,
             "settings": plain,
-            **sandwich.summarise(found[name]),
+            **log_likelihood.summarise(found[name]),
             "seconds": round(seconds, 3),
         }
     widths = {
-        f"{upper} - {lower}": sandwich.width(found[lower], found[upper])
+        f"{upper} - {lower}": log_likelihood.width(found[lower], found[upper])
         for upper in names
         if rows[upper]["kind"] == "upper"
         for lower in names

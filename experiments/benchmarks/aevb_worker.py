@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import worker
 
-from aevb import evaluate, loop
+from aevb import loop
 from aevb.config import Values, default_config, validate
+from aevb.evaluation import elbo
 from aevb.experiment import build
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     data, test = jnp.asarray(dataset.train), dataset.test
     steps_per_epoch = len(data) // args.batch_size
     state = jax.jit(algorithm.init)(init_key)
-    score = evaluate.make_score(vae, dataset.preprocess)
+    score = elbo.make_score(vae, dataset.preprocess)
 
     def train_epoch() -> int:
         nonlocal state

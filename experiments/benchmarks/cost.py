@@ -108,9 +108,10 @@ def measure(work: Work) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from aevb import evaluate, loop, marginal, optimizers, stack, vae
+    from aevb import loop, marginal, optimizers, stack, vae
     from aevb.algorithms import sgvb
     from aevb.algorithms.base import Algorithm
+    from aevb.evaluation import elbo
     from aevb.likelihoods import bernoulli
     from aevb.losses import sgvb_b
     from aevb.networks import mlp, normal_init
@@ -145,10 +146,10 @@ def measure(work: Work) -> dict[str, float]:
     step_size = 0.01
     algorithm = algorithm_of(optimizers.make("adagrad", step_size))
     members = [jax.random.key(seed) for seed in range(work.num_members)]
-    bounds_of = evaluate.make_bounds(model, preprocess)
+    bounds_of = elbo.make_bounds(model, preprocess)
     if work.num_members == 1:
         advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
-        score = evaluate.make_score(model, preprocess)
+        score = elbo.make_score(model, preprocess)
         run = stack.alone(algorithm, loop.AheadOfTime(advance), score, members[0])
         permute = permutation
     else:
@@ -197,7 +198,7 @@ def measure(work: Work) -> dict[str, float]:
     # Evaluation of all data
     everything = np.arange(work.num_data)
     evaluation_seconds = timed(lambda: run.score(state.params, pixels, everything))
-    block = evaluate.EVALUATION_BATCH
+    block = elbo.EVALUATION_BATCH
     stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
     memory |= _memory("evaluation", jax.jit(bounds_of).lower(state.params, stored, index).compile())
 

@@ -1,0 +1,1 @@
+"""Scores of a trained model: the bound, log p(x), and diagnostics of both."""
