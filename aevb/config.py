@@ -53,7 +53,7 @@ LIKELIHOODS = (
 )
 GUIDES = ("diag_normal", "full_normal", "planar", "iaf")
 PRIORS = ("standard_normal", "mixture", "vamp")
-ALGORITHMS = ("sgvb", "full_vb", "wake_sleep", "reweighted_wake_sleep", "mcem")
+ALGORITHMS = ("aevb", "full_vb", "wake_sleep", "reweighted_wake_sleep", "mcem")
 BOUNDS = (
     "sgvb_a",
     "sgvb_b",
@@ -228,13 +228,13 @@ FIELDS = (
         "read as a variance", *_above_zero(),
     ),
     Field(
-        "algorithm.name", "sgvb", "how to train: sgvb (AEVB), full_vb (with a posterior over the "
+        "algorithm.name", "aevb", "how to train: aevb, full_vb (with a posterior over the "
         "decoder's weights), wake_sleep, reweighted_wake_sleep or mcem (Monte-Carlo EM, which has "
         "no encoder and no use for model.guide)",
         *_one_of(ALGORITHMS),
     ),
     Field(
-        "algorithm.bound", "sgvb_b", "sgvb, full_vb: the estimator that is maximised",
+        "algorithm.bound", "sgvb_b", "aevb, full_vb: the estimator that is maximised",
         *_one_of(BOUNDS),
     ),
     Field(

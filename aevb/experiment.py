@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array
 
 from aevb import compiler, data, guides, likelihoods, losses, networks, optimizers, priors, vae
-from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm
-from aevb.algorithms.skipping import skip_bad_steps
+from aevb.algorithms.gradient_ascent import ParamPrior
+from aevb.algorithms.skip_nonfinite import skip_bad_steps
 from aevb.config import Values, section
 from aevb.data import Dataset
 from aevb.errors import UserError

@@ -12,7 +12,7 @@ from jax import Array
 
 from aevb import compiler
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.skipping import SKIPPED
+from aevb.algorithms.skip_nonfinite import SKIPPED
 from aevb.types import Key, PyTree
 
 FIRST_STRETCH = 10  # steps before the first pause, when the speed is not known yet

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from aevb import boards, compiler, distributed, provenance, train
-from aevb.algorithms.skipping import num_skipped
+from aevb.algorithms.skip_nonfinite import num_skipped
 from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
@@ -26,7 +26,7 @@ from aevb.types import PyTree
 
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
 BEFORE_CONFIG = (LOCK, CONFIG + UNFINISHED)  # files that a run may leave when it dies at once
-BY_BOUND = ("sgvb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
+BY_BOUND = ("aevb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
 
 
 def inspect(folder: Path, config: Values) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from aevb import checkpoint, distributed, divergence, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
-from aevb.algorithms.skipping import SKIPPED, num_skipped
+from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
 from aevb.boards import Pictures, open_boards
 from aevb.data import Dataset
 from aevb.divergence import BadStep

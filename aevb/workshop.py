@@ -36,7 +36,7 @@ STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
 # Guides whose small statistics begin the large ones, and algorithms of which a padded weight that
 # is 0 stays 0 and a padded latent changes nothing.
 GUIDES_TO_PAD = ("diag_normal", "full_normal")
-ALGORITHMS_TO_PAD = ("sgvb", "wake_sleep", "reweighted_wake_sleep")
+ALGORITHMS_TO_PAD = ("aevb", "wake_sleep", "reweighted_wake_sleep")
 ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 

@@ -81,7 +81,7 @@ def claim_superfluous(findings: Findings) -> list[Claim]:
         ("figure_2_frey", FIGURE_2["figure_2_frey"], 20, 2, 0.0),
     ):
         larger, smaller = (
-            findings.runs(study, model__num_latents=number, algorithm__name="sgvb")
+            findings.runs(study, model__num_latents=number, algorithm__name="aevb")
             for number in (many, few)
         )
         lead = paired(larger, smaller, lambda run: run["test_bound"])
@@ -125,7 +125,7 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
     for name, words in says.items():
         leads = {
             num_train: paired(
-                of_figure_3(findings, "sgvb", data__num_train=num_train),
+                of_figure_3(findings, "aevb", data__num_train=num_train),
                 of_figure_3(findings, name, data__num_train=num_train),
                 lambda run: run["measured"]["appendix_d"]["test"][-1]["mean"],
             )
@@ -215,7 +215,7 @@ def claim_full_vb(findings: Findings) -> Claim:
         for num_train in findings.values(study, NUM_TRAIN):
             lead = paired(
                 findings.runs(study, data__num_train=num_train, algorithm__name="full_vb"),
-                findings.runs(study, data__num_train=num_train, algorithm__name="sgvb"),
+                findings.runs(study, data__num_train=num_train, algorithm__name="aevb"),
                 lambda run: log_p(run, "samples"),
                 lambda run: log_p(run, "mean"),
             )

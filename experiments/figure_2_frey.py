@@ -23,7 +23,7 @@ def get_config() -> Config:
 def get_sweep() -> Axes:
     return {
         "model.num_latents": (2, 5, 10, 20),
-        "algorithm.name": ("sgvb", "wake_sleep"),
+        "algorithm.name": ("aevb", "wake_sleep"),
         "optimizer.step_size": best_of(0.01, 0.02, 0.1),
         "seed": (0, 1, 2),
     }

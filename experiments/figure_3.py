@@ -26,7 +26,7 @@ def get_config() -> Config:
 def get_sweep() -> Axes:
     return {
         "data.num_train": (1000, 50_000),
-        "algorithm.name": ("sgvb", "wake_sleep", "mcem"),
+        "algorithm.name": ("aevb", "wake_sleep", "mcem"),
         "optimizer.step_size": best_of(0.01, 0.02, 0.1),
         "seed": (0, 1, 2),
     }

@@ -24,7 +24,7 @@ def get_config() -> Config:
 def get_sweep() -> Axes:
     return {
         "data.num_train": (100, 1000),
-        "algorithm.name": ("sgvb", "full_vb"),
+        "algorithm.name": ("aevb", "full_vb"),
         "optimizer.step_size": best_of(0.01, 0.02, 0.1),
         "seed": (0, 1, 2),
     }

@@ -12,13 +12,13 @@ from paper import STUDIES
 from aevb.metrics import mean_over_seeds
 
 NAMES = {
-    "sgvb": "AEVB",
+    "aevb": "AEVB",
     "wake_sleep": "wake-sleep",
     "mcem": "Monte-Carlo EM",
     "full_vb": "full variational Bayes",
 }
 FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
-FIGURE_3 = {"sgvb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem"}
+FIGURE_3 = {"aevb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem"}
 FIGURE_6 = {"figure_6_mnist": "MNIST", "figure_6_frey": "Frey faces"}
 DECADES = (100_000, 1_000_000, 10_000_000)
 LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
@@ -132,7 +132,7 @@ def panels(findings: Findings) -> Iterable[tuple[str, str, int, list[Run], list[
         for num_latents in findings.values(study, LATENTS):
             aevb, other = (
                 findings.runs(study, model__num_latents=num_latents, algorithm__name=name)
-                for name in ("sgvb", "wake_sleep")
+                for name in ("aevb", "wake_sleep")
             )
             yield study, title, num_latents, aevb, other
 

@@ -148,13 +148,13 @@ STUDIES: Mapping[str, Study] = {
     "superfluous": Study(
         "figure_2_mnist",
         ("--config.train.num_examples=30000000", STEP, "--axis=model.num_latents=20,200",
-         "--axis=algorithm.name=sgvb"),
+         "--axis=algorithm.name=aevb"),
         quick=(*LONGER, "--axis=model.num_latents=20,200"),
         measure=latents_in_use,
     ),
     "figure_2_frey": Study("figure_2_frey", quick=(*LONGER, "--axis=model.num_latents=2,20")),
     "figure_3": Study(
-        "figure_3", ("--axis=algorithm.name=sgvb,wake_sleep",), quick=FEW,
+        "figure_3", ("--axis=algorithm.name=aevb,wake_sleep",), quick=FEW,
         measure=appendix_d_along_training,
     ),
     "figure_3_mcem": Study(
@@ -219,7 +219,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
     import numpy as np
 
     from aevb.algorithms import full_vb
-    from aevb.algorithms.ascent import ParamPrior
+    from aevb.algorithms.gradient_ascent import ParamPrior
     from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
     from aevb.trained import read_state
@@ -296,7 +296,7 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
     from aevb.trained import read_state
 
     planes, samples = {}, {}
-    of_frey = [run for run in runs_of(frey) if run.config["algorithm.name"] == "sgvb"]
+    of_frey = [run for run in runs_of(frey) if run.config["algorithm.name"] == "aevb"]
     of_mnist = sorted(runs_of(mnist), key=lambda run: run.config["model.num_latents"])
     for run in (*of_frey, *of_mnist):
         num_latents = run.config["model.num_latents"]

@@ -104,7 +104,7 @@ def figure_6_table(findings: Findings) -> str:
     rows = []
     for study, title in FIGURE_6.items():
         for num_train in findings.values(study, NUM_TRAIN):
-            point = findings.runs(study, data__num_train=num_train, algorithm__name="sgvb")
+            point = findings.runs(study, data__num_train=num_train, algorithm__name="aevb")
             full = findings.runs(study, data__num_train=num_train, algorithm__name="full_vb")
             rows.append(
                 [
@@ -220,7 +220,7 @@ def draw(findings: Findings, pictures: Path) -> None:
         if study in findings.studies:
             drawn = {
                 f"{title}, Z = {num_latents}": {
-                    NAMES["sgvb"]: [run["curve"] for run in aevb],
+                    NAMES["aevb"]: [run["curve"] for run in aevb],
                     NAMES["wake_sleep"]: [run["curve"] for run in other],
                 }
                 for name, title, num_latents, aevb, other in panels(findings)
@@ -265,7 +265,7 @@ def _appendix_d_curve(run: Run) -> dict[str, list[float]]:
 def _predictions(findings: Findings, study: str) -> dict[str, list[Point]]:
     lines = {}
     for label, algorithm, by in (
-        ("MAP", "sgvb", "mean"),
+        ("MAP", "aevb", "mean"),
         ("mean of q(θ)", "full_vb", "mean"),
         ("samples of q(θ)", "full_vb", "samples"),
     ):

@@ -12,8 +12,8 @@ import oracles
 from oracles import LinearGaussian
 
 from aevb import guides, optimizers, vae
-from aevb.algorithms.ascent import ParamPrior
 from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.likelihoods import LIKELIHOODS
 from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.networks import Network

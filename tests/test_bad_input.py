@@ -60,7 +60,7 @@ MISTAKES = {
         ["prior_components", "at least 1"],
     ),
     "unknown bound": ([FREY, "--config.algorithm.bound=elbo"], ["elbo", "sgvb_a", "sgvb_b"]),
-    "unknown algorithm": ([FREY, "--config.algorithm.name=gan"], ["gan", "sgvb", "mcem"]),
+    "unknown algorithm": ([FREY, "--config.algorithm.name=gan"], ["gan", "aevb", "mcem"]),
     "certain acceptance": (
         [FREY, "--config.algorithm.target_acceptance=1"],
         ["target_acceptance", "1.0", "between 0 and 1"],

@@ -13,7 +13,7 @@ import pytest
 from marks import slow_but
 
 from aevb import networks
-from aevb.algorithms import full_vb, mcem, reweighted_wake_sleep, sgvb, wake_sleep
+from aevb.algorithms import aevb, full_vb, mcem, reweighted_wake_sleep, wake_sleep
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS
@@ -146,7 +146,7 @@ def step(
 
 
 def by_sgvb(vae: VAE, **more: Any) -> Algorithm:
-    return sgvb.make(vae, optax.sgd(0.1), num_data=M, bound=BOUNDS["sgvb_b"], **more)
+    return aevb.make(vae, optax.sgd(0.1), num_data=M, bound=BOUNDS["sgvb_b"], **more)
 
 
 @cache
@@ -184,7 +184,7 @@ def test_a_minibatch_in_parts_has_the_step_of_the_whole_by_sgvb(network: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "network"),
-    [pair for pair in itertools.product(ALGORITHMS, NETWORKS) if pair[0] != "sgvb"],
+    [pair for pair in itertools.product(ALGORITHMS, NETWORKS) if pair[0] != "aevb"],
 )
 def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str):
     # Convolutions have no local noise.

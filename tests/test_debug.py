@@ -59,7 +59,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["sgvb", *(pytest.param(n, marks=SLOW) for n in ("full_vb", "wake_sleep", "mcem"))],
+    ["aevb", *(pytest.param(n, marks=SLOW) for n in ("full_vb", "wake_sleep", "mcem"))],
 )
 def test_it_goes_through_every_algorithm(name: str):
     """Weights of 1e30 overflow in the first place where two of them meet."""

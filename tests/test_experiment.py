@@ -143,7 +143,7 @@ def test_the_bits_of_a_run_are_those_of_probabilities_of_grey_levels(
 
 
 ALGORITHMS = {
-    "sgvb": {},
+    "aevb": {},
     "wake_sleep": {},
     "reweighted_wake_sleep": {"num_samples": 5},
     "mcem": {},
@@ -189,7 +189,7 @@ def test_every_algorithm_is_built_by_its_name_and_keeps_the_form_of_its_state(
     assert built.vae.has_encoder == ("encoder" in params)
 
 
-@pytest.mark.parametrize("name", slow_but(["sgvb", "mcem"], ALGORITHMS))
+@pytest.mark.parametrize("name", slow_but(["aevb", "mcem"], ALGORITHMS))
 def test_every_algorithm_learns_by_its_name_and_its_models_are_scored(
     monkeypatch: pytest.MonkeyPatch, name: str
 ):

@@ -173,7 +173,7 @@ def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopp
     results = tmp_path / "results" / "figure_6_frey.json"
     found = json.loads(results.read_text())
     runs = {run["setting"]["algorithm.name"]: run for run in found["runs"]}
-    assert set(runs) == {"sgvb", "full_vb"}
+    assert set(runs) == {"aevb", "full_vb"}
     for run in runs.values():
         assert np.isfinite(run["measured"]["mean"]["estimators"]["importance"]["mean"])
         assert run["curve"]["examples"][-1] == run["num_examples"] == 400

@@ -20,9 +20,9 @@ from oracles import LinearGaussian, standard_errors_off
 from test_config import changed
 
 from aevb import experiment, losses, networks, optimizers, vae
-from aevb.algorithms import full_vb, sgvb
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms import aevb, full_vb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
 from aevb.evaluation import elbo
@@ -459,10 +459,10 @@ def aevb_at_the_mean(num_samples: int) -> tuple[np.ndarray, dict[str, np.ndarray
     """The mean bound of AEVB, and its gradient, with the noise of z that `full_vb` has."""
     model = mlp_vae()
     options = {"num_data": NUM_DATA, "bound": BOUNDS["sgvb_b"], "num_samples": num_samples}
-    aevb = jitted(sgvb.make(model, optax.sgd(1.0), prior=ParamPrior(std=None), **options))
+    algorithm = jitted(aevb.make(model, optax.sgd(1.0), prior=ParamPrior(std=None), **options))
     params = params_of(model)["mean"]
     z_key = jax.random.split(jax.random.key(1), 3)[2]
-    new, metrics = aevb.update(z_key, state_of(aevb, params), some_batch())
+    new, metrics = algorithm.update(z_key, state_of(algorithm, params), some_batch())
     gradient = by_path(jax.tree.map(jnp.subtract, new.params, params))
     return np.asarray(metrics["objective"]), gradient
 

@@ -14,7 +14,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from aevb.algorithms import mcem, sgvb
+from aevb.algorithms import aevb, mcem
 from aevb.classical import coordinate_ascent, linear_gaussian, linear_gaussian_em
 from aevb.classical.families import Normal
 from aevb.classical.linear_gaussian import Params
@@ -420,7 +420,7 @@ def test_em_variational_em_mcem_and_aevb_side_by_side():
         fit, _ = ended(problem, 1500)
         below[guide] = optimum - np.mean(oracle(fit.params).log_prob(x))
     with jax.enable_x64(False):  # as in training
-        by_aevb = linear_models.trained(partial(sgvb.make, bound=BOUNDS["sgvb_b"]), x)
+        by_aevb = linear_models.trained(partial(aevb.make, bound=BOUNDS["sgvb_b"]), x)
         by_mcem = linear_models.trained(mcem.make, x, encoder="none")
     below["aevb"] = optimum - linear_models.exact_log_prob(by_aevb, x)
     below["mcem"] = optimum - linear_models.exact_log_prob(by_mcem, x)

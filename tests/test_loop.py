@@ -11,7 +11,7 @@ import pytest
 from marks import slow_but
 
 from aevb import vae
-from aevb.algorithms import sgvb
+from aevb.algorithms import aevb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.likelihoods import LIKELIHOODS
 from aevb.loop import Advance, LoopKeys, Order, Pause, make_advance, pauses, train_to
@@ -79,7 +79,7 @@ def learner() -> Algorithm:
         num_latents=2,
     )
     optimizer = optax.sgd(0.01, momentum=0.9)
-    return sgvb.make(model, optimizer, num_data=N, bound=BOUNDS["sgvb_b"])
+    return aevb.make(model, optimizer, num_data=N, bound=BOUNDS["sgvb_b"])
 
 
 LEARNER = learner()

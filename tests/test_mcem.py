@@ -22,9 +22,9 @@ from linear_models import (
 )
 from oracles import standard_errors_off
 
-from aevb.algorithms import mcem, sgvb
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms import aevb, mcem
 from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.losses import BOUNDS
 
@@ -203,5 +203,5 @@ def test_aevb_reaches_it_too():
     """0.0001 nats per datapoint below it."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
-    by_aevb = trained(partial(sgvb.make, bound=BOUNDS["sgvb_b"]), x)
+    by_aevb = trained(partial(aevb.make, bound=BOUNDS["sgvb_b"]), x)
     assert optimum - 0.001 < exact_log_prob(by_aevb, x) <= optimum

@@ -68,7 +68,7 @@ def compared(shift: float) -> list[dict[str, Any]]:
     for seed, base in ((0, -120.0), (1, -100.0)):
         curve = [base - 60.0, base - 30.0, base - 10.0, base]
         ahead = [bound + shift + 0.2 * seed for bound in curve]
-        runs += [run("sgvb", seed, ahead, 20), run("wake_sleep", seed, curve, 20)]
+        runs += [run("aevb", seed, ahead, 20), run("wake_sleep", seed, curve, 20)]
     return runs
 
 
@@ -111,7 +111,7 @@ def test_a_lead_has_the_error_of_its_pairs(maker: Any, tmp_path: Path):
 
 def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
     slow = [run("wake_sleep", 0, [-200.0, -150.0, -120.0, -110.0], 20)]
-    fast = [run("sgvb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
+    fast = [run("aevb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
     assert maker.speed_up(fast, slow).mean == 100.0
     assert maker.speed_up(slow, fast) is None  # it never gets there
 
@@ -120,8 +120,8 @@ def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
 def test_superfluous_latents_may_cost_a_nat(
     maker: Any, claims: Any, tmp_path: Path, lead: float, verdict: str
 ):
-    few = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0], 20)]
-    many = [run("sgvb", 0, [-150.0, -120.0, -105.0, -100.0 + lead], 200)]
+    few = [run("aevb", 0, [-150.0, -120.0, -105.0, -100.0], 20)]
+    many = [run("aevb", 0, [-150.0, -120.0, -105.0, -100.0 + lead], 200)]
     findings = findings_of(maker, tmp_path, figure_2_mnist=few + many)
     claim, *missing = claims.claim_superfluous(findings)
     assert claim.holds == verdict

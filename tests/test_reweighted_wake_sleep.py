@@ -23,7 +23,7 @@ from linear_models import (
 )
 from oracles import standard_errors_off
 
-from aevb.algorithms import reweighted_wake_sleep, sgvb
+from aevb.algorithms import aevb, reweighted_wake_sleep
 from aevb.losses import BOUNDS
 
 
@@ -76,7 +76,7 @@ def test_the_mean_step_tends_to_the_exact_gradient_as_k_grows():
 def test_theta_takes_the_step_of_iwae_and_the_objective_is_its_bound():
     """From the same samples: the weighted mean of gradients is the gradient of log-mean-exp."""
     batch = gaussian_batch()
-    iwae = partial(sgvb.make, bound=BOUNDS["iwae"])
+    iwae = partial(aevb.make, bound=BOUNDS["iwae"])
     (steps, objectives), (others, bounds) = (
         updates_of(algorithm, algorithm.init(jax.random.key(0)), batch, num_draws=20)
         for algorithm in (

@@ -229,7 +229,7 @@ MISTAKES = {
     "unknown flag": (["--workdir={tmp}/run", "--points=3"], ["--points=3"]),
     "samples of theta without a posterior": (
         ["--workdir={tmp}/run", "--num_theta=2", "--estimators=importance"],
-        ["num_theta", "2", "sgvb"],
+        ["num_theta", "2", "aevb"],
     ),
     "step that is not kept": (
         ["--workdir={tmp}/run", "--step=7", "--num_points=3"],

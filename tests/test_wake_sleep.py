@@ -26,12 +26,12 @@ from linear_models import (
 )
 from oracles import standard_errors_off
 
-from aevb.algorithms import sgvb, wake_sleep
+from aevb.algorithms import aevb, wake_sleep
 from aevb.algorithms.base import Algorithm
 from aevb.losses import BOUNDS, Joint
 from aevb.vae import VAE
 
-aevb = partial(sgvb.make, bound=BOUNDS["sgvb_b"])
+by_aevb = partial(aevb.make, bound=BOUNDS["sgvb_b"])
 
 
 def sleep_objective(params: Params) -> float:
@@ -149,7 +149,7 @@ SPREAD = (3.0, 0.7)  # of W's columns, so that the latents' posterior variances 
     ("algorithm", "guide_cov", "bias"),
     [
         pytest.param(wake_sleep.make, mean_variance, -0.341, id="wake-sleep"),
-        pytest.param(aevb, harmonic_mean_variance, -0.192, id="AEVB", marks=pytest.mark.slow),
+        pytest.param(by_aevb, harmonic_mean_variance, -0.192, id="AEVB", marks=pytest.mark.slow),
     ],
 )
 def test_the_bias_of_wake_sleep_is_larger_than_that_of_aevb(
@@ -195,4 +195,4 @@ def test_where_variational_em_ends_the_mean_step_of_wake_sleep_is_0_and_that_of_
         return jax.tree.map(lambda steps: standard_errors_off(steps, 0.0), steps)
 
     assert max(jax.tree.leaves(misses(wake_sleep.make))) < 4
-    assert misses(aevb)["encoder"]["log_var"] > 10
+    assert misses(by_aevb)["encoder"]["log_var"] > 10

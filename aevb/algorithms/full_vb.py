@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior, over_datapoints
+from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
 from aevb.distributions import DiagNormal
 from aevb.losses import BOUNDS, NOT_MEANS, Bound, evidence_lower_bound, minibatch_objective
 from aevb.networks import WeightPosterior
@@ -29,7 +29,7 @@ def make(
     bound: Bound,
     num_samples: int = 1,
     weight_noise: str = "local",
-    prior: ParamPrior = ascent.PAPERS,
+    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Gradient ascent of a bound on log p(X) as a whole, in phi and in q(theta).
@@ -102,7 +102,9 @@ def make(
     def log_prior(params: PyTree) -> Array:
         return -kl_to_prior(params, prior)
 
-    trained = ascent.algorithm(objective, log_prior, init_params, optimizer, num_data=num_data)
+    trained = gradient_ascent.algorithm(
+        objective, log_prior, init_params, optimizer, num_data=num_data
+    )
     return trained._replace(vae_params=lambda params: params["mean"])
 
 
@@ -118,7 +120,7 @@ def draw(key: Key, params: PyTree) -> PyTree:
     return params["mean"] | drawn
 
 
-def kl_to_prior(params: PyTree, prior: ParamPrior = ascent.PAPERS) -> Array:
+def kl_to_prior(params: PyTree, prior: ParamPrior = gradient_ascent.PAPERS) -> Array:
     """KL(q(theta) || N(0, std^2 I)) -> [], nats; appendix F.1.
 
     Raises:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior, over_datapoints
+from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
 from aevb.inference import hmc
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -34,7 +34,7 @@ def make(
     num_leapfrog: int = 10,
     target_acceptance: float = 0.9,
     num_updates: int = 5,
-    prior: ParamPrior = ascent.PAPERS,
+    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """At each minibatch a sample of p(z|x), and on it some steps of theta up log p(x, z).
@@ -86,7 +86,7 @@ def make(
 
         def ascend(carry, _):
             params, opt_state = carry
-            params, opt_state, metrics = ascent.ascend(
+            params, opt_state, metrics = gradient_ascent.ascend(
                 objective, prior.log_prob, params, opt_state, ascent_key, batch,
                 optimizer=optimizer, num_data=num_data,
             )  # fmt: skip

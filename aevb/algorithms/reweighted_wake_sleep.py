@@ -6,9 +6,9 @@ import optax
 from jax import Array
 from jax.lax import stop_gradient
 
-from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior, over_datapoints
+from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
 from aevb.densities import log_densities
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -20,7 +20,7 @@ def make(
     *,
     num_data: int,
     num_samples: int = 5,
-    prior: ParamPrior = ascent.PAPERS,
+    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Two ascents at once, both awake: at the data's x, with K samples z_k ~ q(z|x).
@@ -58,4 +58,6 @@ def make(
         values, bounds = over_datapoints(awake, keys, batch.x, num_parts=accumulation_steps)
         return jnp.mean(values), {"objective": jnp.mean(bounds)}
 
-    return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)
+    return gradient_ascent.algorithm(
+        objective, prior.log_prob, vae.init, optimizer, num_data=num_data
+    )

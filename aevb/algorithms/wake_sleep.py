@@ -8,9 +8,9 @@ import optax
 from jax import Array
 from jax.lax import stop_gradient
 
-from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior, over_datapoints
+from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
 from aevb.densities import log_densities
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -22,7 +22,7 @@ def make(
     *,
     num_data: int,
     num_samples: int = 1,
-    prior: ParamPrior = ascent.PAPERS,
+    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Two ascents at once, which share no objective.
@@ -59,4 +59,6 @@ def make(
         log_q = in_parts(sleep, jax.random.split(sleep_key, number))
         return jnp.mean(log_joint) + jnp.mean(log_q), {"objective": jnp.mean(bounds)}
 
-    return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)
+    return gradient_ascent.algorithm(
+        objective, prior.log_prob, vae.init, optimizer, num_data=num_data
+    )

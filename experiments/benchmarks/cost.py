@@ -109,7 +109,7 @@ def measure(work: Work) -> dict[str, float]:
     import numpy as np
 
     from aevb import loop, marginal, optimizers, stack, vae
-    from aevb.algorithms import sgvb
+    from aevb.algorithms import aevb
     from aevb.algorithms.base import Algorithm
     from aevb.evaluation import elbo
     from aevb.likelihoods import bernoulli
@@ -126,7 +126,7 @@ def measure(work: Work) -> dict[str, float]:
     )
 
     def algorithm_of(optimizer: optimizers.Optimizer) -> Algorithm:
-        return sgvb.make(
+        return aevb.make(
             model,
             optimizer,
             num_data=work.num_data,

@@ -13,7 +13,7 @@ from jax import Array
 from test_damage import small, what_came_of_it
 
 from aevb import checkpoint, experiment, loop, runs, stack
-from aevb.algorithms import ascent
+from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Batch, TrainState
 from aevb.errors import UserError
 from aevb.experiment import Experiment
@@ -53,7 +53,7 @@ def in_a_gradient(
     """Of the objective, before the optimizer sees it."""
     bad, (number, name) = rng.randrange(num_steps()), a_parameter(sound, rng)
     is_bad: list[Array] = []
-    plain = ascent.with_prior
+    plain = gradient_ascent.with_prior
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         is_bad[:] = [state.step == bad]
@@ -74,7 +74,7 @@ def in_a_gradient(
 
         return WithPrior(optimizer.init, poisoned)
 
-    patch.setattr(ascent, "with_prior", with_prior)
+    patch.setattr(gradient_ascent, "with_prior", with_prior)
     algorithm = sound.algorithm._replace(update=update)
     return sound._replace(algorithm=algorithm), bad, (f"the update of {name} is",)
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from aevb.algorithms import ascent
-from aevb.algorithms.ascent import ParamPrior, over_datapoints
+from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
 from aevb.losses import Bound, minibatch_objective
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -20,7 +20,7 @@ def make(
     num_data: int,
     bound: Bound,
     num_samples: int = 1,
-    prior: ParamPrior = ascent.PAPERS,
+    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """AEVB: gradient ascent on phi and theta together.
@@ -44,4 +44,6 @@ def make(
         bounds = over_datapoints(bound_of, keys, batch.x, num_parts=accumulation_steps)
         return minibatch_objective(bounds, num_data) / num_data, {"objective": jnp.mean(bounds)}
 
-    return ascent.algorithm(objective, prior.log_prob, vae.init, optimizer, num_data=num_data)
+    return gradient_ascent.algorithm(
+        objective, prior.log_prob, vae.init, optimizer, num_data=num_data
+    )

@@ -30,15 +30,15 @@ from linear_models import (
 from oracles import standard_errors_off
 
 from aevb import optimizers
-from aevb.algorithms import sgvb
-from aevb.algorithms.ascent import ParamPrior
+from aevb.algorithms import aevb
 from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.losses import BOUNDS
 from aevb.vae import VAE
 
 
 def make(model: VAE, *, bound: str = "sgvb_b", **options: Any) -> Algorithm:
-    return linear_models.make(sgvb.make, model, bound=BOUNDS[bound], **options)
+    return linear_models.make(aevb.make, model, bound=BOUNDS[bound], **options)
 
 
 # The update
@@ -174,7 +174,7 @@ def test_the_prior_on_the_parameters_is_scipys_normal_up_to_a_constant(std: floa
 
 def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_move():
     """A pixel that is always 0 has no gradient in the encoder: 0/0 in Adagrad without epsilon."""
-    algorithm = sgvb.make(
+    algorithm = aevb.make(
         linear_vae(),
         optimizers.make("adagrad", 0.1),
         num_data=NUM_DATA,
@@ -204,7 +204,7 @@ def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
     """Encoder and decoder are linear, so the best bound is the best log p(X), which is closed."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
-    params = trained(partial(sgvb.make, bound=BOUNDS[bound]), x)
+    params = trained(partial(aevb.make, bound=BOUNDS[bound]), x)
     log_lik = exact_log_prob(params, x)
     assert optimum - 0.002 < log_lik <= optimum
     assert log_lik - 0.02 < exact_bound(params, x) <= log_lik

@@ -12,7 +12,7 @@ import pytest
 
 from aevb import train
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.skipping import num_skipped, skip_bad_steps
+from aevb.algorithms.skip_nonfinite import num_skipped, skip_bad_steps
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation.elbo import Score
