@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from aevb import signals
 from aevb.errors import UserError
+from aevb.runtime import signals
 
 
 class Command(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from aevb.errors import UserError
-from aevb.metrics import read_signed
+from aevb.storage.metrics_log import read_signed
 
 Config = Any
 """An ml_collections.ConfigDict, whose fields a type checker cannot know."""

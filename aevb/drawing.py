@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import figures, metrics
-from aevb.boards import Pictures
+from aevb import figures
 from aevb.data import Dataset
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment
+from aevb.storage import metrics_log
+from aevb.storage.trackers import Pictures
 from aevb.types import PyTree
 from aevb.vae import VAE
 
@@ -32,7 +33,7 @@ def draw_run(
     folder.mkdir(exist_ok=True)
     what = f"{dataset.name}, {vae.num_latents} latent dimensions"
     pictures = {
-        "bound": figures.bound_curve(metrics.curve(records), title=what),
+        "bound": figures.bound_curve(metrics_log.curve(records), title=what),
     }
     if dataset.image_shape is not None:
         shape = dataset.image_shape

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import compiler, data, guides, likelihoods, losses, networks, optimizers, priors, vae
+from aevb import data, guides, likelihoods, losses, networks, optimizers, priors, vae
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
@@ -22,6 +22,7 @@ from aevb.losses import Bound, Guide, Joint
 from aevb.optimizers import Optimizer
 from aevb.options import parse_options
 from aevb.priors import PriorFamily
+from aevb.runtime import xla
 from aevb.vae import VAE
 
 WITHOUT_ENCODER = ("mcem",)  # algorithms, whose models are evaluated by samples of the prior
@@ -70,13 +71,13 @@ def load(values: Values) -> Dataset:
     if options["name"] == "synthetic":
         number = options["synthetic_num_train"] + options["synthetic_num_test"]
         width = max(number, options["synthetic_num_latents"])
-        compiler.require_memory(
+        xla.require_memory(
             8 * width * options["synthetic_num_dims"],
             "the synthetic data",
             "config.data.synthetic_*",
         )
     dataset = data.load(options.pop("name"), data.Options(**options))
-    fits = dataset.train.nbytes <= share * compiler.memory()
+    fits = dataset.train.nbytes <= share * xla.memory()
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))
     if isinstance(dataset.train, np.memmap):  # whose file may be written anew during the run
@@ -111,7 +112,7 @@ def _require_room(algorithm: Algorithm) -> None:
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
     # The state, a copy of it from the last pause, and gradients.
-    compiler.require_memory(
+    xla.require_memory(
         3 * sum(sizes), "training this model", "config.model.hidden or config.model.num_latents"
     )
 

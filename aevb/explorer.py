@@ -17,9 +17,9 @@ from aevb.distributions import DiagNormal
 from aevb.evaluation import elbo
 from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.experiment import Experiment
-from aevb.metrics import curve
 from aevb.pages import page
 from aevb.portable import NotPortableError, encode_floats, portable
+from aevb.storage.metrics_log import curve
 from aevb.types import Key, PyTree
 
 SEED = 0  # of the draws by which a posterior without a closed mean is known

@@ -20,13 +20,14 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from aevb import compiler, runs
+from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.experiment import Loader, build
-from aevb.metrics import Report, read_records, write_json
 from aevb.plan import Member
-from aevb.signals import CAUGHT, REQUEUE, Signals, exit_at_once
+from aevb.runtime import xla
+from aevb.runtime.signals import CAUGHT, REQUEUE, Signals, exit_at_once
+from aevb.storage.metrics_log import Report, read_records, write_json
 
 JOBS = "jobs"  # a folder of the sweep's: what submitit writes, and
 RECORD = "jobs.json"  # in it, which job is which member's
@@ -175,7 +176,7 @@ class Local:
                 f"--slurm has {', '.join(options)}; a job of --launcher=local takes no options"
             )
         self._gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        self._free = list(range(self._gpus or compiler.num_cores()))
+        self._free = list(range(self._gpus or xla.num_cores()))
         self._taken: dict[str, int] = {}  # id of a job -> its core or GPU
         self._executor = submitit.LocalExecutor(folder / JOBS, max_num_timeout=REQUEUES)
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import compiler
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED
+from aevb.runtime import xla
 from aevb.types import Key, PyTree
 
 FIRST_STRETCH = 10  # steps before the first pause, when the speed is not known yet
@@ -166,7 +166,7 @@ def _jit_advance(
         )
         return state, order, means(totals, num_steps)
 
-    options = compiler.training_options()
+    options = xla.training_options()
     return jax.jit(advance, donate_argnums=(2, 3), compiler_options=options)
 
 
@@ -247,7 +247,7 @@ def require_room(program: jax.stages.Compiled) -> None:
     """
     sizes = program.memory_analysis()
     if sizes is not None:  # where XLA can tell
-        compiler.require_memory(
+        xla.require_memory(
             sizes.temp_size_in_bytes + sizes.argument_size_in_bytes,
             "a step of training",
             "config.train.batch_size, config.algorithm.num_samples or config.model.hidden",

@@ -9,18 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from aevb import boards, compiler, distributed, provenance, train
+from aevb import train
 from aevb.algorithms.skip_nonfinite import num_skipped
-from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build
 from aevb.explorer import explorer_page
-from aevb.metrics import UNFINISHED, read_signed, replace_text, write_signed
-from aevb.ownership import LOCK, owned, unusable, writing
 from aevb.plan import Member
+from aevb.runtime import distributed, provenance, xla
+from aevb.runtime.run_lock import LOCK, owned, unusable, writing
+from aevb.storage import trackers
+from aevb.storage.metrics_log import UNFINISHED, read_signed, replace_text, write_signed
+from aevb.storage.trackers import Pictures
 from aevb.train import Trained
 from aevb.types import PyTree
 
@@ -129,7 +131,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
         finished = distributed.by_the_first(lambda: inspect(folder, config))
         if distributed.most_of(int(finished is not None)):
             return finished or {}
-        compiler.use_cache()
+        xla.use_cache()
         return _run(config, folder, debug)
 
 
@@ -168,12 +170,12 @@ def about(config: Values) -> dict[str, Any]:
 
 def require_boards(config: Values) -> None:
     """Raises a UserError where a library is not installed that a run's boards need."""
-    boards.require_libraries(tensorboard=config["train.tensorboard"], wandb=config["train.wandb"])
+    trackers.require_libraries(tensorboard=config["train.tensorboard"], wandb=config["train.wandb"])
 
 
 def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
     """What boards show of a run's parameters; None where none is on, or the data are no images."""
-    if not config["train.tensorboard"] and config["train.wandb"] == boards.OFF:
+    if not config["train.tensorboard"] and config["train.wandb"] == trackers.OFF:
         return None
     from aevb import drawing  # and matplotlib, for which other runs need not wait
 

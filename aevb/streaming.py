@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import compiler, loop
+from aevb import loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
 from aevb.data.records import Records
-from aevb.distributed import Placement, own_part, parts_of, place, place_parts
 from aevb.loop import Advance, LoopKeys, Order, Split
+from aevb.runtime import xla
+from aevb.runtime.distributed import Placement, own_part, parts_of, place, place_parts
 from aevb.types import Key
 
 BLOCK_BYTES = 2**22  # of minibatches that are read at once
@@ -173,7 +174,7 @@ def _jit_train_block(
 
         return loop.take_steps(step, first, end, state, loop.no_metrics(step, state))
 
-    options = compiler.training_options()
+    options = xla.training_options()
     return jax.jit(train_block, donate_argnums=3, compiler_options=options)
 
 

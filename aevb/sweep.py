@@ -9,7 +9,10 @@ from aevb import comparison, runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.launch import Launcher
-from aevb.metrics import (
+from aevb.plan import SEED, Member, Plan
+from aevb.runtime.run_lock import owned, writing
+from aevb.runtime.signals import Signals
+from aevb.storage.metrics_log import (
     Report,
     curve,
     mean_over_seeds,
@@ -18,9 +21,6 @@ from aevb.metrics import (
     reporter,
     write_json,
 )
-from aevb.ownership import owned, writing
-from aevb.plan import SEED, Member, Plan
-from aevb.signals import Signals
 from aevb.workshop import Machine, Workshop
 
 

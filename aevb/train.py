@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb import checkpoint, distributed, divergence, loop, stack, streaming
+from aevb import divergence, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
-from aevb.boards import Pictures, open_boards
 from aevb.data import Dataset
 from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Scorer
 from aevb.loop import Pause
-from aevb.metrics import MetricsLog, Report, progress_bar, read_records, reporter
-from aevb.signals import Signals
+from aevb.runtime import distributed
+from aevb.runtime.signals import Signals
 from aevb.stack import Stack
+from aevb.storage import checkpoint
+from aevb.storage.metrics_log import MetricsLog, Report, progress_bar, read_records, reporter
+from aevb.storage.trackers import Pictures, open_boards
 from aevb.streaming import Data
 from aevb.types import Key, PyTree
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import checkpoint
 from aevb.algorithms.base import TrainState
 from aevb.config import Values, of_finished_run
 from aevb.data import Dataset
@@ -15,6 +14,7 @@ from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.marginal import importance_sampling
 from aevb.proposals import PROPOSALS
+from aevb.storage import checkpoint
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 

@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import compiler, loop, runs, stack, streaming, train
+from aevb import loop, runs, stack, streaming, train
 from aevb.algorithms.base import Algorithm
-from aevb.boards import Pictures
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data.records import Records
 from aevb.errors import Interrupted
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, Loader, build, build_algorithm, build_optimizer, data_key
-from aevb.metrics import Report
 from aevb.plan import SEED, Member
-from aevb.signals import Signals
+from aevb.runtime import xla
+from aevb.runtime.signals import Signals
+from aevb.storage.metrics_log import Report
+from aevb.storage.trackers import Pictures
 from aevb.streaming import Data
 from aevb.train import Failed, Journal, Settings, Trained
 
@@ -57,7 +58,7 @@ class Machine:
 
     def __init__(self, mapping: str, num_runs: int):
         """Gives a CPU a device for each core, where that is wanted and not too late for it."""
-        cores = compiler.num_cores()
+        cores = xla.num_cores()
         on_cpu = choose_mapping(cores, num_runs, on_cpu=True) if mapping == "auto" else mapping
         if on_cpu == "devices":  # else jax's one device, which has all of the cores
             with contextlib.suppress(RuntimeError):  # jax is at work, with the devices it has
@@ -102,7 +103,7 @@ class Workshop:
     """Runs members in their folders, and knows what came of each."""
 
     def __init__(self, folder: Path, machine: Machine):
-        compiler.use_cache()
+        xla.use_cache()
         self.folder, self.machine = folder, machine
         self.mapping = machine.mapping
         self.devices: Sequence[str] = [str(device) for device in machine.devices]

@@ -9,7 +9,7 @@ import numpy as np
 from documents import read
 from paper import STUDIES
 
-from aevb.metrics import mean_over_seeds
+from aevb.storage.metrics_log import mean_over_seeds
 
 NAMES = {
     "aevb": "AEVB",

@@ -151,7 +151,7 @@ def summarise(
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Mean and standard error over seeds of each figure, point by point."""
-    from aevb.metrics import mean_over_seeds
+    from aevb.storage.metrics_log import mean_over_seeds
 
     return [
         {
@@ -201,7 +201,8 @@ def main(argv: list[str]) -> int:
         values = validate(given.config)
         points = points_of(given.examples, values)
 
-        from aevb import metrics, provenance
+        from aevb.runtime import provenance
+        from aevb.storage import metrics_log
 
         runs = measure(values, points, given)
         report = {
@@ -217,7 +218,7 @@ def main(argv: list[str]) -> int:
             "runs": runs,
         }
         Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_json(Path(given.output), report)
+        metrics_log.write_json(Path(given.output), report)
         return 0
 
     return reporting_mistakes(body)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb import metrics, provenance
 from aevb.commands import evaluate
 from aevb.commands.common import reporting_mistakes
 from aevb.config import of_finished_run
+from aevb.runtime import provenance
+from aevb.storage import metrics_log
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "paper"
@@ -79,7 +80,7 @@ def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
     them the estimates find a part of p(x) alone.
     """
     curve: dict[str, Any] = {"examples": [], "train": [], "test": []}
-    records = metrics.read_records(run.folder / "metrics.jsonl")
+    records = metrics_log.read_records(run.folder / "metrics.jsonl")
     common = ("--proposal=modes", f"--num_chains={scale.num_chains}")
     papers = ("--num_draws=50", "--num_leapfrog=4", "--num_warmup=100")  # from a fit few do
     for record in records[-scale.num_evaluations :]:
@@ -202,7 +203,7 @@ STUDIES: Mapping[str, Study] = {
 
 
 def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
-    """What `elbo.py` finds, once for each run and name."""
+    """What `evaluate.py` finds, once for each run and name."""
     output = run.folder / "marginal" / f"{name}.json"
     if not output.exists():
         output.parent.mkdir(exist_ok=True)
@@ -269,7 +270,7 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
     runs = []
     for run in runs_of(folder):
         summary = json.loads((run.folder / "summary.json").read_text())
-        records = metrics.read_records(run.folder / "metrics.jsonl")
+        records = metrics_log.read_records(run.folder / "metrics.jsonl")
         bounds = {k: v for k, v in summary.items() if k.startswith(("train_", "test_"))}
         runs.append(
             {
@@ -279,7 +280,7 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
                 "num_examples": summary["num_examples"],
                 "seconds": summary["seconds"],
                 **bounds,
-                "curve": metrics.curve(records),
+                "curve": metrics_log.curve(records),
                 "last_record": records[-1],
                 "measured": study.measure(run, scale) if study.measure else None,
             }
@@ -359,7 +360,7 @@ def main() -> int:
             "wall_seconds_of_the_last_call": round(time.monotonic() - began, 1),
             **found,
         }
-        metrics.write_json(results / f"{name}.json", report)
+        metrics_log.write_json(results / f"{name}.json", report)
     if {"figure_2_frey", "figure_5"} <= set(args.only):
         draw_models(runs / "figure_2_frey", runs / "figure_5", pictures)
     return 0

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb import metrics, provenance
+from aevb.runtime import provenance
+from aevb.storage import metrics_log
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "reproduce.json"
@@ -81,7 +82,7 @@ def train(name: str, seed: int, runs: Path, extra: list[str]) -> dict[str, Any]:
         text=True,
         check=False,
     )
-    curve = metrics.curve(metrics.read_records(folder / "metrics.jsonl"))
+    curve = metrics_log.curve(metrics_log.read_records(folder / "metrics.jsonl"))
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"seed": seed, "failed": lines[-1] if lines else done.returncode, "curve": curve}
@@ -96,7 +97,7 @@ def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     for split in ("train", "test"):
         bounds = [run[f"{split}_bound"] for run in finished]
         if len(bounds) > 1:
-            figure = metrics.mean_over_seeds(bounds)
+            figure = metrics_log.mean_over_seeds(bounds)
             result[f"{split}_bound"] = figure["mean"]
             result[f"{split}_bound_standard_error"] = figure["standard_error"]
     return result | {"runs": runs}
@@ -135,7 +136,7 @@ def main() -> None:
         report |= {"machine": provenance.machine(), "versions": provenance.versions()}
         report["rows"][name] = collect(row, runs)
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        metrics.write_json(args.output, report)
+        metrics_log.write_json(args.output, report)
 
 
 if __name__ == "__main__":

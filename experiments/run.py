@@ -5,7 +5,7 @@ python experiments/run.py --config=experiments/frey_faces.py [FLAGS]
 The flags are in aevb/commands/run.py, and in what --help prints.
 """
 
-from aevb import signals
+from aevb.runtime import signals
 
 if __name__ == "__main__":
     signals.exit_at_once()  # before all that takes its time to be imported

@@ -13,7 +13,7 @@ import jax
 import pytest
 from made_once import made_once
 
-from aevb import compiler
+from aevb.runtime import xla
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -90,9 +90,9 @@ def standard_promotion() -> Iterator[None]:
 def optimised() -> Iterator[None]:
     """For claims about bits, which are to hold of the programs that users run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(compiler.CPU_OPTIONS, "xla_cpu_use_fusion_emitters", True)
-        compiler.training_options.cache_clear()
+        patch.setitem(xla.CPU_OPTIONS, "xla_cpu_use_fusion_emitters", True)
+        xla.training_options.cache_clear()
         jax.config.update("jax_disable_most_optimizations", False)
         yield
     jax.config.update("jax_disable_most_optimizations", True)
-    compiler.training_options.cache_clear()
+    xla.training_options.cache_clear()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from aevb.signals import CAUGHT
+from aevb.runtime.signals import CAUGHT
 
 ROOT = Path(__file__).parent.parent
 ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}

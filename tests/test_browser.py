@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 import aevb
 from aevb import comparison, runs
 from aevb.config import default_config, validate, with_values
-from aevb.metrics import read_signed, write_signed
+from aevb.storage.metrics_log import read_signed, write_signed
 
 pytestmark = pytest.mark.browser
 

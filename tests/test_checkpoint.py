@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from programs import python
 
-from aevb import checkpoint
 from aevb.algorithms.base import TrainState
+from aevb.storage import checkpoint
 
 
 def state_at(step: int, shift: float = 0.0) -> TrainState:

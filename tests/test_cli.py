@@ -104,7 +104,7 @@ def test_a_command_can_be_stopped_before_it_is_imported(
 def test_a_signal_says_what_the_same_command_will_do(goes_on: bool, then: str):
     done = run_python(
         "-c",
-        "import signal; from aevb import signals\n"
+        "import signal; from aevb.runtime import signals\n"
         f"signals.exit_at_once(goes_on={goes_on}); signal.raise_signal(signal.SIGTERM)",
     )
     assert done.returncode == 128 + 15
@@ -116,7 +116,7 @@ def test_a_signal_that_comes_when_all_is_done_changes_nothing(name: str):
     """While Python tidies up, as of a long run takes its time."""
     done = run_python(
         "-c",
-        "import signal, sys; from aevb import signals\n"
+        "import signal, sys; from aevb.runtime import signals\n"
         "class Last:\n"
         f"    def __del__(self, raise_signal=signal.raise_signal, number=signal.{name}):\n"
         "        raise_signal(number)\n"

@@ -16,11 +16,12 @@ import small_run
 from pages import content_of
 from programs import program
 
-from aevb import comparison, metrics, runs
+from aevb import comparison, runs
 from aevb.commands import report, run
 from aevb.comparison import Comparison, compare
 from aevb.config import validate, with_values
 from aevb.errors import UserError
+from aevb.storage import metrics_log
 
 LATENTS, SEEDS = (2, 10), (1, 2, 3)
 
@@ -36,10 +37,10 @@ def made(undisturbed: Path) -> Maker:
         config = validate(with_values(small_run.get_config(), named))
         shift = 0.1 * config["seed"] + 0.01 * config["model.num_latents"]
         shutil.copytree(undisturbed, folder)
-        metrics.write_signed(folder / "config.json", config)
-        summary = metrics.read_signed(folder / "summary.json") | {"seed": config["seed"]}
-        metrics.write_signed(folder / "summary.json", shifted(summary, shift))
-        log = metrics.read_records(folder / "metrics.jsonl")
+        metrics_log.write_signed(folder / "config.json", config)
+        summary = metrics_log.read_signed(folder / "summary.json") | {"seed": config["seed"]}
+        metrics_log.write_signed(folder / "summary.json", shifted(summary, shift))
+        log = metrics_log.read_records(folder / "metrics.jsonl")
         lines = [json.dumps(shifted(record, shift)) for record in log]
         (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
         return folder
@@ -163,7 +164,7 @@ def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(
 
 def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
     file = copy / "2,2" / "summary.json"
-    metrics.write_signed(file, metrics.read_signed(file) | {"train_bound": -math.inf})
+    metrics_log.write_signed(file, metrics_log.read_signed(file) | {"train_bound": -math.inf})
     found = compare([copy])
     assert found.rows[0].figure(comparison.BOUNDS[0]) == {
         "mean": -math.inf,
@@ -202,7 +203,7 @@ def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
             "model": {"step": step},
             "estimators": {"importance": {"mean": mean}},
         }
-        metrics.write_json(copy / name / "marginal.json", found)
+        metrics_log.write_json(copy / name / "marginal.json", found)
 
     evaluated("2,1", -3.0, 200)
     evaluated("2,2", -5.0, 200)
@@ -230,8 +231,8 @@ def test_the_table_has_the_numbers_of_the_page(sweep: Path):
 
 def test_curves_and_settings_of_the_page_are_the_runs(sweep: Path):
     content = shown(compare([sweep]), sweep)
-    records = metrics.read_records(sweep / "10,3" / "metrics.jsonl")
-    assert content["rows"][1]["curves"][2] == metrics.curve(records)
+    records = metrics_log.read_records(sweep / "10,3" / "metrics.jsonl")
+    assert content["rows"][1]["curves"][2] == metrics_log.curve(records)
     differing = [each for each in content["settings"] if each["differs"]]
     assert differing == [{"name": "model.num_latents", "values": ["2", "10"], "differs": True}]
     assert content["rows"][1]["runs"][0]["page"] == "10%2C1/explorer.html"

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from programs import ON_THE_CPU, ROOT, run_python
 
-from aevb import distributed
 from aevb.errors import UserError
+from aevb.runtime import distributed
 
 FLAGS = (
     "--config=experiments/frey_faces.py",
@@ -209,7 +209,8 @@ def test_gradients_are_added_once_a_step():
     program = r"""
 import re
 import jax, jax.numpy as jnp
-from aevb import distributed, loop, stack, streaming
+from aevb import loop, stack, streaming
+from aevb.runtime import distributed
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import build
 values = {"model.hidden": (20,), "optimizer.name": "sgd", "optimizer.step_size": 1e-4}
@@ -310,7 +311,7 @@ def _refuse() -> None:
 
 def test_as_many_devices_share_a_minibatch_as_divide_it():
     program = (
-        "from aevb import distributed\n"
+        "from aevb.runtime import distributed\n"
         "for size, most in ((80, 0), (100, 0), (7, 0), (80, 3), (11, 0), (6, 0)):\n"
         "    place = distributed.place_for(size, most)\n"
         "    print(place.num_devices if hasattr(place, 'num_devices') else 1)\n"

@@ -13,7 +13,7 @@ from aevb import data, runs
 from aevb.config import validate
 from aevb.data import Dataset, Options
 from aevb.losses import BOUNDS
-from aevb.metrics import read_signed
+from aevb.storage.metrics_log import read_signed
 
 
 @pytest.fixture

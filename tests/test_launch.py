@@ -22,9 +22,9 @@ from aevb import launch, runs, sweep
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.launch import Ended, Task
-from aevb.metrics import write_signed
 from aevb.plan import LAUNCHERS, Plan, make_plan, parse_option
-from aevb.signals import REQUEUE, Signals
+from aevb.runtime.signals import REQUEUE, Signals
+from aevb.storage.metrics_log import write_signed
 
 
 class Paths(NamedTuple):

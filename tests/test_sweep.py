@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from programs import ON_THE_CPU, ROOT, run_program, run_python
 
-from aevb import compiler, drawing, runs, sweep, workshop
+from aevb import drawing, runs, sweep, workshop
 from aevb.config import Config, default_config
 from aevb.errors import UserError
 from aevb.plan import Axes, Member, best_of, make_plan
+from aevb.runtime import xla
 
 
 def small() -> Config:
@@ -233,7 +234,7 @@ SWEEP = [
     "--config.model.hidden=(20,)",
     "--config.train.num_examples=40000",
 ]
-NUM_DEVICES = min(compiler.num_cores(), 4)  # for four runs
+NUM_DEVICES = min(xla.num_cores(), 4)  # for four runs
 
 
 def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from aevb import checkpoint, stack, train
+from aevb import stack, train
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation.elbo import Score
+from aevb.storage import checkpoint
 from aevb.train import Settings, evaluation_steps
 
 SETTINGS = Settings(

@@ -10,7 +10,7 @@ from typing import NoReturn
 from absl import logging
 
 from aevb.errors import Interrupted, UserError
-from aevb.metrics import Unminded
+from aevb.storage.metrics_log import Unminded
 
 
 class Parser(argparse.ArgumentParser):

@@ -84,13 +84,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from aevb import compiler, marginal, metrics, provenance
+    from aevb import marginal
     from aevb.algorithms import full_vb
     from aevb.evaluation import log_likelihood
     from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
     from aevb.inference import hmc
     from aevb.proposals import PROPOSALS
+    from aevb.runtime import provenance, xla
+    from aevb.storage import metrics_log
     from aevb.trained import read_state
 
     names = check_estimators(args, marginal.ESTIMATORS)
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--num_theta is for data; --split=simulated draws from the mean of theta")
     if args.proposal not in PROPOSALS:
         raise UserError(f"--proposal is {args.proposal!r}; it is one of {', '.join(PROPOSALS)}")
-    compiler.use_cache()
+    xla.use_cache()
     experiment = build(config)
     dataset, vae, algorithm = experiment
     stored = {"test": dataset.test, "train": dataset.train}.get(args.split)
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if name not in names and (name != "elbo" or args.num_theta):
             continue
         parts, seconds = [], 0.0
-        with metrics.progress_bar(args.num_points * len(thetas), 0, "datapoints") as bar:
+        with metrics_log.progress_bar(args.num_points * len(thetas), 0, "datapoints") as bar:
             bar.set_postfix_str(name)
             key = jax.random.fold_in(noise_key, number)
             keys = [key] if len(thetas) == 1 else jax.random.split(key, len(thetas))
@@ -190,7 +192,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "versions": provenance.versions(),
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
-    metrics.write_json(output_of(args), result)
+    metrics_log.write_json(output_of(args), result)
     return result
 
 

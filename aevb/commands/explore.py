@@ -20,20 +20,21 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
         UserError: there is no finished run, it has no such checkpoint, or the file cannot be had.
     """
     config = of_finished_run(folder)
-    from aevb import metrics, runs  # and jax, for which a mistake need not have waited
+    from aevb import runs
     from aevb.experiment import build
     from aevb.explorer import explorer_page
-    from aevb.ownership import unusable
+    from aevb.runtime.run_lock import unusable
+    from aevb.storage import metrics_log  # and jax, for which a mistake need not have waited
     from aevb.trained import read_state
 
     experiment = build(config)
     params = experiment.algorithm.vae_params(read_state(folder, experiment, config, step).params)
-    records = metrics.read_records(folder / "metrics.jsonl")
+    records = metrics_log.read_records(folder / "metrics.jsonl")
     summary = runs.inspect(folder, config) or {}
     written = output or folder / runs.EXPLORER
     try:
         page = explorer_page(experiment, params, records, config, summary)
-        metrics.replace_text(written, page)
+        metrics_log.replace_text(written, page)
     except OSError as error:
         raise unusable(written, error) from error
     return written

@@ -14,7 +14,7 @@ from aevb import comparison
 from aevb.commands.common import Parser, reporting_mistakes
 from aevb.comparison import COMPARISON
 from aevb.errors import UserError
-from aevb.ownership import unusable
+from aevb.runtime.run_lock import unusable
 
 
 def make(folders: Sequence[Path], output: Path | None) -> str:

@@ -294,7 +294,8 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
         if given.axis or given.mapping != "auto" or given.launcher:
             raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")
 
-        from aevb import distributed, runs  # import jax: after all that can be refused without it
+        from aevb import runs
+        from aevb.runtime import distributed  # import jax: after all that can be refused without it
 
         if given.coordinator:
             distributed.join(given.coordinator, given.num_processes, given.process_id)

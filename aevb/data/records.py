@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from aevb.errors import UserError
-from aevb.signed import is_sound, sign
+from aevb.runtime.checksums import is_sound, sign
 
 INFO = "records.json"
 SHARD_BYTES = 2**28  # of pixels in a shard

@@ -23,7 +23,7 @@ from PIL import Image
 
 from aevb import data, runs
 from aevb.config import default_config, validate, with_values
-from aevb.metrics import read_records
+from aevb.storage.metrics_log import read_records
 
 
 def write(folder):

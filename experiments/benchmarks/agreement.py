@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from aevb import provenance
-from aevb.metrics import mean_over_seeds, write_json
+from aevb.runtime import provenance
+from aevb.storage.metrics_log import mean_over_seeds, write_json
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent.parent

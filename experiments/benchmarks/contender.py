@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aevb import provenance
-from aevb.metrics import write_json
+from aevb.runtime import provenance
+from aevb.storage.metrics_log import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb import provenance
+from aevb.runtime import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

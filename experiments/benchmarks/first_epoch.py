@@ -18,7 +18,7 @@ from typing import Any
 
 from contender import load_of_others, summary, write_report
 
-from aevb.metrics import read_records
+from aevb.storage.metrics_log import read_records
 
 BENCHMARKS = Path(__file__).resolve().parent
 RUN = BENCHMARKS.parent / "run.py"

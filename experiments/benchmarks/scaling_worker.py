@@ -15,8 +15,9 @@ import jax
 from aevb_worker import config_of
 from worker import answer
 
-from aevb import distributed, loop, stack, streaming
+from aevb import loop, stack, streaming
 from aevb.experiment import build
+from aevb.runtime import distributed
 
 SECONDS = 0.5  # of training that an answer rests on, at least
 

@@ -11,11 +11,12 @@ import pytest
 from marks import slow_but
 from small_run import get_config
 
-from aevb import checkpoint, experiment, runs
+from aevb import experiment, runs
 from aevb.config import Values, validate
 from aevb.errors import UserError
-from aevb.metrics import UNFINISHED, read_records
-from aevb.ownership import LOCK
+from aevb.runtime.run_lock import LOCK
+from aevb.storage import checkpoint
+from aevb.storage.metrics_log import UNFINISHED, read_records
 
 NUM_DAMAGES = 200
 NUM_QUICK = 6  # of them, in `make test-all`, and two in `make test`

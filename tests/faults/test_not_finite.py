@@ -12,12 +12,13 @@ import pytest
 from jax import Array
 from test_damage import small, what_came_of_it
 
-from aevb import checkpoint, experiment, loop, runs, stack
+from aevb import experiment, loop, runs, stack
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Batch, TrainState
 from aevb.errors import UserError
 from aevb.experiment import Experiment
 from aevb.optimizers import Optimizer, WithPrior
+from aevb.storage import checkpoint
 from aevb.train import SHOWN
 from aevb.types import Key, PyTree
 

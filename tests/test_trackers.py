@@ -23,13 +23,14 @@ from test_config import changed
 from test_sweep import small
 
 import aevb
-from aevb import boards, drawing, experiment, runs, sweep, train
-from aevb.boards import TensorBoard, WeightsAndBiases
+from aevb import drawing, experiment, runs, sweep, train
 from aevb.config import Values, default_config, with_values
 from aevb.errors import UserError
 from aevb.evaluation import elbo
-from aevb.ownership import LOCK
 from aevb.plan import make_plan
+from aevb.runtime.run_lock import LOCK
+from aevb.storage import trackers
+from aevb.storage.trackers import TensorBoard, WeightsAndBiases
 
 RECORDS = [
     {"examples": 100 * i, "train_bound": -5.0 - i, "test_bound": -6.0 - i} for i in (1, 2, 3, 4)
@@ -417,7 +418,7 @@ def transactions(folder: Path) -> list[Any]:
     messages: Any = wandb_internal_pb2
     files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
     assert len({file.name for file in files}) == 1  # one run, whatever its files
-    contents = [content for file in files for content in boards._transactions(file.read_bytes())]
+    contents = [content for file in files for content in trackers._transactions(file.read_bytes())]
     return [messages.Record.FromString(content) for content in contents]
 
 

@@ -9,9 +9,9 @@ import pytest
 from programs import ROOT, run_program
 
 from aevb.errors import UserError
-from aevb.ownership import LOCK, owned
+from aevb.runtime.run_lock import LOCK, owned
 
-HOLD = "import sys; from pathlib import Path; from aevb.ownership import owned\n"
+HOLD = "import sys; from pathlib import Path; from aevb.runtime.run_lock import owned\n"
 HOLD += "with owned(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
 
 

@@ -4,31 +4,31 @@ import jax
 import pytest
 from programs import OPTIMISED, run_python
 
-from aevb import compiler
+from aevb.runtime import xla
 
 
 @pytest.fixture(autouse=True)
 def forget():
-    compiler.training_options.cache_clear()
+    xla.training_options.cache_clear()
     yield
-    compiler.training_options.cache_clear()
+    xla.training_options.cache_clear()
 
 
 def test_the_options_are_known_to_the_xla_that_is_installed():
-    assert compiler.training_options() == compiler.CPU_OPTIONS
+    assert xla.training_options() == xla.CPU_OPTIONS
 
 
 def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch: pytest.MonkeyPatch):
     options = {"xla_cpu_of_another_version": True, "xla_cpu_prefer_vector_width": 256}
-    monkeypatch.setattr(compiler, "CPU_OPTIONS", options)
-    kept = compiler.training_options()
+    monkeypatch.setattr(xla, "CPU_OPTIONS", options)
+    kept = xla.training_options()
     assert kept == {"xla_cpu_prefer_vector_width": 256}
     assert jax.jit(lambda x: x + 1, compiler_options=kept)(1) == 2
 
 
 LOG_2_IS_LOST = """
 import sys
-import aevb.compiler, jax, jax.numpy as jnp
+import aevb.runtime.xla, jax, jax.numpy as jnp
 log_ratio = lambda t: jnp.log(0.5 * t) - (jnp.log(t) + jnp.sum(jnp.arange(3.0) - t))
 t = jnp.linspace(1.0, 2.0, 10_000)
 error = jax.jit(jax.vmap(log_ratio))(t) - (3.0 * t - 3.0 - jnp.log(2.0))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from programs import ON_THE_CPU, ROOT
 
-from aevb.metrics import (
+from aevb.storage.metrics_log import (
     MetricsLog,
     curve,
     progress_bar,

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from aevb.algorithms.base import TrainState
-from aevb.signed import is_sound, sign
+from aevb.runtime.checksums import is_sound, sign
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp

@@ -20,8 +20,8 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from aevb import coordinator as coordinator_service
 from aevb.errors import UserError
+from aevb.runtime import coordinator as coordinator_service
 from aevb.types import PyTree
 
 LOST = 4  # the exit status of a process that has lost another one

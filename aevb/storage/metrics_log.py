@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aevb.signed import is_sound, sign
+from aevb.runtime.checksums import is_sound, sign
 
 UNFINISHED = ".tmp"  # after the name of a file that is not whole yet, which a crash can leave
 
