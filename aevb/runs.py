@@ -9,21 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from aevb import train
 from aevb.algorithms.skip_nonfinite import num_skipped
 from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build
-from aevb.explorer import explorer_page
 from aevb.plan import Member
+from aevb.reports.explorer import explorer_page
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
 from aevb.storage import trackers
 from aevb.storage.metrics_log import UNFINISHED, read_signed, replace_text, write_signed
 from aevb.storage.trackers import Pictures
-from aevb.train import Trained
+from aevb.training import trainer
+from aevb.training.trainer import Trained
 from aevb.types import PyTree
 
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
@@ -146,11 +146,11 @@ def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
         score = elbo.make_score(experiment.vae, experiment.dataset.preprocess)
         if distributed.is_first():
             print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
-        trained = train.fit(
+        trained = trainer.fit(
             experiment.algorithm,
             experiment.dataset,
             score,
-            train.Settings(**section(config, "train")),
+            trainer.Settings(**section(config, "train")),
             key=jax.random.key(config["seed"]),
             folder=folder,
             about=about(config),
@@ -177,9 +177,9 @@ def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
     """What boards show of a run's parameters; None where none is on, or the data are no images."""
     if not config["train.tensorboard"] and config["train.wandb"] == trackers.OFF:
         return None
-    from aevb import drawing  # and matplotlib, for which other runs need not wait
+    from aevb.reports import run_figures  # and matplotlib, for which other runs need not wait
 
-    return drawing.pictures_of(experiment)
+    return run_figures.pictures_of(experiment)
 
 
 def finish(
@@ -200,9 +200,9 @@ def finish(
         "versions": provenance.versions(),
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
-    from aevb import drawing  # and matplotlib, for which training need not have waited
+    from aevb.reports import run_figures  # and matplotlib, for which training need not have waited
 
-    drawing.draw_run(experiment, params, trained.records, folder / "figures")
+    run_figures.draw_run(experiment, params, trained.records, folder / "figures")
     page = explorer_page(experiment, params, trained.records, config, summary)
     replace_text(folder / EXPLORER, page)
     write_signed(folder / SUMMARY, summary)

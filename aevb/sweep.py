@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from aevb import comparison, runs
+from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.launch import Launcher
 from aevb.plan import SEED, Member, Plan
+from aevb.reports import comparison
 from aevb.runtime.run_lock import owned, writing
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import (
@@ -178,7 +179,7 @@ def _compare(members: Sequence[Member], folder: Path) -> None:
 
 def _draw(members: Sequence[Member], folder: Path) -> None:
     """sweep.png: the bounds along training, a panel a setting and a line a seed."""
-    from aevb import figures
+    from aevb.reports import figures
 
     panels = {}
     for setting, alike in _by_setting(members):

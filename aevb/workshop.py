@@ -4,7 +4,8 @@ Three mappings, of which `choose_mapping` takes the one that was measured to be 
 
 - sequence: one run after the other, each on all cores;
 - devices: as many runs at a time as there are devices, each on one; a CPU core is a device;
-- stack: as one program for each device, with the runs' arrays stacked (`aevb.stack`).
+- stack: as one program for each device, with the runs' arrays stacked
+  (`aevb.training.stacked_runs`).
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb import loop, runs, stack, streaming, train
+from aevb import runs
 from aevb.algorithms.base import Algorithm
 from aevb.config import WITHOUT_EFFECT, Values, section
 from aevb.data.records import Records
@@ -30,8 +31,9 @@ from aevb.runtime import xla
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
 from aevb.storage.trackers import Pictures
-from aevb.streaming import Data
-from aevb.train import Failed, Journal, Settings, Trained
+from aevb.training import loop, stacked_runs, streaming, trainer
+from aevb.training.streaming import Data
+from aevb.training.trainer import Failed, Journal, Settings, Trained
 
 STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
 # Guides whose small statistics begin the large ones, and algorithms of which a padded weight that
@@ -237,7 +239,7 @@ class Workshop:
             members, journals = zip(*together, strict=True)
             dataset = self.dataset(members[0].values)
             data = self._on_device(members[0].values, device)
-            outcomes = train.fit_stack(
+            outcomes = trainer.fit_stack(
                 self.as_stack(members), dataset, data, settings, journals,
                 signals=signals, report=report,
             )  # fmt: skip
@@ -249,7 +251,7 @@ class Workshop:
 
     def _open(self, member: Member) -> Journal:
         algorithm = self.program(member.values).experiment.algorithm
-        first = stack.first_state(algorithm.init, jax.random.key(member.values[SEED]))
+        first = stacked_runs.first_state(algorithm.init, jax.random.key(member.values[SEED]))
         keep_all = member.values["train.keep_checkpoints"]
         about, pictures = runs.about(member.values), self._pictures_of(member.values)
         return Journal(
@@ -275,21 +277,21 @@ class Workshop:
         with self._finishing:
             runs.finish(experiment, score, trained, member.values, self.folder / member.name)
 
-    def as_stack(self, job: Job) -> stack.Stack:
+    def as_stack(self, job: Job) -> stacked_runs.Stack:
         """A job's runs as one program; those of several must have one `stack_key`."""
         programs = [self.program(member.values) for member in job]
         keys = [jax.random.key(member.values[SEED]) for member in job]
         if len(job) == 1:
             experiment, advance, score = programs[0]
-            return stack.alone(experiment.algorithm, advance, score, keys[0])
+            return stacked_runs.alone(experiment.algorithm, advance, score, keys[0])
         largest = max((member.values for member in job), key=lambda v: v[LATENTS])
         dataset, vae, _ = self.program(largest).experiment
 
-        def algorithm_of(step_size: Array, wrap: stack.Wrap) -> Algorithm:
+        def algorithm_of(step_size: Array, wrap: stacked_runs.Wrap) -> Algorithm:
             optimizer = wrap(build_optimizer(largest, step_size))
             return build_algorithm(largest, vae, len(dataset.train), optimizer)
 
-        return stack.stacked(
+        return stacked_runs.stacked(
             [program.experiment.algorithm.init for program in programs],
             [member.values[STEP_SIZE] for member in job],
             keys,

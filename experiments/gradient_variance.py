@@ -59,8 +59,8 @@ def measure(
     import jax
     import jax.numpy as jnp
 
-    from aevb import loop
     from aevb.experiment import build
+    from aevb.training import loop
 
     dataset, vae, algorithm = build(values)
     batch_size = values["train.batch_size"]

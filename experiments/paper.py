@@ -292,8 +292,8 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
 
 def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
     """Figures 4 and 5, which need the models themselves: those of the studies in two folders."""
-    from aevb import drawing, figures
     from aevb.experiment import build
+    from aevb.reports import figures, run_figures
     from aevb.trained import read_state
 
     planes, samples = {}, {}
@@ -309,15 +309,15 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
         state = read_state(run.folder, experiment, run.config)
         params = algorithm.vae_params(state.params)
         if num_latents == 2:
-            means = drawing.decode_unit_square(vae, params)
+            means = run_figures.decode_unit_square(vae, params)
             side = len(means)
             title = "Frey faces" if run in of_frey else "MNIST"
             planes[title] = means.reshape(side, side, *dataset.image_shape)
         if run in of_mnist:
-            drawn = drawing.sample_means(vae, params)
+            drawn = run_figures.sample_means(vae, params)
             samples[f"{num_latents} latent dimensions"] = drawn.reshape(-1, *dataset.image_shape)
     pictures.mkdir(parents=True, exist_ok=True)
-    figures.save(figures.manifolds(planes, drawing.QUANTILES), str(pictures / "figure_4.png"))
+    figures.save(figures.manifolds(planes, run_figures.QUANTILES), str(pictures / "figure_4.png"))
     figures.save(figures.samples(samples), str(pictures / "figure_5.png"))
 
 

@@ -17,7 +17,7 @@ from documents import BENCHMARKS, MISSING, ROOT, filled_in, read, table
 from reproduce import RESULTS as REPRODUCED
 from reproduce import ROWS
 
-from aevb import figures
+from aevb.reports import figures
 
 DOCUMENTS = (
     ROOT / "README.md",

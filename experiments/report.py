@@ -36,9 +36,9 @@ from findings import (
 from paper import PICTURES
 from paper import RESULTS as STUDIED
 
-from aevb import figures
 from aevb.commands.report import main as compare_runs
-from aevb.figures import Point
+from aevb.reports import figures
+from aevb.reports.figures import Point
 
 DOCUMENT = ROOT / "docs" / "paper.md"
 

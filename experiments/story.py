@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb import figures
-from aevb.plots import Clusters, Contours, Curves, Panel, panels
+from aevb.reports import figures
+from aevb.reports.plots import Clusters, Contours, Curves, Panel, panels
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "variational_bayes.md"

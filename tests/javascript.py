@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from py_mini_racer import MiniRacer
 
-from aevb.pages import PARTS
+from aevb.reports.pages import PARTS
 
 # What browsers have and the bare engine has not.
 ATOB = """

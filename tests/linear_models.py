@@ -15,8 +15,8 @@ from aevb import guides, optimizers, vae
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.networks import Network
+from aevb.training.loop import LoopKeys, make_advance, train_to
 from aevb.vae import VAE
 
 NUM_DIMS, NUM_LATENTS = 4, 2

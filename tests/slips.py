@@ -455,14 +455,14 @@ SLIPS = (
     ),
     Slip(
         "skipped steps weigh in the means of the metrics",
-        "loop.py",
+        "training/loop.py",
         "taken = jnp.maximum(num_steps - totals[SKIPPED], 1.0)",
         "taken = num_steps",
         "test_skip_nonfinite.py",
     ),
     Slip(
         "the same order in every epoch",
-        "loop.py",
+        "training/loop.py",
         "key = jax.random.fold_in(keys.order, epoch)",
         "key = keys.order",
         "test_loop.py",
@@ -470,7 +470,7 @@ SLIPS = (
     ),
     Slip(
         "the same key in every step",
-        "loop.py",
+        "training/loop.py",
         "jax.random.split(jax.random.fold_in(keys.step, state.step))",
         "jax.random.split(keys.step)",
         "test_loop.py",
@@ -486,7 +486,7 @@ SLIPS = (
     ),
     Slip(
         "one order for all runs that share a program",
-        "streaming.py",
+        "training/streaming.py",
         "if self._blocks is None or self._seed != seed:",
         "if self._blocks is None:",
         "test_streaming.py",
@@ -494,7 +494,7 @@ SLIPS = (
     ),
     Slip(
         "blocks of the epoch before",
-        "streaming.py",
+        "training/streaming.py",
         "self._blocks.get(epoch * sizes.epoch_blocks + number)",
         "self._blocks.get(number)",
         "test_streaming.py",
@@ -537,7 +537,7 @@ SLIPS = (
     ),
     Slip(
         "one key for preprocessing and for samples",
-        "loop.py",
+        "training/loop.py",
         "jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), stored)",
         "jax.vmap(preprocess, in_axes=(None, 0))(data_key, stored)",
         "test_loop.py",
@@ -578,10 +578,10 @@ SLIPS = (
     ),
     Slip(
         "gradients of what is padded",
-        "stack.py",
+        "training/stacked_runs.py",
         "optimizer.update(keep(updates), state, params, prior",
         "optimizer.update(updates, state, params, prior",
-        "test_stack.py",
+        "test_stacked_runs.py",
         "padded",
     ),
     Slip(
@@ -1245,7 +1245,7 @@ SLIPS = (
     ),
     Slip(
         "a board's reconstructions above their originals",
-        "drawing.py",
+        "reports/run_figures.py",
         "jnp.stack(_reconstruct(vae, params, dataset))",
         "jnp.stack(_reconstruct(vae, params, dataset)[::-1])",
         "test_trackers.py",
@@ -1278,7 +1278,7 @@ SLIPS = (
     # Runs beside one another
     Slip(
         "a comparison in which the same run again counts as another seed",
-        "comparison.py",
+        "reports/comparison.py",
         "if seed in by_seed:",
         "if False:",
         "test_comparison.py",
@@ -1286,7 +1286,7 @@ SLIPS = (
     ),
     Slip(
         "a comparison that forgets a field in which runs differ",
-        "comparison.py",
+        "reports/comparison.py",
         "if len({_key(run.config[name]) for run in runs}) > 1)",
         "if len({_key(run.config[name]) for run in runs}) > 2)",
         "test_comparison.py",
@@ -1294,7 +1294,7 @@ SLIPS = (
     ),
     Slip(
         "a comparison that takes log p(x) of an earlier state",
-        "comparison.py",
+        "reports/comparison.py",
         '!= found.get("num_examples")',
         '> found.get("num_examples", 0)',
         "test_comparison.py",

@@ -19,8 +19,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import aevb
-from aevb import comparison, runs
+from aevb import runs
 from aevb.config import default_config, validate, with_values
+from aevb.reports import comparison
 from aevb.storage.metrics_log import read_signed, write_signed
 
 pytestmark = pytest.mark.browser

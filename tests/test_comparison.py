@@ -16,11 +16,12 @@ import small_run
 from pages import content_of
 from programs import program
 
-from aevb import comparison, runs
+from aevb import runs
 from aevb.commands import report, run
-from aevb.comparison import Comparison, compare
 from aevb.config import validate, with_values
 from aevb.errors import UserError
+from aevb.reports import comparison
+from aevb.reports.comparison import Comparison, compare
 from aevb.storage import metrics_log
 
 LATENTS, SEEDS = (2, 10), (1, 2, 3)

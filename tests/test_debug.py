@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from programs import run_program, run_python
 
-from aevb import divergence, stack
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.config import default_config, validate, with_values
-from aevb.divergence import BadStep
 from aevb.experiment import build
+from aevb.training import nonfinite, stacked_runs
+from aevb.training.nonfinite import BadStep
 
-KEYS = stack.run_keys(jax.random.key(0)).loop
+KEYS = stacked_runs.run_keys(jax.random.key(0)).loop
 
 
 def taken(algorithm: Algorithm, state: TrainState, data: jax.Array) -> str:
     bad = BadStep(0, "", np.arange(3), state, state)
-    return divergence.origin(algorithm, lambda key, x: x, KEYS, data, bad)
+    return nonfinite.origin(algorithm, lambda key, x: x, KEYS, data, bad)
 
 
 def of_objective(objective) -> Algorithm:
@@ -65,7 +65,7 @@ def test_it_goes_through_every_algorithm(name: str):
     """Weights of 1e30 overflow in the first place where two of them meet."""
     changes = {"algorithm.name": name, "model.hidden": (5,)}
     dataset, _, algorithm = build(validate(with_values(default_config(), changes)))
-    state = stack.first_state(algorithm.init, jax.random.key(0))
+    state = stacked_runs.first_state(algorithm.init, jax.random.key(0))
     huge = state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params))
     found = taken(algorithm, huge, jnp.asarray(dataset.train) / 256)
     assert "invalid value" in found

@@ -133,7 +133,7 @@ def test_four_processes_have_the_bounds_of_one(on_one: Path, tmp_path: Path):
 
 STOPPED = """
 import sys
-from aevb import loop, train
+from aevb.training import loop, trainer
 from aevb.signals import Signals
 
 class Impatient(Signals):
@@ -142,7 +142,7 @@ class Impatient(Signals):
         self.stop()  # at the first pause
         return self
 
-train.Signals = Impatient
+trainer.Signals = Impatient
 sys.argv[0] = "experiments/run.py"
 sys.path.insert(0, "experiments")
 import run
@@ -209,7 +209,7 @@ def test_gradients_are_added_once_a_step():
     program = r"""
 import re
 import jax, jax.numpy as jnp
-from aevb import loop, stack, streaming
+from aevb.training import loop, stacked_runs, streaming
 from aevb.runtime import distributed
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import build
@@ -220,8 +220,8 @@ program = streaming.make_program(
     algorithm, dataset, batch_size=100, split=distributed.split(place)
 )
 data = streaming.on_device(dataset.train, place)
-state = stack.first_state(algorithm.init, jax.random.key(0))
-keys, state = distributed.place((stack.run_keys(jax.random.key(0)).loop, state), place)
+state = stacked_runs.first_state(algorithm.init, jax.random.key(0))
+keys, state = distributed.place((stacked_runs.run_keys(jax.random.key(0)).loop, state), place)
 text = program.compile(keys, data, state).as_text()
 print(len(place.mesh.devices), text.count(" all-reduce("), text.count(" all-gather("))
 print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if rows != "20"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from aevb import data, experiment, loop, runs
+from aevb import data, experiment, runs
 from aevb.algorithms.base import Batch, TrainState
 from aevb.config import FIELDS, default_config, validate, with_values
 from aevb.data import Dataset
@@ -17,6 +17,7 @@ from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Score
 from aevb.experiment import Experiment
 from aevb.likelihoods import LIKELIHOODS
+from aevb.training import loop
 from aevb.types import PyTree
 
 NUM_DATA, NUM_DIMS = 40, 6

@@ -18,8 +18,8 @@ from aevb import runs
 from aevb.commands import explore
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import Experiment, build
-from aevb.explorer import explorer_page
-from aevb.pages import page
+from aevb.reports.explorer import explorer_page
+from aevb.reports.pages import page
 from aevb.types import PyTree
 
 QUICK = {"train.num_examples": 2000, "train.first_eval": 1000}

@@ -13,10 +13,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from aevb import drawing, figures, guides
+from aevb import guides
 from aevb.data import Dataset
 from aevb.distributions import DiagNormal
 from aevb.losses import Joint
+from aevb.reports import figures, run_figures
 from aevb.vae import VAE
 
 CURVE = {
@@ -136,8 +137,8 @@ def test_tiles_stand_in_their_rows_and_columns():
 
 def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
     """The first latent rises to the right, the second upwards."""
-    quantiles, means = drawing.QUANTILES, drawing.decode_unit_square(transparent_vae(), ())
-    side = drawing.MANIFOLD_SIDE
+    quantiles, means = run_figures.QUANTILES, run_figures.decode_unit_square(transparent_vae(), ())
+    side = run_figures.MANIFOLD_SIDE
     assert means.shape == (side, side, 2)
     np.testing.assert_allclose(quantiles, (np.arange(side) + 0.5) / side)
     latents = scipy.stats.norm.ppf(quantiles)
@@ -147,7 +148,7 @@ def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
 
 
 def test_the_manifold_labels_its_axes_with_those_quantiles():
-    quantiles, means = drawing.QUANTILES, drawing.decode_unit_square(transparent_vae(), ())
+    quantiles, means = run_figures.QUANTILES, run_figures.decode_unit_square(transparent_vae(), ())
     axes = only_axes(figures.manifold(means[..., None], quantiles, title=""))
     across = [label.get_text() for label in axes.get_xticklabels()]
     up = [label.get_text() for label in axes.get_yticklabels()]
@@ -168,7 +169,7 @@ def test_reconstructions_stand_below_their_originals():
         image_shape=(1, 2),
         levels=256.0,
     )
-    originals, means = drawing.reconstruct(transparent_vae(), (), dataset)
+    originals, means = run_figures.reconstruct(transparent_vae(), (), dataset)
     np.testing.assert_allclose(means, originals, atol=1e-4)
     rows = {tuple(row) for row in grey / 256}
     assert all(tuple(row.astype(np.float64)) in rows for row in originals)
@@ -181,8 +182,8 @@ def test_reconstructions_stand_below_their_originals():
 
 
 def test_samples_come_from_the_prior():
-    means = drawing.sample_means(transparent_vae(), ())
-    assert len(np.unique(means)) == 2 * drawing.NUM_SAMPLES
+    means = run_figures.sample_means(transparent_vae(), ())
+    assert len(np.unique(means)) == 2 * run_figures.NUM_SAMPLES
     assert scipy.stats.kstest(means.ravel(), scipy.stats.norm.cdf).pvalue > 1e-3
 
 

@@ -28,10 +28,10 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GUIDES, Sizes
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.losses import BOUNDS, Guide, Joint
 from aevb.networks import Network, WeightPosterior, mlp
 from aevb.priors import PRIORS, Options
+from aevb.training.loop import LoopKeys, make_advance, train_to
 from aevb.vae import VAE
 
 NUM_DIMS, NUM_LATENTS = 3, 2

@@ -14,9 +14,9 @@ from aevb import vae
 from aevb.algorithms import aevb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.likelihoods import LIKELIHOODS
-from aevb.loop import Advance, LoopKeys, Order, Pause, make_advance, pauses, train_to
 from aevb.losses import BOUNDS
 from aevb.networks import mlp, normal_init
+from aevb.training.loop import Advance, LoopKeys, Order, Pause, make_advance, pauses, train_to
 
 pytestmark = pytest.mark.usefixtures("optimised")
 

@@ -13,14 +13,15 @@ from marks import slow_but
 from test_config import changed, config_of
 
 from aevb import data as datasets
-from aevb import loop, marginal, stack
+from aevb import marginal
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, validate, with_values
 from aevb.data import Dataset, Options, _pixels
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
-from aevb.loop import LoopKeys
 from aevb.proposals import PROPOSALS
+from aevb.training import loop, stacked_runs
+from aevb.training.loop import LoopKeys
 from aevb.types import Key, PyTree
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -111,17 +112,17 @@ def training(values: Values, built: Experiment) -> Program:
 
 
 def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
-    """What `stack.stacked` makes of the paper's models of several sizes."""
+    """What `stacked_runs.stacked` makes of the paper's models of several sizes."""
     config = config_of(EXPERIMENTS / f"{file}.py")
     values = [validate(with_values(config, {"model.num_latents": size})) for size in latents]
     built = [build(each) for each in values]
     dataset, vae, _ = built[-1]
 
-    def algorithm_of(step_size: jax.Array, wrap: stack.Wrap) -> Algorithm:
+    def algorithm_of(step_size: jax.Array, wrap: stacked_runs.Wrap) -> Algorithm:
         optimizer = wrap(build_optimizer(values[-1], step_size))
         return build_algorithm(values[-1], vae, len(dataset.train), optimizer)
 
-    members = stack.stacked(
+    members = stacked_runs.stacked(
         [each.algorithm.init for each in built],
         [each["optimizer.step_size"] for each in values],
         [jax.random.key(seed) for seed in range(len(built))],

@@ -25,8 +25,8 @@ from oracles import standard_errors_off
 from aevb.algorithms import aevb, mcem
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.gradient_ascent import ParamPrior
-from aevb.loop import LoopKeys, make_advance, train_to
 from aevb.losses import BOUNDS
+from aevb.training.loop import LoopKeys, make_advance, train_to
 
 model = partial(linear_vae, encoder="none")
 

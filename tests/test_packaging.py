@@ -26,8 +26,8 @@ UNTRACKED = shutil.ignore_patterns(
     *(line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines())
 )
 PAGES = tuple(
-    f"aevb/pages/{path.name}"
-    for path in (ROOT / "aevb" / "pages").iterdir()
+    f"aevb/reports/pages/{path.name}"
+    for path in (ROOT / "aevb" / "reports" / "pages").iterdir()
     if path.suffix in (".css", ".html", ".js")
 )
 OTHER_FILES = (

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from programs import OPTIMISED, ROOT, Done, run_program
 
-from aevb import train
+from aevb.training import trainer
 
 COMMAND = [
     sys.executable,
@@ -95,15 +95,15 @@ def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The signal comes at the second evaluation, as if from outside."""
-    folder, append = tmp_path / "run", train.MetricsLog.append
+    folder, append = tmp_path / "run", trainer.MetricsLog.append
 
-    def append_and_signal(log: train.MetricsLog, record: dict[str, float]) -> None:
+    def append_and_signal(log: trainer.MetricsLog, record: dict[str, float]) -> None:
         append(log, record)
         if len(log.records) == 2:
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.MetricsLog, "append", append_and_signal)
+        patch.setattr(trainer.MetricsLog, "append", append_and_signal)
         stopped = run_small(folder)
     assert stopped.returncode == 128 + number
     assert stopped.stderr.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")

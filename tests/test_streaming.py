@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from aevb import data, experiment, loop, runs, stack, streaming
+from aevb import data, experiment, runs
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.config import default_config, validate, with_values
 from aevb.data import Dataset, Options, records
 from aevb.data.records import Records
+from aevb.training import loop, stacked_runs, streaming
 
 N, M, D = 47, 5, 3  # 9 minibatches an epoch; 2 datapoints wait
 NUM_STEPS = 40
@@ -61,7 +62,7 @@ def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any =
     """-> what was noted, the last order, the metrics of each stretch."""
     algorithm, data = recorder(), streaming.on_device(train)
     program = program or streaming.make_program(algorithm, dataset(train), batch_size=M)
-    keys = stack.run_keys(jax.random.key(seed)).loop
+    keys = stacked_runs.run_keys(jax.random.key(seed)).loop
     state = algorithm.init(jax.random.key(0))
     advance = program.compile(keys, data, state)
     order, objectives = loop.no_order(keys, data), []
@@ -94,7 +95,7 @@ def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
 @pytest.mark.parametrize("stop", slow_but([9], [3, 9, 17, 39]))
 def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: int):
     algorithm, data = recorder(), streaming.on_device(on_disk)
-    keys = stack.run_keys(jax.random.key(0)).loop
+    keys = stacked_runs.run_keys(jax.random.key(0)).loop
 
     def go(state: TrainState, stop: int) -> TrainState:
         program = streaming.make_program(algorithm, dataset(on_disk), batch_size=M)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from programs import ON_THE_CPU, ROOT, run_program, run_python
 
-from aevb import drawing, runs, sweep, workshop
+from aevb import runs, sweep, workshop
 from aevb.config import Config, default_config
 from aevb.errors import UserError
 from aevb.plan import Axes, Member, best_of, make_plan
+from aevb.reports import run_figures
 from aevb.runtime import xla
 
 
@@ -56,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing, where what they draw is not the point."""
-    monkeypatch.setattr(drawing, "draw_run", lambda *arguments: None)
+    monkeypatch.setattr(run_figures, "draw_run", lambda *arguments: None)
     monkeypatch.setattr(runs, "explorer_page", lambda *arguments: "")
 
 

@@ -23,14 +23,16 @@ from test_config import changed
 from test_sweep import small
 
 import aevb
-from aevb import drawing, experiment, runs, sweep, train
+from aevb import experiment, runs, sweep
 from aevb.config import Values, default_config, with_values
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.plan import make_plan
+from aevb.reports import run_figures
 from aevb.runtime.run_lock import LOCK
 from aevb.storage import trackers
 from aevb.storage.trackers import TensorBoard, WeightsAndBiases
+from aevb.training import trainer
 
 RECORDS = [
     {"examples": 100 * i, "train_bound": -5.0 - i, "test_bound": -6.0 - i} for i in (1, 2, 3, 4)
@@ -155,7 +157,7 @@ def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
     """A level more or less is rounding: of one program there, of single operations here."""
     trained = aevb.load_run(run)
     vae, params = trained.vae, trained.params
-    keys = jax.random.split(jax.random.key(drawing.DRAWING_SEED), 100)
+    keys = jax.random.split(jax.random.key(run_figures.DRAWING_SEED), 100)
     z = jax.vmap(lambda key: vae.sample(key, params)[0])(keys)
     samples = levels(jax.vmap(trained.decode)(z))
     found = images(run / "tensorboard", "samples")[400].astype(np.int32)
@@ -271,15 +273,15 @@ class KilledError(Exception):
 
 def killed(values: Values, folder: Path, *, after: int) -> None:
     """A run that is killed when it has recorded its evaluation number `after`, and not saved it."""
-    saved = train.Journal.save
+    saved = trainer.Journal.save
 
-    def save(journal: train.Journal, *arguments: Any) -> None:
+    def save(journal: trainer.Journal, *arguments: Any) -> None:
         if len(journal.log.records) > after:
             raise KilledError
         saved(journal, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Journal, "save", save)
+        patch.setattr(trainer.Journal, "save", save)
         with pytest.raises(KilledError):
             runs.run(values, folder)
     end_of_process()
@@ -306,7 +308,7 @@ def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path
 def test_a_run_without_boards_makes_no_pictures_and_asks_for_no_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(drawing, "pictures_of", None)
+    monkeypatch.setattr(run_figures, "pictures_of", None)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     monkeypatch.setitem(sys.modules, "wandb", None)
     runs.run(frey(), tmp_path / "run")
@@ -346,14 +348,14 @@ def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
     config = frey(algorithm__name=name, model__num_latents=3)
     built = experiment.build(config)
     state = built.algorithm.init(jax.random.key(0))
-    pictures_of = drawing.pictures_of(built)
+    pictures_of = run_figures.pictures_of(built)
     assert pictures_of is not None
     found = pictures_of(state.params)
     assert {n: image.shape for n, image in found.items()} == {
         n: size for n, size in PICTURES.items() if n != "manifold"
     }
     params = built.algorithm.vae_params(state.params)
-    means = levels(drawing.sample_means(built.vae, params))
+    means = levels(run_figures.sample_means(built.vae, params))
     np.testing.assert_allclose(
         found["samples"][:ROWS, :COLUMNS].astype(int), means[0].reshape(ROWS, COLUMNS), atol=1
     )
@@ -363,11 +365,11 @@ def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
 def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
     built = experiment.build(frey())
     traced = []
-    decode = drawing._decode_unit_square
+    decode = run_figures._decode_unit_square
     monkeypatch.setattr(
-        drawing, "_decode_unit_square", lambda *them: traced.append(1) or decode(*them)
+        run_figures, "_decode_unit_square", lambda *them: traced.append(1) or decode(*them)
     )
-    pictures_of = drawing.pictures_of(built)
+    pictures_of = run_figures.pictures_of(built)
     assert pictures_of is not None
     for seed in range(3):
         pictures_of(built.algorithm.init(jax.random.key(seed)).params)
@@ -397,7 +399,7 @@ def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
         tags = shown(folder).Tags()["images"]
         assert ("manifold" in tags) == (member.values["model.num_latents"] == 2)
         trained = aevb.load_run(tmp_path / member.name)
-        means = levels(drawing.sample_means(trained.vae, trained.params))
+        means = levels(run_figures.sample_means(trained.vae, trained.params))
         last[member.name] = images(folder, "samples")[400].astype(int)
         np.testing.assert_allclose(
             last[member.name][:ROWS, :COLUMNS], means[0].reshape(ROWS, COLUMNS), atol=1

@@ -22,7 +22,7 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
     config = of_finished_run(folder)
     from aevb import runs
     from aevb.experiment import build
-    from aevb.explorer import explorer_page
+    from aevb.reports.explorer import explorer_page
     from aevb.runtime.run_lock import unusable
     from aevb.storage import metrics_log  # and jax, for which a mistake need not have waited
     from aevb.trained import read_state

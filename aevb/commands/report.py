@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aevb import comparison
 from aevb.commands.common import Parser, reporting_mistakes
-from aevb.comparison import COMPARISON
 from aevb.errors import UserError
+from aevb.reports import comparison
+from aevb.reports.comparison import COMPARISON
 from aevb.runtime.run_lock import unusable
 
 

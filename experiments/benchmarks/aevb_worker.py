@@ -1,7 +1,7 @@
 """Trains aevb's VAE one epoch at a time on request: a contender of train_speed.py.
 
 The same step as `experiments/run.py` runs, by the protocol of worker.py: the experiment is built
-from a config, and `aevb.loop` advances it by one epoch a request.
+from a config, and `aevb.training.loop` advances it by one epoch a request.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import worker
 
-from aevb import loop
 from aevb.config import Values, default_config, validate
 from aevb.evaluation import elbo
 from aevb.experiment import build
+from aevb.training import loop
 
 
 def config_of(args: argparse.Namespace) -> Values:

@@ -108,13 +108,14 @@ def measure(work: Work) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from aevb import loop, marginal, optimizers, stack, vae
+    from aevb import marginal, optimizers, vae
     from aevb.algorithms import aevb
     from aevb.algorithms.base import Algorithm
     from aevb.evaluation import elbo
     from aevb.likelihoods import bernoulli
     from aevb.losses import sgvb_b
     from aevb.networks import mlp, normal_init
+    from aevb.training import loop, stacked_runs
 
     size: dict[str, Any] = {"hidden": (work.hidden,), "initialisation": normal_init(0.01)}
     heads = {"mean": work.num_latents, "log_var": work.num_latents}
@@ -150,10 +151,10 @@ def measure(work: Work) -> dict[str, float]:
     if work.num_members == 1:
         advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
         score = elbo.make_score(model, preprocess)
-        run = stack.alone(algorithm, loop.AheadOfTime(advance), score, members[0])
+        run = stacked_runs.alone(algorithm, loop.AheadOfTime(advance), score, members[0])
         permute = permutation
     else:
-        run = stack.stacked(
+        run = stacked_runs.stacked(
             [algorithm.init] * work.num_members,
             [step_size] * work.num_members,
             members,

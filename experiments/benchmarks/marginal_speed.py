@@ -35,9 +35,9 @@ def write_model(path: Path, num_examples: int, num_images: int, data_dir: Path |
     import jax
     import jax.numpy as jnp
 
-    from aevb import loop
     from aevb.config import default_config, validate
     from aevb.experiment import build
+    from aevb.training import loop
 
     config = default_config()
     config.data.name = "binarized_mnist"

@@ -20,10 +20,10 @@ import worker
 from aevb_worker import config_of
 from contender import load_of_others, write_report
 
-from aevb import loop, stack
 from aevb.config import Values
 from aevb.plan import Member
 from aevb.sweep import Machine, Workshop
+from aevb.training import loop, stacked_runs
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 5
@@ -34,7 +34,7 @@ def members(values: Values, number: int) -> tuple[Member, ...]:
     return tuple(Member(str(seed), {}, {**values, "seed": seed}) for seed in range(number))
 
 
-def seconds_a_step(runs: stack.Stack, data: jax.Array, num_steps: int) -> list[float]:
+def seconds_a_step(runs: stacked_runs.Stack, data: jax.Array, num_steps: int) -> list[float]:
     """Of each round. The first one, whose epoch has no order yet, is not among them."""
     keys, state = runs.keys, runs.join(runs.init())
     order = loop.no_order(keys, data)

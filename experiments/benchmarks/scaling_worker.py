@@ -15,9 +15,9 @@ import jax
 from aevb_worker import config_of
 from worker import answer
 
-from aevb import loop, stack, streaming
 from aevb.experiment import build
 from aevb.runtime import distributed
+from aevb.training import loop, stacked_runs, streaming
 
 SECONDS = 0.5  # of training that an answer rests on, at least
 
@@ -39,7 +39,7 @@ class Steps:
         )
         self.data = streaming.on_device(dataset.train, placement)
         state: Any = algorithm.init(jax.random.key(0))
-        keys = stack.run_keys(jax.random.key(0)).loop
+        keys = stacked_runs.run_keys(jax.random.key(0)).loop
         self.keys, self.state = distributed.place((keys, state), placement)
         self.advance = program.compile(self.keys, self.data, self.state)
         self.order = loop.no_order(self.keys, self.data)

@@ -39,8 +39,8 @@ class Trainer:
         from aevb_worker import config_of
         from worker import SIZES
 
-        from aevb import stack, streaming
         from aevb.experiment import build
+        from aevb.training import stacked_runs, streaming
 
         args = argparse.Namespace(
             data=data, data_dir=data_dir, latent_dim=20 if data == "mnist" else 2,
@@ -53,12 +53,12 @@ class Trainer:
         self.num_steps = num_epochs * (SIZES[data].num_train // args.batch_size)
         self.batch_size = args.batch_size
         self.data = streaming.on_device(dataset.train)
-        self.keys = stack.run_keys(jax.random.key(0)).loop
+        self.keys = stacked_runs.run_keys(jax.random.key(0)).loop
         self.state = algorithm.init(jax.random.key(0))
         self.advance = program.compile(self.keys, self.data, self.state)
 
     def train(self) -> dict[str, float]:
-        from aevb import loop
+        from aevb.training import loop
 
         wall, cpu = time.perf_counter(), time.process_time()
         stop = int(self.state.step) + self.num_steps
@@ -141,11 +141,11 @@ def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
     import jax
     from worker import num_cores
 
-    from aevb import loop, stack, streaming
     from aevb.config import default_config, validate, with_values
     from aevb.data import Dataset
     from aevb.data.records import Records
     from aevb.experiment import build
+    from aevb.training import loop, stacked_runs, streaming
 
     train = Records(folder)
     test = train[:100]
@@ -156,7 +156,7 @@ def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
     _, _, algorithm = build(validate(with_values(default_config(), values)), dataset)
     program = streaming.make_program(algorithm, dataset, batch_size=100)
     data = streaming.on_device(train)
-    keys = stack.run_keys(jax.random.key(0)).loop
+    keys = stacked_runs.run_keys(jax.random.key(0)).loop
     state = algorithm.init(jax.random.key(0))
     advance = program.compile(keys, data, state)
     num_steps, held = len(train) // 100, []

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from small_run import get_config
 
-from aevb import loop, runs
+from aevb import runs
 from aevb.config import validate
 from aevb.errors import Interrupted
+from aevb.training import loop
 
 
 def stop_with_the_parent() -> None:

@@ -12,14 +12,15 @@ import pytest
 from jax import Array
 from test_damage import small, what_came_of_it
 
-from aevb import experiment, loop, runs, stack
+from aevb import experiment, runs
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Batch, TrainState
 from aevb.errors import UserError
 from aevb.experiment import Experiment
 from aevb.optimizers import Optimizer, WithPrior
 from aevb.storage import checkpoint
-from aevb.train import SHOWN
+from aevb.training import loop, stacked_runs
+from aevb.training.trainer import SHOWN
 from aevb.types import Key, PyTree
 
 VALUES = (np.nan, np.inf, -np.inf)
@@ -107,8 +108,8 @@ def a_parameter(sound: Experiment, rng: random.Random) -> tuple[int, str]:
     return number, names[number]
 
 
-def keys() -> stack.RunKeys:
-    return stack.run_keys(jax.random.key(small()["seed"]))
+def keys() -> stacked_runs.RunKeys:
+    return stacked_runs.run_keys(jax.random.key(small()["seed"]))
 
 
 def loop_order(num_data: int) -> np.ndarray:
@@ -120,7 +121,7 @@ def loop_order(num_data: int) -> np.ndarray:
 def state_at(step: int) -> TrainState:
     """Of a run that nobody disturbs."""
     sound = experiment.build(small())
-    start = stack.first_state(sound.algorithm.init, jax.random.key(small()["seed"]))
+    start = stacked_runs.first_state(sound.algorithm.init, jax.random.key(small()["seed"]))
     size = small()["train.batch_size"]
     advance = loop.make_advance(sound.algorithm, sound.dataset.preprocess, batch_size=size)
     data = jnp.asarray(sound.dataset.train)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from aevb.config import WITHOUT_EFFECT, Values, with_defaults
 from aevb.errors import UserError
-from aevb.pages import page
+from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve, mean_over_seeds, read_records, read_signed, replace_text
 
 COMPARISON = "comparison.html"

@@ -13,22 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb import divergence, loop, stack, streaming
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
 from aevb.data import Dataset
-from aevb.divergence import BadStep
 from aevb.errors import Interrupted, UserError
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Scorer
-from aevb.loop import Pause
 from aevb.runtime import distributed
 from aevb.runtime.signals import Signals
-from aevb.stack import Stack
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import MetricsLog, Report, progress_bar, read_records, reporter
 from aevb.storage.trackers import Pictures, open_boards
-from aevb.streaming import Data
+from aevb.training import loop, nonfinite, stacked_runs, streaming
+from aevb.training.loop import Pause
+from aevb.training.nonfinite import BadStep
+from aevb.training.stacked_runs import Stack
+from aevb.training.streaming import Data
 from aevb.types import Key, PyTree
 
 REMEDY = "try a smaller config.optimizer.step_size"
@@ -100,7 +100,7 @@ def fit(
     program = streaming.make_program(
         algorithm, dataset, batch_size=settings.batch_size, split=distributed.split(placement)
     )
-    run = stack.alone(algorithm, program, score, key)
+    run = stacked_runs.alone(algorithm, program, score, key)
     (first,) = run.init()
     journal = distributed.by_the_first(
         lambda: Journal(
@@ -124,7 +124,7 @@ def fit(
         ) as bar,
     ):
         data = streaming.on_device(dataset.train, placement)
-        origin = partial(divergence.origin, algorithm, dataset.preprocess, run.keys, data)
+        origin = partial(nonfinite.origin, algorithm, dataset.preprocess, run.keys, data)
         (trained,) = fit_stack(
             run, dataset, data, settings, [journal], signals=signals, report=reporter(bar),
             origin=origin if debug else None,
@@ -262,11 +262,11 @@ def fit_stack(
         state, examples = pause.state, pause.step * batch_size
         recent = {name: np.atleast_1d(mean) for name, mean in pause.metrics.items()}
         objectives = recent["objective"]
-        sound = np.asarray(divergence.are_finite(state, runs.size)) & np.isfinite(objectives)
+        sound = np.asarray(nonfinite.are_finite(state, runs.size)) & np.isfinite(objectives)
         scores = evaluation(distributed.local(state.params)) if pause.step in stops else None
         for number in set(range(runs.size)) - failures.keys():
             if not sound[number]:
-                bad = divergence.find(
+                bad = nonfinite.find(
                     runs, number, advance, keys, data, before,
                     stop=pause.step, batch_size=batch_size,
                 )  # fmt: skip

@@ -16,12 +16,12 @@ import pytest
 from marks import slow_but
 from test_config import changed
 
-from aevb import loop, stack
 from aevb.algorithms.base import TrainState
 from aevb.config import Values
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
-from aevb.stack import Stack
+from aevb.training import loop, stacked_runs
+from aevb.training.stacked_runs import Stack
 
 SMALL = {
     "data__name": "synthetic",
@@ -54,13 +54,13 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
     def single(experiment: Experiment, key: jax.Array) -> Stack:
         advance = loop.make_advance(experiment.algorithm, dataset.preprocess, batch_size=10)
         score = elbo.make_score(experiment.vae, dataset.preprocess)
-        return stack.alone(experiment.algorithm, loop.AheadOfTime(advance), score, key)
+        return stacked_runs.alone(experiment.algorithm, loop.AheadOfTime(advance), score, key)
 
     return Members(
         values,
         built,
         [single(experiment, key) for experiment, key in zip(built, keys, strict=True)],
-        stack.stacked(
+        stacked_runs.stacked(
             [experiment.algorithm.init for experiment in built],
             [each["optimizer.step_size"] for each in values],
             keys,

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from aevb import stack, train
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation.elbo import Score
 from aevb.storage import checkpoint
-from aevb.train import Settings, evaluation_steps
+from aevb.training import stacked_runs, trainer
+from aevb.training.trainer import Settings, evaluation_steps
 
 SETTINGS = Settings(
     num_examples=400,
@@ -57,9 +57,9 @@ def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
     return Score(-abs(float(params) - 16.0) - len(index), 0.0)
 
 
-def fit(folder: Path, algorithm: Algorithm, **changes: float) -> train.Trained:
+def fit(folder: Path, algorithm: Algorithm, **changes: float) -> trainer.Trained:
     settings = SETTINGS._replace(**changes)
-    return train.fit(algorithm, DATASET, score, settings, key=jax.random.key(0), folder=folder)
+    return trainer.fit(algorithm, DATASET, score, settings, key=jax.random.key(0), folder=folder)
 
 
 # When
@@ -178,14 +178,14 @@ def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
         return TrainState(state.step + 1, state.params, (), ()), {"objective": objective}
 
     with pytest.raises(UserError) as caught:
-        train.fit(
+        trainer.fit(
             counter()._replace(update=update), data, score, SETTINGS, key=jax.random.key(0),
             folder=tmp_path,
         )  # fmt: skip
     step, points = re.search(
         r"at step (\d+) .* of datapoints ([\d, ]+),", str(caught.value)
     ).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    keys = stack.run_keys(jax.random.key(0)).loop
+    keys = stacked_runs.run_keys(jax.random.key(0)).loop
     order = jax.random.permutation(jax.random.fold_in(keys.order, 0), jnp.arange(40))
     position = (int(step) - 1) * 10
     assert list(order[position : position + 8]) == [int(point) for point in points.split(",")]
@@ -201,7 +201,7 @@ def test_data_that_are_not_finite_are_found_out(tmp_path: Path):
         return TrainState(state.step + 1, state.params, (), ()), {"objective": jnp.sum(batch.x)}
 
     with pytest.raises(UserError, match=r"the minibatch is not finite at step [1-4] "):
-        train.fit(
+        trainer.fit(
             counter()._replace(update=update), data, score, SETTINGS, key=jax.random.key(0),
             folder=tmp_path,
         )  # fmt: skip
@@ -219,7 +219,7 @@ def test_a_gradient_that_is_not_finite_is_found_at_its_step_while_the_objective_
         return Score(0.0, 0.0)
 
     with pytest.raises(UserError, match=rf"the update of .* is not finite at step {bad + 1} "):
-        train.fit(
+        trainer.fit(
             counter()._replace(update=update), DATASET, score, SETTINGS, key=jax.random.key(0),
             folder=tmp_path,
         )  # fmt: skip
@@ -237,14 +237,14 @@ def test_a_bound_of_the_test_data_that_is_no_number_stops_the_run(tmp_path: Path
         return Score(math.nan if float(params) > 20 else 0.0, 0.0)
 
     with pytest.raises(UserError, match=r"the test bound is nan at 250 training examples, and all"):
-        train.fit(counter(), DATASET, score, SETTINGS, key=jax.random.key(0), folder=tmp_path)
+        trainer.fit(counter(), DATASET, score, SETTINGS, key=jax.random.key(0), folder=tmp_path)
 
 
 # Speed
 
 
 def test_the_steady_speed_leaves_out_the_first_two_stretches():
-    speed = train.Speed()
+    speed = trainer.Speed()
     assert speed.steady() is None
     speed.add(10, 5.0)
     assert speed.steady() == 2.0

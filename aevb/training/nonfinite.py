@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import loop
 from aevb.algorithms.base import Algorithm, TrainState
-from aevb.loop import Advance, LoopKeys
-from aevb.stack import Stack
+from aevb.training import loop
+from aevb.training.loop import Advance, LoopKeys
+from aevb.training.stacked_runs import Stack
 from aevb.types import Key, PyTree
 
 PACKAGE = str(Path(__file__).parent)

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
 from aevb.data.records import Records
-from aevb.loop import Advance, LoopKeys, Order, Split
 from aevb.runtime import xla
 from aevb.runtime.distributed import Placement, own_part, parts_of, place, place_parts
+from aevb.training import loop
+from aevb.training.loop import Advance, LoopKeys, Order, Split
 from aevb.types import Key
 
 BLOCK_BYTES = 2**22  # of minibatches that are read at once

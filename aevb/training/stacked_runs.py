@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import loop
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Score
-from aevb.loop import AheadOfTime, LoopKeys, Program
 from aevb.optimizers import Optimizer, WithPrior, with_prior
+from aevb.training import loop
+from aevb.training.loop import AheadOfTime, LoopKeys, Program
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 

@@ -13,7 +13,7 @@ from marks import slow_but
 
 from aevb.likelihoods import LIKELIHOODS
 from aevb.networks import NETWORKS, normal_init
-from aevb.portable import NotPortableError, portable
+from aevb.reports.jaxpr_to_js import NotPortableError, portable
 
 KEY = jax.random.key(0)
 SHAPE = (7, 5)  # odd, so that convolutions have edges of their own

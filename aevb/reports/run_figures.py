@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import figures
 from aevb.data import Dataset
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment
+from aevb.reports import figures
 from aevb.storage import metrics_log
 from aevb.storage.trackers import Pictures
 from aevb.types import PyTree

@@ -17,8 +17,8 @@ from aevb.distributions import DiagNormal
 from aevb.evaluation import elbo
 from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.experiment import Experiment
-from aevb.pages import page
-from aevb.portable import NotPortableError, encode_floats, portable
+from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
+from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve
 from aevb.types import Key, PyTree
 
