@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from aevb.trained import TrainedRun as TrainedRun
-    from aevb.trained import load_run as load_run
+    from aevb.runs.load import TrainedRun as TrainedRun
+    from aevb.runs.load import load_run as load_run
 
 FROM_TRAINED = ("TrainedRun", "load_run")
 
@@ -22,6 +22,6 @@ def __getattr__(name: str) -> Any:
         return version("aevb")
     if name not in FROM_TRAINED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from aevb import trained
+    from aevb.runs import load
 
-    return getattr(trained, name)
+    return getattr(load, name)

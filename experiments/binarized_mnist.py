@@ -6,7 +6,7 @@ Ends at a test bound of about -104 nats, in 2 minutes on two CPU cores.
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes, best_of
+from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:

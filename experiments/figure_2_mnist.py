@@ -6,7 +6,7 @@ python experiments/run.py --config=experiments/figure_2_mnist.py --sweep
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes, best_of
+from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:

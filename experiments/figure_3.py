@@ -7,7 +7,7 @@ dimensions, for which the paper's estimator of appendix D still works.
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes, best_of
+from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:

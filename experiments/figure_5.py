@@ -6,7 +6,7 @@ python experiments/run.py --config=experiments/figure_5.py --sweep
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes
+from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:

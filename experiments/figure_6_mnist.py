@@ -7,7 +7,7 @@ Full variational Bayes (appendix F) beside AEVB with a point estimate, on few an
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes, best_of
+from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:

@@ -7,7 +7,7 @@ on two CPU cores. The test bound is best, near 690, at a sixth of that; the face
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes, best_of
+from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:

@@ -6,7 +6,7 @@ Takes 2 to 3 minutes on two CPU cores.
 """
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes, best_of
+from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:

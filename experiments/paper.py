@@ -119,7 +119,7 @@ def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
     from aevb.evaluation.diagnostics import kl_per_unit
     from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
-    from aevb.trained import read_state
+    from aevb.runs.load import read_state
 
     experiment = build(run.config)
     dataset, vae, algorithm = experiment
@@ -223,7 +223,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
     from aevb.algorithms.gradient_ascent import ParamPrior
     from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
-    from aevb.trained import read_state
+    from aevb.runs.load import read_state
 
     experiment = build(run.config)
     dataset, vae, _ = experiment
@@ -294,7 +294,7 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
     """Figures 4 and 5, which need the models themselves: those of the studies in two folders."""
     from aevb.experiment import build
     from aevb.reports import figures, run_figures
-    from aevb.trained import read_state
+    from aevb.runs.load import read_state
 
     planes, samples = {}, {}
     of_frey = [run for run in runs_of(frey) if run.config["algorithm.name"] == "aevb"]

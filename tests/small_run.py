@@ -1,7 +1,7 @@
 """A run of seconds, most of whose time goes into evaluations and checkpoints, to be disturbed."""
 
 from aevb.config import Config, default_config
-from aevb.plan import Axes
+from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:

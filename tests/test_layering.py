@@ -37,13 +37,11 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("config",),
-    ("plan",),
-    ("experiments",),
     ("experiment",),
-    ("reports", "trained"),
+    ("reports",),
     ("runs",),
-    ("workshop", "launch"),
-    ("sweep",),
+    ("sweeps",),
+    ("experiments",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -80,7 +78,7 @@ KNOWN_TO = {
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
     "grain": ("training",),
-    "submitit": ("launch",),
+    "submitit": ("sweeps",),
     "PIL": ("data",),
     "tqdm": ("storage",),
     "tensorboardX": ("storage",),
@@ -92,7 +90,7 @@ EVERYWHERE = ("jax", "numpy")
 WITHOUT_JAX = (
     "errors",
     "config",
-    "plan",
+    "sweeps.grid",
     "options",
     "runtime.signals",
     "runtime.run_lock",
@@ -178,7 +176,7 @@ def test_importing_the_package_imports_nothing():
     assert {found.module for found in imports_of("aevb")} <= {
         "typing",
         "importlib.metadata",
-        "aevb.trained",
+        "aevb.runs.load",
     }
 
 

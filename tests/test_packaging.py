@@ -23,7 +23,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COPIED = ("aevb", "experiments", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE",
           "CHANGELOG.md", "CITATION.cff")  # fmt: skip
 UNTRACKED = shutil.ignore_patterns(
-    *(line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines())
+    *(
+        line.rstrip("/")
+        for line in (ROOT / ".gitignore").read_text().splitlines()
+        if not line.startswith("/")  # at the root alone
+    )
 )
 PAGES = tuple(
     f"aevb/reports/pages/{path.name}"

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from programs import ON_THE_CPU, ROOT, run_program, run_python
 
-from aevb import runs, sweep, workshop
+from aevb import runs
 from aevb.config import Config, default_config
 from aevb.errors import UserError
-from aevb.plan import Axes, Member, best_of, make_plan
 from aevb.reports import run_figures
 from aevb.runtime import xla
+from aevb.sweeps import devices, sweep
+from aevb.sweeps.grid import Axes, Member, best_of, make_plan
 
 
 def small() -> Config:
@@ -206,13 +207,13 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_run(tmp_path: 
 def test_the_mapping_that_was_measured_to_be_fastest_is_chosen(
     num_devices: int, num_runs: int, on_cpu: bool, mapping: str
 ):
-    assert workshop.choose_mapping(num_devices, num_runs, on_cpu=on_cpu) == mapping
+    assert devices.choose_mapping(num_devices, num_runs, on_cpu=on_cpu) == mapping
 
 
 def test_programs_of_one_guide_and_prior_are_stacked_whatever_their_latents():
     def key(**fields: Any) -> Any:
         (member,) = make_plan(small(), {name: (v,) for name, v in fields.items()}).members()
-        return workshop.stack_key(member.values)
+        return devices.stack_key(member.values)
 
     one, other = {"model.num_latents": 2}, {"model.num_latents": 5, "seed": 1}
     assert key(**one) == key(**other, **{"optimizer.step_size": 0.1})

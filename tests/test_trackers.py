@@ -23,15 +23,16 @@ from test_config import changed
 from test_sweep import small
 
 import aevb
-from aevb import experiment, runs, sweep
+from aevb import experiment, runs
 from aevb.config import Values, default_config, with_values
 from aevb.errors import UserError
 from aevb.evaluation import elbo
-from aevb.plan import make_plan
 from aevb.reports import run_figures
 from aevb.runtime.run_lock import LOCK
 from aevb.storage import trackers
 from aevb.storage.trackers import TensorBoard, WeightsAndBiases
+from aevb.sweeps import sweep
+from aevb.sweeps.grid import make_plan
 from aevb.training import trainer
 
 RECORDS = [

@@ -91,9 +91,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from aevb.experiment import build
     from aevb.inference import hmc
     from aevb.proposals import PROPOSALS
+    from aevb.runs.load import read_state
     from aevb.runtime import provenance, xla
     from aevb.storage import metrics_log
-    from aevb.trained import read_state
 
     names = check_estimators(args, marginal.ESTIMATORS)
     if args.num_theta and config["algorithm.name"] != "full_vb":

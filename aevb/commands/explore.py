@@ -23,9 +23,9 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
     from aevb import runs
     from aevb.experiment import build
     from aevb.reports.explorer import explorer_page
+    from aevb.runs.load import read_state
     from aevb.runtime.run_lock import unusable
     from aevb.storage import metrics_log  # and jax, for which a mistake need not have waited
-    from aevb.trained import read_state
 
     experiment = build(config)
     params = experiment.algorithm.vae_params(read_state(folder, experiment, config, step).params)

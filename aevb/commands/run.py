@@ -37,7 +37,7 @@ from aevb import experiments
 from aevb.commands.common import reporting_mistakes
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import UserError
-from aevb.plan import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
+from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
         if given.sweep:
             plan = declared_sweep(given)
 
-            from aevb import sweep  # imports jax: after all that can be refused without it
+            from aevb.sweeps import sweep  # imports jax: after all that can be refused without it
 
             result = sweep.run(
                 plan, folder, given.mapping, launcher=given.launcher, options=options

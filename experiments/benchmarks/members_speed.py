@@ -3,8 +3,9 @@
     python experiments/benchmarks/members_speed.py --data-dir=DATA --data=mnist --latent-dim=20
 
 The members are the paper's model of a data set with seeds of their own, as a sweep stacks
-them (`aevb.sweep`). A size's rate is the median over rounds of equally many steps each, after one
-round that warms up; it has nothing to be compared with, so that a figure stands for its device.
+them (`aevb.sweeps.sweep`). A size's rate is the median over rounds of equally many steps each,
+after one round that warms up; it has nothing to be compared with, so that a figure stands
+for its device.
 """
 
 import datetime
@@ -21,8 +22,8 @@ from aevb_worker import config_of
 from contender import load_of_others, write_report
 
 from aevb.config import Values
-from aevb.plan import Member
-from aevb.sweep import Machine, Workshop
+from aevb.sweeps.grid import Member
+from aevb.sweeps.sweep import Machine, Workshop
 from aevb.training import loop, stacked_runs
 
 RESULTS = Path(__file__).resolve().parent / "results"

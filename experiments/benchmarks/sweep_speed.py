@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from contender import ROOT, in_turn, load_of_others, summary, write_report
 
-from aevb.plan import MAPPINGS
+from aevb.sweeps.grid import MAPPINGS
 
 BENCHMARKS = Path(__file__).resolve().parent
 RUN = BENCHMARKS.parent / "run.py"

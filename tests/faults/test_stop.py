@@ -15,7 +15,7 @@ from programs import ON_THE_CPU, ROOT
 from small_run import get_config, get_sweep
 from test_damage import what_came_of_it
 
-from aevb.plan import make_plan
+from aevb.sweeps.grid import make_plan
 
 COMMAND = [sys.executable, "experiments/run.py", "--config=tests/small_run.py"]
 NUM_KILLS, NUM_SIGNALS, NUM_PAIRS = 100, 40, 20

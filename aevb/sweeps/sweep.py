@@ -8,8 +8,6 @@ from typing import Any, Protocol
 from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
-from aevb.launch import Launcher
-from aevb.plan import SEED, Member, Plan
 from aevb.reports import comparison
 from aevb.runtime.run_lock import owned, writing
 from aevb.runtime.signals import Signals
@@ -22,7 +20,10 @@ from aevb.storage.metrics_log import (
     reporter,
     write_json,
 )
-from aevb.workshop import Machine, Workshop
+from aevb.sweeps.devices import Machine, Workshop
+from aevb.sweeps.grid import SEED, Member, Plan
+from aevb.sweeps.jobs import Launcher
+from aevb.sweeps.outcomes import summary_of
 
 
 class Trainer(Protocol):
@@ -61,9 +62,9 @@ def run(
     """Runs what of a sweep is not finished yet -> all that came of it, as sweep.json has it.
 
     Args:
-        mapping: of `plan.MAPPINGS`, or "auto" for the fastest, onto this process's devices.
-        launcher: of `plan.LAUNCHERS`; each run is a job of its own then.
-        options: of its jobs, as `launch.Launcher` takes them.
+        mapping: of `grid.MAPPINGS`, or "auto" for the fastest, onto this process's devices.
+        launcher: of `grid.LAUNCHERS`; each run is a job of its own then.
+        options: of its jobs, as `jobs.Launcher` takes them.
 
     Raises:
         UserError: something that the user can put right, before anything is run.
@@ -75,7 +76,7 @@ def run(
     anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
     tried = [member for trial in trials for member in trial.members]
     for member in tried if trials else anyhow:  # else what is chosen is not known yet
-        runs.outcome(folder, member)
+        summary_of(folder, member)
     trainer: Trainer = (
         Launcher(folder, launcher, options or {})
         if launcher
@@ -103,7 +104,7 @@ def run(
                 "tried": [
                     {
                         **_chosen(plan, member),
-                        "train_bound": runs.outcome(folder, member).get("train_bound"),
+                        "train_bound": summary_of(folder, member).get("train_bound"),
                     }
                     for member in trial.members
                 ],
@@ -122,7 +123,7 @@ def run(
 
 def _best(folder: Path, members: Sequence[Member]) -> Member:
     """That of the highest training bound."""
-    return max(members, key=lambda m: runs.outcome(folder, m).get("train_bound", -math.inf))
+    return max(members, key=lambda m: summary_of(folder, m).get("train_bound", -math.inf))
 
 
 def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _rows(
     """A row for each setting: means and standard errors over the seeds."""
     rows = []
     for setting, alike in _by_setting(members):
-        outcomes = [outcome for member in alike if (outcome := runs.outcome(folder, member))]
+        outcomes = [summary for member in alike if (summary := summary_of(folder, member))]
         columns = ("train_bound", "test_bound", "train_bits_per_dim", "test_bits_per_dim")
         rows.append(
             {
@@ -156,7 +157,7 @@ def _rows(
                 **{
                     column: {**mean_over_seeds(values), "values": values}
                     for column in columns
-                    if (values := [outcome[column] for outcome in outcomes if column in outcome])
+                    if (values := [summary[column] for summary in outcomes if column in summary])
                 },
                 "failed": {
                     member.name: failures[member.name]
@@ -173,7 +174,7 @@ def _compare(members: Sequence[Member], folder: Path) -> None:
     begun = [
         folder / member.name for member in members if (folder / member.name / runs.CONFIG).exists()
     ]
-    if any(runs.outcome(folder, member) for member in members):
+    if any(summary_of(folder, member) for member in members):
         comparison.write(comparison.compare(begun), folder / comparison.COMPARISON)
 
 

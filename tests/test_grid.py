@@ -6,7 +6,7 @@ import pytest
 
 from aevb.config import default_config
 from aevb.errors import UserError
-from aevb.plan import Axes, best_of, make_plan, parse_axis
+from aevb.sweeps.grid import Axes, best_of, make_plan, parse_axis
 
 AXES: Axes = {
     "model.num_latents": (2, 5),

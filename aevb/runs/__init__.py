@@ -15,7 +15,6 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build
-from aevb.plan import Member
 from aevb.reports.explorer import explorer_page
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
@@ -49,15 +48,6 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
         return _read(summary) if summary.exists() else None
     except OSError as error:
         raise unusable(folder, error) from error
-
-
-def outcome(folder: Path, member: Member) -> dict[str, Any]:
-    """The summary of a sweep's member that is finished; nothing of another.
-
-    Raises:
-        UserError: its folder belongs to something else, or cannot be read.
-    """
-    return inspect(folder / member.name, member.values) or {}
 
 
 @contextmanager

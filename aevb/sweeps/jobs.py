@@ -24,10 +24,11 @@ from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.experiment import Loader, build
-from aevb.plan import Member
 from aevb.runtime import xla
 from aevb.runtime.signals import CAUGHT, REQUEUE, Signals, exit_at_once
 from aevb.storage.metrics_log import Report, read_records, write_json
+from aevb.sweeps.grid import Member
+from aevb.sweeps.outcomes import summary_of
 
 JOBS = "jobs"  # a folder of the sweep's: what submitit writes, and
 RECORD = "jobs.json"  # in it, which job is which member's
@@ -280,7 +281,7 @@ class Launcher:
         """
         todo = []
         for member in members:
-            if runs.outcome(self.folder, member):
+            if summary_of(self.folder, member):
                 self._tell(member, member.num_examples, report)
             else:
                 todo.append(member)
@@ -330,7 +331,7 @@ class Launcher:
     def _judge(self, ended: _Live, state: str) -> int:
         """What becomes of a member whose job has ended: 0, or which try the next one is."""
         member, job = ended.member, ended.job
-        if runs.outcome(self.folder, member):
+        if summary_of(self.folder, member):
             return 0
         said = _result(job)
         if said is not None and not said.is_stopped:

@@ -18,13 +18,14 @@ import submitit
 from programs import ON_THE_CPU, ROOT, run_program, run_python
 from test_sweep import AXES, bounds, small
 
-from aevb import launch, runs, sweep
+from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
-from aevb.launch import Ended, Task
-from aevb.plan import LAUNCHERS, Plan, make_plan, parse_option
 from aevb.runtime.signals import REQUEUE, Signals
 from aevb.storage.metrics_log import write_signed
+from aevb.sweeps import jobs, sweep
+from aevb.sweeps.grid import LAUNCHERS, Plan, make_plan, parse_option
+from aevb.sweeps.jobs import Ended, Task
 
 
 class Paths(NamedTuple):
@@ -89,7 +90,7 @@ def scripted(
 ) -> Script:
     monkeypatch.setattr(runs, "run", pretend)
     engine = Script(folder / "engine", *script)
-    monkeypatch.setitem(launch.ENGINES, "local", lambda folder, options: engine)
+    monkeypatch.setitem(jobs.ENGINES, "local", lambda folder, options: engine)
     return engine
 
 
@@ -140,8 +141,8 @@ def test_it_is_given_up_where_it_saves_nothing(monkeypatch: pytest.MonkeyPatch, 
     engine = scripted(monkeypatch, tmp_path, KILLED, KILLED, KILLED)
     result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
     (reason,) = result["rows"][0]["failed"].values()
-    assert len(engine.begun) == launch.TRIES
-    for word in ("OUT_OF_MEMORY", str(launch.TRIES), "2.err"):
+    assert len(engine.begun) == jobs.TRIES
+    for word in ("OUT_OF_MEMORY", str(jobs.TRIES), "2.err"):
         assert word in reason
 
 
@@ -193,7 +194,7 @@ def test_no_more_jobs_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_signal_leaves_the_jobs_to_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     engine = scripted(monkeypatch, tmp_path, ("RUNNING", None), ("RUNNING", None))
-    launcher = launch.Launcher(tmp_path / "sweep", "local", {})
+    launcher = jobs.Launcher(tmp_path / "sweep", "local", {})
     with Signals() as signals:
         monkeypatch.setattr(engine, "states", lambda jobs: signals.stop() or ["RUNNING"] * 2)
         with pytest.raises(Interrupted):
@@ -240,7 +241,7 @@ def test_what_submitit_cannot_do_names_the_log(tmp_path: Path):
     job = submitit.LocalExecutor(tmp_path).submit(eval, "1 / 0")
     while not job.done():
         time.sleep(0.1)
-    said = launch._result(job)
+    said = jobs._result(job)
     assert said is not None
     assert str(job.paths.stderr) in said.reason
 
@@ -257,7 +258,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(
 
 
 def test_every_launcher_that_can_be_named_is_there():
-    assert tuple(launch.ENGINES) == LAUNCHERS
+    assert tuple(jobs.ENGINES) == LAUNCHERS
 
 
 # Processes of this machine
@@ -364,7 +365,7 @@ def fake_slurm(folder: Path) -> dict[str, str]:
 
 
 def test_the_file_that_sbatch_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(launch.Slurm, "poll_seconds", 0.0)
+    monkeypatch.setattr(jobs.Slurm, "poll_seconds", 0.0)
     monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
     options = dict(map(parse_option, ["partition=gpu", "gpus-per-node=1", "time=90"]))
     plan = make_plan(small(), {"seed": (0, 1)})
@@ -391,7 +392,7 @@ def test_a_job_that_slurm_has_forgotten_has_run_or_was_cancelled_before(
 ):
     monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
     (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\necho 8_0 RUNNING\n")
-    slurm = launch.Slurm(tmp_path, {})
+    slurm = jobs.Slurm(tmp_path, {})
     running, begun, never = (submitit.SlurmJob(tmp_path / "jobs", f"{n}_0") for n in (8, 7, 6))
     (tmp_path / "jobs").mkdir(exist_ok=True)
     begun.paths.stdout.touch()
@@ -452,7 +453,7 @@ def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_pat
 def test_ctrl_c_does_not_reach_a_process_that_does_not_listen_yet():
     """Else Python would end it, before it has set anything up to be saved."""
     before = signal.getsignal(signal.SIGINT)  # which is ignored already in a shell's background
-    with launch._deaf_to_the_terminal():
+    with jobs._deaf_to_the_terminal():
         child = subprocess.Popen(
             [sys.executable, "-c", "print('ready', flush=True); input()"],
             stdin=subprocess.PIPE,

@@ -26,11 +26,12 @@ from aevb.data.records import Records
 from aevb.errors import Interrupted
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, Loader, build, build_algorithm, build_optimizer, data_key
-from aevb.plan import SEED, Member
 from aevb.runtime import xla
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
 from aevb.storage.trackers import Pictures
+from aevb.sweeps.grid import SEED, Member
+from aevb.sweeps.outcomes import summary_of
 from aevb.training import loop, stacked_runs, streaming, trainer
 from aevb.training.streaming import Data
 from aevb.training.trainer import Failed, Journal, Settings, Trained
@@ -152,7 +153,7 @@ class Workshop:
             todo = []
             for member in members:
                 claim = runs.claimed(self.folder / member.name, member.values)
-                if runs.outcome(self.folder, member) or held.enter_context(claim):
+                if summary_of(self.folder, member) or held.enter_context(claim):
                     report(member.num_examples, math.nan)
                 else:
                     todo.append(member)

@@ -1,0 +1,1 @@
+"""Sweeps: the grid of members, and where each of them is trained."""
