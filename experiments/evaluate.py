@@ -2,12 +2,12 @@
 
 python experiments/evaluate.py --workdir=RUN [FLAGS]
 
-The flags are in aevb/commands/evaluate.py, and in what --help prints.
+The flags are in aevb/cli/evaluate.py, and in what --help prints.
 """
 
 import sys
 
-from aevb.commands.evaluate import main
+from aevb.cli.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from aevb.commands.common import reporting_mistakes
-from aevb.commands.run import CONFIG_IS_MISSING, parse
+from aevb.cli.common import reporting_mistakes
+from aevb.cli.run import CONFIG_IS_MISSING, parse
 from aevb.config import Values, validate
 from aevb.errors import UserError
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb.commands import evaluate
-from aevb.commands.common import reporting_mistakes
+from aevb.cli import evaluate
+from aevb.cli.common import reporting_mistakes
 from aevb.config import of_finished_run
 from aevb.runtime import provenance
 from aevb.storage import metrics_log

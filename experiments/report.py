@@ -36,7 +36,7 @@ from findings import (
 from paper import PICTURES
 from paper import RESULTS as STUDIED
 
-from aevb.commands.report import main as compare_runs
+from aevb.cli.report import main as compare_runs
 from aevb.reports import figures
 from aevb.reports.figures import Point
 

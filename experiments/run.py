@@ -2,7 +2,7 @@
 
 python experiments/run.py --config=experiments/frey_faces.py [FLAGS]
 
-The flags are in aevb/commands/run.py, and in what --help prints.
+The flags are in aevb/cli/run.py, and in what --help prints.
 """
 
 from aevb.runtime import signals
@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 import sys
 
-from aevb.commands.run import main
+from aevb.cli.run import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], default=""))

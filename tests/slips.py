@@ -1303,7 +1303,7 @@ SLIPS = (
     # Commands
     Slip(
         "a stop that promises to go on, whatever was stopped",
-        "cli.py",
+        "cli/main.py",
         "signals.exit_at_once(goes_on=command.goes_on)",
         "signals.exit_at_once(goes_on=True)",
         "test_cli.py",
@@ -1311,7 +1311,7 @@ SLIPS = (
     ),
     Slip(
         "an experiment's name taken for a file",
-        "commands/run.py",
+        "cli/run.py",
         "*_with_files(arguments)",
         "*arguments",
         "test_cli.py",

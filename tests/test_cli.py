@@ -13,8 +13,9 @@ from programs import ROOT, Done, program, python, run_program, run_python
 from test_config import FILES
 
 import aevb
-from aevb import cli, experiments
-from aevb.cli import COMMANDS, Command
+from aevb import experiments
+from aevb.cli import main
+from aevb.cli.main import COMMANDS, Command
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -93,10 +94,10 @@ def test_a_command_can_be_stopped_before_it_is_imported(
         return SimpleNamespace(main=lambda arguments: told.append((arguments, sys.argv)) or 7)
 
     monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(cli.signals, "exit_at_once", lambda **how: told.append(how))
-    monkeypatch.setattr(cli.importlib, "import_module", load)
+    monkeypatch.setattr(main.signals, "exit_at_once", lambda **how: told.append(how))
+    monkeypatch.setattr(main.importlib, "import_module", load)
     monkeypatch.setitem(COMMANDS, "do", Command("a.module", "", goes_on=goes_on))
-    assert cli.main(["do", "--this"]) == 7
+    assert main.main(["do", "--this"]) == 7
     assert told == [{"goes_on": goes_on}, "a.module", (["--this"], ["aevb do", "--this"])]
 
 

@@ -17,7 +17,7 @@ from pages import content_of
 from programs import program
 
 from aevb import runs
-from aevb.commands import report, run
+from aevb.cli import report, run
 from aevb.config import validate, with_values
 from aevb.errors import UserError
 from aevb.reports import comparison

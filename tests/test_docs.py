@@ -85,7 +85,7 @@ def is_target(name: str) -> bool:
 
 def command_of(name: str) -> Path:
     """The file of `aevb NAME`."""
-    return ROOT / "aevb" / "commands" / f"{name}.py"
+    return ROOT / "aevb" / "cli" / f"{name}.py"
 
 
 def with_its_neighbours(script: Path) -> str:
@@ -93,7 +93,7 @@ def with_its_neighbours(script: Path) -> str:
     source = script.read_text()
     names = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
     files = [script.parent / f"{name}.py" for name in names]
-    files += [command_of(name) for name in re.findall(r"^from aevb\.commands\.(\w+)", source, re.M)]
+    files += [command_of(name) for name in re.findall(r"^from aevb\.cli\.(\w+)", source, re.M)]
     return "\n".join([source, *(file.read_text() for file in files if file.exists())])
 
 

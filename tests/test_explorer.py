@@ -15,7 +15,7 @@ from programs import program
 
 import aevb
 from aevb import runs
-from aevb.commands import explore
+from aevb.cli import explore
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import Experiment, build
 from aevb.reports.explorer import explorer_page

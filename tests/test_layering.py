@@ -42,7 +42,6 @@ LAYERS = (
     ("runs",),
     ("sweeps",),
     ("experiments",),
-    ("commands",),
     ("cli",),
     ("__main__",),
 )
@@ -67,8 +66,8 @@ MATHEMATICS = (
 # A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.
 KNOWN_TO = {
-    "ml_collections": ("config", "commands"),
-    "absl": ("commands",),
+    "ml_collections": ("config", "cli"),
+    "absl": ("cli",),
     "flax": ("networks",),
     "blackjax": ("inference",),
     "optax": ("optimizers", "algorithms", "inference"),
@@ -96,7 +95,7 @@ WITHOUT_JAX = (
     "runtime.run_lock",
     "runtime.provenance",
     "runtime.checksums",
-    "cli",
+    "cli.main",
 )
 
 

@@ -139,8 +139,8 @@ def test_the_metadata_are_those_of_pyproject(built: Built):
 
 def test_the_entry_point_is_a_function(built: Built):
     text = metadata_of(built.wheel, "entry_points.txt")
-    assert text.split() == ["[console_scripts]", "aevb", "=", "aevb.cli:main"]
-    assert callable(EntryPoint("aevb", "aevb.cli:main", "console_scripts").load())
+    assert text.split() == ["[console_scripts]", "aevb", "=", "aevb.cli.main:main"]
+    assert callable(EntryPoint("aevb", "aevb.cli.main:main", "console_scripts").load())
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ were any, or of another of its checkpoints.
 from collections.abc import Sequence
 from pathlib import Path
 
-from aevb.commands.common import Parser, reporting_mistakes
+from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from aevb.commands.common import Parser, reporting_mistakes
+from aevb.cli.common import Parser, reporting_mistakes
 from aevb.errors import UserError
 from aevb.reports import comparison
 from aevb.reports.comparison import COMPARISON

@@ -34,7 +34,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from aevb import experiments
-from aevb.commands.common import reporting_mistakes
+from aevb.cli.common import reporting_mistakes
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import UserError
 from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aevb.commands.common import Parser, reporting_mistakes
+from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
 from aevb.errors import UserError
 

@@ -72,8 +72,8 @@ def help_text() -> str:
 
 
 COMMANDS = {
-    "run": Command("aevb.commands.run", "train an experiment, or a sweep of it", goes_on=True),
-    "evaluate": Command("aevb.commands.evaluate", "estimate log p(x) of a finished run"),
-    "report": Command("aevb.commands.report", "compare runs, as a page and as a table"),
-    "explore": Command("aevb.commands.explore", "make the page of a finished run anew"),
+    "run": Command("aevb.cli.run", "train an experiment, or a sweep of it", goes_on=True),
+    "evaluate": Command("aevb.cli.evaluate", "estimate log p(x) of a finished run"),
+    "report": Command("aevb.cli.report", "compare runs, as a page and as a table"),
+    "explore": Command("aevb.cli.explore", "make the page of a finished run anew"),
 }

@@ -1,0 +1,1 @@
+"""The commands that a person types, from their flags to their exit status."""
