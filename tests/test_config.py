@@ -77,7 +77,8 @@ def test_algorithms_and_data_sets_in_the_config_are_the_files_of_their_folders()
     assert sorted(choices.ALGORITHMS) == sorted(with_make)
     folder = Path(data.__file__).parent
     public = {file.stem for file in folder.glob("[a-z]*.py") if "\nKINDS" in file.read_text()}
-    assert choices.DATA_SETS.keys() == public
+    assert tuple(choices.DATA_SETS) == data.NAMES
+    assert {*data.NAMES, *data.PREFIXES.values()} == public
 
 
 @pytest.mark.parametrize("name", [*choices.DATA_SETS, *choices.PREFIXES])

@@ -1,9 +1,9 @@
 """Data sets: what they hold, and that nothing damaged or missing gets past unnoticed."""
 
-import ast
 import gzip
 import hashlib
 import http.server
+import importlib
 import os
 import socket
 import subprocess
@@ -22,9 +22,10 @@ import pytest
 import scipy.stats
 
 from aevb import data
-from aevb.data import Options, _files, _pixels, _prepared, binarized_mnist, frey_faces, mnist
+from aevb.data import Options, binarized_mnist, frey_faces, mnist, preprocessing
 from aevb.data import synthetic as synthetic_data
-from aevb.data._files import Download, Source
+from aevb.data.io import prepared, sources
+from aevb.data.io.sources import Download, Source
 from aevb.errors import UserError
 
 NUM_TRAIN, NUM_TEST, NUM_VALIDATION = 30, 20, 10
@@ -99,7 +100,7 @@ def small(
 ) -> tuple[Source, dict[str, bytes]]:
     """`source` with other arrays in the place of its own, and the files that a site serves."""
     remaining, files = list(arrays), {}
-    splits: dict[str, dict[str, _files.Part]] = {}
+    splits: dict[str, dict[str, sources.Part]] = {}
     for split, features in source.splits.items():
         splits[split] = {}
         for feature, part in features.items():
@@ -108,7 +109,7 @@ def small(
             files[part.names[0]] = content
             splits[split][feature] = part._replace(
                 shape=array.shape,
-                sha256=_files.digest(array),
+                sha256=sources.digest(array),
                 download=Download(
                     f"{url}/{part.names[0]}", len(content), hashlib.sha256(content).hexdigest()
                 ),
@@ -180,25 +181,15 @@ def refusal(name: str, options: Options = data.DEFAULTS) -> str:
 # The catalogue
 
 
-def test_the_catalogue_is_the_folder() -> None:
-    assert data.names() == ("binarized_mnist", "frey_faces", "mnist", "synthetic")
-
-
-@pytest.mark.parametrize("name", data.names())
+@pytest.mark.parametrize("name", data.NAMES)
 def test_every_data_set_keeps_the_contract(
     name: str, mnist_files: dict[str, bytes], binarized_files: dict[str, bytes], home: Path
 ) -> None:
     bring(mnist_files, home / "downloads" / "manual" / "mnist")
     bring(binarized_files, home / "downloads" / "manual")
-    literals = {
-        statement.targets[0].id: ast.literal_eval(statement.value)
-        for statement in ast.parse((Path(data.__file__).parent / f"{name}.py").read_text()).body
-        if isinstance(statement, ast.Assign)
-        and isinstance(statement.targets[0], ast.Name)
-        and statement.targets[0].id in ("SPLITS", "KINDS")
-    }
-    for split in literals["SPLITS"]:
-        for binarization, kind in literals["KINDS"].items():
+    module = importlib.import_module(f"aevb.data.{name}")
+    for split in module.SPLITS:
+        for binarization, kind in module.KINDS.items():
             dataset = data.load(name, Options(split=split, binarization=binarization))
             assert dataset.name == name
             assert dataset.kind == kind
@@ -217,7 +208,7 @@ def test_every_data_set_keeps_the_contract(
             if kind == "grey":
                 np.testing.assert_array_equal(x, dataset.test[:5] / np.float32(256))
     default = data.load(name)
-    first = Options(split=literals["SPLITS"][0], binarization=next(iter(literals["KINDS"])))
+    first = Options(split=module.SPLITS[0], binarization=next(iter(module.KINDS)))
     np.testing.assert_array_equal(default.train, data.load(name, first).train)
 
 
@@ -227,7 +218,7 @@ def _keys(number: int) -> jax.Array:
 
 def test_unknown_names_splits_binarizations_and_scales_are_refused_with_what_exists() -> None:
     assert "binarized_mnist, frey_faces, mnist, synthetic" in refusal("cifar")
-    assert "does not exist" in refusal("_pixels")
+    assert "does not exist" in refusal("preprocessing")
     assert "blocked, random" in refusal("frey_faces", Options(split="half"))
     assert "dynamic, fixed, none" in refusal("mnist", Options(binarization="dynamik"))
     assert "128.0" in refusal("frey_faces", Options(grey_scale=128.0))
@@ -242,9 +233,10 @@ def test_loading_prepared_data_imports_no_tensorflow_datasets(
     program = """if True:
         import sys
         from aevb import data
-        from aevb.data import _files, mnist
+        from aevb.data import mnist
+        from aevb.data.io import sources
         parts = {"train": (30, sys.argv[1]), "test": (20, sys.argv[2])}
-        mnist.SOURCE = mnist.SOURCE._replace(splits={split: {"image": _files.Part(
+        mnist.SOURCE = mnist.SOURCE._replace(splits={split: {"image": sources.Part(
             (), (n, 28, 28), sha256)} for split, (n, sha256) in parts.items()})
         assert len(data.load("mnist").train) == 30
         data.load("frey_faces")
@@ -292,8 +284,8 @@ def test_frey_faces_need_no_folder_to_write_to(monkeypatch: pytest.MonkeyPatch) 
 
 def test_damaged_frey_faces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "frey_rawface.mat"
-    content = (_files.SHIPPED / name).read_bytes()
-    monkeypatch.setattr(_files, "SHIPPED", bring({name: content[:-100]}, tmp_path))
+    content = (sources.SHIPPED / name).read_bytes()
+    monkeypatch.setattr(sources, "SHIPPED", bring({name: content[:-100]}, tmp_path))
     assert str(tmp_path / name) in refusal("frey_faces")
     (tmp_path / name).unlink()
     assert str(tmp_path / name) in refusal("frey_faces")
@@ -368,18 +360,20 @@ def test_prepared_mnist_holds_its_labels(
 def test_dynamic_binarization_has_the_grey_level_as_its_mean() -> None:
     x = jnp.asarray([0, 1, 64, 128, 254, 255], jnp.uint8)
     num_draws = 20_000
-    draws = np.asarray(jax.vmap(lambda key: _pixels.drawn(key, x))(_keys(num_draws)))
+    draws = np.asarray(jax.vmap(lambda key: preprocessing.drawn(key, x))(_keys(num_draws)))
     probability = np.asarray(x, np.float64) / 255
     standard_error = np.sqrt(probability * (1 - probability) / num_draws)
     assert np.all(np.abs(draws.mean(0) - probability) <= 4 * standard_error)  # 0 for 0 and 255
-    np.testing.assert_array_equal(_pixels.drawn(_keys(2)[1], x), _pixels.drawn(_keys(2)[1], x))
+    np.testing.assert_array_equal(
+        preprocessing.drawn(_keys(2)[1], x), preprocessing.drawn(_keys(2)[1], x)
+    )
 
 
 def test_fixed_binarization_has_the_grey_level_as_its_mean_and_is_always_the_same() -> None:
     levels = np.array([0, 1, 64, 128, 254, 255], np.uint8)
     num_draws = 200_000
     images = np.tile(levels, (num_draws, 1))
-    once, other = _pixels.binarized_once(images, images)
+    once, other = preprocessing.binarized_once(images, images)
     probability = levels / 255
     standard_error = np.sqrt(probability * (1 - probability) / num_draws)
     assert np.all(np.abs(once.mean(0) - probability) <= 4 * standard_error)
@@ -559,7 +553,8 @@ def test_preparation_killed_half_way_is_done_anew(
     program = """if True:
         import os, signal, sys
         from pathlib import Path
-        from aevb.data import _files, _tfds, mnist
+        from aevb.data import mnist
+        from aevb.data.io import tfds_builder
         sha256 = dict(zip(sys.argv[3::3], zip(map(int, sys.argv[4::3]), sys.argv[5::3])))
         part = lambda old: old._replace(
             shape=(sha256[old.names[0]][0], *old.shape[1:]), sha256=sha256[old.names[0]][1])
@@ -568,10 +563,10 @@ def test_preparation_killed_half_way_is_done_anew(
         def dies(self, columns):
             yield 0, {"index": 0, **{name: column[0] for name, column in columns.items()}}
             os.kill(os.getpid(), signal.SIGKILL)
-        _tfds.Builder._generate_examples = dies
+        tfds_builder.Builder._generate_examples = dies
         files = {part: Path(sys.argv[2]) / part.names[0]
             for f in source.splits.values() for part in f.values()}
-        _tfds.write(source, Path(sys.argv[1]), files, "")
+        tfds_builder.write(source, Path(sys.argv[1]), files, "")
     """
     parts = [part for f in mnist.SOURCE.splits.values() for part in f.values()]
     described = [word for p in parts for word in (p.names[0], str(p.shape[0]), p.sha256)]
@@ -586,13 +581,13 @@ def test_preparation_killed_half_way_is_done_anew(
 def test_a_second_process_that_prepares_meanwhile_does_no_harm(
     mnist_files: dict[str, bytes], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aevb.data import _tfds
+    from aevb.data.io import tfds_builder
 
     bring(mnist_files, home / "downloads" / "manual")
-    write, count = _tfds.write, []
+    write, count = tfds_builder.write, []
 
     def write_while_another_does(*args: Any) -> None:
-        generate = _tfds.Builder._generate_examples
+        generate = tfds_builder.Builder._generate_examples
 
         def another_is_faster(self: Any, columns: Any) -> Any:
             if not count:
@@ -600,10 +595,10 @@ def test_a_second_process_that_prepares_meanwhile_does_no_harm(
                 write(*args)
             return generate(self, columns)
 
-        monkeypatch.setattr(_tfds.Builder, "_generate_examples", another_is_faster)
+        monkeypatch.setattr(tfds_builder.Builder, "_generate_examples", another_is_faster)
         write(*args)
 
-    monkeypatch.setattr(_tfds, "write", write_while_another_does)
+    monkeypatch.setattr(tfds_builder, "write", write_while_another_does)
     assert len(data.load("mnist").train) == NUM_TRAIN
     assert count
 
@@ -629,7 +624,7 @@ def test_offline_without_files_is_refused_at_once_with_the_way_out(
         raise AssertionError("TFDS would try for minutes")
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    monkeypatch.setattr("aevb.data._tfds.write", no_tfds)
+    monkeypatch.setattr("aevb.data.io.tfds_builder.write", no_tfds)
     message = refusal("mnist")
     assert "Network is unreachable" in message
     assert not (home / "aevb_mnist").exists()
@@ -643,7 +638,7 @@ def test_offline_without_files_is_refused_at_once_with_the_way_out(
 def test_a_server_that_does_not_answer_is_not_waited_for(
     limit: str, digits: list[np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_prepared, limit, 0.2)
+    monkeypatch.setattr(prepared, limit, 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -16,7 +16,7 @@ from aevb import data as datasets
 from aevb import marginal
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, validate, with_values
-from aevb.data import Dataset, Options, _pixels
+from aevb.data import Dataset, Options, preprocessing
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.proposals import PROPOSALS
@@ -84,7 +84,7 @@ def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
             return load(name, options)
         levels = 256 if name == "mnist" else 2
         pixels = np.random.default_rng(0).integers(levels, size=(300, 784)).astype(np.uint8)
-        preprocess = _pixels.drawn if name == "mnist" else _pixels.unchanged
+        preprocess = preprocessing.drawn if name == "mnist" else preprocessing.unchanged
         return Dataset(name, pixels, pixels, "binary", preprocess, (28, 28), levels=None)
 
     monkeypatch.setattr(datasets, "load", load_or_make)

@@ -13,8 +13,9 @@ from marks import slow_but
 from aevb import data, experiment, runs
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.config import default_config, validate, with_values
-from aevb.data import Dataset, Options, records
-from aevb.data.records import Records
+from aevb.data import Dataset, Options
+from aevb.data.io import array_records
+from aevb.data.io.array_records import Records
 from aevb.training import loop, stacked_runs, streaming
 
 N, M, D = 47, 5, 3  # 9 minibatches an epoch; 2 datapoints wait
@@ -25,9 +26,9 @@ DATA = np.arange(N * D, dtype=np.uint8).reshape(N, D)
 @pytest.fixture
 def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
     """In shards of 20 datapoints, to be read 4 minibatches at a time."""
-    monkeypatch.setattr(records, "SHARD_BYTES", 20 * D)
+    monkeypatch.setattr(array_records, "SHARD_BYTES", 20 * D)
     monkeypatch.setattr(streaming, "BLOCK_BYTES", 4 * M * D)
-    return records.write(tmp_path / "records", [DATA])
+    return array_records.write(tmp_path / "records", [DATA])
 
 
 def recorder() -> Algorithm:

@@ -13,7 +13,7 @@ from programs import run_program
 from aevb import data, runs
 from aevb.config import default_config, validate
 from aevb.data import Options
-from aevb.data.records import Records
+from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 from aevb.experiment import load
 

@@ -1,8 +1,7 @@
-"""Data sets. A file of this folder that declares KINDS is one; its name is the data set's.
+"""Data sets, each a file of this folder.
 
-Such a file declares, as literals that can be read without importing it, ``SPLITS`` (the ways to
-part training from test data) and ``KINDS`` (binarization -> kind of data), the defaults first,
-and defines ``load(options) -> Dataset``.
+Such a file has ``SPLITS`` (ways to part training from test data) and ``KINDS`` (binarization ->
+kind of data), the defaults first, and ``load(options) -> Dataset``.
 """
 
 import importlib
@@ -13,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from aevb.data.records import Records
+from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 from aevb.types import Key
 
-PREFIXES = {"tfds:": "_tfds_images", "npy:": "_own", "images:": "_own"}
+NAMES = ("binarized_mnist", "frey_faces", "mnist", "synthetic")
+"""The data sets of the package, each a file of this folder."""
+PREFIXES = {"tfds:": "tfds_images", "npy:": "user_files", "images:": "user_files"}
 """What begins the names of data sets that are a user's, and the file that loads them."""
 OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
 
@@ -56,7 +57,7 @@ DEFAULTS = Options()
 
 
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
-    """The data set `name`: one of `names()`, or one that is not of this package.
+    """The data set `name`: one of `NAMES`, or one that is not of this package.
 
     tfds:NAME is images that TFDS has prepared, npy:FILE an array that np.save wrote, and
     images:FOLDER the images in a folder.
@@ -118,13 +119,13 @@ def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
     Raises:
         UserError: it cannot be written there, or is damaged.
     """
-    from aevb.data import _files
+    from aevb.data.io import sources
 
     if isinstance(dataset.train, Records):
         return dataset
-    key = f"{dataset.name}-{_files.digest(dataset.train)[:16]}"
+    key = f"{dataset.name}-{sources.digest(dataset.train)[:16]}"
     or_else = ", or set data.access=memory"
-    train = _files.kept_records(dataset.name, key, [dataset.train], options, or_else)
+    train = sources.kept_records(dataset.name, key, [dataset.train], options, or_else)
     return dataset._replace(train=train)
 
 
@@ -138,24 +139,18 @@ def prepare(name: str, options: Options = DEFAULTS) -> Path:
     Raises:
         UserError: as `load`; or the data set has no files.
     """
-    from aevb.data import _prepared  # data sets without files can do without it
+    from aevb.data.io import prepared  # data sets without files can do without it
 
     source = getattr(_module(name), "SOURCE", None)
     if source is None:
         raise UserError(f"the data set {name!r} is made by a formula; there is nothing to prepare")
-    return _prepared.prepare(source, options)
-
-
-def names() -> tuple[str, ...]:
-    """The data sets that exist: the files of this folder that declare KINDS."""
-    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    return tuple(file.stem for file in files if "\nKINDS" in file.read_text())
+    return prepared.prepare(source, options)
 
 
 def _module(name: str):
-    if name not in names():
+    if name not in NAMES:
         raise UserError(
-            f"the data set {name!r} does not exist; there are {', '.join(names())}, {OTHERS}"
+            f"the data set {name!r} does not exist; there are {', '.join(NAMES)}, {OTHERS}"
         )
     return importlib.import_module(f"aevb.data.{name}")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Dataset, Options, _pixels, _prepared
-from aevb.data._files import Download, Part, Source
+from aevb.data import Dataset, Options, preprocessing
+from aevb.data.io import prepared
+from aevb.data.io.sources import Download, Part, Source
 
 SPLITS = ("standard", "train+validation")
 KINDS = {"none": "binary"}
@@ -27,13 +28,13 @@ def load(options: Options) -> Dataset:
         UserError: the files are neither here nor to be downloaded, or something is damaged.
     """
     splits = ("train", "test") if options.split == "standard" else ("train", "test", "validation")
-    train, test, *validation = _prepared.load(SOURCE, splits, options)
+    train, test, *validation = prepared.load(SOURCE, splits, options)
     return Dataset(
         name="binarized_mnist",
         train=np.concatenate([train, *validation]) if validation else train,
         test=test,
         kind=KINDS[options.binarization],
-        preprocess=_pixels.unchanged,
+        preprocess=preprocessing.unchanged,
         image_shape=IMAGE_SHAPE,
         levels=None,
     )

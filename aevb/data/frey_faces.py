@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Dataset, Options, _files, _pixels, _splits
-from aevb.data._files import Part, Source
+from aevb.data import Dataset, Options, preprocessing, splits
+from aevb.data.io import sources
+from aevb.data.io.sources import Part, Source
 
 SPLITS = ("blocked", "random")
 KINDS = {"none": "grey"}
@@ -31,14 +32,14 @@ def load(options: Options) -> Dataset:
         UserError: the file in the package is damaged.
     """
     part = SOURCE.splits["film"]["image"]
-    film = _files.read(SOURCE, part, _files.SHIPPED / part.names[0]).reshape(NUM_FRAMES, -1)
-    train, test = _splits.four_fifths(film, options.split)
+    film = sources.read(SOURCE, part, sources.SHIPPED / part.names[0]).reshape(NUM_FRAMES, -1)
+    train, test = splits.four_fifths(film, options.split)
     return Dataset(
         name="frey_faces",
         train=train,
         test=test,
         kind=KINDS[options.binarization],
-        preprocess=_pixels.scaled(options.grey_scale),
+        preprocess=preprocessing.scaled(options.grey_scale),
         image_shape=IMAGE_SHAPE,
         levels=options.grey_scale,
     )

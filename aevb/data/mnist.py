@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Dataset, Options, _pixels, _prepared
-from aevb.data._files import Download, Part, Source
+from aevb.data import Dataset, Options, preprocessing
+from aevb.data.io import prepared
+from aevb.data.io.sources import Download, Part, Source
 
 SPLITS = ("standard",)
 KINDS = {"dynamic": "binary", "fixed": "binary", "none": "grey"}
@@ -26,13 +27,13 @@ def load(options: Options) -> Dataset:
     Raises:
         UserError: the files are neither here nor to be downloaded, or something is damaged.
     """
-    train, test = _prepared.load(SOURCE, ("train", "test"), options)
-    preprocess = _pixels.drawn
+    train, test = prepared.load(SOURCE, ("train", "test"), options)
+    preprocess = preprocessing.drawn
     if options.binarization == "fixed":
-        train, test = _pixels.binarized_once(train, test)
-        preprocess = _pixels.unchanged
+        train, test = preprocessing.binarized_once(train, test)
+        preprocess = preprocessing.unchanged
     elif options.binarization == "none":
-        preprocess = _pixels.scaled(options.grey_scale)
+        preprocess = preprocessing.scaled(options.grey_scale)
     return Dataset(
         name="mnist",
         train=train,

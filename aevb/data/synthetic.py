@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.data import Dataset, Options, _pixels
+from aevb.data import Dataset, Options, preprocessing
 from aevb.errors import UserError
 from aevb.types import Key
 
@@ -103,7 +103,7 @@ def load(options: Options) -> Dataset:
         train=x[num_test:],
         test=x[:num_test],
         kind=KINDS[options.binarization],
-        preprocess=_pixels.unchanged,
+        preprocess=preprocessing.unchanged,
         image_shape=None,
         levels=None,
     )

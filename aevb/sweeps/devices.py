@@ -22,7 +22,7 @@ from jax import Array
 from aevb import runs
 from aevb.algorithms.base import Algorithm
 from aevb.config import WITHOUT_EFFECT, Values, section
-from aevb.data.records import Records
+from aevb.data.io.array_records import Records
 from aevb.errors import Interrupted
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, Loader, build, build_algorithm, build_optimizer, data_key

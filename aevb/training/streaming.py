@@ -15,7 +15,7 @@ from jax import Array
 
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.data import Dataset
-from aevb.data.records import Records
+from aevb.data.io.array_records import Records
 from aevb.runtime import xla
 from aevb.runtime.distributed import Placement, own_part, parts_of, place, place_parts
 from aevb.training import loop

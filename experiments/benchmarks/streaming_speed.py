@@ -113,14 +113,14 @@ def made(num_records: int) -> Iterator[np.ndarray]:
 
 def memory_in_a_small_process(gigabytes: float, limit_gib: float) -> dict[str, Any]:
     """What a process under a limit held at each of `LEVELS` points of one epoch."""
-    from aevb.data import records
+    from aevb.data.io import array_records
 
     with tempfile.TemporaryDirectory() as folder:
         free = shutil.disk_usage(folder).free
         if free < 1.2e9 * gigabytes:
             raise SystemExit(f"{folder} has room for {free / 1e9:.1f} GB, not for {gigabytes:g}")
         num_records = int(gigabytes * 1e9 / PIXELS)
-        records.write(Path(folder) / "records", made(num_records))
+        array_records.write(Path(folder) / "records", made(num_records))
         program = [sys.executable, __file__, f"--train-on={folder}/records"]
         program.append(f"--limit-gib={limit_gib:g}")
         done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
@@ -143,7 +143,7 @@ def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
 
     from aevb.config import default_config, validate, with_values
     from aevb.data import Dataset
-    from aevb.data.records import Records
+    from aevb.data.io.array_records import Records
     from aevb.experiment import build
     from aevb.training import loop, stacked_runs, streaming
 

@@ -14,8 +14,9 @@ from PIL import Image
 from test_data import amat, idx, small
 
 from aevb import data
-from aevb.data import Options, _files, _own, binarized_mnist, frey_faces, mnist
-from aevb.data._files import Part, Source
+from aevb.data import Options, binarized_mnist, frey_faces, mnist, user_files
+from aevb.data.io import sources
+from aevb.data.io.sources import Part, Source
 from aevb.errors import UserError
 
 NUM_DAMAGES = 50
@@ -51,7 +52,7 @@ def of_binarized(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, b
 
 def of_frey() -> tuple[Source, Part, bytes]:
     part = frey_faces.SOURCE.splits["film"]["image"]
-    return frey_faces.SOURCE, part, (_files.SHIPPED / part.names[0]).read_bytes()
+    return frey_faces.SOURCE, part, (sources.SHIPPED / part.names[0]).read_bytes()
 
 
 FORMATS: dict[str, Callable[[], tuple[Source, Part, bytes]]] = {
@@ -90,12 +91,12 @@ def test_a_damaged_file_is_refused_by_its_name(
     source, part, content = FORMATS[format]()
     path = tmp_path / f"file.{format}"
     path.write_bytes(content)
-    sound = _files.read(source, part, path)
+    sound = sources.read(source, part, path)
     outcomes: Counter[str] = Counter()
     for number in range(NUM_DAMAGES):
         path.write_bytes(damaged(content, random.Random(number)))
         try:
-            found = _files.read(source, part, path)
+            found = sources.read(source, part, path)
         except UserError as error:
             (line,) = str(error).splitlines()
             outcomes["refused by name" if line.startswith(str(path)) else line] += 1
@@ -172,7 +173,7 @@ def one_image(suffix: str) -> Callable[[], bytes]:
 OWN: dict[str, Callable[[], bytes]] = {
     "bytes.npy": one_array(np.uint8),
     "floats.npy": one_array(np.float32),
-    **{f"image{suffix}": one_image(suffix) for suffix in _own.SUFFIXES},
+    **{f"image{suffix}": one_image(suffix) for suffix in user_files.SUFFIXES},
 }
 
 

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aevb.data import Options, records
-from aevb.data.records import Records
+from aevb.data import Options
+from aevb.data.io import array_records
+from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 
-SHIPPED = Path(__file__).parent / "files"
+SHIPPED = Path(__file__).parent.parent / "files"
+VERSION = "1.0.0"  # of the prepared data sets
 
 
 class Download(NamedTuple):
@@ -114,7 +116,7 @@ def kept_records(
     if folder.is_dir():
         return Records(folder)
     try:
-        return records.write(folder, blocks)
+        return array_records.write(folder, blocks)
     except OSError as error:
         raise UserError(
             f"the records of {name} cannot be written to {folder} ({one_line(error)}); let "
@@ -160,3 +162,11 @@ def digest(array: np.ndarray) -> str:
 def one_line(error: object) -> str:
     """What an exception says, or else its name, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def how_to_bring(source: Source, missing: list[Part], options: Options) -> str:
+    """Returns what a user has to do about missing files: which, from where, to where."""
+    manual = manual_dir(options)
+    folder = manual if options.manual_dir else manual / source.name
+    urls = ", ".join(part.download.url for part in missing if part.download)
+    return f"put these files into {folder} (or where data.manual_dir points) and try again: {urls}"

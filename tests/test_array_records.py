@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aevb.data import records
-from aevb.data.records import INFO, Records
+from aevb.data.io import array_records
+from aevb.data.io.array_records import INFO, Records
 from aevb.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -18,8 +18,8 @@ PIXELS = RNG.integers(0, 256, (100, 12), dtype=np.uint8)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """100 datapoints in shards of at most 30."""
-    monkeypatch.setattr(records, "SHARD_BYTES", 30 * PIXELS.shape[1])
-    records.write(tmp_path / "pixels", [PIXELS[:70], PIXELS[70:]])
+    monkeypatch.setattr(array_records, "SHARD_BYTES", 30 * PIXELS.shape[1])
+    array_records.write(tmp_path / "pixels", [PIXELS[:70], PIXELS[70:]])
     return tmp_path / "pixels"
 
 
@@ -47,20 +47,20 @@ def test_it_is_cut_into_shards(folder: Path):
 
 def test_real_numbers_keep_every_bit(tmp_path: Path):
     real = RNG.normal(size=(50, 3)).astype(np.float32)
-    np.testing.assert_array_equal(np.asarray(records.write(tmp_path / "real", [real])), real)
+    np.testing.assert_array_equal(np.asarray(array_records.write(tmp_path / "real", [real])), real)
 
 
 def test_blocks_of_another_width_or_type_are_refused_and_leave_nothing(tmp_path: Path):
     for other in (PIXELS[:, :5], PIXELS.astype(np.float32)):
         with pytest.raises(ValueError, match="the first one D = 12 and type uint8"):
-            records.write(tmp_path / "pixels", [PIXELS, other])
+            array_records.write(tmp_path / "pixels", [PIXELS, other])
     with pytest.raises(ValueError, match="no datapoint"):
-        records.write(tmp_path / "pixels", [])
+        array_records.write(tmp_path / "pixels", [])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_writer_that_comes_second_finds_the_first_ones(folder: Path):
-    records.write(folder, [PIXELS])
+    array_records.write(folder, [PIXELS])
     np.testing.assert_array_equal(Records(folder)[:], PIXELS)
     assert [path.name for path in folder.parent.iterdir()] == ["pixels"]
 

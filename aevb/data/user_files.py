@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from aevb.data import Dataset, Options, _files, _pixels, _splits
+from aevb.data import Dataset, Options, preprocessing, splits
+from aevb.data.io import sources
 from aevb.errors import UserError
 
 NPY, IMAGES = "npy:", "images:"
 
-SPLITS = ("blocked", "random")  # those of `_splits`
+SPLITS = ("blocked", "random")  # those of `splits`
 KINDS = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # of grey levels
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm")
@@ -35,21 +36,21 @@ def load(name: str, options: Options) -> Dataset:
         UserError: it is not there, cannot be read, or is no such data.
     """
     read, prefix = (_array, NPY) if name.startswith(NPY) else (_images, IMAGES)
-    path = _files.absolute(name.removeprefix(prefix), "data.name")
+    path = sources.absolute(name.removeprefix(prefix), "data.name")
     x, kind, image_shape = read(path)
     if kind != "grey" and options.binarization != "none":
         raise UserError(
             f"data.binarization is {options.binarization!r}, which is for grey levels; {name} "
             f"holds {kind} data, for which it must be none"
         )
-    train, test = _splits.four_fifths(x, options.split)
-    is_grey, preprocess = kind == "grey" and options.binarization == "none", _pixels.unchanged
+    train, test = splits.four_fifths(x, options.split)
+    is_grey, preprocess = kind == "grey" and options.binarization == "none", preprocessing.unchanged
     if is_grey:
-        preprocess = _pixels.scaled(options.grey_scale)
+        preprocess = preprocessing.scaled(options.grey_scale)
     elif options.binarization == "dynamic":
-        preprocess = _pixels.drawn
+        preprocess = preprocessing.drawn
     elif options.binarization == "fixed":
-        train, test = _pixels.binarized_once(train, test)
+        train, test = preprocessing.binarized_once(train, test)
     return Dataset(
         name=f"{prefix}{path.name}",
         train=train,
@@ -75,7 +76,7 @@ def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
         # A pickle is a program, and is not run. A file that is too short cannot be mapped.
         stored: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy raises many kinds for a damaged header
-        raise _refused(path, f"cannot be read ({_files.one_line(error)})") from None
+        raise _refused(path, f"cannot be read ({sources.one_line(error)})") from None
     if isinstance(stored, NpzFile):
         with stored:
             raise _refused(path, f"holds several arrays ({', '.join(stored)})")
@@ -150,7 +151,7 @@ def _images(folder: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
             if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
         ]
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({_files.one_line(error)})") from None
+        raise UserError(f"{folder} cannot be read ({sources.one_line(error)})") from None
     if not files:
         raise UserError(
             f"{folder} holds no image ({', '.join(SUFFIXES)}); {IMAGES}FOLDER takes those that lie "
@@ -185,7 +186,7 @@ def _pixels_of(path: Path) -> np.ndarray:
             image.load()
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(
-            f"{path} cannot be read as an image ({_files.one_line(error)}); repair it, or take it "
+            f"{path} cannot be read as an image ({sources.one_line(error)}); repair it, or take it "
             "out of the folder"
         ) from None
     if image.mode == "1":

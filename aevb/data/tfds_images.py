@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb.data import Dataset, Options, _files, _pixels
-from aevb.data.records import Records
+from aevb.data import Dataset, Options, preprocessing
+from aevb.data.io import sources
+from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 
 TFDS = "tfds:"
@@ -61,7 +62,7 @@ def load(name: str, options: Options) -> Dataset:
         train=train,
         test=np.asarray(test),
         kind=KINDS[options.binarization],
-        preprocess=_pixels.scaled(options.grey_scale) if is_grey else _pixels.drawn,
+        preprocess=preprocessing.scaled(options.grey_scale) if is_grey else preprocessing.drawn,
         image_shape=images.shape,
         levels=options.grey_scale if is_grey else None,
     )
@@ -69,7 +70,7 @@ def load(name: str, options: Options) -> Dataset:
 
 def _find(name: str, options: Options) -> Path:
     """The folder of the newest version."""
-    directory = _files.data_dir(options)
+    directory = sources.data_dir(options)
     wanted = name.removeprefix(TFDS)
     folder = directory / wanted  # which is `wanted` itself where that is absolute
     found = sorted(
@@ -131,7 +132,7 @@ def _records(name: str, images: Images, split: str, options: Options) -> Records
     what = f"{images.builder.info.full_name}/{split}"
     digest = hashlib.sha256(f"{what} {images.builder.data_dir}".encode()).hexdigest()[:16]
     blocks = _blocks(name, images, split)
-    return _files.kept_records(name, f"tfds-{what}-{digest}", blocks, options)
+    return sources.kept_records(name, f"tfds-{what}-{digest}", blocks, options)
 
 
 def _blocks(name: str, images: Images, split: str) -> Iterator[np.ndarray]:
@@ -150,7 +151,7 @@ def _blocks(name: str, images: Images, split: str) -> Iterator[np.ndarray]:
     except Exception as error:  # TFDS raises many kinds for a split that is not there or damaged
         splits = ", ".join(images.builder.info.splits)
         raise UserError(
-            f"the split {split!r} of {name} cannot be read ({_files.one_line(error)}); it has "
+            f"the split {split!r} of {name} cannot be read ({sources.one_line(error)}); it has "
             f"{splits}"
         ) from None
 
@@ -170,6 +171,6 @@ def _pixels_of(image: Any, images: Images) -> np.ndarray:
 
 def _damaged(name: str, folder: Path, error: Exception) -> UserError:
     return UserError(
-        f"{name} in {folder} is damaged ({_files.one_line(error)}); delete this folder, and "
+        f"{name} in {folder} is damaged ({sources.one_line(error)}); delete this folder, and "
         "prepare it again"
     )

@@ -15,7 +15,7 @@ from programs import run_program
 from aevb import data
 from aevb.config import default_config, validate, with_values
 from aevb.data import Options
-from aevb.data.records import Records
+from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 from aevb.experiment import build, load
 

@@ -15,16 +15,15 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.core.units import Size
 
-from aevb.data import _files
-from aevb.data._files import Part, Source
-from aevb.data._prepared import VERSION
+from aevb.data.io import sources
+from aevb.data.io.sources import Part, Source
 from aevb.errors import UserError
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """The records of a Source: {"index": its place in the file, "image": ..., ...} each."""
 
-    VERSION = tfds.core.Version(VERSION)
+    VERSION = tfds.core.Version(sources.VERSION)
     source: Source
     files: Mapping[Part, Path | None] = {}  # those on this machine
     how_to_bring = ""  # the others, for the user
@@ -54,13 +53,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             downloaded: Any = dl_manager.download(missing)
         except Exception as error:  # of TFDS, requests, urllib3 or the file system
             raise UserError(
-                f"{self.source.name} could not be downloaded ({_files.one_line(error)}); "
+                f"{self.source.name} could not be downloaded ({sources.one_line(error)}); "
                 + self.how_to_bring
             ) from None
         paths = {**self.files, **{part: Path(path) for part, path in downloaded.items()}}
         arrays = {
             split: {
-                name: _files.read(self.source, part, paths[part]) for name, part in features.items()
+                name: sources.read(self.source, part, paths[part])
+                for name, part in features.items()
             }
             for split, features in self.source.splits.items()
         }

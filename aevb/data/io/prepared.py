@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Options, _files
-from aevb.data._files import Part, Source
+from aevb.data import Options
+from aevb.data.io import sources
+from aevb.data.io.sources import Part, Source
 from aevb.errors import UserError
 
-VERSION = "1.0.0"
 CONNECT_SECONDS = 5.0  # until the other side answers, and
 PATIENCE_SECONDS = 10.0  # in all, as the look-up of a name has no timeout of its own
 
@@ -37,25 +37,25 @@ def load(source: Source, splits: tuple[str, ...], options: Options) -> list[np.n
 
 def prepare(source: Source, options: Options) -> Path:
     """The folder of the prepared data set. Does nothing if it exists: it appears when complete."""
-    directory = _files.data_dir(options)
-    folder = directory / f"aevb_{source.name}" / VERSION
+    directory = sources.data_dir(options)
+    folder = directory / f"aevb_{source.name}" / sources.VERSION
     if os.path.isdir(folder):
         return folder
-    files = {part: _files.find(source, part, options) for part in _parts(source)}
+    files = {part: sources.find(source, part, options) for part in _parts(source)}
     missing = [part for part, path in files.items() if path is None]
     try:
         if missing:
             _require_network(source, missing, options)
         folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"preparing {source.name} in {folder} (once, some seconds)", file=sys.stderr)
-        from aevb.data import _tfds  # 0.6 s, and only the first time
+        from aevb.data.io import tfds_builder  # 0.6 s, and only the first time
 
-        _tfds.write(source, directory, files, how_to_bring(source, missing, options))
+        tfds_builder.write(source, directory, files, sources.how_to_bring(source, missing, options))
     except OSError as error:
         if os.path.isdir(folder):  # another process was faster, and has the same data
             return folder
         raise UserError(
-            f"{source.name} cannot be prepared in {folder} ({_files.one_line(error)}); let "
+            f"{source.name} cannot be prepared in {folder} ({sources.one_line(error)}); let "
             "data.dir or $TFDS_DATA_DIR name a folder that can be written and has space"
         ) from None
     return folder
@@ -63,14 +63,6 @@ def prepare(source: Source, options: Options) -> Path:
 
 def _parts(source: Source) -> list[Part]:
     return [part for features in source.splits.values() for part in features.values()]
-
-
-def how_to_bring(source: Source, missing: list[Part], options: Options) -> str:
-    """What a user is to do about files that are not here: which, from where, to where."""
-    manual = _files.manual_dir(options)
-    folder = manual if options.manual_dir else manual / source.name
-    urls = ", ".join(part.download.url for part in missing if part.download)
-    return f"put these files into {folder} (or where data.manual_dir points) and try again: {urls}"
 
 
 def _require_network(source: Source, missing: list[Part], options: Options) -> None:
@@ -83,7 +75,7 @@ def _require_network(source: Source, missing: list[Part], options: Options) -> N
             with urllib.request.urlopen(urls[0], timeout=CONNECT_SECONDS):
                 why[0] = ""
         except Exception as error:  # whatever it is, it is the answer
-            why[0] = _files.one_line(getattr(error, "reason", error))
+            why[0] = sources.one_line(getattr(error, "reason", error))
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
@@ -91,7 +83,7 @@ def _require_network(source: Source, missing: list[Part], options: Options) -> N
     if why[0]:
         raise UserError(
             f"{source.name} is not on this machine and {urls[0]} cannot be downloaded ({why[0]}); "
-            + how_to_bring(source, missing, options)
+            + sources.how_to_bring(source, missing, options)
         )
 
 
@@ -103,19 +95,19 @@ def _read(source: Source, folder: Path, split: str) -> np.ndarray:
         if piece.exists():
             images = np.load(piece, allow_pickle=False)
         else:
-            from aevb.data import _tfds
+            from aevb.data.io import tfds_builder
 
-            images = _tfds.read(source, folder.parent.parent, split)
+            images = tfds_builder.read(source, folder.parent.parent, split)
     except (ImportError, MemoryError):
         raise
     except PermissionError as error:
         raise UserError(
             f"the prepared data of {source.name} in {folder} cannot be read "
-            f"({_files.one_line(error)}); ask their owner for leave, or name another data.dir"
+            f"({sources.one_line(error)}); ask their owner for leave, or name another data.dir"
         ) from None
     except Exception as error:  # array_record and numpy raise many kinds for damaged files
-        raise _damaged(source, folder, _files.one_line(error)) from None
-    if images.shape != part.shape or _files.digest(images) != part.sha256:
+        raise _damaged(source, folder, sources.one_line(error)) from None
+    if images.shape != part.shape or sources.digest(images) != part.sha256:
         raise _damaged(source, folder, f"the images of {split!r} are not the ones expected")
     if not piece.exists():
         _write_piece(piece, images)
