@@ -41,7 +41,7 @@ class DataChoices(NamedTuple):
 # The names in the tables of the package, written out because importing those imports jax; a test
 # holds them equal.
 NETWORKS = ("mlp", "conv")
-INITIALISATIONS = ("normal", "fan_in")
+INITIALIZATIONS = ("normal", "fan_in")
 LIKELIHOODS = (
     "bernoulli",
     "continuous_bernoulli",
@@ -140,7 +140,7 @@ FIELDS = (
     Field(
         "data.split", "", "train and test; '' is the data set's first. frey_faces: blocked "
         "(the last fifth of the film tests) or random (the literature's; leaks between "
-        "neighbours); npy:FILE and images:FOLDER likewise. tfds:NAME: two of TFDS's, such as "
+        "neighbors); npy:FILE and images:FOLDER likewise. tfds:NAME: two of TFDS's, such as "
         "train[:80%],train[80%:]",
         *_anything("a split of the data set"),
     ),
@@ -198,7 +198,7 @@ FIELDS = (
         *_one_of(("float32", "bfloat16")),
     ),
     Field(
-        "model.rematerialise", False, "compute the networks' hidden layers again for a gradient, "
+        "model.rematerialize", False, "compute the networks' hidden layers again for a gradient, "
         "rather than keep them: less memory, a third more time", *_anything("True or False"),
     ),
     Field(
@@ -207,7 +207,7 @@ FIELDS = (
     ),
     Field(
         "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussians, planar "
-        "and iaf (inverse autoregressive) normalising flows, which have no closed KL",
+        "and iaf (inverse autoregressive) normalizing flows, which have no closed KL",
         *_one_of(GUIDES),
     ),
     Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_up_to(1000)),
@@ -221,7 +221,7 @@ FIELDS = (
     Field(
         "model.init", "normal", "normal: all parameters from N(0, init_std^2), as the paper; "
         "fan_in: weights of variance 1/fan-in, biases 0",
-        *_one_of(INITIALISATIONS),
+        *_one_of(INITIALIZATIONS),
     ),
     Field(
         "model.init_std", 0.1, "standard deviation of model.init=normal; the paper's N(0, 0.01) "
@@ -234,7 +234,7 @@ FIELDS = (
         *_one_of(ALGORITHMS),
     ),
     Field(
-        "algorithm.bound", "sgvb_b", "aevb, full_vb: the estimator that is maximised",
+        "algorithm.bound", "sgvb_b", "aevb, full_vb: the estimator that is maximized",
         *_one_of(BOUNDS),
     ),
     Field(

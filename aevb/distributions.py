@@ -25,8 +25,8 @@ class DiagNormal(NamedTuple):
 
     def log_prob(self, z: Array) -> Array:
         """log N(z; mean, sigma^2 I) of z [Z] -> [], nats."""
-        standardised_sq = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
-        return -0.5 * jnp.sum(LOG_2PI + self.log_var + standardised_sq)
+        standardized_sq = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
+        return -0.5 * jnp.sum(LOG_2PI + self.log_var + standardized_sq)
 
     def entropy(self) -> Array:
         """-E_q[log q(z)] -> [], nats."""

@@ -180,14 +180,14 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
     num_dims, num_latents = dataset.train.shape[1], values["model.num_latents"]
     hidden = values["model.hidden"]
     architecture = networks.NETWORKS[values["model.network"]]
-    initialisation = networks.INITIALISATIONS[values["model.init"]](values["model.init_std"])
+    initialization = networks.INITIALIZATIONS[values["model.init"]](values["model.init_std"])
     has_encoder = values["algorithm.name"] not in WITHOUT_ENCODER
     make_family = guides.GUIDES[values["model.guide"]]
     family = (make_family if has_encoder else guides.standard_normal_family)(
         guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
     )
     common = {
-        "initialisation": initialisation,
+        "initialization": initialization,
         "image_shape": dataset.image_shape,
         "dtype": values["model.compute_dtype"],
     }
@@ -202,8 +202,8 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
             f"(config.data.name is {dataset.name!r}, config.model.hidden is {hidden})"
         ) from error
-    if values["model.rematerialise"]:
-        encoder, decoder = map(networks.rematerialised, (encoder, decoder))
+    if values["model.rematerialize"]:
+        encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     if not architecture.knows_weight_posteriors and _has_local_noise(values):
         raise UserError(
             "config.algorithm.weight_noise is 'local', the noise of an mlp's units, and "

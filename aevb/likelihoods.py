@@ -1,4 +1,4 @@
-"""p_theta(x|z) given the statistics that a decoder puts out: normalised, in nats.
+"""p_theta(x|z) given the statistics that a decoder puts out: normalized, in nats.
 
 A statistic is an array a name: of `heads` some numbers for each data dimension, [D] where that is
 one; of `shared` one number [1] in all. Constants are never dropped, so that training, evaluation
@@ -61,7 +61,7 @@ def continuous_bernoulli_log_prob(heads: Heads, x: Array) -> Array:
 
     Loaiza-Ganem & Cunningham (2019), with their constant C that makes it a density. In the logit
     t of y it is exp(t x) t / (exp(t) - 1): an exponential density of rate |t|, from the end of
-    [0, 1] that the logit favours, cut off at the other end. Near t = 0 that is 0/0, and a series
+    [0, 1] that the logit favors, cut off at the other end. Near t = 0 that is 0/0, and a series
     in t takes over, whose first neglected term is 4e-10.
     """
     logits = heads["logits"]
@@ -147,7 +147,7 @@ gaussian_shared = _normal_likelihood(("mean",), ("grey", "real"), _normal_shared
 def level_of(x: Array) -> Array:
     """The grey level 0..255 of each pixel, as a float: k where k/256 <= x < (k + 1)/256 -> [D].
 
-    So it is found from k / 256, from k / 255, and from dequantised pixels (k + u) / 256 with u
+    So it is found from k / 256, from k / 255, and from dequantized pixels (k + u) / 256 with u
     uniform on [0, 1).
     """
     return jnp.clip(jnp.floor(x * NUM_LEVELS), 0, NUM_LEVELS - 1)
@@ -158,7 +158,7 @@ def discretized_logistic_log_prob(heads: Heads, x: Array) -> Array:
 
     The logistic distribution function F of each pixel is that of Kingma et al. (2016), with the
     open ends of Salimans et al. (2017): level 0 has all that lies below it, and 255 all above. It
-    is a probability, and what dequantisation bounds: with p the density of F and u uniform on
+    is a probability, and what dequantization bounds: with p the density of F and u uniform on
     [0, 1), E_u[log p((k + u)/256)] - log 256 is never more (Theis et al., 2016).
     """
     level, inverse_scale = level_of(x), jnp.exp(-heads["log_scale"])

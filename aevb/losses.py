@@ -1,6 +1,6 @@
 """Bounds on log p(x) and their estimators, for any model in any JAX library (this needs jax alone).
 
-Each takes ONE datapoint and returns a scalar in nats to be maximised; `jax.vmap` makes the
+Each takes ONE datapoint and returns a scalar in nats to be maximized; `jax.vmap` makes the
 minibatch. The guide's statistics are an explicit argument, so that an estimator can choose where
 the gradient with respect to phi flows. What is returned is always the bound's own value, also
 where the gradient is not its derivative. Where an argument is not as a docstring wants it, or
@@ -8,18 +8,32 @@ num_samples is below 1, the bound raises a ValueError.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from aevb.densities import Guide as Guide
-from aevb.densities import Joint as Joint
-from aevb.densities import log_densities, log_weights_by_route, over_samples
-from aevb.densities import log_weights as log_weights
 from aevb.types import Key, PyTree
+
+
+class Guide(NamedTuple):
+    """The approximate posterior q_phi(z|x), as pure functions of its statistics (any pytree)."""
+
+    sample: Callable[[Key, PyTree], Array]  # reparameterized, differentiable -> z [Z]
+    log_prob: Callable[[PyTree, Array], Array]  # (statistics, z [Z]) -> [], nats
+    kl: Callable[[PyTree], Array] | None = None  # KL(q || prior) -> [], nats, where it is closed
+    # z and log q(z|x) at once, where that is cheaper; the same z as `sample` of the same key
+    sample_and_log_prob: Callable[[Key, PyTree], tuple[Array, Array]] | None = None
+
+
+class Joint(NamedTuple):
+    """p_theta(x, z) at one x; theta and x are closed over."""
+
+    log_prior: Callable[[Array], Array]  # log p(z) of z [Z] -> [], nats
+    log_lik: Callable[[Array], Array]  # log p(x|z) of z [Z] -> [], nats
 
 
 class Bound(Protocol):
@@ -28,6 +42,89 @@ class Bound(Protocol):
     def __call__(
         self, key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
     ) -> Array: ...
+
+
+# Log-densities at samples of z
+
+
+def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int) -> Array:
+    """log p(x, z_k) - log q(z_k|x) at z_k ~ q(z|x), k = 1..K -> [K], nats.
+
+    The integrand of eq. (2), and the log importance weights of log p(x).
+
+    Raises:
+        ValueError: num_samples is below 1.
+    """
+
+    def log_weight(key: Key) -> Array:
+        if guide.sample_and_log_prob is not None:
+            z, log_q = guide.sample_and_log_prob(key, stats)
+        else:
+            z = guide.sample(key, stats)
+            log_q = guide.log_prob(stats, z)
+        return joint.log_prior(z) + joint.log_lik(z) - log_q
+
+    return over_samples(log_weight, key, num_samples)
+
+
+def log_densities(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int, at_least: int = 1
+) -> tuple[Array, Array]:
+    """log p(x, z_l) [L] and log q(z_l|x) [L] at z_l ~ q(z|x) that carry no gradient; nats.
+
+    Raises:
+        ValueError: num_samples is below at_least.
+    """
+
+    def at_sample(key: Key) -> tuple[Array, Array]:
+        z = stop_gradient(guide.sample(key, stats))
+        return joint.log_prior(z) + joint.log_lik(z), guide.log_prob(stats, z)
+
+    return over_samples(at_sample, key, num_samples, at_least=at_least)
+
+
+def log_weights_by_route(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int
+) -> tuple[Array, Array, Array]:
+    """Three [K] whose gradients add up to that of `log_weights`, one for each way it comes; nats.
+
+    The first is `log_weights` with theta's gradient alone. The second has phi's gradient by way of
+    z and the third phi's inside log q; their values mean nothing. theta is closed over, so that
+    nothing can stop its gradient in log p(x, z): the second is linear in z with the slope there.
+
+    Raises:
+        ValueError: num_samples is below 1.
+    """
+
+    def by_route(key: Key) -> tuple[Array, Array, Array]:
+        def log_weight(z: Array) -> Array:
+            log_q = guide.log_prob(stop_gradient(stats), z)
+            return joint.log_prior(z) + joint.log_lik(z) - log_q
+
+        z = guide.sample(key, stats)
+        fixed = stop_gradient(z)
+        log_w, slope = jax.value_and_grad(log_weight)(fixed)
+        return log_w, jnp.sum(stop_gradient(slope) * z), -guide.log_prob(stats, fixed)
+
+    return over_samples(by_route, key, num_samples)
+
+
+def over_samples(
+    function: Callable[[Key], PyTree], key: Key, num_samples: int, *, at_least: int = 1
+) -> PyTree:
+    """What `function` makes of a key of its own for each sample, stacked: leaves [L, ...].
+
+    A mean over no sample would be a silent NaN.
+
+    Raises:
+        ValueError: num_samples is below at_least.
+    """
+    if num_samples < at_least:
+        raise ValueError(f"num_samples is {num_samples}; it must be at least {at_least}")
+    keys = jax.random.split(key, num_samples)
+    if num_samples == 1:  # within a minibatch XLA transposes copies for an axis of one sample
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), function(keys[0]))
+    return jax.vmap(function)(keys)
 
 
 # Estimators of the evidence lower bound
@@ -61,7 +158,7 @@ def score_function(
 ) -> Array:
     """`sgvb_a` with phi's gradient 1/L Sum_l f(z_l) grad log q(z_l|x) -> [], nats; section 2.2.
 
-    The naive estimator (REINFORCE), f = log p(x, z) - log q(z|x). Nothing is reparameterised, so
+    The naive estimator (REINFORCE), f = log p(x, z) - log q(z|x). Nothing is reparameterized, so
     it serves every guide that can be sampled and scored, at the price of its variance.
     """
     log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples)
@@ -111,8 +208,8 @@ def iwae(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: in
 def dreg(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
     """`iwae` with phi's gradient Sum_k w_k^2 (d log w(z_k) / dz) (dz_k / dphi) -> [], nats.
 
-    Doubly reparameterised (Tucker et al. 2018): the weights w_k, normalised to a sum of 1, become
-    squares once phi's gradient inside log q is reparameterised in its turn. It has the mean of
+    Doubly reparameterized (Tucker et al. 2018): the weights w_k, normalized to a sum of 1, become
+    squares once phi's gradient inside log q is reparameterized in its turn. It has the mean of
     IWAE's gradient, and less variance where q is near the posterior. theta's gradient is IWAE's.
     """
     log_w, by_z, _ = log_weights_by_route(key, stats, guide, joint, num_samples=num_samples)

@@ -26,7 +26,7 @@ class WeightPosterior(NamedTuple):
 
     A layer's units are Gaussian then, with mean x'M and variance x^2'V where its weights have
     means M and variances V. To draw the units rather than the weights gives each datapoint of a
-    minibatch noise of its own at next to no cost: local reparameterisation (Kingma, Salimans &
+    minibatch noise of its own at next to no cost: local reparameterization (Kingma, Salimans &
     Welling 2015).
     """
 
@@ -35,25 +35,25 @@ class WeightPosterior(NamedTuple):
     key: Key
 
 
-class Initialisation(NamedTuple):
+class Initialization(NamedTuple):
     """How kernels and biases are drawn."""
 
     kernel: nn.initializers.Initializer
     bias: nn.initializers.Initializer
 
 
-def normal_init(std: float) -> Initialisation:
+def normal_init(std: float) -> Initialization:
     """Every weight and bias from N(0, std^2): the paper's N(0, 0.01), section 5."""
-    return Initialisation(nn.initializers.normal(std), nn.initializers.normal(std))
+    return Initialization(nn.initializers.normal(std), nn.initializers.normal(std))
 
 
-def fan_in_init(std: float) -> Initialisation:
+def fan_in_init(std: float) -> Initialization:
     """Weights of variance 1/fan-in (LeCun et al. 1998) and zero biases; std is not used."""
     del std
-    return Initialisation(nn.initializers.lecun_normal(), nn.initializers.zeros)
+    return Initialization(nn.initializers.lecun_normal(), nn.initializers.zeros)
 
 
-INITIALISATIONS = {
+INITIALIZATIONS = {
     "normal": normal_init,
     "fan_in": fan_in_init,
 }
@@ -81,13 +81,13 @@ class MLP(nn.Module):
     hidden: tuple[int, ...]
     heads: Mapping[str, int]
     constants: tuple[str, ...]
-    initialisation: Initialisation
+    initialization: Initialization
     dtype: jnp.dtype  # of the products; parameters and heads are float32
     is_noisy: bool = False  # its parameters have variances, in "log_vars"
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
-        kernel_init, bias_init = self.initialisation
+        kernel_init, bias_init = self.initialization
         layer = NoisyDense if self.is_noisy else nn.Dense
 
         def dense(size: int, name: str) -> nn.Dense:
@@ -116,12 +116,12 @@ class ConvEncoder(nn.Module):
     image_shape: tuple[int, ...]
     channels: tuple[int, ...]
     heads: Mapping[str, int]
-    initialisation: Initialisation
+    initialization: Initialization
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
-        kernel_init, bias_init = self.initialisation
+        kernel_init, bias_init = self.initialization
         how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
         x = x.reshape(*self.image_shape[:2], -1)
         for number, size in enumerate(self.channels):
@@ -143,12 +143,12 @@ class ConvDecoder(nn.Module):
     channels: tuple[int, ...]
     heads: Mapping[str, int]
     constants: tuple[str, ...]
-    initialisation: Initialisation
+    initialization: Initialization
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, z: Array) -> dict[str, Array]:
-        kernel_init, bias_init = self.initialisation
+        kernel_init, bias_init = self.initialization
         how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
         full = self.image_shape[0], self.image_shape[1]
         shapes = [full]
@@ -176,7 +176,7 @@ class ConvDecoder(nn.Module):
 class Architecture(NamedTuple):
     """How both networks are made."""
 
-    encoder: Callable[..., Network]  # (D, heads, *, hidden, initialisation, image_shape, dtype)
+    encoder: Callable[..., Network]  # (D, heads, *, hidden, initialization, image_shape, dtype)
     decoder: Callable[..., Network]  # (Z, heads, and the same, constants)
     knows_weight_posteriors: bool = False
 
@@ -186,7 +186,7 @@ def mlp(
     heads: Mapping[str, int],
     *,
     hidden: tuple[int, ...],
-    initialisation: Initialisation,
+    initialization: Initialization,
     constants: tuple[str, ...] = (),
     image_shape: tuple[int, ...] | None = None,
     dtype: str = "float32",
@@ -198,7 +198,7 @@ def mlp(
         dtype: of the products; parameters and heads are float32.
     """
     del image_shape
-    module = MLP(hidden, dict(heads), constants, initialisation, jnp.dtype(dtype))
+    module = MLP(hidden, dict(heads), constants, initialization, jnp.dtype(dtype))
     plain, noisy = _plain(module, num_inputs), module.clone(is_noisy=True)
 
     def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
@@ -215,7 +215,7 @@ def conv_encoder(
     heads: Mapping[str, int],
     *,
     hidden: tuple[int, ...],
-    initialisation: Initialisation,
+    initialization: Initialization,
     image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
 ) -> Network:
@@ -229,7 +229,7 @@ def conv_encoder(
     """
     shape = _image_shape(image_shape, hidden)
     return _plain(
-        ConvEncoder(shape, hidden, dict(heads), initialisation, jnp.dtype(dtype)), num_inputs
+        ConvEncoder(shape, hidden, dict(heads), initialization, jnp.dtype(dtype)), num_inputs
     )
 
 
@@ -238,7 +238,7 @@ def conv_decoder(
     heads: Mapping[str, int],
     *,
     hidden: tuple[int, ...],
-    initialisation: Initialisation,
+    initialization: Initialization,
     constants: tuple[str, ...] = (),
     image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
@@ -252,7 +252,7 @@ def conv_decoder(
         ValueError: the outputs are no images, or there is no layer.
     """
     shape = _image_shape(image_shape, hidden)
-    module = ConvDecoder(shape, hidden, dict(heads), constants, initialisation, jnp.dtype(dtype))
+    module = ConvDecoder(shape, hidden, dict(heads), constants, initialization, jnp.dtype(dtype))
     return _plain(module, num_inputs)
 
 
@@ -276,7 +276,7 @@ def _plain(module: nn.Module, num_inputs: int) -> Network:
     return Network(jax.jit(init), apply)
 
 
-def rematerialised(network: Network) -> Network:
+def rematerialized(network: Network) -> Network:
     """The network, of which a gradient computes again what it would have had to keep."""
     return Network(network.init, jax.checkpoint(network.apply))
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb.densities import Guide
 from aevb.distributions import DiagNormal, StandardNormal
+from aevb.losses import Guide
 from aevb.types import Key, LogDensity, PyTree
 
 PULL = 0.8  # of pixels towards 1/2, before their logits are taken: those of 0 and 1 are infinite

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from aevb.densities import Guide, Joint
 from aevb.inference import lbfgs
+from aevb.losses import Guide, Joint
 from aevb.reparam.family import Params
 from aevb.reparam.location_scale import elliptical
 from aevb.types import Key, LogDensity, PyTree
@@ -98,7 +98,7 @@ def _fitted_at_a_mode(
 ) -> Params:
     draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, NUM_STARTS))
     start = draws[jnp.argmax(jax.vmap(log_density)(draws))]
-    mode = lbfgs.maximise(log_density, start, num_steps=num_steps)
+    mode = lbfgs.maximize(log_density, start, num_steps=num_steps)
     hessian = jax.hessian(log_density)(mode)
     curvature, axes = jnp.linalg.eigh(0.5 * (hessian + hessian.T))
     curvature = jnp.abs(curvature)

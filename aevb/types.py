@@ -6,7 +6,7 @@ Shapes are written in brackets, ``[]`` being a scalar:
 N     datapoints of the data set  L     samples per datapoint
 M     datapoints of a minibatch   K     importance samples
 D     data dimensions             S     members of a sweep
-Z     latent dimensions           T     optimisation steps, or temperatures
+Z     latent dimensions           T     optimization steps, or temperatures
 H     hidden units of a layer     C     chains
 ====  ==========================  ====  =====================================
 

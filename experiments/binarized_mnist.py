@@ -1,4 +1,4 @@
-"""Larochelle's fixed binarisation of MNIST, 500 hidden units, 20 latent dimensions.
+"""Larochelle's fixed binarization of MNIST, 500 hidden units, 20 latent dimensions.
 
 python experiments/run.py --config=experiments/binarized_mnist.py
 

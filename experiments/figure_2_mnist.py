@@ -2,7 +2,7 @@
 
 python experiments/run.py --config=experiments/figure_2_mnist.py --sweep
 
-`make paper` runs it. The images are Larochelle's fixed binarisation, 50,000 of them for training.
+`make paper` runs it. The images are Larochelle's fixed binarization, 50,000 of them for training.
 """
 
 from aevb.config import Config, default_config

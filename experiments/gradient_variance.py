@@ -79,7 +79,7 @@ def measure(
                 advance, loop.LoopKeys(order_key, step_key), data, state, steps
             )
             measured.append(
-                {"examples": point, "bounds": summarise(draw, state.params, given.draws)}
+                {"examples": point, "bounds": summarize(draw, state.params, given.draws)}
             )
             print(f"seed {seed}: {point:,} examples", flush=True)
         runs.append(measured)
@@ -113,7 +113,7 @@ def make_moments(
     return {name: moments_of(bound) for name, bound in BOUNDS.items()}
 
 
-def summarise(
+def summarize(
     draw: dict[str, Callable[..., Any]], params: Any, num_draws: int
 ) -> dict[str, dict[str, Any]]:
     """Variance by part and by layer, bias, and seconds a gradient, of every bound."""

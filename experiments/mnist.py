@@ -1,4 +1,4 @@
-"""MNIST, binarised anew in each epoch, 500 hidden units, 20 latent dimensions.
+"""MNIST, binarized anew in each epoch, 500 hidden units, 20 latent dimensions.
 
 python experiments/run.py --config=experiments/mnist.py
 

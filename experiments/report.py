@@ -124,7 +124,7 @@ def figure_6_table(findings: Findings) -> str:
 
 
 SILENT = (
-    ("silent_binarization", "MNIST's binarisation, Z = 20", "data.binarization"),
+    ("silent_binarization", "MNIST's binarization, Z = 20", "data.binarization"),
     ("silent_split", "the split of the Frey faces, Z = 2", "data.split"),
     ("silent_init_mnist", "N(0, 0.01): standard deviation, MNIST, Z = 20", "model.init_std"),
     ("silent_init_frey", "N(0, 0.01): standard deviation, Frey faces, Z = 2", "model.init_std"),

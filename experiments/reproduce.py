@@ -38,9 +38,9 @@ ROWS = {
     "frey_random_20": Row(
         "Frey faces, random split, Z = 20", "frey_faces", {**FREY, "model.num_latents": 20}
     ),
-    "binarized_mnist_20": Row("binarised MNIST, Z = 20", "binarized_mnist", {}),
+    "binarized_mnist_20": Row("binarized MNIST, Z = 20", "binarized_mnist", {}),
     "binarized_mnist_60000_20": Row(
-        "binarised MNIST, Z = 20, the validation images train too",
+        "binarized MNIST, Z = 20, the validation images train too",
         "binarized_mnist",
         {"data.split": "train+validation"},
     ),
@@ -52,7 +52,7 @@ ROWS = {
         num_seeds=10,
     ),
     "binarized_mnist_step_0.1": Row(
-        "binarised MNIST, Z = 20, step 0.1",
+        "binarized MNIST, Z = 20, step 0.1",
         "binarized_mnist",
         {"optimizer.step_size": 0.1, "train.num_examples": 1_000_000},
         num_seeds=10,

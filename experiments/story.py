@@ -135,13 +135,13 @@ def mean_field(its: SimpleNamespace) -> dict[str, Panel]:
         return np.exp(its.jax.vmap(its.jax.vmap(log_prob))(grid))
 
     last = its.states[-1]
-    factorised = its.Normal(last.mean, np.diag(last.variance))
+    factorized = its.Normal(last.mean, np.diag(last.variance))
     updates = np.arange(len(its.bounds))
     return {
         "Coordinate ascent": Contours(
             x,
             y,
-            {"P": over_grid(its.target.log_prob), "Q": over_grid(factorised.log_prob)},
+            {"P": over_grid(its.target.log_prob), "Q": over_grid(factorized.log_prob)},
             "z₁",
             "z₂",
             path=np.stack([state.mean for state in its.states]),
@@ -149,7 +149,7 @@ def mean_field(its: SimpleNamespace) -> dict[str, Panel]:
         "The bound rises": Curves(
             {
                 "−KL(Q ‖ P)": (updates, np.array(its.bounds)),
-                "the best factorised Q": (
+                "the best factorized Q": (
                     updates,
                     np.full(len(updates), its.correlated.bound(its.optimum)),
                 ),
@@ -175,8 +175,8 @@ def _normal_gamma_planes(
 
 
 def normal_gamma(its: SimpleNamespace) -> dict[str, Panel]:
-    mu, tau, exact, factorised = _normal_gamma_planes(its)
-    densities = {"exact posterior": exact, "q(μ) q(τ)": factorised}
+    mu, tau, exact, factorized = _normal_gamma_planes(its)
+    densities = {"exact posterior": exact, "q(μ) q(τ)": factorized}
     return {"A normal's mean and precision": Contours(mu, tau, densities, "μ", "τ")}
 
 
@@ -233,16 +233,16 @@ def occam(its: SimpleNamespace) -> dict[str, Panel]:
 
 
 def gibbs(its: SimpleNamespace) -> dict[str, Panel]:
-    mu, tau, _, factorised = _normal_gamma_planes(its)
+    mu, tau, _, factorized = _normal_gamma_planes(its)
     of_mu, edges = np.histogram(its.draws[..., 0].ravel(), bins=mu[::3], density=True)
     return {
         "Draws, and q(μ) q(τ)": Contours(
-            mu, tau, {"q(μ) q(τ)": factorised}, "μ", "τ", points=its.draws[:, ::10].reshape(-1, 2)
+            mu, tau, {"q(μ) q(τ)": factorized}, "μ", "τ", points=its.draws[:, ::10].reshape(-1, 2)
         ),
         "Mean field is too sure of μ": Curves(
             {
                 "Gibbs": (0.5 * (edges[1:] + edges[:-1]), of_mu),
-                "q(μ)": (mu, factorised.sum(axis=1) * (tau[1] - tau[0])),
+                "q(μ)": (mu, factorized.sum(axis=1) * (tau[1] - tau[0])),
             },
             "μ",
             "density",

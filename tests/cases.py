@@ -150,7 +150,7 @@ def log_weights_at(case: Case, noise: np.ndarray) -> np.ndarray:
     z = mean + np.exp(0.5 * log_var) * noise
     residual = x - bias - z @ weights.T
     log_lik = -0.5 * np.sum(oracles.LOG_2PI + np.log(noise_var) + residual**2 / noise_var, axis=1)
-    # The normalising constants of log p(z) and log q(z|x) are the same.
+    # The normalizing constants of log p(z) and log q(z|x) are the same.
     return log_lik + 0.5 * np.sum(noise**2 + log_var - z**2, axis=1)
 
 

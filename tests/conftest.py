@@ -87,7 +87,7 @@ def standard_promotion() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def optimised() -> Iterator[None]:
+def optimized() -> Iterator[None]:
     """For claims about bits, which are to hold of the programs that users run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(xla.CPU_OPTIONS, "xla_cpu_use_fusion_emitters", True)

@@ -48,7 +48,7 @@ def posterior(prior: Prior, x: Array) -> NormalWishart:
     return NormalWishart(mean, beta, prior.nu + len(x), scatter)
 
 
-def log_normaliser(family: NormalWishart) -> float:
+def log_normalizer(family: NormalWishart) -> float:
     """Without powers of 2 pi, which an evidence has by the number of its datapoints."""
     num_dims = len(family.mean)
     log_det = np.linalg.slogdet(family.scatter)[1]
@@ -60,7 +60,7 @@ def log_normaliser(family: NormalWishart) -> float:
 def log_evidence_of_one(prior: Prior, x: Array) -> float:
     """log p(x) of datapoints that are of one component."""
     before = NormalWishart(prior.mean, prior.beta, prior.nu, prior.scatter)
-    ratio = log_normaliser(posterior(prior, x)) - log_normaliser(before)
+    ratio = log_normalizer(posterior(prior, x)) - log_normalizer(before)
     return ratio - 0.5 * x.size * LOG_2PI
 
 

@@ -18,7 +18,7 @@ from aevb.runtime.signals import CAUGHT
 ROOT = Path(__file__).parent.parent
 ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}
 # Where the bits of a long run are compared: not in haste, as conftest.py may have asked for.
-OPTIMISED = ON_THE_CPU | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+OPTIMIZED = ON_THE_CPU | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 class Done(NamedTuple):

@@ -23,15 +23,15 @@ SLIPS = (
     Slip(
         "a half dropped from log N",
         "distributions.py",
-        "-0.5 * jnp.sum(LOG_2PI + self.log_var + standardised_sq)",
-        "-jnp.sum(LOG_2PI + self.log_var + standardised_sq)",
+        "-0.5 * jnp.sum(LOG_2PI + self.log_var + standardized_sq)",
+        "-jnp.sum(LOG_2PI + self.log_var + standardized_sq)",
         "test_distributions.py",
     ),
     Slip(
         "the constant dropped from log N",
         "distributions.py",
-        "jnp.sum(LOG_2PI + self.log_var + standardised_sq)",
-        "jnp.sum(self.log_var + standardised_sq)",
+        "jnp.sum(LOG_2PI + self.log_var + standardized_sq)",
+        "jnp.sum(self.log_var + standardized_sq)",
         "test_distributions.py",
     ),
     Slip(
@@ -90,7 +90,7 @@ SLIPS = (
     # Samples
     Slip(
         "one key for all samples",
-        "densities.py",
+        "losses.py",
         "keys = jax.random.split(key, num_samples)",
         "keys = jnp.broadcast_to(key, (num_samples,))",
         "test_losses.py",
@@ -98,7 +98,7 @@ SLIPS = (
     ),
     Slip(
         "log q added to the weights",
-        "densities.py",
+        "losses.py",
         "joint.log_lik(z) - log_q\n\n    return over_samples(log_weight",
         "joint.log_lik(z) + log_q\n\n    return over_samples(log_weight",
         "test_losses.py",
@@ -106,7 +106,7 @@ SLIPS = (
     ),
     Slip(
         "the prior left out of the score function",
-        "densities.py",
+        "losses.py",
         "return joint.log_prior(z) + joint.log_lik(z), guide.log_prob(stats, z)",
         "return joint.log_lik(z), guide.log_prob(stats, z)",
         "test_losses.py",
@@ -114,7 +114,7 @@ SLIPS = (
     ),
     Slip(
         "the path's gradient in the score function",
-        "densities.py",
+        "losses.py",
         "z = stop_gradient(guide.sample(key, stats))",
         "z = guide.sample(key, stats)",
         "test_losses.py",
@@ -122,7 +122,7 @@ SLIPS = (
     ),
     Slip(
         "theta's gradient through the slope",
-        "densities.py",
+        "losses.py",
         "jnp.sum(stop_gradient(slope) * z)",
         "jnp.sum(slope * z)",
         "test_gradients.py",
@@ -156,8 +156,8 @@ SLIPS = (
     Slip(
         "log q not stopped in sticking the landing",
         "losses.py",
-        "guide.log_prob(stop_gradient(stats), z)",
-        "guide.log_prob(stats, z)",
+        "lambda stats, z: guide.log_prob(stop_gradient(stats), z)",
+        "lambda stats, z: guide.log_prob(stats, z)",
         "test_gradients.py",
         "posterior",
     ),
@@ -746,7 +746,7 @@ SLIPS = (
         "evidence",
     ),
     Slip(
-        "an evidence without the prior's normaliser",
+        "an evidence without the prior's normalizer",
         "classical/beta_bernoulli.py",
         "return log_beta(exact.a, exact.b) - log_beta(prior.a, prior.b)",
         "return log_beta(exact.a, exact.b)",
@@ -779,7 +779,7 @@ SLIPS = (
     ),
     # Classical: the decomposition
     Slip(
-        "a KL to what is not normalised",
+        "a KL to what is not normalized",
         "classical/decomposition.py",
         "kl_on_grid(log_q, log_posterior, log_measure)",
         "kl_on_grid(log_q, log_joint, log_measure)",
@@ -794,9 +794,9 @@ SLIPS = (
         "grid",
     ),
     Slip(
-        "q not normalised in its bound",
+        "q not normalized in its bound",
         "classical/decomposition.py",
-        "log_q = _normalised(log_q, log_measure)",
+        "log_q = _normalized(log_q, log_measure)",
         "log_q = log_q + 0.0",
         "test_decomposition.py",
         "identity",
@@ -1130,7 +1130,7 @@ SLIPS = (
         "blocks",
     ),
     Slip(
-        "the bound of standardised data for that of the data",
+        "the bound of standardized data for that of the data",
         "classical/gaussian_mixture.py",
         "jacobian = -len(points) * basis.log_det()",
         "jacobian = 0.0",
@@ -1162,7 +1162,7 @@ SLIPS = (
         "restarts",
     ),
     Slip(
-        "the predictive density of standardised data",
+        "the predictive density of standardized data",
         "classical/gaussian_mixture.py",
         "return _log_predictive(fit, x) - fit.basis.log_det()",
         "return _log_predictive(fit, x)",

@@ -66,7 +66,7 @@ MISTAKES = {
         ["target_acceptance", "1.0", "between 0 and 1"],
     ),
     "split of another data set": ([FREY, "--config.data.split=fifths"], ["fifths", "blocked"]),
-    "binarised faces": ([FREY, "--config.data.binarization=fixed"], ["fixed", "none"]),
+    "binarized faces": ([FREY, "--config.data.binarization=fixed"], ["fixed", "none"]),
     "grey scale": ([FREY, "--config.data.grey_scale=100"], ["grey_scale", "100", "256"]),
     "less than a minibatch": ([FREY, "--config.train.num_examples=50"], ["num_examples", "50"]),
     # From here on jax has to be asked.

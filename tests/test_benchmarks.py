@@ -26,7 +26,7 @@ BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A benchmark's module, which like its neighbours finds them beside itself."""
+    """A benchmark's module, which like its neighbors finds them beside itself."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
 
@@ -60,7 +60,7 @@ def test_ratios_are_taken_round_by_round(program: Any):
         name: [train_speed.Epochs(seconds * slowness, 1.5, 100) for slowness in (1.0, 3.0, 1.0)]
         for name, seconds in (("ours", 1.0), ("theirs", 2.0), ("gemm", 0.5))
     }
-    results = train_speed.summarise(rounds)
+    results = train_speed.summarize(rounds)
     assert set(results) == {"ours", "theirs"}
     assert results["theirs"]["ratio"] == {"median": 2.0, "min": 2.0, "max": 2.0}
     assert results["ours"]["of_limit"] == {"median": 0.5, "min": 0.5, "max": 0.5}
@@ -86,7 +86,7 @@ def test_a_sweep_is_compared_by_its_time_and_by_the_bounds_of_equal_models(progr
         members = [sweep_speed.Member(*m, b) for m, b in zip(models, bounds, strict=True)]
         return sweep_speed.Way(seconds, seconds * 10, members)
 
-    results = sweep_speed.summarise(
+    results = sweep_speed.summarize(
         {
             "sweep": [way(1.0, -150.0, -154.0, -120.0), way(2.0, -150.0, -154.0, -120.0)],
             "torch": [way(4.0, -151.0, -151.0, -119.0), way(6.0, -151.0, -151.0, -119.0)],

@@ -67,7 +67,7 @@ def test_names_in_the_config_are_the_entries_of_the_tables():
     assert tuple(guides.GUIDES) == choices.GUIDES
     assert tuple(priors.PRIORS) == choices.PRIORS
     assert tuple(networks.NETWORKS) == choices.NETWORKS
-    assert tuple(networks.INITIALISATIONS) == choices.INITIALISATIONS
+    assert tuple(networks.INITIALIZATIONS) == choices.INITIALIZATIONS
     assert tuple(full_vb.NOISES) == choices.NOISES
 
 

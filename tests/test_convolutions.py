@@ -73,7 +73,7 @@ def test_the_encoder_is_correlations_that_halve_and_one_linear_layer_a_head(
 ):
     number = shape[0] * shape[1]
     network = conv_encoder(
-        number, {"mean": 2, "log_var": 3}, hidden=(3, 4), initialisation=INIT, image_shape=shape
+        number, {"mean": 2, "log_var": 3}, hidden=(3, 4), initialization=INIT, image_shape=shape
     )
     params = random_params(network)
     x = np.random.default_rng(0).normal(size=number)
@@ -91,7 +91,7 @@ def test_the_encoder_is_correlations_that_halve_and_one_linear_layer_a_head(
 def test_the_decoder_doubles_to_the_image_with_a_heads_numbers_as_channels(shape: tuple[int, int]):
     number = shape[0] * shape[1]
     heads = {"mean": number, "logits": 5 * number}
-    network = conv_decoder(2, heads, hidden=(4, 3), initialisation=INIT, image_shape=shape)
+    network = conv_decoder(2, heads, hidden=(4, 3), initialization=INIT, image_shape=shape)
     params = random_params(network)
     layers = layers_of(params)
     z = np.random.default_rng(0).normal(size=2)
@@ -118,7 +118,7 @@ def model(
 ) -> VAE:
     """Of binary images of 8 x 8, with 2 latents."""
     common: dict[str, Any] = {
-        "initialisation": normal_init(0.1),
+        "initialization": normal_init(0.1),
         "image_shape": (8, 8),
         "dtype": dtype,
     }
@@ -211,8 +211,8 @@ def test_parts_take_less_memory():
 
 
 @pytest.mark.parametrize("network", ["mlp", pytest.param("conv", marks=pytest.mark.slow)])
-def test_a_rematerialised_network_has_the_same_step(network: str):
-    again = step(by_sgvb(model(network, wrap=networks.rematerialised)), start_of(network))
+def test_a_rematerialized_network_has_the_same_step(network: str):
+    again = step(by_sgvb(model(network, wrap=networks.rematerialized)), start_of(network))
     for one, other in pairs_of(plain_step(network), again):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aevb.classical.coordinate_ascent import CoordinateAscent, ascend, maximise
+from aevb.classical.coordinate_ascent import CoordinateAscent, ascend, maximize
 
 CORRELATION = 0.8
 LOG_EVIDENCE = -3.0
@@ -100,7 +100,7 @@ def test_an_update_that_looks_at_a_stale_factor_would_be_seen_to_fall():
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-4, 1e-9])
 def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(tolerance: float):
-    found = maximise(correlated(), start(), tolerance=tolerance, max_sweeps=100)
+    found = maximize(correlated(), start(), tolerance=tolerance, max_sweeps=100)
     _, bounds = by_hand(100)
     rises = np.diff(bounds[:, -1])  # of the second sweep, the third, ...
     expected = int(np.argmax(rises < tolerance)) + 2
@@ -111,14 +111,14 @@ def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(toler
 
 
 def test_too_few_sweeps_are_said_to_be():
-    found = maximise(correlated(), start(), tolerance=1e-9, max_sweeps=3)
+    found = maximize(correlated(), start(), tolerance=1e-9, max_sweeps=3)
     assert int(found.num_sweeps) == 3
     assert not found.converged
     np.testing.assert_allclose(found.bound, by_hand(3)[1][-1, -1], rtol=1e-12)
 
 
 def test_none_at_all_leave_the_start():
-    found = maximise(correlated(), start(), tolerance=1e-9, max_sweeps=0)
+    found = maximize(correlated(), start(), tolerance=1e-9, max_sweeps=0)
     assert found.state == start()
     assert not found.converged
 
@@ -126,7 +126,7 @@ def test_none_at_all_leave_the_start():
 def test_a_bound_that_is_nan_does_not_pass_for_a_maximum():
     problem = correlated()
     broken = problem._replace(bound=lambda q: problem.bound(q) * jnp.nan)
-    found = maximise(broken, start(), tolerance=1e-3, max_sweeps=10)
+    found = maximize(broken, start(), tolerance=1e-3, max_sweeps=10)
     assert int(found.num_sweeps) == 10
     assert not found.converged
 
@@ -135,7 +135,7 @@ def test_many_starts_under_vmap_each_stop_where_they_would_alone():
     problem = correlated()
 
     def from_key(key: jax.Array):
-        return maximise(problem, problem.init(key), tolerance=1e-6, max_sweeps=100)
+        return maximize(problem, problem.init(key), tolerance=1e-6, max_sweeps=100)
 
     keys = jax.random.split(jax.random.key(0), 5)
     together = jax.jit(jax.vmap(from_key))(keys)
@@ -147,7 +147,7 @@ def test_many_starts_under_vmap_each_stop_where_they_would_alone():
 
 def test_float32_stays_float32():
     narrow = Means(*map(jnp.float32, START))
-    found = maximise(correlated(), narrow, tolerance=1e-4, max_sweeps=100)
+    found = maximize(correlated(), narrow, tolerance=1e-4, max_sweeps=100)
     assert found.bound.dtype == jnp.float32
     assert bool(found.converged)
     np.testing.assert_allclose(found.bound, LOG_EVIDENCE, atol=1e-3)

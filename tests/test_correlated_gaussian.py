@@ -66,14 +66,14 @@ def test_the_bound_is_minus_the_kl():
 @pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 def test_gradient_ascent_of_the_kl_finds_the_same_optimum():
-    """With nothing known of coordinate ascent: the factorised q that L-BFGS finds."""
+    """With nothing known of coordinate ascent: the factorized q that L-BFGS finds."""
     exact = target()
 
     def bound(point: dict[str, jax.Array]) -> jax.Array:
         return -Normal(point["mean"], jnp.diag(jnp.exp(point["log_var"]))).kl(exact)
 
     start = {"mean": jnp.zeros(3), "log_var": jnp.zeros(3)}
-    found = jax.jit(lambda start: lbfgs.maximise(bound, start, num_steps=60))(start)
+    found = jax.jit(lambda start: lbfgs.maximize(bound, start, num_steps=60))(start)
     optimum = correlated_gaussian.mean_field_optimum(exact)
     np.testing.assert_allclose(found["mean"], optimum.mean, atol=1e-6)
     np.testing.assert_allclose(np.exp(found["log_var"]), optimum.variance, rtol=1e-6)

@@ -43,7 +43,7 @@ def joint_of(model: LinearGaussian, x: np.ndarray) -> Joint:
 
 
 def best_diagonal(model: LinearGaussian, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The q that maximises the ELBO: the posterior's mean, and its precision's diagonal."""
+    """The q that maximizes the ELBO: the posterior's mean, and its precision's diagonal."""
     mean, cov = model.posterior(x)
     return mean, -np.log(np.diag(np.linalg.inv(cov)))
 
@@ -105,7 +105,7 @@ def test_the_approximation_gap_is_the_kl_of_the_best_diagonal_guide(
 
 
 @pytest.mark.slow
-def test_the_amortisation_gap_is_what_the_encoders_elbo_lacks_of_the_best(
+def test_the_amortization_gap_is_what_the_encoders_elbo_lacks_of_the_best(
     case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal, gaps: Gaps
 ):
     model, x = case
@@ -113,8 +113,8 @@ def test_the_amortisation_gap_is_what_the_encoders_elbo_lacks_of_the_best(
     exact = np.array([best - model.elbo(x, *stats) for stats in zip(*starts, strict=True)])
     assert exact[0] == pytest.approx(0.0, abs=1e-5)
     assert exact[-1] > 1.0
-    error = gaps.amortisation_standard_error
-    assert np.all(abs(gaps.amortisation - exact) < 4 * error + FIT_COST)
+    error = gaps.amortization_standard_error
+    assert np.all(abs(gaps.amortization - exact) < 4 * error + FIT_COST)
 
 
 def test_the_gaps_add_up_to_log_p_minus_the_elbo(
@@ -123,8 +123,8 @@ def test_the_gaps_add_up_to_log_p_minus_the_elbo(
     model, x = case
     elbos = np.array([model.elbo(x, *stats) for stats in zip(*starts, strict=True)])
     exact = model.log_prob(x) - elbos
-    error = np.hypot(gaps.approximation_standard_error, gaps.amortisation_standard_error)
-    assert np.all(abs(gaps.approximation + gaps.amortisation - exact) < 4 * error)
+    error = np.hypot(gaps.approximation_standard_error, gaps.amortization_standard_error)
+    assert np.all(abs(gaps.approximation + gaps.amortization - exact) < 4 * error)
 
 
 def test_the_best_statistics_are_those_of_the_closed_form(
@@ -153,8 +153,8 @@ def test_a_guide_that_can_be_exact_has_no_approximation_gap():
     assert abs(gaps.approximation) < FIT_COST + 4 * gaps.approximation_standard_error
     assert gaps.approximation_standard_error < 0.005
     elbo = model.elbo(x, np.zeros(2), np.zeros(2))
-    error = 4 * float(gaps.amortisation_standard_error)
-    assert gaps.amortisation == pytest.approx(float(log_prob) - elbo, abs=error)
+    error = 4 * float(gaps.amortization_standard_error)
+    assert gaps.amortization == pytest.approx(float(log_prob) - elbo, abs=error)
 
 
 @pytest.mark.parametrize("argument", ["num_samples", "num_fit_samples", "num_steps"])

@@ -142,7 +142,7 @@ def test_the_sample_is_differentiable_along_its_path():
     np.testing.assert_allclose(jacobian.log_var, np.diag((z - normal.mean) / 2.0), rtol=1e-5)
 
 
-def test_the_reparameterised_gradient_is_unbiased():
+def test_the_reparameterized_gradient_is_unbiased():
     """E[z^2] = mean^2 + var, so its gradient is 2 mean and var."""
     normal, mean, log_var = random_case(1)
     keys = jax.random.split(jax.random.key(0), NUM_DRAWS)

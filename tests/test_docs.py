@@ -88,7 +88,7 @@ def command_of(name: str) -> Path:
     return ROOT / "aevb" / "cli" / f"{name}.py"
 
 
-def with_its_neighbours(script: Path) -> str:
+def with_its_neighbors(script: Path) -> str:
     """The source of a program, of the files beside it that it imports, and of its command."""
     source = script.read_text()
     names = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
@@ -178,7 +178,7 @@ def test_the_shell_is_told_nothing_that_does_not_exist():
             source = command_of(script).read_text()
         else:
             assert program in ("python", ".venv/bin/python"), where
-            source = with_its_neighbours(ROOT / script)
+            source = with_its_neighbors(ROOT / script)
         names = [re.split("[=.]", flag.removeprefix("--"))[0] for flag in flags]
         assert all(flag.startswith("--") for flag in flags), where
         for name in names:
@@ -274,8 +274,8 @@ def test_a_field_has_the_comment_that_is_its_own(reference: Any):
 
     assert "mean, log_var" not in said("aevb.distributions", "mean")
     assert said("aevb.distributions", "log_var").endswith("\n\n[Z], log sigma^2\n")  # behind it
-    assert "z and log q(z|x) at once" in said("aevb.densities", "sample_and_log_prob")  # above it
-    assert "at once" not in said("aevb.densities", "kl")
+    assert "z and log q(z|x) at once" in said("aevb.losses", "sample_and_log_prob")  # above it
+    assert "at once" not in said("aevb.losses", "kl")
     assert "-> the next state" in said("aevb.algorithms.base", "update")  # below it
     assert "downloads/manual in dir" in said("aevb.data", "manual_dir")  # behind it and below it
     assert "downloads" not in said("aevb.data", "split")

@@ -28,9 +28,9 @@ def make_vae(name: str) -> tuple[VAE, Any]:
     likelihood = LIKELIHOODS[name]
     init = normal_init(0.3)
     heads = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
-    encoder = mlp(NUM_DIMS, heads, hidden=(), initialisation=init)
+    encoder = mlp(NUM_DIMS, heads, hidden=(), initialization=init)
     decoder_heads = {head: NUM_DIMS * size for head, size in likelihood.heads.items()}
-    decoder = mlp(NUM_LATENTS, decoder_heads, hidden=(), initialisation=init)
+    decoder = mlp(NUM_LATENTS, decoder_heads, hidden=(), initialization=init)
     model = vae.make(encoder, decoder, likelihood, num_latents=NUM_LATENTS)
     return model, model.init(jax.random.key(0))
 
@@ -40,7 +40,7 @@ REAL = np.random.default_rng(1).normal(size=(NUM_DATA, NUM_DIMS)).astype(np.floa
 EVERYTHING = np.arange(NUM_DATA)
 
 
-def binarise(key: jax.Array, x: jax.Array) -> jax.Array:
+def binarize(key: jax.Array, x: jax.Array) -> jax.Array:
     return jax.random.bernoulli(key, x.astype(jnp.float32) / 255.0).astype(jnp.float32)
 
 
@@ -58,7 +58,7 @@ class Scored(NamedTuple):
 def bernoulli() -> Scored:
     """Of `GREY` data."""
     model, params = make_vae("bernoulli")
-    return Scored(model, params, make_score(model, binarise))
+    return Scored(model, params, make_score(model, binarize))
 
 
 @cache
@@ -71,7 +71,7 @@ def gaussian() -> Scored:
 def bound_of_one(number: int, *, without_kl: bool = False) -> float:
     """Datapoint `number` of the grey data, by hand: the bound with the keys of its number."""
     key = jax.random.fold_in(jax.random.key(elbo.EVALUATION_SEED), number)
-    x = binarise(key, jnp.asarray(GREY[number]))
+    x = binarize(key, jnp.asarray(GREY[number]))
     key = jax.random.fold_in(jax.random.key(elbo.NOISE_SEED), number)
     model, params, _ = bernoulli()
     bound = sgvb_a if without_kl else sgvb_b
@@ -92,7 +92,7 @@ def test_the_score_is_the_mean_of_sgvb_b_with_each_datapoints_own_keys():
 def test_the_score_of_a_guide_without_a_kl_is_the_mean_of_sgvb_a():
     model = bernoulli().model._replace(guide=bernoulli().model.guide._replace(kl=None))
     index = [3, 5]
-    score = make_score(model, binarise)(bernoulli().params, GREY, np.asarray(index))
+    score = make_score(model, binarize)(bernoulli().params, GREY, np.asarray(index))
     expected = [bound_of_one(number, without_kl=True) for number in index]
     assert score.mean == pytest.approx(np.mean(expected), rel=1e-5)
     assert score.mean != pytest.approx(np.mean([bound_of_one(number) for number in index]))
@@ -100,7 +100,7 @@ def test_the_score_of_a_guide_without_a_kl_is_the_mean_of_sgvb_a():
 
 def test_the_score_without_an_encoder_is_the_bound_of_many_samples_of_the_prior():
     decoder = mlp(NUM_LATENTS, {"mean": NUM_DIMS, "log_var": NUM_DIMS}, hidden=(),
-                  initialisation=normal_init(0.3))  # fmt: skip
+                  initialization=normal_init(0.3))  # fmt: skip
     family = guides.standard_normal_family(guides.Sizes(NUM_LATENTS))
     model = vae.make(
         None, decoder, LIKELIHOODS["gaussian"], num_latents=NUM_LATENTS, guide_family=family
@@ -167,9 +167,9 @@ def test_a_score_follows_the_parameters():
     )
 
 
-def test_an_evaluations_binarisation_is_drawn_once_for_each_datapoint():
+def test_an_evaluations_binarization_is_drawn_once_for_each_datapoint():
     grey = jnp.full(1000, 128, jnp.uint8)
-    first, again, other = (fixed_input(binarise, jnp.int32(i), grey) for i in (4, 4, 5))
+    first, again, other = (fixed_input(binarize, jnp.int32(i), grey) for i in (4, 4, 5))
     np.testing.assert_array_equal(first, again)
     assert np.mean(first != other) == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 1000))
 
@@ -223,7 +223,7 @@ def test_bits_are_the_code_length_of_the_grey_level():
 
 
 def test_nats_of_probabilities_give_their_code_length_as_they_are():
-    """-log2 of what a discretised likelihood gives to two pixels, without a cell's volume."""
+    """-log2 of what a discretized likelihood gives to two pixels, without a cell's volume."""
     heads = {"location": jnp.float32([0.4, 0.6]), "log_scale": jnp.float32([-3.0, -1.0])}
     x = jnp.float32([90 / 256, 1 / 256])
     nats = float(LIKELIHOODS["discretized_logistic"].log_prob(heads, x))

@@ -81,7 +81,7 @@ def wishart(df: float, num_dims: int, seed: int) -> Known:
     return Known(Wishart, (df, inverse_scale), law)
 
 
-# Three of each: neighbours are compared, so their tails do not differ beyond what a mean can hold.
+# Three of each: neighbors are compared, so their tails do not differ beyond what a mean can hold.
 KNOWN = {
     "gamma": (gamma(2.5, 0.7), gamma(3.0, 1.5), gamma(0.6, 0.2)),
     "beta": (beta(2.0, 5.0), beta(1.0, 3.0), beta(0.5, 0.7)),

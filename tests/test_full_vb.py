@@ -190,8 +190,8 @@ def mlp_vae(likelihood: str = "gaussian", **families: str) -> VAE:
     chosen, init = LIKELIHOODS[likelihood], networks.normal_init(0.5)
     heads = {head: NUM_DIMS * size for head, size in chosen.heads.items()}
     return vae.make(
-        mlp(NUM_DIMS, family.heads, hidden=(4,), initialisation=init),
-        mlp(NUM_LATENTS, heads, hidden=(5,), initialisation=init, constants=chosen.shared),
+        mlp(NUM_DIMS, family.heads, hidden=(4,), initialization=init),
+        mlp(NUM_LATENTS, heads, hidden=(5,), initialization=init, constants=chosen.shared),
         chosen,
         num_latents=NUM_LATENTS,
         guide_family=family,

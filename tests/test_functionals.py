@@ -202,10 +202,10 @@ def random_joint(seed: int, *shape: int) -> np.ndarray:
 
 
 def random_log_q(seed: int, *shape: int) -> np.ndarray:
-    return normalised(random_joint(seed, *shape))
+    return normalized(random_joint(seed, *shape))
 
 
-def normalised(log_density: np.ndarray) -> np.ndarray:
+def normalized(log_density: np.ndarray) -> np.ndarray:
     return np.asarray(scipy.special.log_softmax(log_density))
 
 
@@ -216,9 +216,9 @@ def test_the_functional_derivative_of_the_bound_is_the_multiplier_at_the_optimum
     slope_at = jax.jit(jax.grad(free_form_bound, argnums=1))
     slope = np.asarray(slope_at(log_joint, q1, q2))
     assert np.ptp(slope) < 1e-12
-    # Which is the log-normaliser, with the -1 of d(q log q) and the entropy of q2.
-    log_normaliser = float(np.asarray(scipy.special.logsumexp(log_joint @ q2)))
-    expected = log_normaliser - 1.0 + scipy.stats.entropy(q2)
+    # Which is the log-normalizer, with the -1 of d(q log q) and the entropy of q2.
+    log_normalizer = float(np.asarray(scipy.special.logsumexp(log_joint @ q2)))
+    expected = log_normalizer - 1.0 + scipy.stats.entropy(q2)
     np.testing.assert_allclose(slope, expected, rtol=1e-12)
     assert np.ptp(slope_at(log_joint, np.exp(random_log_q(2, 7)), q2)) > 1.0
 
@@ -237,7 +237,7 @@ def test_no_other_factor_has_a_greater_bound():
 def test_states_that_q2_excludes_have_no_say():
     log_joint, log_q2 = random_joint(0, 7, 5), random_joint(1, 5)
     log_joint[3, 4] = log_q2[4] = -np.inf
-    log_q2 = normalised(log_q2)
+    log_q2 = normalized(log_q2)
     found = update(log_joint, log_q2)
     np.testing.assert_allclose(found, update(log_joint[:, :4], log_q2[:4]), rtol=1e-12)
     excluded = update(log_joint, random_log_q(1, 5))
@@ -272,30 +272,30 @@ def test_the_free_form_of_mu_is_the_normal_of_coordinate_ascent():
     """Mean and precision in closed form: q(mu) is normal although nobody said so."""
     mu, tau, log_joint, log_cells = normal_gamma_grid()
     shape, rate = 5.0, 3.0
-    log_q_tau = normalised(scipy.stats.gamma.logpdf(tau, shape, scale=1.0 / rate) + log_cells)
+    log_q_tau = normalized(scipy.stats.gamma.logpdf(tau, shape, scale=1.0 / rate) + log_cells)
     found = update(log_joint, log_q_tau)
     weight = PRIOR["mean_precision"] + len(DATA)
     mean = (PRIOR["mean_precision"] * PRIOR["mean"] + np.sum(DATA)) / weight
     std = 1.0 / np.sqrt(weight * shape / rate)
-    np.testing.assert_allclose(found, normalised(scipy.stats.norm.logpdf(mu, mean, std)), atol=1e-8)
+    np.testing.assert_allclose(found, normalized(scipy.stats.norm.logpdf(mu, mean, std)), atol=1e-8)
 
 
 def test_the_free_form_of_tau_is_the_gamma_of_coordinate_ascent():
     mu, tau, log_joint, log_cells = normal_gamma_grid()
     mean, std = 1.2, 0.3
-    log_q_mu = normalised(scipy.stats.norm.logpdf(mu, mean, std))
+    log_q_mu = normalized(scipy.stats.norm.logpdf(mu, mean, std))
     found = update(log_joint.T, log_q_mu)
     shape = PRIOR["shape"] + 0.5 * (len(DATA) + 1)
     squares = np.sum((DATA - mean) ** 2) + len(DATA) * std**2
     squares += PRIOR["mean_precision"] * ((mean - PRIOR["mean"]) ** 2 + std**2)
     expected = scipy.stats.gamma.logpdf(tau, shape, scale=1.0 / (PRIOR["rate"] + 0.5 * squares))
-    np.testing.assert_allclose(found, normalised(expected + log_cells), atol=1e-7, rtol=1e-8)
+    np.testing.assert_allclose(found, normalized(expected + log_cells), atol=1e-7, rtol=1e-8)
 
 
 def test_free_form_ascent_ends_where_mean_field_does_in_closed_form():
     """And its bound is that of the normal-gamma's coordinate ascent."""
     _, tau, log_joint, log_cells = normal_gamma_grid()
-    log_q_tau = normalised(log_cells - tau)
+    log_q_tau = normalized(log_cells - tau)
     bounds = []
     for _ in range(12):
         log_q_mu = update(log_joint, log_q_tau)
@@ -317,6 +317,6 @@ def test_float32_stays_float32():
     (found,) = found_of(pendulum, [(x, np.sin(x))])
     wide = x.astype(np.float64)
     (expected,) = found_of(pendulum, [(wide, np.sin(wide))])
-    free = update(log_joint, normalised(log_joint[0]))
+    free = update(log_joint, normalized(log_joint[0]))
     assert all(leaf.dtype == jnp.float32 for leaf in (*found, free))
     np.testing.assert_allclose(found.derivative, expected.derivative, atol=1e-3)

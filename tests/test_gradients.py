@@ -87,7 +87,7 @@ def test_thetas_gradient_is_not_the_score_functions_business(
 
 @pytest.mark.parametrize("name", ["score_function", "score_function_loo"])
 def test_the_score_function_takes_a_guide_whose_samples_have_no_gradient(name: str):
-    """A guide on {0, 1}, where nothing can be reparameterised, against the sum over both."""
+    """A guide on {0, 1}, where nothing can be reparameterized, against the sum over both."""
     guide = Guide(
         sample=lambda key, logit: jax.random.bernoulli(key, jax.nn.sigmoid(logit), (1,)).astype(
             jnp.float32
@@ -141,7 +141,7 @@ def test_thetas_gradient_does_not_know_of_sticking_the_landing(sizes: tuple[int,
     assert_equal(sizes, "stl", "sgvb_a", THETA)
 
 
-# Doubly reparameterised
+# Doubly reparameterized
 
 
 @every_case

@@ -15,11 +15,10 @@ from jax.flatten_util import ravel_pytree
 from marks import slow_but
 from oracles import standard_errors_off
 
-from aevb.densities import Guide, Joint, log_weights
 from aevb.distributions import DiagNormal, FullNormal, StandardNormal
 from aevb.guides import GUIDES, GuideFamily, Sizes, diag_normal, full_normal
 from aevb.guides.flows import FlowStats, PlanarStats, planar
-from aevb.losses import BOUNDS, Bound
+from aevb.losses import BOUNDS, Bound, Guide, Joint, log_weights
 
 NUM_DRAWS = 20_000
 NUM_LAYERS, NUM_HIDDEN = 3, 8

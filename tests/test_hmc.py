@@ -20,7 +20,7 @@ COVARIANCE = np.linalg.inv(np.asarray(PRECISION, np.float64))
 
 
 def log_normal(z: jax.Array) -> jax.Array:
-    """N(0, COVARIANCE), not normalised."""
+    """N(0, COVARIANCE), not normalized."""
     return -0.5 * z @ PRECISION @ z
 
 
@@ -102,7 +102,7 @@ def test_r_hat_and_the_effective_sample_size_tell_chains_that_do_not_agree():
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8, -0.5])
 def test_the_effective_sample_size_of_an_autoregression_is_the_closed_form(correlation: float):
-    """(1 - rho) / (1 + rho) of the samples, where neighbours have the correlation rho."""
+    """(1 - rho) / (1 + rho) of the samples, where neighbors have the correlation rho."""
     rng = np.random.default_rng(0)
     x = np.zeros((8, 4000, 2))
     x[:, 0] = rng.normal(size=(8, 2))
@@ -132,7 +132,7 @@ def test_the_schedule_refuses_a_path_without_an_inner_point():
         sigmoid_schedule(1)
 
 
-# From 3 N(1, 1) to 5 N(-1, 0.25), neither of which is normalised.
+# From 3 N(1, 1) to 5 N(-1, 0.25), neither of which is normalized.
 PATH = Path(
     log_q=lambda z: math.log(3.0) + jnp.sum(-0.5 * (z - 1.0) ** 2),
     log_p=lambda z: math.log(5.0) + jnp.sum(-2.0 * (z + 1.0) ** 2),
@@ -144,7 +144,7 @@ NORMALS = {"forwards": ((1.0, 1.0), 1.0), "backwards": ((-1.0, 0.5), -1.0)}
 
 @pytest.mark.parametrize("direction", NORMALS)
 @pytest.mark.parametrize("step_size", slow_but([0.7], [0.05, 0.7]))
-def test_annealed_weights_average_to_the_ratio_of_the_normalisers(direction: str, step_size: float):
+def test_annealed_weights_average_to_the_ratio_of_the_normalizers(direction: str, step_size: float):
     """However badly the chains move; with better moves the weights only vary less."""
     (mean, std), sign = NORMALS[direction]
     start = mean + std * jax.random.normal(jax.random.key(0), (20_000, 1))

@@ -94,7 +94,7 @@ pareto_k_of_each = jax.jit(jax.vmap(importance_weights.pareto_k))
 
 
 @pytest.mark.parametrize("exact", [-0.3, 0.2, 0.5, 0.7, 1.0])
-def test_pareto_k_is_the_shape_of_a_generalised_pareto_tail(exact: float):
+def test_pareto_k_is_the_shape_of_a_generalized_pareto_tail(exact: float):
     """Its prior counts as 10 excesses with k = 0.5; 0.02 is for the fit's own bias."""
     num_weights, num_sets = 10_000, 400
     num_tail = importance_weights.tail_size(num_weights)

@@ -41,7 +41,7 @@ def test_a_page_decodes_as_jax_does(network: str, likelihood: str):
     likelihood_ = LIKELIHOODS[likelihood]
     heads = {name: SHAPE[0] * SHAPE[1] * size for name, size in likelihood_.heads.items()}
     decoder = NETWORKS[network].decoder(
-        NUM_LATENTS, heads, hidden=(4, 6), initialisation=normal_init(0.5),
+        NUM_LATENTS, heads, hidden=(4, 6), initialization=normal_init(0.5),
         constants=likelihood_.shared, image_shape=SHAPE, dtype="float32",
     )  # fmt: skip
     params = decoder.init(KEY)

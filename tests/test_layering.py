@@ -22,7 +22,7 @@ EXPERIMENTS = ROOT / "experiments"
 LAYERS = (
     ("types", "errors"),
     ("runtime",),
-    ("distributions", "densities"),
+    ("distributions",),
     ("likelihoods", "losses", "reparam", "inference"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
@@ -51,7 +51,6 @@ LAYERS = (
 MATHEMATICS = (
     "types",
     "distributions",
-    "densities",
     "likelihoods",
     "losses",
     "reparam",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb.inference.lbfgs import maximise
+from aevb.inference.lbfgs import maximize
 
 
 def test_the_top_of_a_badly_scaled_quadratic_is_found():
@@ -13,12 +13,12 @@ def test_the_top_of_a_badly_scaled_quadratic_is_found():
     def function(z: jax.Array) -> jax.Array:
         return -jnp.sum(scales * jnp.square(z - top))
 
-    found = jax.jit(lambda start: maximise(function, start, num_steps=50))(jnp.zeros(3))
+    found = jax.jit(lambda start: maximize(function, start, num_steps=50))(jnp.zeros(3))
     np.testing.assert_allclose(found, top, atol=1e-3)
 
 
 def test_the_point_may_be_any_pytree():
-    found = maximise(
+    found = maximize(
         lambda p: -jnp.square(p["a"] - 1.0) - jnp.sum(jnp.square(p["b"] + 2.0)),
         {"a": jnp.float32(0.0), "b": jnp.zeros(2)},
         num_steps=10,
@@ -33,6 +33,6 @@ def test_what_ends_worse_or_in_nan_is_not_taken():
         return jnp.log(1.0 - z) * 1e-3 + 100.0 * z
 
     start = jnp.float32(0.5)
-    found = maximise(cliff, start, num_steps=20)
+    found = maximize(cliff, start, num_steps=20)
     assert np.isfinite(found)
     assert cliff(found) >= cliff(start)

@@ -1,4 +1,4 @@
-"""Likelihoods: each is a normalised density, and its mean and samples are that density's.
+"""Likelihoods: each is a normalized density, and its mean and samples are that density's.
 
 The tests run over LIKELIHOODS, so a new entry needs a SciPy counterpart here, and nothing else
 where its density lives on {0, 1} (kind "binary"), on grey levels or on the real line.
@@ -43,7 +43,7 @@ SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
 
 
 def continuous_bernoulli(logits: np.ndarray) -> Any:
-    """Of the distance of x from the end that the logit favours, in float64."""
+    """Of the distance of x from the end that the logit favors, in float64."""
     rate = np.abs(logits)
     return scipy.stats.truncexpon(b=rate, scale=1.0 / rate)
 
@@ -255,8 +255,8 @@ SIZES = [0.0, 1e-30, 1e-8, 1e-4, 0.1, SERIES_BELOW * 0.999, SERIES_BELOW, 1.0, 5
 LOGITS = np.array([*SIZES, *(-size for size in SIZES)], np.float32)
 
 
-def exact_log_normaliser(logits: np.ndarray) -> np.ndarray:
-    """log of the integral of exp(t x) over [0, 1], in float64, from the end favoured at |t|."""
+def exact_log_normalizer(logits: np.ndarray) -> np.ndarray:
+    """log of the integral of exp(t x) over [0, 1], in float64, from the end favored at |t|."""
     t = np.abs(logits.astype(np.float64))
     with np.errstate(invalid="ignore"):
         return np.maximum(logits, 0.0) + np.where(t < 1e-20, 0.0, np.log(-np.expm1(-t) / t))
@@ -266,7 +266,7 @@ def exact_log_normaliser(logits: np.ndarray) -> np.ndarray:
 def test_continuous_bernoulli_log_prob_keeps_its_digits_at_every_logit(x: float):
     density = LIKELIHOODS["continuous_bernoulli"].log_prob
     log_prob = jax.jit(jax.vmap(lambda logit: density({"logits": logit[None]}, jnp.full(1, x))))
-    expected = LOGITS.astype(np.float64) * x - exact_log_normaliser(LOGITS)
+    expected = LOGITS.astype(np.float64) * x - exact_log_normalizer(LOGITS)
     np.testing.assert_allclose(log_prob(jnp.asarray(LOGITS)), expected, rtol=1e-6, atol=2e-7)
 
 
@@ -310,7 +310,7 @@ every_mass = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("scale", [255.0, 256.0])
-def test_a_level_is_found_on_either_scale_and_when_dequantised(scale: float):
+def test_a_level_is_found_on_either_scale_and_when_dequantized(scale: float):
     levels = jnp.arange(256).astype(jnp.float32)
     np.testing.assert_array_equal(level_of(levels / jnp.float32(scale)), levels)
     for u in (0.0, 0.25, 0.999):
@@ -355,7 +355,7 @@ def test_discretized_logistic_log_prob_is_the_difference_of_the_cdf(
 
 
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0])
-def test_the_density_of_dequantised_pixels_bounds_the_probability_of_the_level(log_scale: float):
+def test_the_density_of_dequantized_pixels_bounds_the_probability_of_the_level(log_scale: float):
     """Jensen's inequality, tight where the logistic is wide: Theis et al. (2016)."""
     exact_heads = logistic_heads(0.4, log_scale)
     heads = {head: jnp.float32(value) for head, value in exact_heads.items()}

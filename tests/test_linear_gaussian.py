@@ -180,7 +180,7 @@ def test_the_spherical_maximum_is_stationary_and_loses_what_its_docstring_says()
     assert loss > 0.01
 
 
-def test_the_spherical_maximum_is_where_an_optimiser_of_its_spectrum_ends():
+def test_the_spherical_maximum_is_where_an_optimizer_of_its_spectrum_ends():
     """With nothing known of the closed form, over the two model eigenvalues and the noise."""
     x = np.asarray(data())
     eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]

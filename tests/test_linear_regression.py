@@ -72,7 +72,7 @@ def maximum(
 ) -> coordinate_ascent.Maximum:
     problem = linear_regression.coordinate_ascent(design, y, prior, active)
     start = problem.init(jax.random.key(0))
-    return coordinate_ascent.maximise(problem, start, tolerance=1e-12, max_sweeps=1000)
+    return coordinate_ascent.maximize(problem, start, tolerance=1e-12, max_sweeps=1000)
 
 
 log_evidence = jax.jit(linear_regression.log_evidence)
@@ -171,7 +171,7 @@ def test_the_bound_is_the_mean_of_log_joint_less_log_q():
         assert error < 0.03
 
 
-def test_mean_field_ends_where_scikit_learns_evidence_maximisation_does():
+def test_mean_field_ends_where_scikit_learns_evidence_maximization_does():
     """The fixed points of both precisions are the same equations; MacKay's, under the Gammas."""
     design, y = cubic()
     q: MeanField = maximum(design, y, prior()).state

@@ -18,7 +18,7 @@ from aevb.losses import BOUNDS
 from aevb.networks import mlp, normal_init
 from aevb.training.loop import Advance, LoopKeys, Order, Pause, make_advance, pauses, train_to
 
-pytestmark = pytest.mark.usefixtures("optimised")
+pytestmark = pytest.mark.usefixtures("optimized")
 
 N, M = 11, 3  # 3 minibatches an epoch; 2 datapoints wait
 STEPS_PER_EPOCH = N // M
@@ -73,8 +73,8 @@ def learner() -> Algorithm:
     """A small VAE under AEVB with momentum."""
     init = normal_init(0.5)
     model = vae.make(
-        mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialisation=init),
-        mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialisation=init),
+        mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialization=init),
+        mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialization=init),
         LIKELIHOODS["gaussian"],
         num_latents=2,
     )
@@ -136,7 +136,7 @@ def test_a_batch_holds_the_datapoints_that_it_names():
 
 
 def test_preprocessing_and_steps_have_fresh_keys():
-    """No binarisation is drawn twice, nor with the key of a step's samples."""
+    """No binarization is drawn twice, nor with the key of a step's samples."""
     shown = record()
     noise = np.concatenate([shown["x"][..., 1].ravel(), shown["noise"]])
     assert len(np.unique(noise)) == NUM_STEPS * (M + 1)

@@ -222,7 +222,7 @@ def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch)
 def test_scikit_learn_finds_the_same_and_its_bound_lacks_known_constants():
     """From the same responsibilities, after the same number of iterations, under the same prior.
 
-    Its bound lacks the normalisers of the priors, C(alpha_0) and for each component B(W_0, nu_0)
+    Its bound lacks the normalizers of the priors, C(alpha_0) and for each component B(W_0, nu_0)
     and (D / 2) log beta_0, and the (N D / 2) log 2 pi of the likelihood.
     """
     num_components, num_sweeps = 4, 7

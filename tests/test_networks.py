@@ -20,7 +20,7 @@ HEADS = {"mean": 4, "log_var": 2}
 
 def network(*, hidden: tuple[int, ...] = (), constants: tuple[str, ...] = ()) -> Network:
     return mlp(
-        NUM_INPUTS, HEADS, hidden=hidden, initialisation=normal_init(0.7), constants=constants
+        NUM_INPUTS, HEADS, hidden=hidden, initialization=normal_init(0.7), constants=constants
     )
 
 

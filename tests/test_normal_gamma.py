@@ -128,7 +128,7 @@ def test_the_bound_rises_at_every_update_and_stays_below_the_evidence():
 
 def test_coordinate_ascent_ends_at_the_closed_form():
     problem = normal_gamma.coordinate_ascent(prior(), data())
-    found = coordinate_ascent.maximise(
+    found = coordinate_ascent.maximize(
         problem, problem.init(jax.random.key(0)), tolerance=0.0, max_sweeps=100
     )
     optimum = normal_gamma.mean_field_optimum(prior(), data())
@@ -202,7 +202,7 @@ def test_sgvb_finds_the_mean_field_optimum():
             return sgvb_a(key, stats, Guide(draw, log_prob), joint, num_samples=500)
 
         start = {"mean": jnp.zeros(1), "log": jnp.zeros(3)}
-        return lbfgs.maximise(bound, start, num_steps=15)
+        return lbfgs.maximize(bound, start, num_steps=15)
 
     found = fit(jax.random.split(jax.random.key(0), 8))
     optimum = normal_gamma.mean_field_optimum(prior(), data())

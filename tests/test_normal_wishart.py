@@ -12,7 +12,7 @@ import scipy.stats
 from oracles import integrate, standard_errors_off
 
 from aevb.classical import normal_wishart
-from aevb.classical.cholesky import factorise, solve_lower
+from aevb.classical.cholesky import factorize, solve_lower
 from aevb.classical.families import Wishart
 from aevb.classical.normal_wishart import NormalWishart
 
@@ -58,7 +58,7 @@ def assert_same(found: NormalWishart, expected: NormalWishart, rtol: float = 1e-
 def test_factors_are_those_of_lapack():
     many = RNG.normal(size=(5, 4, 4))
     matrices = many @ np.swapaxes(many, 1, 2) + np.eye(4)
-    found = jax.jit(jax.vmap(factorise))(jnp.asarray(matrices))
+    found = jax.jit(jax.vmap(factorize))(jnp.asarray(matrices))
     np.testing.assert_allclose(found.lower, np.linalg.cholesky(matrices), atol=1e-12)
     np.testing.assert_allclose(
         found.inverse @ found.lower, np.tile(np.eye(4), (5, 1, 1)), atol=1e-12
@@ -70,7 +70,7 @@ def test_factors_are_those_of_lapack():
 
 
 def test_what_is_not_positive_definite_has_no_number_for_a_factor():
-    assert np.any(np.isnan(factorise(jnp.diag(jnp.array([1.0, -1.0]))).lower))
+    assert np.any(np.isnan(factorize(jnp.diag(jnp.array([1.0, -1.0]))).lower))
 
 
 # The posterior

@@ -16,14 +16,13 @@ from oracles import standard_errors_off
 from aevb import experiment, priors, vae
 from aevb.algorithms.base import Batch
 from aevb.config import Config, default_config, validate
-from aevb.densities import Guide
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment
 from aevb.guides import GUIDES, Sizes, diag_normal
 from aevb.likelihoods import LIKELIHOODS
-from aevb.losses import BOUNDS
+from aevb.losses import BOUNDS, Guide
 from aevb.networks import Network
 from aevb.priors import PRIORS, Options, Posterior, Prior
 

@@ -131,7 +131,7 @@ def test_in_20_dimensions_the_fit_is_exact_and_needs_few_samples_where_a_narrow_
 
 
 def two_peaks(z: jax.Array) -> jax.Array:
-    """0.8 N(-4, 0.1^2) + 0.2 N(3, 0.2^2), unnormalised: times e^5."""
+    """0.8 N(-4, 0.1^2) + 0.2 N(3, 0.2^2), unnormalized: times e^5."""
     log_weights = jnp.log(jnp.array([0.8, 0.2]))
     means, stds = jnp.array([-4.0, 3.0]), jnp.array([0.1, 0.2])
     each = log_weights + jax.scipy.stats.norm.logpdf(z, means, stds)

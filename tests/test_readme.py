@@ -17,7 +17,7 @@ LOSS, LOAD, MIXTURE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture
 def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """experiments/readme.py, which like its neighbours finds them beside itself."""
+    """experiments/readme.py, which like its neighbors finds them beside itself."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     yield importlib.import_module("readme")
     for name in (

@@ -1,4 +1,4 @@
-"""Reparameterised families: densities, samples and gradients against SciPy in float64.
+"""Reparameterized families: densities, samples and gradients against SciPy in float64.
 
 The tests run over FAMILIES, so a new entry needs a counterpart in SCIPY, and nothing else where its
 parameters have the usual names (EXTREMES) and its dimensions are independent (JOINT_CELLS).

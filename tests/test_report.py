@@ -14,7 +14,7 @@ EXAMPLES = [10_000, 100_000, 1_000_000, 10_000_000]
 
 @pytest.fixture
 def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """experiments/report.py, which finds its neighbours beside itself."""
+    """experiments/report.py, which finds its neighbors beside itself."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     yield importlib.import_module("report")
     for name in ("report", "claims", "findings", "paper", "evaluate", "readme", "reproduce"):

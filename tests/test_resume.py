@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import OPTIMISED, ROOT, Done, run_program
+from programs import OPTIMIZED, ROOT, Done, run_program
 
 from aevb.training import trainer
 
@@ -33,7 +33,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, f"--workdir={folder}"],
         cwd=ROOT,
-        env={**os.environ, **OPTIMISED},
+        env={**os.environ, **OPTIMIZED},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

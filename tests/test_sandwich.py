@@ -15,7 +15,7 @@ from programs import run_program
 
 from aevb import vae
 from aevb.evaluation import log_likelihood
-from aevb.evaluation.log_likelihood import Points, estimate_points, simulate, summarise, width
+from aevb.evaluation.log_likelihood import Points, estimate_points, simulate, summarize, width
 from aevb.likelihoods import LIKELIHOODS
 from aevb.marginal import Estimate, importance_sampling
 from aevb.networks import mlp, normal_init
@@ -24,8 +24,8 @@ NUM_DIMS, NUM_LATENTS = 4, 2
 
 HEADS = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
 MODEL = vae.make(
-    mlp(NUM_DIMS, HEADS, hidden=(), initialisation=normal_init(0.1)),  # nearly the prior
-    mlp(NUM_LATENTS, {"logits": NUM_DIMS}, hidden=(3,), initialisation=normal_init(0.5)),
+    mlp(NUM_DIMS, HEADS, hidden=(), initialization=normal_init(0.1)),  # nearly the prior
+    mlp(NUM_LATENTS, {"logits": NUM_DIMS}, hidden=(3,), initialization=normal_init(0.5)),
     LIKELIHOODS["bernoulli"],
     num_latents=NUM_LATENTS,
 )
@@ -121,7 +121,7 @@ def test_a_summary_tells_the_errors_of_data_and_of_noise_apart():
         jnp.float32([0.3, 0.0, 0.4]),
         {"effective_sample_size": jnp.float32([9.0, 5.0, 7.0]), "pareto_k": jnp.full(3, jnp.nan)},
     )
-    summary = summarise(estimate)
+    summary = summarize(estimate)
     assert summary["mean"] == pytest.approx(3.0)
     assert summary["standard_error"] == pytest.approx(2.0 / math.sqrt(3.0))
     assert summary["estimator_standard_error"] == pytest.approx(0.5 / 3.0)

@@ -93,7 +93,7 @@ def test_once_so_many_were_passed_over_the_next_is_taken():
     assert float(metrics["skipped"]) == 2
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_where_nothing_is_bad_nothing_is_changed():
     """By a bit, of an algorithm that is sensitive to each."""
     optimizer = optax.sgd(0.1, momentum=0.9)

@@ -20,7 +20,7 @@ from aevb.experiment import load
 NUMBERS = {"train": 40, "test": 12}
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "digits": (6, 5, 1),  # of one channel, as PNG
-    "colours": (6, 5, 3),
+    "colors": (6, 5, 3),
     "plain": (6, 5),  # no file format at all
 }
 
@@ -161,9 +161,9 @@ def _copy(home: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_convolutional_model_of_colours_trains_and_draws(home: Path, tmp_path: Path):
+def test_a_convolutional_model_of_colors_trains_and_draws(home: Path, tmp_path: Path):
     config = default_config()
-    config.data.name, config.data.dir = "tfds:colours", str(home)
+    config.data.name, config.data.dir = "tfds:colors", str(home)
     config.model.network, config.model.hidden = "conv", (4, 6)
     config.train.batch_size, config.train.num_examples, config.train.first_eval = 10, 80, 40
     assert isinstance(load(validate(config)).train, np.ndarray)
@@ -172,7 +172,7 @@ def test_a_convolutional_model_of_colours_trains_and_draws(home: Path, tmp_path:
     assert isinstance(load(values).train, Records)
     summary = runs.run(values, tmp_path / "run")
     assert np.isfinite(summary["test_bits_per_dim"])
-    assert summary["data"]["name"] == "tfds:colours"
+    assert summary["data"]["name"] == "tfds:colors"
     assert (tmp_path / "run" / "figures" / "samples.png").stat().st_size > 10_000
 
 

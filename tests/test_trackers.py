@@ -76,9 +76,9 @@ def images(folder: Path, name: str) -> dict[int, np.ndarray]:
     found = {}
     for event in shown(folder).Images(name):
         assert event.step not in found
-        colours = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
-        assert np.all(colours == colours[..., :1])
-        found[event.step] = colours[..., 0]
+        colors = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+        assert np.all(colors == colors[..., :1])
+        found[event.step] = colors[..., 0]
     return found
 
 

@@ -256,9 +256,9 @@ BAD_FOLDERS = {
         lambda folder: replaced(folder, Image.new("L", (4, 4))),
         ["frame7.png is 4 x 4 of grey", "frame0.png is 6 x 5 of grey"],
     ),
-    "colours among grey": (
+    "colors among grey": (
         lambda folder: replaced(folder, Image.new("RGB", SIZE)),
-        ["frame7.png is 6 x 5 of colours", "6 x 5 of grey"],
+        ["frame7.png is 6 x 5 of colors", "6 x 5 of grey"],
     ),
     "transparent": (
         lambda folder: replaced(folder, Image.new("RGBA", SIZE)),
@@ -294,7 +294,7 @@ def test_a_bad_folder_is_refused_in_one_line_with_the_image(case: str, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["real", "binary"])
-def test_only_grey_levels_are_binarised(kind: str, tmp_path: Path):
+def test_only_grey_levels_are_binarized(kind: str, tmp_path: Path):
     name = saved(tmp_path, levels() / 256 if kind == "real" else levels() > 127)
     message = refusal(name, Options(binarization="fixed"))
     assert "'fixed'" in message

@@ -1,4 +1,4 @@
-"""Networks and the VAE that they make: initialisation, forward pass, ancestral samples."""
+"""Networks and the VAE that they make: initialization, forward pass, ancestral samples."""
 
 import itertools
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from aevb.distributions import DiagNormal
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import sgvb_b
 from aevb.networks import (
-    INITIALISATIONS,
+    INITIALIZATIONS,
     NETWORKS,
-    Initialisation,
+    Initialization,
     Network,
     fan_in_init,
     mlp,
@@ -56,13 +56,13 @@ def make_vae(
         num_dims,
         {"mean": num_latents, "log_var": num_latents},
         hidden=hidden,
-        initialisation=normal_init(0.5),
+        initialization=normal_init(0.5),
     )
     decoder = mlp(
         num_latents,
         {head: num_dims * size for head, size in likelihood.heads.items()},
         hidden=hidden[::-1],
-        initialisation=normal_init(0.5),
+        initialization=normal_init(0.5),
         constants=likelihood.shared,
     )
     return vae.make(encoder, decoder, likelihood, num_latents=num_latents)
@@ -91,7 +91,7 @@ def as_linear_gaussian(params: Any) -> LinearGaussian:
 @pytest.mark.parametrize("std", [0.1, 0.01])
 def test_normal_init_draws_weights_and_biases_from_a_normal_of_that_std(std: float):
     """The paper's N(0, 0.01); the biases come from it too."""
-    params = mlp(40, {"mean": 30}, hidden=(50,), initialisation=normal_init(std)).init(
+    params = mlp(40, {"mean": 30}, hidden=(50,), initialization=normal_init(std)).init(
         jax.random.key(0)
     )
     leaves = leaves_by_name(params)
@@ -109,7 +109,7 @@ def test_normal_init_draws_weights_and_biases_from_a_normal_of_that_std(std: flo
 
 
 def test_fan_in_init_draws_weights_of_variance_1_over_fan_in_and_zero_biases():
-    params = mlp(40, {"mean": 30}, hidden=(50,), initialisation=fan_in_init(123.0)).init(
+    params = mlp(40, {"mean": 30}, hidden=(50,), initialization=fan_in_init(123.0)).init(
         jax.random.key(0)
     )
     leaves = leaves_by_name(params)
@@ -120,9 +120,9 @@ def test_fan_in_init_draws_weights_of_variance_1_over_fan_in_and_zero_biases():
         np.testing.assert_array_equal(leaves[f"{layer}/bias"], 0.0)
 
 
-@pytest.mark.parametrize("kind", INITIALISATIONS)
-def test_initialisation_depends_on_its_key(kind: str):
-    network = mlp(4, {"mean": 3}, hidden=(5,), initialisation=INITIALISATIONS[kind](0.1))
+@pytest.mark.parametrize("kind", INITIALIZATIONS)
+def test_initialization_depends_on_its_key(kind: str):
+    network = mlp(4, {"mean": 3}, hidden=(5,), initialization=INITIALIZATIONS[kind](0.1))
     keys = jax.vmap(jax.random.key)(jnp.array([0, 0, 1]))
     draws = leaves_by_name(jax.jit(jax.vmap(network.init))(keys))
     for name, (first, again, other) in draws.items():
@@ -135,7 +135,7 @@ def test_initialisation_depends_on_its_key(kind: str):
 def test_the_mlp_is_tanh_layers_and_one_linear_layer_a_head(hidden: tuple[int, ...]):
     """Appendix C, in NumPy."""
     heads = {"mean": 3, "log_var": 4}
-    network = mlp(6, heads, hidden=hidden, initialisation=normal_init(0.7))
+    network = mlp(6, heads, hidden=hidden, initialization=normal_init(0.7))
     params = random_params(network.init)
     layers = leaves_by_name(params)
     assert len(layers) == 2 * (len(hidden) + len(heads))
@@ -156,10 +156,10 @@ IMAGE_SHAPE = (3, 2)
 HEADS = {"mean": 6, "log_var": 12}
 
 
-def made(name: str, part: str, init: Initialisation, **more: Any) -> Network:
+def made(name: str, part: str, init: Initialization, **more: Any) -> Network:
     """The encoder or the decoder of an architecture, from 6 numbers to two heads."""
     make = getattr(NETWORKS[name], part)
-    return make(6, HEADS, hidden=(5,), initialisation=init, image_shape=IMAGE_SHAPE, **more)
+    return make(6, HEADS, hidden=(5,), initialization=init, image_shape=IMAGE_SHAPE, **more)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -184,7 +184,7 @@ def test_every_network_has_the_heads_that_are_asked_for(name: str, part: str):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_constant_is_one_parameter_drawn_as_a_bias_and_the_same_for_every_input(name: str):
-    def make(init: Initialisation) -> Network:
+    def make(init: Initialization) -> Network:
         return made(name, "decoder", init, constants=("log_std",))
 
     network = make(normal_init(0.1))

@@ -1,4 +1,4 @@
-"""A line, a cycloid and a circle: the minimisers of three functionals, found and known."""
+"""A line, a cycloid and a circle: the minimizers of three functionals, found and known."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -30,12 +30,12 @@ def test_a_minimum_of_a_narrow_valley_is_found():
     def valley(z: jax.Array) -> jax.Array:
         return (1.0 - z[0]) ** 2 + 100.0 * (z[1] - z[0] ** 2) ** 2
 
-    found = variational_problems.minimise(valley, jnp.array([-1.5, 2.0]), num_steps=40)
+    found = variational_problems.minimize(valley, jnp.array([-1.5, 2.0]), num_steps=40)
     np.testing.assert_allclose(found, 1.0, atol=1e-8)
 
 
 def test_where_nothing_rises_in_some_direction_it_stays_there():
-    found = variational_problems.minimise(
+    found = variational_problems.minimize(
         lambda z: (z[0] - z[1] - 3.0) ** 2, jnp.array([5.0, 1.0]), num_steps=20
     )
     np.testing.assert_allclose(found, [4.5, 1.5], atol=1e-6)  # the nearest of a line of minima

@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from programs import OPTIMISED, run_python
+from programs import OPTIMIZED, run_python
 
 from aevb.runtime import xla
 
@@ -38,4 +38,4 @@ sys.exit(bool(jnp.abs(error).max() > 1e-4))
 
 def test_compiled_sums_have_every_term():
     """jax 0.10.2 alone loses log 2 here (jax-ml/jax#39103)."""
-    assert run_python("-c", LOG_2_IS_LOST, env=OPTIMISED).returncode == 0
+    assert run_python("-c", LOG_2_IS_LOST, env=OPTIMIZED).returncode == 0

@@ -34,6 +34,6 @@ class Algorithm(NamedTuple):
     init: Callable[[Key], TrainState]
     update: Callable[[Key, TrainState, Batch], tuple[TrainState, dict[str, Array]]]
     # -> the next state, and metrics [] of this minibatch, among them "objective": what is
-    # maximised, in nats per datapoint
+    # maximized, in nats per datapoint
     vae_params: Callable[[PyTree], PyTree] = _as_they_are
     # state.params -> the VAE's parameters to evaluate by; means, where they have a distribution

@@ -34,7 +34,7 @@ def make(
 ) -> Algorithm:
     """Gradient ascent of a bound on log p(X) as a whole, in phi and in q(theta).
 
-    q(theta) is a diagonal Gaussian, theta ~ N(mean, diag(exp(log_var))), and what is maximised is
+    q(theta) is a diagonal Gaussian, theta ~ N(mean, diag(exp(log_var))), and what is maximized is
     E[Sum_i bound(x_i; theta, phi)] - KL(q(theta) || p(theta)), with the KL in closed form:
     appendix F.1. `state.params` is {"mean": the VAE's parameters, "log_var": those of theta}.
 

@@ -34,7 +34,7 @@ class ParamPrior(NamedTuple):
 PAPERS = ParamPrior()
 
 Objective = Callable[[PyTree, Key, Batch], tuple[Array, dict[str, Array]]]
-# (params, key, minibatch) -> what is maximised [], nats per datapoint, and metrics
+# (params, key, minibatch) -> what is maximized [], nats per datapoint, and metrics
 
 LogPrior = Callable[[PyTree], Array]  # params -> [], nats, up to a constant
 
@@ -105,7 +105,7 @@ def algorithm(
 
 
 def _descent(term: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[PyTree, Any]]:
-    """The gradient of a term that is maximised, turned round for an optimizer, and what else the
+    """The gradient of a term that is maximized, turned round for an optimizer, and what else the
     term returns."""
 
     def loss(*args: Any) -> tuple[Array, Any]:

@@ -9,7 +9,7 @@ from jax.lax import stop_gradient
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
-from aevb.densities import log_densities
+from aevb.losses import log_densities
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -25,7 +25,7 @@ def make(
 ) -> Algorithm:
     """Two ascents at once, both awake: at the data's x, with K samples z_k ~ q(z|x).
 
-    With w_k the weights p(x, z_k) / q(z_k|x) normalised to a sum of 1, theta climbs
+    With w_k the weights p(x, z_k) / q(z_k|x) normalized to a sum of 1, theta climbs
     Sum_k w_k log p(x, z_k), whose gradient tends to that of log p(x) as K grows, and phi climbs
     Sum_k w_k log q(z_k|x), which descends KL(p(z|x) || q(z|x)) at the data. With K = 1 phi's
     gradient is 0 in the mean: it learns nothing.

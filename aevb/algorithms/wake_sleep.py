@@ -11,7 +11,7 @@ from jax.lax import stop_gradient
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
 from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
-from aevb.densities import log_densities
+from aevb.losses import log_densities
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 

@@ -23,7 +23,7 @@ class Factors(NamedTuple):
         return 2.0 * jnp.sum(jnp.log(jnp.diagonal(self.lower)))
 
 
-def factorise(matrix: Array) -> Factors:
+def factorize(matrix: Array) -> Factors:
     """L and L^-1 of a matrix [D, D], by eliminating in [A, I], which leaves [L', L^-1]."""
     num_dims = len(matrix)
     indices = jnp.arange(num_dims)

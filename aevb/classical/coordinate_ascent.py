@@ -1,6 +1,6 @@
 """Coordinate ascent: each factor of Q in turn is made the best one given the others.
 
-Under a factorised Q(z) = prod_j q_j(z_j) the bound E_Q[log p(D, z)] - E_Q[log Q(z)] is greatest in
+Under a factorized Q(z) = prod_j q_j(z_j) the bound E_Q[log p(D, z)] - E_Q[log Q(z)] is greatest in
 q_j at log q_j = E_{others}[log p(D, z)] + constant; Bishop (2006), eq. (10.9). The expectation is
 under the other factors, so the updates depend on one another and are repeated. None of them can
 lower the bound. The factors are an assumption on Q: the posterior of P keeps its dependences.
@@ -17,7 +17,7 @@ from aevb.types import Key, PyTree
 
 
 class CoordinateAscent(NamedTuple):
-    """A model with its data, under one factorisation of Q. The state holds all factors."""
+    """A model with its data, under one factorization of Q. The state holds all factors."""
 
     init: Callable[[Key], PyTree]  # -> a state to start from
     updates: Mapping[str, Callable[[PyTree], PyTree]]  # of each factor, in the order of a sweep
@@ -52,7 +52,7 @@ class Maximum(NamedTuple):
     converged: Array  # [], bool: it rose by less than the tolerance, before the last sweep allowed
 
 
-def maximise(
+def maximize(
     problem: CoordinateAscent, state: PyTree, *, tolerance: float, max_sweeps: int
 ) -> Maximum:
     """Sweeps until one raises the bound by less than `tolerance` nats, or there were too many."""

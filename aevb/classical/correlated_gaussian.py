@@ -42,7 +42,7 @@ def coordinate_ascent(target: Normal) -> CoordinateAscent:
 
 
 def mean_field_optimum(target: Normal) -> MeanField:
-    """The factorised Q of the least KL(Q || target): variances 1/Lambda_ii, Lambda the precision.
+    """The factorized Q of the least KL(Q || target): variances 1/Lambda_ii, Lambda the precision.
 
     They are those of z_i given the others, and never above the marginal ones.
     """

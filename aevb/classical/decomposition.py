@@ -30,7 +30,7 @@ class Decomposition(NamedTuple):
 def decompose(log_joint: Array, log_q: Array, log_measure: float | Array = 0.0) -> Decomposition:
     """The terms for a z that is one of finitely many states, or on a grid.
 
-    Q is first normalised over the states, so that log_q needs to be known up to a constant. On a
+    Q is first normalized over the states, so that log_q needs to be known up to a constant. On a
     grid all three are those of the discrete problem that the grid makes of the integral, hence the
     identity is free of its error. Where Q holds a state that p(D, z) excludes, the KL is infinite
     and the bound -inf.
@@ -40,10 +40,10 @@ def decompose(log_joint: Array, log_q: Array, log_measure: float | Array = 0.0) 
         log_q: log Q(z) [...] up to a constant, -inf where Q is 0.
         log_measure: the logarithm of each cell's volume, [] or [...]; 0 of states that are counted.
     """
-    log_q = _normalised(log_q, log_measure)
+    log_q = _normalized(log_q, log_measure)
     log_evidence = jax.nn.logsumexp(log_joint + log_measure)
-    log_posterior = _normalised(log_joint, log_measure)
-    # E_Q[log p(D, z) - log Q(z)]: a KL to what is not normalised, the other way up.
+    log_posterior = _normalized(log_joint, log_measure)
+    # E_Q[log p(D, z) - log Q(z)]: a KL to what is not normalized, the other way up.
     bound = -kl_on_grid(log_q, log_joint, log_measure)
     return Decomposition(log_evidence, bound, kl_on_grid(log_q, log_posterior, log_measure))
 
@@ -60,7 +60,7 @@ def decompose_gaussian(
     return Decomposition(log_evidence, bound(q), q.kl(posterior))
 
 
-def _normalised(log_density: Array, log_measure: float | Array) -> Array:
+def _normalized(log_density: Array, log_measure: float | Array) -> Array:
     """With its integral over the cells made 1 -> [...]."""
     log_mass = log_density + log_measure
     return log_density - jax.nn.logsumexp(log_mass)

@@ -74,7 +74,7 @@ def kl_monte_carlo_controlled(
 ) -> Estimate:
     """KL(q || p) as the mean of r - 1 - log r, r = p(z) / q(z), over z ~ q; nats.
 
-    The control variate r - 1 has mean 0 where both are normalised and q excludes nothing of p, so
+    The control variate r - 1 has mean 0 where both are normalized and q excludes nothing of p, so
     this is unbiased too. No term is negative. It has far less variance near q = p and can have
     infinite variance where the tails of q are lighter than those of p. Schulman (2020).
 
@@ -115,8 +115,8 @@ class Mixture(NamedTuple):
 
     def log_prob(self, z: Array) -> Array:
         """The log-density of z [] -> [], nats."""
-        standardised = (z - self.mean) / self.std
-        log_normal = -0.5 * (LOG_2PI + jnp.square(standardised)) - jnp.log(self.std)
+        standardized = (z - self.mean) / self.std
+        log_normal = -0.5 * (LOG_2PI + jnp.square(standardized)) - jnp.log(self.std)
         return jax.nn.logsumexp(jnp.log(self.weight) + log_normal)
 
     def moments(self) -> tuple[Array, Array]:
@@ -131,7 +131,7 @@ class Fit(NamedTuple):
 
     mean: Array  # []
     std: Array  # []
-    kl: Array  # [], nats: in the direction that was minimised
+    kl: Array  # [], nats: in the direction that was minimized
 
 
 def fit_forward(target: Mixture) -> Fit:
@@ -171,7 +171,7 @@ def fit_reverse(target: Mixture, starts: Array, *, num_steps: int = 50) -> Fit:
             return -reverse_kl(target, point["mean"], jnp.exp(point["log_std"]))
 
         first = {"mean": start, "log_std": jnp.log(jnp.min(target.std))}
-        point = lbfgs.maximise(bound, first, num_steps=num_steps)
+        point = lbfgs.maximize(bound, first, num_steps=num_steps)
         return Fit(point["mean"], jnp.exp(point["log_std"]), -bound(point))
 
     return jax.vmap(climb)(starts)

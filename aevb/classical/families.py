@@ -39,18 +39,18 @@ class Gamma(NamedTuple):
 
     def log_prob(self, x: Array) -> Array:
         """The log-density of x [] > 0 -> [], nats."""
-        return xlogy(self.shape - 1.0, x) - self.rate * x - self._log_normaliser()
+        return xlogy(self.shape - 1.0, x) - self.rate * x - self._log_normalizer()
 
     def entropy(self) -> Array:
         """-E[log q(x)] -> [], nats."""
-        return self._log_normaliser() - (self.shape - 1.0) * self.expected_log() + self.shape
+        return self._log_normalizer() - (self.shape - 1.0) * self.expected_log() + self.shape
 
     def kl(self, other: "Gamma") -> Array:
         """KL(self || other) -> [], nats."""
-        cross = other._log_normaliser() - (other.shape - 1.0) * self.expected_log()
+        cross = other._log_normalizer() - (other.shape - 1.0) * self.expected_log()
         return cross + other.rate * self.mean() - self.entropy()
 
-    def _log_normaliser(self) -> Array:
+    def _log_normalizer(self) -> Array:
         return gammaln(self.shape) - self.shape * jnp.log(self.rate)
 
 
@@ -97,7 +97,7 @@ class Dirichlet(NamedTuple):
 
     def log_prob(self, p: Array) -> Array:
         """The log-density of p [K], on the simplex -> [], nats."""
-        return jnp.sum(xlogy(self.concentration - 1.0, p)) - self._log_normaliser()
+        return jnp.sum(xlogy(self.concentration - 1.0, p)) - self._log_normalizer()
 
     def entropy(self) -> Array:
         """-E[log q(p)] -> [], nats."""
@@ -109,9 +109,9 @@ class Dirichlet(NamedTuple):
 
     def _expected_log_prob(self, other: "Dirichlet") -> Array:
         exponent = jnp.sum((other.concentration - 1.0) * self.expected_log())
-        return exponent - other._log_normaliser()
+        return exponent - other._log_normalizer()
 
-    def _log_normaliser(self) -> Array:
+    def _log_normalizer(self) -> Array:
         return jnp.sum(gammaln(self.concentration)) - gammaln(jnp.sum(self.concentration))
 
 
@@ -123,7 +123,7 @@ class Normal(NamedTuple):
 
     def log_prob(self, z: Array) -> Array:
         """The log-density of z [Z] -> [], nats."""
-        factors = cholesky.factorise(self.covariance)
+        factors = cholesky.factorize(self.covariance)
         whitened = factors.inverse @ (z - self.mean)
         return -0.5 * (jnp.sum(LOG_2PI + jnp.square(whitened)) + factors.log_det())
 
@@ -139,7 +139,7 @@ class Normal(NamedTuple):
         """KL(self || other) -> [], nats."""
         shift = self.mean - other.mean
         moved = self.covariance + jnp.outer(shift, shift)
-        factors = cholesky.factorise(other.covariance)
+        factors = cholesky.factorize(other.covariance)
         trace = jnp.sum((factors.inverse @ moved) * factors.inverse)
         log_dets = factors.log_det() - _log_det(self.covariance)
         return 0.5 * (trace - len(self.mean) + log_dets)
@@ -157,7 +157,7 @@ class Wishart(NamedTuple):
 
     def mean(self) -> Array:
         """E[x] -> [D, D]."""
-        inverse = cholesky.factorise(self.inverse_scale).inverse
+        inverse = cholesky.factorize(self.inverse_scale).inverse
         return self.df * inverse.T @ inverse
 
     def expected_log_det(self) -> Array:
@@ -169,7 +169,7 @@ class Wishart(NamedTuple):
     def log_prob(self, x: Array) -> Array:
         """The log-density of x [D, D], symmetric and positive definite -> [], nats."""
         exponent = 0.5 * (self.df - len(x) - 1.0) * _log_det(x)
-        return exponent - 0.5 * jnp.trace(self.inverse_scale @ x) - self._log_normaliser()
+        return exponent - 0.5 * jnp.trace(self.inverse_scale @ x) - self._log_normalizer()
 
     def entropy(self) -> Array:
         """-E[log q(x)] -> [], nats; Bishop (2006), eq. (B.82)."""
@@ -181,15 +181,15 @@ class Wishart(NamedTuple):
 
     def _expected_log_prob(self, other: "Wishart") -> Array:
         exponent = 0.5 * (other.df - len(self.inverse_scale) - 1.0) * self.expected_log_det()
-        inverse = cholesky.factorise(self.inverse_scale).inverse
+        inverse = cholesky.factorize(self.inverse_scale).inverse
         trace = self.df * jnp.sum((inverse @ other.inverse_scale) * inverse)
-        return exponent - 0.5 * trace - other._log_normaliser()
+        return exponent - 0.5 * trace - other._log_normalizer()
 
-    def _log_normaliser(self) -> Array:
+    def _log_normalizer(self) -> Array:
         num_dims = len(self.inverse_scale)
         powers = 0.5 * self.df * (num_dims * LOG_2 - _log_det(self.inverse_scale))
         return powers + multigammaln(0.5 * self.df, num_dims)
 
 
 def _log_det(positive_definite: Array) -> Array:
-    return cholesky.factorise(positive_definite).log_det()
+    return cholesky.factorize(positive_definite).log_det()

@@ -48,7 +48,7 @@ def functional_derivative(lagrangian: Lagrangian, x: Array, y: Array) -> Array:
 def euler_lagrange_residual(lagrangian: Lagrangian, x: Array, y: Array) -> Array:
     """d/dx dF/dy' - dF/dy at the points between the ends -> [n - 2]; 0 where J is stationary.
 
-    Nothing of F is discretised: its derivatives are automatic, d/dx runs along the curve with
+    Nothing of F is discretized: its derivatives are automatic, d/dx runs along the curve with
     tangent (1, y', y''), and only y' and y'' are central differences, which err by O(h^2).
 
     Args:
@@ -83,7 +83,7 @@ def _check(x: Array, y: Array) -> None:
 
 
 def free_form_update(log_joint: Array, log_q2: Array) -> Array:
-    """log q*(z1) = E_{q(z2)}[log p(z1, z2, D)] + constant -> [A], normalised.
+    """log q*(z1) = E_{q(z2)}[log p(z1, z2, D)] + constant -> [A], normalized.
 
     Bishop (2006), eq. (10.9). Of all q(z1) whatever, it has the greatest bound given q(z2): no
     family was assumed.

@@ -82,7 +82,7 @@ def fit(
     Args:
         num_components: K, or several to choose from.
         prior: of all components; by default `default_prior` of each K.
-        num_restarts: runs for each K, each from k-means on standardised data. On four data sets of
+        num_restarts: runs for each K, each from k-means on standardized data. On four data sets of
             six the best bound was found more often from there than from random responsibilities;
             on overlapping clusters and on the irises it was less often.
         num_sweeps: of a run, at most.
@@ -106,7 +106,7 @@ def fit(
     runs, history = mixture_runs.ascend(
         jax.random.split(key, len(size_of)),
         basis.of(points, dtype),
-        basis.standardising(dtype),
+        basis.standardizing(dtype),
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_basis),
         active,
         jnp.asarray(tolerance, dtype),

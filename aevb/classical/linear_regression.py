@@ -70,7 +70,7 @@ def coordinate_ascent(
 ) -> CoordinateAscent:
     """Mean field on a design [N, D] and y [N]; Bishop (2006), section 10.3.
 
-    The means of alpha and beta come to rest where those of evidence maximisation (MacKay 1992) do
+    The means of alpha and beta come to rest where those of evidence maximization (MacKay 1992) do
     under the same Gammas.
 
     Args:

@@ -82,11 +82,11 @@ def fit(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
     def objective(q: FullNormal) -> Array:
         return bound(data, prior_var, q)
 
-    return lbfgs.maximise(objective, _prior_as_guide(data, prior_var), num_steps=num_steps)
+    return lbfgs.maximize(objective, _prior_as_guide(data, prior_var), num_steps=num_steps)
 
 
 def fit_mean_field(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
-    """The factorised q(w) of the greatest bound: `fit` with L diagonal.
+    """The factorized q(w) of the greatest bound: `fit` with L diagonal.
 
     At the top each variance is 1 / H_ii, H being minus the Hessian of log p(y, w) averaged over q,
     which is near the posterior's precision: a variance of w_i given the others.
@@ -101,7 +101,7 @@ def fit_mean_field(data: Data, prior_var: Array, *, num_steps: int = 200) -> Ful
         return bound(data, prior_var, FullNormal(*point, start.below_diag))
 
     begin = (start.mean, start.log_diag)
-    mean, log_diag = lbfgs.maximise(objective, begin, num_steps=num_steps)
+    mean, log_diag = lbfgs.maximize(objective, begin, num_steps=num_steps)
     return FullNormal(mean, log_diag, start.below_diag)
 
 

@@ -32,7 +32,7 @@ class Basis(NamedTuple):
         with jax.enable_x64(True):
             return float(jnp.sum(jnp.log(jnp.diagonal(self.factor))))
 
-    def standardising(self, dtype: jnp.dtype) -> Array:
+    def standardizing(self, dtype: jnp.dtype) -> Array:
         """The matrix [D, D] that makes of y each dimension of x over its prior's scale."""
         with jax.enable_x64(True):
             view = self.factor / jnp.linalg.norm(self.factor, axis=1)[:, None]

@@ -1,8 +1,8 @@
-"""The Bayesian mixture of Gaussians: its factorised posterior, and the bound; Bishop, section 10.2.
+"""The Bayesian mixture of Gaussians: its factorized posterior, and the bound; Bishop, section 10.2.
 
 weights ~ Dirichlet, a `NormalWishart` of mean and precision for each component, z_n ~ weights and
 x_n ~ N(mean_z, precision_z^-1). Q(z, parameters) = q(z) q(parameters) is the only assumption: that
-q(z) factorises over datapoints and q(parameters) over components follows.
+q(z) factorizes over datapoints and q(parameters) over components follows.
 
 K components may be some of more: `active` [K] leaves others out as if they were not there, so that
 models of different sizes fit into arrays of one shape.
@@ -84,14 +84,14 @@ def log_joint(parameters: Parameters, active: Array) -> LogGaussian:
 
 
 def assign(log_joints: LogGaussian, x: Array) -> tuple[Array, Array]:
-    """q(z) of points x [D, N] by `log_joint` -> responsibilities [K, N], log-normalisers [N] nats.
+    """q(z) of points x [D, N] by `log_joint` -> responsibilities [K, N], log-normalizers [N] nats.
 
-    Eqs. (10.48) and (10.49). The sum of the log-normalisers, less the KL of the parameters, is the
+    Eqs. (10.48) and (10.49). The sum of the log-normalizers, less the KL of the parameters, is the
     bound at this q(z).
     """
     values = _at(log_joints, x)
-    log_normalisers = jax.nn.logsumexp(values, axis=0)
-    return jnp.exp(values - log_normalisers[None]), log_normalisers
+    log_normalizers = jax.nn.logsumexp(values, axis=0)
+    return jnp.exp(values - log_normalizers[None]), log_normalizers
 
 
 def statistics(x: Array, responsibilities: Array, centres: Array) -> Moments:

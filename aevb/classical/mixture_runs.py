@@ -60,9 +60,9 @@ def evaluate(
 
     def of_block(block: Blocks) -> tuple[Moments, Array]:
         def of_run(log_joint: mixture_model.LogGaussian, centres: Array) -> tuple[Moments, Array]:
-            q, log_normalisers = mixture_model.assign(log_joint, block.x)
+            q, log_normalizers = mixture_model.assign(log_joint, block.x)
             data = mixture_model.statistics(block.x, q * block.counts[None], centres)
-            return data, jnp.sum(log_normalisers * block.counts)
+            return data, jnp.sum(log_normalizers * block.counts)
 
         return jax.vmap(of_run)(log_joints, centres)
 
@@ -70,8 +70,8 @@ def evaluate(
         return jax.tree.map(jnp.add, total, of_block(block)), None
 
     first, rest = jax.tree.map(lambda leaf: leaf[0], blocks), jax.tree.map(lambda a: a[1:], blocks)
-    (data, log_normaliser), _ = jax.lax.scan(add, of_block(first), rest)
-    return data, log_normaliser - jax.vmap(mixture_model.kl)(parameters, prior, active)
+    (data, log_normalizer), _ = jax.lax.scan(add, of_block(first), rest)
+    return data, log_normalizer - jax.vmap(mixture_model.kl)(parameters, prior, active)
 
 
 def start(key: Key, x: Array, view: Array, prior: Prior, active: Array) -> Parameters:

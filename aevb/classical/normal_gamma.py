@@ -1,7 +1,7 @@
 """A normal of unknown mean and precision: the smallest model in which mean field is wrong.
 
 x_n ~ N(mu, 1/tau), mu | tau ~ N(mean, 1/(mean_precision tau)), tau ~ Gamma(shape, rate). The exact
-posterior is of the same family; the factorised Q(mu, tau) = q(mu) q(tau) cannot hold the dependence
+posterior is of the same family; the factorized Q(mu, tau) = q(mu) q(tau) cannot hold the dependence
 of mu's spread on tau, and both the exact answer and its own are in closed form.
 """
 
@@ -62,17 +62,17 @@ def posterior(prior: NormalGamma, x: Array) -> NormalGamma:
 
 
 def log_evidence(prior: NormalGamma, x: Array) -> Array:
-    """log p(x) of x [N], exactly -> [], nats: the posterior's normaliser over the prior's.
+    """log p(x) of x [N], exactly -> [], nats: the posterior's normalizer over the prior's.
 
     Raises:
         ValueError: as in `posterior`.
     """
 
-    def log_normaliser(family: NormalGamma) -> Array:
+    def log_normalizer(family: NormalGamma) -> Array:
         of_tau = gammaln(family.shape) - family.shape * jnp.log(family.rate)
         return of_tau - 0.5 * jnp.log(family.mean_precision)
 
-    known = log_normaliser(posterior(prior, x)) - log_normaliser(prior)
+    known = log_normalizer(posterior(prior, x)) - log_normalizer(prior)
     return known - 0.5 * len(x) * LOG_2PI
 
 

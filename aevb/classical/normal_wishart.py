@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import digamma, gammaln
 
-from aevb.classical.cholesky import factorise, solve_lower
+from aevb.classical.cholesky import factorize, solve_lower
 from aevb.classical.families import LOG_2, Wishart
 from aevb.distributions import LOG_2PI
 from aevb.types import Key
@@ -27,7 +27,7 @@ class NormalWishart(NamedTuple):
 
     def whitener(self) -> Array:
         """T [D, D], lower triangular, with T'T = E[Lambda]."""
-        return jnp.sqrt(self.precision.df) * factorise(self.precision.inverse_scale).inverse
+        return jnp.sqrt(self.precision.df) * factorize(self.precision.inverse_scale).inverse
 
     def expected_log_lik(self) -> "LogGaussian":
         """E[log N(x; mu, Lambda^-1)], as a function of x; Bishop (2006), eqs. (10.64) and (10.65).
@@ -36,7 +36,7 @@ class NormalWishart(NamedTuple):
         """
         num_dims = len(self.mean)
         expected_log_det = jnp.sum(digamma(self._halves())) + num_dims * LOG_2
-        expected_log_det -= factorise(self.precision.inverse_scale).log_det()
+        expected_log_det -= factorize(self.precision.inverse_scale).log_det()
         constant = expected_log_det - num_dims / self.mean_precision - num_dims * LOG_2PI
         return LogGaussian(0.5 * constant, self.mean, self.whitener())
 
@@ -57,7 +57,7 @@ class NormalWishart(NamedTuple):
     def kl(self, other: "NormalWishart") -> Array:
         """KL(self || other) -> [], nats.
 
-        In closed form, for the float32 of many data: the log-normalisers are far greater than what
+        In closed form, for the float32 of many data: the log-normalizers are far greater than what
         is left of them.
         """
         num_dims, df = len(self.mean), self.precision.df
@@ -65,8 +65,8 @@ class NormalWishart(NamedTuple):
         ratio = other.mean_precision / self.mean_precision
         apart = jnp.sum(jnp.square(whitener @ (self.mean - other.mean)))
         of_mean = num_dims * (ratio - 1.0 - jnp.log(ratio)) + other.mean_precision * apart
-        before = factorise(other.precision.inverse_scale)
-        log_dets = factorise(self.precision.inverse_scale).log_det() - before.log_det()
+        before = factorize(other.precision.inverse_scale)
+        log_dets = factorize(self.precision.inverse_scale).log_det() - before.log_det()
         trace = jnp.sum(jnp.square(whitener @ before.lower)) - num_dims * df
         of_precision = other.precision.df * log_dets + trace
         of_precision += (df - other.precision.df) * jnp.sum(digamma(self._halves()))
@@ -84,7 +84,7 @@ class NormalWishart(NamedTuple):
         chi_squared = 2.0 * jax.random.gamma(diagonal_key, halves, dtype=halves.dtype)
         below = jax.random.normal(below_key, self.precision.inverse_scale.shape, halves.dtype)
         bartlett = jnp.diag(jnp.sqrt(chi_squared)) + jnp.tril(below, -1)
-        scatter = factorise(self.precision.inverse_scale)
+        scatter = factorize(self.precision.inverse_scale)
         noise = jax.random.normal(mean_key, self.mean.shape, halves.dtype)
         shift = scatter.lower @ solve_lower(bartlett, noise) / jnp.sqrt(self.mean_precision)
         return self.mean + shift, bartlett @ scatter.inverse

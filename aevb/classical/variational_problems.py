@@ -1,4 +1,4 @@
-"""Three old problems of the calculus of variations, discretised and solved to their known answers.
+"""Three old problems of the calculus of variations, discretized and solved to their known answers.
 
 The shortest path is a line, the fastest slide a cycloid (Bernoulli 1696), and the curve of given
 length around the largest area a circle. Each is a function of a few dozen numbers whose gradient
@@ -18,7 +18,7 @@ from aevb.classical.functionals import functional
 DAMPINGS = tuple(10.0**power for power in range(-14, 3))  # in units of the Hessian's diagonal
 
 
-def minimise(function: Callable[[Array], Array], start: Array, *, num_steps: int) -> Array:
+def minimize(function: Callable[[Array], Array], start: Array, *, num_steps: int) -> Array:
     """A minimum of a smooth function of [n], never above `start` -> [n]; damped Newton.
 
     Each step solves (H + damping I) step = -gradient for every damping from hardly any to one that
@@ -61,7 +61,7 @@ def shortest_path(x: Array, y: Array, *, num_steps: int = 30) -> Array:
     def length(inner: Array) -> Array:
         return functional(arc_length, x, y.at[1:-1].set(inner))
 
-    return y.at[1:-1].set(minimise(length, y[1:-1], num_steps=num_steps))
+    return y.at[1:-1].set(minimize(length, y[1:-1], num_steps=num_steps))
 
 
 # The fastest slide
@@ -101,7 +101,7 @@ def brachistochrone(
     def time(inner: Array) -> Array:
         return slide_time(x, line.at[1:-1].set(inner), gravity)
 
-    speed = line.at[1:-1].set(minimise(time, line[1:-1], num_steps=num_steps))
+    speed = line.at[1:-1].set(minimize(time, line[1:-1], num_steps=num_steps))
     return Slide(x, jnp.square(speed) / (2.0 * gravity), slide_time(x, speed, gravity))
 
 
@@ -159,7 +159,7 @@ def area(radius: Array) -> Array:
 def largest_area(start: Array, length: Array, *, num_steps: int = 30) -> Enclosure:
     """The polygon of a given perimeter [] around the largest area, from radii `start` [n].
 
-    Perimeter^2 / area does not depend on the size, so it is minimised without a condition, and the
+    Perimeter^2 / area does not depend on the size, so it is minimized without a condition, and the
     answer is scaled to the length. Lagrange's condition then holds of itself: the gradients of area
     and perimeter are parallel, and the multiplier is the ratio of the two.
     """
@@ -168,7 +168,7 @@ def largest_area(start: Array, length: Array, *, num_steps: int = 30) -> Enclosu
         radius = jnp.exp(log_radius)
         return 2.0 * jnp.log(perimeter(radius)) - jnp.log(area(radius))
 
-    shape = jnp.exp(minimise(log_quotient, jnp.log(start), num_steps=num_steps))
+    shape = jnp.exp(minimize(log_quotient, jnp.log(start), num_steps=num_steps))
     radius = shape * length / perimeter(shape)
     of_area, of_perimeter = jax.grad(area)(radius), jax.grad(perimeter)(radius)
     return Enclosure(radius, of_area @ of_perimeter / (of_perimeter @ of_perimeter))

@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "kind": "lower" if name == "elbo" else marginal.ESTIMATORS[name].kind,
             "proposal": "encoder" if name == "elbo" else args.proposal,
             "settings": plain,
-            **log_likelihood.summarise(found[name]),
+            **log_likelihood.summarize(found[name]),
             "seconds": round(seconds, 3),
         }
     widths = {

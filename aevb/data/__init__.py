@@ -31,7 +31,7 @@ class Dataset(NamedTuple):
     test: np.ndarray  # [N', D]
     kind: str  # "binary" (0/1), "grey" (scaled levels) or "real": which likelihoods can score it
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
-    image_shape: tuple[int, ...] | None  # rows, columns and, of colours, channels; D in all
+    image_shape: tuple[int, ...] | None  # rows, columns and, of colors, channels; D in all
     levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
 
 

@@ -1,4 +1,4 @@
-"""MNIST as binarised once by Salakhutdinov & Murray (2008) and published by Larochelle: 0/1 pixels.
+"""MNIST as binarized once by Salakhutdinov & Murray (2008) and published by Larochelle: 0/1 pixels.
 
 This one draw is what the literature's scores of "statically binarized MNIST" refer to. The images
 are sorted by digit: they want shuffling before they are cut into minibatches.

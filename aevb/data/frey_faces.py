@@ -24,7 +24,7 @@ def load(options: Options) -> Dataset:
     """1,572 frames to train on and 393 to test.
 
     `blocked`: the first 80 % of the film train and the last 20 % test. `random`: the literature's
-    way, a permutation with a fixed seed. Frames are a fraction of a second apart, and neighbours
+    way, a permutation with a fixed seed. Frames are a fraction of a second apart, and neighbors
     are near-duplicates: with `random` nearly every test frame has a twin in the training set, so
     its scores reward memory and are not comparable with those of `blocked`.
 

@@ -10,7 +10,7 @@ def four_fifths(x: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Training and test datapoints of x [N, ...], each in the order in which they came.
 
     `blocked`: the first four fifths train and the last fifth tests, which is what holds where
-    neighbours resemble each other, as the frames of a film do. `random`: a permutation with a fixed
+    neighbors resemble each other, as the frames of a film do. `random`: a permutation with a fixed
     seed, for data whose order means nothing.
     """
     num_train = len(x) * 4 // 5

@@ -1,6 +1,6 @@
 """Data of one's own: npy:FILE is one array, images:FOLDER the images in a folder.
 
-Bytes are grey levels, or colours, of 0..255; bool is binary data; floating point is real-valued.
+Bytes are grey levels, or colors, of 0..255; bool is binary data; floating point is real-valued.
 """
 
 import re
@@ -194,11 +194,11 @@ def _pixels_of(path: Path) -> np.ndarray:
     if image.mode not in ("L", "RGB"):
         raise UserError(
             f"{path} has pixels of Pillow's mode {image.mode!r}; they must be 8-bit grey (L) or "
-            f"colours (RGB), as image.convert('L') makes them"
+            f"colors (RGB), as image.convert('L') makes them"
         )
     return np.asarray(image)
 
 
 def _described(pixels: np.ndarray) -> str:
     height, width, *channels = pixels.shape
-    return f"{height} x {width} of {'colours' if channels else 'grey'}"
+    return f"{height} x {width} of {'colors' if channels else 'grey'}"

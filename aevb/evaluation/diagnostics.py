@@ -20,8 +20,8 @@ class Gaps(NamedTuple):
 
     approximation: Array  # [], nats: log p(x) - ELBO of the best q of the guide's family
     approximation_standard_error: Array  # [], that of log p(x) not included
-    amortisation: Array  # [], nats: ELBO of the best q - ELBO of the encoder's q
-    amortisation_standard_error: Array  # []
+    amortization: Array  # [], nats: ELBO of the best q - ELBO of the encoder's q
+    amortization_standard_error: Array  # []
     best_stats: PyTree  # of the best q that was found
 
 
@@ -69,12 +69,12 @@ def inference_gaps(
         return log_weights(score_key, stats, guide, joint, num_samples=num_samples)
 
     best = terms(best_stats)
-    approximation, amortisation = log_prob - best, best - terms(stats)
+    approximation, amortization = log_prob - best, best - terms(stats)
     return Gaps(
         jnp.mean(approximation),
         jnp.std(approximation, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
-        jnp.mean(amortisation),
-        jnp.std(amortisation, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
+        jnp.mean(amortization),
+        jnp.std(amortization, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
         best_stats,
     )
 
@@ -82,12 +82,12 @@ def inference_gaps(
 def _best_stats(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int, num_steps: int
 ) -> PyTree:
-    """The statistics that maximise `sgvb_a` with the noise of this key, found from `stats`."""
+    """The statistics that maximize `sgvb_a` with the noise of this key, found from `stats`."""
 
     def bound(stats: PyTree) -> Array:
         return sgvb_a(key, stats, guide, joint, num_samples=num_samples)
 
-    return lbfgs.maximise(bound, stats, num_steps=num_steps)
+    return lbfgs.maximize(bound, stats, num_steps=num_steps)
 
 
 class Moments(NamedTuple):

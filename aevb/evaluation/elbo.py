@@ -14,7 +14,7 @@ from aevb.losses import evidence_lower_bound, iwae
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-EVALUATION_SEED = 20131220  # of binarisations: the day that the paper appeared
+EVALUATION_SEED = 20131220  # of binarizations: the day that the paper appeared
 NOISE_SEED = EVALUATION_SEED + 1  # of z: the same noise in every evaluation of every model
 EVALUATION_BATCH = 500
 PRIOR_SAMPLES = 100  # of a model without an encoder
@@ -34,7 +34,7 @@ Scorer = Callable[[PyTree, np.ndarray, np.ndarray], Score]
 def fixed_input(preprocess: Callable[[Key, Array], Array], index: Array, stored: Array) -> Array:
     """Datapoint number `index`, stored [D] -> x [D] as every evaluation sees it.
 
-    A dynamic binarisation is drawn with a key of that number alone, hence fixed for good.
+    A dynamic binarization is drawn with a key of that number alone, hence fixed for good.
     """
     return preprocess(jax.random.fold_in(jax.random.key(EVALUATION_SEED), index), stored)
 

@@ -112,7 +112,7 @@ def over_theta(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(jnp.asarray(largest + np.log(mean)), jnp.asarray(error), diagnostics)
 
 
-def summarise(estimate: Estimate) -> dict[str, Any]:
+def summarize(estimate: Estimate) -> dict[str, Any]:
     """Over datapoints [n]: mean in nats, its error from either source, and the diagnostics.
 
     Entries of `worst` are those that warn: the smallest effective sample size and acceptance, and

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb.densities import Guide
 from aevb.distributions import DiagNormal, FullNormal
 from aevb.guides.flows import FlowStats, IAFStats, PlanarStats, iaf, init_autoregressive, planar
+from aevb.losses import Guide
 from aevb.types import Key, PyTree
 
 diag_normal = Guide(

@@ -1,4 +1,4 @@
-"""Normalising flows: a Gaussian z_0 carried through invertible layers to z ~ q(z|x).
+"""Normalizing flows: a Gaussian z_0 carried through invertible layers to z ~ q(z|x).
 
 log q(z) = log q(z_0) - Sum_t log |det dz_t / dz_{t-1}|. Every statistic may be any real number.
 """
@@ -13,8 +13,8 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.nn import log_sigmoid, sigmoid, softplus
 
-from aevb.densities import Guide
 from aevb.distributions import DiagNormal
+from aevb.losses import Guide
 from aevb.types import Key, PyTree
 
 BISECTIONS = 30  # of a bracket that is known; a Newton step then doubles the digits

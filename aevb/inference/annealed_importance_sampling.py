@@ -18,7 +18,7 @@ GAIN = 0.2  # of the pilot's log step size, for an acceptance that is off by 1
 
 
 class Path(NamedTuple):
-    """The geometric path q^(1 - beta) p^beta between two densities, neither need be normalised."""
+    """The geometric path q^(1 - beta) p^beta between two densities, neither need be normalized."""
 
     log_q: LogDensity  # z [Z] -> [], nats, at beta = 0
     log_p: LogDensity  # z [Z] -> [], nats, at beta = 1
@@ -62,7 +62,7 @@ def anneal(
 
     Neal (2001): log w = Sum_t (beta_t - beta_(t-1)) log p(z_(t-1)) / q(z_(t-1)), where z_0 is from
     the density at beta_0 and z_t by an HMC transition that leaves the density at beta_t invariant.
-    E[w] is the last density's normaliser over the first's, in either direction.
+    E[w] is the last density's normalizer over the first's, in either direction.
 
     Args:
         step_sizes: [T + 1], one for each beta, on which these chains have had no influence.

@@ -69,7 +69,7 @@ def tail_size(num_weights: int) -> int:
 def pareto_k(largest: Array) -> Array:
     """The shape k of the tail that the M + 1 largest log-weights [M + 1] are -> [].
 
-    Vehtari et al. (2024): a generalised Pareto distribution is fitted to what the M largest
+    Vehtari et al. (2024): a generalized Pareto distribution is fitted to what the M largest
     exceed the next one by. Moments of order above 1/k do not exist: beyond 0.7 the mean cannot be
     trusted, beyond 0.5 its standard error cannot. NaN for a tail of fewer than 5 weights; 0 where
     they are all equal, as at the exact posterior.
@@ -88,7 +88,7 @@ def pareto_k(largest: Array) -> Array:
 
 
 def _fit_shape(excesses: Array) -> Array:
-    """The k of a generalised Pareto distribution of excesses [M], in falling order -> [].
+    """The k of a generalized Pareto distribution of excesses [M], in falling order -> [].
 
     Zhang & Stephens (2009): with b = -k / sigma the likelihood is maximal in k at the mean of
     log(1 - b y). Over a grid of b, from just below the largest that the data allow, this profile

@@ -13,7 +13,7 @@ from jax import Array
 from aevb.types import PyTree
 
 
-def maximise(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: int) -> PyTree:
+def maximize(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: int) -> PyTree:
     """The best point that L-BFGS with a line search climbs to, never below `start`.
 
     It stops where a step no longer rises, which near the top is at the precision of the numbers.

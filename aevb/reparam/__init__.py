@@ -1,4 +1,4 @@
-"""The reparameterisations of section 2.4: z = g(params, eps), where eps has no parameters.
+"""The reparameterizations of section 2.4: z = g(params, eps), where eps has no parameters.
 
 One file for each of the paper's three ways, one entry for each of its families. The gradient of an
 expectation over z passes through g. Elliptical and Dirichlet are joint over the dimensions of z;

@@ -1,4 +1,4 @@
-"""The third way: z is a function of other reparameterised variables.
+"""The third way: z is a function of other reparameterized variables.
 
 Concentrations, degrees of freedom, scales and rates are positive; all have the shape [Z] of z.
 """
@@ -36,8 +36,8 @@ def _dirichlet_transform(p: Params, noise: GammaNoise) -> Array:
 
 def _dirichlet_log_prob(p: Params, z: Array) -> Array:
     concentration = p["concentration"]
-    log_normaliser = jnp.sum(gammaln(concentration)) - gammaln(jnp.sum(concentration))
-    log_density = jnp.sum(xlogy(concentration - 1.0, z)) - log_normaliser
+    log_normalizer = jnp.sum(gammaln(concentration)) - gammaln(jnp.sum(concentration))
+    log_density = jnp.sum(xlogy(concentration - 1.0, z)) - log_normalizer
     return where_inside(jnp.all(z >= 0.0), log_density)
 
 
@@ -72,8 +72,8 @@ def _f_log_density(p: Params, z: Array) -> Array:
     half_df1, half_df2 = 0.5 * p["df1"], 0.5 * p["df2"]
     ratio = half_df1 / half_df2
     log_density = xlogy(half_df1 - 1.0, z) - (half_df1 + half_df2) * jnp.log1p(ratio * z)
-    log_normaliser = betaln(half_df1, half_df2) - half_df1 * jnp.log(ratio)
-    return where_inside(z >= 0.0, log_density - log_normaliser)
+    log_normalizer = betaln(half_df1, half_df2) - half_df1 * jnp.log(ratio)
+    return where_inside(z >= 0.0, log_density - log_normalizer)
 
 
 log_normal = Family(

@@ -1,4 +1,4 @@
-"""What a reparameterised family is: noise without parameters, a map of it to z, and a density."""
+"""What a reparameterized family is: noise without parameters, a map of it to z, and a density."""
 
 import math
 from collections.abc import Callable, Mapping

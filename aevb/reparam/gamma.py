@@ -34,7 +34,7 @@ def log_gamma(concentration: Array, noise: GammaNoise) -> Array:
 
     g = g' u^(1 / concentration), g' ~ Gamma(concentration + 1). Where a proposal for g' is
     rejected the map from bits to g' jumps; jax differentiates in its place the inverse CDF at the
-    level of g', dg'/da = -(dF/da) / p(g'): implicit reparameterisation (Figurnov et al. 2018).
+    level of g', dg'/da = -(dF/da) / p(g'): implicit reparameterization (Figurnov et al. 2018).
     The second factor is pathwise. In the logarithm, and with a concentration above 1 left to the
     sampler, nothing underflows however small the concentration is. In float32 jax's dg'/da has a
     relative error of 4e-5 at a concentration of 1,000, and of 6e-2 at 10^6.
@@ -46,8 +46,8 @@ def log_gamma(concentration: Array, noise: GammaNoise) -> Array:
 def _log_density(p: Params, z: Array) -> Array:
     concentration, rate = p["concentration"], p["rate"]
     log_density = xlogy(concentration - 1.0, z) - rate * z
-    log_normaliser = gammaln(concentration) - concentration * jnp.log(rate)
-    return where_inside(z >= 0.0, log_density - log_normaliser)
+    log_normalizer = gammaln(concentration) - concentration * jnp.log(rate)
+    return where_inside(z >= 0.0, log_density - log_normalizer)
 
 
 gamma = elementwise(

@@ -29,7 +29,7 @@ def _inverse_cdf(
     return elementwise(params, open_uniform, quantile, log_density)
 
 
-def _standardised(p: Params, z: Array) -> Array:
+def _standardized(p: Params, z: Array) -> Array:
     return (z - p["location"]) / p["scale"]
 
 
@@ -70,12 +70,12 @@ def _gompertz_log_density(p: Params, z: Array) -> Array:
 
 
 def _logistic_log_density(p: Params, z: Array) -> Array:
-    t = _standardised(p, z)
+    t = _standardized(p, z)
     return -t - 2.0 * jax.nn.softplus(-t) - jnp.log(p["scale"])
 
 
 def _gumbel_log_density(p: Params, z: Array) -> Array:
-    t = _standardised(p, z)
+    t = _standardized(p, z)
     return -t - jnp.exp(-t) - jnp.log(p["scale"])
 
 
@@ -88,7 +88,7 @@ exponential = _inverse_cdf(
 cauchy = _inverse_cdf(
     ("location", "scale"),
     lambda p, u: p["location"] + p["scale"] * _cauchy_quantile(u),
-    lambda p, z: -jnp.log1p(jnp.square(_standardised(p, z))) - jnp.log(jnp.pi * p["scale"]),
+    lambda p, z: -jnp.log1p(jnp.square(_standardized(p, z))) - jnp.log(jnp.pi * p["scale"]),
 )
 
 logistic = _inverse_cdf(

@@ -86,8 +86,8 @@ def _heavy_tail(df: Array, noise: GammaNoise) -> Array:
 def _student_t_log_density(p: Params, t: Array) -> Array:
     df = p["df"]
     # betaln keeps the digits that a difference of two gammaln would lose at many degrees of freedom
-    log_normaliser = betaln(0.5, 0.5 * df) + 0.5 * jnp.log(df)
-    return -0.5 * (df + 1.0) * jnp.log1p(jnp.square(t) / df) - log_normaliser
+    log_normalizer = betaln(0.5, 0.5 * df) + 0.5 * jnp.log(df)
+    return -0.5 * (df + 1.0) * jnp.log1p(jnp.square(t) / df) - log_normalizer
 
 
 def _elliptical_transform(p: Params, noise: HeavyNoise) -> Array:
@@ -100,13 +100,13 @@ def _elliptical_log_prob(p: Params, z: Array) -> Array:
     t = solve_triangular(p["scale_tril"], z - p["location"], lower=True)
     log_det = jnp.sum(jnp.log(jnp.diagonal(p["scale_tril"])))
     half_dims = 0.5 * num_dims
-    log_normaliser = (
+    log_normalizer = (
         betaln(half_dims, 0.5 * df)
         - gammaln(jnp.asarray(half_dims, z.dtype))
         + half_dims * jnp.log(jnp.pi * df)
         + log_det
     )
-    return -0.5 * (df + num_dims) * jnp.log1p(jnp.sum(jnp.square(t)) / df) - log_normaliser
+    return -0.5 * (df + num_dims) * jnp.log1p(jnp.sum(jnp.square(t)) / df) - log_normalizer
 
 
 laplace = _location_scale(jax.random.laplace, lambda _, t: -jnp.abs(t) - jnp.log(2.0))

@@ -44,7 +44,7 @@ def explorer_page(
         params: of the model.
         records: the run's log.
         config: its config.
-        summary: its bounds, as `runs` summarises them.
+        summary: its bounds, as `runs` summarizes them.
     """
     name = f"{experiment.dataset.name}, {experiment.vae.num_latents} latent dimensions"
     image = _image(experiment)

@@ -75,7 +75,7 @@ def compared_curves(
     y_label: str = BOUND_LABEL,
     y_limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Figures 2 and 3 of the paper: a panel a title, a colour a label, training data dashed.
+    """Figures 2 and 3 of the paper: a panel a title, a color a label, training data dashed.
 
     Lines are means over runs, which differ in their seeds alone, in a band of their standard error.
     """
@@ -187,8 +187,8 @@ def speeds(panels: Mapping[str, Speeds]) -> Figure:
 
 def tile(images: np.ndarray) -> np.ndarray:
     """Images [R, C, h, w(, 3)] -> one picture [R h, C w(, 3)], row by row from the top."""
-    rows, columns, height, width, *colours = images.shape
-    return images.swapaxes(1, 2).reshape(rows * height, columns * width, *colours)
+    rows, columns, height, width, *colors = images.shape
+    return images.swapaxes(1, 2).reshape(rows * height, columns * width, *colors)
 
 
 def _show(axes: Axes, images: np.ndarray) -> None:

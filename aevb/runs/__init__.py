@@ -1,4 +1,4 @@
-"""A run and its folder: claim it, train, draw, summarise."""
+"""A run and its folder: claim it, train, draw, summarize."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from aevb.types import PyTree
 
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
 BEFORE_CONFIG = (LOCK, CONFIG + UNFINISHED)  # files that a run may leave when it dies at once
-BY_BOUND = ("aevb", "full_vb")  # algorithms that maximise what config.algorithm.bound names
+BY_BOUND = ("aevb", "full_vb")  # algorithms that maximize what config.algorithm.bound names
 
 
 def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
@@ -175,7 +175,7 @@ def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
 def finish(
     experiment: Experiment, score: elbo.Scorer, trained: Trained, config: Values, folder: Path
 ) -> dict[str, Any]:
-    """Draws and summarises a run that is trained -> the summary, with which it is finished."""
+    """Draws and summarizes a run that is trained -> the summary, with which it is finished."""
     dataset = experiment.dataset
     params = experiment.algorithm.vae_params(trained.state.params)
     speed = trained.examples_per_second

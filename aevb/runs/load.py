@@ -23,7 +23,7 @@ class TrainedRun(NamedTuple):
     """A trained model. Its functions can be jitted and vmapped, and have closed over `params`.
 
     x is a datapoint as the model sees it: of `dataset.train` through `dataset.preprocess`, which
-    scales pixels, or binarises them. Of a run of full variational Bayes the decoder's weights are
+    scales pixels, or binarizes them. Of a run of full variational Bayes the decoder's weights are
     at the mean of their posterior.
     """
 

@@ -38,7 +38,7 @@ class Service:
             RuntimeError: there is something else at the port, or it cannot be had.
         """
         _wait_until_free(int(address.rpartition(":")[2]))
-        # -P: else this file's neighbour types.py would be Python's.
+        # -P: else this file's neighbor types.py would be Python's.
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, json.dumps([address, number, options])],
             stdin=subprocess.PIPE,

@@ -159,7 +159,7 @@ def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: boo
 
 
 Report = Callable[[int, float], object]
-# (training examples since the last time, what was maximised on them, nats per datapoint)
+# (training examples since the last time, what was maximized on them, nats per datapoint)
 
 
 def reporter(bar: tqdm) -> Report:

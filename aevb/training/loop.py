@@ -24,7 +24,7 @@ class LoopKeys(NamedTuple):
     state needs no key of its own, and a resumed run is the run."""
 
     order: Key  # of the datapoints within each epoch
-    step: Key  # of each step's binarisation and samples
+    step: Key  # of each step's binarization and samples
 
 
 class Order(NamedTuple):

@@ -19,7 +19,7 @@ from aevb.networks import fan_in_init, mlp
 
 NUM_PIXELS, NUM_HIDDEN, NUM_LATENTS = 280, 64, 2  # of half a face
 
-common = {"hidden": (NUM_HIDDEN,), "initialisation": fan_in_init(0.0)}
+common = {"hidden": (NUM_HIDDEN,), "initialization": fan_in_init(0.0)}
 encoder = mlp(2 * NUM_PIXELS, {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}, **common)
 decoder = mlp(NUM_LATENTS + NUM_PIXELS, {"logits": NUM_PIXELS}, **common)
 

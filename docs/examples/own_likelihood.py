@@ -51,7 +51,7 @@ def main(num_steps=300):
     faces = data.load("frey_faces")
     x = jnp.float32(faces.train) / 256
     num_pixels = x.shape[1]
-    common = {"hidden": (NUM_HIDDEN,), "initialisation": networks.normal_init(0.1)}
+    common = {"hidden": (NUM_HIDDEN,), "initialization": networks.normal_init(0.1)}
     model = vae.make(
         networks.mlp(num_pixels, {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}, **common),
         networks.mlp(NUM_LATENTS, {"location": num_pixels, "log_scale": num_pixels}, **common),

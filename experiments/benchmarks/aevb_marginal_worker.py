@@ -16,10 +16,10 @@ import numpy as np
 import worker
 
 from aevb import marginal
-from aevb.densities import Joint
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.guides import diag_normal
 from aevb.likelihoods import bernoulli
+from aevb.losses import Joint
 
 CHUNK = 500
 

@@ -117,7 +117,7 @@ def measure(work: Work) -> dict[str, float]:
     from aevb.networks import mlp, normal_init
     from aevb.training import loop, stacked_runs
 
-    size: dict[str, Any] = {"hidden": (work.hidden,), "initialisation": normal_init(0.01)}
+    size: dict[str, Any] = {"hidden": (work.hidden,), "initialization": normal_init(0.01)}
     heads = {"mean": work.num_latents, "log_var": work.num_latents}
     model = vae.make(
         mlp(work.num_dims, heads, **size),

@@ -2,7 +2,7 @@
 
 A Linen module, a TrainState, one jitted train_step, and a loop of Python that hands it one NumPy
 minibatch after another. What differs from the example is what makes the work equal: the paper's
-tanh layers, initialisation, Adagrad and prior on the parameters, and that the step is jitted.
+tanh layers, initialization, Adagrad and prior on the parameters, and that the step is jitted.
 By the protocol of worker.py.
 """
 

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/marginal_speed.py [--data-dir=DATA] [--rounds=7]
 
-A 784-500-20 model of binarised MNIST is trained for a moment and handed to every contender, with
+A 784-500-20 model of binarized MNIST is trained for a moment and handed to every contender, with
 some test images. In each round every contender in turn estimates log p(x) of these images by 5000
 importance samples each; the ratio is that of its time to aevb's. The estimates must agree, and the
 peak memory after K = 500 and after K = 50,000 is read. PyTorch needs its own environment: see

@@ -4,7 +4,7 @@
 
 100,000 simulated points in 10 dimensions, 10 components with full covariances, 10 restarts, the
 same number of iterations of each, of the same updates under the same prior. A round times one
-whole fit of every contender in turn, initialisation included and compilation not; the ratio is a
+whole fit of every contender in turn, initialization included and compilation not; the ratio is a
 contender's time to that of aevb in float32. scikit-learn works in float64, as it does by default,
 with as many threads as BLAS takes and with one: where others use the machine, threads that wait for
 one another lose most. The scores, mean log-densities in nats, say that the fits are equally good.
@@ -33,10 +33,10 @@ def compare(contenders: list[Contender], rounds: int) -> dict[str, Any]:
             answers[contender.name].append(contender.ask(str(number + 1)))
         seconds = {name: round(done[-1]["seconds"], 2) for name, done in answers.items()}
         print(f"round {number + 1}/{rounds}, seconds: {seconds}", flush=True)
-    return summarise(answers, contenders[0].name)
+    return summarize(answers, contenders[0].name)
 
 
-def summarise(answers: dict[str, list[dict]], ours: str) -> dict[str, Any]:
+def summarize(answers: dict[str, list[dict]], ours: str) -> dict[str, Any]:
     """Ratios are taken round by round, so that a slow minute falls on all."""
     results = {}
     for name, done in answers.items():

@@ -17,7 +17,7 @@ class Arrays(NamedTuple):
 
 
 def load(data_dir: Path, name: str) -> Arrays:
-    """Frey faces scaled by 1/256 and split in time, or the fixed binarisation of MNIST."""
+    """Frey faces scaled by 1/256 and split in time, or the fixed binarization of MNIST."""
     if name == "frey":
         import scipy.io
 

@@ -65,7 +65,7 @@ def normal(draws: int) -> Problem:
     def fit() -> Beliefs:
         problem = normal_gamma.coordinate_ascent(prior, x)
         start = problem.init(jax.random.key(0))
-        q = coordinate_ascent.maximise(problem, start, tolerance=1e-5, max_sweeps=100).state
+        q = coordinate_ascent.maximize(problem, start, tolerance=1e-5, max_sweeps=100).state
         mean = jnp.stack([q.mean, q.tau.mean()])
         return Beliefs(mean, jnp.stack([q.precision**-0.5, q.tau.shape**0.5 / q.tau.rate]))
 

@@ -3,7 +3,7 @@
     python experiments/benchmarks/sweep_speed.py --data-dir=DATA [--num-examples=1000000]
     python experiments/benchmarks/sweep_speed.py --data-dir=DATA --ways=devices,sequence,stack
 
-The paper's latent dimensions on binarised MNIST with three seeds each:
+The paper's latent dimensions on binarized MNIST with three seeds each:
     sweep       one `run.py --sweep`
     one_by_one  a `run.py` for each member, one after another
     torch       one PyTorch process that trains the members in turn (torch_sweep.py)
@@ -176,7 +176,7 @@ def mean_bounds(ways: list[Way]) -> dict[str, float]:
     }
 
 
-def summarise(rounds: dict[str, list[Way]]) -> dict[str, dict[str, Any]]:
+def summarize(rounds: dict[str, list[Way]]) -> dict[str, dict[str, Any]]:
     """ratio: how many times as long as the first way it takes, round by round."""
     ours = next(iter(rounds.values()))
     return {
@@ -244,7 +244,7 @@ def main() -> None:
             check_members(name, way, args)
             rounds[name].append(way)
             print(f"{name}: {way.seconds:.1f} s, {way.peak_mib:.0f} MiB", flush=True)
-    results = summarise(rounds)
+    results = summarize(rounds)
     for name, result in results.items():
         print(f"{name}: {result['ratio']['median']:.2f}, test bounds {result['test_bound']}")
     write_report(

@@ -148,7 +148,7 @@ def load_frey(data_dir: Path, split: str) -> DataSet:
 
 
 def load_binarized_mnist(data_dir: Path) -> DataSet:
-    """The fixed binarisation of MNIST: 50,000 training and 10,000 test images of 0 and 1."""
+    """The fixed binarization of MNIST: 50,000 training and 10,000 test images of 0 and 1."""
 
     def images(name: str) -> Tensor:
         with np.load(data_dir / "binarized_mnist" / f"{name}.npz") as arrays:
@@ -166,7 +166,7 @@ def load(args: argparse.Namespace) -> DataSet:
 
 
 def make_model(args: argparse.Namespace, data: DataSet, generator: torch.Generator) -> VAE:
-    """The model of the flags, initialised."""
+    """The model of the flags, initialized."""
     hidden_dim = args.hidden_dim or data.hidden_dim
     model = VAE(data.train.shape[1], hidden_dim, args.latent_dim, data.decoder)
     init_parameters(model, generator, args.init_std)

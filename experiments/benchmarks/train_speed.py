@@ -129,7 +129,7 @@ def speed(done: list[Epochs]) -> dict[str, Any]:
     }
 
 
-def summarise(rounds: dict[str, list[Epochs]]) -> dict[str, dict]:
+def summarize(rounds: dict[str, list[Epochs]]) -> dict[str, dict]:
     """The figures of each contender: ratio is the first one's speed over its own, of_limit its own
     over that of the matrix products alone."""
     ours = next(iter(rounds.values()))
@@ -247,7 +247,7 @@ def main() -> None:
             print(f"{name}: {ready[name]}", flush=True)
             contenders.append(contender)
         rounds = run_rounds(contenders, args.rounds, args.epochs_per_round)
-        results = summarise(rounds)
+        results = summarize(rounds)
         for contender in contenders[:-1]:
             results[contender.name] |= {
                 "peak_mib": contender.ask("memory")["peak_kib"] / 1024,  # before the test data

@@ -63,7 +63,7 @@ function chart(lines, xLabel, yLabel) {
   return svg;
 }
 
-// What the colours of a chart's lines mean.
+// What the colors of a chart's lines mean.
 function key(lines) {
   const made = element("div", { class: "controls" });
   for (const { label, color, dashed } of lines) {

@@ -4,7 +4,7 @@
 const { fields, columns, rows } = content; // fields in which the rows differ
 const state = { by: null, falling: true, filters: new Map() };
 
-// A colour for each row that is far from those of its neighbours.
+// A color for each row that is far from those of its neighbors.
 const colorOf = (row) => `hsl(${(rows.indexOf(row) * 137.5 + 210) % 360} 65% 50%)`;
 const shownValue = (value) => (value === "" ? "''" : value);
 // The fields by which a row is named: those that follow from the others tell nothing more.

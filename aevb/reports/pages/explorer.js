@@ -75,7 +75,7 @@ function drawBackdrop() {
     context.strokeRect(-1, at, backdrop.width + 2, 0);
   }
   if (!points) return;
-  const values = find("colour").value === "bounds" ? Array.from(bounds) : points.places;
+  const values = find("color").value === "bounds" ? Array.from(bounds) : points.places;
   const sorted = [...values].sort((a, b) => a - b);
   const low = sorted[Math.floor(sorted.length * 0.02)];
   const high = sorted[Math.ceil(sorted.length * 0.98) - 1];
@@ -166,7 +166,7 @@ for (const [id, field] of [["across", "across"], ["up", "up"]]) {
     show();
   });
 }
-find("colour").addEventListener("change", () => {
+find("color").addEventListener("change", () => {
   drawBackdrop();
   show();
 });
