@@ -29,7 +29,7 @@ test-all: .venv/developers  ## the slow tests too, in half an hour
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m 'not faults and not slurm and not browser'
 
 test-mutations: .venv/developers  ## whether the tests notice each of many slips, in ten minutes or more
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python tests/support/mutations.py
 
 test-faults: .venv/developers  ## runs killed, damaged and starved at random, in an hour, with a table of what came of it
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults

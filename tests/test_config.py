@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import FILES, changed, config_of
 
 from aevb import algorithms, data, guides, likelihoods, losses, networks, priors, runs
 from aevb import config as choices
@@ -14,35 +15,12 @@ from aevb.algorithms import full_vb
 from aevb.config import (
     FIELDS,
     WITHOUT_EFFECT,
-    Config,
-    Values,
     default_config,
     flatten,
     section,
     validate,
 )
 from aevb.errors import UserError
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-
-# Every experiment there is: a file of that folder with a get_config.
-FILES = [file for file in sorted(EXPERIMENTS.glob("*.py")) if "def get_config" in file.read_text()]
-
-
-def config_of(file: Path) -> Config:
-    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
-
-
-def changed(**overrides: object) -> Values:
-    config = default_config()
-    with config.unlocked():
-        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
-    return validate(config)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_data import amat, idx, small
+from site_files import amat, idx, small
 
 from aevb import data
 from aevb.data import Options, binarized_mnist, frey_faces, mnist, user_files

@@ -18,6 +18,8 @@ MIB = 2**20
 HOURS = 10.0
 PAUSES, CHECKPOINTS = HOURS * 3600 / 0.5, HOURS * 3600 / 60  # of a run of so many hours
 
+SUPPORT = ROOT / "tests" / "support"
+
 
 class Seen(NamedTuple):
     """What a process holds at a moment."""
@@ -56,7 +58,7 @@ def test_memory_files_and_disk_stay_flat(
         [sys.executable, "tests/faults/soak.py", str(folder),
          str(PAUSES / 1200), str(1200 / CHECKPOINTS)],
         cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**os.environ, **ON_THE_CPU, "PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ from test_damage import what_came_of_it
 
 from aevb.sweeps.grid import make_plan
 
-COMMAND = [sys.executable, "experiments/run.py", "--config=tests/small_run.py"]
+COMMAND = [sys.executable, "experiments/run.py", "--config=tests/support/small_run.py"]
 NUM_KILLS, NUM_SIGNALS, NUM_PAIRS = 100, 40, 20
 SWEEPS = 4  # one in so many is a sweep
 PHASES = ("metrics.jsonl", "figures")  # what is made first in training, and then after it

@@ -15,9 +15,9 @@ import optax
 import oracles
 import pytest
 import scipy.stats
+from configs import changed
 from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
-from test_config import changed
 
 from aevb import experiment, losses, networks, optimizers, vae
 from aevb.algorithms import aevb, full_vb

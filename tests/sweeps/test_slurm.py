@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 from programs import ON_THE_CPU, ROOT, run_python
-from test_sweep import bounds
+from small_sweep import bounds
 
 pytestmark = pytest.mark.slurm
 
 CONFIG = [
     "experiments/run.py",
-    f"--config={ROOT / 'tests' / 'small_run.py'}",
+    f"--config={ROOT / 'tests' / 'support' / 'small_run.py'}",
     "--config.train.num_examples=200000",
     "--sweep",
 ]

@@ -176,13 +176,14 @@ def test_two_progress_bars_in_a_file_write_whole_lines(
 @pytest.mark.slow
 def test_a_run_whose_errors_go_to_a_file_leaves_whole_lines_in_it():
     program = (
-        "import jax, tempfile, test_train as t\n"
+        "import sys; sys.path += ['tests/training', 'tests/support']\n"
+        "import jax, tempfile, test_trainer as t\n"
         "from pathlib import Path\n"
         "t.fit(Path(tempfile.mkdtemp()), t.counter())"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(
-        command, cwd=ROOT / "tests", env={**os.environ, **ON_THE_CPU}, capture_output=True,
+        command, cwd=ROOT, env={**os.environ, **ON_THE_CPU}, capture_output=True,
         timeout=300, check=True,
     )  # fmt: skip
     assert_whole_lines(done.stderr)

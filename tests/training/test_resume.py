@@ -81,7 +81,9 @@ def assert_same_end(folder: Path, undisturbed: Path) -> None:
 
 
 def run_small(folder: Path) -> Done:
-    return run_program("experiments/run.py", "--config=tests/small_run.py", f"--workdir={folder}")
+    return run_program(
+        "experiments/run.py", "--config=tests/support/small_run.py", f"--workdir={folder}"
+    )
 
 
 @pytest.mark.parametrize(

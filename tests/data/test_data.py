@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from site_files import amat, idx, small
 
 from aevb import data
 from aevb.data import Options, binarized_mnist, frey_faces, mnist, preprocessing
 from aevb.data import synthetic as synthetic_data
 from aevb.data.io import prepared, sources
-from aevb.data.io.sources import Download, Source
 from aevb.errors import UserError
 
 NUM_TRAIN, NUM_TEST, NUM_VALIDATION = 30, 20, 10
@@ -83,38 +83,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A TFDS folder of this test alone."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path / "tfds"
-
-
-def idx(array: np.ndarray) -> bytes:
-    axes = np.array(array.shape, ">u4").tobytes()
-    return bytes([0, 0, 8, array.ndim]) + axes + array.tobytes()
-
-
-def amat(images: np.ndarray) -> bytes:
-    rows = images.reshape(len(images), -1)
-    return "".join(" ".join(str(pixel) for pixel in row) + "\n" for row in rows).encode()
-
-
-def small(
-    source: Source, arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes], url: str
-) -> tuple[Source, dict[str, bytes]]:
-    """`source` with other arrays in the place of its own, and the files that a site serves."""
-    remaining, files = list(arrays), {}
-    splits: dict[str, dict[str, sources.Part]] = {}
-    for split, features in source.splits.items():
-        splits[split] = {}
-        for feature, part in features.items():
-            array = remaining.pop(0)
-            content = encode(array)
-            files[part.names[0]] = content
-            splits[split][feature] = part._replace(
-                shape=array.shape,
-                sha256=sources.digest(array),
-                download=Download(
-                    f"{url}/{part.names[0]}", len(content), hashlib.sha256(content).hexdigest()
-                ),
-            )
-    return source._replace(splits=splits), files
 
 
 def closed_port() -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import submitit
 from programs import ON_THE_CPU, ROOT, run_program, run_python
-from test_sweep import AXES, bounds, small
+from small_sweep import AXES, bounds, small
 
 from aevb import runs
 from aevb.config import Values
@@ -263,7 +263,7 @@ def test_every_launcher_that_can_be_named_is_there():
 
 # Processes of this machine
 
-CONFIG = ["experiments/run.py", f"--config={ROOT / 'tests' / 'small_run.py'}"]
+CONFIG = ["experiments/run.py", f"--config={ROOT / 'tests' / 'support' / 'small_run.py'}"]
 LOCAL = [*CONFIG, "--sweep", "--launcher=local"]
 
 

@@ -12,40 +12,14 @@ from typing import Any
 
 import pytest
 from programs import ON_THE_CPU, ROOT, run_program, run_python
+from small_sweep import AXES, bounds, read, small
 
 from aevb import runs
-from aevb.config import Config, default_config
 from aevb.errors import UserError
 from aevb.reports import run_figures
 from aevb.runtime import xla
 from aevb.sweeps import devices, sweep
 from aevb.sweeps.grid import Axes, Member, best_of, make_plan
-
-
-def small() -> Config:
-    config = default_config()
-    config.data.name, config.data.split = "synthetic", ""
-    config.data.synthetic_num_train = 200
-    config.data.synthetic_num_test = 50
-    config.model.likelihood, config.model.hidden = "gaussian", (6,)
-    config.train.num_examples, config.train.first_eval = 600, 200
-    config.train.evals_per_decade = 3
-    return config
-
-
-AXES: Axes = {"model.num_latents": (1, 3), "seed": (0, 1)}
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def bounds(folder: Path) -> dict[str, float]:
-    """Of each run, by its folder's name."""
-    return {
-        str(summary.parent.relative_to(folder)): read(summary)["test_bound"]
-        for summary in sorted(folder.rglob("summary.json"))
-    }
 
 
 @pytest.fixture(scope="module")

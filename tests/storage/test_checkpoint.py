@@ -203,7 +203,7 @@ SAVE_ON_THE_SECOND_DEVICE = """
 import sys
 from pathlib import Path
 import jax
-sys.path.append("tests")
+sys.path += ["tests/storage", "tests/support"]
 jax.config.update("jax_num_cpu_devices", 2)
 from test_checkpoint import save_all
 with jax.default_device(jax.devices()[1]):

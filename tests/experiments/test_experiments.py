@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from configs import FILES, config_of
 from programs import program, run_program
-from test_config import FILES, config_of
 
 from aevb import data, runs
 from aevb.config import validate

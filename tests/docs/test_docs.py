@@ -19,7 +19,7 @@ import aevb
 from aevb.config import default_config, flatten
 from aevb.data import Options
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 MADE = DOCS / "api"  # by docs/reference.py, and not in the repository
 HOW_TO = DOCS / "how_to"

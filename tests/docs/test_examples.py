@@ -10,7 +10,7 @@ import pytest
 from marks import slow_but
 from programs import program
 
-FOLDER = Path(__file__).parent.parent / "docs" / "examples"
+FOLDER = Path(__file__).parent.parent.parent / "docs" / "examples"
 
 # Those that train a model of their own for 300 steps or so, and what ends as early as it may here.
 OF_STEPS = (

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import changed
 from PIL import Image
 from programs import ON_THE_CPU, ROOT, run_python
+from small_sweep import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
-from test_config import changed
-from test_sweep import small
 
 import aevb
 from aevb import experiment, runs

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 LOSS, LOAD, MIXTURE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

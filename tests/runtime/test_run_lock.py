@@ -42,7 +42,7 @@ def test_another_process_is_refused_and_told_whose_the_folder_is(tmp_path: Path)
 def test_a_run_in_a_folder_that_another_process_has_is_refused_in_one_line(tmp_path: Path):
     process = holder(tmp_path / "run")
     done = run_program(
-        "experiments/run.py", "--config=tests/small_run.py", f"--workdir={tmp_path / 'run'}"
+        "experiments/run.py", "--config=tests/support/small_run.py", f"--workdir={tmp_path / 'run'}"
     )
     process.communicate()
     assert done.returncode == 2

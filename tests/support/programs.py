@@ -15,7 +15,7 @@ import jax
 
 from aevb.runtime.signals import CAUGHT
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}
 # Where the bits of a long run are compared: not in haste, as conftest.py may have asked for.
 OPTIMIZED = ON_THE_CPU | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import changed
 from marks import slow_but
-from test_config import changed
 
 from aevb.algorithms.base import TrainState
 from aevb.config import Values

@@ -1,7 +1,7 @@
 """Makes each slip of slips.py in a copy of the package, and sees whether a test turns red.
 
-    python tests/mutations.py            all of them
-    python tests/mutations.py KL key     those with one of these words in their names
+    python tests/support/mutations.py            all of them
+    python tests/support/mutations.py KL key     those with one of these words in their names
 
 It prints a table, and exits with 1 where a slip was not noticed. A test that turns red must be
 green in a copy without the slip: a copy that is broken in itself proves nothing.
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from slips import SLIPS, Slip
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 COPIED = ("aevb", "tests", "pyproject.toml")
 SOME_TEST_IS_RED = 1  # pytest's exit status, where 2 to 5 are troubles of another kind
 

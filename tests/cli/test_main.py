@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from configs import FILES
 from programs import ROOT, Done, program, python, run_program, run_python
-from test_config import FILES
 
 import aevb
 from aevb import experiments
@@ -56,7 +56,7 @@ def test_what_is_no_command_gets_one_line_and_status_2(arguments: list[str]):
     "flags",
     [
         ["--help"],
-        pytest.param(["--config=tests/small_run.py"], marks=pytest.mark.slow),
+        pytest.param(["--config=tests/support/small_run.py"], marks=pytest.mark.slow),
     ],
 )
 def test_it_matters_not_whether_anybody_reads_what_is_printed(flags: list[str], tmp_path: Path):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import changed, config_of
 from jax import export
 from marks import slow_but
-from test_config import changed, config_of
 
 from aevb import data as datasets
 from aevb import marginal
@@ -24,7 +24,7 @@ from aevb.training import loop, stacked_runs
 from aevb.training.loop import LoopKeys
 from aevb.types import Key, PyTree
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 PLATFORMS = ("cpu", "cuda", "tpu")
 KEY: Any = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
 

@@ -257,7 +257,7 @@ def test_aevb_report_and_the_script_write_page_and_table(copy: Path, tmp_path: P
     assert printed[0].split("  ")[0] == "num_latents"
     assert printed[-2:] == [str(copy / "comparison.html"), str(copy / "comparison.csv")]
     first = (copy / "comparison.csv").read_text()
-    script = Path(__file__).parent.parent / "experiments" / "report.py"
+    script = Path(__file__).parent.parent.parent / "experiments" / "report.py"
     output = tmp_path / "page.html"
     program(script, copy / "2,1", copy / "10,1", f"--output={output}")
     assert output.is_file()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "experiments" / "benchmarks"
+BENCHMARKS = Path(__file__).parent.parent.parent / "experiments" / "benchmarks"
 
 
 @pytest.fixture

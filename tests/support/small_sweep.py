@@ -1,0 +1,34 @@
+"""A sweep of four small runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aevb.config import Config, default_config
+from aevb.sweeps.grid import Axes
+
+
+def small() -> Config:
+    config = default_config()
+    config.data.name, config.data.split = "synthetic", ""
+    config.data.synthetic_num_train = 200
+    config.data.synthetic_num_test = 50
+    config.model.likelihood, config.model.hidden = "gaussian", (6,)
+    config.train.num_examples, config.train.first_eval = 600, 200
+    config.train.evals_per_decade = 3
+    return config
+
+
+AXES: Axes = {"model.num_latents": (1, 3), "seed": (0, 1)}
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def bounds(folder: Path) -> dict[str, float]:
+    """Of each run, by its folder's name."""
+    return {
+        str(summary.parent.relative_to(folder)): read(summary)["test_bound"]
+        for summary in sorted(folder.rglob("summary.json"))
+    }
