@@ -1,27 +1,69 @@
 """Auto-Encoding Variational Bayes (Kingma & Welling, arXiv 1312.6114) in JAX.
 
-Importing the package imports nothing else: take what you need, for example
-``from aevb import losses``, which depends on jax alone. ``aevb.load_run(folder)`` gives a trained
-model as functions, and loads the rest of the package when it is first asked for.
+``import aevb`` imports nothing else. ``aevb.losses`` and the other modules are imported at first
+use, as is ``aevb.load_run(folder)``, which returns a trained model as functions.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from aevb import algorithms as algorithms
+    from aevb import classical as classical
+    from aevb import config as config
+    from aevb import data as data
+    from aevb import distributions as distributions
+    from aevb import evaluation as evaluation
+    from aevb import guides as guides
+    from aevb import inference as inference
+    from aevb import likelihoods as likelihoods
+    from aevb import losses as losses
+    from aevb import marginal as marginal
+    from aevb import networks as networks
+    from aevb import optimizers as optimizers
+    from aevb import priors as priors
+    from aevb import proposals as proposals
+    from aevb import reparam as reparam
+    from aevb import types as types
+    from aevb import vae as vae
     from aevb.runs.load import TrainedRun as TrainedRun
     from aevb.runs.load import load_run as load_run
 
-FROM_TRAINED = ("TrainedRun", "load_run")
+MODULES = (
+    "algorithms",
+    "classical",
+    "config",
+    "data",
+    "distributions",
+    "evaluation",
+    "guides",
+    "inference",
+    "likelihoods",
+    "losses",
+    "marginal",
+    "networks",
+    "optimizers",
+    "priors",
+    "proposals",
+    "reparam",
+    "types",
+    "vae",
+)
+OF_RUNS = ("TrainedRun", "load_run")
 
 
 def __getattr__(name: str) -> Any:
+    if name in MODULES:
+        return importlib.import_module(f"aevb.{name}")
+    if name in OF_RUNS:
+        return getattr(importlib.import_module("aevb.runs.load"), name)
     if name == "__version__":  # which pyproject.toml says
         from importlib.metadata import version
 
         return version("aevb")
-    if name not in FROM_TRAINED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from aevb.runs import load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    return getattr(load, name)
+
+def __dir__() -> list[str]:
+    return [*MODULES, *OF_RUNS, "__version__"]

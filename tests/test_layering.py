@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.metadata
+import operator
 import re
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from typing import NamedTuple
 import pytest
 from programs import python
 
+import aevb
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aevb"
 EXPERIMENTS = ROOT / "experiments"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # A module imports from lower layers, and nothing from its own. A folder is one layer, whose files
 # may import one another; a file of it that is listed itself has its own. A new module is put where
@@ -168,14 +172,26 @@ def test_every_layer_has_its_modules():
     assert not missing
 
 
-def test_importing_the_package_imports_nothing():
-    program = "import aevb, sys; print([name for name in sys.modules if name.startswith('aevb.')])"
-    assert python("-c", program) == "[]\n"
-    assert {found.module for found in imports_of("aevb")} <= {
-        "typing",
-        "importlib.metadata",
-        "aevb.runs.load",
-    }
+def test_importing_the_package_imports_no_module_of_it_and_no_library():
+    program = "import aevb, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = set(python("-c", program).split())
+    assert not loaded & (set(EVERYWHERE) | set(KNOWN_TO))
+
+
+def test_the_package_has_its_modules_and_load_run_as_attributes():
+    named = re.findall(r"from aevb(?:\.\S+)? import (\w+) as", SOURCES["aevb"].read_text())
+    assert set(named) == {*aevb.MODULES, *aevb.OF_RUNS} == set(dir(aevb)) - {"__version__"}
+    for name in named:
+        assert getattr(aevb, name) is not None
+    with pytest.raises(AttributeError, match="loses"):
+        aevb.loses  # noqa: B018
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_name_in_a_document_is_an_attribute_of_the_package(document: Path):
+    names = re.findall(r"\baevb((?:\.[a-zA-Z_]\w*)+)(?![\w/])", document.read_text())
+    for name in set(names) - {".png", ".py"}:
+        assert operator.attrgetter(name[1:])(aevb) is not None
 
 
 @pytest.mark.parametrize("module", [name for name in SOURCES if name != "aevb"])
