@@ -74,7 +74,6 @@ KNOWN_TO = {
     "flax": ("networks",),
     "blackjax": ("inference",),
     "optax": ("optimizers", "algorithms", "inference"),
-    "jaxlib": ("runtime",),
     "orbax": ("storage",),
     "matplotlib": ("reports",),
     "tensorflow_datasets": ("data",),
@@ -213,7 +212,7 @@ def test_the_mathematics_knows_jax_and_no_other_library():
     program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in python("-c", program).split()}
     assert {"jax", "aevb"} <= loaded
-    assert not loaded & (set(KNOWN_TO) - {"jaxlib"})
+    assert not loaded & (set(KNOWN_TO))
 
 
 def test_each_library_is_known_to_few_files():
@@ -252,3 +251,34 @@ def test_every_entry_of_the_package_is_on_the_map_of_the_design_and_what_is_on_i
     entries = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
     entries -= {"__init__.py", "__pycache__"}
     assert entries <= {path.split("/")[1] for path in on_map}
+
+
+@pytest.mark.parametrize("folder", ["aevb", "experiments", "docs", "tests"])
+def test_private_parts_of_jax_are_neither_imported_nor_named(folder: str):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for name in private_parts_of_jax(node):
+                raise AssertionError(f"{path}: {name}")
+
+
+def private_parts_of_jax(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            dotted = [alias.name for alias in names]
+        case ast.ImportFrom(module=str(module), names=names):
+            dotted = [f"{module}.{alias.name}" for alias in names]
+        case ast.Attribute():
+            dotted = [ast.unparse(node)]
+        case _:
+            dotted = []
+    return [name for name in dotted if re.match(r"jax(lib)?(\.\w+)*\._[a-z]", name)]
+
+
+def test_a_private_part_of_jax_is_noticed():
+    for line in (
+        "from jax._src import core",
+        "import jaxlib._jax",
+        "jax.numpy._x",
+        "from jaxlib import _jax",
+    ):
+        assert any(private_parts_of_jax(node) for node in ast.walk(ast.parse(line))), line

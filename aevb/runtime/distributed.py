@@ -8,7 +8,6 @@ decides when to pause and evaluates; the others take the same steps.
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,15 +20,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from aevb.errors import UserError
-from aevb.runtime import coordinator as coordinator_service
 from aevb.types import PyTree
 
 LOST = 4  # the exit status of a process that has lost another one
 AXIS = "data"  # of the mesh, over which minibatches are split
 STATUS = re.compile("[A-Z_]+: ")  # with which an error of XLA begins, also where it is a ValueError
-HEARTBEAT_SECONDS = 10  # after which a process that says nothing is taken for dead
-
-_ending = threading.Lock()
+HEARTBEAT_SECONDS = 10  # of silence, after which jax aborts the other processes
 
 T = TypeVar("T")
 Placement = Any  # a jax.Device, or a Sharding that has a copy on each device
@@ -45,8 +41,6 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
         UserError: the others cannot be found.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Else jax aborts where another process has ended, before `together` can say so.
-    jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # `signals` is for that
     where = (
         {}
@@ -58,8 +52,7 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
         }
     )
     try:
-        with coordinator_service.watched(lambda: _end("it is not heard of any more")):
-            jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(
@@ -83,9 +76,6 @@ def together() -> Iterator[None]:
 
 
 def _end(words: str) -> None:
-    """Ends this process; by whichever of its threads is the first to know."""
-    if not _ending.acquire(blocking=False):
-        threading.Event().wait()
     sys.stderr.write(
         f"\nerror: another process of this run has ended ({words}); every checkpoint until now is "
         "kept: give all of them the same commands again\n"
