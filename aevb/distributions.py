@@ -1,4 +1,4 @@
-"""Distributions as tuples of arrays, with densities in nats, sums over their dimensions."""
+"""Gaussian distributions as NamedTuples of arrays; densities in nats, summed over dimensions."""
 
 import math
 from typing import NamedTuple
@@ -13,54 +13,66 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 class DiagNormal(NamedTuple):
-    """N(mean, diag(exp(log_var))): the paper's q_phi(z|x), eq. (9)."""
+    """The Gaussian N(mean, diag(exp(log_var))): the paper's q_phi(z|x), eq. (9)."""
 
     mean: Array  # [Z]
     log_var: Array  # [Z], log sigma^2
 
     def sample(self, key: Key) -> Array:
-        """z = mean + sigma * eps with eps ~ N(0, I), section 2.4 -> [Z]; differentiable in self."""
+        """Draws z = mean + sigma * eps with eps ~ N(0, I); section 2.4.
+
+        Returns z [Z], differentiable in self.
+        """
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.log_var) * noise
 
     def log_prob(self, z: Array) -> Array:
-        """log N(z; mean, sigma^2 I) of z [Z] -> [], nats."""
+        """Returns log N(z; mean, diag(sigma^2)) [] of z [Z], in nats."""
         standardized_sq = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
         return -0.5 * jnp.sum(LOG_2PI + self.log_var + standardized_sq)
 
     def entropy(self) -> Array:
-        """-E_q[log q(z)] -> [], nats."""
+        """Returns the entropy -E_q[log q(z)] [], in nats."""
         return 0.5 * jnp.sum(LOG_2PI + 1.0 + self.log_var)
 
     def kl_to_standard_normal(self) -> Array:
-        """KL(self || N(0, I)) -> [], nats; appendix B."""
-        # expm1 keeps the digits that exp(t) - 1 loses where the posterior collapses on the prior.
+        """Returns KL(self || N(0, I)) [], in nats; appendix B."""
+        # expm1 keeps the digits that exp(t) - 1 loses where the posterior is close to the prior.
         return 0.5 * jnp.sum(jnp.square(self.mean) + jnp.expm1(self.log_var) - self.log_var)
 
 
 class FullNormal(NamedTuple):
-    """N(mean, L L'), with L lower triangular of diagonal exp(log_diag): any Gaussian, once."""
+    """The Gaussian N(mean, L L'), where L is lower triangular with diagonal exp(log_diag).
+
+    Every Gaussian can be written in this form, in exactly one way.
+    """
 
     mean: Array  # [Z]
     log_diag: Array  # [Z], log L_ii
-    below_diag: Array  # [Z (Z - 1) / 2], L below its diagonal, row by row
+    below_diag: Array  # [Z (Z - 1) / 2], entries of L below its diagonal, row by row
 
     def factor(self) -> Array:
-        """L [Z, Z], the Cholesky factor of the covariance."""
+        """Returns L [Z, Z], the Cholesky factor of the covariance."""
         below = jnp.tril_indices(len(self.mean), -1)
         return jnp.diag(jnp.exp(self.log_diag)).at[below].set(self.below_diag)
 
     def sample(self, key: Key) -> Array:
-        """z = mean + L eps with eps ~ N(0, I), section 2.4 -> [Z]; differentiable in self."""
+        """Draws z = mean + L eps with eps ~ N(0, I); section 2.4.
+
+        Returns z [Z], differentiable in self.
+        """
         return self.sample_and_log_prob(key)[0]
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
-        """`sample` and its log-density, which eps has at hand -> z [Z], [] nats."""
+        """Draws z as `sample` does, and computes its log-density from eps.
+
+        Returns z [Z] and its log-density [] in nats.
+        """
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         return self.mean + self.factor() @ noise, self._log_prob_of(noise)
 
     def log_prob(self, z: Array) -> Array:
-        """log N(z; mean, L L') of z [Z] -> [], nats."""
+        """Returns log N(z; mean, L L') [] of z [Z], in nats."""
         noise = jax.scipy.linalg.solve_triangular(self.factor(), z - self.mean, lower=True)
         return self._log_prob_of(noise)
 
@@ -68,20 +80,24 @@ class FullNormal(NamedTuple):
         return -0.5 * jnp.sum(LOG_2PI + 2.0 * self.log_diag + jnp.square(noise))
 
     def kl_to_standard_normal(self) -> Array:
-        """KL(self || N(0, I)) -> [], nats: appendix B, and what lies below the diagonal of L."""
+        """Returns KL(self || N(0, I)) [], in nats.
+
+        This is the KL of appendix B for the diagonal of L, plus a term for its entries below the
+        diagonal.
+        """
         diagonal = DiagNormal(self.mean, 2.0 * self.log_diag).kl_to_standard_normal()
         return diagonal + 0.5 * jnp.sum(jnp.square(self.below_diag))
 
 
 class StandardNormal(NamedTuple):
-    """N(0, I): the prior p(z) of the paper, and its prior on the parameters."""
+    """The Gaussian N(0, I): the paper's prior p(z), and its prior on the parameters."""
 
     num_dims: int
 
     def sample(self, key: Key) -> Array:
-        """eps ~ N(0, I) -> [num_dims]."""
+        """Draws eps ~ N(0, I) [num_dims]."""
         return jax.random.normal(key, (self.num_dims,))
 
     def log_prob(self, z: Array) -> Array:
-        """log N(z; 0, I) of z [num_dims] -> [], nats."""
+        """Returns log N(z; 0, I) [] of z [num_dims], in nats."""
         return -0.5 * jnp.sum(LOG_2PI + jnp.square(z))

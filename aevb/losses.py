@@ -1,10 +1,10 @@
-"""Bounds on log p(x) and their estimators, for any model in any JAX library (this needs jax alone).
+"""Bounds on log p(x) and their estimators. They need only jax, and work with any JAX model.
 
-Each takes ONE datapoint and returns a scalar in nats to be maximized; `jax.vmap` makes the
-minibatch. The guide's statistics are an explicit argument, so that an estimator can choose where
-the gradient with respect to phi flows. What is returned is always the bound's own value, also
-where the gradient is not its derivative. Where an argument is not as a docstring wants it, or
-num_samples is below 1, the bound raises a ValueError.
+Each estimator takes ONE datapoint and returns a scalar in nats to be maximized; `jax.vmap` extends
+it to a minibatch. The guide's statistics are an explicit argument, so that an estimator can choose
+where the gradient with respect to phi flows. The returned value is always the value of the bound,
+even where the gradient is not its derivative. An estimator raises a ValueError if num_samples is
+below 1 or if another argument is not as its docstring requires.
 """
 
 import math
@@ -22,22 +22,22 @@ from aevb.types import Key, PyTree
 class Guide(NamedTuple):
     """The approximate posterior q_phi(z|x), as pure functions of its statistics (any pytree)."""
 
-    sample: Callable[[Key, PyTree], Array]  # reparameterized, differentiable -> z [Z]
+    sample: Callable[[Key, PyTree], Array]  # (key, statistics) -> z [Z], reparameterized
     log_prob: Callable[[PyTree, Array], Array]  # (statistics, z [Z]) -> [], nats
-    kl: Callable[[PyTree], Array] | None = None  # KL(q || prior) -> [], nats, where it is closed
-    # z and log q(z|x) at once, where that is cheaper; the same z as `sample` of the same key
+    kl: Callable[[PyTree], Array] | None = None  # KL(q || prior) [], nats; None if not closed-form
+    # z and log q(z|x) at once, where this is cheaper; gives the same z as `sample` for the same key
     sample_and_log_prob: Callable[[Key, PyTree], tuple[Array, Array]] | None = None
 
 
 class Joint(NamedTuple):
-    """p_theta(x, z) at one x; theta and x are closed over."""
+    """The joint density p_theta(x, z) at one x, with theta and x closed over."""
 
-    log_prior: Callable[[Array], Array]  # log p(z) of z [Z] -> [], nats
-    log_lik: Callable[[Array], Array]  # log p(x|z) of z [Z] -> [], nats
+    log_prior: Callable[[Array], Array]  # z [Z] -> log p(z) [], nats
+    log_lik: Callable[[Array], Array]  # z [Z] -> log p(x|z) [], nats
 
 
 class Bound(Protocol):
-    """What every entry of `BOUNDS` is called with."""
+    """The call signature of every entry of `BOUNDS`."""
 
     def __call__(
         self, key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
@@ -48,9 +48,9 @@ class Bound(Protocol):
 
 
 def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int) -> Array:
-    """log p(x, z_k) - log q(z_k|x) at z_k ~ q(z|x), k = 1..K -> [K], nats.
+    """Computes log p(x, z_k) - log q(z_k|x) at z_k ~ q(z|x), k = 1..K.
 
-    The integrand of eq. (2), and the log importance weights of log p(x).
+    Returns [K] in nats: the integrand of eq. (2), and the log importance weights of log p(x).
 
     Raises:
         ValueError: num_samples is below 1.
@@ -70,7 +70,9 @@ def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samp
 def log_densities(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int, at_least: int = 1
 ) -> tuple[Array, Array]:
-    """log p(x, z_l) [L] and log q(z_l|x) [L] at z_l ~ q(z|x) that carry no gradient; nats.
+    """Computes log p(x, z_l) and log q(z_l|x) at z_l ~ q(z|x), without a gradient through z_l.
+
+    Returns both as [L] in nats.
 
     Raises:
         ValueError: num_samples is below at_least.
@@ -86,11 +88,13 @@ def log_densities(
 def log_weights_by_route(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int
 ) -> tuple[Array, Array, Array]:
-    """Three [K] whose gradients add up to that of `log_weights`, one for each way it comes; nats.
+    """Splits `log_weights` into three terms [K], in nats, by the path that the gradient takes.
 
-    The first is `log_weights` with theta's gradient alone. The second has phi's gradient by way of
-    z and the third phi's inside log q; their values mean nothing. theta is closed over, so that
-    nothing can stop its gradient in log p(x, z): the second is linear in z with the slope there.
+    The gradients of the three terms add up to that of `log_weights`. The first term has the value
+    of `log_weights` and only theta's gradient. The second has phi's gradient through z, and the
+    third has phi's gradient through the parameters of log q; their values have no meaning. theta is
+    closed over, so its gradient in log p(x, z) cannot be stopped. The second term is therefore
+    linear in z, with the slope of the log importance weight at z.
 
     Raises:
         ValueError: num_samples is below 1.
@@ -112,9 +116,9 @@ def log_weights_by_route(
 def over_samples(
     function: Callable[[Key], PyTree], key: Key, num_samples: int, *, at_least: int = 1
 ) -> PyTree:
-    """What `function` makes of a key of its own for each sample, stacked: leaves [L, ...].
+    """Calls `function` with a separate key for each sample and stacks the results: leaves [L, ...].
 
-    A mean over no sample would be a silent NaN.
+    The number of samples is checked because a mean over no samples would be a silent NaN.
 
     Raises:
         ValueError: num_samples is below at_least.
@@ -122,7 +126,7 @@ def over_samples(
     if num_samples < at_least:
         raise ValueError(f"num_samples is {num_samples}; it must be at least {at_least}")
     keys = jax.random.split(key, num_samples)
-    if num_samples == 1:  # within a minibatch XLA transposes copies for an axis of one sample
+    if num_samples == 1:  # under vmap, an axis of size 1 makes XLA transpose copies
         return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), function(keys[0]))
     return jax.vmap(function)(keys)
 
@@ -131,35 +135,38 @@ def over_samples(
 
 
 def sgvb_a(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
-    """1/L Sum_l log p(x, z_l) - log q(z_l|x), z_l ~ q(z|x) -> [], nats; eq. (6).
+    """Estimates the ELBO by 1/L Sum_l [log p(x, z_l) - log q(z_l|x)], z_l ~ q(z|x); eq. (6).
 
-    Unbiased for the evidence lower bound of eq. (2), for any guide that can be sampled.
+    Returns [] in nats. It is unbiased for the evidence lower bound (ELBO) of eq. (2), for any guide
+    that can be sampled.
     """
     return jnp.mean(log_weights(key, stats, guide, joint, num_samples=num_samples))
 
 
 def sgvb_b(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
-    """-KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x) -> [], nats; eq. (7).
+    """Estimates the ELBO by -KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x); eq. (7).
 
-    Unbiased for the evidence lower bound of eq. (3), for a guide with a closed KL. It typically
-    has less variance than `sgvb_a`, though not always: at the exact posterior `sgvb_a` has none.
+    Returns [] in nats. It is unbiased for the ELBO of eq. (3), for a guide with a closed-form KL.
+    Its variance is typically less than that of `sgvb_a`, but not always: at the exact posterior
+    `sgvb_a` has zero variance.
     """
     kl, log_lik = _kl_and_log_lik("sgvb_b", key, stats, guide, joint, num_samples)
     return log_lik - kl
 
 
 def evidence_lower_bound(guide: Guide) -> Bound:
-    """`sgvb_b`, or `sgvb_a` for a guide without a closed KL: the estimator to evaluate by."""
+    """Returns the ELBO estimator for evaluation: `sgvb_b`, or `sgvb_a` without a closed-form KL."""
     return sgvb_a if guide.kl is None else sgvb_b
 
 
 def score_function(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
 ) -> Array:
-    """`sgvb_a` with phi's gradient 1/L Sum_l f(z_l) grad log q(z_l|x) -> [], nats; section 2.2.
+    """Estimates the ELBO as `sgvb_a`, with phi's gradient 1/L Sum_l f(z_l) grad log q(z_l|x).
 
-    The naive estimator (REINFORCE), f = log p(x, z) - log q(z|x). Nothing is reparameterized, so
-    it serves every guide that can be sampled and scored, at the price of its variance.
+    Returns [] in nats, with f = log p(x, z) - log q(z|x). This is the naive estimator (REINFORCE)
+    of section 2.2. The samples are not reparameterized, so it applies to every guide that can be
+    sampled and scored, but its variance is high.
     """
     log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples)
     f = log_joint - log_q
@@ -169,10 +176,11 @@ def score_function(
 def score_function_loo(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
 ) -> Array:
-    """`score_function` with f(z_l) less the mean f of the other samples -> [], nats.
+    """Estimates the ELBO as `score_function`, with f(z_l) minus the mean f of the other samples.
 
-    The leave-one-out baseline (VIMCO of Mnih & Rezende 2016; RLOO of Kool et al. 2019). It does
-    not depend on z_l, so that it adds no bias. num_samples must be at least 2.
+    Returns [] in nats. This is the leave-one-out baseline (VIMCO of Mnih & Rezende 2016; RLOO of
+    Kool et al. 2019). It does not depend on z_l, so it adds no bias. It needs num_samples of at
+    least 2.
     """
     log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples, at_least=2)
     f = log_joint - log_q
@@ -182,35 +190,37 @@ def score_function_loo(
 
 
 def stl(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
-    """`sgvb_a` without phi's gradient inside log q, whose mean is 0 -> [], nats.
+    """Estimates the ELBO as `sgvb_a`, without phi's gradient through the parameters of log q.
 
-    Sticking the landing (Roeder et al. 2017): at the exact posterior phi's gradient is 0 at every
-    z, rather than on average alone.
+    Returns [] in nats. The omitted term has mean 0. Sticking the landing (Roeder et al. 2017): at
+    the exact posterior phi's gradient is 0 at every z, not only on average.
     """
     landed = guide._replace(
         log_prob=lambda stats, z: guide.log_prob(stop_gradient(stats), z),
-        sample_and_log_prob=None,  # which stops nothing
+        sample_and_log_prob=None,  # it would not stop the gradient
     )
     return jnp.mean(log_weights(key, stats, landed, joint, num_samples=num_samples))
 
 
-# Tighter bounds, of more than one sample
+# Tighter bounds from several samples
 
 
 def iwae(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
-    """log 1/K Sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x) -> [], nats; Burda et al. 2015.
+    """Estimates the IWAE bound by log 1/K Sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x).
 
-    Its mean is the evidence lower bound at K = 1, does not decrease in K, and tends to log p(x).
+    Returns [] in nats; Burda et al. 2015. Its mean is the ELBO at K = 1, does not decrease in K,
+    and tends to log p(x).
     """
     return _log_mean_exp(log_weights(key, stats, guide, joint, num_samples=num_samples))
 
 
 def dreg(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
-    """`iwae` with phi's gradient Sum_k w_k^2 (d log w(z_k) / dz) (dz_k / dphi) -> [], nats.
+    """Estimates `iwae` with phi's gradient Sum_k w_k^2 (d log w(z_k) / dz) (dz_k / dphi).
 
-    Doubly reparameterized (Tucker et al. 2018): the weights w_k, normalized to a sum of 1, become
-    squares once phi's gradient inside log q is reparameterized in its turn. It has the mean of
-    IWAE's gradient, and less variance where q is near the posterior. theta's gradient is IWAE's.
+    Returns [] in nats. Doubly reparameterized gradient (Tucker et al. 2018): the weights w_k,
+    normalized to sum to 1, are squared because phi's gradient inside log q is reparameterized too.
+    It has the same mean as IWAE's gradient, and less variance where q is close to the posterior.
+    theta's gradient is that of IWAE.
     """
     log_w, by_z, _ = log_weights_by_route(key, stats, guide, joint, num_samples=num_samples)
     w = stop_gradient(jax.nn.softmax(log_w))
@@ -226,10 +236,10 @@ def miwae(
     num_samples: int = 1,
     num_groups: int = 2,
 ) -> Array:
-    """The mean of num_groups IWAE bounds of num_samples / num_groups samples each -> [], nats.
+    """Estimates the mean of num_groups IWAE bounds of num_samples / num_groups samples each.
 
-    Rainforth et al. 2018. From IWAE (one group) to the evidence lower bound (groups of one);
-    num_groups must divide num_samples.
+    Returns [] in nats; Rainforth et al. 2018. One group gives IWAE, and groups of one sample give
+    the ELBO. num_groups must divide num_samples.
     """
     log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
     return jnp.mean(_log_mean_exp(_grouped(log_w, num_groups)))
@@ -244,10 +254,10 @@ def piwae(
     num_samples: int = 1,
     num_groups: int = 2,
 ) -> Array:
-    """`iwae` with phi's gradient that of `miwae` on the same samples -> [], nats.
+    """Estimates `iwae` with phi's gradient taken from `miwae` on the same samples.
 
-    Rainforth et al. 2018: theta follows the tighter bound, and phi the one whose gradient has the
-    better ratio of signal to noise. num_groups must divide num_samples.
+    Returns [] in nats. Rainforth et al. 2018: theta follows the tighter bound, and phi follows the
+    bound whose gradient has the higher signal-to-noise ratio. num_groups must divide num_samples.
     """
     log_w, by_z, in_log_q = log_weights_by_route(key, stats, guide, joint, num_samples=num_samples)
     w = stop_gradient(jax.nn.softmax(log_w))
@@ -259,9 +269,9 @@ def piwae(
 def ciwae(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1, beta: float = 0.5
 ) -> Array:
-    """beta `sgvb_a` + (1 - beta) `iwae` on the same samples -> [], nats; Rainforth et al. 2018.
+    """Estimates beta `sgvb_a` + (1 - beta) `iwae` on the same samples.
 
-    beta must be from 0 to 1.
+    Returns [] in nats; Rainforth et al. 2018. beta must be from 0 to 1.
     """
     _require(0 <= beta <= 1, f"beta is {beta}; it must be from 0 to 1")
     log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
@@ -271,16 +281,17 @@ def ciwae(
 def renyi(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1, alpha: float = 0.5
 ) -> Array:
-    """1/(1 - alpha) log 1/K Sum_k (p(x, z_k) / q(z_k|x))^(1 - alpha), z_k ~ q(z|x) -> [], nats.
+    """Estimates the Rényi bound by 1/(1 - alpha) log 1/K Sum_k (p(x, z_k) / q(z_k|x))^(1 - alpha).
 
-    Li & Turner 2016. It falls as alpha rises; alpha = 0 is IWAE and alpha = 1, by continuity, the
-    evidence lower bound. alpha must be at least 0: below, it bounds log p(x) from neither side.
+    Returns [] in nats, for z_k ~ q(z|x); Li & Turner 2016. The bound decreases in alpha: alpha = 0
+    is IWAE and alpha = 1, by continuity, is the ELBO. alpha must be at least 0, because with a
+    negative alpha the estimate bounds log p(x) from neither side.
     """
     _require(0 <= alpha < math.inf, f"alpha is {alpha}; it must be a finite number of at least 0")
     log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
     if alpha == 1:
         return jnp.mean(log_w)
-    # As alpha nears 1 so does the mean of exp, whose log needs the digits that expm1 keeps.
+    # As alpha nears 1, so does the mean of exp; expm1 keeps the digits that its log needs.
     powers = (1 - alpha) * log_w
     highest = stop_gradient(jnp.max(powers))
     return (highest + jnp.log1p(jnp.mean(jnp.expm1(powers - highest)))) / (1 - alpha)
@@ -292,10 +303,11 @@ def renyi(
 def beta_elbo(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1, beta: float = 4.0
 ) -> Array:
-    """-beta KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x) -> [], nats.
+    """Estimates -beta KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x).
 
-    Higgins et al. 2017, for a guide with a closed KL; beta must be at least 0. Below beta = 1 IT IS
-    NOT A BOUND on log p(x); above, it is one that is (beta - 1) KL looser than `sgvb_b`.
+    Returns [] in nats. Higgins et al. 2017, for a guide with a closed-form KL; beta must be at
+    least 0. Below beta = 1 IT IS NOT A BOUND on log p(x). Above 1 it is a bound, looser than
+    `sgvb_b` by (beta - 1) KL.
     """
     _require(0 <= beta < math.inf, f"beta is {beta}; it must be a finite number of at least 0")
     kl, log_lik = _kl_and_log_lik("beta_elbo", key, stats, guide, joint, num_samples)
@@ -311,11 +323,12 @@ def free_bits(
     num_samples: int = 1,
     free_nats: float = 1.0,
 ) -> Array:
-    """-max(free_nats, KL(q(z|x) || p(z))) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x) -> [], nats.
+    """Estimates -max(free_nats, KL(q(z|x) || p(z))) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x).
 
-    Kingma et al. 2016, with all latents as one group and each datapoint by itself, for a guide with
-    a closed KL; free_nats must be at least 0. A KL below free_nats costs nothing more, hence has no
-    gradient. It stays a bound on log p(x), looser than `sgvb_b` by the free nats that are not used.
+    Returns [] in nats. Kingma et al. 2016, applied to all latents as one group and to each
+    datapoint separately, for a guide with a closed-form KL; free_nats must be at least 0. Reducing
+    a KL below free_nats changes nothing, so its gradient there is 0. The value is still a bound on
+    log p(x), looser than `sgvb_b` by the unused free nats.
     """
     _require(
         0 <= free_nats < math.inf,
@@ -326,14 +339,15 @@ def free_bits(
 
 
 def minibatch_objective(bounds: Array, num_data: int) -> Array:
-    """N/M Sum_m of the per-datapoint bounds [M] -> [], nats; eq. (8).
+    """Computes N/M Sum_m bound_m from the per-datapoint bounds [M]; eq. (8).
 
-    An unbiased estimate of the bound on log p(X) of the whole data set of N points.
+    Returns [] in nats: an unbiased estimate of the bound on log p(X) of the whole data set of N
+    points.
     """
     return num_data * jnp.mean(bounds)
 
 
-# Their parts
+# Helper functions
 
 
 def _require(met: bool, message: str) -> None:
@@ -342,14 +356,18 @@ def _require(met: bool, message: str) -> None:
 
 
 def _value(value: Array, *, gradient_of: Array) -> Array:
-    """`value` with the gradient of another scalar, which adds 0 without a rounding error."""
+    """Returns `value` with the gradient of `gradient_of`; adds no rounding error."""
     return stop_gradient(value) + (gradient_of - stop_gradient(gradient_of))
 
 
 def _kl_and_log_lik(
     name: str, key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int
 ) -> tuple[Array, Array]:
-    """KL(q || prior) [] in closed form, and 1/L Sum_l log p(x|z_l) []; nats."""
+    """Returns KL(q || prior) [] in closed form, and 1/L Sum_l log p(x|z_l) []; both in nats.
+
+    Raises:
+        ValueError: the guide has no closed-form KL, or num_samples is below 1.
+    """
     if guide.kl is None:
         raise ValueError(f"{name} needs a guide with a closed-form kl; use sgvb_a for this guide")
 
@@ -360,12 +378,16 @@ def _kl_and_log_lik(
 
 
 def _log_mean_exp(log_w: Array) -> Array:
-    """Over the last axis."""
+    """Returns the log of the mean of exp(log_w) over the last axis."""
     return jax.nn.logsumexp(log_w, axis=-1) - math.log(log_w.shape[-1])
 
 
 def _grouped(log_w: Array, num_groups: int) -> Array:
-    """[K] -> [num_groups, K / num_groups]."""
+    """Reshapes log_w [K] to [num_groups, K / num_groups].
+
+    Raises:
+        ValueError: num_groups does not divide K.
+    """
     fits = isinstance(num_groups, int) and num_groups >= 1 and len(log_w) % num_groups == 0
     _require(fits, f"num_groups is {num_groups}; it must divide num_samples, which is {len(log_w)}")
     return log_w.reshape(num_groups, -1)
@@ -388,7 +410,13 @@ BOUNDS: dict[str, Bound] = {
 }
 
 NOT_BOUNDS_ON_LOG_P = ("beta_elbo",)
-"""Entries that can exceed log p(x): their docstrings say when. Train with them, report others."""
+"""Entries that can exceed log p(x); their docstrings say when.
+
+Train with them, and report others.
+"""
 
 NOT_MEANS = ("iwae", "dreg", "miwae", "piwae", "ciwae", "renyi")
-"""Entries that are no mean over samples of z: what the samples share changes what they expect."""
+"""Entries that are not a mean over samples of z.
+
+Their expectation depends on what the samples have in common, such as theta.
+"""

@@ -1,9 +1,9 @@
-"""Estimates of log p(x) at ONE datapoint, from below and from above, each with its error.
+"""Estimates of log p(x) at ONE datapoint, from below and from above, with standard errors.
 
-The log of an unbiased estimate of p(x) is below log p(x) in expectation, by Jensen's inequality,
-and minus the log of an unbiased estimate of 1/p(x) is above it; the table at the foot says which
-is which. Either may be on the wrong side by chance, by as much as its standard error tells; but
-for that, the two kinds hold log p(x) between them. All can be jitted and vmapped.
+The log of an unbiased estimate of p(x) is below log p(x) in expectation, by Jensen's inequality.
+Minus the log of an unbiased estimate of 1/p(x) is above log p(x) in expectation. `ESTIMATORS` says
+which is which. Either can be on the wrong side by chance, by about its standard error; apart from
+that, the two kinds bracket log p(x). All functions can be jitted and vmapped.
 """
 
 import math
@@ -25,26 +25,26 @@ from aevb.inference.annealed_importance_sampling import (
 from aevb.losses import Guide, Joint, log_weights
 from aevb.types import Key, LogDensity, PyTree
 
-CANDIDATES = 20  # draws of the guide for each chain that starts at one
+CANDIDATES = 20  # draws of the guide per chain, from which its start is resampled
 
 
 class Estimate(NamedTuple):
     """An estimate of log p(x) at one datapoint."""
 
     value: Array  # [], nats
-    standard_error: Array  # [], nats, of `value`
-    diagnostics: Mapping[str, Array]  # each []: how far the two above are to be trusted
+    standard_error: Array  # [], nats, the standard error of `value`
+    diagnostics: Mapping[str, Array]  # each []; they show how reliable the two fields above are
 
 
 class Prior(Protocol):
-    """What p(z) must be able to do to stand in for a guide."""
+    """The methods of p(z) that `prior_guide` needs."""
 
     def sample(self, key: Key, /) -> Array: ...
     def log_prob(self, z: Array, /) -> Array: ...
 
 
 def prior_guide(prior: Prior) -> Guide:
-    """p(z) in the place of a guide; what is given as its statistics does not matter."""
+    """Returns p(z) as a guide, which ignores its statistics."""
     return Guide(
         sample=lambda key, stats: prior.sample(key),
         log_prob=lambda stats, z: prior.log_prob(z),
@@ -54,14 +54,15 @@ def prior_guide(prior: Prior) -> Guide:
 def importance_sampling(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int, chunk_size: int = 500
 ) -> Estimate:
-    """log 1/K Sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x): a stochastic LOWER bound on log p(x).
+    """Estimates log p(x) by log 1/K Sum_k p(x, z_k) / q(z_k|x): a stochastic LOWER bound.
 
-    Rezende et al. (2014), appendix E; its mean is the bound of Burda et al. (2015) with K samples.
-    The memory is that of `chunk_size` samples, and of 3 sqrt(K) numbers. Each sample has a key of
-    its own, so that the size of the chunks does not change the result beyond rounding.
+    The samples are z_k ~ q(z|x); Rezende et al. (2014), appendix E. The mean of the estimate is the
+    bound of Burda et al. (2015) with K samples. The memory holds `chunk_size` samples and 3 sqrt(K)
+    numbers. Each sample has its own key, so that the chunk size changes the result only by
+    rounding.
 
-    Diagnostics: effective_sample_size, of K; pareto_k, which is above 0.7 where the guide's tails
-    are too thin for K samples: the value is then too low by more than its error tells.
+    Diagnostics: effective_sample_size, out of K; pareto_k. If pareto_k is above 0.7, the guide's
+    tails are too thin for K samples, and the value is too low by more than its standard error says.
 
     Raises:
         ValueError: num_samples is below 2, or chunk_size below 1.
@@ -72,7 +73,7 @@ def importance_sampling(
 
     def log_weight(index: Array) -> Array:
         log_w = log_weights(jax.random.fold_in(key, index), stats, guide, joint, num_samples=1)
-        return jnp.where(index < num_samples, log_w[0], -jnp.inf)  # the last chunk's excess
+        return jnp.where(index < num_samples, log_w[0], -jnp.inf)  # padding of the last chunk
 
     def add_chunk(number: Array, running: importance_weights.Running) -> importance_weights.Running:
         return importance_weights.add(
@@ -94,13 +95,14 @@ def ais(
     num_chains: int,
     settings: hmc.Settings = hmc.DEFAULTS,
 ) -> Estimate:
-    """log 1/C Sum_c w_c of chains annealed from q(z|x) to p(z|x): a stochastic LOWER bound.
+    """Estimates log p(x) by log 1/C Sum_c w_c over annealed chains: a stochastic LOWER bound.
 
-    Annealed importance sampling (Neal 2001) along q^(1 - beta) p(x, z)^beta, in T steps of beta by
-    `sigmoid_schedule` with one HMC transition at each. With `prior_guide` the path starts at the
-    prior, as in Wu et al. (2017). A pilot run of other chains chooses the step sizes beforehand.
+    Annealed importance sampling (Neal 2001) moves C chains from q(z|x) to p(z|x), along
+    q^(1 - beta) p(x, z)^beta. The T steps of beta are those of `sigmoid_schedule`, with one HMC
+    transition at each. With `prior_guide` the path starts at the prior, as in Wu et al. (2017). A
+    pilot run with other chains chooses the step sizes beforehand.
 
-    Diagnostics: acceptance, averaged over the path; effective_sample_size, of C; pareto_k.
+    Diagnostics: acceptance, averaged over the path; effective_sample_size, out of C; pareto_k.
 
     Raises:
         ValueError: num_temps or num_chains is below 2, or num_leapfrog below 1.
@@ -128,21 +130,22 @@ def reverse_ais(
     num_chains: int,
     settings: hmc.Settings = hmc.DEFAULTS,
 ) -> Estimate:
-    """-log 1/C Sum_c 1/w_c of chains annealed from p(z|x) to q(z|x): a stochastic UPPER bound.
+    """Estimates log p(x) by -log 1/C Sum_c 1/w_c over reversed chains: a stochastic UPPER bound.
 
-    The other half of bidirectional Monte Carlo (Grosse et al. 2015): `ais` run backwards from an
-    exact sample of the posterior, which comes with data simulated by z ~ p(z), x ~ p(x|z); from
-    any other z it is no bound. `num_warmup` transitions at the posterior, which keep it exact,
-    part the chains from it and from one another. Where they are too few for that, the chains stay
-    alike and the standard error is too small.
+    This is the reverse half of bidirectional Monte Carlo (Grosse et al. 2015): `ais` run backward,
+    from p(z|x) to q(z|x), starting at an exact sample of the posterior. Data simulated by z ~ p(z),
+    x ~ p(x|z) come with such a sample; from any other z the estimate is not a bound. `num_warmup`
+    transitions at the posterior, which leave it invariant, first separate the chains from the
+    sample and from one another. If there are too few transitions, the chains stay alike and the
+    standard error is too small.
 
-    Diagnostics: as `ais`.
+    Diagnostics: as for `ais`.
 
     Args:
         posterior_sample: z [Z] ~ p(z|x).
 
     Raises:
-        ValueError: as `ais`, or num_warmup is below 0.
+        ValueError: as for `ais`, or num_warmup is below 0.
     """
     _at_least(2, num_temps=num_temps, num_chains=num_chains)
     _at_least(1, num_leapfrog=settings.num_leapfrog)
@@ -175,25 +178,27 @@ def appendix_d(
     num_chains: int,
     settings: hmc.Settings = hmc.DEFAULTS,
 ) -> Estimate:
-    """-log 1/(C L) Sum_cl q(z_cl) / p(x, z_cl), z_cl ~ p(z|x): a stochastic UPPER bound.
+    """Estimates log p(x) by -log 1/(C L) Sum_cl q(z_cl) / p(x, z_cl): a stochastic UPPER bound.
 
-    Kingma & Welling (2013), appendix D, for fewer than 5 latent dimensions: HMC samples of the
-    posterior, a density q(z) fitted to them (here a Gaussian with a full covariance), and fresh
-    HMC samples, from other chains, for this reciprocal importance sampling (Gelfand & Dey 1994).
-    The chains start at draws of the guide, resampled by their importance weights (Rubin 1988), so
-    that as many are at each mode as belong there. What they cannot reach is missing in both sets:
-    the value is then the log of the part of p(x) that they did reach, and no upper bound.
+    Kingma & Welling (2013), appendix D, for fewer than 5 latent dimensions. HMC draws samples of
+    the posterior, and a density q(z) is fitted to them (here a Gaussian with a full covariance).
+    Other HMC chains then draw fresh samples z_cl ~ p(z|x), for this reciprocal importance sampling
+    (Gelfand & Dey 1994). The chains start at draws of the guide, resampled by their importance
+    weights (Rubin 1988), so that each mode gets its share of chains. A region that no chain can
+    reach is missing from both sets. The value is then the log of the part of p(x) that the chains
+    reached, and not an upper bound.
 
     Diagnostics: acceptance, of the fresh chains; r_hat, their largest potential scale reduction
-    over the dimensions, near 1 where they agree; pareto_k, of the terms of the sum. The standard
-    error is from the spread between the chains, so it counts the correlation along each.
+    over the dimensions, near 1 if the chains agree; pareto_k, of the terms of the sum. The standard
+    error comes from the spread between the chains, so it includes the autocorrelation along each
+    chain.
 
     Args:
         num_samples: L of each chain, in each of the two sets.
 
     Raises:
-        ValueError: num_samples or num_chains is below 2, num_leapfrog or num_warmup is below 1,
-            or C L is too small to fit a covariance to.
+        ValueError: num_samples or num_chains is below 2, num_leapfrog or num_warmup is below 1, or
+            C L is too small to fit a covariance.
     """
     _at_least(2, num_samples=num_samples, num_chains=num_chains)
     _at_least(1, num_leapfrog=settings.num_leapfrog, num_warmup=settings.num_warmup)
@@ -227,12 +232,15 @@ def _path(stats: PyTree, guide: Guide, joint: Joint) -> Path:
 
 
 def _draw(key: Key, stats: PyTree, guide: Guide, number: int) -> Array:
-    """z ~ q(z|x) -> [number, Z]."""
+    """Draws z ~ q(z|x), [number, Z]."""
     return jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, number))
 
 
 def _resampled(key: Key, stats: PyTree, guide: Guide, path: Path, number: int) -> Array:
-    """Draws of the guide that stand for the posterior -> [number, Z], some of them alike."""
+    """Draws approximate samples of the posterior, [number, Z], by importance resampling.
+
+    The same draw of the guide can appear more than once.
+    """
     draw_key, choose_key = jax.random.split(key)
     draws = _draw(draw_key, stats, guide, CANDIDATES * number)
     log_w = jax.vmap(lambda z: path.log_p(z) - path.log_q(z))(draws)
@@ -268,7 +276,7 @@ def _log_mean_of_annealed(annealed: Annealed) -> Estimate:
 
 
 def _fitted_normal(samples: Array) -> LogDensity:
-    """log N(z; mean, covariance), with those of samples [n, Z]; the covariance is full."""
+    """Returns log N(z; mean, covariance), with mean and full covariance of samples [n, Z]."""
     mean = jnp.mean(samples, axis=0)
     centred = samples - mean[None]
     covariance = centred.T @ centred / (len(samples) - 1)
@@ -286,15 +294,15 @@ def _at_least(least: int, **arguments: int) -> None:
 
 
 class Estimator(NamedTuple):
-    """An estimator, and the side of log p(x) on which its expectation is."""
+    """An estimator, and the side of log p(x) on which its expectation lies."""
 
-    estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, its settings)
+    estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, own settings)
     kind: str  # "lower" or "upper"
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "importance": Estimator(importance_sampling, "lower"),
     "ais": Estimator(ais, "lower"),
-    "reverse_ais": Estimator(reverse_ais, "upper"),  # from an exact sample of the posterior
-    "appendix_d": Estimator(appendix_d, "upper"),  # as far as its chains reach
+    "reverse_ais": Estimator(reverse_ais, "upper"),  # needs an exact sample of the posterior
+    "appendix_d": Estimator(appendix_d, "upper"),  # if its chains reach every mode
 }

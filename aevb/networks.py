@@ -1,4 +1,4 @@
-"""The encoder's and the decoder's networks as pure functions: the only file that imports flax."""
+"""Encoder and decoder networks as pure functions. Only this file imports flax."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,18 +16,17 @@ from aevb.types import Key, PyTree
 class Network(NamedTuple):
     """A function with parameters, from one vector to named vectors (its heads)."""
 
-    init: Callable[[Key], PyTree]  # -> parameters, a nested dict of arrays
+    init: Callable[[Key], PyTree]  # key -> parameters, a nested dict of arrays
     apply: Callable[[PyTree, Array], Mapping[str, Array]]
-    # (parameters, or for the networks of this file a WeightPosterior, and input) -> heads
+    # (parameters, input) -> heads; `mlp` also accepts a WeightPosterior as its parameters
 
 
 class WeightPosterior(NamedTuple):
-    """Parameters of which each is Gaussian, and the noise of one evaluation.
+    """Independent Gaussian distributions of all parameters, and the noise key of one evaluation.
 
-    A layer's units are Gaussian then, with mean x'M and variance x^2'V where its weights have
-    means M and variances V. To draw the units rather than the weights gives each datapoint of a
-    minibatch noise of its own at next to no cost: local reparameterization (Kingma, Salimans &
-    Welling 2015).
+    If the weights of a layer have means M and variances V, its units are Gaussian with mean x'M and
+    variance x^2'V. Drawing the units instead of the weights gives each datapoint of a minibatch its
+    own noise at almost no cost: local reparameterization (Kingma, Salimans & Welling 2015).
     """
 
     mean: PyTree
@@ -36,19 +35,22 @@ class WeightPosterior(NamedTuple):
 
 
 class Initialization(NamedTuple):
-    """How kernels and biases are drawn."""
+    """The initializers of kernels and biases."""
 
     kernel: nn.initializers.Initializer
     bias: nn.initializers.Initializer
 
 
 def normal_init(std: float) -> Initialization:
-    """Every weight and bias from N(0, std^2): the paper's N(0, 0.01), section 5."""
+    """Returns N(0, std^2) for every weight and bias; the paper uses N(0, 0.01), section 5."""
     return Initialization(nn.initializers.normal(std), nn.initializers.normal(std))
 
 
 def fan_in_init(std: float) -> Initialization:
-    """Weights of variance 1/fan-in (LeCun et al. 1998) and zero biases; std is not used."""
+    """Returns weights of variance 1/fan-in (LeCun et al. 1998) and zero biases.
+
+    `std` is not used.
+    """
     del std
     return Initialization(nn.initializers.lecun_normal(), nn.initializers.zeros)
 
@@ -60,7 +62,7 @@ INITIALIZATIONS = {
 
 
 class NoisyDense(nn.Dense):
-    """A linear layer whose weights have the mean in "params" and the variance in "log_vars"."""
+    """A linear layer with Gaussian weights: means in "params", log variances in "log_vars"."""
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
@@ -73,17 +75,17 @@ class NoisyDense(nn.Dense):
 
 
 class MLP(nn.Module):
-    """Fully connected tanh layers, then one linear layer a head; appendix C.
+    """Fully connected tanh layers, then one linear layer per head; appendix C.
 
-    A constant is a head that is a bias alone: one number, whatever the input.
+    A constant is a head with a bias only: one number that does not depend on the input.
     """
 
     hidden: tuple[int, ...]
     heads: Mapping[str, int]
     constants: tuple[str, ...]
     initialization: Initialization
-    dtype: jnp.dtype  # of the products; parameters and heads are float32
-    is_noisy: bool = False  # its parameters have variances, in "log_vars"
+    dtype: jnp.dtype  # dtype of the matrix products; parameters and heads are float32
+    is_noisy: bool = False  # whether parameters have log variances, in "log_vars"
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
@@ -111,7 +113,7 @@ class MLP(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Convolutions of 3 x 3 that halve the image each time, then one linear layer a head."""
+    """3 x 3 convolutions that each halve the image, then one linear layer per head."""
 
     image_shape: tuple[int, ...]
     channels: tuple[int, ...]
@@ -134,9 +136,9 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer, then transposed convolutions of 3 x 3 that double the image each time.
+    """A linear layer, then 3 x 3 transposed convolutions that each double the image.
 
-    The last of them, one a head, has that head's numbers of each pixel for its channels.
+    Each head has a last layer of its own, whose channels are the head's values for each pixel.
     """
 
     image_shape: tuple[int, ...]
@@ -154,7 +156,7 @@ class ConvDecoder(nn.Module):
         shapes = [full]
         for _ in self.channels:
             rows, columns = shapes[-1]
-            shapes.append((-(-rows // 2), -(-columns // 2)))  # as the encoder's, padded
+            shapes.append((-(-rows // 2), -(-columns // 2)))  # rounded up, as in the encoder
         *larger, (rows, columns) = shapes
 
         def doubled(x: Array, size: int, name: str, to: tuple[int, int]) -> Array:
@@ -174,11 +176,11 @@ class ConvDecoder(nn.Module):
 
 
 class Architecture(NamedTuple):
-    """How both networks are made."""
+    """The constructors of the encoder and the decoder."""
 
     encoder: Callable[..., Network]  # (D, heads, *, hidden, initialization, image_shape, dtype)
-    decoder: Callable[..., Network]  # (Z, heads, and the same, constants)
-    knows_weight_posteriors: bool = False
+    decoder: Callable[..., Network]  # (Z, heads, *, constants, and the encoder's arguments)
+    knows_weight_posteriors: bool = False  # whether the networks accept a WeightPosterior
 
 
 def mlp(
@@ -191,11 +193,11 @@ def mlp(
     image_shape: tuple[int, ...] | None = None,
     dtype: str = "float32",
 ) -> Network:
-    """A multi-layer perceptron from [num_inputs] to heads of the sizes given, and constants [1].
+    """Returns a multi-layer perceptron from [num_inputs] to heads of given sizes and constants [1].
 
     Args:
-        image_shape: which it does not look at.
-        dtype: of the products; parameters and heads are float32.
+        image_shape: not used.
+        dtype: dtype of the matrix products; parameters and heads are float32.
     """
     del image_shape
     module = MLP(hidden, dict(heads), constants, initialization, jnp.dtype(dtype))
@@ -219,13 +221,13 @@ def conv_encoder(
     image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
 ) -> Network:
-    """Convolutions from an image [num_inputs] to heads of the sizes given.
+    """Returns a convolutional network from an image [num_inputs] to heads of given sizes.
 
     Args:
-        hidden: channels of each layer, which halves the rows and the columns.
+        hidden: channels of each layer; each layer halves the rows and the columns.
 
     Raises:
-        ValueError: the inputs are no images, or there is no layer.
+        ValueError: the inputs are not images, or there is no layer.
     """
     shape = _image_shape(image_shape, hidden)
     return _plain(
@@ -243,13 +245,14 @@ def conv_decoder(
     image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
 ) -> Network:
-    """Transposed convolutions from [num_inputs] to heads of whole images, and constants [1].
+    """Returns a transposed-convolution network from [num_inputs] to image heads and constants [1].
 
     Args:
-        hidden: channels of each layer, of which the last doubles the image to its full size.
+        hidden: channels of each layer before the heads' layer, which doubles the image to its full
+            size.
 
     Raises:
-        ValueError: the outputs are no images, or there is no layer.
+        ValueError: the outputs are not images, or there is no layer.
     """
     shape = _image_shape(image_shape, hidden)
     module = ConvDecoder(shape, hidden, dict(heads), constants, initialization, jnp.dtype(dtype))
@@ -265,7 +268,7 @@ def _image_shape(shape: tuple[int, ...] | None, hidden: tuple[int, ...]) -> tupl
 
 
 def _plain(module: nn.Module, num_inputs: int) -> Network:
-    """A module whose parameters have no distribution."""
+    """Returns the network of a module whose parameters are plain arrays, without a distribution."""
 
     def init(key: Key) -> PyTree:
         return module.init(key, jnp.zeros(num_inputs))["params"]
@@ -277,7 +280,7 @@ def _plain(module: nn.Module, num_inputs: int) -> Network:
 
 
 def rematerialized(network: Network) -> Network:
-    """The network, of which a gradient computes again what it would have had to keep."""
+    """Returns the network with its activations recomputed, not stored, for the gradient."""
     return Network(network.init, jax.checkpoint(network.apply))
 
 

@@ -1,4 +1,4 @@
-"""Optimizers by name: the paper's Adagrad, and every one that optax has."""
+"""Optimizers by name: the paper's Adagrad, and every optimizer of optax."""
 
 import inspect
 
@@ -15,12 +15,17 @@ Optimizer = optax.GradientTransformation
 
 
 class WithPrior(optax.GradientTransformationExtraArgs):
-    """An optimizer of a gradient in two terms, what the data say and what the prior says:
-    `update(updates, state, params, prior_grads=None)` -> updates, state."""
+    """An optimizer whose gradient has two terms, of the data and of the prior.
+
+    `update(updates, state, params, prior_grads=None)` returns the updates and the state.
+    """
 
 
 def with_prior(optimizer: Optimizer) -> WithPrior:
-    """The optimizer of their sum, unless it does better already."""
+    """Wraps the optimizer so that it takes the two terms and uses their sum.
+
+    Returns a `WithPrior`; one that is already a `WithPrior` is returned unchanged.
+    """
     if isinstance(optimizer, WithPrior):
         return optimizer
 
@@ -35,10 +40,11 @@ def with_prior(optimizer: Optimizer) -> WithPrior:
 def adagrad(
     learning_rate: float | Array, initial_accumulator_value: float = 0.0, eps: float = 0.0
 ) -> WithPrior:
-    """theta -= learning_rate * g / sqrt(sum of all g^2 so far + eps); Duchi et al. 2011.
+    """Returns the optimizer theta -= learning_rate * g / sqrt(sum of all g^2 so far + eps).
 
-    `optax.adagrad` in fewer passes over memory, and with the paper's defaults: neither a starting
-    accumulator nor an epsilon. A parameter whose gradients are all zero stays where it is.
+    Duchi et al. 2011. It is `optax.adagrad` with fewer passes over memory and the paper's defaults:
+    no initial accumulator and no epsilon. A parameter whose gradients have all been zero does not
+    change.
     """
 
     def init(params: PyTree) -> optax.ScaleByRssState:
@@ -56,8 +62,8 @@ def adagrad(
             return -learning_rate * (jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0.0) * g)
 
         totals = jax.tree.map(accumulate, state.sum_of_squares, _sum(updates, prior_grads))
-        # On a CPU each of these is a loop over memory. The two terms are added in both, because to
-        # add them once would be a third.
+        # On a CPU each of these maps is a loop over memory. The two terms are added in both loops,
+        # because adding them once would need a third loop.
         again = _sum(_not_shared_on_cpu(updates), prior_grads)
         return jax.tree.map(descend, totals, again), optax.ScaleByRssState(totals)
 
@@ -69,7 +75,10 @@ def _sum(grads: PyTree, prior_grads: PyTree) -> PyTree:
 
 
 def _not_shared_on_cpu(tree: PyTree) -> PyTree:
-    """The same numbers; what is computed from them is not merged with what is already."""
+    """Returns the same numbers, behind a barrier on a CPU.
+
+    XLA then does not merge computations from the result with those from `tree`.
+    """
     return jax.lax.platform_dependent(
         tree, cpu=jax.lax.optimization_barrier, default=lambda tree: tree
     )
@@ -81,15 +90,15 @@ OUR_OWN = {
 
 
 def make(name: str, step_size: float | Array, options: str = "") -> Optimizer:
-    """The optimizer of this name: ours, or else optax's.
+    """Returns the optimizer of this name, from `OUR_OWN` or else from optax.
 
     Args:
         name: for example "adagrad", "adam", "sgd".
-        step_size: its learning rate; [] if it is an array.
-        options: its other arguments, as "b1=0.9,eps=1e-4".
+        step_size: the learning rate, a float or an array [].
+        options: the optimizer's other arguments, for example "b1=0.9,eps=1e-4".
 
     Raises:
-        UserError: optax has no such optimizer, or it does not take these arguments.
+        UserError: optax has no such optimizer, or it does not accept these arguments.
     """
     maker = OUR_OWN.get(name) or getattr(optax, name, None)
     if not inspect.isfunction(maker) or "learning_rate" not in inspect.signature(maker).parameters:
@@ -100,7 +109,7 @@ def make(name: str, step_size: float | Array, options: str = "") -> Optimizer:
     given = parse_options(options, field="optimizer.options", example="b1=0.9,eps=1e-4")
     try:
         optimizer = maker(learning_rate=step_size, **given)
-        jax.eval_shape(  # some say only at the first step what they do not take
+        jax.eval_shape(  # some optimizers reject arguments only at the first step
             lambda weights: optimizer.update(weights, optimizer.init(weights), weights),
             jax.ShapeDtypeStruct((1,), jnp.float32),
         )

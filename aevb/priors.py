@@ -1,6 +1,6 @@
-"""Priors p(z), fixed or learned; what a prior learns is part of theta.
+"""Priors p(z), fixed or learned. The parameters of a learned prior are part of theta.
 
-A prior on parameters covers these too: it draws a learned p(z) towards a simpler one.
+A prior on the parameters applies to them too: it pulls a learned p(z) toward a simpler one.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from aevb.distributions import DiagNormal, StandardNormal
 from aevb.losses import Guide
 from aevb.types import Key, LogDensity, PyTree
 
-PULL = 0.8  # of pixels towards 1/2, before their logits are taken: those of 0 and 1 are infinite
+PULL = 0.8  # scales pixels toward 1/2 before logits are taken, which are infinite at 0 and 1
 
 
 class Prior(NamedTuple):
-    """p(z), its parameters closed over."""
+    """A prior p(z), with its parameters closed over."""
 
-    sample: Callable[[Key], Array]  # -> z [Z]; not differentiable in the parameters
+    sample: Callable[[Key], Array]  # key -> z [Z]; not differentiable in the parameters
     log_prob: LogDensity
 
 
 class Posterior(NamedTuple):
-    """The guide at any x, which a prior may be made of."""
+    """The guide at any x, for priors that are made from it."""
 
     guide: Guide
     encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x)
@@ -34,22 +34,22 @@ class Posterior(NamedTuple):
 class PriorFamily(NamedTuple):
     """A prior as a function of its parameters."""
 
-    prior: Callable[[PyTree, Posterior], Prior]  # (parameters of its own, the guide) -> p(z)
-    init: Callable[[Key], PyTree] | None = None  # its own parameters, a nested dict; None: none
-    is_standard_normal: bool = False  # then the KL of a guide that knows its own may be used
+    prior: Callable[[PyTree, Posterior], Prior]  # (own parameters, the guide) -> p(z)
+    init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
+    is_standard_normal: bool = False  # whether p(z) is N(0, I); the guide's KL is to N(0, I)
 
 
 class Options(NamedTuple):
-    """What priors are made from."""
+    """The arguments from which a prior is made."""
 
     num_latents: int  # Z
-    num_components: int = 1  # K, of a mixture
-    examples: Callable[[int], Array] | None = None  # K -> datapoints [K, D], where `vamp` starts
-    in_unit_interval: bool = False  # whether data are pixels in [0, 1], for `vamp`
+    num_components: int = 1  # K, of a mixture or of `vamp`
+    examples: Callable[[int], Array] | None = None  # K -> datapoints [K, D], starts of `vamp`
+    in_unit_interval: bool = False  # whether the data are pixels in [0, 1], for `vamp`
 
 
 def standard_normal(options: Options) -> PriorFamily:
-    """N(0, I), the paper's; it has no parameters."""
+    """Returns N(0, I), the paper's prior; it has no parameters."""
     normal = StandardNormal(options.num_latents)
     return PriorFamily(
         lambda own, posterior: Prior(normal.sample, normal.log_prob), is_standard_normal=True
@@ -57,9 +57,9 @@ def standard_normal(options: Options) -> PriorFamily:
 
 
 def mixture(options: Options) -> PriorFamily:
-    """Sum_k pi_k N(z; mean_k, diag(exp(log_var_k))), pi the softmax of K logits; all is learned.
+    """Returns Sum_k pi_k N(z; mean_k, diag(exp(log_var_k))), where pi is the softmax of K logits.
 
-    It starts at equal weights and unit variances, with means from N(0, I).
+    All parameters are learned. They start at equal weights, unit variances and means from N(0, I).
     """
     shape = (options.num_components, options.num_latents)
 
@@ -80,10 +80,11 @@ def mixture(options: Options) -> PriorFamily:
 
 
 def vamp(options: Options) -> PriorFamily:
-    """1/K Sum_k q(z|u_k) of K learned pseudo-inputs u_k [D]; Tomczak & Welling (2018), eq. (8).
+    """Returns the prior 1/K Sum_k q(z|u_k) with K learned pseudo-inputs u_k [D].
 
-    They start at examples of the data. Those of pixels are the sigmoids of what is learned, which
-    keeps them where the encoder has seen data, and start a little off 0 and 1.
+    Tomczak & Welling (2018), eq. (8). The pseudo-inputs start at examples of the data. If the data
+    are pixels, the pseudo-inputs are the sigmoids of the learned parameters. This keeps them in the
+    range that the encoder was trained on; they start slightly away from 0 and 1.
 
     Raises:
         ValueError: there are no examples.
@@ -114,7 +115,10 @@ def _mixture(
     log_prob: Callable[[PyTree, Array], Array],
     sample: Callable[[Key, PyTree], Array],
 ) -> Prior:
-    """Of densities whose statistics are stacked along each leaf's first axis, weights [K]."""
+    """Returns the mixture of the densities in `components`, with weights softmax(logits) [K].
+
+    The statistics of the K densities are stacked along the first axis of each leaf.
+    """
     log_weights = jax.nn.log_softmax(logits)
 
     def sample_one(key: Key) -> Array:

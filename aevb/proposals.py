@@ -1,9 +1,9 @@
-"""What estimates of log p(x) start from: q(z|x) itself, or a density fitted to p(z|x) at that x.
+"""Proposal densities for estimates of log p(x): q(z|x) itself, or one fitted to p(z|x) at each x.
 
-A guide trained by the evidence lower bound is too narrow for importance sampling: where p(z|x) has
-tails that it lacks, a few weights carry the sum, and the estimate falls short by more than its
-standard error can know. Fitting another density afresh at each x leaves an estimate on its side of
-log p(x), whatever was fitted: the samples that count are drawn after it.
+A guide trained on the evidence lower bound is too narrow for importance sampling. Where p(z|x) has
+tails that the guide lacks, a few weights dominate the sum, and the estimate is too low by more than
+its standard error can show. With a density fitted at each x, an estimate stays on its side of
+log p(x) whatever the fit, because the samples that it uses are drawn afterward.
 """
 
 from collections.abc import Callable
@@ -20,56 +20,58 @@ from aevb.reparam.family import Params
 from aevb.reparam.location_scale import elliptical
 from aevb.types import Key, LogDensity, PyTree
 
-DF = 10.0  # degrees of freedom: tails that no posterior with Gaussian ones outgrows
-NUM_STARTS = 50  # draws of the guide; the best of them starts the climb
-NUM_STEPS = 50  # of L-BFGS
-NUM_CLIMBS = 16  # of `modes`, each from the best of as many draws of its own ...
-NUM_CLIMB_STEPS = 20  # ... and of so many steps: what has not arrived is no worse a place to start
-SAME = 1.0  # standard deviations: modes that are nearer than that are one
-EVEN = 0.1  # of the mixture's weight, shared by all its modes alike
-FLATTEST = 1e-5  # of the largest curvature, or of N(0, I)'s: less, float32 cannot tell from none
+DF = 10.0  # degrees of freedom; the tails are heavier than Gaussian ones
+NUM_STARTS = 50  # draws of the guide; the ascent starts at the best of them
+NUM_STEPS = 50  # L-BFGS steps of the ascent
+NUM_CLIMBS = 16  # ascents of `modes`, each from the best of NUM_STARTS draws of its own
+NUM_CLIMB_STEPS = 20  # L-BFGS steps of each; a point that has not converged can still be used
+SAME = 1.0  # standard deviations; modes closer than this are the same mode
+EVEN = 0.1  # fraction of the mixture's weight that all modes share equally
+FLATTEST = 1e-5  # least curvature, relative to the largest one or to 1, that float32 can resolve
 
 
 class Proposal(NamedTuple):
-    """A density that can be sampled, as `marginal` takes it."""
+    """A density that can be sampled, in the form that `marginal` takes."""
 
     stats: PyTree
     guide: Guide
 
 
 def encoder(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
-    """q(z|x) as the encoder gives it."""
+    """Returns q(z|x) as the encoder gives it."""
     return Proposal(stats, guide)
 
 
 def laplace(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
-    """A Student-t at the mode of p(z|x), with the covariance of Laplace's approximation as scale.
+    """Returns a Student-t at the mode of p(z|x), scaled by the Laplace approximation.
 
-    Tierney & Kadane (1986) for the approximation; the tails of 10 degrees of freedom keep the
-    importance weights bounded where those of the posterior are Gaussian. The climb to the mode
-    starts at the likeliest of 50 draws of the guide. Where log p(x, z) curves upward, its slope
-    having vanished all the same, the curvature's size is taken.
+    The scale is the covariance of the approximation (Tierney & Kadane 1986). The Student-t has 10
+    degrees of freedom; its tails keep the importance weights bounded if those of the posterior are
+    Gaussian. The ascent to the mode starts at the draw of the guide with the highest log p(x, z)
+    out of 50. Along an axis where log p(x, z) curves upward at the point found, the absolute value
+    of the curvature is used.
     """
     fitted = _fitted_at_a_mode(key, stats, guide, _log_density(joint), NUM_STEPS)
     return Proposal(fitted, STUDENT_T)
 
 
 def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
-    """A mixture of the Student-t's of `laplace` at all modes that 16 climbs find.
+    """Returns a mixture of the Student-t densities of `laplace` at all modes that 16 ascents find.
 
-    Each climb starts at the likeliest of 50 draws of its own. A mode counts once, however many
-    climbs end there, and weighs as much as Laplace's approximation gives it of p(x); a tenth of the
-    weight is shared by all alike, so that a mode whose approximation is poor is still visited. For
-    posteriors with several modes far apart, in which a chain that starts at one of them stays.
+    Each ascent starts at the best of 50 draws of its own. A mode that several ascents find counts
+    once. Its weight is its share of p(x) under the Laplace approximation. A tenth of the total
+    weight is shared equally by all modes, so that a mode with a poor approximation is still
+    visited. This is for posteriors with several distant modes, where a chain stays at the mode at
+    which it starts.
     """
     log_density = _log_density(joint)
-    # One by one: side by side all would take as many steps as the longest.
+    # Sequentially, because with vmap all ascents would take as many steps as the longest.
     fitted = jax.lax.map(
         lambda key: _fitted_at_a_mode(key, stats, guide, log_density, NUM_CLIMB_STEPS),
         jax.random.split(key, NUM_CLIMBS),
     )
     heights = jax.vmap(log_density)(fitted["location"])
-    # Laplace's p(x) of each, up to a constant that all share.
+    # The Laplace approximation of p(x) at each mode, up to a common constant.
     log_dets = jnp.sum(jnp.log(jnp.diagonal(fitted["scale_tril"], axis1=1, axis2=2)), axis=1)
     log_masses = jnp.where(_is_first(fitted, heights), heights + log_dets, -jnp.inf)
     by_mass = jax.nn.log_softmax(log_masses)
@@ -78,7 +80,7 @@ def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
     params = {
         "log_weights": log_mixed,
         "of_mode": fitted,
-        # What the density of each takes that does not depend on z.
+        # The parts of each mode's density that do not depend on z.
         "whitening": jax.vmap(_inverse)(fitted["scale_tril"]),
         "log_heights": jax.vmap(lambda one: elliptical.log_prob(one, one["location"]))(fitted),
     }
@@ -112,7 +114,11 @@ def _fitted_at_a_mode(
 
 
 def _is_first(fitted: Params, heights: Array) -> Array:
-    """Whether no higher mode is the same one -> [C], of heights [C]; of equals the first counts."""
+    """Checks for each point whether it is the highest one at its mode; returns bool [C].
+
+    The heights are [C]. Points within `SAME` standard deviations of each other are at the same
+    mode; of equal heights the first one counts.
+    """
     locations = fitted["location"]
     apart = locations[None, :] - locations[:, None]
     whitened = jnp.einsum("cij,cdj->cdi", jax.vmap(_inverse)(fitted["scale_tril"]), apart)
@@ -137,7 +143,10 @@ def _sample_mixture(key: Key, params: PyTree) -> Array:
 
 
 def _log_prob_of_mixture(params: PyTree, z: Array) -> Array:
-    """By matrices that whiten: to solve for each mode at each step of a chain would cost most."""
+    """Returns the mixture's log-density [] of z [Z], in nats, by precomputed whitening matrices.
+
+    A triangular solve for each mode at each step of a chain would dominate the cost.
+    """
     centred = z[None] - params["of_mode"]["location"]
     squares = jnp.sum(jnp.square(jnp.einsum("cij,cj->ci", params["whitening"], centred)), axis=1)
     each = -0.5 * (DF + len(z)) * jnp.log1p(squares / DF)

@@ -1,6 +1,6 @@
-"""Names for what flows through the equations, and the legend of shape letters.
+"""Type aliases for the equations, and the letters that denote array shapes.
 
-Shapes are written in brackets, ``[]`` being a scalar:
+Shapes are written in brackets; ``[]`` is a scalar:
 
 ====  ==========================  ====  =====================================
 N     datapoints of the data set  L     samples per datapoint
@@ -10,7 +10,7 @@ Z     latent dimensions           T     optimization steps, or temperatures
 H     hidden units of a layer     C     chains
 ====  ==========================  ====  =====================================
 
-Every log-density and every bound is in nats, higher is better, unless a name ends in ``_bits``.
+Log-densities and bounds are in nats, unless a name ends in ``_bits``. Higher is better.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from typing import Any
 import jax
 
 Key = jax.Array
-"""A jax random key. It is always the first argument, and is used once."""
+"""A JAX random key. It is always the first argument and is used once."""
 
 PyTree = Any
-"""A nested container of arrays, as `jax.tree` understands it."""
+"""A nested container of arrays, as `jax.tree` defines it."""
 
 LogDensity = Callable[[jax.Array], jax.Array]
-"""A point ``[Z]`` or ``[D]`` to its log-density ``[]`` in nats."""
+"""A function from a point ``[Z]`` or ``[D]`` to its log-density ``[]`` in nats."""

@@ -16,18 +16,18 @@ from aevb.types import Key, PyTree
 
 
 class VAE(NamedTuple):
-    """p_theta(x, z) = p(z) p_theta(x|z) with the guide q_phi(z|x); one datapoint at a time."""
+    """The model p_theta(x, z) = p(z) p_theta(x|z) and the guide q_phi(z|x), for one datapoint."""
 
-    # -> {"decoder": theta, "encoder": phi}, and "guide" and "prior"; what has parameters
+    # key -> {"decoder": theta, "encoder": phi}, and "guide" and "prior" if they have parameters
     init: Callable[[Key], PyTree]
     encode: Callable[[PyTree, Array], PyTree]  # (params, x [D]) -> statistics of q(z|x)
     guide: Guide
     joint: Callable[[PyTree, Array], Joint]  # (params, x [D]) -> log p(z), log p(x|z)
     mean: Callable[[PyTree, Array], Array]  # (params, z [Z]) -> E[x|z] [D]
-    sample: Callable[[Key, PyTree], tuple[Array, Array]]  # -> z [Z], x [D], ancestral
+    sample: Callable[[Key, PyTree], tuple[Array, Array]]  # (key, params) -> z [Z], x [D], ancestral
     num_latents: int
-    has_encoder: bool = True  # without one q(z|x) does not know x
-    levels: float | None = None  # log p(x|z) is that of probabilities of x = k / levels; None: not
+    has_encoder: bool = True  # without an encoder, q(z|x) does not depend on x
+    levels: float | None = None  # if set, p(x|z) is a probability of x = k / levels
 
 
 def make(
@@ -39,17 +39,18 @@ def make(
     guide_family: GuideFamily | None = None,
     prior_family: PriorFamily | None = None,
 ) -> VAE:
-    """The paper's model, or one with another guide or prior.
+    """Returns the paper's model, or one with another guide or prior.
 
     Args:
-        encoder: from x [D] to the heads of the guide's family; None where that has none.
-        decoder: from z [Z] to the heads of the likelihood and, as constants, what it shares.
+        encoder: from x [D] to the heads of the guide's family; None if the family has no heads.
+        decoder: from z [Z] to the heads of the likelihood; its constants are the likelihood's
+            shared statistics.
         likelihood: p(x|z) given the decoder's heads.
         num_latents: Z.
         guide_family: q(z|x), an entry of `guides.GUIDES`; None for the diagonal Gaussian, whose
             heads are mean [Z] and log_var [Z].
-        prior_family: p(z), an entry of `priors.PRIORS`; None for N(0, I). With another the guide
-            has no closed KL.
+        prior_family: p(z), an entry of `priors.PRIORS`; None for N(0, I). With any other prior the
+            guide has no closed-form KL.
     """
     family = guide_family or guides.diag_normal_family(guides.Sizes(num_latents))
     prior_family = prior_family or priors.standard_normal(priors.Options(num_latents))
@@ -58,7 +59,7 @@ def make(
         guide = guide._replace(kl=None)
 
     def init(key: Key) -> PyTree:
-        """What has no parameters has no entry."""
+        """Draws the parameters. A part without parameters has no entry."""
         encoder_key, decoder_key, guide_key, prior_key = jax.random.split(key, 4)
         params = {"decoder": decoder.init(decoder_key)}
         if encoder is not None:

@@ -23,18 +23,18 @@ def make(
     prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """AEVB: gradient ascent on phi and theta together.
+    """Returns AEVB: gradient ascent on phi and theta together.
 
     Args:
-        num_data: N, which weighs the minibatch against the prior on the parameters.
+        num_data: N, which scales the minibatch against the prior on the parameters.
         bound: an entry of `aevb.losses.BOUNDS`.
-        num_samples: L of each datapoint.
-        prior: on phi and theta.
-        accumulation_steps: parts of a minibatch that are taken one after the other.
+        num_samples: L, samples per datapoint.
+        prior: the prior on phi and theta.
+        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
     """
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """Eq. (8) over N, the mean bound."""
+        """Returns eq. (8) divided by N, which is the mean bound [], and the metrics."""
 
         def bound_of(key: Key, x: Array) -> Array:
             stats = vae.encode(params, x)

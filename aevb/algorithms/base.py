@@ -1,4 +1,4 @@
-"""What the training loop knows of an algorithm: a pair of pure functions (init, update)."""
+"""The interface of a training algorithm: a pair of pure functions (init, update)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,19 +9,22 @@ from aevb.types import Key, PyTree
 
 
 class TrainState(NamedTuple):
-    """All that the next step needs; arrays only, so that it can be saved, donated and vmapped."""
+    """All state that the next step needs.
+
+    It holds arrays only, so that it can be saved, donated and vmapped.
+    """
 
     step: Array  # [] int32, updates made so far
     params: PyTree
     opt_state: PyTree
-    extra: PyTree  # what else an algorithm keeps between steps, or ()
+    extra: PyTree  # other state of the algorithm, or ()
 
 
 class Batch(NamedTuple):
-    """One minibatch, as the likelihood scores it."""
+    """One minibatch, in the form that the likelihood scores."""
 
     x: Array  # [M, D] float32
-    indices: Array  # [M] int32, which datapoints of the data set these are
+    indices: Array  # [M] int32, indices of these datapoints in the data set
 
 
 def _as_they_are(params: PyTree) -> PyTree:
@@ -29,11 +32,11 @@ def _as_they_are(params: PyTree) -> PyTree:
 
 
 class Algorithm(NamedTuple):
-    """A way to train; `algorithms.<name>.make(...)` returns one."""
+    """A training algorithm; `algorithms.<name>.make(...)` returns one."""
 
     init: Callable[[Key], TrainState]
     update: Callable[[Key, TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-    # -> the next state, and metrics [] of this minibatch, among them "objective": what is
-    # maximized, in nats per datapoint
+    # (key, state, minibatch) -> the next state, and metrics [] of this minibatch; the metric
+    # "objective" is the maximized value, in nats per datapoint
     vae_params: Callable[[PyTree], PyTree] = _as_they_are
-    # state.params -> the VAE's parameters to evaluate by; means, where they have a distribution
+    # state.params -> the VAE's parameters for evaluation; means, if they have a distribution

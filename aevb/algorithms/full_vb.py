@@ -1,4 +1,4 @@
-"""Full variational Bayes: a posterior over theta too; appendix F and algorithm 2 of the paper."""
+"""Full variational Bayes, with a posterior over theta too; the paper's appendix F, algorithm 2."""
 
 import math
 
@@ -16,8 +16,8 @@ from aevb.networks import WeightPosterior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-FIRST_STD = 0.01  # of q(theta) before training
-POINT_ESTIMATES = ("encoder", "guide")  # phi, which is variational itself; the rest is theta
+FIRST_STD = 0.01  # standard deviation of q(theta) before training
+POINT_ESTIMATES = ("encoder", "guide")  # phi, which has no distribution; all other parts are theta
 NOISES = ("minibatch", "datapoint", "local")
 
 
@@ -32,30 +32,31 @@ def make(
     prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """Gradient ascent of a bound on log p(X) as a whole, in phi and in q(theta).
+    """Returns gradient ascent, in phi and q(theta), of a bound on log p(X) of the whole data set.
 
-    q(theta) is a diagonal Gaussian, theta ~ N(mean, diag(exp(log_var))), and what is maximized is
-    E[Sum_i bound(x_i; theta, phi)] - KL(q(theta) || p(theta)), with the KL in closed form:
+    q(theta) is a diagonal Gaussian, theta ~ N(mean, diag(exp(log_var))). The maximized objective is
+    E[Sum_i bound(x_i; theta, phi)] - KL(q(theta) || p(theta)), with the KL in closed form;
     appendix F.1. `state.params` is {"mean": the VAE's parameters, "log_var": those of theta}.
 
-    The metrics: objective, that bound over N; kl, KL(q(theta) || p(theta)) over N.
+    Metrics: objective, the bound divided by N; kl, KL(q(theta) || p(theta)) divided by N.
 
     Args:
-        num_data: N, which weighs the minibatch against the KL of theta.
+        num_data: N, which scales the minibatch against the KL of theta.
         bound: an entry of `aevb.losses.BOUNDS`.
-        num_samples: L of each datapoint.
-        weight_noise: "datapoint" draws theta anew for each datapoint, as algorithm 2; "minibatch"
-            once for all of them, which is cheaper and noisier; "local" draws what theta's noise
-            does to the units of each layer instead (Kingma, Salimans & Welling 2015): as cheap as
-            the one, and less noisy than either, since its gradient is the mean of "datapoint"'s
-            given the units. It needs a decoder that knows `networks.WeightPosterior`.
-        prior: on theta; phi has none.
-        accumulation_steps: parts of a minibatch that are taken one after the other.
+        num_samples: L, samples per datapoint.
+        weight_noise: "datapoint" draws theta separately for each datapoint, as algorithm 2 does.
+            "minibatch" draws theta once for all of them, which is cheaper and noisier. "local"
+            draws the effect of theta's noise on the units of each layer instead (Kingma, Salimans &
+            Welling 2015). It is as cheap as "minibatch" and less noisy than both others, because
+            its gradient is the mean of the gradient of "datapoint" given the units. It needs a
+            decoder that accepts `networks.WeightPosterior`.
+        prior: the prior on theta; phi has none.
+        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
 
     Raises:
-        ValueError: the prior is flat on some parameter, whose posterior would have no end; there
-            is no such noise; or it is "local" and the bound, one of `aevb.losses.NOT_MEANS`,
-            compares several samples of z, which have no theta in common then.
+        ValueError: the prior is flat on some parameter, so that its posterior variance would grow
+            without limit; weight_noise is unknown; or weight_noise is "local" and the bound, one of
+            `aevb.losses.NOT_MEANS`, compares several samples of z, which would not share one theta.
     """
     _require_proper(prior)
     if weight_noise not in NOISES:
@@ -77,7 +78,10 @@ def make(
         }
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """The mean bound at random theta; -KL comes as the prior does in other algorithms."""
+        """Returns the mean bound at random theta [], and the metrics.
+
+        The term -KL enters as the prior does in other algorithms.
+        """
         common_key, theta_key, z_key = jax.random.split(key, 3)
 
         def bound_of(theta_key: Key, z_key: Key, x: Array) -> Array:
@@ -85,7 +89,7 @@ def make(
                 case "local":
                     theta = _with_local_noise(theta_key, params)
                 case "minibatch":
-                    theta = draw(common_key, params)  # which vmap does once
+                    theta = draw(common_key, params)  # one key, so vmap draws once
                 case _:
                     theta = draw(theta_key, params)
             stats = vae.encode(theta, x)
@@ -109,7 +113,10 @@ def make(
 
 
 def draw(key: Key, params: PyTree) -> PyTree:
-    """The VAE's parameters at theta ~ q(theta), for which `params` is {"mean", "log_var"}."""
+    """Returns the VAE's parameters at a draw of theta ~ q(theta).
+
+    `params` is {"mean", "log_var"}, as in `make`.
+    """
     leaves, structure = jax.tree.flatten(params["log_var"])
     keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
     theta = {part: params["mean"][part] for part in params["log_var"]}
@@ -121,7 +128,7 @@ def draw(key: Key, params: PyTree) -> PyTree:
 
 
 def kl_to_prior(params: PyTree, prior: ParamPrior = gradient_ascent.PAPERS) -> Array:
-    """KL(q(theta) || N(0, std^2 I)) -> [], nats; appendix F.1.
+    """Returns KL(q(theta) || N(0, std^2 I)) [], in nats; appendix F.1.
 
     Raises:
         ValueError: the prior is flat on some parameter.
@@ -138,13 +145,15 @@ def kl_to_prior(params: PyTree, prior: ParamPrior = gradient_ascent.PAPERS) -> A
 def log_evidence_bound(
     key: Key, vae: VAE, params: PyTree, x: Array, *, num_samples: int, prior: ParamPrior
 ) -> tuple[Array, Array]:
-    """The bound on log p(X) of all of x [N, D] -> its estimate [], and that one's error []; nats.
+    """Estimates the bound on log p(X) of all of x [N, D].
 
-    Each of L draws of theta is scored on every datapoint, with one z each: eq. (6) or, where the
-    KL of z is closed, (7).
+    Returns the estimate [] and its standard error [], in nats. Each of L draws of theta is scored
+    on every datapoint, with one z each, by eq. (7) or, if the KL of z has no closed form, by
+    eq. (6).
 
     Raises:
-        ValueError: the prior is flat on some parameter; or L is below 2, which gives no error.
+        ValueError: the prior is flat on some parameter; or L is below 2, which gives no standard
+            error.
     """
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
@@ -165,19 +174,23 @@ def log_evidence_bound(
 
 
 def _require_proper(prior: ParamPrior) -> float:
-    """Its standard deviation."""
+    """Checks that the prior is proper on every parameter, and returns its standard deviation.
+
+    Raises:
+        ValueError: the prior is flat on some parameter.
+    """
     if prior.std is None or not prior.on_biases:
         raise ValueError("full_vb needs a prior of finite std on every parameter, biases too")
     return prior.std
 
 
 def _is_no_mean(bound: Bound) -> bool:
-    plain = getattr(bound, "func", bound)  # of a partial, which has set its options
+    plain = getattr(bound, "func", bound)  # unwraps a partial that sets options
     return any(plain is BOUNDS[name] for name in NOT_MEANS)
 
 
 def _with_local_noise(key: Key, params: PyTree) -> PyTree:
-    """The VAE's parameters with a decoder that draws the noise of its units, not of its weights."""
+    """Returns the VAE's parameters with a decoder that draws its units instead of its weights."""
     decoder_key, rest_key = jax.random.split(key)
     decoder = WeightPosterior(params["mean"]["decoder"], params["log_var"]["decoder"], decoder_key)
     rest = {part: tree for part, tree in params["log_var"].items() if part != "decoder"}

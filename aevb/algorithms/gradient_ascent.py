@@ -1,4 +1,4 @@
-"""Gradient ascent of an objective and the prior on the parameters: what the algorithms share."""
+"""Gradient ascent of an objective plus the prior on the parameters; several algorithms share it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from aevb.types import Key, PyTree
 
 
 class ParamPrior(NamedTuple):
-    """N(0, std^2 I) on the parameters: the maximum a posteriori of the paper's section 5."""
+    """The prior N(0, std^2 I) on the parameters, for the maximum a posteriori of section 5."""
 
-    std: float | None = 1.0  # None for maximum likelihood
-    on_biases: bool = True  # else theirs is flat; they are the leaves of one dimension
+    std: float | None = 1.0  # None for a flat prior: maximum likelihood
+    on_biases: bool = True  # if False, biases (leaves of one dimension) have a flat prior
 
     def log_prob(self, params: PyTree) -> Array:
-        """Up to its constant -> [], nats."""
+        """Returns the log prior of params [], in nats, up to a constant."""
         if self.std is None:
             return jnp.zeros(())
         squares = [
@@ -34,16 +34,16 @@ class ParamPrior(NamedTuple):
 PAPERS = ParamPrior()
 
 Objective = Callable[[PyTree, Key, Batch], tuple[Array, dict[str, Array]]]
-# (params, key, minibatch) -> what is maximized [], nats per datapoint, and metrics
+# (params, key, minibatch) -> the maximized value [], nats per datapoint, and metrics
 
 LogPrior = Callable[[PyTree], Array]  # params -> [], nats, up to a constant
 
 
 def over_datapoints(function: Callable[..., PyTree], *args: Array, num_parts: int = 1) -> PyTree:
-    """`jax.vmap(function)(*args)` over M datapoints, in parts that are taken one after the other.
+    """Returns `jax.vmap(function)(*args)` over M datapoints, in num_parts sequential parts.
 
-    Gradients of several parts are added as they come, and each computes again what the function
-    had in between: the memory is that of one part (gradient accumulation), the result the same
+    The gradients of the parts are accumulated, and each part recomputes its intermediate results
+    for the gradient. The memory is that of one part (gradient accumulation). The result is the same
     up to rounding.
     """
     if num_parts == 1:
@@ -63,10 +63,11 @@ def ascend(
     optimizer: optax.GradientTransformation,
     num_data: int,
 ) -> tuple[PyTree, PyTree, dict[str, Array]]:
-    """One step up the objective plus log_prior / N -> params, the optimizer's state, metrics.
+    """Takes one gradient step up the objective plus log_prior / N.
 
-    Where the objective is a mean bound, N times that is eq. (8) plus log p(params). Its two terms
-    are differentiated apart: the optimizer adds the prior's gradient where that costs least.
+    Returns the parameters, the optimizer's state and the metrics. If the objective is a mean bound,
+    N times the sum is eq. (8) plus log p(params). The two terms are differentiated separately, so
+    that the optimizer can add the prior's gradient where that costs least.
     """
 
     def of_prior(params: PyTree) -> tuple[Array, None]:
@@ -88,7 +89,7 @@ def algorithm(
     *,
     num_data: int,
 ) -> Algorithm:
-    """The algorithm that takes a step up one objective at each minibatch."""
+    """Returns the algorithm that takes one step up the objective at each minibatch."""
 
     def init(key: Key) -> TrainState:
         params = init_params(key)
@@ -105,11 +106,13 @@ def algorithm(
 
 
 def _descent(term: Callable[..., tuple[Array, Any]]) -> Callable[..., tuple[PyTree, Any]]:
-    """The gradient of a term that is maximized, turned round for an optimizer, and what else the
-    term returns."""
+    """Returns a function that computes the gradient of -term, and the other output of `term`.
+
+    `term` is maximized, whereas an optimizer minimizes.
+    """
 
     def loss(*args: Any) -> tuple[Array, Any]:
         value, more = term(*args)
-        return -value, more  # the one place where a bound becomes a loss
+        return -value, more  # the only place where a bound becomes a loss
 
     return jax.grad(loss, has_aux=True)

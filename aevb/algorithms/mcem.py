@@ -1,4 +1,4 @@
-"""Monte-Carlo EM: the paper's baseline without an encoder, appendix E."""
+"""Monte Carlo EM: the paper's baseline without an encoder, appendix E."""
 
 from functools import partial
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from aevb.inference import hmc
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-FIRST_STEP = 0.1  # of a leapfrog, before it is tuned
-GAIN = 0.05  # by which log step size moves for each unit that the acceptance is off
+FIRST_STEP = 0.1  # leapfrog step size before it is tuned
+GAIN = 0.05  # change of the log step size per unit of acceptance error
 
 
 class Chains(NamedTuple):
-    """One Markov chain a datapoint, which lives as long as the training does."""
+    """One Markov chain per datapoint, kept for the whole training."""
 
     z: Array  # [N, Z]
-    log_step_size: Array  # [], of all chains
+    log_step_size: Array  # [], shared by all chains
 
 
 def make(
@@ -37,20 +37,21 @@ def make(
     prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """At each minibatch a sample of p(z|x), and on it some steps of theta up log p(x, z).
+    """Returns Monte Carlo EM: HMC samples of p(z|x), then ascent of log p(x, z) in theta.
 
-    E: one transition of Hamiltonian Monte Carlo for each datapoint, from where its chain was when
-    it was last seen (at first from the prior). Its step size is tuned as it goes, toward the target
-    acceptance (Robbins & Monro 1951; the gain is constant, because the posterior moves with theta).
-    M: `num_updates` ascents with z fixed. There is no phi: the model needs no encoder.
+    Both steps are made for each minibatch. E-step: one HMC transition for each datapoint, from the
+    last state of its chain (at first a sample of the prior). The step size is tuned during
+    training, toward the target acceptance (Robbins & Monro 1951); the gain is constant, because the
+    posterior changes with theta. M-step: `num_updates` ascent steps with z fixed. There is no phi:
+    the model needs no encoder.
 
-    The metrics: objective, log p(x, z) before the ascents; acceptance, step_size.
+    Metrics: objective, log p(x, z) before the ascent steps; acceptance; step_size.
 
     Args:
-        num_data: N, how many chains there are.
+        num_data: N, which is the number of chains.
         num_leapfrog: leapfrog steps of a transition.
-        prior: on theta.
-        accumulation_steps: parts of a minibatch that are taken one after the other.
+        prior: the prior on theta.
+        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
     """
 
     def init(key: Key) -> TrainState:

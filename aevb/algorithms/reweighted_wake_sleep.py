@@ -23,18 +23,19 @@ def make(
     prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """Two ascents at once, both awake: at the data's x, with K samples z_k ~ q(z|x).
+    """Returns reweighted wake-sleep with a wake phase for theta and a wake phase for phi.
 
-    With w_k the weights p(x, z_k) / q(z_k|x) normalized to a sum of 1, theta climbs
-    Sum_k w_k log p(x, z_k), whose gradient tends to that of log p(x) as K grows, and phi climbs
-    Sum_k w_k log q(z_k|x), which descends KL(p(z|x) || q(z|x)) at the data. With K = 1 phi's
-    gradient is 0 in the mean: it learns nothing.
+    Both ascents are at the data's x, with K samples z_k ~ q(z|x). The weights w_k are p(x,
+    z_k) / q(z_k|x), normalized to sum to 1. theta ascends Sum_k w_k log p(x, z_k), whose gradient
+    tends to that of log p(x) as K grows. phi ascends Sum_k w_k log q(z_k|x), which descends
+    KL(p(z|x) || q(z|x)) at the data. With K = 1 the mean of phi's gradient is 0, so that phi learns
+    nothing.
 
     Args:
-        num_data: N, which weighs the minibatch against the prior on the parameters.
+        num_data: N, which scales the minibatch against the prior on the parameters.
         num_samples: K, at least 2.
-        prior: on phi and theta.
-        accumulation_steps: parts of a minibatch that are taken one after the other.
+        prior: the prior on phi and theta.
+        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
 
     Raises:
         ValueError: num_samples is below 2.
@@ -43,7 +44,10 @@ def make(
         raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """No z has a gradient, so that each term has its own parameters' alone."""
+        """Returns the sum of both terms [], and the metrics.
+
+        No z has a gradient, so each term has a gradient only in its own parameters.
+        """
 
         def awake(key: Key, x: Array) -> tuple[Array, Array]:
             log_joint, log_q = log_densities(

@@ -1,4 +1,4 @@
-"""An algorithm that passes over steps which are not finite, for runs that can spare a minibatch."""
+"""An algorithm that skips non-finite steps, for runs that can spare a minibatch."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,22 @@ from jax import Array
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.types import Key, PyTree
 
-SKIPPED = "skipped"  # the metric of such a step: 1 where it was not taken, and all others are 0
+SKIPPED = "skipped"  # the metric that is 1 if the step was skipped; all others are 0 then
 
 
 class Skipping(NamedTuple):
-    """`TrainState.extra` of such an algorithm."""
+    """The `TrainState.extra` of an algorithm that skips steps."""
 
-    extra: PyTree  # the algorithm's own
-    num_skipped: Array  # [] int32, so far
+    extra: PyTree  # `TrainState.extra` of the wrapped algorithm
+    num_skipped: Array  # [] int32, steps skipped so far
 
 
 def skip_bad_steps(algorithm: Algorithm, most: int) -> Algorithm:
-    """The algorithm, but for the first `most` steps that would bring in a NaN or an infinity.
+    """Wraps the algorithm so that it skips the first `most` steps that give a NaN or an infinity.
 
-    Such a step changes neither the parameters nor what else the algorithm keeps; it is counted,
-    and the next minibatch has its turn. Where `most` were passed over, one more is taken as it is.
+    A skipped step changes neither the parameters nor the algorithm's other state. It is counted,
+    and the next minibatch follows. After `most` skipped steps, another non-finite step is not
+    skipped.
     """
 
     def init(key: Key) -> TrainState:
@@ -50,10 +51,10 @@ def skip_bad_steps(algorithm: Algorithm, most: int) -> Algorithm:
 
 
 def num_skipped(state: TrainState) -> int | None:
-    """Steps that a run has passed over; None where none may be."""
+    """Returns the number of steps that a run has skipped; None if it never skips."""
     return int(state.extra.num_skipped) if isinstance(state.extra, Skipping) else None
 
 
 def _is_finite(tree: PyTree) -> Array:
-    """Whether all numbers of all leaves are -> [] bool."""
+    """Checks whether all numbers of all leaves are finite; returns bool []."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,4 +1,4 @@
-"""The wake-sleep algorithm (Hinton et al. 1995), the paper's baseline, with AEVB's own encoder."""
+"""The wake-sleep algorithm (Hinton et al. 1995), the paper's baseline, with AEVB's encoder."""
 
 from functools import partial
 
@@ -25,23 +25,26 @@ def make(
     prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """Two ascents at once, which share no objective.
+    """Returns wake-sleep: two simultaneous ascents, which share no objective.
 
-    - wake, of theta: log p(x, z) at the data's x and z ~ q(z|x);
-    - sleep, of phi: log q(z|x) at as many dreams x, z ~ p(x, z).
+    - wake phase, for theta: log p(x, z) at the data's x and z ~ q(z|x);
+    - sleep phase, for phi: log q(z|x) at as many simulated x, z ~ p(x, z).
 
-    The wake phase climbs the evidence lower bound. The sleep phase descends KL(p(z|x) || q(z|x))
-    at the model's x, where the bound would have KL(q || p) at the data's: this is the bias.
+    The wake phase ascends the evidence lower bound. The sleep phase descends KL(p(z|x) || q(z|x))
+    at the model's x, whereas the bound contains KL(q || p) at the data's x; this is the bias.
 
     Args:
-        num_data: N, which weighs the minibatch against the prior on the parameters.
-        num_samples: L of each datapoint, awake.
-        prior: on phi and theta.
-        accumulation_steps: parts of a minibatch that are taken one after the other.
+        num_data: N, which scales the minibatch against the prior on the parameters.
+        num_samples: L, samples per datapoint in the wake phase.
+        prior: the prior on phi and theta.
+        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
     """
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """Neither term has a gradient in the other's parameters."""
+        """Returns the sum of both terms [], and the metrics.
+
+        Neither term has a gradient in the parameters of the other.
+        """
         wake_key, sleep_key = jax.random.split(key)
 
         def wake(key: Key, x: Array) -> tuple[Array, Array]:

@@ -1,7 +1,8 @@
-"""Classical variational Bayes: the models with known answers that the VAE grew from.
+"""Classical variational Bayes: the models with known answers from which the VAE developed.
 
-A file a model or an idea; docs/variational_bayes.md tells them in order. Like the rest of the
-mathematics they need jax alone, take the dtype of what they are given, and are in nats.
+Each file holds one model or one idea; docs/variational_bayes.md presents them in order. Like the
+rest of the mathematics, these modules depend on jax alone, compute in the dtype of their inputs
+and return nats.
 """
 
 from aevb.classical import beta_bernoulli as beta_bernoulli

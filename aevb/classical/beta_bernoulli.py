@@ -1,8 +1,8 @@
-"""The coin: a Bernoulli probability under a Beta prior, in closed form and by gradients.
+"""The coin: a Bernoulli probability under a Beta prior, in closed form and by gradient ascent.
 
-The smallest model whose posterior, evidence and bound are all known. A Beta guide holds the
-posterior, so that nothing is left between its bound and log p(x); a logit-normal guide cannot, and
-what is left is the KL.
+This is the smallest model whose posterior, evidence and bound are all known. A Beta guide contains
+the posterior, so its bound can equal log p(x). A logit-normal guide does not contain the posterior,
+and its bound stays below log p(x) by the KL.
 """
 
 from typing import NamedTuple
@@ -18,22 +18,23 @@ from aevb.distributions import DiagNormal
 from aevb.losses import Bound, Guide, Joint, sgvb_a
 from aevb.types import Key, PyTree
 
-REACH = 10.0  # standard deviations on either side that quadrature looks at
+REACH = 10.0  # quadrature covers this many standard deviations on either side
 NUM_NODES = 401
 
 
 class Flips(NamedTuple):
-    """What a sequence of flips has to say about the coin."""
+    """The sufficient statistics of a sequence of flips: the numbers of heads and tails."""
 
     heads: Array  # []
     tails: Array  # []
 
 
 def count(x: Array) -> Flips:
-    """The heads and tails of a sequence x [N] of ones and zeros; N = 0 is no data.
+    """Returns the numbers of heads and tails in a sequence x [N] of ones and zeros; N may be 0.
 
     Raises:
-        ValueError: x is no sequence, or holds something else. It has to be concrete.
+        ValueError: x is not one sequence, or holds a value other than 0 and 1. x must be concrete,
+            not traced.
     """
     if x.ndim != 1:
         raise ValueError(f"the flips have shape {x.shape}; they must be one sequence, [N]")
@@ -44,30 +45,34 @@ def count(x: Array) -> Flips:
 
 
 def posterior(prior: Beta, flips: Flips) -> Beta:
-    """p(z | x), exactly; Bishop (2006), section 2.1.1: the prior counts as flips seen before."""
+    """Returns the exact posterior p(z | x); Bishop (2006), section 2.1.1.
+
+    The prior's parameters act as counts of flips seen before.
+    """
     return Beta(prior.a + flips.heads, prior.b + flips.tails)
 
 
 def predictive(family: Beta) -> Array:
-    """p(the next flip is heads), z integrated out of it -> []."""
+    """Returns the probability [] that the next flip is heads, with z integrated out."""
     return family.mean()
 
 
 def log_evidence(prior: Beta, flips: Flips) -> Array:
-    """log p(x) of ONE sequence of these counts, z integrated out -> [], nats: a ratio of Betas.
+    """Returns log p(x) [] of one sequence with these counts, in nats, with z integrated out.
 
-    All sequences of the same counts are alike. That the counts came about in whatever order has
-    log C(heads + tails, heads) more, which is not a matter of the prior or of z.
+    It is the log of a ratio of Beta functions, the same for every order of the flips. The
+    log-probability of the counts in any order is greater by log C(heads + tails, heads), which
+    depends on neither the prior nor z.
     """
     exact = posterior(prior, flips)
     return log_beta(exact.a, exact.b) - log_beta(prior.a, prior.b)
 
 
-# By gradients: the coin as a Joint, and two guides of its z [1]
+# Fitting by gradients: the coin as a Joint, and two guides for z [1]
 
 
 def make_joint(prior: Beta, flips: Flips) -> Joint:
-    """p(x, z) of one sequence, z [1] the probability of heads."""
+    """Returns the Joint p(x, z) of one sequence, where z [1] is the probability of heads."""
 
     def log_lik(z: Array) -> Array:
         return xlogy(flips.heads, z[0]) + xlog1py(flips.tails, -z[0])
@@ -76,7 +81,10 @@ def make_joint(prior: Beta, flips: Flips) -> Joint:
 
 
 def beta_guide(prior: Beta) -> Guide:
-    """q(z) = Beta(exp(stats[0]), exp(stats[1])), statistics [2]: it can be the posterior."""
+    """Returns the guide q(z) = Beta(exp(stats[0]), exp(stats[1])), with statistics [2].
+
+    This family contains the posterior.
+    """
 
     def params(stats: Array) -> dict[str, Array]:
         return {"concentration1": jnp.exp(stats[:1]), "concentration0": jnp.exp(stats[1:])}
@@ -92,14 +100,15 @@ def beta_guide(prior: Beta) -> Guide:
 
 
 def logit_normal_guide() -> Guide:
-    """q(z) in which logit z is normal, statistics a `DiagNormal` of one dimension.
+    """Returns the guide q(z) under which logit z is normal.
 
-    Its density is N(logit z) / (z (1 - z)). It is never a Beta.
+    Its statistics are a `DiagNormal` of one dimension. Its density is N(logit z) / (z (1 - z)),
+    which is never a Beta.
     """
 
     def sample(key: Key, logit: DiagNormal) -> Array:
         z = jax.nn.sigmoid(logit.sample(key))
-        info = jnp.finfo(z.dtype)  # kept off 0 and 1, onto which a float would round it
+        info = jnp.finfo(z.dtype)  # the clip keeps z off 0 and 1, to which a float would round it
         return jnp.clip(z, float(info.tiny), 1.0 - float(info.epsneg))
 
     def log_prob(logit: DiagNormal, z: Array) -> Array:
@@ -121,11 +130,15 @@ def fit(
     step_size: float = 0.1,
     power: float = 0.6,
 ) -> PyTree:
-    """The guide's statistics after stochastic gradient ascent of the bound on log p(x).
+    """Fits the guide by stochastic gradient ascent of the bound on log p(x).
 
-    Robbins & Monro (1951): step t is step_size (1 + t)^-power, which converges for a power above
-    1/2 and up to 1. The result is the mean of the second half of the steps (Polyak & Juditsky
-    1992). With `losses.stl`, whose noise dies out at the exact posterior, power 0 will do.
+    Step t has the size step_size (1 + t)^-power (Robbins & Monro 1951), which converges for
+    1/2 < power <= 1. With `losses.stl`, whose noise vanishes at the exact posterior, power 0 is
+    enough.
+
+    Returns:
+        The mean of the guide's statistics over the second half of the steps (Polyak & Juditsky
+        1992).
 
     Raises:
         ValueError: num_steps is below 1.
@@ -147,16 +160,17 @@ def fit(
 
 
 def logit_normal_bound(prior: Beta, flips: Flips, logit: DiagNormal) -> Array:
-    """log p(x) - KL(q || p(z|x)) of a logit-normal q -> [], nats, without noise.
+    """Returns log p(x) - KL(q || p(z|x)) [] of a logit-normal q, in nats, without sampling noise.
 
-    The mean over logit z by the trapezoid rule, which on a normal's smooth integrand errs by less
-    than any power of the spacing. The statistics are those of `logit_normal_guide`.
+    The statistics are those of `logit_normal_guide`. The mean over logit z is computed by the
+    trapezoid rule, whose error for a smooth integrand under a normal falls faster than any power
+    of the spacing.
     """
     nodes = jnp.linspace(-REACH, REACH, NUM_NODES, dtype=logit.mean.dtype)
     weights = jax.nn.softmax(-0.5 * jnp.square(nodes))
     u = logit.mean + jnp.exp(0.5 * logit.log_var) * nodes
     log_z, log_rest = jax.nn.log_sigmoid(u), jax.nn.log_sigmoid(-u)
     exact = posterior(prior, flips)
-    # The density of z times dz/du = z (1 - z), which makes the exponents a and b.
+    # The joint density of x and logit z: dz/du = z (1 - z) raises the exponents to a and b.
     log_joint = exact.a * log_z + exact.b * log_rest - log_beta(prior.a, prior.b)
     return jnp.sum(weights * log_joint) + logit.entropy()

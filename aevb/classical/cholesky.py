@@ -1,8 +1,8 @@
 """Cholesky factors of many small matrices at once, without LAPACK.
 
-Each batched call of jaxlib's LAPACK holds a thread of the CPU client while it waits for others, so
-that as many independent calls as there are threads, two on two cores, wait for one another for
-ever (jaxlib 0.10.2). These are loops of XLA's own, and over many small matrices no slower.
+In jaxlib 0.10.2 each batched call of LAPACK holds a thread of the CPU client while it waits for
+others. As many independent calls as there are threads (two on two cores) therefore deadlock. The
+loops here are compiled by XLA, and are no slower for many small matrices.
 """
 
 from typing import NamedTuple
@@ -13,18 +13,21 @@ from jax import Array
 
 
 class Factors(NamedTuple):
-    """Of a symmetric positive definite matrix A = L L'; NaN where it is not."""
+    """The Cholesky factor L of a symmetric positive definite A = L L', and the inverse of L.
+
+    Both hold NaN if A is not positive definite.
+    """
 
     lower: Array  # [D, D], L
-    inverse: Array  # [D, D], L^-1, lower triangular as well
+    inverse: Array  # [D, D], L^-1, also lower triangular
 
     def log_det(self) -> Array:
-        """log |A| -> []."""
+        """Returns log |A|, shape []."""
         return 2.0 * jnp.sum(jnp.log(jnp.diagonal(self.lower)))
 
 
 def factorize(matrix: Array) -> Factors:
-    """L and L^-1 of a matrix [D, D], by eliminating in [A, I], which leaves [L', L^-1]."""
+    """Returns L and L^-1 of a matrix [D, D]; elimination turns [A, I] into [L', L^-1]."""
     num_dims = len(matrix)
     indices = jnp.arange(num_dims)
 
@@ -40,7 +43,7 @@ def factorize(matrix: Array) -> Factors:
 
 
 def solve_lower(lower: Array, y: Array) -> Array:
-    """x [D] of L x = y, for a lower triangular L [D, D]."""
+    """Returns the solution x [D] of L x = y, for a lower triangular L [D, D] and y [D]."""
 
     def substitute(x: Array, index: Array) -> tuple[Array, None]:
         return x.at[index].set((y[index] - lower[index] @ x) / lower[index, index]), None

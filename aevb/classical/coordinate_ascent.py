@@ -1,9 +1,9 @@
-"""Coordinate ascent: each factor of Q in turn is made the best one given the others.
+"""Coordinate ascent: each factor of Q in turn is set to its optimum given the others.
 
-Under a factorized Q(z) = prod_j q_j(z_j) the bound E_Q[log p(D, z)] - E_Q[log Q(z)] is greatest in
-q_j at log q_j = E_{others}[log p(D, z)] + constant; Bishop (2006), eq. (10.9). The expectation is
-under the other factors, so the updates depend on one another and are repeated. None of them can
-lower the bound. The factors are an assumption on Q: the posterior of P keeps its dependences.
+Under a factorized Q(z) = prod_j q_j(z_j), the bound E_Q[log p(D, z)] - E_Q[log Q(z)] is maximized
+over q_j by log q_j = E_{others}[log p(D, z)] + constant; Bishop (2006), eq. (10.9). The expectation
+is under the other factors, so the updates depend on one another and are repeated. No update lowers
+the bound. The factorization is an assumption on Q; the posterior of P keeps its dependences.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,21 +17,25 @@ from aevb.types import Key, PyTree
 
 
 class CoordinateAscent(NamedTuple):
-    """A model with its data, under one factorization of Q. The state holds all factors."""
+    """A model and its data, under one factorization of Q. The state holds all factors."""
 
-    init: Callable[[Key], PyTree]  # -> a state to start from
-    updates: Mapping[str, Callable[[PyTree], PyTree]]  # of each factor, in the order of a sweep
-    bound: Callable[[PyTree], Array]  # log p(D) - KL(Q || posterior) -> [], nats; all constants
+    init: Callable[[Key], PyTree]  # key -> an initial state
+    updates: Mapping[str, Callable[[PyTree], PyTree]]  # one for each factor, in sweep order
+    bound: Callable[[PyTree], Array]  # log p(D) - KL(Q || posterior) [], nats, with all constants
 
     def update(self, state: PyTree) -> PyTree:
-        """One sweep: every factor once."""
+        """Returns the state after one sweep, which updates every factor once."""
         for update in self.updates.values():
             state = update(state)
         return state
 
 
 def ascend(problem: CoordinateAscent, state: PyTree, *, num_sweeps: int) -> tuple[PyTree, Array]:
-    """Sweeps over the factors -> the last state, and the bound after every update [T, F], nats."""
+    """Runs `num_sweeps` sweeps (T) over the F factors.
+
+    Returns:
+        The last state, and the bound after every update [T, F], in nats.
+    """
 
     def sweep(state: PyTree, _: None) -> tuple[PyTree, Array]:
         bounds = []
@@ -44,18 +48,18 @@ def ascend(problem: CoordinateAscent, state: PyTree, *, num_sweeps: int) -> tupl
 
 
 class Maximum(NamedTuple):
-    """Where sweeps came to rest."""
+    """The state at which the sweeps stopped."""
 
     state: PyTree
     bound: Array  # [], nats
     num_sweeps: Array  # [], int32
-    converged: Array  # [], bool: it rose by less than the tolerance, before the last sweep allowed
+    converged: Array  # [], bool: the last sweep raised the bound by less than the tolerance
 
 
 def maximize(
     problem: CoordinateAscent, state: PyTree, *, tolerance: float, max_sweeps: int
 ) -> Maximum:
-    """Sweeps until one raises the bound by less than `tolerance` nats, or there were too many."""
+    """Runs up to `max_sweeps` sweeps, until one raises the bound by less than `tolerance` nats."""
 
     def rises(carry: Maximum) -> Array:
         return ~carry.converged & (carry.num_sweeps < max_sweeps)
@@ -65,7 +69,7 @@ def maximize(
         bound = problem.bound(state)
         return Maximum(state, bound, carry.num_sweeps + 1, bound - carry.bound < tolerance)
 
-    like = jax.eval_shape(problem.bound, state)  # its type, and no bound of a state to be left
+    like = jax.eval_shape(problem.bound, state)  # gives the dtype without computing the bound
     nothing = jnp.array(-jnp.inf, like.dtype)
     start = Maximum(state, nothing, jnp.int32(0), jnp.array(False))
     return jax.lax.while_loop(rises, sweep, start)

@@ -1,4 +1,4 @@
-"""Mean field on a Gaussian whose dimensions are correlated: right means, variances too small."""
+"""Mean field on a Gaussian with correlated dimensions: right means, variances too small."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,18 @@ from aevb.types import Key
 
 
 class MeanField(NamedTuple):
-    """Q(z) = prod_i N(z_i; mean_i, variance_i)."""
+    """The factorized Q(z) = prod_i N(z_i; mean_i, variance_i)."""
 
     mean: Array  # [Z]
     variance: Array  # [Z]
 
 
 def coordinate_ascent(target: Normal) -> CoordinateAscent:
-    """Mean field on a target of Z dimensions, a factor each; Bishop (2006), section 10.1.2.
+    """Returns mean-field coordinate ascent on a target of Z dimensions, one factor for each.
 
-    The mean of each dimension is moved to where the means of the others would have it; in two
-    dimensions a sweep leaves the squared correlation of the error. The bound is -KL(Q || target).
+    Bishop (2006), section 10.1.2. Each update moves a mean to its conditional mean given the means
+    of the other dimensions. In two dimensions a sweep multiplies the error by the squared
+    correlation. The bound is -KL(Q || target).
     """
     precision = jnp.linalg.inv(target.covariance)
 
@@ -34,7 +35,7 @@ def coordinate_ascent(target: Normal) -> CoordinateAscent:
         return -Normal(q.mean, jnp.diag(q.variance)).kl(target)
 
     def init(key: Key) -> MeanField:
-        del key  # the bound has one maximum
+        del key  # no random start is needed: the bound has one maximum
         return MeanField(jnp.zeros_like(target.mean), jnp.ones_like(target.mean))
 
     factors = {f"z{dim}": lambda q, dim=dim: update(dim, q) for dim in range(len(target.mean))}
@@ -42,8 +43,9 @@ def coordinate_ascent(target: Normal) -> CoordinateAscent:
 
 
 def mean_field_optimum(target: Normal) -> MeanField:
-    """The factorized Q of the least KL(Q || target): variances 1/Lambda_ii, Lambda the precision.
+    """Returns the factorized Q of the least KL(Q || target).
 
-    They are those of z_i given the others, and never above the marginal ones.
+    Its variances are 1/Lambda_ii, with Lambda the target's precision. They are the variances of z_i
+    given the other dimensions, and never exceed the marginal variances.
     """
     return MeanField(target.mean, 1.0 / jnp.diagonal(jnp.linalg.inv(target.covariance)))

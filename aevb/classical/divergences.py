@@ -1,8 +1,8 @@
-"""KL(q || p) in three ways, and what its two directions make of a target with two modes.
+"""KL(q || p) computed in three ways, and the effect of its direction on a target with two modes.
 
-The families have it in closed form (`families.Normal.kl` and the like). Here are a sum over a grid,
-and means over samples with their standard errors. KL is no distance: it is not symmetric, and
-`triangle_counterexample` finds a detour that is shorter than the direct way.
+The distributions have their KL in closed form (`families.Normal.kl` and others). This file adds a
+sum over a grid, and means over samples with their standard errors. The KL is not a distance: it is
+not symmetric, and `triangle_counterexample` finds violations of the triangle inequality.
 """
 
 from collections.abc import Callable
@@ -17,30 +17,29 @@ from aevb.distributions import LOG_2PI
 from aevb.inference import lbfgs
 from aevb.types import Key, LogDensity
 
-REACH = 10.0  # standard deviations of q on either side that quadrature looks at
+REACH = 10.0  # quadrature covers this many standard deviations of q on either side
 NUM_NODES = 1001
 
 
 def kl_on_grid(log_q: Array, log_p: Array, log_measure: float | Array = 0.0) -> Array:
-    """KL(q || p) = Sum q (log q - log p) over states, or over cells of a grid -> [], nats.
+    """Returns KL(q || p) = Sum q (log q - log p) [] over states or grid cells, in nats.
 
-    A state that q excludes adds nothing, 0 log 0 being 0. Where q is positive and p is 0 the KL is
-    infinite.
+    A state with q = 0 adds nothing, because 0 log 0 = 0. The KL is infinite if q > 0 where p = 0.
 
     Args:
-        log_q: log-densities [...], -inf where q is 0.
-        log_p: the same of p.
-        log_measure: the logarithm of each cell's volume, [] or [...]; 0 of states that are counted.
+        log_q: log-densities of q [...], -inf where q is 0.
+        log_p: log-densities of p [...], -inf where p is 0.
+        log_measure: the log-volume of each cell, [] or [...]; 0 for discrete states.
     """
     log_mass = log_q + log_measure
     held = log_mass > -jnp.inf
-    # -inf is replaced before the difference: in a branch not taken its gradient would be NaN.
+    # -inf is replaced before the difference, since `where` on the difference has a NaN gradient.
     difference = jnp.where(held, log_q, 0.0) - jnp.where(held, log_p, 0.0)
     return jnp.sum(jnp.exp(log_mass) * difference)
 
 
 class Estimate(NamedTuple):
-    """A mean over samples."""
+    """A mean over samples, with its standard error."""
 
     value: Array  # [], nats
     standard_error: Array  # []
@@ -54,9 +53,9 @@ def kl_monte_carlo(
     *,
     num_samples: int,
 ) -> Estimate:
-    """KL(q || p) as the mean of -log r, r = p(z) / q(z), over z ~ q; nats.
+    """Estimates KL(q || p) as the mean of -log r, r = p(z) / q(z), over z ~ q; in nats.
 
-    Unbiased. A term, and the whole estimate, may be negative.
+    The estimator is unbiased. A single term, and the whole estimate, may be negative.
 
     Raises:
         ValueError: num_samples is below 2.
@@ -72,11 +71,11 @@ def kl_monte_carlo_controlled(
     *,
     num_samples: int,
 ) -> Estimate:
-    """KL(q || p) as the mean of r - 1 - log r, r = p(z) / q(z), over z ~ q; nats.
+    """Estimates KL(q || p) as the mean of r - 1 - log r, r = p(z) / q(z), over z ~ q; in nats.
 
-    The control variate r - 1 has mean 0 where both are normalized and q excludes nothing of p, so
-    this is unbiased too. No term is negative. It has far less variance near q = p and can have
-    infinite variance where the tails of q are lighter than those of p. Schulman (2020).
+    The control variate r - 1 has mean 0 if both densities are normalized and q > 0 wherever p > 0.
+    The estimator is then unbiased too. No term is negative. The variance is far smaller near q = p,
+    and may be infinite where q has lighter tails than p. Schulman (2020).
 
     Raises:
         ValueError: num_samples is below 2.
@@ -88,7 +87,7 @@ def kl_monte_carlo_controlled(
 def _log_ratios(
     key: Key, sample: Callable[[Key], Array], log_q: LogDensity, log_p: LogDensity, num_samples: int
 ) -> Array:
-    """log p(z) - log q(z) at samples of q -> [L]."""
+    """Returns log p(z) - log q(z) [L] at samples z ~ q."""
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 2, to have an error")
 
@@ -103,48 +102,48 @@ def _mean(terms: Array) -> Estimate:
     return Estimate(jnp.mean(terms), jnp.std(terms, ddof=1) / len(terms) ** 0.5)
 
 
-# Two directions on a target of several modes
+# The two directions on a target with several modes
 
 
 class Mixture(NamedTuple):
-    """Sum_k weight_k N(z; mean_k, std_k^2), z a scalar."""
+    """The mixture of normals Sum_k weight_k N(z; mean_k, std_k^2), z a scalar."""
 
-    weight: Array  # [K], of sum 1
+    weight: Array  # [K], sums to 1
     mean: Array  # [K]
     std: Array  # [K]
 
     def log_prob(self, z: Array) -> Array:
-        """The log-density of z [] -> [], nats."""
+        """Returns the log-density [] of z [], in nats."""
         standardized = (z - self.mean) / self.std
         log_normal = -0.5 * (LOG_2PI + jnp.square(standardized)) - jnp.log(self.std)
         return jax.nn.logsumexp(jnp.log(self.weight) + log_normal)
 
     def moments(self) -> tuple[Array, Array]:
-        """Mean [] and variance []: that within the components, and that of their means."""
+        """Returns the mean [] and the variance [], which includes that of the components' means."""
         mean = jnp.sum(self.weight * self.mean)
         squares = jnp.square(self.std) + jnp.square(self.mean - mean)
         return mean, jnp.sum(self.weight * squares)
 
 
 class Fit(NamedTuple):
-    """A normal in place of a target, one for each start where there are several."""
+    """The normal fitted to a target; with several starts, arrays have one entry for each."""
 
     mean: Array  # []
     std: Array  # []
-    kl: Array  # [], nats: in the direction that was minimized
+    kl: Array  # [], nats, in the direction that was minimized
 
 
 def fit_forward(target: Mixture) -> Fit:
-    """The normal of the least KL(target || q): that with its mean and variance.
+    """Fits the normal of the least KL(target || q), which has the target's mean and variance.
 
-    Bishop (2006), section 10.7. It covers all the mass, and may be highest where the target has
-    next to none.
+    Bishop (2006), section 10.7. It covers all the mass, and its peak may lie where the target has
+    almost none.
     """
     mean, variance = target.moments()
     std = jnp.sqrt(variance)
     away = REACH * jnp.max(target.std)
     low, high = jnp.min(target.mean) - away, jnp.max(target.mean) + away
-    # As fine beside the narrowest component as it is for a single one, up to far-off modes.
+    # More nodes than for a single normal resolve narrow components between distant modes.
     z = jnp.linspace(low, high, 8 * NUM_NODES)
     log_p = jax.vmap(target.log_prob)(z)
     log_q = -0.5 * (LOG_2PI + jnp.square((z - mean) / std)) - jnp.log(std)
@@ -152,7 +151,7 @@ def fit_forward(target: Mixture) -> Fit:
 
 
 def reverse_kl(target: Mixture, mean: Array, std: Array) -> Array:
-    """KL(N(mean, std^2) || target) by quadrature -> [], nats."""
+    """Returns KL(N(mean, std^2) || target) [] by quadrature, in nats."""
     nodes = jnp.linspace(-REACH, REACH, NUM_NODES, dtype=mean.dtype)
     log_q = -0.5 * (LOG_2PI + jnp.square(nodes)) - jnp.log(std)
     log_p = jax.vmap(target.log_prob)(mean + std * nodes)
@@ -160,10 +159,11 @@ def reverse_kl(target: Mixture, mean: Array, std: Array) -> Array:
 
 
 def fit_reverse(target: Mixture, starts: Array, *, num_steps: int = 50) -> Fit:
-    """Normals at local minima of KL(q || target), one from each start [S] of the mean.
+    """Fits normals at local minima of KL(q || target), one from each start [S] of the mean.
 
-    It avoids what the target excludes, so that with far modes each settles on one of them, and
-    pays -log of that mode's weight. Each begins with the least std of the target's components.
+    This direction avoids regions that the target excludes. If the modes are far apart, each fit
+    settles on one of them, and its KL includes -log of that mode's weight. Every fit starts at the
+    smallest std of the target's components.
     """
 
     def climb(start: Array) -> Fit:
@@ -177,22 +177,22 @@ def fit_reverse(target: Mixture, starts: Array, *, num_steps: int = 50) -> Fit:
     return jax.vmap(climb)(starts)
 
 
-# No distance
+# The KL is not a distance
 
 
 class Counterexample(NamedTuple):
-    """Three normals of one dimension with KL(a || c) > KL(a || b) + KL(b || c)."""
+    """Three one-dimensional normals with KL(a || c) > KL(a || b) + KL(b || c)."""
 
     a: Normal
     b: Normal
     c: Normal
-    violation: Array  # [], nats: the left side less the right
+    violation: Array  # [], nats: the left side minus the right side
 
 
 def triangle_counterexample(key: Key, *, num_tried: int = 1000) -> Counterexample:
-    """The three of `num_tried` random triples of normals that break the triangle inequality most.
+    """Returns the one of `num_tried` random triples that violates the triangle inequality most.
 
-    The violation is above 0 where one was found.
+    The violation is positive if any of the triples violates it.
     """
     mean_key, log_key = jax.random.split(key)
     means = jax.random.normal(mean_key, (num_tried, 3, 1))

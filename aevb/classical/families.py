@@ -1,6 +1,6 @@
-"""The distributions of conjugate models, with the expectations that coordinate ascent asks for.
+"""The distributions of conjugate models, with the expectations that coordinate ascent uses.
 
-Each is one distribution, of scalar or matrix parameters, in nats; `jax.vmap` makes many of them.
+Each class is one distribution with scalar or matrix parameters, in nats; `jax.vmap` handles many.
 """
 
 import math
@@ -17,36 +17,36 @@ LOG_2 = math.log(2.0)
 
 
 def log_beta(a: Array, b: Array) -> Array:
-    """log B(a, b) = log Gamma(a) + log Gamma(b) - log Gamma(a + b) -> []."""
-    if a.dtype == jnp.float64:  # in which jax's betaln errs by up to 8e-7, of terms it leaves out
+    """Returns log B(a, b) = log Gamma(a) + log Gamma(b) - log Gamma(a + b), shape []."""
+    if a.dtype == jnp.float64:  # jax's betaln omits terms, with errors of up to 8e-7
         return gammaln(a) + gammaln(b) - gammaln(a + b)
     return betaln(a, b)
 
 
 class Gamma(NamedTuple):
-    """Gamma(shape, rate), of density proportional to x^(shape - 1) exp(-rate x)."""
+    """The distribution Gamma(shape, rate), density proportional to x^(shape - 1) exp(-rate x)."""
 
     shape: Array  # []
     rate: Array  # []
 
     def mean(self) -> Array:
-        """E[x] -> []."""
+        """Returns E[x], shape []."""
         return self.shape / self.rate
 
     def expected_log(self) -> Array:
-        """E[log x] -> []."""
+        """Returns E[log x], shape []."""
         return digamma(self.shape) - jnp.log(self.rate)
 
     def log_prob(self, x: Array) -> Array:
-        """The log-density of x [] > 0 -> [], nats."""
+        """Returns the log-density [] of x [] > 0, in nats."""
         return xlogy(self.shape - 1.0, x) - self.rate * x - self._log_normalizer()
 
     def entropy(self) -> Array:
-        """-E[log q(x)] -> [], nats."""
+        """Returns the entropy -E[log q(x)], shape [], in nats."""
         return self._log_normalizer() - (self.shape - 1.0) * self.expected_log() + self.shape
 
     def kl(self, other: "Gamma") -> Array:
-        """KL(self || other) -> [], nats."""
+        """Returns KL(self || other) [], in nats."""
         cross = other._log_normalizer() - (other.shape - 1.0) * self.expected_log()
         return cross + other.rate * self.mean() - self.entropy()
 
@@ -55,25 +55,25 @@ class Gamma(NamedTuple):
 
 
 class Beta(NamedTuple):
-    """Beta(a, b), of density proportional to x^(a - 1) (1 - x)^(b - 1) on [0, 1]."""
+    """The distribution Beta(a, b), density proportional to x^(a - 1) (1 - x)^(b - 1) on [0, 1]."""
 
     a: Array  # []
     b: Array  # []
 
     def mean(self) -> Array:
-        """E[x] -> []."""
+        """Returns E[x], shape []."""
         return self.a / (self.a + self.b)
 
     def log_prob(self, x: Array) -> Array:
-        """The log-density of x [] -> [], nats."""
+        """Returns the log-density [] of x [], in nats."""
         return xlogy(self.a - 1.0, x) + xlog1py(self.b - 1.0, -x) - log_beta(self.a, self.b)
 
     def entropy(self) -> Array:
-        """-E[log q(x)] -> [], nats."""
+        """Returns the entropy -E[log q(x)], shape [], in nats."""
         return -self._expected_log_prob(self)
 
     def kl(self, other: "Beta") -> Array:
-        """KL(self || other) -> [], nats."""
+        """Returns KL(self || other) [], in nats."""
         return self._expected_log_prob(self) - self._expected_log_prob(other)
 
     def _expected_log_prob(self, other: "Beta") -> Array:
@@ -83,28 +83,28 @@ class Beta(NamedTuple):
 
 
 class Dirichlet(NamedTuple):
-    """Dirichlet(concentration) over K probabilities."""
+    """The distribution Dirichlet(concentration) over K probabilities."""
 
     concentration: Array  # [K]
 
     def mean(self) -> Array:
-        """E[p] -> [K]."""
+        """Returns E[p], shape [K]."""
         return self.concentration / jnp.sum(self.concentration)
 
     def expected_log(self) -> Array:
-        """E[log p] -> [K]."""
+        """Returns E[log p], shape [K]."""
         return digamma(self.concentration) - digamma(jnp.sum(self.concentration))
 
     def log_prob(self, p: Array) -> Array:
-        """The log-density of p [K], on the simplex -> [], nats."""
+        """Returns the log-density [] of p [K], a point on the simplex, in nats."""
         return jnp.sum(xlogy(self.concentration - 1.0, p)) - self._log_normalizer()
 
     def entropy(self) -> Array:
-        """-E[log q(p)] -> [], nats."""
+        """Returns the entropy -E[log q(p)], shape [], in nats."""
         return -self._expected_log_prob(self)
 
     def kl(self, other: "Dirichlet") -> Array:
-        """KL(self || other) -> [], nats."""
+        """Returns KL(self || other) [], in nats."""
         return self._expected_log_prob(self) - self._expected_log_prob(other)
 
     def _expected_log_prob(self, other: "Dirichlet") -> Array:
@@ -116,27 +116,27 @@ class Dirichlet(NamedTuple):
 
 
 class Normal(NamedTuple):
-    """N(mean, covariance) in Z dimensions."""
+    """The distribution N(mean, covariance) in Z dimensions."""
 
     mean: Array  # [Z]
     covariance: Array  # [Z, Z], symmetric and positive definite
 
     def log_prob(self, z: Array) -> Array:
-        """The log-density of z [Z] -> [], nats."""
+        """Returns the log-density [] of z [Z], in nats."""
         factors = cholesky.factorize(self.covariance)
         whitened = factors.inverse @ (z - self.mean)
         return -0.5 * (jnp.sum(LOG_2PI + jnp.square(whitened)) + factors.log_det())
 
     def entropy(self) -> Array:
-        """-E[log q(z)] -> [], nats."""
+        """Returns the entropy -E[log q(z)], shape [], in nats."""
         return 0.5 * (len(self.mean) * (LOG_2PI + 1.0) + _log_det(self.covariance))
 
     def second_moment(self) -> Array:
-        """E[z z'] -> [Z, Z]."""
+        """Returns E[z z'], shape [Z, Z]."""
         return self.covariance + jnp.outer(self.mean, self.mean)
 
     def kl(self, other: "Normal") -> Array:
-        """KL(self || other) -> [], nats."""
+        """Returns KL(self || other) [], in nats."""
         shift = self.mean - other.mean
         moved = self.covariance + jnp.outer(shift, shift)
         factors = cholesky.factorize(other.covariance)
@@ -146,9 +146,9 @@ class Normal(NamedTuple):
 
 
 class Wishart(NamedTuple):
-    """W(df, scale) over precision matrices, by the inverse of its scale, to which data add up.
+    """The Wishart distribution W(df, scale) over precision matrices, stored by its inverse scale.
 
-    Its mean is df times the scale; of density proportional to
+    Data add to the inverse scale. The mean is df times the scale. The density is proportional to
     |x|^((df - D - 1) / 2) exp(-tr(inverse_scale x) / 2).
     """
 
@@ -156,27 +156,27 @@ class Wishart(NamedTuple):
     inverse_scale: Array  # [D, D], symmetric and positive definite
 
     def mean(self) -> Array:
-        """E[x] -> [D, D]."""
+        """Returns E[x], shape [D, D]."""
         inverse = cholesky.factorize(self.inverse_scale).inverse
         return self.df * inverse.T @ inverse
 
     def expected_log_det(self) -> Array:
-        """E[log |x|] -> []; Bishop (2006), eq. (B.81)."""
+        """Returns E[log |x|], shape []; Bishop (2006), eq. (B.81)."""
         num_dims = len(self.inverse_scale)
         halves = 0.5 * (self.df - jnp.arange(num_dims, dtype=self.df.dtype))
         return jnp.sum(digamma(halves)) + num_dims * LOG_2 - _log_det(self.inverse_scale)
 
     def log_prob(self, x: Array) -> Array:
-        """The log-density of x [D, D], symmetric and positive definite -> [], nats."""
+        """Returns the log-density [] of x [D, D], symmetric and positive definite, in nats."""
         exponent = 0.5 * (self.df - len(x) - 1.0) * _log_det(x)
         return exponent - 0.5 * jnp.trace(self.inverse_scale @ x) - self._log_normalizer()
 
     def entropy(self) -> Array:
-        """-E[log q(x)] -> [], nats; Bishop (2006), eq. (B.82)."""
+        """Returns the entropy -E[log q(x)], shape [], in nats; Bishop (2006), eq. (B.82)."""
         return -self._expected_log_prob(self)
 
     def kl(self, other: "Wishart") -> Array:
-        """KL(self || other) -> [], nats."""
+        """Returns KL(self || other) [], in nats."""
         return self._expected_log_prob(self) - self._expected_log_prob(other)
 
     def _expected_log_prob(self, other: "Wishart") -> Array:

@@ -1,4 +1,4 @@
-"""Gibbs sampling: each variable in turn is drawn given the others, where mean field averages."""
+"""Gibbs sampling: each variable in turn is drawn given the others; mean field takes averages."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,16 @@ from aevb.classical.families import Gamma
 from aevb.classical.normal_gamma import NormalGamma
 from aevb.types import Key, PyTree
 
-Transition = Callable[[Key, PyTree], PyTree]  # (key, state) -> the next state; one sweep
+Transition = Callable[[Key, PyTree], PyTree]  # (key, state) -> the state after one sweep
 
 
 def sample(
     key: Key, starts: PyTree, transition: Transition, *, num_samples: int, num_warmup: int
 ) -> PyTree:
-    """L states of each of C chains, after a warm-up that is dropped.
+    """Draws L states from each of C chains, after a warm-up that is discarded.
 
     Args:
-        starts: C states, stacked: leaves [C, ...].
+        starts: C initial states, stacked: leaves [C, ...].
 
     Returns:
         The states, leaves [C, L, ...].
@@ -40,7 +40,7 @@ def sample(
 
 
 def normal_gamma_transition(prior: NormalGamma, x: Array) -> Transition:
-    """mu | tau, x and then tau | mu, x, of a state [2] that holds mu and tau."""
+    """Returns a transition that draws mu | tau, x and then tau | mu, x; its state is [mu, tau]."""
     exact = normal_gamma.posterior(prior, x)
 
     def transition(key: Key, state: Array) -> Array:

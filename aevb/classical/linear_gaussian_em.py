@@ -1,7 +1,7 @@
-"""EM, variational EM and variational Bayes of probabilistic PCA: three choices of what Q may be.
+"""EM, variational EM and variational Bayes for probabilistic PCA: three restrictions on Q.
 
-All three climb one bound. EM has one point of the parameters and any q(z); variational EM has a
-smaller family of q(z); variational Bayes has a distribution of the weights as well.
+All three raise one bound. EM has a point estimate of the parameters and any q(z). Variational EM
+restricts q(z) to a smaller family. Variational Bayes also has a distribution over the weights.
 """
 
 from typing import Literal, NamedTuple
@@ -21,32 +21,33 @@ GuideFamily = Literal["full", "diagonal", "spherical"]
 
 
 class Fit(NamedTuple):
-    """One point of the parameters, and q(z_n) of every datapoint."""
+    """A point estimate of the parameters, and q(z_n) for every datapoint."""
 
     params: Params
-    latents: MatrixNormal  # of N rows
+    latents: MatrixNormal  # N rows
 
 
 def em(x: Array, num_latents: int) -> CoordinateAscent:
-    """EM on x [N, D]; Bishop (2006), eqs. (12.54) to (12.57).
+    """Returns EM on x [N, D] as coordinate ascent; Bishop (2006), eqs. (12.54) to (12.57).
 
-    After its E step the bound is the log-likelihood of all of x, which therefore never falls.
+    After the E step the bound equals the log-likelihood of all of x, which therefore never falls.
 
     Raises:
-        ValueError: x is not a matrix of finite values, or num_latents not from 1 to D - 1.
+        ValueError: x is not a matrix of finite values, or num_latents is not from 1 to D - 1.
     """
     return variational_em(x, num_latents, guide="full")
 
 
 def variational_em(x: Array, num_latents: int, *, guide: GuideFamily) -> CoordinateAscent:
-    """EM whose E step finds the best q(z_n) of a family of normals, on x [N, D].
+    """Returns EM on x [N, D] whose E step finds the best q(z_n) in a family of normals.
 
-    The means are the posterior's in each family. A diagonal covariance holds 1/P_ii, with P the
-    posterior's precision, and can be exact in the end: W may turn until its columns are
-    orthogonal. A spherical one is Z/tr(P), and biases the parameters; see `spherical_maximum`.
+    The means are the posterior's in each family. Let P be the posterior's precision. A diagonal
+    covariance has entries 1/P_ii and can become exact, since W may rotate until its columns are
+    orthogonal. A spherical one has the variance Z/tr(P) and biases the parameters; see
+    `spherical_maximum`.
 
     Raises:
-        ValueError: x is not a matrix of finite values, num_latents not from 1 to D - 1, or the
+        ValueError: x is not a matrix of finite values, num_latents is not from 1 to D - 1, or the
             guide is unknown.
     """
     observations.require("x", x, "ND")
@@ -93,21 +94,24 @@ def variational_em(x: Array, num_latents: int, *, guide: GuideFamily) -> Coordin
 
 
 def first_weights(key: Key, x: Array, num_latents: int) -> tuple[Array, Array]:
-    """Random W [D, Z] that by themselves would give x [N, D] its mean variance, and that []."""
+    """Returns a random W [D, Z], and the mean variance [] of the dimensions of x [N, D].
+
+    W is scaled such that W z alone would have this mean variance.
+    """
     variance = jnp.mean(jnp.var(x, axis=0))
     variance = jnp.where(variance > 0.0, variance, 1.0)  # constant data have no scale
     noise = jax.random.normal(key, (x.shape[1], num_latents), x.dtype)
     return jnp.sqrt(variance / num_latents) * noise, variance
 
 
-# Variational Bayes: a distribution of the weights too
+# Variational Bayes: a distribution over the weights as well
 
 
 class Factors(NamedTuple):
-    """Q(Z, W) = prod_n q(z_n) prod_d q(w_d), w_d the rows of W."""
+    """The factors of Q(Z, W) = prod_n q(z_n) prod_d q(w_d), with w_d the rows of W."""
 
-    latents: MatrixNormal  # of N rows
-    weights: MatrixNormal  # of D rows
+    latents: MatrixNormal  # N rows
+    weights: MatrixNormal  # D rows
 
 
 def variational_bayes(
@@ -119,20 +123,22 @@ def variational_bayes(
     weight_precision: Array,
     num_copies: int = 1,
 ) -> CoordinateAscent:
-    """Q(Z) Q(W) of x [N, D], under W_dz ~ N(0, 1/weight_precision) and the rest known.
+    """Returns variational Bayes of x [N, D]: coordinate ascent on Q(Z) Q(W).
 
-    EM is its limit where all of q(W) lies on one point. Data that are there many times over bring
-    that about: q(W)'s covariance and the prior's pull both fall as one over `num_copies`, and so
-    does what is between the means of W and EM's weights.
+    The prior is W_dz ~ N(0, 1/weight_precision); the bias and the noise variance are known. EM is
+    the limit in which q(W) is a point mass. Repeated data approach it: the covariance of q(W) and
+    the prior's influence fall as 1 / num_copies, and so does the difference between the mean of W
+    and EM's weights.
 
     Args:
         bias: [D].
         noise_var: [].
         weight_precision: [].
-        num_copies: of x; the bound is then on log p of all copies. All have the same q(z).
+        num_copies: the number of copies of x. The bound is on log p of all copies, which have the
+            same q(z).
 
     Raises:
-        ValueError: x is not a matrix of finite values, or num_latents not from 1 to D - 1.
+        ValueError: x is not a matrix of finite values, or num_latents is not from 1 to D - 1.
     """
     observations.require("x", x, "ND")
     require_num_latents(num_latents, x.shape[1])
@@ -165,11 +171,14 @@ def variational_bayes(
 
 
 def expected_log_lik(size: int, precision: Array, log_precision: Array, square: Array) -> Array:
-    """E[log prod N(.; 0, 1/precision)] of `size` values whose squares have this mean sum, nats."""
+    """Returns E[log prod N(.; 0, 1/precision)] over `size` values, shape [], in nats.
+
+    `square` is the expected sum of the squared values.
+    """
     return 0.5 * (size * (log_precision - LOG_2PI) - precision * square)
 
 
 def less_divergence(latents: MatrixNormal) -> Array:
-    """-Sum_n KL(q(z_n) || N(0, I)) -> [], nats."""
+    """Returns -Sum_n KL(q(z_n) || N(0, I)) [], in nats."""
     ones = jnp.ones_like(latents.mean[0])
     return latents.expected_log_prob(ones, jnp.zeros_like(ones)) + latents.entropy()

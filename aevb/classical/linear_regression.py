@@ -1,7 +1,7 @@
-"""Bayesian linear regression: weights, their precision and the noise's, and Occam's razor.
+"""Bayesian linear regression with unknown weight and noise precisions, and Occam's razor.
 
-y_n ~ N(x_n'w, 1/beta), w ~ N(0, I/alpha), alpha and beta Gamma; Bishop (2006), section 10.3, with
-the noise unknown as well. At fixed alpha and beta everything is closed.
+y_n ~ N(x_n'w, 1/beta), w ~ N(0, I/alpha), alpha and beta Gamma; Bishop (2006), section 10.3, here
+with the noise unknown as well. At fixed alpha and beta everything is in closed form.
 """
 
 from typing import NamedTuple
@@ -18,20 +18,23 @@ from aevb.types import Key
 
 
 class Prior(NamedTuple):
-    """The priors of both precisions."""
+    """The priors of the two precisions."""
 
-    weight_precision: Gamma  # of alpha
-    noise_precision: Gamma  # of beta
+    weight_precision: Gamma  # prior of alpha
+    noise_precision: Gamma  # prior of beta
 
 
 # At known precisions
 
 
 def posterior(design: Array, y: Array, weight_precision: Array, noise_precision: Array) -> Normal:
-    """p(w | y, alpha, beta) of a design [N, D] and y [N]; Bishop (2006), eqs. (3.53), (3.54).
+    """Returns p(w | y, alpha, beta) of a design [N, D] and y [N].
+
+    Bishop (2006), eqs. (3.53) and (3.54).
 
     Args:
-        weight_precision: alpha, [], or [D] for one of each weight.
+        weight_precision: alpha, [], or [D] with one value for each weight.
+        noise_precision: beta, [].
     """
     diagonal = jnp.broadcast_to(weight_precision, design.shape[1:])
     covariance = jnp.linalg.inv(jnp.diag(diagonal) + noise_precision * design.T @ design)
@@ -39,7 +42,7 @@ def posterior(design: Array, y: Array, weight_precision: Array, noise_precision:
 
 
 def log_evidence(design: Array, y: Array, weight_precision: Array, noise_precision: Array) -> Array:
-    """log p(y | alpha, beta) of a design [N, D] and y [N], exactly -> [], nats.
+    """Returns the exact log p(y | alpha, beta) [] of a design [N, D] and y [N], in nats.
 
     y ~ N(0, I/beta + X X'/alpha). A column of zeros changes nothing.
     """
@@ -48,7 +51,10 @@ def log_evidence(design: Array, y: Array, weight_precision: Array, noise_precisi
 
 
 def greatest_log_lik(design: Array, y: Array) -> Array:
-    """The greatest log p(y | w, beta) over w and beta -> [], nats. It never falls with columns."""
+    """Returns the maximum of log p(y | w, beta) over w and beta [], in nats.
+
+    An additional column never lowers it.
+    """
     weights = jnp.linalg.lstsq(design, y)[0]
     mean_square = jnp.mean(jnp.square(y - design @ weights))
     return -0.5 * len(y) * (LOG_2PI + 1.0 + jnp.log(mean_square))
@@ -58,9 +64,9 @@ def greatest_log_lik(design: Array, y: Array) -> Array:
 
 
 class MeanField(NamedTuple):
-    """Q(w, alpha, beta) = q(w) q(alpha) q(beta)."""
+    """The factors of Q(w, alpha, beta) = q(w) q(alpha) q(beta)."""
 
-    weights: Normal  # of D dimensions
+    weights: Normal  # D dimensions
     weight_precision: Gamma
     noise_precision: Gamma
 
@@ -68,14 +74,14 @@ class MeanField(NamedTuple):
 def coordinate_ascent(
     design: Array, y: Array, prior: Prior, active: Array | None = None
 ) -> CoordinateAscent:
-    """Mean field on a design [N, D] and y [N]; Bishop (2006), section 10.3.
+    """Returns mean-field coordinate ascent on a design [N, D] and y [N].
 
-    The means of alpha and beta come to rest where those of evidence maximization (MacKay 1992) do
-    under the same Gammas.
+    Bishop (2006), section 10.3. The means of alpha and beta converge to those of evidence
+    maximization (MacKay 1992) under the same Gamma priors.
 
     Args:
-        active: [D], of bools: the columns that take part, by default all. The bound is that of
-            the design without the others, so that `jax.vmap` compares models of many sizes.
+        active: [D], bool: the columns that take part, by default all. The bound is that of the
+            design without the other columns, so `jax.vmap` can compare models of many sizes.
 
     Raises:
         ValueError: design or y is empty, not finite or of another rank, or their lengths differ.
@@ -89,7 +95,7 @@ def coordinate_ascent(
     num_active = jnp.sum(in_use, dtype=design.dtype)
 
     def update_weights(q: MeanField) -> MeanField:
-        # A weight that takes no part has a prior and a factor of N(0, 1), whose KL is 0.
+        # An inactive weight has a prior and a factor of N(0, 1), whose KL is 0.
         precisions = jnp.where(in_use, q.weight_precision.mean(), 1.0)
         return q._replace(weights=posterior(design, y, precisions, q.noise_precision.mean()))
 
@@ -104,16 +110,16 @@ def coordinate_ascent(
         return q._replace(noise_precision=Gamma(shape, rate))
 
     def _squared_length(weights: Normal) -> Array:
-        """E[w'w] of those in use."""
+        """Returns E[w'w] over the active columns."""
         return jnp.sum(jnp.where(in_use, jnp.diagonal(weights.second_moment()), 0.0))
 
     def _squared_error(weights: Normal) -> Array:
-        """E||y - X w||^2."""
+        """Returns E||y - X w||^2."""
         spread = jnp.sum((design @ weights.covariance) * design)
         return jnp.sum(jnp.square(y - design @ weights.mean)) + spread
 
     def bound(q: MeanField) -> Array:
-        """E[log p(y, w | alpha, beta)] + the entropy of q(w) - the KLs of q(alpha) and q(beta)."""
+        """Returns E[log p(y, w | alpha, beta)] + entropy of q(w) - KLs of q(alpha) and q(beta)."""
         alpha, beta = q.weight_precision, q.noise_precision
         log_lik = num_data * (beta.expected_log() - LOG_2PI)
         log_lik -= beta.mean() * _squared_error(q.weights)
@@ -125,8 +131,8 @@ def coordinate_ascent(
         return joint + q.weights.entropy() - kl
 
     def init(key: Key) -> MeanField:
-        """Both precisions at their priors, and what the weights then are."""
-        del key  # a start is not needed to break a symmetry
+        """Returns both precisions at their priors, and the weights updated given these."""
+        del key  # no random start is needed: there is no symmetry to break
         weights = Normal(jnp.zeros_like(design[0]), jnp.eye(num_columns, dtype=design.dtype))
         return update_weights(MeanField(weights, *prior))
 
@@ -138,17 +144,17 @@ def coordinate_ascent(
     return CoordinateAscent(init, updates, bound)
 
 
-# Which degree
+# The choice of the degree
 
 
 def polynomial(x: Array, degree: int) -> Array:
-    """Legendre's polynomials of degree 0 to `degree` at x [N], from -1 to 1 -> [N, degree + 1].
+    """Returns Legendre polynomials of degree 0 to `degree` [N, degree + 1] at x [N] in [-1, 1].
 
-    They span what the powers do. Being orthogonal on [-1, 1] they keep float32's digits, and one
-    prior of all weights treats degrees alike.
+    They span the same functions as the powers of x. They are orthogonal on [-1, 1], which preserves
+    float32's digits and lets one prior of all weights treat all degrees alike.
 
     Raises:
-        ValueError: degree is below 0, or x is empty, not finite or no vector.
+        ValueError: degree is below 0, or x is empty, not finite or not a vector.
     """
     observations.require("x", x, "N")
     if degree < 0:
@@ -160,14 +166,16 @@ def polynomial(x: Array, degree: int) -> Array:
 
 
 class Occam(NamedTuple):
-    """How good polynomials of degree 0, 1, ... are; nats."""
+    """Two scores of polynomials of degree 0, 1, ..., in nats."""
 
-    bound: Array  # [degrees]; it has a top
-    greatest_log_lik: Array  # [degrees]; it only rises
+    bound: Array  # [degrees], has a maximum
+    greatest_log_lik: Array  # [degrees], never falls
 
 
 def occams_razor(x: Array, y: Array, prior: Prior, *, max_degree: int, num_sweeps: int) -> Occam:
-    """The bound and the greatest log-likelihood of y [N] at x [N], of each degree to the last.
+    """Returns the bound and the greatest log-likelihood of y [N] at x [N] for each degree.
+
+    The degrees are 0 to `max_degree`.
 
     Raises:
         ValueError: as in `polynomial` and `coordinate_ascent`.

@@ -1,8 +1,9 @@
-"""Bayesian logistic regression: no conjugate prior, so the bound is climbed by its gradient.
+"""Bayesian logistic regression: it has no conjugate prior, so gradients maximize the bound.
 
 p(y_n = 1 | w) = sigmoid(x_n'w), w ~ N(0, prior_var I). Under a normal q(w) the expected
-log-likelihood is an integral over one projection x_n'w at a time, which quadrature has exactly: the
-bound without noise that SGVB estimates. `log_joint` is what HMC needs.
+log-likelihood is a sum of integrals over one projection x_n'w each, which quadrature computes
+accurately. The result is the bound that SGVB estimates, without noise. `log_joint` is the density
+that HMC needs.
 """
 
 from typing import NamedTuple
@@ -15,18 +16,18 @@ from aevb.classical import observations
 from aevb.distributions import LOG_2PI, FullNormal
 from aevb.inference import lbfgs
 
-NUM_NODES = 40  # of Gauss-Hermite: 1e-9 nats a datapoint where the projection's std is up to 1
+NUM_NODES = 40  # Gauss-Hermite; the error is 1e-9 nats a datapoint for projections of std up to 1
 
 
 class Data(NamedTuple):
-    """N datapoints."""
+    """N datapoints with binary targets."""
 
     design: Array  # [N, D]
     y: Array  # [N], 0.0 or 1.0
 
 
 def log_joint(data: Data, prior_var: Array, w: Array) -> Array:
-    """log p(y, w) of w [D] -> [], nats."""
+    """Returns log p(y, w) [] of w [D], in nats."""
     log_prior = -0.5 * jnp.sum(LOG_2PI + jnp.log(prior_var) + jnp.square(w) / prior_var)
     return log_prior + jnp.sum(_log_lik(data.y, data.design @ w))
 
@@ -36,11 +37,12 @@ def _log_lik(y: Array, logits: Array) -> Array:
 
 
 def bound(data: Data, prior_var: Array, q: FullNormal) -> Array:
-    """E_q[log p(y | w)] - KL(q || p(w)) of any normal q(w) -> [], nats; on log p(y).
+    """Returns E_q[log p(y | w)] - KL(q || p(w)) [] of any normal q(w), in nats.
 
-    The expectation is by Gauss-Hermite quadrature over each x_n'w ~ N(x_n'mean, ||L'x_n||^2).
+    This is a lower bound on log p(y). The expectation is computed by Gauss-Hermite quadrature over
+    each x_n'w ~ N(x_n'mean, ||L'x_n||^2).
     """
-    # w / sqrt(prior_var) has the prior N(0, I).
+    # In units of sqrt(prior_var) the prior of w is N(0, I).
     log_std = 0.5 * jnp.log(prior_var)
     std = jnp.exp(log_std)
     scaled = FullNormal(q.mean / std, q.log_diag - log_std, q.below_diag / std)
@@ -56,10 +58,10 @@ def _expected_log_lik(data: Data, q: FullNormal) -> Array:
 
 
 def _gauss_hermite(dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Nodes and weights of E[f(a)], a ~ N(0, 1) -> [NUM_NODES] each; Golub & Welsch (1969).
+    """Returns the nodes and weights [NUM_NODES] of E[f(a)], a ~ N(0, 1); Golub & Welsch (1969).
 
-    They are the eigenvalues of the matrix of the polynomials' recurrence, and the squares of the
-    first entries of its eigenvectors.
+    The nodes are the eigenvalues of the polynomials' recurrence matrix. The weights are the squares
+    of the first entries of its eigenvectors.
     """
     with jax.ensure_compile_time_eval():
         beside = jnp.sqrt(jnp.arange(1, NUM_NODES, dtype=dtype))
@@ -68,14 +70,14 @@ def _gauss_hermite(dtype: jnp.dtype) -> tuple[Array, Array]:
 
 
 def fit(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
-    """The normal q(w) of the greatest bound, of any covariance, by L-BFGS.
+    """Fits the normal q(w) of the greatest bound, with any covariance, by L-BFGS.
 
-    The bound is concave in the mean and the factor L, so that this is the only top; Challis &
+    The bound is concave in the mean and the factor L, so there is no other maximum; Challis &
     Barber (2013).
 
     Raises:
         ValueError: the design or y is empty, not finite or of another rank, their lengths differ,
-            or y holds something else than 0 and 1.
+            or y holds a value other than 0 and 1.
     """
     _require(data)
 
@@ -86,10 +88,10 @@ def fit(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
 
 
 def fit_mean_field(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
-    """The factorized q(w) of the greatest bound: `fit` with L diagonal.
+    """Fits the factorized q(w) of the greatest bound: `fit` with a diagonal L.
 
-    At the top each variance is 1 / H_ii, H being minus the Hessian of log p(y, w) averaged over q,
-    which is near the posterior's precision: a variance of w_i given the others.
+    At the maximum each variance is 1 / H_ii, with H minus the Hessian of log p(y, w), averaged over
+    q. H is near the posterior's precision, so this is near the variance of w_i given the others.
 
     Raises:
         ValueError: as in `fit`.

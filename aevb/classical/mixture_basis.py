@@ -1,6 +1,6 @@
-"""The coordinates in which a mixture is fitted: any data are of order 1 there.
+"""The coordinates in which a mixture is fitted, where any data are of order 1.
 
-These are float64, also where JAX computes in float32.
+The basis is in float64, even where JAX computes in float32.
 """
 
 from typing import NamedTuple
@@ -16,30 +16,30 @@ from aevb.classical.normal_wishart import NormalWishart
 
 
 class Basis(NamedTuple):
-    """x = shift + factor y: x are the data as given, y what is computed with."""
+    """The map x = shift + factor y, from the computation's coordinates y to the given data x."""
 
     shift: Array  # [D], float64
     factor: Array  # [D, D], float64, lower triangular
 
     def of(self, x: Array, dtype: jnp.dtype) -> Array:
-        """y of x [N, D] in float64 -> [N, D], in `dtype`."""
+        """Returns y [N, D], in `dtype`, of x [N, D] in float64."""
         with jax.enable_x64(True):
             y = (x - self.shift[None]) @ jnp.linalg.inv(self.factor).T
             return y.astype(dtype)
 
     def log_det(self) -> float:
-        """The log-density of y less that of x, nats."""
+        """Returns the log-density of y minus that of x, in nats."""
         with jax.enable_x64(True):
             return float(jnp.sum(jnp.log(jnp.diagonal(self.factor))))
 
     def standardizing(self, dtype: jnp.dtype) -> Array:
-        """The matrix [D, D] that makes of y each dimension of x over its prior's scale."""
+        """Returns the matrix [D, D] from y to x - shift, each dimension over its prior scale."""
         with jax.enable_x64(True):
             view = self.factor / jnp.linalg.norm(self.factor, axis=1)[:, None]
             return view.astype(dtype)
 
     def prior(self, of_x: Prior, dtype: jnp.dtype) -> Prior:
-        """The prior of the parameters of y, from that of those of x, in float64."""
+        """Converts a prior of x's parameters, in float64, to one of y's parameters, in `dtype`."""
         mean, mean_precision, (df, inverse_scale) = of_x.component
         with jax.enable_x64(True):
             inverse = jnp.linalg.inv(self.factor)
@@ -51,7 +51,7 @@ class Basis(NamedTuple):
             return mixture_data.cast(Prior(of_x.concentration, moved), dtype)
 
     def parameters(self, of_y: Parameters) -> Parameters:
-        """q of the parameters of x, from that of those of y, and in its type."""
+        """Converts q of y's parameters to q of x's parameters, in the same dtype."""
         mean, mean_precision, (df, inverse_scale) = of_y.components
         with jax.enable_x64(True):
             moved = self.shift[None] + mean.astype(jnp.float64) @ self.factor.T
@@ -62,6 +62,9 @@ class Basis(NamedTuple):
 
 
 def of_prior(prior: Prior, origin: Array) -> Basis:
-    """In which the prior's inverse scale is the identity and `origin` [D] is 0; both float64."""
+    """Returns the basis in which the prior's inverse scale is the identity and `origin` [D] is 0.
+
+    Both arguments are in float64.
+    """
     with jax.enable_x64(True):
         return Basis(origin, jnp.linalg.cholesky(prior.component.precision.inverse_scale))

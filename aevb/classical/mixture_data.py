@@ -1,6 +1,6 @@
-"""Data and priors for a mixture as people give them, in float64 whatever JAX's own default is.
+"""Checks of the data and priors given for a mixture, in float64 whatever JAX's default dtype is.
 
-A distant origin then costs no digits, before the data are moved to where they are of order 1.
+Data far from the origin then lose no digits before they are shifted and scaled to order 1.
 """
 
 import jax
@@ -12,14 +12,14 @@ from aevb.classical.families import Wishart
 from aevb.classical.mixture_model import Prior
 from aevb.classical.normal_wishart import NormalWishart
 
-SINGULAR = 1e-12  # the ratio of eigenvalues of a correlation matrix up to which it has no inverse
+SINGULAR = 1e-12  # a correlation matrix is singular up to this ratio of its extreme eigenvalues
 
 
 def points(x: ArrayLike) -> tuple[Array, jnp.dtype]:
-    """x [N, D] in float64, and the type to compute in: its own, or JAX's default.
+    """Returns x [N, D] in float64, and the dtype to compute in: that of x, or JAX's default.
 
     Raises:
-        ValueError: it is not [N, D], or not of finite numbers.
+        ValueError: x is not [N, D], is empty, or holds something other than finite real numbers.
     """
     try:
         given = jnp.asarray(x)
@@ -50,10 +50,10 @@ def make_prior(
     df: ArrayLike,
     inverse_scale: ArrayLike,
 ) -> Prior:
-    """A prior in float64, where x [N, D] has a mean [D] and an inverse scale [D, D].
+    """Returns a prior in float64, for x [N, D]; the mean is [D] and the inverse scale [D, D].
 
     Raises:
-        ValueError: the shapes do not fit, or there is no such distribution.
+        ValueError: the shapes do not fit, or no such distribution exists.
     """
     with jax.enable_x64(True):
         given = (concentration, mean, mean_precision, df, inverse_scale)
@@ -79,10 +79,10 @@ def make_prior(
 
 
 def of_points(x: Array, num_components: int) -> Prior:
-    """`gaussian_mixture.default_prior` in float64, of points x [N, D] in float64.
+    """Returns `gaussian_mixture.default_prior` in float64, of points x [N, D] in float64.
 
     Raises:
-        ValueError: their covariance has no inverse.
+        ValueError: the covariance of x has no inverse.
     """
     num_points, num_dims = x.shape
     with jax.enable_x64(True):
@@ -99,12 +99,12 @@ def of_points(x: Array, num_components: int) -> Prior:
 
 
 def cast(prior: Prior, dtype: jnp.dtype) -> Prior:
-    """The prior in another type."""
+    """Returns the prior in another dtype."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
 
 
 def _is_positive_definite(matrix: Array) -> bool:
-    """Whatever the units of its dimensions are."""
+    """Checks positive definiteness, independently of the units of the dimensions."""
     stds = jnp.sqrt(jnp.abs(jnp.diagonal(matrix)))
     if not jnp.all(stds > 0.0):
         return False

@@ -1,7 +1,7 @@
-"""Gibbs sampling of the Gaussian mixture: the exact posterior, where mean field has a bound on it.
+"""Gibbs sampling of the Gaussian mixture: the exact posterior that mean field approximates.
 
-What depends on the components' names is of no use, for chains may exchange them: ask for what does
-not, such as whether two datapoints are of one component.
+Chains may exchange the labels of the components, so quantities that depend on the labels have no
+meaning. Use quantities that do not, such as whether two datapoints share a component.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from aevb.types import Key
 
 
 class Sample(NamedTuple):
-    """A draw of everything that is not observed."""
+    """A draw of all unobserved variables."""
 
     z: Array  # [N], int32, the component of each datapoint
     log_weights: Array  # [K]
@@ -27,9 +27,10 @@ class Sample(NamedTuple):
 
 
 def transition(prior: Prior, x: Array, num_components: int) -> Transition:
-    """weights, means and precisions | z, x and then z | weights, means, precisions, x.
+    """Returns a transition that draws the parameters | z, x and then z | parameters, x.
 
-    Of points x [N, D]; the state is a `Sample`, of which the first draw needs z alone.
+    The parameters are the weights, means and precisions; x [N, D] are the points. The state is a
+    `Sample`, and the first draw reads only its z.
     """
 
     def draw_parameters(key: Key, z: Array) -> Sample:
@@ -38,7 +39,7 @@ def transition(prior: Prior, x: Array, num_components: int) -> Transition:
         centres = mixture_model.at_prior(prior, num_components).components.mean
         data = mixture_model.statistics(x.T, members, centres)
         given_z = mixture_model.update_parameters(prior, data, centres)
-        # The log of a weight near 0, which would itself underflow.
+        # Log-gammas, since a weight near 0 would underflow.
         log_gammas = jax.random.loggamma(weights_key, given_z.weights.concentration)
         keys = jax.random.split(components_key, num_components)
         means, whiteners = jax.vmap(NormalWishart.sample)(given_z.components, keys)
@@ -54,7 +55,7 @@ def transition(prior: Prior, x: Array, num_components: int) -> Transition:
 
 
 def log_joint(sample: Sample, x: Array) -> Array:
-    """log p(x, z = k | weights, means, precisions) of points x [N, D] -> [K, N], nats."""
+    """Returns log p(x, z = k | weights, means, precisions) [K, N] of points x [N, D], in nats."""
 
     def of_component(mean: Array, whitener: Array) -> Array:
         return normal_wishart.log_normal(mean, whitener)(x.T)
@@ -63,7 +64,10 @@ def log_joint(sample: Sample, x: Array) -> Array:
 
 
 def start(key: Key, x: Array, num_components: int) -> Sample:
-    """Components of points x [N, D] at random; the rest is drawn before it is read."""
+    """Returns a state with random components for points x [N, D], and zeros for the parameters.
+
+    `transition` draws the parameters before it reads them.
+    """
     num_dims = x.shape[1]
     return Sample(
         jax.random.randint(key, (len(x),), 0, num_components, jnp.int32),

@@ -1,11 +1,11 @@
-"""The Bayesian mixture of Gaussians: its factorized posterior, and the bound; Bishop, section 10.2.
+"""The Bayesian mixture of Gaussians, with its factorized posterior and bound; Bishop, section 10.2.
 
 weights ~ Dirichlet, a `NormalWishart` of mean and precision for each component, z_n ~ weights and
-x_n ~ N(mean_z, precision_z^-1). Q(z, parameters) = q(z) q(parameters) is the only assumption: that
-q(z) factorizes over datapoints and q(parameters) over components follows.
+x_n ~ N(mean_z, precision_z^-1). The only assumption is Q(z, parameters) = q(z) q(parameters). It
+follows that q(z) factorizes over datapoints and q(parameters) over components.
 
-K components may be some of more: `active` [K] leaves others out as if they were not there, so that
-models of different sizes fit into arrays of one shape.
+The mask `active` [K] removes components as if they did not exist, so models of different sizes fit
+into arrays of one shape.
 """
 
 from typing import NamedTuple
@@ -23,21 +23,21 @@ from aevb.types import Key
 
 
 class Prior(NamedTuple):
-    """Of all components alike."""
+    """The prior, the same for all components."""
 
-    concentration: Array  # [], of the Dirichlet, for each component
+    concentration: Array  # [], the Dirichlet's concentration for each component
     component: NormalWishart  # in D dimensions
 
 
 class Parameters(NamedTuple):
-    """q(weights, means, precisions)."""
+    """The factor q(weights, means, precisions)."""
 
-    weights: Dirichlet  # of K
+    weights: Dirichlet  # over K components
     components: NormalWishart  # leaves [K, ...]
 
 
 class MeanField(NamedTuple):
-    """Q(z, parameters) = q(z) q(parameters)."""
+    """The factors of Q(z, parameters) = q(z) q(parameters)."""
 
     responsibilities: Array  # [N, K], q(z_n = k)
     parameters: Parameters
@@ -46,10 +46,10 @@ class MeanField(NamedTuple):
 def coordinate_ascent(
     x: Array, prior: Prior, num_components: int, active: Array | None = None
 ) -> CoordinateAscent:
-    """Mean field on x [N, D]; Bishop (2006), section 10.2.1.
+    """Returns mean-field coordinate ascent on x [N, D]; Bishop (2006), section 10.2.1.
 
-    It begins at the clusters of k-means. By way of `statistics` and `update_parameters` these
-    updates are also those of the faster `mixture_runs`.
+    It starts from the clusters of k-means. The updates call `statistics` and `update_parameters`,
+    as the faster `mixture_runs` does.
     """
     here = jnp.ones(num_components, bool) if active is None else active
 
@@ -72,9 +72,9 @@ def coordinate_ascent(
 
 
 def log_joint(parameters: Parameters, active: Array) -> LogGaussian:
-    """E[log p(x, z = k | parameters)] as functions of x, leaves [K, ...]; eq. (10.46).
+    """Returns E[log p(x, z = k | parameters)] as functions of x, leaves [K, ...]; eq. (10.46).
 
-    Of components that are not active it is -inf.
+    It is -inf for components that are not active.
     """
     total = jnp.sum(jnp.where(active, parameters.weights.concentration, 0.0))
     log_weights = digamma(parameters.weights.concentration) - digamma(total)
@@ -84,10 +84,12 @@ def log_joint(parameters: Parameters, active: Array) -> LogGaussian:
 
 
 def assign(log_joints: LogGaussian, x: Array) -> tuple[Array, Array]:
-    """q(z) of points x [D, N] by `log_joint` -> responsibilities [K, N], log-normalizers [N] nats.
+    """Computes q(z) of points x [D, N] from `log_joint`; eqs. (10.48) and (10.49).
 
-    Eqs. (10.48) and (10.49). The sum of the log-normalizers, less the KL of the parameters, is the
-    bound at this q(z).
+    The sum of the log-normalizers minus the KL of the parameters is the bound at this q(z).
+
+    Returns:
+        The responsibilities [K, N], and the log-normalizers [N] in nats.
     """
     values = _at(log_joints, x)
     log_normalizers = jax.nn.logsumexp(values, axis=0)
@@ -95,23 +97,24 @@ def assign(log_joints: LogGaussian, x: Array) -> tuple[Array, Array]:
 
 
 def statistics(x: Array, responsibilities: Array, centres: Array) -> Moments:
-    """Of points x [D, N], by their responsibilities [K, N], about centres [K, D]: leaves [K, ...].
+    """Returns the sufficient statistics of points x [D, N], leaves [K, ...].
 
-    Eqs. (10.51) to (10.53). Those of blocks of points add up.
+    Eqs. (10.51) to (10.53), with responsibilities [K, N], about `centres` [K, D]. The statistics of
+    separate blocks of points add up.
     """
     of_component = jax.vmap(normal_wishart.moments, in_axes=(None, 0, 0))
     return of_component(x, responsibilities, centres)
 
 
 def update_parameters(prior: Prior, data: Moments, centres: Array) -> Parameters:
-    """q(parameters) from the statistics about centres [K, D]; eqs. (10.58) to (10.63)."""
+    """Returns q(parameters) from the statistics about `centres` [K, D]; eqs. (10.58) to (10.63)."""
     of_component = jax.vmap(normal_wishart.posterior, in_axes=(None, 0, 0))
     weights = Dirichlet(prior.concentration + data.num_points)
     return Parameters(weights, of_component(prior.component, data, centres))
 
 
 def kl(parameters: Parameters, prior: Prior, active: Array) -> Array:
-    """KL(q(parameters) || prior) -> [], nats; 0 of the components that are not active."""
+    """Returns KL(q(parameters) || prior) [], in nats; inactive components contribute 0."""
 
     def total(of_each: Array) -> Array:
         return jnp.sum(jnp.where(active, of_each, 0.0))
@@ -127,7 +130,7 @@ def kl(parameters: Parameters, prior: Prior, active: Array) -> Array:
 
 
 def bound(q: MeanField, x: Array, prior: Prior, active: Array) -> Array:
-    """The bound on log p(x) of points x [N, D] -> [], nats, at any state; eq. (10.70)."""
+    """Returns the bound on log p(x) [] of points x [N, D] at any state, in nats; eq. (10.70)."""
     values = _at(log_joint(q.parameters, active), x.T).T
     expected = jnp.sum(q.responsibilities * jnp.where(active[None], values, 0.0))
     entropy = -jnp.sum(xlogy(q.responsibilities, q.responsibilities))
@@ -135,7 +138,7 @@ def bound(q: MeanField, x: Array, prior: Prior, active: Array) -> Array:
 
 
 def at_prior(prior: Prior, num_components: int) -> Parameters:
-    """The parameters that nothing is known of but their prior."""
+    """Returns the prior of K components as q(parameters)."""
 
     def repeat(leaf: Array) -> Array:
         return jnp.broadcast_to(leaf, (num_components, *leaf.shape))
@@ -144,5 +147,5 @@ def at_prior(prior: Prior, num_components: int) -> Parameters:
 
 
 def _at(functions: LogGaussian, x: Array) -> Array:
-    """Functions, leaves [K, ...], at points x [D, N] -> [K, N]."""
+    """Returns the values [K, N] of K functions, leaves [K, ...], at points x [D, N]."""
     return jax.vmap(lambda function: function(x))(functions)

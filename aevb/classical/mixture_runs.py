@@ -1,8 +1,8 @@
 """Many runs of coordinate ascent for the mixture in one program, over blocks of points.
 
-The equations are those of `mixture_model`. A block's temporaries fit into the cache, and nothing
-of the size [N, K] is kept: a block of points leaves its statistics. The runs are restarts and
-models of different sizes alike.
+The equations are those of `mixture_model`. The temporaries of a block fit into the cache. No array
+of size [N, K] is stored, only the statistics of each block. The runs are restarts and models of
+different sizes.
 """
 
 from functools import partial
@@ -17,19 +17,19 @@ from aevb.classical.mixture_model import Parameters, Prior
 from aevb.classical.normal_wishart import Moments
 from aevb.types import Key
 
-NUM_SEEDING = 5_000  # points that k-means sees at most, of those there are
-BLOCK_SIZE = 2**18  # numbers in the largest temporary of a block
+NUM_SEEDING = 5_000  # k-means uses at most this many points
+BLOCK_SIZE = 2**18  # elements in the largest temporary of a block
 
 
 class Blocks(NamedTuple):
-    """N points in B blocks of M; the last one is filled up with points that do not count."""
+    """N points in B blocks of M points; the last block is padded with points that do not count."""
 
     x: Array  # [B, D, M]
-    counts: Array  # [B, M], 1 or 0
+    counts: Array  # [B, M], 1 for a point and 0 for padding
 
 
 class Runs(NamedTuple):
-    """Where S runs are. The statistics are those of the q(z) that is best for the parameters."""
+    """The states of S runs. The statistics are under the optimal q(z) given the parameters."""
 
     parameters: Parameters  # leaves [S, K, ...]
     statistics: Moments  # leaves [S, K, ...], about the components' means
@@ -39,10 +39,10 @@ class Runs(NamedTuple):
 
 
 def split(x: Array, *, num_clusters: int) -> Blocks:
-    """Of points x [N, D], for so many components of all runs together."""
+    """Splits points x [N, D] into blocks; `num_clusters` counts the components of all runs."""
     num_points, num_dims = x.shape
     size = min(4096, num_points, BLOCK_SIZE // (num_clusters * num_dims))
-    size = max(64, size // 64 * 64)  # whole vectors of the processor
+    size = max(64, size // 64 * 64)  # a multiple of the processor's vector length
     num_blocks = -(-num_points // size)
     missing = num_blocks * size - num_points
     counts = jnp.pad(jnp.ones(num_points, x.dtype), (0, missing))
@@ -54,7 +54,11 @@ def split(x: Array, *, num_clusters: int) -> Blocks:
 def evaluate(
     parameters: Parameters, prior: Prior, active: Array, blocks: Blocks
 ) -> tuple[Moments, Array]:
-    """q(z), the best for the parameters [S, ...] -> its statistics [S, K, ...], the bound [S]."""
+    """Computes the optimal q(z) given parameters with leaves [S, ...].
+
+    Returns:
+        The statistics under q(z), leaves [S, K, ...], and the bound [S] in nats.
+    """
     log_joints = jax.vmap(mixture_model.log_joint)(parameters, active)
     centres = parameters.components.mean
 
@@ -75,9 +79,9 @@ def evaluate(
 
 
 def start(key: Key, x: Array, view: Array, prior: Prior, active: Array) -> Parameters:
-    """The parameters by the clusters that k-means finds in some of the points x [N, D].
+    """Returns parameters for the k-means clusters of points x [N, D], or of a sample of them.
 
-    Its distances are those of view x, of a view [D, D].
+    k-means measures distances between the points `view` x, with `view` [D, D].
     """
     sample_key, key = jax.random.split(key)
     seen = x
@@ -101,16 +105,18 @@ def ascend(
     *,
     num_sweeps: int,
 ) -> tuple[Runs, Array]:
-    """S runs on points x [N, D], each until a sweep raises its bound by less than `tolerance`.
+    """Runs coordinate ascent S times on points x [N, D].
+
+    Each run ends when a sweep raises its bound by less than `tolerance`, or after `num_sweeps`.
 
     Args:
-        view: [D, D], see `start`.
+        view: the matrix [D, D] of `start`.
         prior: leaves [S, ...].
-        active: [S, K], the components that each run has.
+        active: [S, K], bool, the components of each run.
         tolerance: [], nats.
 
     Returns:
-        The runs, and their bounds before the first sweep and after each [T + 1, S], nats.
+        The runs, and their bounds before the first sweep and after each [T + 1, S], in nats.
     """
     starts = jax.vmap(start, in_axes=(0, None, None, 0, 0))(keys, x, view, prior, active)
     return continue_from(starts, x, prior, active, tolerance, num_sweeps=num_sweeps)
@@ -126,7 +132,7 @@ def continue_from(
     *,
     num_sweeps: int,
 ) -> tuple[Runs, Array]:
-    """`ascend` from parameters that are given, leaves [S, K, ...]."""
+    """Runs `ascend` from given parameters, leaves [S, K, ...]."""
     blocks = split(x, num_clusters=active.size)
     none, not_yet = jnp.zeros(len(active), jnp.int32), jnp.zeros(len(active), bool)
     runs = Runs(starts, *evaluate(starts, prior, active, blocks), none, not_yet)

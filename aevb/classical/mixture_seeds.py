@@ -1,6 +1,6 @@
-"""Where to begin a mixture: k-means++ and a few steps of k-means.
+"""Initialization of a mixture: k-means++ and a few steps of k-means.
 
-Coordinate ascent ends in the optimum that is uphill from where it began, and a mixture has many.
+Coordinate ascent converges to a local optimum that depends on the start, and a mixture has many.
 """
 
 import jax
@@ -13,7 +13,7 @@ from aevb.types import Key
 def responsibilities(
     key: Key, x: Array, num_components: int, active: Array, *, num_steps: int = 10
 ) -> Array:
-    """Each point of x [D, N] to the cluster of k-means that it is in -> [K, N], 0 and 1."""
+    """Returns the k-means cluster of each point of x [D, N], one-hot [K, N]."""
     centres = k_means_plus_plus(key, x, num_components)
 
     def step(centres: Array, _: None) -> tuple[Array, None]:
@@ -27,10 +27,10 @@ def responsibilities(
 
 
 def k_means_plus_plus(key: Key, x: Array, num_components: int) -> Array:
-    """K of the points x [D, N], apart from one another -> [K, D]; Arthur & Vassilvitskii (2007).
+    """Draws K points of x [D, N] that lie apart, as [K, D]; Arthur & Vassilvitskii (2007).
 
-    Each is drawn by its squared distance from the nearest of those before. Where all points are
-    taken already, the first is taken again.
+    The probability of a point is proportional to its squared distance from the nearest point drawn
+    before. If every point has been drawn already, the first point of x is drawn again.
     """
 
     def draw(nearest: Array, key: Key) -> tuple[Array, Array]:
@@ -38,13 +38,13 @@ def k_means_plus_plus(key: Key, x: Array, num_components: int) -> Array:
         squared = jnp.sum(jnp.square(x - point[:, None]), axis=0)
         return jnp.minimum(nearest, squared), point
 
-    # Before the first, all are equally far.
+    # Before the first draw all distances are equal.
     start = jnp.full_like(x[0], jnp.finfo(x.dtype).max)
     return jax.lax.scan(draw, start, jax.random.split(key, num_components))[1]
 
 
 def _nearest(x: Array, centres: Array, active: Array) -> Array:
-    """Which of the active centres [K, D] each point of x [D, N] is nearest to -> [K, N]."""
+    """Returns the nearest active center of each point, one-hot [K, N]; x is [D, N]."""
     squared = jnp.sum(jnp.square(centres), axis=1)[:, None] - 2.0 * (centres @ x)
     nearest = jnp.argmin(jnp.where(active[:, None], squared, jnp.inf), axis=0)
     return jax.nn.one_hot(nearest, len(centres), axis=0, dtype=x.dtype)

@@ -1,8 +1,8 @@
-"""A normal of unknown mean and precision: the smallest model in which mean field is wrong.
+"""A normal of unknown mean and precision: the smallest model in which mean field is not exact.
 
 x_n ~ N(mu, 1/tau), mu | tau ~ N(mean, 1/(mean_precision tau)), tau ~ Gamma(shape, rate). The exact
-posterior is of the same family; the factorized Q(mu, tau) = q(mu) q(tau) cannot hold the dependence
-of mu's spread on tau, and both the exact answer and its own are in closed form.
+posterior is of the same family. The factorized Q(mu, tau) = q(mu) q(tau) cannot represent how the
+spread of mu depends on tau. The exact posterior and the optimal Q are both in closed form.
 """
 
 from typing import NamedTuple
@@ -20,38 +20,40 @@ from aevb.types import Key
 
 
 class NormalGamma(NamedTuple):
-    """p(mu, tau) = N(mu; mean, 1/(mean_precision tau)) Gamma(tau; shape, rate)."""
+    """The distribution p(mu, tau) = N(mu; mean, 1/(mean_precision tau)) Gamma(tau; shape, rate)."""
 
     mean: Array  # []
-    mean_precision: Array  # [], in units of tau: how many observations the prior counts for
+    mean_precision: Array  # [], in units of tau: the number of observations the prior is worth
     shape: Array  # []
     rate: Array  # []
 
     def log_prob(self, mu: Array, tau: Array) -> Array:
-        """The log-density of mu [] and tau [] > 0 -> [], nats."""
+        """Returns the log-density [] of mu [] and tau [] > 0, in nats."""
         log_precision = jnp.log(self.mean_precision * tau)
         squared = self.mean_precision * tau * jnp.square(mu - self.mean)
         log_normal = 0.5 * (log_precision - LOG_2PI - squared)
         return log_normal + Gamma(self.shape, self.rate).log_prob(tau)
 
     def variances(self) -> tuple[Array, Array]:
-        """Var[mu], of its Student's t (infinite up to shape 1), and Var[tau] -> [], []."""
+        """Returns Var[mu] [], of a Student's t (infinite up to shape 1), and Var[tau] []."""
         of_mu = self.rate / (self.mean_precision * jnp.maximum(self.shape - 1.0, 0.0))
         return of_mu, self.shape / jnp.square(self.rate)
 
 
 def log_joint(prior: NormalGamma, x: Array, mu: Array, tau: Array) -> Array:
-    """log p(x, mu, tau) of x [N] -> [], nats."""
+    """Returns log p(x, mu, tau) [] of x [N], in nats."""
     squared = tau * jnp.sum(jnp.square(x - mu))
     log_lik = 0.5 * (len(x) * (jnp.log(tau) - LOG_2PI) - squared)
     return prior.log_prob(mu, tau) + log_lik
 
 
 def posterior(prior: NormalGamma, x: Array) -> NormalGamma:
-    """p(mu, tau | x) of x [N], exactly; Murphy (2007), section 3. No data leave the prior.
+    """Returns the exact posterior p(mu, tau | x) of x [N]; Murphy (2007), section 3.
+
+    If x is empty, the posterior is the prior.
 
     Raises:
-        ValueError: x is no vector, or holds something that is not finite.
+        ValueError: x is not a vector, or holds a non-finite value.
     """
     observations.require("x", x, "N", may_be_empty=True)
     mean_precision = prior.mean_precision + len(x)
@@ -62,7 +64,7 @@ def posterior(prior: NormalGamma, x: Array) -> NormalGamma:
 
 
 def log_evidence(prior: NormalGamma, x: Array) -> Array:
-    """log p(x) of x [N], exactly -> [], nats: the posterior's normalizer over the prior's.
+    """Returns the exact log p(x) [] of x [N], in nats: the posterior's normalizer over the prior's.
 
     Raises:
         ValueError: as in `posterior`.
@@ -77,14 +79,17 @@ def log_evidence(prior: NormalGamma, x: Array) -> Array:
 
 
 def log_predictive(family: NormalGamma, new: Array) -> Array:
-    """log p(x' | family) of a new x' [], mu and tau integrated out -> [], nats: Student's t."""
+    """Returns log p(x' | family) [] of a new x' [], in nats.
+
+    With mu and tau integrated out, x' follows a Student's t distribution.
+    """
     spread = (family.mean_precision + 1.0) / family.mean_precision
     scale = jnp.sqrt(family.rate * spread / family.shape)
     return student_t.logpdf(new, 2.0 * family.shape, family.mean, scale)
 
 
 class MeanField(NamedTuple):
-    """Q(mu, tau) = N(mu; mean, 1/precision) q(tau)."""
+    """The factors of Q(mu, tau) = N(mu; mean, 1/precision) q(tau)."""
 
     mean: Array  # []
     precision: Array  # []
@@ -92,10 +97,10 @@ class MeanField(NamedTuple):
 
 
 def coordinate_ascent(prior: NormalGamma, x: Array) -> CoordinateAscent:
-    """Mean field on x [N]; Bishop (2006), section 10.1.3, under a prior that need not be flat.
+    """Returns mean-field coordinate ascent on x [N], under a prior that need not be flat.
 
-    It begins at the prior. Each update needs what the other has found: q(mu) the mean of tau, and
-    q(tau) the variance of mu.
+    Bishop (2006), section 10.1.3. It starts at the prior. Each update depends on the other factor:
+    q(mu) on the mean of tau, and q(tau) on the variance of mu.
 
     Raises:
         ValueError: as in `posterior`.
@@ -106,7 +111,7 @@ def coordinate_ascent(prior: NormalGamma, x: Array) -> CoordinateAscent:
         return q._replace(mean=exact.mean, precision=exact.mean_precision * q.tau.mean())
 
     def update_tau(q: MeanField) -> MeanField:
-        # mu counts as an observation more than in the exact posterior.
+        # Its shape exceeds the exact posterior's by 1/2: mu counts as one more observation.
         return q._replace(tau=Gamma(exact.shape + 0.5, _expected_rate(q)))
 
     def _expected_rate(q: MeanField) -> Array:
@@ -114,7 +119,7 @@ def coordinate_ascent(prior: NormalGamma, x: Array) -> CoordinateAscent:
         return exact.rate + 0.5 * exact.mean_precision * away
 
     def bound(q: MeanField) -> Array:
-        """E[log p(x, mu, tau)] + the entropies of both factors."""
+        """Returns E[log p(x, mu, tau)] + the entropies of both factors."""
         log_tau = q.tau.expected_log()
         powers = (exact.shape - 0.5) * log_tau - _expected_rate(q) * q.tau.mean()
         constants = prior.shape * jnp.log(prior.rate) - gammaln(prior.shape)
@@ -123,7 +128,7 @@ def coordinate_ascent(prior: NormalGamma, x: Array) -> CoordinateAscent:
         return powers + constants + entropy_of_mu + q.tau.entropy()
 
     def init(key: Key) -> MeanField:
-        del key  # the bound has one maximum
+        del key  # no random start is needed: the bound has one maximum
         tau = Gamma(prior.shape, prior.rate)
         return MeanField(prior.mean, prior.mean_precision * tau.mean(), tau)
 
@@ -131,10 +136,11 @@ def coordinate_ascent(prior: NormalGamma, x: Array) -> CoordinateAscent:
 
 
 def mean_field_optimum(prior: NormalGamma, x: Array) -> MeanField:
-    """Where coordinate ascent on x [N] ends, in closed form.
+    """Returns the fixed point of coordinate ascent on x [N], in closed form.
 
-    The two updates hold at once where E[tau] is that of the exact posterior. mu's variance is then
-    (shape - 1) / shape of the exact one, and tau's shape / (shape + 1/2), by the exact shape.
+    Both updates are stationary if E[tau] is that of the exact posterior. The variance of mu is then
+    (shape - 1) / shape times the exact one, and that of tau shape / (shape + 1/2) times the exact
+    one, with the shape of the exact posterior.
 
     Raises:
         ValueError: as in `posterior`.

@@ -1,7 +1,7 @@
-"""A Gaussian of unknown mean and precision matrix: the component of a mixture, and its K = 1.
+"""A Gaussian of unknown mean and precision matrix: a component of a mixture, or the case K = 1.
 
 x_n ~ N(mu, Lambda^-1), mu | Lambda ~ N(mean, (mean_precision Lambda)^-1), Lambda ~ Wishart. The
-posterior is of the same family, also where each datapoint counts by a weight between 0 and 1.
+posterior is of the same family, even if each datapoint has a weight between 0 and 1.
 """
 
 import math
@@ -19,20 +19,21 @@ from aevb.types import Key
 
 
 class NormalWishart(NamedTuple):
-    """p(mu, Lambda) = N(mu; mean, (mean_precision Lambda)^-1) Wishart(Lambda)."""
+    """The distribution p(mu, Lambda) = N(mu; mean, (mean_precision Lambda)^-1) Wishart(Lambda)."""
 
     mean: Array  # [D]
-    mean_precision: Array  # [], in units of Lambda: how many observations the prior counts for
+    mean_precision: Array  # [], in units of Lambda: the number of observations the prior is worth
     precision: Wishart
 
     def whitener(self) -> Array:
-        """T [D, D], lower triangular, with T'T = E[Lambda]."""
+        """Returns a lower triangular T [D, D] with T'T = E[Lambda]."""
         return jnp.sqrt(self.precision.df) * factorize(self.precision.inverse_scale).inverse
 
     def expected_log_lik(self) -> "LogGaussian":
-        """E[log N(x; mu, Lambda^-1)], as a function of x; Bishop (2006), eqs. (10.64) and (10.65).
+        """Returns E[log N(x; mu, Lambda^-1)] as a function of x.
 
-        A Gaussian's log-density but for its constant.
+        Bishop (2006), eqs. (10.64) and (10.65). It is the log-density of a Gaussian up to a
+        constant.
         """
         num_dims = len(self.mean)
         expected_log_det = jnp.sum(digamma(self._halves())) + num_dims * LOG_2
@@ -41,13 +42,14 @@ class NormalWishart(NamedTuple):
         return LogGaussian(0.5 * constant, self.mean, self.whitener())
 
     def log_predictive(self, x: Array) -> Array:
-        """log p(x), mu and Lambda integrated out, of points x [D, N] -> [N], nats.
+        """Returns log p(x) [N] of points x [D, N], in nats, with mu and Lambda integrated out.
 
-        Student's t of df - D + 1 degrees of freedom; Bishop (2006), eqs. (10.81) and (10.82).
+        It is a Student's t with df - D + 1 degrees of freedom; Bishop (2006), eqs. (10.81) and
+        (10.82).
         """
         num_dims, df = len(self.mean), self.precision.df
         freedom = df - num_dims + 1.0
-        spread = (1.0 + self.mean_precision) / self.mean_precision  # mu's own beside that of x
+        spread = (1.0 + self.mean_precision) / self.mean_precision  # spread of x plus that of mu
         whitener = self.whitener() / jnp.sqrt(df * spread)
         gammas = gammaln(0.5 * (freedom + num_dims)) - gammaln(0.5 * freedom)
         constant = gammas + log_det(whitener) - 0.5 * num_dims * math.log(math.pi)
@@ -55,10 +57,10 @@ class NormalWishart(NamedTuple):
         return constant - 0.5 * (freedom + num_dims) * jnp.log1p(squared)
 
     def kl(self, other: "NormalWishart") -> Array:
-        """KL(self || other) -> [], nats.
+        """Returns KL(self || other) [], in nats.
 
-        In closed form, for the float32 of many data: the log-normalizers are far greater than what
-        is left of them.
+        The closed form is accurate in float32 with many data, where the log-normalizers are far
+        greater than their difference.
         """
         num_dims, df = len(self.mean), self.precision.df
         whitener = self.whitener()
@@ -74,12 +76,13 @@ class NormalWishart(NamedTuple):
         return 0.5 * (of_mean + of_precision) + gammas
 
     def sample(self, key: Key) -> tuple[Array, Array]:
-        """mu [D], and the lower triangular T [D, D] of Lambda = T'T, by Bartlett's decomposition.
+        """Draws mu [D], and a lower triangular T [D, D] with Lambda = T'T.
 
-        The squares on the diagonal of Bartlett's factor are chi-squared, what is below is N(0, 1).
+        This is Bartlett's decomposition: the squares on the diagonal of Bartlett's factor are
+        chi-squared, and the entries below it are N(0, 1).
         """
         diagonal_key, below_key, mean_key = jax.random.split(key, 3)
-        # T'T begins with the last row, where the degrees of freedom are all there.
+        # T'T starts from the last row, so the last row has all degrees of freedom.
         halves = self._halves()[::-1]
         chi_squared = 2.0 * jax.random.gamma(diagonal_key, halves, dtype=halves.dtype)
         below = jax.random.normal(below_key, self.precision.inverse_scale.shape, halves.dtype)
@@ -90,7 +93,7 @@ class NormalWishart(NamedTuple):
         return self.mean + shift, bartlett @ scatter.inverse
 
     def _halves(self) -> Array:
-        """Half of the degrees of freedom of each dimension, given those before -> [D]."""
+        """Returns half the degrees of freedom of each dimension given the previous ones, [D]."""
         return 0.5 * (self.precision.df - jnp.arange(len(self.mean), dtype=self.mean.dtype))
 
 
@@ -102,28 +105,28 @@ class LogGaussian(NamedTuple):
     whitener: Array  # [D, D]
 
     def __call__(self, x: Array) -> Array:
-        """Its values at points x [D, N], columns -> [N], nats."""
+        """Returns the values [N] at points x [D, N] (columns), in nats."""
         return self.constant - 0.5 * squared_distances(x, self.mean, self.whitener)
 
 
 def log_normal(mean: Array, whitener: Array) -> LogGaussian:
-    """log N(x; mean, (T'T)^-1) of a mean [D] and a triangular T [D, D], as a function of x."""
+    """Returns log N(x; mean, (T'T)^-1) as a function of x, for mean [D] and triangular T [D, D]."""
     return LogGaussian(log_det(whitener) - 0.5 * len(mean) * LOG_2PI, mean, whitener)
 
 
 def squared_distances(x: Array, mean: Array, whitener: Array) -> Array:
-    """|T (x - mean)|^2 of points x [D, N], columns -> [N]."""
-    # The mean is taken off first: expanding the square would lose the digits of tight clusters.
+    """Returns |T (x - mean)|^2 [N] of points x [D, N] (columns)."""
+    # The mean is subtracted first: expanding the square would lose the digits of tight clusters.
     return jnp.sum(jnp.square(whitener @ (x - mean[:, None])), axis=0)
 
 
 def log_det(triangular: Array) -> Array:
-    """log |T| of a triangular T [D, D] of positive diagonal -> []."""
+    """Returns log |T| [] of a triangular T [D, D] with a positive diagonal."""
     return jnp.sum(jnp.log(jnp.diagonal(triangular)))
 
 
 class Moments(NamedTuple):
-    """What a Gaussian asks of weighted data. Those of parts of the data add up."""
+    """Sufficient statistics of weighted data for a Gaussian. Those of parts of the data add up."""
 
     num_points: Array  # [], sum of the weights
     shift: Array  # [D], sum of weight (x - centre)
@@ -131,9 +134,10 @@ class Moments(NamedTuple):
 
 
 def moments(x: Array, weights: Array, centre: Array) -> Moments:
-    """Of points x [D, N], columns, of weights [N], about a centre [D]; Bishop (2006), (10.51-53).
+    """Returns the moments of points x [D, N] (columns), with weights [N], about `centre` [D].
 
-    The nearer the centre is to the weighted mean, the fewer digits of the scatter are lost.
+    Bishop (2006), eqs. (10.51) to (10.53). The nearer `centre` is to the weighted mean, the fewer
+    digits of the scatter are lost.
     """
     away = x - centre[:, None]
     weighted = weights[None] * away
@@ -141,10 +145,10 @@ def moments(x: Array, weights: Array, centre: Array) -> Moments:
 
 
 def posterior(prior: NormalWishart, data: Moments, centre: Array) -> NormalWishart:
-    """p(mu, Lambda | x), exactly, from the moments about `centre` [D].
+    """Returns the exact posterior p(mu, Lambda | x), from the moments about `centre` [D].
 
-    Bishop (2006), eqs. (10.60) to (10.63), where the last must read nu = nu_0 + N. Nothing is
-    divided by the count, so that without data it is the prior.
+    Bishop (2006), eqs. (10.60) to (10.63), where the last must read nu = nu_0 + N. No term is
+    divided by the count, so without data the posterior is the prior.
     """
     mean_precision = prior.mean_precision + data.num_points
     from_prior = prior.mean_precision * (centre - prior.mean)
@@ -161,6 +165,9 @@ def posterior(prior: NormalWishart, data: Moments, centre: Array) -> NormalWisha
 
 
 def log_evidence(prior: NormalWishart, x: Array) -> Array:
-    """log p(x) of points x [D, N], columns, exactly -> [], nats: the bound at the posterior."""
+    """Returns the exact log p(x) [] of points x [D, N] (columns), in nats.
+
+    It is computed as the bound at the posterior.
+    """
     exact = posterior(prior, moments(x, jnp.ones_like(x[0]), prior.mean), prior.mean)
     return jnp.sum(exact.expected_log_lik()(x)) - exact.kl(prior)

@@ -1,4 +1,4 @@
-"""What every model asks of its data, said in one line where it does not hold."""
+"""Checks of a model's data, each with an error message of one line."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,13 @@ from jax.core import Tracer
 
 
 def require(name: str, values: Array, axes: str, *, may_be_empty: bool = False) -> None:
-    """Holds data against its axes: "ND" is [N, D]. Values under a `jit` are not looked at.
+    """Checks the shape and finiteness of data; the axes "ND" mean the shape [N, D].
+
+    Values under a `jit` are not checked.
 
     Raises:
-        ValueError: the number of axes is another, one of them is empty where it may not be, or a
-            value is not finite.
+        ValueError: the number of axes is wrong, an axis is empty although that is not allowed, or
+            a value is not finite.
     """
     if values.ndim != len(axes):
         wanted = f"[{', '.join(axes)}]"
@@ -29,7 +31,7 @@ def require(name: str, values: Array, axes: str, *, may_be_empty: bool = False) 
 
 
 def require_binary(name: str, values: Array) -> None:
-    """Raises a ValueError where a value is neither 0 nor 1. Values under a `jit` are let pass."""
+    """Raises a ValueError if a value is neither 0 nor 1. Values under a `jit` are not checked."""
     if not isinstance(values, Tracer):
         count = _count(values, lambda known: (known != 0.0) & (known != 1.0))
         if count:
@@ -39,13 +41,13 @@ def require_binary(name: str, values: Array) -> None:
 
 
 def _count(values: Array, wrong: Callable[[Array], Array]) -> int:
-    # Within a `jit` even what JAX makes of known values is not known, but for this.
+    # Within a `jit`, operations on known values would be traced without this context.
     with jax.ensure_compile_time_eval():
         return int(jnp.sum(wrong(values)))
 
 
 def require_equal_lengths(**arrays: Array) -> None:
-    """Raises a ValueError unless all have as many rows."""
+    """Raises a ValueError unless all arrays have the same number of rows."""
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         said = " and ".join(f"{name} {length}" for name, length in lengths.items())

@@ -1,8 +1,8 @@
-"""Bayesian PCA: how many dimensions the data have is learned along with them.
+"""Bayesian PCA: the number of latent dimensions is learned along with the parameters.
 
 x_n = W z_n + mu + noise, z_n ~ N(0, I), noise ~ N(0, I/tau); column z of W ~ N(0, I/alpha_z), and
 mu ~ N(0, I/mean_precision); alpha_z and tau Gamma. Bishop (1999), "Variational principal
-components". A column that the data do not ask for has its alpha_z grow, and vanishes.
+components". If the data do not support a column, its alpha_z grows and the column vanishes.
 """
 
 from typing import NamedTuple
@@ -20,41 +20,45 @@ from aevb.types import Key
 
 
 class Prior(NamedTuple):
-    """Of all parameters; the same for every dimension and every column."""
+    """The priors of all parameters, the same for every dimension and every column."""
 
-    mean_precision: Array  # [], of mu
-    weight_precision: Gamma  # of each alpha_z
-    noise_precision: Gamma  # of tau
+    mean_precision: Array  # [], precision of mu
+    weight_precision: Gamma  # prior of each alpha_z
+    noise_precision: Gamma  # prior of tau
 
 
 class Location(NamedTuple):
-    """q(mu) = N(mean, I/precision)."""
+    """The factor q(mu) = N(mean, I/precision)."""
 
     mean: Array  # [D]
     precision: Array  # []
 
 
 class MeanField(NamedTuple):
-    """Q = prod_n q(z_n) q(mu) prod_d q(w_d) prod_z q(alpha_z) q(tau), w_d the rows of W."""
+    """The factors of Q = prod_n q(z_n) q(mu) prod_d q(w_d) prod_z q(alpha_z) q(tau).
 
-    latents: MatrixNormal  # of N rows
+    w_d are the rows of W.
+    """
+
+    latents: MatrixNormal  # N rows
     location: Location
-    weights: MatrixNormal  # of D rows
-    weight_precision: Gamma  # of [Z] parameters
+    weights: MatrixNormal  # D rows
+    weight_precision: Gamma  # its parameters are [Z]
     noise_precision: Gamma
 
 
 def coordinate_ascent(
     x: Array, num_latents: int, prior: Prior, active: Array | None = None
 ) -> CoordinateAscent:
-    """Mean field on x [N, D] with up to Z latents; Bishop (1999), section 3.
+    """Returns mean-field coordinate ascent on x [N, D] with up to Z latents.
 
-    It starts at random, since columns that are alike would stay so. The last nats come slowly:
-    they turn W among columns that already fit the data, which takes steps of many factors at once.
+    Bishop (1999), section 3. The start is random, since equal columns would stay equal. Convergence
+    is slow at the end: the last nats come from rotating W among columns that already fit the data,
+    which needs steps of many factors at once.
 
     Args:
-        active: [Z], of bools: the latents that there are, by default all. The bound is that of
-            a model without the others, so that `jax.vmap` compares models of many sizes.
+        active: [Z], bool: the latents that take part, by default all. The bound is that of a model
+            without the others, so `jax.vmap` can compare models of many sizes.
 
     Raises:
         ValueError: x is not a matrix of finite values, or num_latents is below 1.
@@ -66,13 +70,13 @@ def coordinate_ascent(
     in_use = jnp.ones(num_latents, bool) if active is None else active
     ones = jnp.ones(num_latents, x.dtype)
 
-    # What takes no part keeps its prior, with a KL of 0: N(0, 1) for a latent and its weights.
+    # An inactive part keeps its prior, with a KL of 0: N(0, 1) for a latent and its weights.
 
     def centred(q: MeanField) -> Array:
         return x - q.location.mean[None, :]
 
     def expected_precisions(alpha: Gamma) -> tuple[Array, Array]:
-        """E[alpha_z] and E[log alpha_z] -> [Z], [Z]."""
+        """Returns E[alpha_z] [Z] and E[log alpha_z] [Z]."""
         return jnp.where(in_use, alpha.mean(), 1.0), jnp.where(in_use, alpha.expected_log(), 0.0)
 
     def update_latents(q: MeanField) -> MeanField:
@@ -103,12 +107,12 @@ def coordinate_ascent(
         return q._replace(noise_precision=Gamma(shape, rate))
 
     def _squared_error(q: MeanField) -> Array:
-        """E||X - Z W' - 1 mu'||^2."""
+        """Returns E||X - Z W' - 1 mu'||^2."""
         of_rest = expected_square(centred(q), q.latents, q.weights.masked(in_use))
         return of_rest + x.size / q.location.precision
 
     def bound(q: MeanField) -> Array:
-        """E[log p(x | everything)] less the KL of every factor to its prior."""
+        """Returns E[log p(x | latents, parameters)] minus the KL of every factor to its prior."""
         alpha, tau = q.weight_precision, q.noise_precision
         log_lik = expected_log_lik(x.size, tau.mean(), tau.expected_log(), _squared_error(q))
         of_weights = q.weights.expected_log_prob(*expected_precisions(alpha)) + q.weights.entropy()
@@ -121,7 +125,7 @@ def coordinate_ascent(
         return 0.5 * (num_dims * (ratio - 1.0 - jnp.log(ratio)) + squares)
 
     def init(key: Key) -> MeanField:
-        """Random weights of the scale of the data, all of whose variance is called noise."""
+        """Returns random weights of the scale of the data, and all variance as noise."""
         mean, variance = first_weights(key, x, num_latents)
         scale = variance / num_latents
         weights = MatrixNormal(mean, scale * jnp.diag(ones))
@@ -145,13 +149,14 @@ def coordinate_ascent(
 
 
 def params_at_mean(q: MeanField) -> Params:
-    """Probabilistic PCA of the means of W, mu and tau, when all latents take part."""
+    """Returns probabilistic PCA at the means of W, mu and tau; all latents must be active."""
     return Params(q.weights.mean, q.location.mean, 1.0 / q.noise_precision.mean())
 
 
 def relevance(q: MeanField) -> Array:
-    """||E[w_z]||^2 over the noise variance, of each latent -> [Z]; near 0 where ARD shut it off.
+    """Returns ||E[w_z]||^2 over the noise variance, for each latent [Z].
 
-    The variance that the latent brings to its direction, in units of the noise's.
+    It is the variance that the latent adds along its direction, in units of the noise variance. It
+    is near 0 if automatic relevance determination (ARD) removed the latent.
     """
     return q.noise_precision.mean() * jnp.sum(jnp.square(q.weights.mean), axis=0)

@@ -1,8 +1,9 @@
-"""Three old problems of the calculus of variations, discretized and solved to their known answers.
+"""Three classical problems of the calculus of variations, discretized and solved numerically.
 
-The shortest path is a line, the fastest slide a cycloid (Bernoulli 1696), and the curve of given
-length around the largest area a circle. Each is a function of a few dozen numbers whose gradient
-vanishes at the answer, found by Newton's method with the Hessian that autodiff gives.
+The known answers are a line for the shortest path, a cycloid for the fastest slide (Bernoulli
+1696), and a circle for the largest area within a curve of given length. Each problem is a function
+of a few dozen numbers whose gradient vanishes at the answer. Newton's method finds it, with the
+Hessian from automatic differentiation.
 """
 
 import math
@@ -15,15 +16,16 @@ from jax import Array
 
 from aevb.classical.functionals import functional
 
-DAMPINGS = tuple(10.0**power for power in range(-14, 3))  # in units of the Hessian's diagonal
+DAMPINGS = tuple(10.0**power for power in range(-14, 3))  # in units of the Hessian's mean diagonal
 
 
 def minimize(function: Callable[[Array], Array], start: Array, *, num_steps: int) -> Array:
-    """A minimum of a smooth function of [n], never above `start` -> [n]; damped Newton.
+    """Returns a minimum [n] of a smooth function of [n], never above `start`, by damped Newton.
 
-    Each step solves (H + damping I) step = -gradient for every damping from hardly any to one that
-    descends along the gradient, and takes the lowest (Levenberg 1944, with the Hessian whole). So a
-    direction in which nothing changes, such as the size of a shape, does no harm.
+    Each step solves (H + damping I) step = -gradient for a range of dampings, from almost none to
+    one that descends along the gradient, and takes the lowest result (Levenberg 1944, with the full
+    Hessian). A direction in which the function is constant, such as the size of a shape, therefore
+    does no harm.
     """
 
     def step(point: Array, _: None) -> tuple[Array, None]:
@@ -45,17 +47,17 @@ def minimize(function: Callable[[Array], Array], start: Array, *, num_steps: int
 
 
 def arc_length(x: Array, y: Array, slope: Array) -> Array:
-    """The Lagrangian sqrt(1 + y'^2), whose functional is the length of the curve."""
+    """Returns the Lagrangian sqrt(1 + y'^2), whose functional is the length of the curve."""
     del x, y
     return jnp.sqrt(1.0 + jnp.square(slope))
 
 
 def shortest_path(x: Array, y: Array, *, num_steps: int = 30) -> Array:
-    """The shortest curve between the ends of y [n], which stay -> [n].
+    """Returns the shortest curve [n] between the ends of y [n], which stay fixed.
 
     Args:
-        x: a rising grid [n].
-        y: where to start.
+        x: an increasing grid [n].
+        y: the initial curve on the grid [n].
     """
 
     def length(inner: Array) -> Array:
@@ -68,19 +70,20 @@ def shortest_path(x: Array, y: Array, *, num_steps: int = 30) -> Array:
 
 
 class Slide(NamedTuple):
-    """A slide from rest at the origin, of straight pieces."""
+    """A slide from rest at the origin, made of straight pieces."""
 
-    x: Array  # [n], across
-    y: Array  # [n], down
-    time: Array  # []
+    x: Array  # [n], horizontal distance
+    y: Array  # [n], depth
+    time: Array  # [], total time
 
 
 def slide_time(x: Array, speed: Array, gravity: float) -> Array:
-    """The time [] along straight pieces, of the speeds at their ends [n]; the first is 0.
+    """Returns the time [] along straight pieces, from the speeds [n] at their ends; the first is 0.
 
-    With energy conserved speed^2 = 2 gravity y. On a straight piece the acceleration is constant,
-    so its time is its length over the mean of both speeds: exact, also at the start, where y' is
-    infinite. In the speeds, other than in y, it is convex: a norm of convex functions.
+    Energy is conserved, so speed^2 = 2 gravity y. On a straight piece the acceleration is constant,
+    so its time is its length over the mean of its two speeds. This is exact, also at the start,
+    where y' is infinite. The time is convex in the speeds, as a norm of convex functions, but not
+    in y.
     """
     across = 2.0 * jnp.diff(x) / (speed[1:] + speed[:-1])
     return jnp.sum(jnp.sqrt(jnp.square(across) + jnp.square(jnp.diff(speed) / gravity)))
@@ -89,10 +92,10 @@ def slide_time(x: Array, speed: Array, gravity: float) -> Array:
 def brachistochrone(
     across: Array, down: Array, *, gravity: float = 9.81, num_pieces: int = 64, num_steps: int = 30
 ) -> Slide:
-    """The fastest slide to a point `across` [] > 0 and `down` [] > 0, without friction.
+    """Returns the fastest slide to a point `across` [] > 0 and `down` [] > 0, without friction.
 
-    Near the start the curve is y ~ x^(2/3), so the points stand as cubes: then the speed is smooth
-    from one to the next and the time errs by O(1 / num_pieces^2), from above.
+    Near the start the curve is y ~ x^(2/3), so the grid points are spaced as cubes. The speed is
+    then smooth from one to the next, and the time exceeds the exact one by O(1 / num_pieces^2).
     """
     x = across * jnp.linspace(0.0, 1.0, num_pieces + 1, dtype=across.dtype) ** 3
     last = jnp.sqrt(2.0 * gravity * down)
@@ -106,18 +109,18 @@ def brachistochrone(
 
 
 class Cycloid(NamedTuple):
-    """x = radius (t - sin t), y = radius (1 - cos t) for t from 0 to an angle: the exact slide."""
+    """The exact slide: x = radius (t - sin t), y = radius (1 - cos t) for t from 0 to `angle`."""
 
     radius: Array  # []
     angle: Array  # []
 
     def time(self, gravity: float = 9.81) -> Array:
-        """From rest to the end -> []: sqrt(radius / gravity) times the angle."""
+        """Returns the time [] from rest to the end, sqrt(radius / gravity) times the angle."""
         return jnp.sqrt(self.radius / gravity) * self.angle
 
 
 def cycloid(across: Array, down: Array) -> Cycloid:
-    """The one that passes through a point, by bisection of its angle between 0 and 2 pi."""
+    """Returns the cycloid through a point, by bisection of its angle between 0 and 2 pi."""
 
     def excess(angle: Array) -> Array:
         return down * (angle - jnp.sin(angle)) - across * (1.0 - jnp.cos(angle))
@@ -128,7 +131,7 @@ def cycloid(across: Array, down: Array) -> Cycloid:
         above = excess(middle) > 0.0
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
-    # A double root at 0 lies below the one that is meant, and excess is negative between them.
+    # The root sought lies above a double root at 0, and the excess is negative between them.
     ends = jnp.full_like(across, 1e-3), jnp.full_like(across, 2.0 * math.pi)
     angle = jax.lax.fori_loop(0, 60, halve, ends)[0]
     return Cycloid(down / (1.0 - jnp.cos(angle)), angle)
@@ -138,30 +141,30 @@ def cycloid(across: Array, down: Array) -> Cycloid:
 
 
 class Enclosure(NamedTuple):
-    """A closed curve as a polygon, by its distance from the origin at even angles."""
+    """A closed polygon, given by the distances of its corners from the origin at even angles."""
 
     radius: Array  # [n]
-    multiplier: Array  # [], d area / d perimeter: of a circle, its radius
+    multiplier: Array  # [], d area / d perimeter; for a circle, its radius
 
 
 def perimeter(radius: Array) -> Array:
-    """Of the polygon with corners `radius` [n] at even angles -> []."""
+    """Returns the perimeter [] of the polygon with corners `radius` [n] at even angles."""
     corners = _corners(radius)
     return jnp.sum(jnp.linalg.norm(jnp.roll(corners, -1, axis=0) - corners, axis=1))
 
 
 def area(radius: Array) -> Array:
-    """Of the polygon with corners `radius` [n] at even angles -> []."""
+    """Returns the area [] of the polygon with corners `radius` [n] at even angles."""
     turn = 2.0 * math.pi / len(radius)
     return 0.5 * math.sin(turn) * jnp.sum(radius * jnp.roll(radius, -1))
 
 
 def largest_area(start: Array, length: Array, *, num_steps: int = 30) -> Enclosure:
-    """The polygon of a given perimeter [] around the largest area, from radii `start` [n].
+    """Returns the polygon of perimeter `length` [] with the largest area, from radii `start` [n].
 
-    Perimeter^2 / area does not depend on the size, so it is minimized without a condition, and the
-    answer is scaled to the length. Lagrange's condition then holds of itself: the gradients of area
-    and perimeter are parallel, and the multiplier is the ratio of the two.
+    Perimeter^2 / area does not depend on the size, so it is minimized without a constraint and the
+    result is scaled to the length. Lagrange's condition then holds automatically: the gradients of
+    area and perimeter are parallel, and the multiplier is the ratio of the two.
     """
 
     def log_quotient(log_radius: Array) -> Array:

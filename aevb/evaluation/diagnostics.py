@@ -1,4 +1,4 @@
-"""What a trained model and its estimators are like: gaps, gradients, and which latents are used."""
+"""Diagnostics of a trained model: inference gaps, gradient moments and active latents."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from aevb.inference import lbfgs
 from aevb.losses import Guide, Joint, log_weights, sgvb_a
 from aevb.types import Key, PyTree
 
-ACTIVE = 0.01  # variance of a posterior mean above which Burda et al. (2015) call a unit active
+ACTIVE = 0.01  # variance of the posterior mean above which a unit is active; Burda et al. (2015)
 
 
 class Gaps(NamedTuple):
-    """log p(x) - ELBO at one datapoint, in its two parts, with the errors of their estimates."""
+    """The two parts of log p(x) - ELBO at one datapoint, with their standard errors."""
 
     approximation: Array  # [], nats: log p(x) - ELBO of the best q of the guide's family
-    approximation_standard_error: Array  # [], that of log p(x) not included
+    approximation_standard_error: Array  # [], nats; excludes the error of log p(x)
     amortization: Array  # [], nats: ELBO of the best q - ELBO of the encoder's q
-    amortization_standard_error: Array  # []
-    best_stats: PyTree  # of the best q that was found
+    amortization_standard_error: Array  # [], nats
+    best_stats: PyTree  # statistics of the best q found
 
 
 def inference_gaps(
@@ -36,21 +36,24 @@ def inference_gaps(
     num_fit_samples: int = 500,
     num_steps: int = 30,
 ) -> Gaps:
-    """log p(x) - ELBO(q) = (log p(x) - ELBO(q*)) + (ELBO(q*) - ELBO(q)), q* the family's best.
+    """Splits log p(x) - ELBO(q) into (log p(x) - ELBO(q*)) + (ELBO(q*) - ELBO(q)).
 
-    Cremer et al. (2018): the first part is what the guide's family costs, the second what it costs
-    that one encoder serves all x. L-BFGS finds q* from the encoder's q: with the noise held fixed
-    the bound is a smooth function of the statistics, which it climbs in tens of steps of a length
-    that nobody tunes. Fresh noise then scores q*, so that what was fitted to the noise is no gain;
-    it costs q* about one nat in `num_fit_samples` for each latent dimension, which is counted as
-    approximation. The two scores share their noise: their difference has less variance than each.
+    q* is the best member of the guide's family. Cremer et al. (2018): the first part is the
+    approximation gap, the cost of the family; the second is the amortization gap, the cost of using
+    one encoder for all x. L-BFGS finds q*, starting at the encoder's q. With fixed noise the bound
+    is a smooth function of the statistics, so L-BFGS maximizes it in tens of steps without a step
+    size to tune. q* is then scored with fresh noise, so that fitting the noise is not a gain.
+    Fitting the noise costs q* about 1 / `num_fit_samples` nats per latent dimension, which count as
+    approximation. The two scores share their noise, so that their difference has less variance than
+    each score.
 
     Args:
-        stats: of the encoder's q(z|x); any pytree of floats that may take any real value.
+        stats: statistics of the encoder's q(z|x); any pytree of floats that may take any real
+            value.
         log_prob: log p(x) [], nats, exact or an estimate of `aevb.marginal`.
         num_samples: L of the scores.
-        num_fit_samples: L of the bound that is climbed.
-        num_steps: of L-BFGS.
+        num_fit_samples: L of the bound that is maximized.
+        num_steps: steps of L-BFGS.
 
     Raises:
         ValueError: a number of samples is below 2, or num_steps below 1.
@@ -82,7 +85,7 @@ def inference_gaps(
 def _best_stats(
     key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int, num_steps: int
 ) -> PyTree:
-    """The statistics that maximize `sgvb_a` with the noise of this key, found from `stats`."""
+    """Returns the statistics that maximize `sgvb_a` with this key's noise, starting at `stats`."""
 
     def bound(stats: PyTree) -> Array:
         return sgvb_a(key, stats, guide, joint, num_samples=num_samples)
@@ -91,7 +94,7 @@ def _best_stats(
 
 
 class Moments(NamedTuple):
-    """Of independent draws of a pytree: each field has its structure."""
+    """Moments of independent draws of a pytree; each field has the structure of a draw."""
 
     mean: PyTree
     variance: PyTree  # unbiased, entry by entry
@@ -99,10 +102,11 @@ class Moments(NamedTuple):
 
 
 def gradient_moments(key: Key, grad_fn: Callable[[Key], PyTree], num_draws: int) -> Moments:
-    """Mean and variance of `grad_fn(key)` over independent keys, entry by entry.
+    """Estimates the mean and variance of `grad_fn(key)` over independent keys, entry by entry.
 
-    By Welford's (1962) recurrence: one draw is held at a time, so the memory does not depend on
-    their number, and nothing cancels where the variance is small beside the mean.
+    Welford's (1962) recurrence holds one draw at a time, so the memory does not depend on
+    num_draws. It does not lose digits by cancellation if the variance is small relative to the
+    mean.
 
     Raises:
         ValueError: num_draws is below 2.
@@ -128,9 +132,9 @@ def gradient_moments(key: Key, grad_fn: Callable[[Key], PyTree], num_draws: int)
 
 
 def gradient_bias(moments: Moments, reference: Moments) -> tuple[PyTree, PyTree]:
-    """E[gradient] - E[reference] -> the estimate and its standard error, entry by entry.
+    """Returns the estimate of E[gradient] - E[reference] and its standard error, entry by entry.
 
-    The draws of the two are independent. An exact reference has a standard error of 0.
+    The draws of the two must be independent. An exact reference has a standard error of 0.
     """
     return (
         jax.tree.map(jnp.subtract, moments.mean, reference.mean),
@@ -139,7 +143,7 @@ def gradient_bias(moments: Moments, reference: Moments) -> tuple[PyTree, PyTree]
 
 
 def kl_per_unit(stats: DiagNormal) -> Array:
-    """KL(q(z_j|x) || N(0, 1)) of each latent j -> [Z], nats; appendix B, term by term."""
+    """Returns KL(q(z_j|x) || N(0, 1)) of each latent j, [Z], in nats; appendix B, term by term."""
 
     def kl(mean: Array, log_var: Array) -> Array:
         return DiagNormal(mean[None], log_var[None]).kl_to_standard_normal()
@@ -148,10 +152,13 @@ def kl_per_unit(stats: DiagNormal) -> Array:
 
 
 def unit_activity(means: Array) -> Array:
-    """Var_x(E[z_j|x]) over posterior means [N, Z] -> [Z]; Burda et al. (2015), section 5.2."""
+    """Returns Var_x(E[z_j|x]) [Z] over posterior means [N, Z]; Burda et al. (2015), section 5.2."""
     return jnp.var(means, axis=0)
 
 
 def active_units(means: Array) -> Array:
-    """Which latents the data move by more than `ACTIVE`, from posterior means [N, Z] -> [Z]."""
+    """Checks which latents are active, from posterior means [N, Z]; returns bool [Z].
+
+    A latent is active if its `unit_activity` is more than `ACTIVE`.
+    """
     return unit_activity(means) > ACTIVE

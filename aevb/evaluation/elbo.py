@@ -14,17 +14,17 @@ from aevb.losses import evidence_lower_bound, iwae
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-EVALUATION_SEED = 20131220  # of binarizations: the day that the paper appeared
-NOISE_SEED = EVALUATION_SEED + 1  # of z: the same noise in every evaluation of every model
-EVALUATION_BATCH = 500
-PRIOR_SAMPLES = 100  # of a model without an encoder
+EVALUATION_SEED = 20131220  # seed of binarizations: the day that the paper appeared
+NOISE_SEED = EVALUATION_SEED + 1  # seed of z, the same in every evaluation of every model
+EVALUATION_BATCH = 500  # datapoints per compiled call
+PRIOR_SAMPLES = 100  # samples of the prior for a model without an encoder
 
 
 class Score(NamedTuple):
     """The evidence lower bound over a set of datapoints."""
 
     mean: float  # nats per datapoint
-    standard_error: float  # of that mean over datapoints
+    standard_error: float  # of the mean, over datapoints
 
 
 BoundsOf = Callable[[PyTree, Array, Array], Array]
@@ -32,9 +32,10 @@ Scorer = Callable[[PyTree, np.ndarray, np.ndarray], Score]
 
 
 def fixed_input(preprocess: Callable[[Key, Array], Array], index: Array, stored: Array) -> Array:
-    """Datapoint number `index`, stored [D] -> x [D] as every evaluation sees it.
+    """Returns x [D] of datapoint number `index`, stored [D], as every evaluation sees it.
 
-    A dynamic binarization is drawn with a key of that number alone, hence fixed for good.
+    The key of a dynamic binarization depends only on the number, so the binarization is always the
+    same.
     """
     return preprocess(jax.random.fold_in(jax.random.key(EVALUATION_SEED), index), stored)
 
@@ -42,17 +43,18 @@ def fixed_input(preprocess: Callable[[Key, Array], Array], index: Array, stored:
 def fixed_inputs(
     preprocess: Callable[[Key, Array], Array], index: np.ndarray, stored: np.ndarray
 ) -> Array:
-    """`fixed_input` of the datapoints numbered `index` [n], stored [n, D] -> x [n, D]."""
+    """Returns x [n, D] by `fixed_input`, for datapoints numbered `index` [n], stored [n, D]."""
     see = partial(fixed_input, preprocess)
     return jax.vmap(see)(jnp.asarray(index, jnp.int32), jnp.asarray(stored))
 
 
 def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf:
-    """`bounds_of(params, stored [n, D], index [n])`: the evidence lower bound of each datapoint.
+    """Returns `bounds_of(params, stored [n, D], index [n])`, the ELBO of each datapoint [n].
 
-    It is eq. (7), or eq. (6) for a guide without a closed KL, with one sample of z a datapoint,
-    whichever bound is trained on, so that the curves of different bounds can be compared. Of a
-    model without an encoder it is the bound of Burda et al. (2015) with 100 samples of the prior.
+    It is eq. (7), or eq. (6) for a guide without a closed-form KL, in nats, with one sample of z
+    per datapoint. It does not depend on the bound used for training, so that the curves of
+    different bounds can be compared. For a model without an encoder it is the bound of Burda et al.
+    (2015) with 100 samples of the prior.
     """
     if not vae.has_encoder:
         bound = partial(iwae, num_samples=PRIOR_SAMPLES)
@@ -71,7 +73,7 @@ def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf
 
 
 def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
-    """`score(params, data [N, D], index)`: the mean bound of the datapoints `index`."""
+    """Returns `score(params, data [N, D], index)`, the mean bound of the datapoints `index`."""
     bounds_of = jax.jit(make_bounds(vae, preprocess))
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
@@ -83,7 +85,7 @@ def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
 def make_stacked_score(
     vae: VAE, preprocess: Callable[[Key, Array], Array]
 ) -> Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]:
-    """`make_score` of S members at once, whose parameters have a leading axis [S]."""
+    """Returns `make_score` for S members at once, whose parameters have a leading axis [S]."""
     bounds_of = jax.jit(jax.vmap(make_bounds(vae, preprocess), in_axes=(0, None, None)))
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> list[Score]:
@@ -98,9 +100,10 @@ def _in_blocks(
     data: np.ndarray,
     index: np.ndarray,
 ) -> np.ndarray:
-    """The bounds of the datapoints `index` -> [..., len(index)], float64.
+    """Computes the bounds of the datapoints `index`, [..., len(index)], in float64.
 
-    Every block has the same size, the last one filled up, so that one program serves all.
+    The last block is padded to the size of the others, so that one compiled program serves all
+    blocks.
     """
     padding = -len(index) % EVALUATION_BATCH
     blocks = np.pad(index, (0, padding), mode="edge").reshape(-1, EVALUATION_BATCH)
@@ -114,17 +117,17 @@ def _score(bounds: np.ndarray) -> Score:
 
 
 def some_of(num_data: int, limit: int) -> np.ndarray:
-    """At most `limit` datapoints of N, the same ones every time, in rising order."""
+    """Returns at most `limit` indices of N datapoints, sorted, and the same in every call."""
     if num_data <= limit:
         return np.arange(num_data)
     return np.sort(np.random.default_rng(EVALUATION_SEED).permutation(num_data)[:limit])
 
 
 def bits_per_dim(nats: float, *, num_dims: int, levels: float | None) -> float:
-    """-log2 P of one grey level: log2(levels) - nats / (D ln 2), for pixels scaled by 1/levels.
+    """Returns the bits per dimension log2(levels) - nats / (D ln 2), for pixels scaled by 1/levels.
 
-    A density of pixels k / levels, times the 1 / levels that each level spans, is a probability.
-    With levels None, `nats` are of probabilities already.
+    This is -log2 P of one grey level: a density of pixels k / levels, times the width 1 / levels of
+    each level, is a probability. If levels is None, `nats` are already of probabilities.
     """
     density_bits = 0.0 if levels is None else math.log2(levels)
     return density_bits - nats / (num_dims * math.log(2.0))

@@ -1,4 +1,4 @@
-"""log p(x) of a trained model on many datapoints, held between lower and upper bounds."""
+"""log p(x) of a trained model on many datapoints, between lower and upper bounds."""
 
 import math
 import time
@@ -16,26 +16,29 @@ from aevb.proposals import PROPOSALS
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-BATCH = 50  # datapoints to a compiled call, at most
+BATCH = 50  # datapoints per compiled call, at most
 BOUND_SAMPLES = 100  # L of the evidence lower bound
 
 
 class Points(NamedTuple):
-    """Datapoints as the model sees them."""
+    """Datapoints in the form that the model scores."""
 
     x: Array  # [n, D]
-    z: Array | None  # [n, Z], exact samples of p(z|x), which only simulated data come with
+    z: Array | None  # [n, Z], exact samples of p(z|x); only simulated data have them
 
 
 def simulate(key: Key, vae: VAE, params: PyTree, number: int) -> Points:
-    """z ~ p(z), x ~ p(x|z) of the model itself, `number` times."""
+    """Draws z ~ p(z), x ~ p(x|z) from the model itself, `number` times."""
     keys = jax.random.split(key, number)
     z, x = jax.lax.map(lambda key: vae.sample(key, params), keys, batch_size=BATCH)
     return Points(x, z)
 
 
 def elbo(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Estimate:
-    """The evidence lower bound with its standard error, for comparison; eq. (7), or else (6)."""
+    """Estimates the evidence lower bound and its standard error, for comparison.
+
+    It uses eq. (7), or eq. (6) for a guide without a closed-form KL.
+    """
     bound = evidence_lower_bound(guide)
     draws = jax.vmap(lambda key: bound(key, stats, guide, joint))(
         jax.random.split(key, BOUND_SAMPLES)
@@ -54,16 +57,18 @@ def estimate_points(
     proposal: str = "encoder",
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[Estimate, float]:
-    """One estimator at every datapoint -> an Estimate of fields [n], and the seconds it took.
+    """Runs one estimator at every datapoint.
 
-    Compilation is not in the seconds. Datapoint number i has the key fold_in(key, i), so that
-    its estimate does not depend on how many others there are.
+    Returns an `Estimate` with fields [n], and the run time in seconds without compilation.
+    Datapoint number i has the key fold_in(key, i), so its estimate does not depend on the number of
+    datapoints.
 
     Args:
-        name: of an entry of `marginal.ESTIMATORS`, or "elbo".
-        settings: what the entry takes besides the model.
-        proposal: of `proposals.PROPOSALS`, what the entry starts from; "elbo" has the encoder's.
-        progress: is told after each batch how many datapoints are done.
+        name: an entry of `marginal.ESTIMATORS`, or "elbo".
+        settings: keyword arguments of the entry, besides the model.
+        proposal: an entry of `proposals.PROPOSALS`, where the estimator starts; "elbo" uses the
+            encoder's q(z|x).
+        progress: called after each batch with the number of datapoints that are done.
     """
 
     def one(params: PyTree, number: Array, x: Array, z: Array | None) -> Estimate:
@@ -77,10 +82,10 @@ def estimate_points(
         return ESTIMATORS[name].estimate(draw_key, start, guide, joint, **settings, **exact)
 
     number = len(points.x)
-    batch = math.ceil(number / math.ceil(number / BATCH))  # so that little is done twice
+    batch = math.ceil(number / math.ceil(number / BATCH))  # so that few points are computed twice
 
     def arguments(first: int) -> tuple[Array, Array, Array | None]:
-        # The last batch goes around, to be as long as the others.
+        # The last batch wraps around, so that it is as long as the others.
         index = jnp.arange(first, first + batch) % number
         return index, points.x[index], None if points.z is None else points.z[index]
 
@@ -95,11 +100,11 @@ def estimate_points(
 
 
 def over_theta(estimates: Sequence[Estimate]) -> Estimate:
-    """log 1/S Sum_s p(x; theta_s) of datapoints [n], from estimates of log p(x; theta_s) [n].
+    """Returns log 1/S Sum_s p(x; theta_s) [n], from estimates of log p(x; theta_s) [n].
 
-    With theta_s ~ q(theta) it is a stochastic lower bound on the log of q's mean of p(x). Its
-    standard error is that of the delta method over the S terms, whose own noise is independent. The
-    diagnostics are means over theta.
+    Each entry is a datapoint. With theta_s ~ q(theta) it is a stochastic lower bound on
+    log E_q[p(x; theta)]. Its standard error is that of the delta method over the S terms, whose own
+    noise is independent. The diagnostics are means over theta.
     """
     if len(estimates) == 1:
         return estimates[0]
@@ -113,16 +118,17 @@ def over_theta(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def summarize(estimate: Estimate) -> dict[str, Any]:
-    """Over datapoints [n]: mean in nats, its error from either source, and the diagnostics.
+    """Returns the mean over datapoints [n] in nats, its two standard errors and the diagnostics.
 
-    Entries of `worst` are those that warn: the smallest effective sample size and acceptance, and
-    the largest of the others.
+    One standard error is over datapoints, the other is that of the estimator. An entry `worst` is
+    the smallest value of effective_sample_size and acceptance, and the largest value of other
+    diagnostics.
     """
     value, error = (np.asarray(leaf, np.float64) for leaf in estimate[:2])
     number = len(value)
     summary: dict[str, Any] = {
         "mean": float(np.mean(value)),
-        # How the mean would differ for other datapoints, and for other random numbers.
+        # The first is the error from the choice of datapoints, the second from random numbers.
         "standard_error": _standard_error(value),
         "estimator_standard_error": float(np.sqrt(np.sum(error**2)) / number),
     }
@@ -134,7 +140,7 @@ def summarize(estimate: Estimate) -> dict[str, Any]:
 
 
 def width(lower: Estimate, upper: Estimate) -> dict[str, float | None]:
-    """upper - lower, datapoint by datapoint: its mean, the mean's error, and the widest."""
+    """Returns the mean, its standard error and the maximum of upper - lower over datapoints."""
     gap = np.asarray(upper.value, np.float64) - np.asarray(lower.value, np.float64)
     return {
         "mean": float(np.mean(gap)),
@@ -144,12 +150,12 @@ def width(lower: Estimate, upper: Estimate) -> dict[str, float | None]:
 
 
 def _standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of values [n]; None of a single one."""
+    """Returns the standard error of the mean of values [n], or None for a single value."""
     if len(values) < 2:
         return None
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def _finite(value: np.floating) -> float | None:
-    """As JSON can hold it."""
+    """Returns the value as a float, or None if it is non-finite, because JSON cannot hold it."""
     return float(value) if math.isfinite(value) else None

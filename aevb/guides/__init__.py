@@ -1,7 +1,7 @@
 """Families of approximate posteriors q_phi(z|x), the paper's recognition model, as `Guide`s.
 
-A guide is functions of statistics; an encoder of any library provides them. The table at the foot
-says how a network's heads become the statistics of each family.
+A guide consists of functions of statistics, which an encoder of any library can provide. `GUIDES`
+lists the families; each says how a network's heads become its statistics.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ diag_normal = Guide(
     log_prob=lambda stats, z: stats.log_prob(z),
     kl=lambda stats: stats.kl_to_standard_normal(),
 )
-"""N(mean, diag(exp(log_var))), eq. (9); its statistics are a `DiagNormal`, its prior N(0, I)."""
+"""N(mean, diag(exp(log_var))), eq. (9). Its statistics are a `DiagNormal`; its KL is to N(0, I)."""
 
 full_normal = Guide(
     sample=lambda key, stats: stats.sample(key),
@@ -29,26 +29,26 @@ full_normal = Guide(
     kl=lambda stats: stats.kl_to_standard_normal(),
     sample_and_log_prob=lambda key, stats: stats.sample_and_log_prob(key),
 )
-"""A Gaussian of any covariance; its statistics are a `FullNormal`, its prior N(0, I)."""
+"""A Gaussian with any covariance. Its statistics are a `FullNormal`; its KL is to N(0, I)."""
 
 Heads = Mapping[str, Array]
 
 
 class Sizes(NamedTuple):
-    """What the numbers of a family's statistics follow from."""
+    """The sizes that determine the shapes of a family's statistics."""
 
     num_latents: int  # Z
-    num_layers: int = 1  # T, of a flow
-    num_hidden: int = 1  # H, of the network of each layer of `iaf`
+    num_layers: int = 1  # T, layers of a flow
+    num_hidden: int = 1  # H, hidden units of the network of each `iaf` layer
 
 
 class GuideFamily(NamedTuple):
-    """A guide, and where its statistics come from."""
+    """A guide, and how its statistics are made."""
 
-    guide: Guide  # its kl, where it has one, is to N(0, I)
-    heads: Mapping[str, int]  # name -> size of what an encoder gives at x
-    stats: Callable[[PyTree, Heads], PyTree]  # (parameters of its own, heads) -> statistics
-    init: Callable[[Key], PyTree] | None = None  # its own parameters, a nested dict; None: none
+    guide: Guide  # its kl, if it has one, is to N(0, I)
+    heads: Mapping[str, int]  # name -> size of each encoder output at x
+    stats: Callable[[PyTree, Heads], PyTree]  # (own parameters, heads) -> statistics
+    init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
 
 
 def diag_normal_family(sizes: Sizes) -> GuideFamily:
@@ -59,7 +59,7 @@ def diag_normal_family(sizes: Sizes) -> GuideFamily:
 def full_normal_family(sizes: Sizes) -> GuideFamily:
     num_below = sizes.num_latents * (sizes.num_latents - 1) // 2
     heads = {"mean": sizes.num_latents, "log_diag": sizes.num_latents}
-    if num_below:  # a network need not know how to make a head of no size
+    if num_below:  # a network need not support a head of size 0
         heads["below_diag"] = num_below
 
     def stats(own: PyTree, heads: Heads) -> FullNormal:
@@ -82,7 +82,10 @@ def planar_family(sizes: Sizes) -> GuideFamily:
 
 
 def iaf_family(sizes: Sizes) -> GuideFamily:
-    """Each layer has a masked network of its own, to whose hidden units the encoder adds."""
+    """Returns the family of `iaf` guides.
+
+    Each layer has its own masked network; the encoder's output is added to its hidden units.
+    """
     num_latents, num_layers, num_hidden = sizes
     heads = {"mean": num_latents, "log_var": num_latents, "context": num_layers * num_hidden}
     names = [f"layer_{layer}" for layer in range(num_layers)]
@@ -95,7 +98,7 @@ def iaf_family(sizes: Sizes) -> GuideFamily:
         }
 
     def stats(own: PyTree, heads: Heads) -> FlowStats:
-        # By name, because jax sorts the keys of a dict, and layer_10 comes before layer_2.
+        # Stacked by name, because JAX sorts the keys of a dict and puts layer_10 before layer_2.
         networks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[own[name] for name in names])
         context = heads["context"].reshape(num_layers, num_hidden)
         return FlowStats(DiagNormal(heads["mean"], heads["log_var"]), IAFStats(context, networks))
@@ -104,7 +107,10 @@ def iaf_family(sizes: Sizes) -> GuideFamily:
 
 
 def standard_normal_family(sizes: Sizes) -> GuideFamily:
-    """q(z|x) = N(0, I) whatever x is, which needs no encoder: for models that have none."""
+    """Returns the family q(z|x) = N(0, I), the same for every x.
+
+    It needs no encoder, and is for models that have none.
+    """
     zeros = jnp.zeros(sizes.num_latents)
     return GuideFamily(diag_normal, {}, lambda own, heads: DiagNormal(zeros, zeros))
 

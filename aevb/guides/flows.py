@@ -1,6 +1,6 @@
-"""Normalizing flows: a Gaussian z_0 carried through invertible layers to z ~ q(z|x).
+"""Normalizing flows: a Gaussian z_0 mapped through invertible layers to z ~ q(z|x).
 
-log q(z) = log q(z_0) - Sum_t log |det dz_t / dz_{t-1}|. Every statistic may be any real number.
+log q(z) = log q(z_0) - Sum_t log |det dz_t / dz_{t-1}|. A statistic may be any real number.
 """
 
 import math
@@ -17,26 +17,32 @@ from aevb.distributions import DiagNormal
 from aevb.losses import Guide
 from aevb.types import Key, PyTree
 
-BISECTIONS = 30  # of a bracket that is known; a Newton step then doubles the digits
-GATE_LOGIT = 2.0  # where the network of an IAF says 0: its paper starts near the identity
+BISECTIONS = 30  # halvings of a known bracket; a Newton step then doubles the number of digits
+GATE_LOGIT = 2.0  # added to an IAF's gate logits; the IAF paper also starts near the identity
 
 
 class FlowStats(NamedTuple):
     """The statistics of a flow."""
 
-    base: DiagNormal  # of z_0
-    layers: PyTree  # those of T layers, stacked along each leaf's first axis
+    base: DiagNormal  # distribution of z_0
+    layers: PyTree  # statistics of T layers, stacked along each leaf's first axis
 
 
 class Layer(NamedTuple):
-    """An invertible map with its log |det dy / dz| []; both ways give it at the same pair."""
+    """An invertible map y of z, with its log |det dy / dz| [].
+
+    Both directions return the same log determinant for the same pair of z and y.
+    """
 
     forward: Callable[[PyTree, Array], tuple[Array, Array]]  # (stats of the layer, z) -> y, log det
     inverse: Callable[[PyTree, Array], tuple[Array, Array]]  # (stats of the layer, y) -> z, log det
 
 
 def flow_guide(layer: Layer) -> Guide:
-    """q(z|x) of T such layers; its statistics are `FlowStats`. It has no closed KL."""
+    """Returns the guide q(z|x) of a flow with T such layers.
+
+    Its statistics are `FlowStats`. It has no closed-form KL.
+    """
 
     def sample_and_log_prob(key: Key, stats: FlowStats) -> tuple[Array, Array]:
         start = stats.base.sample(key)
@@ -65,7 +71,7 @@ def flow_guide(layer: Layer) -> Guide:
 
 
 class PlanarStats(NamedTuple):
-    """Of y = z + u tanh(w'z + b); what is called u here is made invertible first."""
+    """The statistics of a layer y = z + u tanh(w'z + b) with u adjusted to be invertible."""
 
     u: Array  # [Z]
     w: Array  # [Z]
@@ -73,15 +79,16 @@ class PlanarStats(NamedTuple):
 
 
 def _invertible(stats: PlanarStats) -> tuple[Array, Array, Array]:
-    """The u [Z] of the layer, w'u [] and 1 + w'u []; it is invertible, as w'u > -1.
+    """Returns the layer's u [Z], w'u [] and 1 + w'u []; it is invertible because w'u > -1.
 
-    Rezende & Mohamed (2015), appendix A.1, move u along w until w'u is m(w'u). Their
-    m(a) = log(1 + e^a) - 1 is not 0 at a = 0, so that w -> 0 would make u infinite; the logarithm
-    of 1 + (e - 1) e^a is, rises from -1 to infinity too, and leaves u = 0 the identity.
+    Rezende & Mohamed (2015), appendix A.1, move u along w until w'u equals m(w'u). Their function
+    m(a) = log(1 + e^a) - 1 is not 0 at a = 0, so that u would become infinite as w -> 0. Here
+    m(a) = log(1 + (e - 1) e^a) - 1. It also increases from -1 to infinity, but it is 0 at a = 0, so
+    that u = 0 still gives the identity.
     """
     a = stats.w @ stats.u
-    # m(a) - a = log(1 + (e^-a - 1) / e) without overflow, and with all digits near a = 0, where
-    # it is divided by a small |w|^2.
+    # m(a) - a = log(1 + (e^-a - 1) / e), without overflow, and with all digits near a = 0, where
+    # the division is by a small |w|^2.
     positive, negative = jnp.where(a > 0.0, a, 0.0), jnp.where(a > 0.0, 0.0, a)
     excess = jnp.where(
         a > 0.0,
@@ -90,13 +97,16 @@ def _invertible(stats: PlanarStats) -> tuple[Array, Array, Array]:
     )
     w_sq = stats.w @ stats.w
     u = stats.u + excess / jnp.where(w_sq > 0.0, w_sq, 1.0) * stats.w
-    # As a -> -inf, 1 + m(a) keeps its digits and m(a) is -1.
+    # 1 + m(a), computed directly so that it keeps its digits as a -> -inf, where m(a) is -1.
     slack = softplus(a + math.log(math.e - 1.0))
     return u, a + excess, slack
 
 
 def _planar_log_det(slack: Array, t: Array) -> Array:
-    """log(1 + w'u (1 - t^2)) -> [], with t = tanh(w'z + b); a sum of what is not negative."""
+    """Returns log(1 + w'u (1 - t^2)) [], with t = tanh(w'z + b).
+
+    It is computed as the log of a sum of non-negative terms.
+    """
     t_sq = jnp.square(t)
     return jnp.log(t_sq + (1.0 - t_sq) * slack)
 
@@ -108,7 +118,10 @@ def _planar_forward(stats: PlanarStats, z: Array) -> tuple[Array, Array]:
 
 
 def _planar_inverse(stats: PlanarStats, y: Array) -> tuple[Array, Array]:
-    """By s = w'z + b, the one root of s + w'u tanh(s) = w'y + b, which rises in s."""
+    """Returns z and the log determinant at y, by solving s + w'u tanh(s) = w'y + b for s = w'z + b.
+
+    The left side increases with s, so there is exactly one root.
+    """
     u, wu, slack = _invertible(stats)
     target = stats.w @ y + stats.b
     fixed_wu, fixed_target = stop_gradient((wu, target))
@@ -123,7 +136,7 @@ def _planar_inverse(stats: PlanarStats, y: Array) -> tuple[Array, Array]:
     start = (fixed_target - reach, fixed_target + reach)
     low, high = jax.lax.fori_loop(0, BISECTIONS, bisect, start)
     root = 0.5 * (low + high)
-    # One Newton step from a root without gradient has the gradient of the implicit function.
+    # One Newton step from a root without a gradient gives the gradient of the implicit function.
     t = jnp.tanh(root)
     slope = jnp.exp(_planar_log_det(slack, t))
     s = root - (root + wu * t - target) / slope
@@ -134,21 +147,23 @@ def _planar_inverse(stats: PlanarStats, y: Array) -> tuple[Array, Array]:
 planar = flow_guide(Layer(_planar_forward, _planar_inverse))
 """Planar flows, Rezende & Mohamed (2015), eq. (10): each layer bends z along one direction.
 
-Its layers are a `PlanarStats` with T in front. `log_prob` solves a scalar equation a layer."""
+The statistics of its layers are a `PlanarStats` with a leading axis [T]. `log_prob` solves one
+scalar equation per layer.
+"""
 
 
 # Inverse autoregressive flows
 
 
 class IAFStats(NamedTuple):
-    """Of a network [Z] -> logits of gates [Z] and shifts [Z], with H hidden units."""
+    """The statistics of a layer: a network from z [Z] to gate logits [Z] and shifts [Z]."""
 
-    context: Array  # [H], what x adds to the hidden units
+    context: Array  # [H], added to the hidden units; depends on x
     network: PyTree  # {"hidden": {kernel [Z, H]}, "gate", "shift": {kernel [H, Z], bias [Z]}}
 
 
 def init_autoregressive(key: Key, num_latents: int, num_hidden: int) -> PyTree:
-    """The network of one layer: weights of variance 1/fan-in, biases of 0."""
+    """Draws the network of one layer: weights of variance 1/fan-in, biases of 0."""
     hidden_key, gate_key, shift_key = jax.random.split(key, 3)
 
     def kernel(key: Key, fan_in: int, fan_out: int) -> Array:
@@ -167,10 +182,11 @@ def init_autoregressive(key: Key, num_latents: int, num_hidden: int) -> PyTree:
 
 
 def _autoregressive(stats: IAFStats, z: Array) -> tuple[Array, Array]:
-    """Logits of gates [Z] and shifts [Z], whose entry i depends on z_j for j < i alone.
+    """Returns gate logits [Z] and shifts [Z]; entry i depends only on z_j for j < i.
 
-    A masked autoencoder (Germain et al. 2015): hidden unit h sees the first d_h entries and is
-    seen by those after them; d_h is spread evenly over 0, ..., Z - 1, and 0 sees x alone.
+    A masked autoencoder (Germain et al. 2015): hidden unit h sees the first d_h entries of z, and
+    only the outputs after them see h. The d_h are spread evenly over 0, ..., Z - 1; a hidden unit
+    with d_h = 0 sees x only.
     """
     (num_latents,), (num_hidden,) = z.shape, stats.context.shape
     seen = jnp.arange(num_hidden) * num_latents // num_hidden  # d_h
@@ -186,14 +202,20 @@ def _autoregressive(stats: IAFStats, z: Array) -> tuple[Array, Array]:
 
 
 def _iaf_forward(stats: IAFStats, z: Array) -> tuple[Array, Array]:
-    """y = g z + (1 - g) m, in reverse order, so that the next layer sees the last entry first."""
+    """Returns y = g z + (1 - g) m in reverse order, and the log determinant.
+
+    The reversal puts the last entry first in the next layer.
+    """
     gate_logits, shift = _autoregressive(stats, z)
     y = shift + sigmoid(gate_logits) * (z - shift)
     return y[::-1], jnp.sum(log_sigmoid(gate_logits))
 
 
 def _iaf_inverse(stats: IAFStats, y: Array) -> tuple[Array, Array]:
-    """Entry by entry: z_i needs the z_j before it alone, so that Z passes are exact."""
+    """Returns z and the log determinant at y, one entry at a time.
+
+    z_i depends only on the z_j before it, so Z passes give the exact inverse.
+    """
     y = y[::-1]
 
     def find(z: Array, i: Array) -> tuple[Array, None]:
@@ -209,6 +231,7 @@ def _iaf_inverse(stats: IAFStats, y: Array) -> tuple[Array, Array]:
 iaf = flow_guide(Layer(_iaf_forward, _iaf_inverse))
 """Inverse autoregressive flows, Kingma et al. (2016), algorithm 1: gates and shifts.
 
-Its layers are an `IAFStats` with T in front; the networks' weights are among them, so that a bound
-can stop the gradient of all that log q depends on. Sampling takes one pass a layer, and `log_prob`
-at another z takes Z passes a layer."""
+The statistics of its layers are an `IAFStats` with a leading axis [T]. They include the networks'
+weights, so that a bound can stop the gradient of everything that log q depends on. Sampling takes
+one pass per layer; `log_prob` at another z takes Z passes per layer.
+"""

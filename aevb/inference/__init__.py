@@ -1,4 +1,4 @@
-"""Inference that learns no encoder: Hamiltonian Monte Carlo, annealing, the search for a mode."""
+"""Inference without an encoder: Hamiltonian Monte Carlo, annealing, importance weights, L-BFGS."""
 
 from aevb.inference import annealed_importance_sampling as annealed_importance_sampling
 from aevb.inference import hmc as hmc

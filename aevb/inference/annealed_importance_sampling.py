@@ -1,4 +1,4 @@
-"""Chains that are led from one density to another in steps: annealed importance sampling."""
+"""Annealed importance sampling: chains that move from one density to another in steps."""
 
 import math
 from functools import partial
@@ -11,42 +11,45 @@ from jax import Array
 from aevb.inference import hmc
 from aevb.types import Key, LogDensity
 
-SHARPNESS = 4.0  # of the sigmoid: how much slower the schedule is at its ends
-WARMUP = 50  # transitions by which a pilot run finds its first step size
-SHORTEST_PILOT = 100  # transitions along the path: on a short one it makes several at each beta
-GAIN = 0.2  # of the pilot's log step size, for an acceptance that is off by 1
+SHARPNESS = 4.0  # largest argument of the sigmoid; a larger value makes smaller steps at both ends
+WARMUP = 50  # transitions in which a pilot run finds its first step size
+SHORTEST_PILOT = 100  # least number of transitions along the path; several per beta if it is short
+GAIN = 0.2  # change of the pilot's log step size per unit of acceptance error
 
 
 class Path(NamedTuple):
-    """The geometric path q^(1 - beta) p^beta between two densities, neither need be normalized."""
+    """The geometric path q^(1 - beta) p^beta between two densities, normalized or not."""
 
     log_q: LogDensity  # z [Z] -> [], nats, at beta = 0
     log_p: LogDensity  # z [Z] -> [], nats, at beta = 1
 
     def log_density(self, beta: Array, z: Array) -> Array:
-        """(1 - beta) log q(z) + beta log p(z) of z [Z] -> [], nats."""
+        """Returns (1 - beta) log q(z) + beta log p(z) [] of z [Z], in nats."""
         return (1.0 - beta) * self.log_q(z) + beta * self.log_p(z)
 
     def log_ratio(self, z: Array) -> Array:
-        """log p(z) - log q(z) of z [Z] -> [], nats: the derivative of `log_density` in beta."""
+        """Returns log p(z) - log q(z) [] of z [Z], in nats.
+
+        This is the derivative of `log_density` in beta.
+        """
         return self.log_p(z) - self.log_q(z)
 
 
 class Annealed(NamedTuple):
-    """What chains bring back from the path."""
+    """The result of annealing C chains along a path."""
 
     log_weights: Array  # [C], nats
     acceptance: Array  # [], mean acceptance probability over chains and path
 
 
 def sigmoid_schedule(num_temps: int) -> Array:
-    """beta_0 = 0 < beta_1 < ... < beta_T = 1 -> [T + 1].
+    """Returns the inverse temperatures beta_0 = 0 < beta_1 < ... < beta_T = 1, as [T + 1].
 
-    Grosse et al. (2015): T + 1 even points of a sigmoid between -4 and 4, scaled to end at 0 and
-    1, so that the steps are small where the densities change fast, at both ends.
+    Grosse et al. (2015): a sigmoid at T + 1 evenly spaced points between -4 and 4, rescaled to end
+    at 0 and 1. The steps are small at both ends, where the densities change fast.
 
     Raises:
-        ValueError: num_temps, T, is below 2, which would be importance sampling.
+        ValueError: num_temps, T, is below 2. T = 1 would be importance sampling.
     """
     if num_temps < 2:
         raise ValueError(f"num_temps is {num_temps}; it must be at least 2")
@@ -58,14 +61,14 @@ def sigmoid_schedule(num_temps: int) -> Array:
 def anneal(
     key: Key, z: Array, path: Path, betas: Array, step_sizes: Array, *, num_leapfrog: int
 ) -> Annealed:
-    """Leads chains z [C, Z] along the betas [T + 1] in the order given, with a weight for each.
+    """Moves chains z [C, Z] along the betas [T + 1] in the given order, and weights each chain.
 
     Neal (2001): log w = Sum_t (beta_t - beta_(t-1)) log p(z_(t-1)) / q(z_(t-1)), where z_0 is from
-    the density at beta_0 and z_t by an HMC transition that leaves the density at beta_t invariant.
-    E[w] is the last density's normalizer over the first's, in either direction.
+    the density at beta_0 and z_t from an HMC transition that leaves the density at beta_t
+    invariant. In either direction, E[w] is the last density's normalizer divided by the first's.
 
     Args:
-        step_sizes: [T + 1], one for each beta, on which these chains have had no influence.
+        step_sizes: [T + 1], one for each beta; they must not depend on these chains.
     """
 
     def step(carry: tuple[Array, Array], inputs: tuple[Key, Array, Array, Array]):
@@ -78,18 +81,19 @@ def anneal(
 
     changes = jnp.diff(betas)
     keys = jax.random.split(key, len(changes) - 1)
-    # A transition at the last beta would come after the last factor of the weight: there is none.
+    # The last beta has no transition, because it would come after the last factor of the weight.
     inner = (keys, betas[1:-1], changes[:-1], step_sizes[1:-1])
     (z, log_w), acceptance = jax.lax.scan(step, (z, jnp.zeros(len(z))), inner)
     return Annealed(log_w + changes[-1] * jax.vmap(path.log_ratio)(z), jnp.mean(acceptance))
 
 
 def pilot(key: Key, z: Array, path: Path, betas: Array, settings: hmc.Settings) -> Array:
-    """A step size for each beta -> [T + 1], from chains z [C, Z] led along for that alone.
+    """Estimates a step size for each beta, [T + 1], from chains z [C, Z] that serve only for this.
 
     The log step size follows the chains' mean acceptance with a constant gain: stochastic
-    approximation (Robbins & Monro 1951) of a target that moves. Chains whose weights count must be
-    others, since a step size that has seen a chain's past breaks the invariance E[w] rests on.
+    approximation (Robbins & Monro 1951) with a moving target. The chains whose weights are used
+    must be others. A step size that depends on a chain's past breaks the invariance that E[w]
+    relies on.
     """
 
     def follow(carry: tuple[Array, Array], inputs: tuple[Key, Array]):

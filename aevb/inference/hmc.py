@@ -1,7 +1,7 @@
-"""Hamiltonian Monte Carlo on a log-density: transitions, and chains that adapt their step.
+"""Hamiltonian Monte Carlo on a log-density: transitions, and chains with step-size adaptation.
 
-The transition and the adaptation are blackjax's, which this file alone imports, and only where it
-is used: that costs most of a second.
+The transition and the adaptation are from blackjax. Only this file imports blackjax, and only when
+it is used, because the import takes most of a second.
 """
 
 from functools import partial
@@ -14,23 +14,23 @@ from jax import Array
 
 from aevb.types import Key, LogDensity
 
-FIRST_STEP = 0.5  # adaptation starts here, for targets of scales between 0.01 and 1
-JITTER = 0.2
+FIRST_STEP = 0.5  # step size where adaptation starts, for targets of scales between 0.01 and 1
+JITTER = 0.2  # relative range of the random change of the leapfrog step, to either side
 
 
 class Settings(NamedTuple):
-    """How transitions are made, in any of the algorithms that make them."""
+    """The settings of HMC transitions, for all algorithms that use them."""
 
-    num_leapfrog: int = 10  # steps of a trajectory
-    num_warmup: int = 300  # transitions before the first that counts
-    target_acceptance: float = 0.8  # 0.65 is best in many dimensions (Neal 2011), more in few
+    num_leapfrog: int = 10  # leapfrog steps of a trajectory
+    num_warmup: int = 300  # transitions before the first sample that is kept
+    target_acceptance: float = 0.8  # 0.65 is best in many dimensions (Neal 2011), higher in few
 
 
 DEFAULTS = Settings()
 
 
 class Chains(NamedTuple):
-    """What independent chains have drawn after their warm-up."""
+    """The samples of independent chains after their warm-up."""
 
     samples: Array  # [C, L, Z]
     acceptance: Array  # [], mean acceptance probability, after the warm-up
@@ -40,11 +40,12 @@ class Chains(NamedTuple):
 def transition(
     key: Key, z: Array, step_size: Array, *, log_density: LogDensity, num_leapfrog: int
 ) -> tuple[Array, Array]:
-    """One HMC transition that leaves `log_density` invariant -> z [Z], acceptance probability [].
+    """Makes one HMC transition, which leaves `log_density` invariant.
 
-    Neal (2011), section 3, with unit masses. Each trajectory's step is within a fifth of
-    `step_size`, at random: one of fixed length can come full circle on a Gaussian target and
-    never mix. The step does not depend on z, so the transition is reversible all the same.
+    Returns z [Z] and the acceptance probability []. Neal (2011), section 3, with unit masses. The
+    leapfrog step of each trajectory is drawn within 20% of `step_size`. With a fixed step, a
+    trajectory on a Gaussian target can return to its start, so that the chain never mixes. The step
+    does not depend on z, so the transition is still reversible.
     """
     step_key, kernel_key = jax.random.split(key)
     step_size *= jax.random.uniform(step_key, minval=1.0 - JITTER, maxval=1.0 + JITTER)
@@ -63,7 +64,10 @@ def transition(
 def move(
     key: Key, z: Array, step_size: Array, *, log_density: LogDensity, num_leapfrog: int
 ) -> tuple[Array, Array]:
-    """`transition` of every chain, z [C, Z] -> z [C, Z], their mean acceptance probability []."""
+    """Applies `transition` to every chain, z [C, Z].
+
+    Returns the new z [C, Z] and the mean acceptance probability [].
+    """
 
     def move_one(key: Key, z: Array) -> tuple[Array, Array]:
         return transition(key, z, step_size, log_density=log_density, num_leapfrog=num_leapfrog)
@@ -80,10 +84,10 @@ def sample(
     num_samples: int,
     settings: Settings = DEFAULTS,
 ) -> Chains:
-    """L samples of each of C chains that start at z [C, Z], after a warm-up that is dropped.
+    """Draws L samples from each of C chains that start at z [C, Z], after a discarded warm-up.
 
-    In the warm-up the step size, which the chains share, is adapted by dual averaging (Hoffman &
-    Gelman 2014, section 3.2) toward the target acceptance; then it is frozen.
+    During the warm-up, the step size that all chains share is adapted by dual averaging (Hoffman &
+    Gelman 2014, section 3.2) toward the target acceptance. It is fixed afterward.
     """
     adapt = _blackjax().adaptation.step_size.dual_averaging_adaptation
     start, update, final = adapt(settings.target_acceptance)
@@ -111,21 +115,21 @@ def sample(
 
 
 def r_hat(chains: Chains) -> Array:
-    """Potential scale reduction of each dimension -> [Z], near 1 where the chains agree.
+    """Returns the potential scale reduction of each dimension [Z], near 1 if the chains agree.
 
-    Gelman & Rubin (1992): the spread of all samples over that within the chains.
+    Gelman & Rubin (1992): the spread of all samples divided by the spread within the chains.
     """
     reductions = _blackjax().diagnostics.potential_scale_reduction(
         chains.samples, chain_axis=0, sample_axis=1
     )
-    return jnp.reshape(reductions, chains.samples.shape[2:])  # Z = 1 has lost its axis
+    return jnp.reshape(reductions, chains.samples.shape[2:])  # for Z = 1 blackjax drops the axis
 
 
 def effective_sample_size(chains: Chains) -> Array:
-    """How many independent samples say as much about the mean -> [Z], of C L dependent ones.
+    """Returns the effective sample size of C·L dependent samples, for the mean of each dimension.
 
-    Vehtari et al. (2021), section 3.2: C L over the sum of the autocorrelations, which that
-    between the chains goes into.
+    The result is [Z]. Vehtari et al. (2021), section 3.2: C·L divided by the integrated
+    autocorrelation time, including between-chain variance.
     """
     sizes = _blackjax().diagnostics.effective_sample_size(
         chains.samples, chain_axis=0, sample_axis=1
@@ -134,9 +138,10 @@ def effective_sample_size(chains: Chains) -> Array:
 
 
 def _blackjax() -> ModuleType:
-    """The library, which those who never sample do not load.
+    """Imports and returns blackjax, so that programs that never sample do not load it.
 
-    It has constants that are arrays. In the middle of a trace they would become tracers, and stay.
+    Some of its constants are arrays. If the import happened inside a trace, they would become
+    tracers and remain so.
     """
     with jax.ensure_compile_time_eval():
         import blackjax

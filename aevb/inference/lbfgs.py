@@ -1,6 +1,6 @@
-"""L-BFGS: the top of a smooth function of few variables, without a step size to tune.
+"""L-BFGS: maximization of a smooth function of few variables, without a step size to tune.
 
-The optimizer is optax's, which is imported only where it is used.
+The optimizer is from optax, which is imported only when it is used.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,10 @@ from aevb.types import PyTree
 
 
 def maximize(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: int) -> PyTree:
-    """The best point that L-BFGS with a line search climbs to, never below `start`.
+    """Returns the best point that L-BFGS with a line search finds, never below `start`.
 
-    It stops where a step no longer rises, which near the top is at the precision of the numbers.
+    It stops after num_steps, or when a step no longer increases the function. Near the maximum,
+    this happens at floating-point precision.
 
     Args:
         function: point -> [], differentiable.
@@ -43,6 +44,6 @@ def maximize(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: i
 
     begin = (start, optimizer.init(start), jnp.int32(0), jnp.bool_(True))
     found, *_ = jax.lax.while_loop(climbs, step, begin)
-    # A line search that has left the finite numbers has found nothing.
+    # A non-finite result of the line search is discarded.
     better = loss(found) <= loss(start)
     return jax.tree.map(partial(jnp.where, better), found, start)

@@ -1,6 +1,6 @@
-"""The third way: z is a function of other reparameterized variables.
+"""The third method: z is a function of other reparameterized variables.
 
-Concentrations, degrees of freedom, scales and rates are positive; all have the shape [Z] of z.
+Concentrations, degrees of freedom, scales and rates are positive. All have the shape [Z] of z.
 """
 
 import jax
@@ -29,7 +29,7 @@ def _log_normal_log_prob(p: Params, z: Array) -> Array:
 
 
 def _dirichlet_transform(p: Params, noise: GammaNoise) -> Array:
-    """Gammas divided by their sum, in logarithms."""
+    """Returns Gammas divided by their sum, computed in logarithms."""
     log_g = log_gamma(p["concentration"], noise)
     return positive(log_g - logsumexp(log_g))
 
@@ -42,7 +42,7 @@ def _dirichlet_log_prob(p: Params, z: Array) -> Array:
 
 
 def _beta_transform(p: Params, noise: TwoGammas) -> Array:
-    """g1 / (g1 + g0), kept off 0 and 1, onto which a float would round it."""
+    """Returns g1 / (g1 + g0), kept off 0 and 1, to which a float would round it."""
     log_g1 = log_gamma(p["concentration1"], noise[0])
     log_g0 = log_gamma(p["concentration0"], noise[1])
     z = positive(log_g1 - jnp.logaddexp(log_g1, log_g0))
@@ -56,12 +56,12 @@ def _beta_log_density(p: Params, z: Array) -> Array:
 
 
 def _half_df(p: Params) -> Params:
-    """A Chi-squared's parameters as a Gamma's."""
+    """Returns the parameters of a Chi-squared as those of a Gamma."""
     return {"concentration": 0.5 * p["df"], "rate": jnp.full_like(p["df"], 0.5)}
 
 
 def _f_transform(p: Params, noise: TwoGammas) -> Array:
-    """(chi^2_1 / df1) / (chi^2_2 / df2)."""
+    """Returns (chi^2_1 / df1) / (chi^2_2 / df2)."""
     half_df1, half_df2 = 0.5 * p["df1"], 0.5 * p["df2"]
     log_chi1 = log_gamma(half_df1, noise[0]) - jnp.log(half_df1)
     log_chi2 = log_gamma(half_df2, noise[1]) - jnp.log(half_df2)
@@ -82,22 +82,22 @@ log_normal = Family(
     lambda p, noise: positive(gaussian.transform(p, noise)),
     _log_normal_log_prob,
 )
-"""exp of a Gaussian, of whose location and scale it is named."""
+"""The exponential of a Gaussian that has this location and scale."""
 
 dirichlet = Family(("concentration",), gamma_noise, _dirichlet_transform, _dirichlet_log_prob)
-"""z [Z] on the simplex; its density is with respect to the first Z - 1 dimensions.
+"""The Dirichlet of z [Z] on the simplex; its density is over the first Z - 1 dimensions.
 
-The paper's "weighted sum of Gamma variates" is Gammas divided by their sum. `log_prob` takes it on
-trust that z sums to 1."""
+The paper's "weighted sum of Gamma variates" is Gammas divided by their sum. `log_prob` does not
+check that z sums to 1."""
 
 beta = elementwise(
     ("concentration1", "concentration0"), _two_gammas, _beta_transform, _beta_log_density
 )
-"""p(z) proportional to z^(concentration1 - 1) (1 - z)^(concentration0 - 1).
+"""The Beta, with p(z) proportional to z^(concentration1 - 1) (1 - z)^(concentration0 - 1).
 
-Floats are sparse below 1: with a concentration0 of 0.5 about 2e-4 of the probability lies between
-1 and the float32 next to it, where neither z nor its density has digits. Give the smaller
-concentration the side of 0."""
+Floats are sparse below 1. With a concentration0 of 0.5, a probability of about 2e-4 lies between 1
+and the next smaller float32, where neither z nor its density is accurate. Orient z so that the
+smaller concentration belongs to 0: concentration1 <= concentration0."""
 
 chi_squared = Family(
     ("df",),
@@ -105,7 +105,7 @@ chi_squared = Family(
     lambda p, noise: gamma.transform(_half_df(p), noise),
     lambda p, z: gamma.log_prob(_half_df(p), z),
 )
-"""A Gamma of concentration df / 2 and rate 1/2; for an integer df, a sum of squared Gaussians."""
+"""The Gamma of concentration df / 2 and rate 1/2; for integer df, a sum of squared Gaussians."""
 
 f = elementwise(("df1", "df2"), _two_gammas, _f_transform, _f_log_density)
 """The ratio of two Chi-squared variables, each divided by its degrees of freedom."""

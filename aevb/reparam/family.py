@@ -1,4 +1,4 @@
-"""What a reparameterized family is: noise without parameters, a map of it to z, and a density."""
+"""A reparameterized family: noise without parameters, a map from noise to z, and a density."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,19 +17,19 @@ Noise = Callable[[Key, Shape, DTypeLike], PyTree]
 
 
 class Family(NamedTuple):
-    """q(z) by way of z = transform(params, eps), eps ~ noise; section 2.4.
+    """The distribution q(z) of z = transform(params, eps), eps ~ noise; section 2.4.
 
     `sample` and `log_prob` make a `losses.Guide` whose statistics are the parameters. Parameters
-    outside their domain give NaN or infinity, and a z outside the support has log-density -inf.
+    outside their domain give NaN or infinity. A z outside the support has log-density -inf.
     """
 
-    params: tuple[str, ...]  # their names; the first has the shape of z
+    params: tuple[str, ...]  # the parameters' names; the first parameter has the shape of z
     noise: Noise  # (key, shape of z, dtype) -> eps, free of parameters
     transform: Callable[[Params, PyTree], Array]  # (params, eps) -> z [Z], differentiable in params
     log_prob: Callable[[Params, Array], Array]  # (params, z [Z]) -> [], nats
 
     def sample(self, key: Key, params: Params) -> Array:
-        """z = transform(params, eps) with eps ~ noise -> [Z]; differentiable in params."""
+        """Draws z = transform(params, eps) [Z] with eps ~ noise; differentiable in params."""
         like = params[self.params[0]]
         return self.transform(params, self.noise(key, like.shape, like.dtype))
 
@@ -40,23 +40,26 @@ def elementwise(
     transform: Callable[[Params, PyTree], Array],
     log_density: Callable[[Params, Array], Array],
 ) -> Family:
-    """Z independent dimensions, of parameters [Z]; log_density gives nats for each dimension."""
+    """Returns a family of Z independent dimensions, with parameters [Z].
+
+    `log_density` returns nats for each dimension [Z].
+    """
     return Family(params, noise, transform, lambda p, z: jnp.sum(log_density(p, z)))
 
 
 def open_uniform(key: Key, shape: Shape, dtype: DTypeLike) -> Array:
-    """eps ~ U(0, 1), neither 0 nor 1: the middles of 2^23 equal cells in float32.
+    """Draws eps ~ U(0, 1) other than 0 and 1: the midpoints of 2^23 equal cells in float32.
 
-    Both u and 1 - u are exact and at least 2^-24, so that their logarithms lie above -16.7. What
-    lies farther out in a tail than probability 6e-8 is never drawn.
+    Both u and 1 - u are exact and at least 2^-24, so their logarithms are above -16.7. Values
+    farther out in a tail than probability 6e-8 are never drawn.
     """
     return jax.random.uniform(key, shape, dtype) + 0.5 * float(jnp.finfo(dtype).eps)
 
 
 def positive(log_z: Array) -> Array:
-    """z = exp(log z), saturating where a float would become 0 or its square infinite.
+    """Returns z = exp(log z), clipped before a float would become 0 or its square infinite.
 
-    In float32 z stays within [3.2e-38, 2.2e17]; the gradient of a z at either end is 0.
+    In float32 z stays within [3.2e-38, 2.2e17]. The gradient of a clipped z is 0.
     """
     info = jnp.finfo(log_z.dtype)
     low, high = math.log(float(info.tiny)) + 1.0, 0.45 * math.log(float(info.max))
@@ -64,5 +67,5 @@ def positive(log_z: Array) -> Array:
 
 
 def where_inside(inside: Array, log_density: Array) -> Array:
-    """The log-density inside the support, -inf outside it."""
+    """Returns the log-density inside the support, and -inf outside it."""
     return jnp.where(inside, log_density, -jnp.inf)

@@ -1,7 +1,7 @@
-"""The Gamma, of which Erlang, Student-t, Elliptical, Dirichlet, Beta, Chi-squared and F are made.
+"""The Gamma, on which Erlang, Student-t, Elliptical, Dirichlet, Beta, Chi-squared and F are built.
 
-The paper composes it of Exponentials, which needs an integer concentration. For any other there is
-neither a closed inverse CDF nor a finite composition, so the gradient is implicit.
+The paper composes it from Exponentials, which needs an integer concentration. Other concentrations
+have neither a closed inverse CDF nor a finite composition, so the gradient is implicit.
 """
 
 from typing import NamedTuple
@@ -17,27 +17,28 @@ from aevb.types import Key
 
 
 class GammaNoise(NamedTuple):
-    """What a Gamma of any concentration is a function of."""
+    """The noise from which a Gamma of any concentration is computed."""
 
-    key: Key  # [], the stream of random bits of a rejection sampler
+    key: Key  # [], the random bits of a rejection sampler
     uniform: Array  # the shape of z, in (0, 1)
 
 
 def gamma_noise(key: Key, shape: Shape, dtype: DTypeLike) -> GammaNoise:
-    """eps of a Gamma, or of the families that are made of it."""
+    """Draws eps of a Gamma, or of a family that is built on Gammas."""
     rejection_key, uniform_key = jax.random.split(key)
     return GammaNoise(rejection_key, open_uniform(uniform_key, shape, dtype))
 
 
 def log_gamma(concentration: Array, noise: GammaNoise) -> Array:
-    """log g, g ~ Gamma(concentration, rate 1), of the shape of the concentration.
+    """Returns log g, g ~ Gamma(concentration, rate 1), with the shape of the concentration.
 
-    g = g' u^(1 / concentration), g' ~ Gamma(concentration + 1). Where a proposal for g' is
-    rejected the map from bits to g' jumps; jax differentiates in its place the inverse CDF at the
-    level of g', dg'/da = -(dF/da) / p(g'): implicit reparameterization (Figurnov et al. 2018).
-    The second factor is pathwise. In the logarithm, and with a concentration above 1 left to the
-    sampler, nothing underflows however small the concentration is. In float32 jax's dg'/da has a
-    relative error of 4e-5 at a concentration of 1,000, and of 6e-2 at 10^6.
+    g = g' u^(1 / concentration), with g' ~ Gamma(concentration + 1) by rejection sampling. The map
+    from random bits to g' jumps where a proposal is rejected. jax instead differentiates the
+    inverse CDF at the level of g', dg'/da = -(dF/da) / p(g'): implicit reparameterization (Figurnov
+    et al. 2018). The gradient of the second factor is pathwise. Nothing underflows for any small
+    concentration, since the result is a logarithm and the sampler's concentration is above 1. In
+    float32 jax's dg'/da has a relative error of 4e-5 at a concentration of 1,000, and of 6e-2 at
+    10^6.
     """
     log_boosted = jax.random.loggamma(noise.key, concentration + 1.0, dtype=concentration.dtype)
     return log_boosted + jnp.log(noise.uniform) / concentration
@@ -56,5 +57,7 @@ gamma = elementwise(
     lambda p, noise: positive(log_gamma(p["concentration"], noise) - jnp.log(p["rate"])),
     _log_density,
 )
-"""Concentration > 0, rate > 0. Below a concentration of 0.2 a float32 z may saturate at its least:
-of z < 3e-38 there is a probability of 4e-8 at 0.2 and 2e-4 at 0.1."""
+"""The Gamma of concentration > 0 and rate > 0.
+
+Below a concentration of 0.2 a float32 z may be clipped at its least value: P(z < 3e-38) is 4e-8 at
+0.2 and 2e-4 at 0.1."""

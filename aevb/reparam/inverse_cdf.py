@@ -1,6 +1,6 @@
-"""The first way: a tractable inverse CDF, z = F^-1(u) with u ~ U(0, 1).
+"""The first method: a tractable inverse CDF, z = F^-1(u) with u ~ U(0, 1).
 
-Scales, rates and concentrations are positive, locations real; all have the shape [Z] of z.
+Scales, rates and concentrations are positive, locations real. All have the shape [Z] of z.
 """
 
 from collections.abc import Callable
@@ -34,29 +34,32 @@ def _standardized(p: Params, z: Array) -> Array:
 
 
 def _exponential_quantile(u: Array) -> Array:
-    """-log(1 - u), between 6e-8 and 16.7: the quantile of an Exponential of rate 1."""
+    """Returns -log(1 - u), the quantile of an Exponential of rate 1; it is from 6e-8 to 16.7."""
     return -jnp.log1p(-u)
 
 
 def _cauchy_quantile(u: Array) -> Array:
-    """tan(pi (u - 1/2)), from the nearer end of (0, 1): next to pi/2 tan has lost its digits."""
+    """Returns tan(pi (u - 1/2)), computed from the nearer end of (0, 1).
+
+    Near pi/2 the tangent itself would lose its digits.
+    """
     return jnp.sign(u - 0.5) / jnp.tan(jnp.pi * jnp.minimum(u, 1.0 - u))
 
 
 def _pareto_quantile(p: Params, u: Array) -> Array:
-    """scale (1 - u)^(-1 / concentration), never below the scale by a rounding."""
+    """Returns scale (1 - u)^(-1 / concentration), which rounding cannot put below the scale."""
     log_z = jnp.log(p["scale"]) + _exponential_quantile(u) / p["concentration"]
     return jnp.maximum(positive(log_z), p["scale"])
 
 
 def _reciprocal_quantile(p: Params, u: Array) -> Array:
-    """low^(1 - u) high^u, never outside [low, high] by a rounding."""
+    """Returns low^(1 - u) high^u, which rounding cannot put outside [low, high]."""
     z = jnp.exp((1.0 - u) * jnp.log(p["low"]) + u * jnp.log(p["high"]))
     return jnp.clip(z, p["low"], p["high"])
 
 
 def _weibull_log_density(p: Params, z: Array) -> Array:
-    """In log z - log scale, since z / scale may underflow."""
+    """Computes the log-density from log z - log scale, since z / scale may underflow."""
     concentration, log_scale = p["concentration"], jnp.log(p["scale"])
     log_density = xlogy(concentration - 1.0, z) - concentration * log_scale
     log_hazard = concentration * (jnp.log(z) - log_scale)
@@ -114,7 +117,7 @@ pareto = _inverse_cdf(
         - (p["concentration"] + 1.0) * jnp.log(z / p["scale"]),
     ),
 )
-"""z >= scale. Its tail saturates, as that of `positive`, below a concentration of 0.4."""
+"""The Pareto on z >= scale. Below a concentration of 0.4 its tail is clipped, as in `positive`."""
 
 weibull = _inverse_cdf(
     ("scale", "concentration"),
@@ -131,26 +134,27 @@ reciprocal = _inverse_cdf(
         (p["low"] <= z) & (z <= p["high"]), -jnp.log(z) - jnp.log(jnp.log(p["high"] / p["low"]))
     ),
 )
-"""p(z) proportional to 1/z on [low, high], 0 < low < high: log z is uniform."""
+"""The Reciprocal, p(z) proportional to 1/z on [low, high], 0 < low < high; log z is uniform."""
 
 gompertz = _inverse_cdf(
     ("scale", "concentration"),
     lambda p, u: p["scale"] * jnp.log1p(_exponential_quantile(u) / p["concentration"]),
     _gompertz_log_density,
 )
-"""F(z) = 1 - exp(-concentration (exp(z / scale) - 1))."""
+"""The Gompertz distribution, F(z) = 1 - exp(-concentration (exp(z / scale) - 1))."""
 
 gumbel = _inverse_cdf(
     ("location", "scale"),
     lambda p, u: p["location"] - p["scale"] * jnp.log(-jnp.log(u)),
     _gumbel_log_density,
 )
-"""F(z) = exp(-exp(-(z - location) / scale)): of the greatest of many."""
+"""The Gumbel distribution of maxima, F(z) = exp(-exp(-(z - location) / scale))."""
 
 erlang = gamma
-"""A Gamma whose concentration is an integer, the number of stages. Above one stage its inverse CDF
-is not closed, against the paper's list: its value is drawn by rejection, and its derivative is
-that of the inverse CDF, implicitly."""
+"""The Gamma of an integer concentration, the number of stages.
+
+Above one stage its inverse CDF has no closed form, contrary to the paper's list. The value is drawn
+by rejection. The derivative is that of the inverse CDF, computed implicitly."""
 
 INVERSE_CDF: dict[str, Family] = {
     "exponential": exponential,

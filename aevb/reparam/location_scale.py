@@ -1,7 +1,7 @@
-"""The second way: z = location + scale * eps, eps the standard member of the family.
+"""The second method: z = location + scale * eps, with eps the family's standard member.
 
-Scales are positive, locations real; all have the shape [Z] of z, except in Elliptical. Where a
-family has a shape besides, eps is itself a map of noise without parameters.
+Scales are positive, locations real. All have the shape [Z] of z, except in Elliptical. If a family
+also has a shape parameter, eps is itself a function of noise without parameters.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from aevb.reparam.gamma import GammaNoise, gamma_noise, log_gamma
 from aevb.reparam.inverse_cdf import logistic
 from aevb.types import Key, PyTree
 
-HeavyNoise = tuple[Array, GammaNoise]  # normal [Z], and what the degrees of freedom act on
+HeavyNoise = tuple[Array, GammaNoise]  # normals [Z], and the noise of a Gamma that sets the tails
 
 
 def _location_scale(
@@ -38,7 +38,10 @@ def _location_scale(
     shape_params: tuple[str, ...] = (),
     standard: Callable[[Params, PyTree], Array] = lambda _, noise: noise,
 ) -> Family:
-    """Of standard members `standard(params, noise)` and their log-density [Z]."""
+    """Returns the family of standard members `standard(params, noise)`.
+
+    `log_density` returns the log-density of the standard member for each dimension [Z].
+    """
 
     def transform(p: Params, noise: PyTree) -> Array:
         return p["location"] + p["scale"] * standard(p, noise)
@@ -50,13 +53,13 @@ def _location_scale(
 
 
 def _uniform_log_density(p: Params, z: Array) -> Array:
-    """Of z and not of the standard member, whose rounding may leave (0, 1)."""
+    """Computes the density from z, since rounding may put the standard member outside (0, 1)."""
     low, high = p["location"], p["location"] + p["scale"]
     return where_inside((low <= z) & (z <= high), -jnp.log(p["scale"]))
 
 
 def _triangular_quantile(p: Params, u: Array) -> Array:
-    """F^-1(u) of the triangle over (0, 1) with its top at the mode."""
+    """Returns F^-1(u) of the triangular distribution on (0, 1) with its peak at `mode`."""
     mode = p["mode"]
     return jnp.where(u < mode, jnp.sqrt(u * mode), 1.0 - jnp.sqrt((1.0 - u) * (1.0 - mode)))
 
@@ -68,16 +71,16 @@ def _triangular_log_density(p: Params, t: Array) -> Array:
 
 
 def _heavy_noise(key: Key, shape: Shape, num_mixed: int, dtype: DTypeLike) -> HeavyNoise:
-    """Normals, and one Gamma's noise for each `num_mixed` of the last dimensions together."""
+    """Draws normals, and Gamma noise that is shared along the last `num_mixed` axes."""
     normal_key, gamma_key = jax.random.split(key)
     mixing_shape = shape[: len(shape) - num_mixed]
     return jax.random.normal(normal_key, shape, dtype), gamma_noise(gamma_key, mixing_shape, dtype)
 
 
 def _heavy_tail(df: Array, noise: GammaNoise) -> Array:
-    """sqrt(df / chi^2), chi^2 ~ Chi-squared(df): what makes a Student-t of a Gaussian.
+    """Returns sqrt(df / chi^2), chi^2 ~ Chi-squared(df), by which a Gaussian becomes a Student-t.
 
-    The degrees of freedom have the implicit gradient of a Gamma. It saturates below df = 0.4.
+    The gradient in df is the implicit gradient of a Gamma. The value is clipped below df = 0.4.
     """
     half_df = 0.5 * df
     return positive(0.5 * (jnp.log(half_df) - log_gamma(half_df, noise)))
@@ -85,7 +88,7 @@ def _heavy_tail(df: Array, noise: GammaNoise) -> Array:
 
 def _student_t_log_density(p: Params, t: Array) -> Array:
     df = p["df"]
-    # betaln keeps the digits that a difference of two gammaln would lose at many degrees of freedom
+    # betaln keeps the digits that a difference of two gammaln would lose at large df.
     log_normalizer = betaln(0.5, 0.5 * df) + 0.5 * jnp.log(df)
     return -0.5 * (df + 1.0) * jnp.log1p(jnp.square(t) / df) - log_normalizer
 
@@ -117,11 +120,12 @@ elliptical = Family(
     _elliptical_transform,
     _elliptical_log_prob,
 )
-"""Location [Z], scale_tril [Z, Z] with a positive diagonal, above which it is ignored, df [] > 0.
+"""The Elliptical: location [Z], scale_tril [Z, Z] with a positive diagonal, and df [] > 0.
 
-The density of an Elliptical family depends on z by the length of scale_tril^-1 (z - location)
-alone, in a way that the paper leaves open. Here it is the multivariate Student-t, from the Cauchy
-(df = 1) to the Gaussian of any covariance (df to infinity)."""
+The entries of scale_tril above the diagonal are ignored. The density of an Elliptical family
+depends on z only through the length of scale_tril^-1 (z - location); the paper does not say how.
+Here it is the multivariate Student-t, from the Cauchy (df = 1) to the Gaussian of any covariance
+(df to infinity)."""
 
 student_t = _location_scale(
     lambda key, shape, dtype: _heavy_noise(key, shape, 0, dtype),
@@ -129,7 +133,7 @@ student_t = _location_scale(
     shape_params=("df",),
     standard=lambda p, noise: noise[0] * _heavy_tail(p["df"], noise[1]),
 )
-"""df > 0 degrees of freedom."""
+"""The Student-t with df > 0 degrees of freedom."""
 
 uniform = elementwise(
     ("location", "scale"),
@@ -137,7 +141,7 @@ uniform = elementwise(
     lambda p, u: p["location"] + p["scale"] * u,
     _uniform_log_density,
 )
-"""On [location, location + scale]."""
+"""The uniform distribution on [location, location + scale]."""
 
 triangular = _location_scale(
     open_uniform,
@@ -145,9 +149,10 @@ triangular = _location_scale(
     shape_params=("mode",),
     standard=_triangular_quantile,
 )
-"""On (location, location + scale), with its top at location + scale * mode, mode in (0, 1). At its
-ends the density is 0, and a float z is rounded onto them where the scale is tiny beside the
-location."""
+"""The triangular distribution on (location, location + scale).
+
+Its peak is at location + scale * mode, with mode in (0, 1). The density is 0 at both ends. If the
+scale is tiny relative to the location, rounding may put z on an end."""
 
 gaussian = _location_scale(jax.random.normal, lambda _, t: -0.5 * (jnp.square(t) + LOG_2PI))
 
@@ -155,7 +160,7 @@ LOCATION_SCALE: dict[str, Family] = {
     "laplace": laplace,
     "elliptical": elliptical,
     "student_t": student_t,
-    "logistic": logistic,  # location + scale * logit(u): its inverse CDF is this way too
+    "logistic": logistic,  # its inverse CDF, location + scale * logit(u), also has this form
     "uniform": uniform,
     "triangular": triangular,
     "gaussian": gaussian,
