@@ -23,6 +23,7 @@ PAGES = {
         "docs/variational_bayes.md",
         "docs/paper.md",
         "docs/estimators.md",
+        "docs/results.md",
         "docs/speed.md",
         "docs/scaling.md",
     ],

@@ -2,8 +2,8 @@
 
     python experiments/readme.py
 
-Between the marks `<!-- NAME -->` and `<!-- end -->` of a document stands what `TABLES[NAME]` makes
-of the committed results; a test sees to it that they say the same.
+Between the marks `<!-- NAME -->` and `<!-- end -->` of a document is the output of `TABLES[NAME]`
+for the committed results. A test checks that the two agree.
 """
 
 import statistics
@@ -21,6 +21,7 @@ from aevb.reports import figures
 
 DOCUMENTS = (
     ROOT / "README.md",
+    ROOT / "docs" / "results.md",
     ROOT / "docs" / "estimators.md",
     ROOT / "docs" / "speed.md",
     ROOT / "docs" / "scaling.md",
@@ -30,7 +31,9 @@ SPEEDS = ROOT / "docs" / "speed.png"
 GRADIENTS = ROOT / "docs" / "gradient_variance.png"
 RESULTS = ROOT / "experiments" / "results"
 
-# In the order in which they stand in tables and figures, with a short name for the latter.
+HEADLINE = ("frey_blocked_2", "frey_random_20", "binarized_mnist_20")
+
+# The order in tables and figures, with a short name for the figures.
 CONTENDERS = {
     "aevb": ("aevb", "aevb"),
     "numpyro": ("NumPyro, SVI in one compiled loop", "NumPyro"),
@@ -80,7 +83,7 @@ COSTS = {
 
 
 def results_table() -> str:
-    """Mean ± standard error over seeds of the bound on all of each split."""
+    """Returns mean ± standard error over seeds of the bound on all of each split."""
     report = read(REPRODUCED)
     rows = []
     for name, row in ROWS.items():
@@ -98,13 +101,28 @@ def results_table() -> str:
     return table(header, rows)
 
 
+def headline_table() -> str:
+    """Returns the results table's train and test bounds for three of its rows."""
+    report = read(REPRODUCED)
+    rows = []
+    for name in HEADLINE:
+        result = report["rows"][name]
+        bounds = [
+            f"{result[f'{split}_bound']:.1f} ± {result[f'{split}_bound_standard_error']:.1f}"
+            for split in ("train", "test")
+        ]
+        seeds = sum("failed" not in run for run in result["runs"])
+        rows.append([ROWS[name].title, *bounds, str(seeds)])
+    return table(["", "train bound (nats)", "test bound (nats)", "seeds"], rows)
+
+
 def measured(files: Mapping[str, str]) -> dict[str, str]:
-    """Those of a benchmark's files that there are."""
+    """Returns those of a benchmark's files that exist."""
     return {file: title for file, title in files.items() if (BENCHMARKS / f"{file}.json").exists()}
 
 
 def speed_table() -> str:
-    """Medians over rounds of the paired benchmark, and its ratios."""
+    """Returns medians over rounds of the paired benchmark, and its ratios."""
     report = read(BENCHMARKS / f"{IN_FULL}.json")
     rows = []
     for name, (title, _) in CONTENDERS.items():
@@ -130,7 +148,7 @@ def speed_table() -> str:
 
 
 def bound_noise_table() -> str:
-    """How equal the contenders' bounds are, beside how equal aevb's are over seeds."""
+    """Returns the differences between the contenders' bounds, beside those between aevb's seeds."""
     report = read(BENCHMARKS / f"{IN_FULL}.json")
     noise, epochs = report["bound_noise"], report["epochs_trained"]
     bounds = [result["test_bound"] for result in report["contenders"].values()]
@@ -143,7 +161,7 @@ def bound_noise_table() -> str:
 
 
 def shapes_table() -> str:
-    """Every shape: aevb's speed, and how many times as fast as some peers it is."""
+    """Returns aevb's speed at every shape, and its ratio to the speed of some peers."""
     peers = ("flax", "torch_compile", "torch_preloaded")
     rows = []
     for file, title in measured(SHAPES).items():
@@ -157,7 +175,7 @@ def shapes_table() -> str:
 
 
 def sweep_table(file: str) -> str:
-    """A whole sweep's time and memory, and that the models are equally good."""
+    """Returns the time and memory of a whole sweep, and the bounds of its models."""
     report = read(BENCHMARKS / f"{file}.json")
     rows = []
     for name, result in report["ways"].items():
@@ -170,7 +188,7 @@ def sweep_table(file: str) -> str:
 
 
 def members_table() -> str:
-    """Examples/s of S runs in one program, on each kind of device that there was."""
+    """Returns examples/s of S runs in one program, on each kind of device that was measured."""
     kinds = {"": "CPU", "gpu": "GPU", "tpu": "TPU"}
     reports = {
         kind: read(path)
@@ -184,7 +202,7 @@ def members_table() -> str:
         device = report["machine"]["processor"] if kind == "CPU" else report["device"]
         rows.append([f"{kind}: {device}", *(rates.get(size, "") for size in sizes)])
     if "GPU" not in reports:
-        rows.append(["GPU: not measured, for want of one", *([""] * len(sizes))])
+        rows.append(["GPU: not measured yet", *([""] * len(sizes))])
     return table(["examples/s, all members together", *(f"S = {S}" for S in sizes)], rows)
 
 
@@ -203,7 +221,7 @@ def speeds_of(file: str) -> figures.Speeds:
 
 
 def start_table() -> str:
-    """Medians of the seconds from the command to the first finished epoch."""
+    """Returns the median seconds from the command to the first finished epoch."""
     seconds = read(BENCHMARKS / "first_epoch.json")["seconds"]
     rows = [
         [f"`{name}`", f"{starts['cold']['median']:.1f} s", f"{starts['warm']['median']:.1f} s"]
@@ -213,7 +231,7 @@ def start_table() -> str:
 
 
 def agreement_table() -> str:
-    """The bounds of the independent PyTorch program beside ours."""
+    """Returns the bounds of the independent PyTorch program beside those of aevb."""
     rows = []
     for name, result in read(BENCHMARKS / "agreement.json")["rows"].items():
         for split, compared in result.items():
@@ -227,7 +245,7 @@ def agreement_table() -> str:
 
 
 def gradient_table() -> str:
-    """Variance of each bound's gradient, in the encoder and in the decoder."""
+    """Returns the variance of each bound's gradient, in the encoder and in the decoder."""
     report = read(RESULTS / "gradient_variance.json")
     rows = []
     for name in report["points"][0]["bounds"]:
@@ -250,10 +268,10 @@ def gradient_table() -> str:
 
 
 def marginal_table(*files: str) -> str:
-    """Bounds on log p(x) from both sides, with their errors and the sandwich's width.
+    """Returns bounds on log p(x) from both sides, their errors and the gap between them.
 
     Args:
-        files: of the results of the same datapoints.
+        files: results files for the same datapoints.
     """
     reports = [read(RESULTS / f"{file}.json") for file in files]
     rows = {}
@@ -283,7 +301,7 @@ def marginal_table(*files: str) -> str:
 
 
 def marginal_speed_table() -> str:
-    """Medians of the paired benchmark of log p(x)."""
+    """Returns medians of the paired benchmark of log p(x)."""
     rows = []
     for name, result in read(BENCHMARKS / "marginal_speed.json")["contenders"].items():
         memory = result["peak_mib"]
@@ -301,7 +319,10 @@ def marginal_speed_table() -> str:
 
 
 def cost_table() -> str:
-    """Each figure at an axis's first and last size, and its slope between the last two."""
+    """Returns each figure at the first and last size of an axis, and the slope at the end.
+
+    The slope is that between the last two sizes.
+    """
     scale = {"seconds": 1e3, "bytes": 1e-6, "mib": 1.0}
     rows = []
     for axis, result in read(BENCHMARKS / "cost.json")["axes"].items():
@@ -318,7 +339,7 @@ def cost_table() -> str:
 
 
 def explorer_table() -> str:
-    """Milliseconds of a drag."""
+    """Returns the milliseconds that a drag takes."""
 
     def cell(times: dict[str, float]) -> str:
         return f"{times['median']:.1f} ({times['p95']:.1f})"
@@ -333,6 +354,7 @@ def explorer_table() -> str:
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
+    "headline": headline_table,
     "results": results_table,
     "speed": speed_table,
     "bound noise": bound_noise_table,

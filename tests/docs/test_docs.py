@@ -40,6 +40,7 @@ RUN_BY = {
     HOW_TO / "data.md": __name__,
     HOW_TO / "model.md": __name__,
     HOW_TO / "log_p.md": __name__,
+    HOW_TO / "runs.md": "test_readme",
 }
 
 MAKEFILE = (ROOT / "Makefile").read_text()
