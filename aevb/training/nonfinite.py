@@ -1,8 +1,8 @@
-"""The first step at which a run left the finite numbers, found by taking it there again.
+"""Finds the first step at which a run became non-finite, by bisection over repeated steps.
 
-Training looks at its state only in pauses. As a step depends on nothing but the state and the
-run's keys, the way from a sound state to a pause can be gone again, and halved until one step is
-left. So nothing is paid for it while all is well.
+Training checks its state only at pauses. A step depends only on the state and the run's keys, so
+the steps between the last finite state and a pause can be repeated and bisected until one step is
+left. Nothing is added to the cost of the steps while a run is finite.
 """
 
 import traceback
@@ -22,22 +22,22 @@ from aevb.training.loop import Advance, LoopKeys
 from aevb.training.stacked_runs import Stack
 from aevb.types import Key, PyTree
 
-PACKAGE = str(Path(__file__).parent)
+PACKAGE = str(Path(__file__).parent.parent)
 LIBRARIES = str(Path(jax.__file__).parent.parent)
 
 
 class BadStep(NamedTuple):
-    """One update of one run."""
+    """The update of one run whose result is not finite."""
 
-    step: int  # updates before it
-    problem: str  # what of it was not finite first, as "the objective is nan"
-    indices: np.ndarray  # [M], its minibatch
-    before: TrainState  # finite, unless that is the problem
+    step: int  # number of updates before it
+    problem: str  # what became non-finite first, such as "the objective is nan"
+    indices: np.ndarray  # [M], the datapoints of its minibatch
+    before: TrainState  # finite, unless the search started at a non-finite state
     after: TrainState
 
 
 def not_finite(tree: PyTree) -> list[str]:
-    """The paths of the leaves that hold a NaN or an infinity."""
+    """Returns the paths of the leaves that hold a NaN or an infinity."""
     return [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -47,10 +47,14 @@ def not_finite(tree: PyTree) -> list[str]:
 
 @partial(jax.jit, static_argnames="size")
 def are_finite(state: TrainState, size: int) -> Array:
-    """Whether each member's parameters, optimizer and extra state are -> [size]."""
+    """Returns whether the parameters, optimizer and extra state of each member are finite, [size].
+
+    Args:
+        state: of a stack of `size` members, or of a single run if `size` is 1.
+    """
 
     def of_leaf(leaf: Array) -> Array:
-        each = leaf.reshape(size, -1)  # of a run alone, all of it
+        each = leaf.reshape(size, -1)  # one row with all elements for a single run
         return jnp.all(jnp.isfinite(each), axis=1)
 
     flags = [of_leaf(leaf) for leaf in jax.tree.leaves(state._replace(step=()))]
@@ -68,17 +72,19 @@ def find(
     stop: int,
     batch_size: int,
 ) -> BadStep | None:
-    """The first bad step of a member; None where all is finite until `stop`, this time.
+    """Returns the first step of a member that is not finite, by repeating the steps to `stop`.
+
+    It returns None if all repeated steps are finite.
 
     Args:
-        number: of the member.
-        advance: of all members.
-        state: of all members, at an earlier step.
+        number: the index of the member in the stack.
+        advance: the compiled function of all members.
+        state: the state of all members at an earlier step.
     """
 
     def go(start: TrainState, step: int):
-        """-> the state at a step, the order of its epoch, the member's metrics."""
-        copied = jax.tree.map(jnp.copy, start)  # its memory is used again
+        """Returns the state at a step, the order of its epoch and the member's metrics."""
+        copied = jax.tree.map(jnp.copy, start)  # because `advance` donates its argument
         end, order, means = advance(keys, data, copied, loop.no_order(keys, data), jnp.int32(step))
         return end, order, {name: np.atleast_1d(mean)[number] for name, mean in means.items()}
 
@@ -119,9 +125,9 @@ def origin(
     data: Array,
     bad: BadStep,
 ) -> str:
-    """Where in the source the first NaN or infinity of a bad step arose, in words.
+    """Returns a description of the source line where the first NaN or infinity of a bad step arose.
 
-    The step is taken once more, one operation at a time, each of which JAX looks at.
+    The step is repeated without jit, so that JAX checks the result of every operation.
     """
     indices, stored = jnp.asarray(bad.indices), jnp.asarray(data[bad.indices])
     for looks_for in (jax.debug_nans, jax.debug_infs):
@@ -137,12 +143,12 @@ def origin(
 
 
 def _is_ours(file: str) -> bool:
-    """Whether a source file is of this package or of whoever uses it, and not of a library."""
+    """Returns whether a source file is in this package or in user code, not in a library."""
     return file.startswith(PACKAGE) or not file.startswith(LIBRARIES)
 
 
 def _first_of(x: np.ndarray, metrics: dict[str, np.ndarray], after: TrainState) -> str:
-    """What is not finite, by the order in which a step comes to it."""
+    """Returns a description of the first non-finite quantity, in the order of computation."""
     if not_finite(x):
         return "the minibatch is not finite"
     for name, value in metrics.items():

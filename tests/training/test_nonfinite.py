@@ -1,4 +1,4 @@
-"""--debug: in which line a NaN or an infinity arose, and tracers that leak."""
+"""The flag --debug: the source line of a NaN or an infinity, and leaked tracers."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from programs import run_program, run_python
 
+from aevb import losses
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import build
@@ -23,7 +24,7 @@ def taken(algorithm: Algorithm, state: TrainState, data: jax.Array) -> str:
 
 
 def of_objective(objective) -> Algorithm:
-    """Learns nothing."""
+    """Returns an algorithm that learns nothing and has this objective."""
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
         return state, {"objective": objective(batch.x)}
@@ -62,7 +63,7 @@ SLOW = pytest.mark.slow
     ["aevb", *(pytest.param(n, marks=SLOW) for n in ("full_vb", "wake_sleep", "mcem"))],
 )
 def test_it_goes_through_every_algorithm(name: str):
-    """Weights of 1e30 overflow in the first place where two of them meet."""
+    """Weights of 1e30 overflow in the first place where two of them are multiplied."""
     changes = {"algorithm.name": name, "model.hidden": (5,)}
     dataset, _, algorithm = build(validate(with_values(default_config(), changes)))
     state = stacked_runs.first_state(algorithm.init, jax.random.key(0))
@@ -74,7 +75,7 @@ def test_it_goes_through_every_algorithm(name: str):
 
 @pytest.mark.slow
 def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
-    """Step sizes of 1e20 make weights whose products are beyond float32 at the second step."""
+    """Step sizes of 1e20 make weights whose products overflow float32 at the second step."""
     flags = (
         "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
         "--config.optimizer.step_size=1e20", "--config.train.num_examples=1000",
@@ -91,10 +92,18 @@ def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
 
 @pytest.mark.slow
 def test_no_tracer_leaks_where_a_library_is_first_loaded_within_a_trace(tmp_path: Path):
-    """As blackjax is, which makes arrays when it is imported."""
+    """The library is blackjax, which creates arrays when it is imported."""
     done = run_python(
         "experiments/run.py", "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
         "--config.algorithm.name=mcem", "--config.model.hidden=(5,)",
         "--config.train.num_examples=300", "--config.train.eval_examples=10", "--debug",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_no_library_where_it_is_installed_beside_them(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(nonfinite, "LIBRARIES", str(Path(losses.__file__).parent.parent))
+    assert nonfinite._is_ours(losses.__file__)
+    assert not nonfinite._is_ours(str(Path(nonfinite.LIBRARIES) / "optax" / "losses.py"))
