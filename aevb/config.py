@@ -1,7 +1,7 @@
-"""Every setting: its default, what it means and what is allowed.
+"""Every setting: its default, its meaning and its allowed values, with their validation.
 
-This is the door at which configs stop: below it nothing has heard of a ConfigDict. It imports
-neither jax nor numpy, so that `--help` and a wrong setting answer at once.
+The rest of the package sees validated values, not a ConfigDict. This file imports neither jax nor
+numpy, so that `--help` and the message about a wrong setting appear without delay.
 """
 
 import math
@@ -15,31 +15,31 @@ from aevb.errors import UserError
 from aevb.storage.metrics_log import read_signed
 
 Config = Any
-"""An ml_collections.ConfigDict, whose fields a type checker cannot know."""
+"""An ml_collections.ConfigDict, whose fields are unknown to a type checker."""
 
 Values = Mapping[str, Any]
-"""A config past the door: {"model.num_latents": 2, ...}, every field, validated."""
+"""A validated config, with every field: {"model.num_latents": 2, ...}."""
 
 
 class Field(NamedTuple):
     """One setting."""
 
-    name: str  # dotted, as on the command line after --config.
+    name: str  # dotted, as on the command line after "--config."
     default: Any
     help: str
-    allowed: str  # in words, for the message that refuses a value
-    accepts: Callable[[Any], bool]  # of a value that already has the default's type
+    allowed: str  # the allowed values in words, for the error message
+    accepts: Callable[[Any], bool]  # called only with a value of the default's type
 
 
 class DataChoices(NamedTuple):
-    """What a data set offers; the first of each is the default."""
+    """The choices that a dataset offers; the first of each is the default."""
 
     splits: tuple[str, ...]
     binarizations: tuple[str, ...]
 
 
-# The names in the tables of the package, written out because importing those imports jax; a test
-# holds them equal.
+# The names in the package's tables. They are repeated here because importing the tables imports
+# jax. A test checks that they are equal.
 NETWORKS = ("mlp", "conv")
 INITIALIZATIONS = ("normal", "fan_in")
 LIKELIHOODS = (
@@ -76,7 +76,7 @@ DATA_SETS = {
     "mnist": DataChoices(("standard",), ("dynamic", "fixed", "none")),
     "synthetic": DataChoices(("standard",), ("none",)),
 }
-PREFIXES = {  # of the names of data sets that are not files of the package
+PREFIXES = {  # prefixes of the names of datasets that are not part of the package
     "tfds:": DataChoices(("train,test",), ("none", "dynamic")),
     "npy:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
@@ -92,7 +92,11 @@ def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _up_to(high: int) -> tuple[str, Callable[[Any], bool]]:
-    """From 1, of what takes memory or time: far above any use, below what stops a machine."""
+    """Returns the description and the check of a number from 1 to `high`.
+
+    The limit is for settings that cost memory or time. It is far above any sensible value, and
+    below values that would make the machine unresponsive.
+    """
     return f"at least 1 and at most {high:,}", lambda value: 1 <= value <= high
 
 
@@ -109,13 +113,13 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _prefix(name: str) -> str:
-    """That of PREFIXES with which a data set's name begins, or ""."""
+    """Returns the prefix in PREFIXES with which a dataset's name begins, or ""."""
     return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
 
 
-MOST_STEPS = 2**31 - 2  # that a state can count
+MOST_STEPS = 2**31 - 2  # the largest step count that a training state can hold
 
-# These say where things lie and what else is written, not what is computed.
+# These settings change where files are read and written, but not what is computed.
 WITHOUT_EFFECT = (
     "data.access",
     "data.dir",
@@ -327,7 +331,7 @@ FIELDS = (
 
 
 def default_config() -> Config:
-    """Every field at its default: the 2-D Frey faces of the paper."""
+    """Returns a config with every field at its default: the paper's Frey faces, 2 latents."""
     config: dict[str, Any] = {}
     for field in FIELDS:
         *sections, leaf = field.name.split(".")
@@ -339,7 +343,7 @@ def default_config() -> Config:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """{"model.num_latents": 2, ...}, in the order of the fields."""
+    """Returns the config as {"model.num_latents": 2, ...}, in the order of its fields."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -350,28 +354,28 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """A copy of a config in which fields, by their dotted names, have other values."""
+    """Returns a copy of a config with new values for some fields, given by dotted name."""
     copy: Any = ConfigDict(config.to_dict())
     for name, value in values.items():
         *sections, leaf = name.split(".")
         target = copy
         for section_name in sections:
             target = target[section_name]
-        with target.ignore_type():  # `validate` says what is wrong with it
+        with target.ignore_type():  # `validate` reports a wrong type
             target[leaf] = value
     return copy
 
 
 def with_defaults(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's folder says, with the fields that did not exist when it was begun."""
+    """Returns a run's saved values, with defaults for the fields that did not exist then."""
     return {field.name: field.default for field in FIELDS} | dict(found)
 
 
 def of_finished_run(folder: Path) -> Values:
-    """The validated config of a run that is finished.
+    """Returns the validated config of a finished run.
 
     Raises:
-        UserError: there is no run, it is not finished, or its config is not one of this version.
+        UserError: there is no run, it is not finished, or its config is not valid in this version.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no run's folder: it has no config.json")
@@ -390,7 +394,7 @@ def of_finished_run(folder: Path) -> Values:
 
 
 def section(values: Values, name: str) -> dict[str, Any]:
-    """The values of one section: "train" -> {"num_examples": ..., "batch_size": ...}."""
+    """Returns the values of one section: {"num_examples": ..., "batch_size": ...} for "train"."""
     prefix = f"{name}."
     return {
         field.removeprefix(prefix): value
@@ -400,7 +404,7 @@ def section(values: Values, name: str) -> dict[str, Any]:
 
 
 def help_text(config: Config) -> str:
-    """A line or two for each field: its value in this config, what it means, what is allowed."""
+    """Returns two lines for each field: its value in this config, its meaning, allowed values."""
     values = flatten(config)
     return "\n".join(
         f"  --config.{field.name}={values[field.name]!r}\n      {field.help} [{field.allowed}]"
@@ -409,12 +413,14 @@ def help_text(config: Config) -> str:
 
 
 def validate(config: Config) -> Values:
-    """The values of a config, once what can be known to be wrong without jax is refused.
+    """Returns the values of a config, after all checks that do not need jax.
 
-    What '' stands for in a data set is filled in, so that a run's folder says what it was.
+    An empty split or binarization is replaced by the dataset's default, so that a run's saved
+    config names the one that was used.
 
     Raises:
-        UserError: names the field, the value seen and what is allowed.
+        UserError: a field is unknown or missing, has a value that is not allowed, or does not fit
+            another field. The message names the field, the value and the allowed values.
     """
     values = flatten(config)
     fields = {field.name: field for field in FIELDS}
@@ -450,7 +456,11 @@ def validate(config: Config) -> Values:
 
 
 def _data_choices(name: str, split: str, binarization: str) -> dict[str, str]:
-    """The split and the binarization, which each data set declares; '' becomes its first."""
+    """Returns the split and binarization of a dataset, with '' replaced by its first ones.
+
+    Raises:
+        UserError: the dataset does not offer one of them.
+    """
     prefix = _prefix(name)
     offered = PREFIXES[prefix] if prefix else DATA_SETS[name]
     choices = {}

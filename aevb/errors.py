@@ -1,17 +1,20 @@
-"""The exceptions that a user is meant to see, each with a message of one line."""
+"""The exceptions whose messages are shown to the user, each of one line."""
 
 import signal
 
 
 class UserError(Exception):
-    """A mistake that the user can put right.
+    """An error that the user can correct.
 
-    Its message is one line: what is wrong, the value seen, what is allowed, what to do.
+    Its message is one line. It says what is wrong, the value, the allowed values and what to do.
     """
 
 
-class Interrupted(Exception):  # noqa: N818, it is no error
-    """A run was asked to stop, and is saved; `status` is what the process should exit with."""
+class Interrupted(Exception):  # noqa: N818, it is not an error
+    """The exception of a run that was stopped by a signal and saved.
+
+    `status` is the exit status for the process.
+    """
 
     def __init__(self, received: signal.Signals, examples: int):
         self.received = received

@@ -1,4 +1,4 @@
-"""From a config to its objects: the data set, the model and the algorithm."""
+"""Builds the objects of a config: the dataset, the model and the algorithm."""
 
 import importlib
 import inspect
@@ -25,12 +25,12 @@ from aevb.priors import PriorFamily
 from aevb.runtime import xla
 from aevb.vae import VAE
 
-WITHOUT_ENCODER = ("mcem",)  # algorithms, whose models are evaluated by samples of the prior
-WITHOUT_VAMP = ("mcem", "wake_sleep", "reweighted_wake_sleep")  # to which p(z) is theta's alone
+WITHOUT_ENCODER = ("mcem",)  # algorithms whose models are evaluated with samples of the prior
+WITHOUT_VAMP = ("mcem", "wake_sleep", "reweighted_wake_sleep")  # train p(z) without the encoder
 
 
 class Experiment(NamedTuple):
-    """What a config names."""
+    """The objects of a config."""
 
     dataset: Dataset
     vae: VAE
@@ -38,15 +38,15 @@ class Experiment(NamedTuple):
 
 
 def build(values: Values, dataset: Dataset | None = None) -> Experiment:
-    """The objects of a validated config.
+    """Returns the objects of a validated config.
 
     Args:
-        dataset: what `load` has loaded for these values; None to load it.
+        dataset: the result of `load` for these values; None to load it here.
 
     Raises:
-        UserError: the data cannot be had, or the parts do not fit together.
+        UserError: the data cannot be loaded, or the parts do not fit together.
     """
-    optimizer = build_optimizer(values)  # to be refused before the data are loaded
+    optimizer = build_optimizer(values)  # first, so that errors come before the data are loaded
     dataset = load(values) if dataset is None else dataset
     num_data = len(dataset.train)
     if values["train.batch_size"] > num_data:
@@ -61,10 +61,12 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
 
 
 def load(values: Values) -> Dataset:
-    """The data set of a validated config.
+    """Loads the dataset of a validated config.
+
+    Its training data are on disk or in memory, by `data.access` and `data.memory_share`.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: it cannot be loaded.
     """
     options = section(values, "data")
     access, share = options.pop("access"), options.pop("memory_share")
@@ -80,13 +82,13 @@ def load(values: Values) -> Dataset:
     fits = dataset.train.nbytes <= share * xla.memory()
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))
-    if isinstance(dataset.train, np.memmap):  # whose file may be written anew during the run
+    if isinstance(dataset.train, np.memmap):  # its file may be overwritten during the run
         return dataset._replace(train=np.array(dataset.train))
     return dataset._replace(train=np.asarray(dataset.train))
 
 
 class Loader:
-    """`load`, but each data set once."""
+    """A cached `load`: each dataset is loaded once."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[Any, ...], Dataset] = {}
@@ -99,32 +101,32 @@ class Loader:
 
 
 def data_key(values: Values) -> tuple[Any, ...]:
-    """Of configs that have one data set."""
+    """Returns a hashable key that is equal for configs with the same dataset."""
     return tuple(section(values, "data").items())
 
 
 def _require_room(algorithm: Algorithm) -> None:
-    """Refuses a state that cannot fit, before anything is allocated.
+    """Checks that the training state fits into memory, before anything is allocated.
 
     Raises:
         UserError: it needs more memory than there is.
     """
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    # The state, a copy of it from the last pause, and gradients.
+    # 3: the state, its copy from the last pause, and the gradients.
     xla.require_memory(
         3 * sum(sizes), "training this model", "config.model.hidden or config.model.num_latents"
     )
 
 
 def build_optimizer(values: Values, step_size: float | Array | None = None) -> Optimizer:
-    """The optimizer of a validated config.
+    """Returns the optimizer of a validated config.
 
     Args:
-        step_size: in the place of the config's; [].
+        step_size: [], replaces the config's step size.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the optimizer cannot be made.
     """
     return optimizers.make(
         values["optimizer.name"],
@@ -134,9 +136,10 @@ def build_optimizer(values: Values, step_size: float | Array | None = None) -> O
 
 
 def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:
-    """How a validated config trains a model on N datapoints.
+    """Returns the algorithm of a validated config, for a model and N = `num_data` datapoints.
 
-    An algorithm gets those of the config's algorithm.* fields that its `make` has arguments for.
+    The algorithm's `make` receives those algorithm.* fields of the config that it has parameters
+    for.
 
     Raises:
         UserError: the parts do not fit together.
@@ -238,7 +241,7 @@ def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
         )
 
     def examples(number: int) -> Array:
-        """Training datapoints, evenly spaced, as an evaluation sees them -> [number, D]."""
+        """Returns evenly spaced training datapoints, preprocessed as in evaluation, [number, D]."""
         index = np.linspace(0, num_data - 1, number).astype(np.int32)
         return elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
 
@@ -253,11 +256,11 @@ def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
 
 
 def build_bound(values: Values, guide: Guide) -> Bound:
-    """The bound with its options, once it has accepted them.
+    """Returns the bound with its options applied, after a trial call.
 
     Raises:
-        UserError: it has no such option, or refuses a value, config.algorithm.num_samples or the
-            guide.
+        UserError: the bound has no such option, or refuses a value, config.algorithm.num_samples or
+            the guide.
     """
     name, options = values["algorithm.bound"], values["algorithm.bound_options"]
     bound = losses.BOUNDS[name]
@@ -276,7 +279,7 @@ def build_bound(values: Values, guide: Guide) -> Bound:
         if type(defaults[option]) is int and value.is_integer():
             given[option] = int(value)
     bound = partial(bound, **given)
-    # A rehearsal with densities of a single number, so that nothing is refused in mid-training.
+    # A trial call with scalar densities, so that wrong arguments are found before training.
     toy = Guide(lambda key, stats: stats, lambda stats, z: z, guide.kl and (lambda stats: stats))
     rehearse = partial(bound, num_samples=values["algorithm.num_samples"])
     try:
@@ -286,7 +289,7 @@ def build_bound(values: Values, guide: Guide) -> Bound:
         )
     except ValueError as error:
         fields = "config.algorithm.num_samples, config.algorithm.bound_options"
-        if guide.kl is None:  # of flows, and of every guide beside another prior than N(0, I)
+        if guide.kl is None:  # flows have none, nor has any guide if the prior is not N(0, I)
             fields += ", config.model.guide, config.model.prior"
         raise UserError(
             f"config.algorithm.bound is {name!r}, which refuses its arguments: {error} ({fields})"

@@ -1,4 +1,4 @@
-"""The fields of a config that hold a function's arguments by name, as "b1=0.9,eps=1e-4"."""
+"""The parser of config fields that hold keyword arguments, such as "b1=0.9,eps=1e-4"."""
 
 import math
 
@@ -6,15 +6,15 @@ from aevb.errors import UserError
 
 
 def parse_options(options: str, *, field: str, example: str) -> dict[str, float]:
-    """ "b1=0.9,eps=1e-4" -> {"b1": 0.9, "eps": 1e-4}; finite numbers, each name once.
+    """Returns {"b1": 0.9, "eps": 1e-4} for "b1=0.9,eps=1e-4".
 
     Args:
-        options: what the field holds.
-        field: its name, for the message.
-        example: of what it may hold, for the message.
+        options: the value of the field.
+        field: the name of the field, for the error message.
+        example: a valid value, for the error message.
 
     Raises:
-        UserError: it is written otherwise.
+        UserError: an item is not name=number, a number is not finite, or a name occurs twice.
     """
     parsed: dict[str, float] = {}
     for item in filter(str.strip, options.split(",")):

@@ -14,18 +14,18 @@ from aevb.storage.metrics_log import Unminded
 
 
 class Parser(argparse.ArgumentParser):
-    """For a command whose flags are few; it says what is wrong in one line."""
+    """An argument parser that reports an error in one line, for commands with few flags."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the flags)")
 
 
 def reporting_mistakes(body: Callable[[], int]) -> int:
-    """What `body` returns, or the exit status of what it raises, which it tells in one line.
+    """Runs `body` and returns its exit status; prints a mistake or an interruption in one line.
 
-    Where nobody reads what it prints any more, as of `aevb run --help | head`, it goes on.
+    If the reader of standard output has gone, as in `aevb run --help | head`, `body` continues.
     """
-    logging.set_verbosity(logging.FATAL)  # what orbax warns of is no mistake, or is told here
+    logging.set_verbosity(logging.FATAL)  # orbax's warnings are harmless or are reported here
     try:
         with redirect_stdout(Unminded(sys.stdout)) if sys.stdout else nullcontext():
             return body()
@@ -40,7 +40,10 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
 
 
 def _leave_nothing_unsaid() -> None:
-    """Else Python, when it ends, would try to say it, and complain."""
+    """Flushes standard output; discards the rest if its reader has gone.
+
+    Otherwise Python would flush at exit and print an error.
+    """
     try:
         if sys.stdout:
             sys.stdout.flush()

@@ -22,14 +22,14 @@ from aevb.config import of_finished_run
 from aevb.errors import UserError
 
 SPLITS = ("test", "train", "simulated")
-SEED = 20131221  # of the estimators' noise: the day after the paper appeared
+SEED = 20131221  # of the noise and of simulated data: the day after the paper appeared
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line.
+    """Parses the command line.
 
     Raises:
-        UserError: a flag or a value that cannot be meant.
+        UserError: a flag is unknown, or a value is invalid.
     """
     parser = Parser(
         description=__doc__,
@@ -75,10 +75,10 @@ def _at_least(least: int):
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that is known of log p(x) in the end, as it is written.
+    """Estimates log p(x), writes the result to the output file and returns it.
 
     Raises:
-        UserError: something that the user can put right.
+        UserError: an error that the user can correct.
     """
     config = of_finished_run(args.workdir)
     import jax
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     found, rows = {}, {}
     for number, name in enumerate(settings):
-        # Of several theta it would be no bound: log p(x) is not the log of a mean of exp(bound).
+        # Over several theta the elbo is left out: log p(x) is not the log of a mean of exp(bound).
         if name not in names and (name != "elbo" or args.num_theta):
             continue
         parts, seconds = [], 0.0
@@ -201,10 +201,10 @@ def output_of(args: argparse.Namespace) -> Path:
 
 
 def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
-    """The names of --estimators.
+    """Returns the names in --estimators, after checking them.
 
     Raises:
-        UserError: one is unknown, or is not for these data.
+        UserError: a name is unknown, or the estimator cannot be used on these data.
     """
     names = args.estimators.split(",")
     for name in names:
@@ -229,7 +229,7 @@ def check_estimators(args: argparse.Namespace, known: Any) -> list[str]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result, for a person."""
+    """Returns the result as a table for the terminal."""
     data = result["data"]
     lines = [
         f"log p(x) of {data['num_points']:,} datapoints, {data['split']} of {data['name']}, nats",
@@ -259,7 +259,7 @@ def _number(value: float | None) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """-> the exit status: 0 done, 2 a user's mistake."""
+    """Runs `aevb evaluate`; returns the exit status: 0 if done, 2 for a user's mistake."""
 
     def body() -> int:
         args = parse(arguments)

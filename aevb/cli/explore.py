@@ -14,10 +14,11 @@ from aevb.config import of_finished_run
 
 
 def make(folder: Path, step: int | None, output: Path | None) -> Path:
-    """-> the page's file.
+    """Writes the page of a finished run and returns its file.
 
     Raises:
-        UserError: there is no finished run, it has no such checkpoint, or the file cannot be had.
+        UserError: there is no finished run, it has no such checkpoint, or the file cannot be
+            written.
     """
     config = of_finished_run(folder)
     from aevb import runs
@@ -25,7 +26,7 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
     from aevb.reports.explorer import explorer_page
     from aevb.runs.load import read_state
     from aevb.runtime.run_lock import unusable
-    from aevb.storage import metrics_log  # and jax, for which a mistake need not have waited
+    from aevb.storage import metrics_log  # imports jax; after the check, which does not need it
 
     experiment = build(config)
     params = experiment.algorithm.vae_params(read_state(folder, experiment, config, step).params)
@@ -41,7 +42,7 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """-> the exit status: 0 done, 2 a user's mistake."""
+    """Runs `aevb explore`; returns the exit status: 0 if done, 2 for a user's mistake."""
     parser = Parser(prog="aevb explore", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--step", type=int, help="of a checkpoint that was kept; the newest")

@@ -10,15 +10,18 @@ from aevb.runtime import signals
 
 
 class Command(NamedTuple):
-    """What comes after `aevb`."""
+    """A subcommand of `aevb`."""
 
-    module: str  # with main(arguments) -> exit status; imported when it is asked for
+    module: str  # has main(arguments) -> exit status; imported only if the command is given
     help: str
-    goes_on: bool = False  # where it was stopped, when it is given again
+    goes_on: bool = False  # whether the same command resumes after an interruption
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """-> the exit status: 2 for what is no command or cannot be imported, else the command's."""
+    """Runs a subcommand and returns its exit status.
+
+    The status is 2 if there is no such command or it cannot be imported.
+    """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if name in ("--help", "-h"):
         print(help_text())
@@ -33,21 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sys.argv = [f"aevb {name}", *rest]  # where flags look for their values and a name
+    sys.argv = [f"aevb {name}", *rest]  # absl flags read their values and the name from it
     return start(rest)
 
 
 def load(name: str) -> Callable[[Sequence[str]], int]:
-    """A command's main.
+    """Imports a command's module and returns its `main`.
 
     Raises:
-        UserError: there is none of that name, or a library that it needs is not installed.
+        UserError: there is no command of that name, or a library that it needs is not installed.
     """
     if name not in COMMANDS:
         what = f"{name!r} is no command" if name else "a command is missing"
         raise UserError(f"{what}; it is one of {', '.join(COMMANDS)} (aevb --help)")
     command = COMMANDS[name]
-    signals.exit_at_once(goes_on=command.goes_on)  # before all that takes its time to be imported
+    signals.exit_at_once(goes_on=command.goes_on)  # before the slow imports
     try:
         return importlib.import_module(command.module).main
     except ModuleNotFoundError as error:
@@ -58,7 +61,7 @@ def load(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def help_text() -> str:
-    """What there is, a line each."""
+    """Returns the help text, with one line for each command."""
     lines = [f"  aevb {name:10} {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
         [

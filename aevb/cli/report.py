@@ -18,15 +18,15 @@ from aevb.runtime.run_lock import unusable
 
 
 def make(folders: Sequence[Path], output: Path | None) -> str:
-    """Writes the page and the table -> what is said of them.
+    """Writes the page and the table; returns the text for the terminal.
 
     Raises:
-        UserError: there is no run, or the files cannot be had.
+        UserError: there is no run, or the files cannot be written.
     """
     if output and output.suffix != ".html":
         raise UserError(f"--output is {str(output)!r}; it must be the name of a page, FILE.html")
     found = comparison.compare(folders)
-    if len({folder.is_absolute() for folder in folders}) > 1:  # which have nothing in common
+    if len({folder.is_absolute() for folder in folders}) > 1:  # commonpath refuses a mixture
         folders = [folder.absolute() for folder in folders]
     file = output or Path(os.path.commonpath(folders)) / COMPARISON
     try:
@@ -38,7 +38,7 @@ def make(folders: Sequence[Path], output: Path | None) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """-> the exit status: 0 done, 2 a user's mistake."""
+    """Runs `aevb report`; returns the exit status: 0 if done, 2 for a user's mistake."""
     parser = Parser(prog="aevb report", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("folders", type=Path, nargs="+", help="of runs or sweeps")
     parser.add_argument(

@@ -41,11 +41,11 @@ from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, p
 
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
-LONGEST_NAME = 120  # characters that every file system allows a folder's name
+LONGEST_NAME = 120  # characters of a folder's name; every file system allows as many
 
 
 def define_flags(found: flags.FlagValues) -> None:
-    """Adds the flags of `aevb run` but for --config, which `parse` adds."""
+    """Adds the flags of `aevb run` except --config, which `parse` adds."""
     flags.DEFINE_string(
         "workdir",
         "",
@@ -103,21 +103,21 @@ def parse(
     define: Callable[[flags.FlagValues], None] = define_flags,
     default: str = "",
 ) -> flags.FlagValues:
-    """Returns the flags of a command line (sys.argv without the program), with --config.
+    """Returns the flags of a command line (sys.argv without the program), including --config.
 
-    The flags belong to this call alone, so that a process can read several command lines.
+    Each call has its own flags, so that a process can parse several command lines.
 
     Args:
         define: adds the command's other flags.
-        default: the experiment, if there is no --config.
+        default: the experiment that is used if --config is not given.
 
     Raises:
-        UserError: an unknown flag or field, a value of the wrong type, a file that is no config.
+        UserError: a flag or field is unknown, a value has the wrong type, or the file is no config.
     """
     flag_values = flags.FlagValues()
     define(flag_values)
     given = [sys.argv[0], *_with_files(arguments)]
-    sys.modules.pop("config_config", None)  # where ml_collections would find the last file's names
+    sys.modules.pop("config_config", None)  # ml_collections would reuse the last config file's
     try:
         config_flags.DEFINE_config_file(
             "config",
@@ -128,7 +128,7 @@ def parse(
         )
         rest = flag_values(given)[1:]
         if flag_values.config is not None:
-            flag_values.config.keys()  # a file that failed to load says so only now
+            flag_values.config.keys()  # raises the error if the file failed to load
     except AttributeError as error:
         words = " ".join(str(error).split())
         if "get_config" in words:
@@ -137,7 +137,7 @@ def parse(
     except (flags.Error, KeyError, TypeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(f"{words} (--help lists flags and fields)") from error
-    except Exception as error:  # whatever the user's config file raises when it is executed
+    except Exception as error:  # any exception that the user's config file raises
         words = str(error).strip().splitlines()[-1].strip()
         raise UserError(
             f"--config cannot be read: {words}; name a file with get_config(), such as "
@@ -149,7 +149,7 @@ def parse(
 
 
 def _with_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the name of an experiment replaced by its file."""
+    """Returns the arguments with the name of an experiment replaced by its file."""
     found, is_config = [], False
     for argument in arguments:
         flag, equals, value = argument.partition("=")
@@ -163,7 +163,7 @@ def _with_files(arguments: Sequence[str]) -> list[str]:
 
 
 def default_workdir(given: flags.FlagValues) -> Path:
-    """runs/<experiment>/<name from the overrides>, where an override is what the user typed."""
+    """Returns runs/<experiment>/<name from the overrides that the user typed>."""
     holder = given["config"]
     experiment = Path(config_flags.get_config_filename(holder)).stem  # pyright: ignore[reportArgumentType]
     overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
@@ -179,7 +179,7 @@ def default_workdir(given: flags.FlagValues) -> Path:
 
 
 def report(summary: dict[str, Any], folder: Path) -> str:
-    """A run's result, for a person."""
+    """Returns a run's result as text for the terminal."""
     lines = [f"{'':6} {'bound (nats)':>12} {'std. error':>11} {'bits/dim':>9}"]
     for split in ("train", "test"):
         bits = summary.get(f"{split}_bits_per_dim")
@@ -204,7 +204,7 @@ def declared_sweep(given: flags.FlagValues) -> Plan:
     """Returns the sweep of the experiment's file, with the axes of the command line.
 
     Raises:
-        UserError: there are none, or one is refused.
+        UserError: there are no axes, or one is refused.
     """
     holder = given["config"]
     file = config_flags.get_config_filename(holder)  # pyright: ignore[reportArgumentType]
@@ -215,7 +215,7 @@ def declared_sweep(given: flags.FlagValues) -> Plan:
 
 
 def sweep_table(result: dict[str, Any]) -> str:
-    """What came of a sweep, for a person."""
+    """Returns a sweep's results as a table for the terminal."""
     names = list(result["rows"][0]["setting"])
     titles = [name.rpartition(".")[2] for name in names]
     lines = []
@@ -247,12 +247,13 @@ def _mean(figure: dict[str, Any] | None) -> str:
 
 
 def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
-    """-> the exit status: 0 done, 2 a mistake, 3 a sweep's run failed, 128 + signal that came.
+    """Runs `aevb run`; returns the exit status.
 
-    It is 4 where another process of the run has ended.
+    It is 0 if done, 2 for a user's mistake, 3 if a run of a sweep failed, 4 if another process of
+    the run has ended, and 128 + the number of a signal that was received.
 
     Args:
-        default: the experiment, if there is no --config; '' refuses to go without.
+        default: the experiment that is used if --config is not given; '' makes --config required.
     """
 
     def body() -> int:
@@ -283,7 +284,7 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
         if given.sweep:
             plan = declared_sweep(given)
 
-            from aevb.sweeps import sweep  # imports jax: after all that can be refused without it
+            from aevb.sweeps import sweep  # imports jax; after the checks, which do not need it
 
             result = sweep.run(
                 plan, folder, given.mapping, launcher=given.launcher, options=options
@@ -295,12 +296,12 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
             raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")
 
         from aevb import runs
-        from aevb.runtime import distributed  # import jax: after all that can be refused without it
+        from aevb.runtime import distributed  # imports jax; after the checks that do not need it
 
         if given.coordinator:
             distributed.join(given.coordinator, given.num_processes, given.process_id)
         summary = runs.run(values, folder, debug=given.debug)
-        if summary:  # else the first process has it
+        if summary:  # empty in every process except process 0
             print(report(summary, folder))
         return 0
 

@@ -1,7 +1,8 @@
-"""Data sets, each a file of this folder.
+"""Datasets, each in a file of this folder.
 
-Such a file has ``SPLITS`` (ways to part training from test data) and ``KINDS`` (binarization ->
-kind of data), the defaults first, and ``load(options) -> Dataset``.
+Each file has ``SPLITS`` (the possible splits into training and test data), ``KINDS`` (from
+binarizations to kinds of data) and ``load(options) -> Dataset``. The first split and the first
+binarization are the defaults.
 """
 
 import importlib
@@ -17,34 +18,34 @@ from aevb.errors import UserError
 from aevb.types import Key
 
 NAMES = ("binarized_mnist", "frey_faces", "mnist", "synthetic")
-"""The data sets of the package, each a file of this folder."""
+"""The datasets of the package, each in a file of this folder."""
 PREFIXES = {"tfds:": "tfds_images", "npy:": "user_files", "images:": "user_files"}
-"""What begins the names of data sets that are a user's, and the file that loads them."""
+"""The prefixes of the names of users' datasets, and the files that load these."""
 OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
 
 
 class Dataset(NamedTuple):
-    """Training and test data as stored, and how a stored datapoint becomes what a model sees."""
+    """Training and test data as stored, with the preprocessing that the model needs."""
 
     name: str
     train: Any  # [N, D]: uint8, or float32 for real-valued data; an ndarray, or Records on disk
     test: np.ndarray  # [N', D]
-    kind: str  # "binary" (0/1), "grey" (scaled levels) or "real": which likelihoods can score it
+    kind: str  # "binary" (0/1), "grey" (scaled levels) or "real"; decides which likelihoods fit
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
-    image_shape: tuple[int, ...] | None  # rows, columns and, of colors, channels; D in all
+    image_shape: tuple[int, ...] | None  # rows, columns, channels if in color; their product is D
     levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
 
 
 class Options(NamedTuple):
-    """What can be chosen about data. Fields that a data set has no use for are ignored."""
+    """The options of loading data. A dataset ignores the fields that do not apply to it."""
 
-    dir: str = ""  # where data sets are prepared; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
-    manual_dir: str = ""  # files brought by hand, in it or in its subfolder named as the data set;
+    dir: str = ""  # where datasets are prepared; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
+    manual_dir: str = ""  # the user's downloads, here or in a subfolder named as the dataset;
     #                       "" = downloads/manual in dir
-    split: str = ""  # "" = the data set's first
-    binarization: str = ""  # "" = the data set's first
+    split: str = ""  # "" = the dataset's first
+    binarization: str = ""  # "" = the dataset's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
-    num_train: int = 0  # so many training datapoints, evenly spaced in their order; 0 = all
+    num_train: int = 0  # number of training datapoints kept, evenly spaced in their order; 0 = all
     synthetic_num_train: int = 1000
     synthetic_num_test: int = 1000
     synthetic_num_dims: int = 10
@@ -57,18 +58,18 @@ DEFAULTS = Options()
 
 
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
-    """The data set `name`: one of `NAMES`, or one that is not of this package.
+    """Loads the dataset `name`: one of `NAMES`, or data from outside this package.
 
-    tfds:NAME is images that TFDS has prepared, npy:FILE an array that np.save wrote, and
-    images:FOLDER the images in a folder.
+    tfds:NAME is images that TFDS has prepared, npy:FILE is an array that np.save wrote, and
+    images:FOLDER is the images in a folder.
 
-    Data of a public file come from, in this order: this package; what was prepared before in
-    `options.dir`; files in `options.manual_dir`; the network. What is read is always checked.
+    The sources of a public file are tried in this order: this package; data that were prepared
+    before in `options.dir`; files in `options.manual_dir`; the network. Data are always checked.
 
     Raises:
-        UserError: no such data set, split, binarization or scale, or fewer training datapoints
-            than were asked for; the files are neither here nor to be downloaded; a file or a
-            prepared folder is damaged; a folder cannot be written.
+        UserError: the dataset, split, binarization or scale does not exist; there are fewer
+            training datapoints than were asked for; the files are not on this machine and cannot be
+            downloaded; a file or a prepared folder is damaged; a folder cannot be written.
     """
     if options.grey_scale not in (255.0, 256.0):
         raise UserError(f"data.grey_scale is {options.grey_scale}; it must be 255.0 or 256.0")
@@ -101,7 +102,7 @@ def _load_users(name: str, options: Options) -> Dataset:
     module = importlib.import_module(f"aevb.data.{PREFIXES[_prefix(name)]}")
     kinds = tuple(module.KINDS)
     binarization = _chosen(f"data.binarization of {name}", options.binarization, kinds)
-    if _prefix(name) == "tfds:":  # whose splits have a language of their own
+    if _prefix(name) == "tfds:":  # its splits have a notation of their own
         split = options.split or module.SPLITS[0]
     else:
         split = _chosen(f"data.split of {name}", options.split, module.SPLITS)
@@ -109,15 +110,15 @@ def _load_users(name: str, options: Options) -> Dataset:
 
 
 def _prefix(name: str) -> str:
-    """That of PREFIXES with which a name begins, or ""."""
+    """Returns the prefix in PREFIXES with which a name begins, or ""."""
     return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
 
 
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
-    """The data set with its training part on disk, where it is written once.
+    """Returns the dataset with its training data on disk. Writes them there on the first call.
 
     Raises:
-        UserError: it cannot be written there, or is damaged.
+        UserError: the records cannot be written, or are damaged.
     """
     from aevb.data.io import sources
 
@@ -130,16 +131,16 @@ def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
 
 
 def prepare(name: str, options: Options = DEFAULTS) -> Path:
-    """The folder of `name` as a TensorFlow data set, which is prepared there if it is not yet.
+    """Prepares `name` as a TensorFlow dataset if this is not done yet, and returns its folder.
 
-    `load` needs no such call. It serves the tools of TFDS, which read the result by
-    ``tfds.builder_from_directory(folder).as_data_source("train[:80%]")``, and machines that
-    prepare data for others without internet.
+    `load` does not require this call. It is useful for TFDS's tools, which read the result by
+    ``tfds.builder_from_directory(folder).as_data_source("train[:80%]")``, and on a machine that
+    prepares data for others without internet.
 
     Raises:
-        UserError: as `load`; or the data set has no files.
+        UserError: as for `load`; or the dataset has no files.
     """
-    from aevb.data.io import prepared  # data sets without files can do without it
+    from aevb.data.io import prepared  # here, because datasets without files do not need it
 
     source = getattr(_module(name), "SOURCE", None)
     if source is None:

@@ -1,7 +1,7 @@
-"""MNIST as binarized once by Salakhutdinov & Murray (2008) and published by Larochelle: 0/1 pixels.
+"""MNIST with 0/1 pixels, binarized by Salakhutdinov & Murray (2008), published by Larochelle.
 
-This one draw is what the literature's scores of "statically binarized MNIST" refer to. The images
-are sorted by digit: they want shuffling before they are cut into minibatches.
+The literature's scores on "statically binarized MNIST" refer to this one draw. The images are
+sorted by digit, so they must be shuffled before they are divided into minibatches.
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ IMAGE_SHAPE = (28, 28)
 
 
 def load(options: Options) -> Dataset:
-    """50,000 training and 10,000 test images of 0/1.
+    """Returns 50,000 or 60,000 training images and 10,000 test images, with pixels 0/1.
 
-    The 10,000 validation images are left out by the split `standard`, and train too, after the
-    others, in `train+validation`.
+    The split `standard` leaves out the 10,000 validation images. The split `train+validation`
+    appends them to the training images.
 
     Raises:
-        UserError: the files are neither here nor to be downloaded, or something is damaged.
+        UserError: the files are not on this machine and cannot be downloaded, or are damaged.
     """
     splits = ("train", "test") if options.split == "standard" else ("train", "test", "validation")
     train, test, *validation = prepared.load(SOURCE, splits, options)
@@ -41,10 +41,13 @@ def load(options: Options) -> Dataset:
 
 
 def _read_bits(path: Path) -> np.ndarray:
-    """[N, 28, 28] uint8 of 0/1, from Larochelle's text or from packed bits.
+    """Reads images [N, 28, 28], uint8 of 0/1, from Larochelle's text or from packed bits.
 
-    Text (.amat): a line an image, 784 digits 0 or 1 with blanks between. Packed (.npz): the array
-    `packed_images` [N, 98], 8 pixels a byte, the first one in the highest bit.
+    Text (.amat): one line per image, of 784 digits 0 or 1 separated by blanks. Packed (.npz): the
+    array `packed_images` [N, 98], with 8 pixels per byte, the first one in the highest bit.
+
+    Raises:
+        ValueError: the text has another form.
     """
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as arrays:

@@ -1,7 +1,8 @@
 """The Frey faces: 1,965 frames of a film of one face, [D] = 28 x 20 grey levels.
 
-The frames ship with the package and are read from there every time, in 10 ms and without a folder
-to write to; `aevb.data.prepare("frey_faces")` makes a TensorFlow data set of them for other tools.
+The frames are part of the package. They are read from there each time, which takes 10 ms and needs
+no writable folder. `aevb.data.prepare("frey_faces")` makes a TensorFlow dataset of them for other
+tools.
 """
 
 import zlib
@@ -21,12 +22,13 @@ NUM_FRAMES = 1965
 
 
 def load(options: Options) -> Dataset:
-    """1,572 frames to train on and 393 to test.
+    """Returns 1,572 training frames and 393 test frames.
 
-    `blocked`: the first 80 % of the film train and the last 20 % test. `random`: the literature's
-    way, a permutation with a fixed seed. Frames are a fraction of a second apart, and neighbors
-    are near-duplicates: with `random` nearly every test frame has a twin in the training set, so
-    its scores reward memory and are not comparable with those of `blocked`.
+    The split `blocked` takes the first 80% of the film for training and the last 20% for the test.
+    The split `random`, common in the literature, is a permutation with a fixed seed. Frames are a
+    fraction of a second apart, and neighbors are near-duplicates. With `random`, nearly every test
+    frame has a near-duplicate in the training set, so its scores reward memorization and are not
+    comparable with those of `blocked`.
 
     Raises:
         UserError: the file in the package is damaged.
@@ -46,11 +48,12 @@ def load(options: Options) -> Dataset:
 
 
 def _read_film(path: Path) -> np.ndarray:
-    """[N, 28, 20] uint8 from the one compressed variable of a MATLAB v5 file.
+    """Reads the frames [N, 28, 20] uint8 from a MATLAB v5 file with one compressed variable.
 
-    The file is a header of 128 bytes, the 8 bytes of a tag, and a zlib stream, which ends with the
-    pixels: column-major with a column an image, so they come image by image. (scipy.io reads it
-    too, after 0.4 s of import.) Whether these were the pixels is for the digest to say.
+    The file has a header of 128 bytes, a tag of 8 bytes and a zlib stream. The stream ends with the
+    pixels. They are column-major with one image per column, so the images are contiguous. This
+    function does not check the pixels; the caller compares their digest. scipy.io can read the
+    file too, but takes 0.4 s to import.
     """
     pixels = zlib.decompress(path.read_bytes()[136:])[-NUM_FRAMES * 28 * 20 :]
     return np.frombuffer(pixels, np.uint8).reshape(-1, *IMAGE_SHAPE)

@@ -17,15 +17,15 @@ IMAGE_SHAPE = (28, 28)
 
 
 def load(options: Options) -> Dataset:
-    """The standard 60,000 training and 10,000 test images.
+    """Returns the standard 60,000 training and 10,000 test images.
 
-    Binarizations: `dynamic` draws each pixel x as 1 with probability x / 255 anew whenever it is
-    asked, from the key (a fixed key gives a fixed image); `fixed` has drawn so once and for all,
-    with a draw of our own, which is not Larochelle's (that is `binarized_mnist`); `none` keeps
+    The binarization `dynamic` draws each pixel x as 1 with probability x / 255 on every call, from
+    the key (a fixed key gives a fixed image). `fixed` draws once in the same way, with a fixed
+    seed; this is not Larochelle's draw, which is the dataset `binarized_mnist`. `none` keeps the
     grey levels.
 
     Raises:
-        UserError: the files are neither here nor to be downloaded, or something is damaged.
+        UserError: the files are not on this machine and cannot be downloaded, or are damaged.
     """
     train, test = prepared.load(SOURCE, ("train", "test"), options)
     preprocess = preprocessing.drawn
@@ -46,9 +46,13 @@ def load(options: Options) -> Dataset:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not, whatever its name says.
+    """Reads the uint8 array of an IDX file, gzipped or not; the file's name does not matter.
 
-    Two zero bytes, the type (8: uint8), the number of axes, each axis as 4 bytes, big end first.
+    The header is two zero bytes, the type (8: uint8), the number of axes, and the size of each axis
+    as 4 bytes, big-endian.
+
+    Raises:
+        ValueError: it is not an IDX file of uint8, or its length does not match its header.
     """
     content = path.read_bytes()
     if content[:2] == b"\x1f\x8b":

@@ -1,4 +1,4 @@
-"""Ways to part images that come in one order: four fifths to train on, one fifth to test."""
+"""Splits of an ordered dataset: four fifths for training and one fifth for the test."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ RANDOM_SPLIT_SEED = 0
 
 
 def four_fifths(x: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test datapoints of x [N, ...], each in the order in which they came.
+    """Returns training and test datapoints of x [N, ...], each in their original order.
 
-    `blocked`: the first four fifths train and the last fifth tests, which is what holds where
-    neighbors resemble each other, as the frames of a film do. `random`: a permutation with a fixed
-    seed, for data whose order means nothing.
+    The split `blocked` takes the first four fifths for training and the last fifth for the test. It
+    is the valid one where neighbors resemble each other, as the frames of a film do. The split
+    `random` uses a permutation with a fixed seed, for data whose order has no meaning.
     """
     num_train = len(x) * 4 // 5
     if split == "blocked":

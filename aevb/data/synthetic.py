@@ -1,7 +1,8 @@
 """Samples of a linear-Gaussian model whose log p(x) and posterior are known exactly.
 
-It is probabilistic PCA: x = W z + b + noise with z ~ N(0, I) and noise ~ N(0, noise_var I)
-(Tipping & Bishop 1999), a VAE with a linear decoder, so bounds and estimators can be checked on it.
+The model is probabilistic PCA (Tipping & Bishop 1999): x = W z + b + noise, with z ~ N(0, I) and
+noise ~ N(0, noise_var I). It is a VAE with a linear decoder, so bounds and estimators can be
+checked on it.
 """
 
 from typing import NamedTuple
@@ -20,21 +21,21 @@ KINDS = {"none": "real"}
 
 
 class LinearGaussian(NamedTuple):
-    """p(x, z) = N(z; 0, I) N(x; W z + b, noise_var I)."""
+    """The model p(x, z) = N(z; 0, I) N(x; W z + b, noise_var I)."""
 
     weights: Array  # W, [D, Z]
     bias: Array  # b, [D]
     noise_var: Array  # []
 
     def sample(self, key: Key) -> Array:
-        """One draw of x [D] by way of z."""
+        """Draws one x [D], by first drawing z."""
         num_dims, num_latents = self.weights.shape
         normal = jax.random.normal(key, (num_latents + num_dims,), self.weights.dtype)
         z, noise = normal[:num_latents], normal[num_latents:]
         return self.weights @ z + self.bias + jnp.sqrt(self.noise_var) * noise
 
     def posterior(self, x: Array) -> tuple[Array, Array]:
-        """Mean [Z] and covariance [Z, Z] of p(z | x), which is Gaussian, at x [D].
+        """Returns the mean [Z] and covariance [Z, Z] of p(z | x), which is Gaussian, at x [D].
 
         With M = W'W + noise_var I they are M^-1 W'(x - b) and noise_var M^-1 (Bishop, Pattern
         Recognition and Machine Learning, 2006, eq. 12.42).
@@ -48,10 +49,10 @@ class LinearGaussian(NamedTuple):
         return mean, self.noise_var * jax.scipy.linalg.cho_solve(factor, identity)
 
     def log_prob(self, x: Array) -> Array:
-        """log p(x) [] in nats, exactly, at x [D].
+        """Returns the exact log p(x) [], in nats, at x [D].
 
         Bayes' rule holds at every z: log p(x) = log p(x | z) + log p(z) - log p(z | x). At the
-        posterior mean its quadratic terms are sums of squares, so nothing cancels.
+        posterior mean the quadratic terms are sums of squares, so there is no cancellation.
         """
         num_dims, num_latents = self.weights.shape
         mean, cov = self.posterior(x)
@@ -65,7 +66,9 @@ class LinearGaussian(NamedTuple):
 
 
 def make_model(options: Options) -> LinearGaussian:
-    """The model whose samples `load` gives: W and b are standard normal, by the seed.
+    """Returns the model of the samples that `load` returns.
+
+    W and b are drawn from a standard normal distribution with the options' seed.
 
     Raises:
         UserError: a number of dimensions is below 1, or the noise is not above 0.
@@ -87,12 +90,12 @@ def make_model(options: Options) -> LinearGaussian:
 
 
 def load(options: Options) -> Dataset:
-    """Independent samples of `make_model(options)`, float32; the same seed gives the same ones.
+    """Returns independent samples of `make_model(options)`, float32.
 
-    The test data do not depend on how many training data there are.
+    They are determined by the seed. The test data do not depend on the number of training data.
 
     Raises:
-        UserError: as `make_model`.
+        UserError: as for `make_model`.
     """
     model = make_model(options)
     num_test = options.synthetic_num_test
@@ -111,10 +114,10 @@ def load(options: Options) -> Dataset:
 
 @jax.jit
 def _samples(key: Key, model: LinearGaussian, index: Array) -> Array:
-    """Sample number i for each i of `index` [N] -> [N, D]."""
+    """Returns sample number i for each i in `index` [N]; the result is [N, D]."""
     return jax.vmap(lambda i: model.sample(jax.random.fold_in(key, i)))(index)
 
 
 def _keys(options: Options) -> Array:
-    """One key for the model and one for the samples, [2]."""
+    """Returns a key for the model and one for the samples, [2]."""
     return jax.random.split(jax.random.key(options.synthetic_seed))

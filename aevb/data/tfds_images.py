@@ -1,7 +1,7 @@
-"""Images that TFDS has prepared as array_record: the data sets called tfds:NAME.
+"""Datasets named tfds:NAME: images that TFDS has prepared as array_record.
 
 NAME is a folder below `data.dir`, such as fashion_mnist or mnist_corrupted/spatter, or the path of
-one. Reading needs no TensorFlow; preparing most of TFDS's own data sets does.
+a folder. Reading does not need TensorFlow; preparing most of TFDS's own datasets does.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from aevb.errors import UserError
 
 TFDS = "tfds:"
 
-SPLITS = ("train,test",)  # the first, and any other two that TFDS can name
+SPLITS = ("train,test",)  # the default; any other two splits in TFDS's notation are allowed
 KINDS = {"none": "grey", "dynamic": "binary"}
 
-INFO = "dataset_info.json"  # TFDS writes it last
+INFO = "dataset_info.json"  # TFDS writes this file last
 BLOCK = 1000  # datapoints that are decoded at once
 
 
 class Images(NamedTuple):
-    """A prepared data set, and which of its features is the image."""
+    """A prepared dataset, and the feature that is the image."""
 
     builder: Any
     feature: str
@@ -37,15 +37,15 @@ class Images(NamedTuple):
 
 
 def load(name: str, options: Options) -> Dataset:
-    """The images of two splits, of which the training part stays on disk.
+    """Returns the images of two splits; those of the training split stay on disk.
 
     Args:
-        name: with its prefix.
-        options: of which `split` has both, separated by a comma: train[:80%],train[80%:].
+        name: the dataset's name, with its prefix.
+        options: `split` holds both splits, separated by a comma: train[:80%],train[80%:].
 
     Raises:
-        UserError: it is not prepared, or not as array_record; it has no such split, or no images
-            of one size; it is damaged.
+        UserError: the dataset is not prepared, or not as array_record; it has no such split, or no
+            images of one size; it is damaged.
     """
     folder = _find(name, options)
     images = _open(name, folder)
@@ -69,10 +69,14 @@ def load(name: str, options: Options) -> Dataset:
 
 
 def _find(name: str, options: Options) -> Path:
-    """The folder of the newest version."""
+    """Returns the folder of the newest version.
+
+    Raises:
+        UserError: the dataset is not prepared, or has several TFDS configs and none is chosen.
+    """
     directory = sources.data_dir(options)
     wanted = name.removeprefix(TFDS)
-    folder = directory / wanted  # which is `wanted` itself where that is absolute
+    folder = directory / wanted  # equal to `wanted` if that is an absolute path
     found = sorted(
         {info.parent for depth in range(3) for info in folder.glob("*/" * depth + INFO)},
         key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)],
@@ -103,7 +107,7 @@ def _open(name: str, folder: Path) -> Images:
     try:
         builder: Any = tfds.builder_from_directory(folder)
         features = dict(builder.info.features)
-    except Exception as error:  # TFDS raises many kinds for damaged files
+    except Exception as error:  # TFDS raises many types for damaged files
         raise _damaged(name, folder, error) from None
     if builder.info.file_format.value != "array_record":
         raise UserError(
@@ -128,7 +132,7 @@ def _open(name: str, folder: Path) -> Images:
 
 
 def _records(name: str, images: Images, split: str, options: Options) -> Records:
-    """A split, one image a record, written the first time that it is asked for."""
+    """Returns a split with one image per record; the records are written on the first call."""
     what = f"{images.builder.info.full_name}/{split}"
     digest = hashlib.sha256(f"{what} {images.builder.data_dir}".encode()).hexdigest()[:16]
     blocks = _blocks(name, images, split)
@@ -136,7 +140,11 @@ def _records(name: str, images: Images, split: str, options: Options) -> Records
 
 
 def _blocks(name: str, images: Images, split: str) -> Iterator[np.ndarray]:
-    """uint8 [n, D] after one another; a UserError where they cannot be read."""
+    """Yields the images of a split in blocks, uint8 [n, D].
+
+    Raises:
+        UserError: the split cannot be read.
+    """
     import tensorflow_datasets as tfds
 
     decoders = {images.feature: tfds.decode.SkipDecoding()} if images.is_encoded else None
@@ -148,7 +156,7 @@ def _blocks(name: str, images: Images, split: str) -> Iterator[np.ndarray]:
             examples = source.__getitems__(list(range(first, min(first + BLOCK, len(source)))))
             block = [_pixels_of(example[images.feature], images) for example in examples]
             yield np.stack(block).reshape(len(block), -1)
-    except Exception as error:  # TFDS raises many kinds for a split that is not there or damaged
+    except Exception as error:  # TFDS raises many types for a missing or damaged split
         splits = ", ".join(images.builder.info.splits)
         raise UserError(
             f"the split {split!r} of {name} cannot be read ({sources.one_line(error)}); it has "

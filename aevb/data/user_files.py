@@ -1,6 +1,7 @@
-"""Data of one's own: npy:FILE is one array, images:FOLDER the images in a folder.
+"""The user's own data: npy:FILE is one array, images:FOLDER is the images in a folder.
 
-Bytes are grey levels, or colors, of 0..255; bool is binary data; floating point is real-valued.
+Whole numbers are grey levels or colors in 0..255; bool is binary data; floating point is
+real-valued data.
 """
 
 import re
@@ -16,24 +17,25 @@ from aevb.errors import UserError
 
 NPY, IMAGES = "npy:", "images:"
 
-SPLITS = ("blocked", "random")  # those of `splits`
-KINDS = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # of grey levels
+SPLITS = ("blocked", "random")  # as in `splits`
+KINDS = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # for grey levels
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm")
-CHANNELS = (1, 3)  # grey, and red, green and blue
+CHANNELS = (1, 3)  # grey or RGB
 HIGHEST = 255
 
 
 def load(name: str, options: Options) -> Dataset:
-    """Four fifths of what `name` names to train on, and one fifth to test.
+    """Loads the data that `name` refers to: four fifths for training and one fifth for the test.
 
-    The binarizations of grey levels are those of `mnist`. Binary and real-valued data have none.
+    Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none.
 
     Args:
-        name: with its prefix; a path may begin with ~, and is otherwise that of the process.
+        name: a path with its prefix; the path may begin with ~, and a relative one is relative to
+            the working directory of the process.
 
     Raises:
-        UserError: it is not there, cannot be read, or is no such data.
+        UserError: the file or folder does not exist, cannot be read, or holds unsuitable data.
     """
     read, prefix = (_array, NPY) if name.startswith(NPY) else (_images, IMAGES)
     path = sources.absolute(name.removeprefix(prefix), "data.name")
@@ -54,7 +56,7 @@ def load(name: str, options: Options) -> Dataset:
     return Dataset(
         name=f"{prefix}{path.name}",
         train=train,
-        test=np.array(test),  # and nothing of it stays in a file that a user may write anew
+        test=np.array(test),  # a copy, because the user may overwrite the file
         kind=KINDS[options.binarization] if kind == "grey" else kind,
         preprocess=preprocess,
         image_shape=image_shape,
@@ -66,16 +68,19 @@ def load(name: str, options: Options) -> Dataset:
 
 
 def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
-    """x [N, D], uint8 or float32; its kind; and the shape of an image, if they are images.
+    """Returns x [N, D], uint8 or float32; its kind; and the shape of an image, or None for vectors.
 
-    What is stored as it is used stays in the file until it is asked for: it may exceed memory.
+    Data that need no conversion remain memory-mapped, so they may exceed memory.
+
+    Raises:
+        UserError: the file does not exist, cannot be read, or holds unsuitable data.
     """
     if not path.is_file():
         raise UserError(f"data.name is {NPY}{path}, which is no file; name one that np.save wrote")
     try:
-        # A pickle is a program, and is not run. A file that is too short cannot be mapped.
+        # Pickles are refused, because loading one runs code. Mapping a truncated file fails.
         stored: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy raises many kinds for a damaged header
+    except Exception as error:  # NumPy raises many types for a damaged header
         raise _refused(path, f"cannot be read ({sources.one_line(error)})") from None
     if isinstance(stored, NpzFile):
         with stored:
@@ -88,7 +93,11 @@ def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
 
 
 def _shape(path: Path, stored: np.ndarray) -> tuple[int, ...] | None:
-    """The shape of an image, or None of vectors."""
+    """Returns the shape of an image, or None for vectors.
+
+    Raises:
+        UserError: the array's shape is unsuitable.
+    """
     shape = stored.shape
     if len(shape) not in (2, 3, 4):
         raise _refused(path, f"has the shape {shape}")
@@ -103,7 +112,11 @@ def _shape(path: Path, stored: np.ndarray) -> tuple[int, ...] | None:
 
 
 def _values(path: Path, x: np.ndarray) -> tuple[str, np.ndarray]:
-    """The kind of x [N, D], and x as it is used."""
+    """Returns the kind of x [N, D], and x as uint8 or float32.
+
+    Raises:
+        UserError: the type or the values of x are unsuitable.
+    """
     if x.dtype == np.bool_:
         return "binary", x.view(np.uint8)
     if x.dtype.kind not in "iuf":
@@ -137,10 +150,13 @@ def _require_two(path: Path, number: int) -> None:
 
 
 def _images(folder: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
-    """x [N, D] uint8 of the images in the order of their names; their kind; the shape of one.
+    """Returns x [N, D] uint8 of the images, sorted by name; their kind; and the shape of one.
 
-    Numbers in names count as numbers: 10.png comes after 9.png. Other files, and folders within,
-    are passed over.
+    Numbers in names are compared as numbers, so 10.png comes after 9.png. Other files and
+    subfolders are ignored.
+
+    Raises:
+        UserError: the folder or an image cannot be read, or the images differ in shape.
     """
     if not folder.is_dir():
         raise UserError(f"data.name is {IMAGES}{folder}, which is no folder; name one of images")
@@ -173,18 +189,22 @@ def _images(folder: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
 
 
 def _in_order(path: Path) -> list[str | int]:
-    parts = re.split(r"(\d+)", path.name)  # text and numbers in turn
+    parts = re.split(r"(\d+)", path.name)  # text and numbers alternate
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _pixels_of(path: Path) -> np.ndarray:
-    """[height, width] of grey, or [height, width, 3]."""
+    """Returns the pixels of an image file: [height, width] if grey, or [height, width, 3].
+
+    Raises:
+        UserError: the file cannot be read, or is neither 8-bit grey nor RGB.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(
             f"{path} cannot be read as an image ({sources.one_line(error)}); repair it, or take it "
             "out of the folder"

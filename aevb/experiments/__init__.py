@@ -1,7 +1,7 @@
 """The experiments that ship with the package, found by name.
 
-Each is a link to its file in the folder `experiments` of the repository, so that its text exists
-once; a wheel holds the files themselves.
+In the repository each file here is a symbolic link into the folder `experiments`, so that there is
+one copy. A wheel holds the files themselves.
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ DEFAULT = "frey_faces"
 
 
 def names() -> list[str]:
-    """All of them."""
+    """Returns the names of all experiments, sorted."""
     return sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
 
 
 def file_of(config: str) -> str:
-    """The file of an experiment's name; what is no name is taken for a file."""
+    """Returns the file of an experiment, or `config` itself, as a path, if it is not a name."""
     return str(FOLDER / f"{config}.py") if config in names() else config

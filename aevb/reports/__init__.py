@@ -1,1 +1,1 @@
-"""Figures and pages of a run, and of runs beside one another."""
+"""Figures and pages of single runs, and of comparisons of runs."""

@@ -1,4 +1,4 @@
-"""Runs beside one another, as a page and a table: those that differ in their seed are one row."""
+"""Compares runs in a page and a table; runs that differ only in the seed share a row."""
 
 import base64
 import csv
@@ -16,17 +16,17 @@ from aevb.storage.metrics_log import curve, mean_over_seeds, read_records, read_
 
 COMPARISON = "comparison.html"
 SEED = "seed"
-TRIALS = "trials"  # of a sweep: the short runs by which it chose a value
-PICTURES = ("manifold", "reconstructions", "samples")  # of the first run of a row
-MOST_PICTURES = 20_000_000  # bytes of a page
+TRIALS = "trials"  # the subfolder of a sweep with the short runs that chose a value
+PICTURES = ("manifold", "reconstructions", "samples")  # shown for the first run of a row
+MOST_PICTURES = 20_000_000  # characters that the pictures may take in a page
 
 
 class Column(NamedTuple):
-    """A figure that runs have."""
+    """A measured quantity of a run, shown as a column."""
 
     name: str  # in the CSV file
     label: str  # with its unit
-    digits: int  # after the point, for a person
+    digits: int  # decimal places in tables for people
 
 
 BOUNDS = (
@@ -42,17 +42,17 @@ COSTS = (
 
 
 class Run(NamedTuple):
-    """What a run's folder says."""
+    """The contents of a run's folder."""
 
     folder: Path
     config: Values
-    summary: Mapping[str, Any]  # {} of one that is not finished
+    summary: Mapping[str, Any]  # {} if the run is not finished
     curve: Mapping[str, Sequence[float]]  # its log by column
-    log_p: Mapping[str, Any]  # what `aevb evaluate` found of its last state, or {}
+    log_p: Mapping[str, Any]  # the result of `aevb evaluate` for its last state, or {}
 
     @property
     def figures(self) -> dict[Column, float]:
-        """All that was measured of it."""
+        """All measured quantities of the run."""
         columns = (*BOUNDS, *COSTS)
         found = {
             each: value for each in columns if (value := self.summary.get(each.name)) is not None
@@ -70,30 +70,35 @@ class Row(NamedTuple):
     """The runs of one setting."""
 
     setting: Mapping[str, Any]  # the fields in which the rows differ
-    runs: tuple[Run, ...]  # of different seeds
+    runs: tuple[Run, ...]  # one for each seed
 
     @property
     def finished(self) -> list[Run]:
         return [run for run in self.runs if run.summary]
 
     def figure(self, column: Column) -> dict[str, Any] | None:
-        """{"mean", "standard_error", "values"} over the seeds; the error of one is not known."""
+        """Returns {"mean", "standard_error", "values"} over the seeds, or None without values.
+
+        The standard error of a single value is None.
+        """
         all_figures = [run.figures for run in self.finished]
         values = [figures[column] for figures in all_figures if column in figures]
         return {**mean_over_seeds(values), "values": values} if values else None
 
 
 class Comparison(NamedTuple):
-    """Runs, and what was not taken among them."""
+    """The compared runs, and the folders that were left out."""
 
     rows: tuple[Row, ...]
-    fields: tuple[str, ...]  # in which they differ
+    fields: tuple[str, ...]  # the config fields in which the rows differ
     columns: tuple[Column, ...]
-    left_out: Mapping[Path, str]  # folder -> why
+    left_out: Mapping[Path, str]  # folder -> the reason
 
 
 def compare(folders: Sequence[Path]) -> Comparison:
-    """The runs in some folders: each is a run's, a sweep's, or one that holds such.
+    """Reads the runs in some folders and returns their comparison.
+
+    Each folder is a run's, a sweep's, or one that contains such folders.
 
     Raises:
         UserError: there is no folder of that name, or no run in it that can be read.
@@ -136,7 +141,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    """Those of runs, in their order: the folder itself, or what is below it."""
+    """Yields the folders of runs, sorted: the folder itself, or those below it."""
     if (folder / "config.json").is_file():
         yield folder
         return
@@ -146,7 +151,10 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> Run:
-    """Raises one of several exceptions where something in it is damaged, or is no run's."""
+    """Returns the run in a folder.
+
+    It raises OSError, ValueError, KeyError or TypeError if a file is damaged or is not a run's.
+    """
     config = with_defaults(read_signed(folder / "config.json"))
     summary, evaluated = folder / "summary.json", folder / "marginal.json"
     found = read_signed(summary) if summary.is_file() else {}
@@ -157,7 +165,7 @@ def _read(folder: Path) -> Run:
 
 
 def _alike(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[Run]]:
-    """The runs that have the same value of every field."""
+    """Yields the groups of runs that have the same value of every field in `names`."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(_key(run.config[name]) for name in names), []).append(run)
@@ -165,23 +173,30 @@ def _alike(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[Run]]:
 
 
 def _key(value: Any) -> Any:
-    """JSON has lists where a config has tuples; True is not 1."""
+    """Returns a hashable key of a field's value.
+
+    It is the same for a tuple of a config and its list in JSON, and different for True and 1.
+    """
     return type(value).__name__, tuple(value) if isinstance(value, list) else value
 
 
 def _in_order(value: Any) -> tuple[bool, float, str]:
-    """Numbers by their size, and everything else by its name."""
+    """Returns a sort key: numbers first, by size, then everything else as text."""
     is_number = isinstance(value, int | float)
     return not is_number, float(value) if is_number else 0.0, _plain(value)
 
 
 def _plain(value: Any) -> str:
-    """A field's value in one word: [200, 100] is 200x100."""
+    """Returns a field's value as one word: [200, 100] -> 200x100."""
     return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line a row: its setting, its numbers of runs, and each figure's mean and standard error."""
+    """Returns the table as CSV, one line per row.
+
+    The columns are the setting, the numbers of finished and of unfinished runs, and the mean and
+    standard error of each quantity.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     measured = ("mean", "standard_error")
@@ -197,10 +212,10 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def comparison_page(comparison: Comparison, beside: Path) -> str:
-    """The page: a table to sort and filter, curves, pictures and settings, as HTML.
+    """Returns the page as HTML: a table to sort and filter, curves, pictures and settings.
 
     Args:
-        beside: the folder in which it will lie, from which it links to the runs' own pages.
+        beside: the folder of the page, from which it links to the runs' own pages.
     """
     rows, columns = comparison.rows, comparison.columns
     runs = [run for row in rows for run in row.runs]
@@ -240,19 +255,19 @@ def comparison_page(comparison: Comparison, beside: Path) -> str:
 
 
 def _label(field: str) -> str:
-    """model.num_latents is num_latents, and algorithm.name the algorithm."""
+    """Returns a short label: model.num_latents -> num_latents, algorithm.name -> algorithm."""
     section, _, name = field.rpartition(".")
     return section if name == "name" else name
 
 
 def _values(rows: Sequence[Row], field: str) -> list[str]:
-    """Those of a field in which the rows differ, each once, in their order."""
+    """Returns the distinct values of a field over the rows, sorted."""
     ordered = sorted((row.setting[field] for row in rows), key=_in_order)
     return list(dict.fromkeys(map(_plain, ordered)))
 
 
 def _pictures(row: Row) -> dict[str, str]:
-    """Addresses that hold a picture themselves."""
+    """Returns name -> data URL of the pictures of a row's first finished run."""
     if not row.finished:
         return {}
     files = {name: row.finished[0].folder / "figures" / f"{name}.png" for name in PICTURES}
@@ -264,7 +279,7 @@ def _pictures(row: Row) -> dict[str, str]:
 
 
 def _link(run: Run, beside: Path) -> dict[str, Any]:
-    """A run's name for a person, and the address of its page if it has one."""
+    """Returns a run's seed and folder, the URL of its page if it has one, and if it is finished."""
     explorer = run.folder / "explorer.html"
     address = quote(os.path.relpath(explorer, beside)) if explorer.is_file() else None
     return {
@@ -276,7 +291,7 @@ def _link(run: Run, beside: Path) -> dict[str, Any]:
 
 
 def _settings(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every field but the seed: its value in each row, and whether the rows differ in it."""
+    """Returns every field except the seed, its value in each row, and whether the rows differ."""
     return [
         {
             "name": name,
@@ -289,7 +304,7 @@ def _settings(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def text_table(comparison: Comparison) -> str:
-    """The rows and their bounds, for a terminal."""
+    """Returns the rows and their bounds as a table for the terminal."""
     shown = [column for column in comparison.columns if column in BOUNDS[:2]]
     lines = [[*map(_label, comparison.fields), "runs",
               *(column.label for column in shown)]]  # fmt: skip
@@ -312,10 +327,10 @@ def _measured(figure: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def write(comparison: Comparison, file: Path) -> tuple[Path, Path]:
-    """Writes the page, and the table beside it -> their files.
+    """Writes the page and, in the same folder, the CSV table; returns both files.
 
     Raises:
-        OSError: it cannot.
+        OSError: a file cannot be written.
     """
     table = file.with_suffix(".csv")
     replace_text(table, as_csv(comparison))

@@ -1,6 +1,6 @@
-"""A trained run as one page, which works offline: its latent space can be touched.
+"""The interactive page of a trained run's latent space, one HTML file that works offline.
 
-The decoder runs in the page (`portable.py`), so that a point that is dragged is decoded at once.
+The decoder runs in the page (`jaxpr_to_js.py`), so a point is decoded while it is dragged.
 """
 
 import base64
@@ -22,13 +22,13 @@ from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve
 from aevb.types import Key, PyTree
 
-SEED = 0  # of the draws by which a posterior without a closed mean is known
+SEED = 0  # of the draws from posteriors whose mean has no closed form
 NUM_DRAWS = 64
-MOST_POINTS = 1000  # of the scatter
-MOST_COORDINATES = 100_000  # of all its points
-MOST_PICTURED = 100  # of the datapoints that are shown as they are
-MOST_PIXELS = 200_000  # of all their pictures
-MOST_PROGRAM = 16_000_000  # characters of a decoder
+MOST_POINTS = 1000  # points in the scatter plot
+MOST_COORDINATES = 100_000  # coordinates of all points together
+MOST_PICTURED = 100  # datapoints that are shown as pictures
+MOST_PIXELS = 200_000  # pixels of all pictures together
+MOST_PROGRAM = 16_000_000  # characters of the decoder's constants
 
 
 def explorer_page(
@@ -38,13 +38,13 @@ def explorer_page(
     config: Values,
     summary: Mapping[str, Any],
 ) -> str:
-    """The page of a trained model, as HTML that needs no other file.
+    """Returns the page of a trained model, as HTML that needs no other file.
 
     Args:
-        params: of the model.
+        params: the model's parameters.
         records: the run's log.
-        config: its config.
-        summary: its bounds, as `runs` summarizes them.
+        config: the run's config.
+        summary: the run's bounds, as `runs` summarizes them.
     """
     name = f"{experiment.dataset.name}, {experiment.vae.num_latents} latent dimensions"
     image = _image(experiment)
@@ -74,7 +74,7 @@ def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _settings(config: Values) -> list[dict[str, Any]]:
-    """Every field, and whether it is other than the default."""
+    """Returns every field, its value, and whether it is the default."""
     return [
         {"name": name, "value": str(config[name]), "is_default": config[name] == default}
         for name, default in with_defaults({}).items()
@@ -82,7 +82,7 @@ def _settings(config: Values) -> list[dict[str, Any]]:
 
 
 def _image(experiment: Experiment) -> dict[str, Any]:
-    """The shape of a datapoint's picture, and the values that are black and white."""
+    """Returns the shape of a datapoint's picture, and the values of black and of white."""
     dataset = experiment.dataset
     shape = dataset.image_shape or (1, dataset.test.shape[1])
     low, high = 0.0, 1.0
@@ -92,7 +92,7 @@ def _image(experiment: Experiment) -> dict[str, Any]:
 
 
 def _decoder(experiment: Experiment, params: PyTree) -> dict[str, Any]:
-    """E[x|z] as a program, or why the page cannot have it."""
+    """Returns E[x|z] as a program for the page, or the reason why there is none."""
     vae = experiment.vae
     try:
         program = portable(lambda z: vae.mean(params, z), vae.num_latents)
@@ -105,7 +105,10 @@ def _decoder(experiment: Experiment, params: PyTree) -> dict[str, Any]:
 
 
 def _data(experiment: Experiment, params: PyTree, image: Mapping[str, Any]) -> dict[str, Any]:
-    """Test datapoints: where the encoder puts them, their bounds, and pictures of some."""
+    """Returns test datapoints: the means of q(z|x), their bounds, and pictures of some.
+
+    It also returns the latent units, sorted by KL, the largest first.
+    """
     dataset, vae, _ = experiment
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
@@ -143,9 +146,10 @@ def _data(experiment: Experiment, params: PyTree, image: Mapping[str, Any]) -> d
 
 
 def _marginals(key: Key, stats: PyTree, guide: Any) -> tuple[Array, Array]:
-    """The mean of q(z|x) and the KL of each unit's marginal, as a Gaussian, to N(0, 1) -> two [Z].
+    """Returns the mean of q(z|x) and the KL of each unit's marginal from N(0, 1), both [Z].
 
-    Exact of a diagonal Gaussian, and from samples of every other guide.
+    The KL takes the marginals as Gaussian. Both are exact for a diagonal Gaussian, and estimated
+    from samples for every other guide.
     """
     if isinstance(stats, DiagNormal):
         return stats.mean, kl_per_unit(stats)

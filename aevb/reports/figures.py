@@ -1,4 +1,4 @@
-"""The figures of the paper: arrays in, Figure out."""
+"""Draws the figures of the paper; each function takes arrays and returns a Figure."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ Curve = Mapping[str, Sequence[float]]
 
 
 def bound_curve(curve: Curve, *, title: str) -> Figure:
-    """The bound against the number of training examples, as in figure 2 of the paper."""
+    """Draws the bound against the number of training examples, as in figure 2 of the paper."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     _draw_curves(axes, [curve], title)
     axes.set_ylabel(BOUND_LABEL)
@@ -32,7 +32,7 @@ def bound_curve(curve: Curve, *, title: str) -> Figure:
 
 
 def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
-    """One panel a title, with a line a run."""
+    """Draws one panel for each title, with one line for each run and split."""
     columns = 2
     rows = math.ceil(len(runs) / columns)
     figure, panels = plt.subplots(
@@ -47,7 +47,10 @@ def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
-    """The axis is cut below where runs start, which can be thousands of nats under the end."""
+    """Draws the bounds of runs on both splits against the number of training examples.
+
+    The y axis is cut off below, because runs can start thousands of nats below their end.
+    """
     for split, color, style in (("train", "tab:blue", "--"), ("test", "tab:red", "-")):
         for number, curve in enumerate(curves):
             axes.semilogx(
@@ -75,9 +78,10 @@ def compared_curves(
     y_label: str = BOUND_LABEL,
     y_limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Figures 2 and 3 of the paper: a panel a title, a color a label, training data dashed.
+    """Draws figures 2 and 3 of the paper: one panel per title, one color per label.
 
-    Lines are means over runs, which differ in their seeds alone, in a band of their standard error.
+    The lines are means over runs that differ only in the seed, with a band of one standard error to
+    either side. Lines of the training split are dashed.
     """
     columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -124,7 +128,7 @@ class Point(NamedTuple):
 def measurements(
     panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, y_label: str
 ) -> Figure:
-    """A panel a title, and in it a line with error bars a label, over a logarithmic axis."""
+    """Draws one panel per title, with a line with error bars per label, over a logarithmic axis."""
     figure, row = plt.subplots(
         1, len(panels), figsize=(4.6 * len(panels), 3.6), layout="constrained", squeeze=False
     )
@@ -142,7 +146,10 @@ def measurements(
 
 
 def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
-    """The variance of the encoder's gradient of each bound along training; labels at the end."""
+    """Draws the variance of the encoder's gradient of each bound during training.
+
+    The legend is to the right of the axes.
+    """
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     styles = itertools.product(("-", "--"), plt.get_cmap("tab10").colors[:7])  # pyright: ignore[reportAttributeAccessIssue]
     for (name, values), (style, color) in zip(variances.items(), styles, strict=False):
@@ -155,15 +162,18 @@ def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[
 
 
 class Speeds(NamedTuple):
-    """Examples/s, one number a round."""
+    """Measured speeds in examples/s, one number per round."""
 
     contenders: Mapping[str, Sequence[float]]
-    limit: Sequence[float]  # of the machine
+    limit: Sequence[float]  # the upper limit that the machine sets
 
 
 def speeds(panels: Mapping[str, Speeds]) -> Figure:
-    """One panel a title: a bar for each contender's median with a line from its slowest round to
-    its fastest, and what the machine could do at most."""
+    """Draws one panel per title, with one bar per contender.
+
+    The bar is the median over the rounds, with a line from the slowest round to the fastest. A
+    dashed line marks the median of the machine's upper limit.
+    """
     figure, row = plt.subplots(
         1, len(panels), figsize=(5 * len(panels), 3.3), layout="constrained", squeeze=False
     )
@@ -186,7 +196,7 @@ def speeds(panels: Mapping[str, Speeds]) -> Figure:
 
 
 def tile(images: np.ndarray) -> np.ndarray:
-    """Images [R, C, h, w(, 3)] -> one picture [R h, C w(, 3)], row by row from the top."""
+    """Tiles images [R, C, h, w(, 3)] into one picture [R h, C w(, 3)], the first row at the top."""
     rows, columns, height, width, *colors = images.shape
     return images.swapaxes(1, 2).reshape(rows * height, columns * width, *colors)
 
@@ -195,25 +205,25 @@ def _show(axes: Axes, images: np.ndarray) -> None:
     """Draws images [R, C, h, w(, 3)] of values in [0, 1] side by side, black to white."""
     picture = tile(images)
     if picture.ndim == 3:
-        picture = np.clip(picture, 0.0, 1.0)  # as vmin and vmax do of grey ones
+        picture = np.clip(picture, 0.0, 1.0)  # as vmin and vmax do for grey images
     axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def manifold(images: np.ndarray, quantiles: np.ndarray, *, title: str) -> Figure:
-    """The learned 2-D manifold, figure 4 of the paper.
+    """Draws the learned 2-D manifold, figure 4 of the paper.
 
     Args:
-        images: [G, G, h, w], the decoder's mean at (row i, column j), where the row is the second
-            latent from its largest quantile at the top, the column the first.
-        quantiles: [G], of N(0, 1), at which both latents were set, rising.
+        images: [G, G, h, w], the decoder's mean at (row i, column j). The second latent varies over
+            the rows, with its largest quantile at the top, and the first over the columns.
+        quantiles: [G], the increasing quantiles of N(0, 1) at which both latents were set.
     """
     return manifolds({title: images}, quantiles)
 
 
 def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure:
-    """`manifold` of several models, a panel a title."""
+    """Draws the `manifold` of several models, one panel per title."""
     sizes = []
     for images in panels.values():
         count, _, height, width = images.shape[:4]
@@ -240,7 +250,7 @@ def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure
 
 
 def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> Figure:
-    """Originals [C, h, w] in the upper row of each pair, the model's means [C, h, w] below."""
+    """Draws originals [C, h, w] in the upper row and the model's means [C, h, w] below them."""
     pairs = np.stack([originals, means])
     figure, axes = plt.subplots(figsize=(9, 2.6), layout="constrained")
     _show(axes, pairs)
@@ -251,7 +261,7 @@ def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> 
 
 
 def samples(panels: Mapping[str, np.ndarray]) -> Figure:
-    """Random samples [B, h, w] of each model on a square grid, figure 5 of the paper."""
+    """Draws random samples [B, h, w] of each model on a square grid, figure 5 of the paper."""
     figure, row = plt.subplots(
         1, len(panels), figsize=(5 * len(panels), 5.9), layout="constrained", squeeze=False
     )
@@ -263,6 +273,6 @@ def samples(panels: Mapping[str, np.ndarray]) -> Figure:
 
 
 def save(figure: Figure, path: str) -> None:
-    """Writes a figure as a picture of its own size and frees it."""
+    """Writes a figure to an image file at its own size, and closes it."""
     figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -1,8 +1,8 @@
-"""A function of one vector as a list of operations, which a page can run where there is no JAX.
+"""Converts a function of one vector to a list of operations that a page can run without JAX.
 
-JAX's own trace of the function is followed: what does not depend on the vector is computed here and
-becomes a constant, what moves numbers about becomes strides, and the rest are operations by JAX's
-names, which `pages/operations.js` knows how to do.
+The conversion follows JAX's trace of the function. Values that do not depend on the vector are
+computed here and become constants. Operations that only move numbers become strided copies. The
+others keep JAX's names and are implemented in `pages/operations.js`.
 """
 
 import base64
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Element by element; an operand of one element meets all.
+# Elementwise operations; an operand of one element is broadcast.
 ELEMENTWISE = (
     *("abs", "add", "and", "div", "eq", "erf", "erfc", "exp", "expm1", "ge", "gt", "le", "log"),
     *("log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rsqrt"),
@@ -25,11 +25,11 @@ RENAMED = {"add_any": "add"}
 SAME = ("convert_element_type", "copy", "copy_p", "reduce_precision", "stop_gradient")
 MOVES = ("broadcast_in_dim", "expand_dims", "reshape", "rev", "slice", "squeeze", "transpose")
 REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "largest"}
-INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # the parameters that hold a traced inner function
+INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters that contain a traced inner function
 
 
 class NotPortableError(Exception):
-    """The function has an operation that a page does not know."""
+    """The error for a function with an operation that pages do not implement."""
 
 
 class _Known(NamedTuple):
@@ -39,27 +39,27 @@ class _Known(NamedTuple):
 
 
 class _Slot(NamedTuple):
-    """A value that does, or a constant among its operands; numbers lie row by row."""
+    """A value that depends on the input, or a constant operand; stored in row-major order."""
 
     number: int
     shape: tuple[int, ...]
 
 
 def portable(function: Callable[[Array], Array], num_inputs: int) -> dict[str, Any]:
-    """The operations of a function from a vector [num_inputs] to an array, as JSON.
+    """Returns the operations of a function from a vector [num_inputs] to an array, as JSON.
 
-    The slots that it speaks of hold arrays: the input has slot 0, constants carry their float32 in
-    base64, and each step names the slots that it reads and the one that it writes.
+    Arrays are in numbered slots. Slot 0 is the input, constants are float32 numbers in base64, and
+    each step names the slots that it reads and the slot that it writes.
 
     Raises:
-        NotPortableError: JAX traces it into an operation that is not in the tables of this file.
+        NotPortableError: the trace has an operation that is not in the tables of this file.
     """
     trace = jax.make_jaxpr(function)(jnp.zeros(num_inputs))
     writer = _Writer(num_inputs)
     (result,) = writer.follow(trace.jaxpr, trace.consts, [writer.input])
     output = writer.slot(result)
     steps, needed = [], {output.number}
-    for step in reversed(writer.steps):  # what no one reads is left out: a variance, say
+    for step in reversed(writer.steps):  # leaves out unused results, for example a variance
         if step["out"] in needed:
             needed.update(step["in"])
             steps.append(step)
@@ -72,7 +72,7 @@ def portable(function: Callable[[Array], Array], num_inputs: int) -> dict[str, A
 
 
 def encode_floats(values: Any) -> str:
-    """Numbers as base64 of little-endian float32."""
+    """Returns numbers as base64 of little-endian float32."""
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
 
 
@@ -84,7 +84,7 @@ class _Writer:
         self.constants: list[dict[str, Any]] = []
 
     def slot(self, value: _Known | _Slot) -> _Slot:
-        """The slot of a value; a constant gets one now."""
+        """Returns the slot of a value; allocates one if the value is a constant."""
         if isinstance(value, _Slot):
             return value
         numbers = np.asarray(jnp.asarray(value.value).astype(jnp.float32))
@@ -93,7 +93,7 @@ class _Writer:
         return made
 
     def follow(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        """Writes down a traced function -> its results."""
+        """Adds the operations of a traced function and returns its results."""
         values: dict[Any, _Known | _Slot] = {}
         values.update(zip(jaxpr.constvars, map(_Known, consts), strict=True))
         values.update(zip(jaxpr.invars, inputs, strict=True))
@@ -137,7 +137,7 @@ class _Writer:
         raise NotPortableError(f"a page does not know JAX's operation {name}")
 
     def _operand(self, value: _Known | _Slot, shape: tuple[int, ...]) -> _Slot:
-        """Of an operation element by element: as many as there are of the others, or one."""
+        """Returns the slot of an elementwise operand: broadcast to `shape`, or a single element."""
         if isinstance(value, _Known):
             known = np.asarray(jnp.asarray(value.value).astype(jnp.float32))
             if known.size and np.all(known == known.flat[0]):
@@ -158,7 +158,10 @@ class _Writer:
         return _Slot(self.num_slots - 1, tuple(shape))
 
     def _move(self, source: _Slot, move: Callable[[Array], Array]) -> _Slot:
-        """What only moves numbers about: it is done to their places."""
+        """Adds an operation that only moves numbers, as a strided copy.
+
+        The strides are found by applying the operation to the indices of the numbers.
+        """
         places = jnp.arange(math.prod(source.shape), dtype=jnp.int32).reshape(source.shape)
         taken = np.asarray(move(places))
         if taken.size == places.size and np.array_equal(taken.ravel(), places.ravel()):
@@ -181,7 +184,7 @@ class _Writer:
         return self._emit(op, [last], shape, over=math.prod(source.shape[axis] for axis in axes))
 
     def _product(self, left: Any, right: Any, dimensions: Any, shape: tuple[int, ...]) -> _Slot:
-        """A matrix product, of left as [m, k] and right as [k, n]."""
+        """Adds a matrix product of left, arranged as [m, k], and right, arranged as [k, n]."""
         ((left_axes, right_axes), (left_batch, right_batch)) = dimensions
         if left_batch or right_batch:
             raise NotPortableError("a page does not know matrix products with a batch")
@@ -190,7 +193,7 @@ class _Writer:
         return self._emit("product", [left, right], shape, inner=inner, columns=right.shape[1])
 
     def _matrix(self, value: _Known | _Slot, axes: tuple[int, ...], come_first: bool) -> _Slot:
-        """An operand with the axes that are summed over made one, the first or the last."""
+        """Returns an operand as a matrix, with the summed axes merged into its first or last."""
         ndim = jnp.ndim(value.value) if isinstance(value, _Known) else len(value.shape)
         kept = tuple(axis for axis in range(ndim) if axis not in axes)
         order = (*axes, *kept) if come_first else (*kept, *axes)
@@ -206,7 +209,7 @@ class _Writer:
     def _convolution(
         self, image: Any, kernel: Any, params: dict[str, Any], shape: tuple[int, ...]
     ) -> _Slot:
-        """Of one image, rows by columns by channels, as flax lays them out."""
+        """Adds a convolution of one image [rows, columns, channels], the layout of flax."""
         numbers = params["dimension_numbers"]
         if not isinstance(kernel, _Known) or not isinstance(image, _Slot):
             raise NotPortableError(
@@ -229,12 +232,20 @@ class _Writer:
 
 
 def _last(spec: Sequence[int]) -> tuple[int, ...]:
-    """Of a layout (batch, channels, rows, columns): the order that puts the channels last."""
+    """Returns the axis order that puts the channels last.
+
+    Args:
+        spec: the axes (batch, channels, rows, columns).
+    """
     batch, channels, *space = spec
     return (batch, *space, channels)
 
 
 def _inputs_outputs(spec: Sequence[int]) -> tuple[int, ...]:
-    """Of a kernel's layout (out, in, rows, columns): rows, columns, in, out."""
+    """Returns the axis order (rows, columns, in, out) of a kernel.
+
+    Args:
+        spec: the axes (out, in, rows, columns).
+    """
     outputs, inputs, *space = spec
     return (*space, inputs, outputs)

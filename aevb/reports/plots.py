@@ -1,4 +1,4 @@
-"""Plots of functions, densities and clouds of points, for the text: arrays in, Figure out."""
+"""Plots functions, densities and point clouds for the documents; arrays in, Figure out."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,15 +23,15 @@ class Curves(NamedTuple):
     y_label: str
     scale: str = "linear"  # of both axes: linear, log_x, log_y or log
     marker: str = ""
-    equal: bool = False  # whether a unit is as long in x as in y
+    equal: bool = False  # whether a unit has the same length on both axes
 
 
 class Contours(NamedTuple):
-    """A panel of densities over a plane, each by its level sets; points and a path over them."""
+    """A panel of level sets of densities over a plane, with optional points and a path."""
 
     x: np.ndarray  # [G]
     y: np.ndarray  # [G]
-    densities: Mapping[str, np.ndarray]  # label -> [G, G], by x and then y
+    densities: Mapping[str, np.ndarray]  # label -> [G, G], indexed by x, then y
     x_label: str
     y_label: str
     points: np.ndarray | None = None  # [n, 2]
@@ -52,7 +52,7 @@ Panel = Curves | Contours | Clusters
 
 
 def panels(named: Mapping[str, Panel]) -> Figure:
-    """Side by side, a panel a title."""
+    """Draws panels side by side, each under its title."""
     width, height = PANEL
     figure = Figure(figsize=(width * len(named), height), layout="constrained")
     row = figure.subplots(1, len(named), squeeze=False)

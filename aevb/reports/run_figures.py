@@ -1,4 +1,4 @@
-"""The pictures of a trained model: which of the figures it has, computed and saved."""
+"""Computes and saves the figures of a trained run."""
 
 import math
 from pathlib import Path
@@ -59,10 +59,11 @@ def draw_run(
 
 
 def pictures_of(experiment: Experiment) -> Pictures | None:
-    """The images of `draw_run` alone, as a function of a state's parameters -> [h, w(, 3)] uint8.
+    """Returns a function from a state's parameters to the images of `draw_run`, without axes.
 
-    The means at the same noise each time, by one program, which is compiled when it is first used.
-    None, where the data are no images.
+    The images are name -> [h, w(, 3)] uint8. They show means at the same noise in each call; one
+    program computes them, which is compiled at the first call. If the data are not images,
+    `pictures_of` returns None.
     """
     dataset, vae, algorithm = experiment
     shape = dataset.image_shape
@@ -71,7 +72,7 @@ def pictures_of(experiment: Experiment) -> Pictures | None:
 
     @jax.jit
     def images(params: PyTree) -> dict[str, Array]:
-        """[R, C, h, w(, 3)] each, uint8."""
+        """Returns grids of images, name -> [R, C, h, w(, 3)] uint8."""
         params = algorithm.vae_params(params)
         side = math.isqrt(NUM_SAMPLES)
         means = {
@@ -94,7 +95,7 @@ def pictures_of(experiment: Experiment) -> Pictures | None:
 
 
 def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Test datapoints, evenly spaced, and E[x|z] at a z ~ q(z|x) of each -> two of [B, D]."""
+    """Returns evenly spaced test datapoints, and E[x|z] at a z ~ q(z|x) of each; both [B, D]."""
     originals, means = _reconstruct(vae, params, dataset)
     return np.asarray(originals), np.asarray(means)
 
@@ -111,7 +112,7 @@ def _reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Arr
 
 
 def sample_means(vae: VAE, params: PyTree) -> np.ndarray:
-    """E[x|z] at NUM_SAMPLES draws z ~ p(z), ancestral, without the noise of p(x|z) -> [B, D]."""
+    """Returns E[x|z] at NUM_SAMPLES draws z ~ p(z), without the noise of p(x|z), [B, D]."""
     return np.asarray(_sample_means(vae, params))
 
 
@@ -121,9 +122,10 @@ def _sample_means(vae: VAE, params: PyTree) -> Array:
 
 
 def decode_unit_square(vae: VAE, params: PyTree) -> np.ndarray:
-    """E[x|z] at a grid on the unit square through the inverse Gaussian CDF; figure 4 -> [G, G, D].
+    """Returns E[x|z] on a grid of latents, for figure 4 of the paper, [G, G, D].
 
-    Both latents are at the QUANTILES of N(0, 1); the first rises to the right, the second upwards.
+    The grid is on the unit square, mapped through the inverse Gaussian CDF: both latents are at the
+    QUANTILES of N(0, 1). The first latent increases to the right, the second upward.
     """
     return np.asarray(_decode_unit_square(vae, params))
 

@@ -1,4 +1,4 @@
-"""A run and its folder: claim it, train, draw, summarize."""
+"""A run in its folder: locking, training, figures and the summary."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -26,15 +26,17 @@ from aevb.training.trainer import Trained
 from aevb.types import PyTree
 
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
-BEFORE_CONFIG = (LOCK, CONFIG + UNFINISHED)  # files that a run may leave when it dies at once
-BY_BOUND = ("aevb", "full_vb")  # algorithms that maximize what config.algorithm.bound names
+BEFORE_CONFIG = (LOCK, CONFIG + UNFINISHED)  # files of a run that was killed before its config
+BY_BOUND = ("aevb", "full_vb")  # algorithms that maximize the bound of config.algorithm.bound
 
 
 def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
-    """Looks into a run's folder, which need not exist -> its summary, if the run is finished.
+    """Returns the summary in a run's folder if the run is finished, else None.
+
+    The folder does not have to exist.
 
     Raises:
-        UserError: the folder belongs to something else, or cannot be read.
+        UserError: the folder belongs to another run or is no run's folder, or it cannot be read.
     """
     try:
         if (folder / CONFIG).exists():
@@ -52,13 +54,13 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
 
 @contextmanager
 def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
-    """A context in which this process alone has a run's folder, with its config in it.
+    """Locks a run's folder for this process while the context is open, and writes the config.
 
-    Its value is the summary, if the run has been finished in the meantime.
+    The value of the context is the summary if another process has finished the run, else None.
 
     Raises:
-        UserError: another process has it, has made it another run's, or it cannot be written, now
-            or later.
+        UserError: another process holds the lock, the folder has become another run's, or it cannot
+            be written, at the start or later.
     """
     with owned(folder):
         finished = inspect(folder, config)
@@ -72,7 +74,7 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
 
 
 def _as_json(config: Values) -> dict[str, Any]:
-    """The values as a JSON file gives them back: its tuples are lists."""
+    """Returns the values as they are read back from a JSON file, with lists for tuples."""
     return json.loads(json.dumps(config))
 
 
@@ -103,19 +105,17 @@ def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
 
 
 def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
-    """Trains what a validated config names, in its folder -> the summary.
+    """Trains the run of a validated config in its folder; returns the summary.
 
-    A finished run is not run again; one that was interrupted goes on, and ends bitwise as if it
-    had not been.
-
-    Of several processes the first has the summary, and the others {}.
+    A finished run is not repeated. An interrupted run resumes, and its result is bitwise that of an
+    uninterrupted one. With several processes, process 0 returns the summary and the others {}.
 
     Args:
-        debug: whether JAX looks for leaked tracers, and the source of a NaN is looked for.
+        debug: whether JAX checks for leaked tracers, and a NaN is traced to its source line.
 
     Raises:
-        UserError: something that the user can put right.
-        Interrupted: on one of `signals.CAUGHT`, with everything saved.
+        UserError: an error that the user can correct.
+        Interrupted: one of `signals.CAUGHT` was received; everything is saved.
     """
     with distributed.together(), jax.checking_leaks() if debug else nullcontext():
         finished = distributed.by_the_first(lambda: inspect(folder, config))
@@ -128,7 +128,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
 def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
     experiment = build(config)
     require_boards(config)
-    with ExitStack() as held:  # only now: a refused config leaves nothing behind
+    with ExitStack() as held:  # after the checks, so that a refused config creates no files
         claim = claimed(folder, config)
         finished = distributed.by_the_first(lambda: held.enter_context(claim))
         if distributed.most_of(int(finished is not None)):
@@ -154,20 +154,23 @@ def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
 
 
 def about(config: Values) -> dict[str, Any]:
-    """What every checkpoint of a run carries along."""
+    """Returns the metadata that every checkpoint of a run contains: config and versions."""
     return {"config": config, "versions": provenance.versions()}
 
 
 def require_boards(config: Values) -> None:
-    """Raises a UserError where a library is not installed that a run's boards need."""
+    """Raises a UserError if a library that the run's trackers need is not installed."""
     trackers.require_libraries(tensorboard=config["train.tensorboard"], wandb=config["train.wandb"])
 
 
 def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
-    """What boards show of a run's parameters; None where none is on, or the data are no images."""
+    """Returns the function from parameters to the images that trackers log.
+
+    It returns None if no tracker is on, or if the data are not images.
+    """
     if not config["train.tensorboard"] and config["train.wandb"] == trackers.OFF:
         return None
-    from aevb.reports import run_figures  # and matplotlib, for which other runs need not wait
+    from aevb.reports import run_figures  # imports matplotlib, which other runs do not need
 
     return run_figures.pictures_of(experiment)
 
@@ -175,7 +178,10 @@ def pictures_of(experiment: Experiment, config: Values) -> Pictures | None:
 def finish(
     experiment: Experiment, score: elbo.Scorer, trained: Trained, config: Values, folder: Path
 ) -> dict[str, Any]:
-    """Draws and summarizes a run that is trained -> the summary, with which it is finished."""
+    """Writes the figures, the page and the summary of a trained run; returns the summary.
+
+    The summary is written last and marks the run as finished.
+    """
     dataset = experiment.dataset
     params = experiment.algorithm.vae_params(trained.state.params)
     speed = trained.examples_per_second
@@ -190,7 +196,7 @@ def finish(
         "versions": provenance.versions(),
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
-    from aevb.reports import run_figures  # and matplotlib, for which training need not have waited
+    from aevb.reports import run_figures  # imports matplotlib, which training does not need
 
     run_figures.draw_run(experiment, params, trained.records, folder / "figures")
     page = explorer_page(experiment, params, trained.records, config, summary)
@@ -202,7 +208,7 @@ def finish(
 def _bounds(
     score: elbo.Scorer, params: PyTree, dataset: Dataset, *, is_density: bool
 ) -> dict[str, float]:
-    """The bound on all of each split, with its standard error, and bits for grey data."""
+    """Returns the bound on each whole split, its standard error, and bits/dim for grey data."""
     figures = {}
     for split, data in (("train", dataset.train), ("test", dataset.test)):
         mean, error = score(params, data, np.arange(len(data)))
@@ -218,7 +224,7 @@ def _bounds(
 
 
 def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
-    """What a published number must carry."""
+    """Returns the description of the data that must accompany a published number."""
     return {
         "name": dataset.name,
         "split": config["data.split"],
@@ -232,7 +238,7 @@ def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
 
 
 def describe(experiment: Experiment, config: Values) -> str:
-    """What is about to be trained, in three lines."""
+    """Returns a description of the data, the model and the training in three lines."""
     dataset = experiment.dataset
     params = jax.eval_shape(experiment.vae.init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))

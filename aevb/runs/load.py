@@ -1,4 +1,4 @@
-"""A finished run as pure functions of one datapoint, for other programs."""
+"""Loads a finished run as pure functions of one datapoint, for use in other programs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,35 +20,36 @@ from aevb.vae import VAE
 
 
 class TrainedRun(NamedTuple):
-    """A trained model. Its functions can be jitted and vmapped, and have closed over `params`.
+    """A trained model. Its functions close over `params` and can be jitted and vmapped.
 
-    x is a datapoint as the model sees it: of `dataset.train` through `dataset.preprocess`, which
-    scales pixels, or binarizes them. Of a run of full variational Bayes the decoder's weights are
-    at the mean of their posterior.
+    x is a datapoint as the model takes it: a row of `dataset.train` after `dataset.preprocess`,
+    which scales or binarizes pixels. For a run of full variational Bayes, the decoder's weights are
+    the mean of their posterior.
     """
 
-    encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), as a DiagNormal
+    encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), such as a DiagNormal
     decode: Callable[[Array], Array]  # z [Z] -> E[x|z] [D]
     log_prob: Callable[..., Array]  # (key, x [D], num_samples=5000) -> log p(x) [], nats
     sample: Callable[[Key], tuple[Array, Array]]  # -> z [Z] ~ p(z), x [D] ~ p(x|z)
-    vae: VAE  # the pieces of which these are made
+    vae: VAE  # the model from which the functions above are built
     params: PyTree
     dataset: Dataset
     config: Values
 
 
 def load_run(folder: str | Path, *, step: int | None = None) -> TrainedRun:
-    """The model of a finished run.
+    """Loads the model of a finished run.
 
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
-    stochastic lower bound; `aevb.marginal` has other estimators, and their errors.
+    stochastic lower bound. `aevb.marginal` has other estimators, with standard errors.
 
     Args:
-        folder: of the run; its data set is loaded too, since the model's shape follows from it.
-        step: of the checkpoint, if the run kept it; None for the newest.
+        folder: the run's folder. The dataset is loaded too, because it determines the model's
+            shape.
+        step: the step of a checkpoint that the run kept; None for the newest.
 
     Raises:
-        UserError: there is no finished run, or it has no sound checkpoint, or its data are gone.
+        UserError: there is no finished run, it has no sound checkpoint, or its data are missing.
     """
     folder = Path(folder)
     config = of_finished_run(folder)
@@ -77,10 +78,12 @@ def load_run(folder: str | Path, *, step: int | None = None) -> TrainedRun:
 def read_state(
     folder: Path, experiment: Experiment, config: Values, step: int | None = None
 ) -> TrainState:
-    """The state of a run's newest sound checkpoint, or of that at `step`; nothing is written.
+    """Returns the state of a run's newest sound checkpoint, or of the one at `step`.
+
+    It writes nothing.
 
     Raises:
-        UserError: it has none.
+        UserError: there is no such checkpoint.
     """
     restored, kept = None, []
     if (folder / "checkpoints").is_dir():

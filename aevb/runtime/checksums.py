@@ -1,4 +1,4 @@
-"""JSON content that carries its own digest, so that damage to it is noticed."""
+"""Digests inside JSON content, by which damage is detected."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def sign(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the SHA-256 of its JSON as its last entry, "digest"."""
+    """Returns the content with the SHA-256 of its JSON as its last entry, "digest"."""
     return {**content, "digest": _digest(content)}
 
 
 def is_sound(signed: Mapping[str, Any]) -> bool:
-    """Whether the digest is that of the rest, which may have been to disk and back."""
+    """Returns whether the digest matches the rest, also after a round trip through JSON."""
     content = {name: value for name, value in signed.items() if name != "digest"}
     return signed.get("digest") == _digest(content)
 

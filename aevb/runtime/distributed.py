@@ -1,8 +1,8 @@
-"""One run on several devices, of one process or of many, alike on all of them but for the data.
+"""Data-parallel training of one run on several devices, in one process or in several.
 
-Every device has all of the parameters and its part of each minibatch; XLA adds up the gradients.
-Nothing else of the package knows how many there are. Of several processes the first alone writes,
-decides when to pause and evaluates; the others take the same steps.
+Every device holds all parameters and its part of each minibatch; XLA sums the gradients. The rest
+of the package does not depend on the number of devices. If there are several processes, only
+process 0 writes files, decides when to pause, and evaluates. The others take the same steps.
 """
 
 import os
@@ -22,26 +22,26 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from aevb.errors import UserError
 from aevb.types import PyTree
 
-LOST = 4  # the exit status of a process that has lost another one
-AXIS = "data"  # of the mesh, over which minibatches are split
-STATUS = re.compile("[A-Z_]+: ")  # with which an error of XLA begins, also where it is a ValueError
-HEARTBEAT_SECONDS = 10  # of silence, after which jax aborts the other processes
+LOST = 4  # exit status of a process after another one has ended
+AXIS = "data"  # the mesh axis over which minibatches are split
+STATUS = re.compile("[A-Z_]+: ")  # the beginning of XLA's error messages, ValueErrors included
+HEARTBEAT_SECONDS = 10  # time without a heartbeat, after which jax aborts the other processes
 
 T = TypeVar("T")
-Placement = Any  # a jax.Device, or a Sharding that has a copy on each device
+Placement = Any  # a jax.Device, or a Sharding with a copy on each device
 
 
 def join(coordinator: str, num_processes: int, process_id: int) -> None:
-    """Makes this process one of several; before jax is used.
+    """Connects this process with the others of its run. Call it before jax is used.
 
     Args:
-        coordinator: HOST:PORT of the first process; "auto" where SLURM or a TPU says all three.
+        coordinator: HOST:PORT of process 0; "auto" takes all three arguments from SLURM or the TPU.
 
     Raises:
-        UserError: the others cannot be found.
+        UserError: the other processes cannot be reached.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)  # `signals` is for that
+    jax.config.update("jax_enable_preemption_service", False)  # `signals` does this
     where = (
         {}
         if coordinator == "auto"
@@ -63,9 +63,10 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A context in which this process ends at once, with one line, where another one has.
+    """Returns a context in which this process exits, with one line, if another one has ended.
 
-    What they do together cannot go on then, and jax would wait for the other when it shuts down.
+    Collective operations would fail from then on, and jax would wait for the other process when it
+    shuts down.
     """
     try:
         yield
@@ -85,15 +86,19 @@ def _end(words: str) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Returns whether this is process 0, the only one that writes files."""
     return jax.process_index() == 0
 
 
 def place_for(batch_size: int, most: int = 0) -> Placement:
-    """The devices that a minibatch can be split over evenly: as many as there are, or `most`.
+    """Returns a placement on as many devices as divide the minibatch evenly.
+
+    Args:
+        most: the largest number of devices; 0 for all.
 
     Raises:
-        UserError: it cannot be split over all processes' devices.
+        UserError: there are several processes, and their devices do not divide the minibatch
+            evenly.
     """
     devices = jax.devices()
     number = min(len(devices), batch_size, most or len(devices))
@@ -111,7 +116,7 @@ def place_for(batch_size: int, most: int = 0) -> Placement:
 
 
 def place(tree: PyTree, placement: Placement) -> PyTree:
-    """Arrays of this process, the same in all, as arrays of the placement."""
+    """Copies arrays, which are equal in all processes, to every device of the placement."""
     if not isinstance(placement, NamedSharding) or placement.is_fully_addressable:
         return jax.device_put(tree, placement)
 
@@ -125,7 +130,7 @@ def place(tree: PyTree, placement: Placement) -> PyTree:
 
 
 def own_part(size: int, placement: Placement) -> slice:
-    """Which of a minibatch's `size` datapoints the devices of this process take."""
+    """Returns the slice of a minibatch's `size` datapoints that this process's devices take."""
     if not isinstance(placement, NamedSharding):
         return slice(0, size)
     indices: Any = _in_parts(placement).addressable_devices_indices_map((1, size)).values()
@@ -134,9 +139,12 @@ def own_part(size: int, placement: Placement) -> slice:
 
 
 def place_parts(own: np.ndarray, size: int, placement: Placement) -> Array:
-    """Minibatches [T, size, ...], of which this process has its `own_part` alone.
+    """Returns minibatches [T, size, ...], split over the placement's devices.
 
-    Each device gets what it takes of them, and nothing else of them goes anywhere.
+    Each device receives only its own part.
+
+    Args:
+        own: the `own_part` of this process, [T, own size, ...].
     """
     if not isinstance(placement, NamedSharding):
         return jax.device_put(own, placement)
@@ -145,23 +153,23 @@ def place_parts(own: np.ndarray, size: int, placement: Placement) -> Array:
 
 
 def parts_of(shape: tuple[int, ...], dtype: Any, placement: Placement) -> jax.ShapeDtypeStruct:
-    """What `place_parts` returns, without its numbers."""
+    """Returns the shape, type and sharding of the result of `place_parts`."""
     sharding = _in_parts(placement) if isinstance(placement, NamedSharding) else None
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def _in_parts(placement: NamedSharding) -> NamedSharding:
-    """Of minibatches [T, M, ...], each split as `split` splits it."""
+    """Returns the sharding of minibatches [T, M, ...], each of them split as by `split`."""
     return NamedSharding(placement.mesh, PartitionSpec(None, AXIS))
 
 
 def local(tree: PyTree) -> PyTree:
-    """What `place` has placed, on the first device of this process."""
+    """Returns the copy of arrays from `place` that is on the first device of this process."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 def split(placement: Placement) -> Callable[[Array], Array]:
-    """-> what splits a minibatch [M, ...] over the placement's devices, within a program."""
+    """Returns a function that splits a minibatch [M, ...] over the devices, inside a program."""
     if not isinstance(placement, NamedSharding):
         return lambda minibatch: minibatch
     parts = NamedSharding(placement.mesh, PartitionSpec(AXIS))
@@ -169,12 +177,15 @@ def split(placement: Placement) -> Callable[[Array], Array]:
 
 
 def as_the_first(number: int) -> int:
-    """The first process's number, in all of them."""
+    """Returns the number of process 0, in all processes."""
     return int(numbers_of_the_first(np.array([number], np.float64))[0])
 
 
 def numbers_of_the_first(numbers: np.ndarray) -> np.ndarray:
-    """The first process's float64 numbers, bit by bit, in all of them; any shape, but the same."""
+    """Returns the float64 numbers of process 0, bit by bit, in all processes.
+
+    The array may have any shape, but the same in all processes.
+    """
     if jax.process_count() == 1:
         return numbers
     bits = np.ascontiguousarray(numbers, np.float64).view(np.uint32)
@@ -183,18 +194,20 @@ def numbers_of_the_first(numbers: np.ndarray) -> np.ndarray:
 
 
 def most_of(number: int) -> int:
-    """The greatest number of any process, in all of them."""
+    """Returns the largest number of any process, in all processes."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
 def by_the_first(action: Callable[[], T]) -> T | None:
-    """What an action of the first process returns there, while the others wait; None for them.
+    """Runs an action in process 0 and returns its result there; returns None in the others.
+
+    The other processes wait until it has ended.
 
     Raises:
-        Exception: the action's, in the first process.
-        UserError: it has failed there, in the others.
+        Exception: in process 0, the exception of the action.
+        UserError: in the other processes, if the action has failed.
     """
     if jax.process_count() == 1:
         return action()

@@ -1,4 +1,4 @@
-"""Where a number comes from: what every results file says about software and machine."""
+"""Provenance of results: the software versions and the machine, for every results file."""
 
 import os
 import platform
@@ -10,12 +10,12 @@ PACKAGES = ("aevb", "jax", "flax", "optax", "orbax-checkpoint", "blackjax")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that can change a result."""
+    """Returns the versions of Python and of the packages that can change a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and operating system; nothing that tells whose machine it is."""
+    """Returns the processor, number of cores and operating system, without identifying data."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

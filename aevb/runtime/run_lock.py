@@ -1,4 +1,4 @@
-"""One owner for a run's folder: a lock that ends with the process that has it, however it ends."""
+"""A lock on a run's folder, which is released whenever and however its process ends."""
 
 import fcntl
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from aevb.errors import UserError
 
-LOCK = ".lock"  # it stays behind, and means nothing when no process has it
+LOCK = ".lock"  # the file remains; it has no effect unless a process holds its lock
 
 
 def unusable(folder: Path, error: OSError) -> UserError:
-    """What a user is told of a folder that cannot be read or written."""
+    """Returns the error for a folder that cannot be read or written."""
     return UserError(
         f"--workdir={folder} cannot be used ({error.strerror}); name a folder that can be written"
     )
@@ -21,10 +21,10 @@ def unusable(folder: Path, error: OSError) -> UserError:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A context in which a disk that is full, or is no longer there, is a user's matter.
+    """Returns a context that turns a full or missing disk into a UserError.
 
     Raises:
-        UserError: in the place of an OSError.
+        UserError: instead of an OSError.
     """
     try:
         yield
@@ -37,10 +37,10 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """A context in which no other process owns the folder, which is made if need be.
+    """Returns a context that holds the lock on a folder, which is created if necessary.
 
     Raises:
-        UserError: another one does, or the folder cannot be written.
+        UserError: another process holds the lock, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

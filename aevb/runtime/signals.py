@@ -1,8 +1,9 @@
-"""The signals that ask a run to stop, as a wish that training grants at its next pause.
+"""Stop signals. A signal sets a flag; training saves and exits at its next pause.
 
-Ctrl-C is SIGINT; SLURM and Kubernetes pre-empt with SIGTERM, `sbatch --signal=USR1@60` with SIGUSR1
-a minute before, and submitit with SIGUSR2. Outside training, or the second time, the process ends
-at once: a run can be killed at any moment, and loses no more than it did since its last checkpoint.
+Ctrl-C sends SIGINT. SLURM and Kubernetes preempt with SIGTERM, `sbatch --signal=USR1@60` with
+SIGUSR1 one minute before, and submitit with SIGUSR2. Outside training, and on a second signal, the
+process exits immediately. A run can be killed at any time, and loses only the progress since its
+last checkpoint.
 """
 
 import atexit
@@ -13,18 +14,18 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-REQUEUE = signal.SIGUSR2  # by which submitit asks a job to save, so that it can be queued again
+REQUEUE = signal.SIGUSR2  # submitit's request to save, before it requeues the job
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, REQUEUE)
 
 
 def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = True) -> None:
-    """Makes each of the signals end the process with one line and status 128 + signal.
+    """Installs handlers that end the process with one line and status 128 + signal.
 
-    One that comes when the program is done and Python tidies up is passed over: the status is then
-    that of what was done.
+    A signal during Python's shutdown is ignored, so that the exit status is that of the finished
+    program.
 
     Args:
-        goes_on: whether the same command goes on from what was saved; else it begins anew.
+        goes_on: whether the same command resumes from saved files; otherwise it starts again.
     """
     then = "goes on from what was saved" if goes_on else "begins anew"
 
@@ -32,7 +33,7 @@ def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = 
         name = signal.Signals(number).name
         sys.stderr.write(f"\nstopped by {name}; the same command {then}\n")
         sys.stderr.flush()
-        os._exit(128 + number)  # threads that train would hold up sys.exit
+        os._exit(128 + number)  # sys.exit would wait for training threads
 
     for number in numbers:
         signal.signal(number, leave)
@@ -40,13 +41,19 @@ def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = 
 
 
 def _pass_over(numbers: Sequence[signal.Signals]) -> None:
-    """Python forgets other handlers as it ends, and what a signal does by itself is to kill."""
+    """Ignores the signals.
+
+    Python removes its own handlers at shutdown, and the default action of a signal is to kill.
+    """
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 class Signals:
-    """A context in which the first signal is noted in `received`, and a second one is obeyed."""
+    """A context that stores the first signal in `received`.
+
+    On a second one, the previous handler is called.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -61,7 +68,7 @@ class Signals:
             signal.signal(number, handler)
 
     def stop(self) -> None:
-        """As if a SIGTERM had come."""
+        """Requests a stop, like a SIGTERM."""
         self.received = self.received or signal.SIGTERM
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What XLA is asked for: a cache of programs between runs, and options that speed up training."""
+"""Settings of XLA: a persistent compilation cache, faster training, and memory checks."""
 
 import functools
 import hashlib
@@ -12,16 +12,16 @@ import jax
 
 from aevb.errors import UserError
 
-# Measured in docs/speed.md. An optimizer's weights are not copied for fear that something may still
-# read the old ones, and loops use the widest vectors of the processor.
+# Measured in docs/speed.md. The first option avoids defensive copies of an optimizer's weights. The
+# second makes loops use the widest vectors of the processor.
 CPU_OPTIONS = {
     "xla_cpu_copy_insertion_use_region_analysis": True,
     "xla_cpu_prefer_vector_width": 512,
 }
 
-# jax 0.10.2 and 0.11.0 hand sums to a library that silently loses terms of some of them
-# (jax-ml/jax#39103) and crashes on others (#39257). XLA reads the flag when the first program is
-# compiled, and one that it does not know ends the process.
+# jax 0.10.2 and 0.11.0 compute sums with a library that silently drops terms of some sums
+# (jax-ml/jax#39103) and crashes on others (#39257). XLA reads the flag when it compiles the first
+# program. An unknown flag would end the process.
 WITHOUT_WRONG_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
 if (0, 10, 2) <= jax.__version_info__ < (0, 12):
     flags = os.environ.get("XLA_FLAGS", "")
@@ -31,7 +31,7 @@ if (0, 10, 2) <= jax.__version_info__ < (0, 12):
 
 @functools.cache
 def training_options() -> dict[str, Any]:
-    """Those of `CPU_OPTIONS` that this XLA knows; they change nothing on other devices."""
+    """Returns the `CPU_OPTIONS` that this XLA knows; they have no effect on other devices."""
     return {name: value for name, value in CPU_OPTIONS.items() if _is_known({name: value})}
 
 
@@ -44,9 +44,9 @@ def _is_known(options: dict[str, Any]) -> bool:
 
 
 def use_cache() -> None:
-    """Turns on JAX's cache in the user's cache folder; $JAX_COMPILATION_CACHE_DIR goes before it.
+    """Turns on JAX's compilation cache, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder.
 
-    A run that cannot read or write it compiles as if there were none.
+    A run that cannot read or write the cache compiles without it.
     """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -55,14 +55,17 @@ def use_cache() -> None:
         return
     folder = _default_folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # a program read here is executed
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # cached programs are executed
     except OSError:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _default_folder() -> Path:
-    """One folder for each kind of processor: JAX's own key ignores what instructions a CPU has."""
+    """Returns a folder for this type of processor.
+
+    JAX's own cache key ignores the instruction set of the CPU.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "aevb" / "compiled" / _processor()
 
@@ -80,28 +83,28 @@ def _processor() -> str:
 
 
 def num_cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Bytes of the device, or else of the machine."""
+    """Returns the memory of the device, or if unknown of the machine, in bytes."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def require_memory(needed: int, what: str, fields: str) -> None:
-    """Refuses what cannot fit into the memory of the device, or else of the machine.
+    """Checks that an object fits into the memory of the device, or if unknown of the machine.
 
     Args:
-        needed: bytes, of which there may turn out to be more.
-        what: is to have them.
-        fields: of the config, that could be smaller.
+        needed: a lower bound on its size in bytes.
+        what: the name of the object, for the error message.
+        fields: the config fields that determine its size, for the error message.
 
     Raises:
-        UserError: there are fewer.
+        UserError: the memory is smaller than `needed`.
     """
     there = memory()
     if needed > there:

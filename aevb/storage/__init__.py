@@ -1,1 +1,1 @@
-"""What a run leaves on disk: checkpoints, its log of metrics, and the records of trackers."""
+"""The files of a run: checkpoints, the metrics log, and the records of trackers."""

@@ -1,7 +1,7 @@
-"""Checkpoints by orbax, with the digest of what they hold, which orbax does not keep.
+"""Checkpoints by orbax, with a digest of their contents, which orbax does not store.
 
-A checkpoint is one `TrainState`, the seconds it took and the log until then, so that neither can be
-had without the other. The latest two and the best are kept, or all of them.
+A checkpoint holds a `TrainState`, the seconds of training and the log until then, so that state and
+log are always consistent. The latest two and the best are kept, or all of them.
 """
 
 import errno
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 
-FORMAT = 2  # 1 had the state's digest and the seconds alone in its notes
+FORMAT = 2  # in format 1 the notes held only the state's digest and the seconds
 NO_SPACE = os.strerror(errno.ENOSPC)
-DAMAGED = "damaged"  # the folder, beside that of the checkpoints, of those that cannot be read
+DAMAGED = "damaged"  # folder for damaged checkpoints, next to that of the checkpoints
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     state: TrainState
     seconds: float  # of training until then
-    records: list[dict[str, Any]] | None  # of the log until then; None in format 1
+    records: list[dict[str, Any]] | None  # the log until then; None in format 1
 
 
 def digest(state: TrainState) -> str:
-    """SHA-256 over every leaf's path, shape, type and bytes."""
+    """Returns the SHA-256 over every leaf's path, shape, type and bytes."""
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
         array = np.asarray(leaf)
@@ -47,15 +47,17 @@ def digest(state: TrainState) -> str:
 
 
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
-    """The checkpoints of a folder, made if need be; leftovers of a killed save are removed.
+    """Opens the checkpoints of a folder, which is created if necessary.
+
+    Leftovers of a killed save are removed.
 
     Args:
-        keep_all: rather than the latest two and the best.
+        keep_all: keep all checkpoints, instead of the latest two and the best.
     """
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
-    # With `max_to_keep` and `best_fn` orbax deletes the latest step where it is not the best.
+    # With `max_to_keep` and `best_fn`, orbax deletes the latest step if it is not the best.
     keep = policies.AnyPreservationPolicy(
         [
             policies.LatestN(None if keep_all else 2),
@@ -78,7 +80,7 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
 
 
 def open_reader(folder: Path) -> "ocp.CheckpointManager":
-    """The checkpoints of a folder that is there, from which nothing is removed."""
+    """Opens the checkpoints of an existing folder read-only; nothing is removed."""
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(
@@ -88,7 +90,10 @@ def open_reader(folder: Path) -> "ocp.CheckpointManager":
 
 
 def _alone() -> Any:
-    """Of several processes each has a manager of its own, and orbax is not to wait for others."""
+    """Returns options with which orbax does not wait for other processes.
+
+    Each of several processes has its own manager.
+    """
     import orbax.checkpoint as ocp
 
     here = jax.process_index()
@@ -106,16 +111,18 @@ def save(
     about: Mapping[str, Any] | None = None,
     test_bound: float | None = None,
 ) -> None:
-    """Saves a state under its step; it is complete on the disk when this returns.
+    """Saves a state under its step; the checkpoint is complete on disk when this returns.
+
+    Does nothing if the step has a checkpoint.
 
     Args:
         seconds: of training until now.
         records: the log until now.
-        about: what else is to travel along, for people: the config, versions.
-        test_bound: nats per datapoint, by which the best is chosen; None where it is not known.
+        about: additional information for people: the config, versions.
+        test_bound: nats per datapoint, chooses the best checkpoint; None if it is not known.
 
     Raises:
-        OSError: it cannot be written; the checkpoints before it are as they were.
+        OSError: the checkpoint cannot be written; the earlier ones are unchanged.
     """
     import orbax.checkpoint as ocp
 
@@ -129,7 +136,7 @@ def save(
         "about": dict(about or {}),
         "state": digest(state),
     }
-    if jax.process_count() > 1:  # where orbax takes arrays of one process for a mistake
+    if jax.process_count() > 1:  # orbax rejects arrays of one process then
         state = jax.tree.map(np.asarray, state)
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
@@ -139,7 +146,7 @@ def save(
     try:
         manager.save(step, args=items, metrics=metrics)
         manager.wait_until_finished()
-    except Exception as error:  # tensorstore has errors of its own
+    except Exception as error:  # tensorstore has its own exceptions
         if isinstance(error, OSError) or NO_SPACE not in str(error):
             raise
         raise OSError(errno.ENOSPC, NO_SPACE, str(manager.directory)) from error
@@ -152,21 +159,23 @@ def restore(
     step: int | None = None,
     only_read: bool = False,
 ) -> Restored | None:
-    """The newest checkpoint that holds what was saved; None where there is none.
+    """Restores the newest sound checkpoint; returns None if there is none.
 
-    Each damaged one is named on stderr and set aside, and the one before it is taken.
+    A damaged checkpoint is reported on stderr and moved to another folder. Then the next older one
+    is tried.
 
     Args:
-        like: a state of the same structure, shapes and types, whose devices will have it; of
-            `jax.eval_shape`, for the first device. Where it was saved does not matter.
-        step: of the only one that will do; None for any.
+        like: a state of the same structure, shapes and types. The restored state is on the devices
+            of `like`, or on the first device if `like` comes from `jax.eval_shape`. The devices on
+            which it was saved do not matter.
+        step: restore only the checkpoint of this step; None for any.
         only_read: the manager is a reader, and nothing is moved.
     """
     steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
     for number in sorted(steps, reverse=True):
         try:
             return _read(manager, number, like)
-        except Exception as error:  # orbax fails on damage in as many ways as there are files
+        except Exception as error:  # orbax raises many types for damage
             known = error if isinstance(error, _DamagedError) else type(error).__name__
             problem = f"checkpoint of step {number} is damaged ({known}); skipped"
         if not only_read:
@@ -176,7 +185,7 @@ def restore(
 
 
 class _DamagedError(Exception):
-    """It can be read, but is not what was saved."""
+    """The exception for a checkpoint that can be read but differs from what was saved."""
 
 
 def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Restored:
@@ -210,7 +219,7 @@ def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Re
 
 
 def _set_aside(manager: "ocp.CheckpointManager", number: int) -> Path:
-    """-> where it is now, for whoever wants to know what became of it."""
+    """Moves a damaged checkpoint to another folder, for inspection, and returns its new path."""
     folder = Path(manager.directory)
     aside = folder.parent / DAMAGED / str(number)
     aside.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run writes for people and programs: JSON lines, JSON files, a progress bar."""
+"""The output of a run for people and programs: JSON lines, JSON files, a progress bar."""
 
 import contextlib
 import json
@@ -14,25 +14,27 @@ from tqdm import tqdm
 
 from aevb.runtime.checksums import is_sound, sign
 
-UNFINISHED = ".tmp"  # after the name of a file that is not whole yet, which a crash can leave
+UNFINISHED = ".tmp"  # suffix of an incomplete file, which a crash can leave behind
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """`replace_text` by JSON."""
+    """Replaces a file atomically by `content` as JSON."""
     replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_signed(path: Path, content: Mapping[str, Any]) -> None:
-    """`write_json`, with the content's own digest as its last entry."""
+    """Replaces a file like `write_json`, with the content's digest as the last entry."""
     write_json(path, sign(content))
 
 
 def read_signed(path: Path) -> dict[str, Any]:
-    """What `write_signed` wrote; without a digest, as it was before there were any, it is believed.
+    """Reads the content that `write_signed` wrote, without its digest.
+
+    A file without a digest is accepted unchecked, because older versions wrote none.
 
     Raises:
-        ValueError: it is something else.
-        OSError: it cannot be read.
+        ValueError: the file is not a JSON object, or its digest does not match.
+        OSError: the file cannot be read.
     """
     content = json.loads(path.read_text())
     if not isinstance(content, dict):
@@ -44,7 +46,7 @@ def read_signed(path: Path) -> dict[str, Any]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a crash, sees the old one or the new one."""
+    """Replaces a file atomically: after a crash, and for readers, it is the old or the new one."""
     unfinished = path.with_name(path.name + UNFINISHED)
     with unfinished.open("w") as file:
         file.write(text)
@@ -54,16 +56,16 @@ def replace_text(path: Path, text: str) -> None:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, in the order of `examples`."""
+    """The log `metrics.jsonl`: one JSON object per line, in the order of `examples`."""
 
     def __init__(self, path: Path, records: Sequence[Mapping[str, Any]] = ()):
-        """Writes the log anew, with the records so far: a resumed run repeats and misses none."""
+        """Rewrites the log with the records so far; a resumed run repeats and omits none."""
         self.path = path
         self.records = [dict(record) for record in records]
         replace_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Adds a line, which is on the disk when this returns."""
+        """Adds a line, which is on disk when this returns."""
         self.records.append(dict(record))
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -72,7 +74,10 @@ class MetricsLog:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a `metrics.jsonl`; one that a crash cut off ends it."""
+    """Reads the complete lines of a `metrics.jsonl`, up to a line that a crash truncated.
+
+    Returns [] if there is no file.
+    """
     records = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -83,16 +88,16 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """A log by column: the bounds of both splits against the training examples."""
+    """Returns the columns of a log: the training examples, and the bounds of both splits."""
     columns = ("examples", "train_bound", "test_bound")
     return {column: [record[column] for record in records] for column in columns}
 
 
 def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """{"mean", "standard_error"} of the same figure in runs of several seeds.
+    """Returns {"mean", "standard_error"} of the same quantity over runs with several seeds.
 
-    The standard error of a single value is not known: None; nor is that of values of which one is
-    not finite, as their mean is not.
+    The standard error is None for a single value. It is also None if a value is non-finite; then
+    the mean is non-finite, too.
     """
     if not all(map(math.isfinite, values)):
         return {"mean": sum(values) / len(values), "standard_error": None}
@@ -101,9 +106,10 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
 
 
 class Unminded:
-    """A stream whose reader may go away: nothing ends, or waits, because nobody looks at it.
+    """A stream that ignores failed writes, for example after its reader has closed the pipe.
 
-    tqdm would leave its lock taken where a write fails, and a sweep's other threads wait for it.
+    If a write failed, tqdm would not release its lock, and a sweep's other threads would wait for
+    it forever.
     """
 
     def __init__(self, stream: Any):
@@ -123,10 +129,10 @@ class Unminded:
 
 
 class _Lines(tqdm):
-    """A bar in a file: a whole line each time that it is shown, without control characters."""
+    """A progress bar for files: each update is a line of its own, without control characters."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        if hasattr(self, "start_t") and msg != "":  # not at the very start, nor to be wiped out
+        if hasattr(self, "start_t") and msg != "":  # neither at the start nor to clear the bar
             self.fp.write(f"{self}\n")
 
     def close(self) -> None:
@@ -137,9 +143,9 @@ class _Lines(tqdm):
 
 
 def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: bool = True) -> tqdm:
-    """What is done, how fast, and the time left, on stderr.
+    """Returns a progress display on stderr: the amount done, the rate and the remaining time.
 
-    On a terminal it is a bar; in a file a line each half minute, and one at the end.
+    On a terminal it is a bar. In a file it is one line every half minute and one at the end.
     """
     common: dict[str, Any] = {
         "file": Unminded(sys.stderr),
@@ -154,16 +160,16 @@ def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: boo
         bar_format = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} " + numbers
         return tqdm(**common, dynamic_ncols=True, bar_format=bar_format)
     bar_format = "{percentage:3.0f}%  {n_fmt}/{total_fmt}{unit}, " + numbers
-    # With miniters the clock alone decides, and tqdm's monitor leaves it alone.
+    # With miniters=1 only mininterval decides, and tqdm's monitor thread does not interfere.
     return _Lines(**common, leave=False, mininterval=30.0, miniters=1, bar_format=bar_format)
 
 
 Report = Callable[[int, float], object]
-# (training examples since the last time, what was maximized on them, nats per datapoint)
+# (training examples since the last call, the mean objective on them in nats per datapoint)
 
 
 def reporter(bar: tqdm) -> Report:
-    """Moves a progress bar on; an objective of NaN is not known."""
+    """Returns a function that advances a progress bar; it does not show non-finite objectives."""
 
     def report(examples: int, objective: float) -> None:
         if math.isfinite(objective):

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains, on TensorBoard and on Weights & Biases."""
+"""Trackers, which show a run during training: TensorBoard and Weights & Biases."""
 
 import os
 import secrets
@@ -15,16 +15,16 @@ import numpy as np
 from aevb.errors import UserError
 from aevb.types import PyTree
 
-EXAMPLES = "examples"  # of a record, against which all else is drawn
-OFF = "off"  # of the modes of Weights & Biases, of which the others are its own words
-METRICS = ("train_bound", "test_bound")  # by which runs are compared
+EXAMPLES = "examples"  # the entry of a record that is the x-axis of all others
+OFF = "off"  # no Weights & Biases; the other modes are named as in its library
+METRICS = ("train_bound", "test_bound")  # the metrics that compare runs
 
 Picture = np.ndarray  # [h, w] or [h, w, 3] uint8
-Pictures = Callable[[PyTree], Mapping[str, Picture]]  # of a state's parameters, by their names
+Pictures = Callable[[PyTree], Mapping[str, Picture]]  # parameters -> pictures by name
 
 
 class Board(Protocol):
-    """A place where a run's records are shown."""
+    """The interface of a tracker, which shows a run's records."""
 
     def append(
         self, record: Mapping[str, Any], pictures: Mapping[str, Picture] | None = None
@@ -33,12 +33,16 @@ class Board(Protocol):
         ...
 
     def close(self, *, is_done: bool) -> None:
-        """Nothing comes any more: the run is done, or it has failed or was stopped."""
+        """Ends the tracking; `is_done` is False for a run that has failed or was stopped."""
         ...
 
 
 def require_libraries(*, tensorboard: bool, wandb: str) -> None:
-    """Raises a UserError where a library is not installed that the boards which are on need."""
+    """Checks that the libraries of the enabled trackers are installed.
+
+    Raises:
+        UserError: one is not.
+    """
     if tensorboard:
         _tensorboard()
     if wandb != OFF:
@@ -54,7 +58,7 @@ def open_boards(
     tensorboard: bool,
     wandb: str,
 ) -> list[Board]:
-    """The boards of a run that are on, in its folder, as the classes say.
+    """Opens the enabled trackers of a run, in its folder. The arguments are as for the classes.
 
     Raises:
         UserError: a library is not installed, or Weights & Biases cannot be reached.
@@ -69,9 +73,10 @@ def open_boards(
 
 
 class TensorBoard:
-    """A run's records, pictures and hyper-parameters in event files, a new one each resumption.
+    """A tracker that writes a run's records, pictures and hyperparameters to event files.
 
-    What is added is on its way to the disk when the call returns, whatever becomes of the process.
+    Each resumption begins a new file. Data have been handed to the operating system when a call
+    returns, so they reach the disk even if the process is killed.
     """
 
     def __init__(
@@ -82,15 +87,16 @@ class TensorBoard:
         examples: int = 0,
         config: Mapping[str, Any] | None = None,
     ):
-        """Goes on with a folder, which need not exist, so that it repeats and misses no record.
+        """Begins or continues the event files of a folder, so that each record occurs once.
 
-        Old files stay, since pictures of old parameters cannot be made anew. What they hold beyond
-        `examples` is taken back, and of the records they get the numbers that they do not have.
+        The folder need not exist. Old files are kept, because pictures of old parameters cannot be
+        drawn again. A new event invalidates their contents after `examples`. The numbers of those
+        `records` that the old files lack are added.
 
         Args:
-            records: of the log so far.
-            examples: where the run is; records beyond come again.
-            config: its hyper-parameters, which are numbers, bools, strings and tuples.
+            records: the log so far.
+            examples: the run's current count; later records will be added again.
+            config: the hyperparameters: numbers, bools, strings and tuples.
 
         Raises:
             UserError: tensorboardX is not installed.
@@ -99,7 +105,7 @@ class TensorBoard:
         folder.mkdir(parents=True, exist_ok=True)
         files = sorted(folder.glob("events.out.tfevents.*"))
         shown = _examples_shown(files, self._event)
-        # Readers take the files by their names, and a clock may have been set back.
+        # Readers sort the files by name, and the clock may have been set back.
         stamp = max([int(time.time()), *(_stamp(file) + 1 for file in files)])
         path = folder / f"events.out.tfevents.{stamp:010d}.aevb"
         self._writer = record_writer.RecordWriter(str(path))
@@ -133,7 +139,7 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, *, is_done: bool) -> None:
-        """Ends the file; of a run that is done it says so."""
+        """Closes the file; for a run that is done, it first records that."""
         if is_done:
             self._write(summary=self._end)
         self._writer.close()
@@ -144,9 +150,12 @@ class TensorBoard:
 
 
 def _tensorboard() -> tuple[Any, Any, Any]:
-    """tensorboardX's framing of records, its summaries and its messages.
+    """Imports and returns tensorboardX's record writer, its summaries and its messages.
 
-    Its SummaryWriter hands events to a thread, which a kill can overtake.
+    Its SummaryWriter is not used, because it writes in a thread, whose events a kill can lose.
+
+    Raises:
+        UserError: tensorboardX is not installed.
     """
     try:
         from tensorboardX import record_writer, summary
@@ -160,13 +169,13 @@ def _tensorboard() -> tuple[Any, Any, Any]:
 
 
 def _stamp(file: Path) -> int:
-    """The time in an event file's name, seconds; 0 where there is none."""
+    """Returns the time in an event file's name, in seconds, or 0 if there is none."""
     digits = file.name.removeprefix("events.out.tfevents.").partition(".")[0]
     return int(digits) if digits.isdecimal() else 0
 
 
 def _examples_shown(files: Sequence[Path], event: Any) -> set[int]:
-    """At which counts of examples event files have records, as TensorBoard's reader sees it."""
+    """Returns the counts of examples whose records TensorBoard shows for these event files."""
     shown = set()
     for file in files:
         for found in _messages(event.Event, _contents(file.read_bytes())):
@@ -178,18 +187,18 @@ def _examples_shown(files: Sequence[Path], event: Any) -> set[int]:
 
 
 def _messages(kind: Any, contents: Iterable[bytes]) -> Iterator[Any]:
-    """Contents as protobuf's messages of a kind; one that is none ends them."""
+    """Yields contents as protobuf messages of a type, up to the first that is not one."""
     for content in contents:
         try:
             message = kind.FromString(content)
-        except Exception:  # protobuf's; from here on nobody can read the file
+        except Exception:  # from protobuf; the rest of the file is unreadable
             return
         yield message
 
 
 def _contents(file: bytes) -> Iterator[bytes]:
-    """The whole records of an event file; one that a kill cut off ends it."""
-    position, header, footer = 0, 12, 4  # a length of 8 bytes and its checksum; another checksum
+    """Yields the complete records of an event file, up to one that a kill truncated."""
+    position, header, footer = 0, 12, 4  # header: length (8 bytes), checksum; footer: checksum
     while position + header <= len(file):
         (length,) = struct.unpack_from("<Q", file, position)
         begin, end = position + header, position + header + length
@@ -199,9 +208,10 @@ def _contents(file: bytes) -> Iterator[bytes]:
 
 
 class WeightsAndBiases:
-    """A run's records, pictures and config in its folder's wandb/, and online on a server.
+    """A tracker that writes a run's records, pictures and config to its folder's wandb/.
 
-    A process in the background writes: a kill of all of them loses what was added a second before.
+    In the mode "online" it also sends them to a server. A background process writes them, so a kill
+    of all processes loses the data of the last second.
     """
 
     def __init__(
@@ -212,22 +222,23 @@ class WeightsAndBiases:
         mode: str,
         config: Mapping[str, Any] | None = None,
     ):
-        """Goes on with the run that lies in a folder, if there is one, or begins one.
+        """Continues the Weights & Biases run in a folder, or begins one if there is none.
 
-        Of the records it gets the numbers that it does not have.
+        The numbers of those `records` that the run lacks are added to it.
 
         Args:
-            folder: the run's own.
-            records: of the log so far.
+            folder: the run's folder.
+            records: the log so far.
             mode: "offline" or "online".
-            config: the run's hyper-parameters.
+            config: the run's hyperparameters.
 
         Raises:
-            UserError: wandb is not installed, or online: nobody is logged in, or no server answers.
+            UserError: wandb is not installed or cannot begin. In the mode "online" this can mean
+                that no user is logged in, or that no server answers.
         """
         library = _wandb()
         folder.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))  # by the time of their folders
+        files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))  # folders sort by time
         self._picture = library.Image
         self._shown = _examples_logged(files)
         try:
@@ -236,7 +247,7 @@ class WeightsAndBiases:
                     library, folder, mode, dict(config or {}),
                     run_id=files[-1].stem.removeprefix("run-") if files else secrets.token_hex(4),
                 )  # fmt: skip
-        except Exception as error:  # of many kinds, some of them of its own libraries
+        except Exception as error:  # many types, some from wandb's dependencies
             others = (
                 "'off'" if mode == "offline" else "'offline' (`wandb sync` uploads it) or 'off'"
             )
@@ -250,7 +261,7 @@ class WeightsAndBiases:
     def append(
         self, record: Mapping[str, Any], pictures: Mapping[str, Picture] | None = None
     ) -> None:
-        """Adds a record's numbers, and pictures, unless they are there: a step comes but once."""
+        """Adds a record's numbers and pictures, unless its count of examples was added before."""
         examples = record[EXAMPLES]
         if examples in self._shown:
             return
@@ -263,12 +274,15 @@ class WeightsAndBiases:
         self._try(log)
 
     def close(self, *, is_done: bool) -> None:
-        """Waits until it is written and, for half a minute at most, uploaded."""
+        """Waits until all data are written and, in the mode "online", uploaded (30 s at most)."""
         self._try(lambda run: run.finish(exit_code=0 if is_done else 1))
         self._run = None
 
     def _try(self, action: Callable[[Any], object]) -> None:
-        """A board that fails is no reason for a run to do so."""
+        """Applies `action` to the tracker's run.
+
+        A failure is reported on stderr and ends the tracking; training continues.
+        """
         try:
             if self._run is not None:
                 action(self._run)
@@ -278,11 +292,15 @@ class WeightsAndBiases:
             self._run = None
 
 
-_HOOKS = threading.Lock()  # while a run begins, which changes what belongs to the whole process
+_HOOKS = threading.Lock()  # held while a run begins, which changes sys.exit and sys.excepthook
 
 
 def _begin(library: Any, folder: Path, mode: str, config: dict[str, Any], *, run_id: str) -> Any:
-    """A run of Weights & Biases that says nothing, looks at nothing and catches nothing."""
+    """Begins a silent Weights & Biases run and returns it.
+
+    The run records neither the console nor the code or the machine, and it leaves sys.exit and
+    sys.excepthook unchanged.
+    """
     where = folder.absolute()
     settings = library.Settings(
         mode=mode,
@@ -292,7 +310,7 @@ def _begin(library: Any, folder: Path, mode: str, config: dict[str, Any], *, run
         run_name=where.name,
         run_group=where.parent.name,
         resume="allow" if mode == "online" else None,
-        reinit="create_new",  # a sweep has several in one process
+        reinit="create_new",  # a sweep has several runs in one process
         init_timeout=30.0,
         finish_timeout=30.0,
         x_transaction_log_flush_interval=1.0,
@@ -312,7 +330,7 @@ def _begin(library: Any, folder: Path, mode: str, config: dict[str, Any], *, run
     )
     hooks = sys.exit, sys.excepthook
     try:
-        library.setup(library.Settings(silent=True))  # which is for what is said before a run
+        library.setup(library.Settings(silent=True))  # for the messages before the run
         if mode == "online" and not library.login(prompt=False):
             raise PermissionError("nobody is logged in; `wandb login` does it")
         project = os.environ.get("WANDB_PROJECT", "aevb")
@@ -324,7 +342,11 @@ def _begin(library: Any, folder: Path, mode: str, config: dict[str, Any], *, run
 
 
 def _wandb() -> Any:
-    """The library, which is told to report nothing to its makers."""
+    """Imports and returns wandb, with error reports to its developers turned off.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
@@ -341,12 +363,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _examples_logged(files: Sequence[Path]) -> set[int]:
-    """At which counts of examples the files of a run have records."""
+    """Returns the counts of examples whose records the files of a run hold."""
     if not files:
         return set()
     from wandb.proto import wandb_internal_pb2
 
-    messages: Any = wandb_internal_pb2  # which are made at run time
+    messages: Any = wandb_internal_pb2  # its classes are created at run time
     logged = set()
     for file in files:
         for found in _messages(messages.Record, _transactions(file.read_bytes())):
@@ -356,14 +378,15 @@ def _examples_logged(files: Sequence[Path]) -> set[int]:
 
 
 def _transactions(file: bytes) -> Iterator[bytes]:
-    """The whole records of a .wandb file, which is a log of LevelDB's format.
+    """Yields the complete records of a .wandb file, which is a log in LevelDB's format.
 
-    Blocks of 32 KiB hold parts of records, each behind a checksum of 4 bytes, a length of 2 and a
-    kind: all of a record, its first, a middle or its last part.
+    Blocks of 32 KiB hold parts of records. Each part follows a checksum of 4 bytes, a length of 2
+    bytes and a kind of 1 byte: 1 for a whole record, or 2, 3 and 4 for its first, a middle and its
+    last part.
     """
-    block, header, position, begun = 2**15, 7, 7, b""  # the file has a header of its own
+    block, header, position, begun = 2**15, 7, 7, b""  # position 7, after the file's own header
     while position + header <= len(file):
-        if block - position % block < header:  # zeros up to the next block
+        if block - position % block < header:  # zero padding up to the next block
             position += block - position % block
             continue
         length, kind = struct.unpack_from("<HB", file, position + 4)

@@ -1,1 +1,1 @@
-"""Sweeps: the grid of members, and where each of them is trained."""
+"""Sweeps: the grid of members, and their training on devices or as jobs."""

@@ -1,10 +1,10 @@
-"""A sweep's runs on the devices of this process.
+"""Trains a sweep's runs on the devices of this process.
 
-Three mappings, of which `choose_mapping` takes the one that was measured to be the fastest:
+There are three mappings; `choose_mapping` returns the one that was measured to be the fastest:
 
 - sequence: one run after the other, each on all cores;
-- devices: as many runs at a time as there are devices, each on one; a CPU core is a device;
-- stack: as one program for each device, with the runs' arrays stacked
+- devices: one run on each device at a time, where each CPU core is a device;
+- stack: one program for each device, with the runs' arrays stacked
   (`aevb.training.stacked_runs`).
 """
 
@@ -37,19 +37,19 @@ from aevb.training.streaming import Data
 from aevb.training.trainer import Failed, Journal, Settings, Trained
 
 STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
-# Guides whose small statistics begin the large ones, and algorithms of which a padded weight that
-# is 0 stays 0 and a padded latent changes nothing.
+# Guides whose statistics for fewer latents are the first part of those for more latents, and
+# algorithms in which padded weights stay 0 and padded latents do not change the result.
 GUIDES_TO_PAD = ("diag_normal", "full_normal")
 ALGORITHMS_TO_PAD = ("aevb", "wake_sleep", "reweighted_wake_sleep")
 ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 
-Device = Any  # a jax.Device, which is no type to a type checker
-Job = tuple[Member, ...]  # runs that train together: a single one in most mappings
+Device = Any  # a jax.Device, which the type checker does not accept as a type
+Job = tuple[Member, ...]  # runs that train together; a single run unless the mapping is stack
 
 
 class Program(NamedTuple):
-    """What runs of one config share, whatever their seeds."""
+    """The objects that runs share whose configs differ only in the seed."""
 
     experiment: Experiment
     advance: loop.Program
@@ -57,14 +57,18 @@ class Program(NamedTuple):
 
 
 class Machine:
-    """The devices, and how runs are mapped onto them."""
+    """The devices and the mapping of runs onto them."""
 
     def __init__(self, mapping: str, num_runs: int):
-        """Gives a CPU a device for each core, where that is wanted and not too late for it."""
+        """Chooses the mapping and the devices.
+
+        For the mapping `devices` on a CPU, each core becomes a JAX device, if JAX has not yet been
+        initialized.
+        """
         cores = xla.num_cores()
         on_cpu = choose_mapping(cores, num_runs, on_cpu=True) if mapping == "auto" else mapping
-        if on_cpu == "devices":  # else jax's one device, which has all of the cores
-            with contextlib.suppress(RuntimeError):  # jax is at work, with the devices it has
+        if on_cpu == "devices":  # otherwise JAX has one CPU device that uses all cores
+            with contextlib.suppress(RuntimeError):  # JAX is initialized already; keep its devices
                 jax.config.update("jax_num_cpu_devices", min(cores, num_runs))
         devices = jax.local_devices()
         self.on_cpu = devices[0].platform == "cpu"
@@ -90,10 +94,11 @@ class Machine:
 
 
 def choose_mapping(num_devices: int, num_runs: int, *, on_cpu: bool) -> str:
-    """The fastest mapping, as it was measured; docs/speed.md has the figures.
+    """Returns the mapping that was measured to be the fastest; docs/speed.md has the numbers.
 
-    An accelerator is filled by a stack. A CPU core is not: a stack's batched products are slower
-    there than the same products one by one, and a run on one core loses nothing to the others.
+    On an accelerator that is a stack, which uses the device better than one run. On a CPU core the
+    batched products of a stack are slower than the same products one by one, and runs on separate
+    cores do not slow each other down.
     """
     if num_runs == 1:
         return "sequence"
@@ -103,7 +108,7 @@ def choose_mapping(num_devices: int, num_runs: int, *, on_cpu: bool) -> str:
 
 
 class Workshop:
-    """Runs members in their folders, and knows what came of each."""
+    """The trainer of a sweep's members on the devices of this process."""
 
     def __init__(self, folder: Path, machine: Machine):
         xla.use_cache()
@@ -115,19 +120,19 @@ class Workshop:
         self._pictures: dict[tuple[Any, ...], Pictures | None] = {}
         self.dataset = Loader()
         self._copies: dict[tuple[Any, ...], Data] = {}
-        self._finishing = threading.Lock()  # pyplot is for one thread at a time
+        self._finishing = threading.Lock()  # pyplot is not thread-safe
 
     def describe(self) -> str:
-        """How the runs are mapped."""
+        """Returns a line that describes the mapping of the runs."""
         return self.machine.describe()
 
     def check(self, values: Values) -> None:
-        """Raises a UserError where what a config names does not fit together, or is not there."""
+        """Raises a UserError if a config is inconsistent, or something it names is missing."""
         runs.require_boards(values)
         self.program(values)
 
     def program(self, values: Values) -> Program:
-        """What a config's runs share, made the first time that it is asked for."""
+        """Returns the program that a config's runs share; builds it on the first call."""
         key = _program_key(values)
         if key not in self._programs:
             experiment = build(values, self.dataset(values))
@@ -143,11 +148,11 @@ class Workshop:
         return self._programs[key]
 
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:
-        """Trains and finishes what of the members is not finished.
+        """Trains and finishes the members that are not yet finished.
 
         Raises:
             UserError: a folder cannot be used.
-            Interrupted: when a signal has come.
+            Interrupted: a signal was received.
         """
         with contextlib.ExitStack() as held:
             todo = []
@@ -160,7 +165,11 @@ class Workshop:
             self._train_all(self._jobs(todo), signals, report)
 
     def _train_all(self, waiting: list[Job], signals: Signals, report: Report) -> None:
-        """Each device takes one after the other."""
+        """Trains all jobs; each device takes the next waiting job when it is free.
+
+        Args:
+            waiting: the jobs, the longest first; they are removed as they are started.
+        """
         compiled: dict[Device, set[Any]] = defaultdict(set)  # programs, by device
         errors: list[BaseException] = []
         lock = threading.Lock()
@@ -170,7 +179,11 @@ class Workshop:
                 report(examples, bound)
 
         def next_job(device: Device) -> Job | None:
-            """The longest, of those whose program is compiled here, or else nowhere, if any."""
+            """Removes and returns the next job, or returns None if none is left.
+
+            Jobs whose program is compiled on this device come first, then those whose program is
+            compiled nowhere, then the rest. Among equals the longest job comes first.
+            """
             with lock:
                 if not waiting:
                     return None
@@ -190,9 +203,9 @@ class Workshop:
                 try:
                     with jax.default_device(device):
                         self._train(job, device, signals, report_in_turn)
-                except BaseException as error:  # for the main thread to raise
+                except BaseException as error:  # raised again in the main thread
                     errors.append(error)
-                    signals.stop()  # the other threads, which save first
+                    signals.stop()  # makes the other threads save and stop
 
         if len(self.machine.devices) == 1:
             work(self.machine.devices[0])
@@ -203,7 +216,7 @@ class Workshop:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                while thread.is_alive():  # a signal's handler runs between two waits
+                while thread.is_alive():  # signal handlers run between two waits
                     thread.join(timeout=0.2)
         for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
             raise error
@@ -211,13 +224,13 @@ class Workshop:
             raise Interrupted(signals.received, 0)
 
     def _jobs(self, members: Sequence[Member]) -> list[Job]:
-        """What is left to do, the longest first."""
+        """Groups unfinished members into jobs and returns them, the longest first."""
         if self.machine.mapping != "stack":
             jobs = [(member,) for member in members]
         else:
             groups: dict[Any, list[Member]] = defaultdict(list)
             for member in members:
-                # On disk each member has an order of its own, and reads for itself.
+                # With data on disk each member reads its own blocks, so these are not stacked.
                 on_disk = isinstance(self.dataset(member.values).train, Records)
                 groups[member.name if on_disk else stack_key(member.values)].append(member)
             parts = len(self.machine.devices)
@@ -229,7 +242,7 @@ class Workshop:
         return sorted(jobs, key=lambda job: -sum(map(_work, job)))
 
     def _train(self, job: Job, device: Device, signals: Signals, report: Report) -> None:
-        """Trains and finishes runs together, or in several goes where they are not equally far."""
+        """Trains and finishes the runs of a job, one stack for each step at which they resume."""
         settings = Settings(**section(job[0].values, "train"))
         goes: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
         for member in job:
@@ -260,14 +273,14 @@ class Workshop:
         )
 
     def _pictures_of(self, values: Values) -> Pictures | None:
-        """One program for all runs whose parameters have the same shapes."""
+        """Returns the function that draws a run's images; runs with the same program share it."""
         key = (*_program_key(values), values["train.tensorboard"], values["train.wandb"])
         if key not in self._pictures:
             self._pictures[key] = runs.pictures_of(self.program(values).experiment, values)
         return self._pictures[key]
 
     def _on_device(self, values: Values, device: Device) -> Data:
-        """A data set's training part, one copy a device."""
+        """Returns the training split of the dataset on a device; each device has one copy."""
         key = (data_key(values), device)
         if key not in self._copies:
             self._copies[key] = streaming.on_device(self.dataset(values).train, device)
@@ -279,7 +292,7 @@ class Workshop:
             runs.finish(experiment, score, trained, member.values, self.folder / member.name)
 
     def as_stack(self, job: Job) -> stacked_runs.Stack:
-        """A job's runs as one program; those of several must have one `stack_key`."""
+        """Returns a job's runs as a stack; all runs must have the same `stack_key`."""
         programs = [self.program(member.values) for member in job]
         keys = [jax.random.key(member.values[SEED]) for member in job]
         if len(job) == 1:
@@ -304,7 +317,7 @@ class Workshop:
 
 
 def _without(values: Values, *names: str) -> tuple[Any, ...]:
-    """What is left of a config, as a key."""
+    """Returns a config without some fields, and without those of no effect, as a dict key."""
     return tuple((k, v) for k, v in values.items() if k not in (*names, *WITHOUT_EFFECT))
 
 
@@ -313,8 +326,11 @@ def _program_key(values: Values) -> tuple[Any, ...]:
 
 
 def stack_key(values: Values) -> tuple[Any, ...]:
-    """Of runs that can be stacked: alike but in their seeds, step sizes and, if that can be padded,
-    latents."""
+    """Returns a key that is equal for runs that can be stacked.
+
+    Such runs differ only in the seed, the step size and, if the latents can be padded, the number
+    of latents.
+    """
     padded = (
         values["algorithm.name"] in ALGORITHMS_TO_PAD
         and values["model.guide"] in GUIDES_TO_PAD
@@ -324,5 +340,5 @@ def stack_key(values: Values) -> tuple[Any, ...]:
 
 
 def _work(member: Member) -> float:
-    """Of a member, beside others."""
+    """Returns the relative cost of a sweep member, used to start the longest first."""
     return member.num_examples * (sum(member.values["model.hidden"]) + member.values[LATENTS])

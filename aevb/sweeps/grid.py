@@ -1,10 +1,10 @@
-"""What a sweep consists of: a product over fields, and the runs that it comes to.
+"""The grid of a sweep: a product over the values of config fields, and the runs in it.
 
-An experiment's file declares one by `get_sweep()`, a dictionary from fields to their values:
+An experiment's file declares a sweep by `get_sweep()`, a dictionary from fields to their values:
 
     {"model.num_latents": (2, 5), "optimizer.step_size": best_of(0.01, 0.1), "seed": (0, 1, 2)}
 
-Like `config` it imports neither jax nor numpy, so that a mistake is answered at once.
+Like `config`, this module imports neither jax nor numpy, so that mistakes are reported quickly.
 """
 
 import ast
@@ -22,52 +22,52 @@ MAPPINGS = (
     "sequence",
     "devices",
     "stack",
-)  # of runs onto the hardware; see `workshop`
-LAUNCHERS = ("slurm", "local")  # of runs as jobs; see `launch`
+)  # of runs onto the hardware; see `devices`
+LAUNCHERS = ("slurm", "local")  # of runs as jobs; see `jobs`
 
 
 class Choice(NamedTuple):
-    """An axis of which the runs get one value, the best of a short trial at the others' values."""
+    """An axis whose value is chosen by short trial runs, for each setting of the other axes."""
 
     values: tuple[Any, ...]
-    num_examples: int  # of the trial
+    num_examples: int  # training examples of each trial run
 
 
 def best_of(*values: Any, num_examples: int = 100_000) -> Choice:
-    """The value of the highest training bound after so many examples, as the paper chooses.
+    """Returns an axis that takes the value with the highest training bound after `num_examples`.
 
-    Section 5: "stepsizes were chosen ... based on performance on the training set in the first
-    few iterations". Each trial is a run of the first seed.
+    The paper chooses the step size in this way; section 5: "stepsizes were chosen ... based on
+    performance on the training set in the first few iterations". The trial runs use the first seed.
     """
     return Choice(values, num_examples)
 
 
-Axes = Mapping[str, tuple[Any, ...] | Choice]  # of a product; the last one varies fastest
+Axes = Mapping[str, tuple[Any, ...] | Choice]  # axes of the product; the last varies fastest
 
 
 class Member(NamedTuple):
     """One run of a sweep."""
 
-    name: str  # of its folder in the sweep's
+    name: str  # path of its folder inside the sweep's folder
     setting: Mapping[str, Any]  # its values on the axes
-    values: Values  # its whole config, validated
+    values: Values  # its complete config, validated
 
     @property
     def num_examples(self) -> int:
-        """That it is trained on, in whole minibatches."""
+        """The number of training examples, in complete minibatches."""
         batch_size = self.values["train.batch_size"]
         return self.values["train.num_examples"] // batch_size * batch_size
 
 
 class Trial(NamedTuple):
-    """The runs among which an axis of choice is decided, for one setting of the other axes."""
+    """The runs that decide the axes of choice, for one setting of the other axes."""
 
-    setting: Mapping[str, Any]  # of the other axes but the seed
-    members: tuple[Member, ...]  # one for each combination of what is to be chosen
+    setting: Mapping[str, Any]  # values on the other axes except the seed
+    members: tuple[Member, ...]  # one for each combination of values on the axes of choice
 
 
 class Plan(NamedTuple):
-    """A sweep: its axes, and the config in which they are set."""
+    """A sweep: its axes, and the config whose fields they replace."""
 
     config: Config
     axes: Axes
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         return {name: axis for name, axis in self.axes.items() if isinstance(axis, Choice)}
 
     def trials(self) -> list[Trial]:
-        """What is to be run before `members` is known; none where there is nothing to choose.
+        """Returns the trials that must run before `members`; none if there is no axis of choice.
 
         Raises:
             UserError: a value is refused.
@@ -103,10 +103,10 @@ class Plan(NamedTuple):
         ]
 
     def members(self, chosen: Sequence[Mapping[str, Any]] = ()) -> list[Member]:
-        """The runs of the sweep.
+        """Returns the runs of the sweep.
 
         Args:
-            chosen: for each of the trials, in their order, the values of the best.
+            chosen: the values of the best member of each trial, in the order of `trials`.
 
         Raises:
             UserError: a value is refused.
@@ -130,7 +130,7 @@ class Plan(NamedTuple):
     def _member(
         self, setting: Mapping[str, Any], chosen: Mapping[str, Any] | None = None, folder: str = ""
     ) -> Member:
-        """A run named after its setting; what was chosen for it is not in the name."""
+        """Returns a run named after its setting; chosen values are not part of the name."""
         whole = {**setting, **(chosen or {})}
         name = ",".join(f"{field}={_plain(value)}" for field, value in setting.items())
         values = validate(with_values(self.config, whole))
@@ -138,14 +138,14 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: Config, axes: Axes) -> Plan:
-    """A sweep, once all that can be known to be wrong with it is refused.
+    """Checks the axes of a sweep and returns its plan.
 
     Args:
-        config: of the experiment.
+        config: the experiment's config.
         axes: as `get_sweep()` returns them.
 
     Raises:
-        UserError: names the axis and what is wrong with it.
+        UserError: an axis or one of its values is refused; the message names it and the reason.
     """
     names = [field.name for field in FIELDS]
     for name, axis in axes.items():
@@ -165,15 +165,16 @@ def make_plan(config: Config, axes: Axes) -> Plan:
         )
     plan = Plan(config, axes)
     first = {name: choice.values[0] for name, choice in plan.choices.items()}
-    plan.members([first] * len(plan.trials()))  # each value of each axis, once, through `validate`
+    plan.members([first] * len(plan.trials()))  # validates each value of each axis
     return plan
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
-    """FIELD=VALUE,VALUE -> the field and its values.
+    """Parses FIELD=VALUE,VALUE into the field and its values.
 
     Raises:
-        UserError: it is not of this form, or there is no such field.
+        UserError: the text is not of this form, there is no such field, or a value has the wrong
+            type.
     """
     name, equals, values = text.partition("=")
     fields = {field.name: field for field in FIELDS}
@@ -192,10 +193,10 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """OPTION=VALUE of `sbatch` -> the two; its values are numbers, where they can be read as such.
+    """Parses OPTION=VALUE of `sbatch` into the two; a value of digits becomes an int.
 
     Raises:
-        UserError: it is not of this form.
+        UserError: the text is not of this form.
     """
     name, equals, value = text.partition("=")
     if not name or not equals or not value:
@@ -204,5 +205,5 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    """For the name of a folder: (200, 100) -> 200x100."""
+    """Returns a value as text for a folder's name: (200, 100) -> 200x100."""
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,8 +1,9 @@
-"""A sweep's runs as jobs of their own: of SLURM, or processes of this machine; by submitit.
+"""Trains each run of a sweep in its own job, on SLURM or in a local process, with submitit.
 
-A job trains one member in its folder, as a run alone would be. One that is asked to make room saves
-and is queued again; one that ends without a word is submitted anew; both go on from what was saved.
-The jobs of SLURM outlive the process that has submitted them, and its command finds them again.
+A job trains one member in its folder, as a single run does. A job that is preempted or reaches its
+time limit saves and is queued again. A job that ends without a result is submitted again. Both
+resume from the last checkpoint. SLURM jobs outlive the process that submitted them; if the same
+command is given again, it finds them.
 """
 
 import contextlib
@@ -30,12 +31,12 @@ from aevb.storage.metrics_log import Report, read_records, write_json
 from aevb.sweeps.grid import Member
 from aevb.sweeps.outcomes import summary_of
 
-JOBS = "jobs"  # a folder of the sweep's: what submitit writes, and
-RECORD = "jobs.json"  # in it, which job is which member's
-TRIES = 3  # of a member's jobs in a row that end without a word and without having saved more
-REQUEUES = 1000  # of a job that has met its time limit
-MINUTES = 240  # of a job, unless told otherwise; what it has not finished goes on in the next
-NOT_OF_SBATCH = ("time", "signal_delay_s", "array_parallelism")  # but of submitit, as whole numbers
+JOBS = "jobs"  # the subfolder of the sweep's folder to which submitit writes
+RECORD = "jobs.json"  # a file in it: name of a member -> id of its last job
+TRIES = 3  # consecutive jobs of a member that may end without a result and without saving more
+REQUEUES = 1000  # of a job that has reached its time limit
+MINUTES = 240  # default time limit of a job; an unfinished run resumes in the next job
+NOT_OF_SBATCH = ("time", "signal_delay_s", "array_parallelism")  # integer options of submitit
 RUNNING, CANCELLED = "RUNNING", "CANCELLED"
 ENDED = (
     "BOOT_FAIL", CANCELLED, "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
@@ -46,14 +47,14 @@ Job = Any  # a submitit.Job
 
 
 class Ended(NamedTuple):
-    """What a job says when it ends."""
+    """The result that a job returns when it ends."""
 
     reason: str = ""  # why its run has failed
-    is_stopped: bool = False  # rather, by a signal
+    is_stopped: bool = False  # whether a signal stopped it, instead of a failure
 
 
 class Task:
-    """What a job does; it is pickled."""
+    """The function that a job runs; it is pickled."""
 
     def __init__(self, values: Values, folder: Path, *, one_thread: bool):
         self.values, self.folder, self.one_thread = values, folder, one_thread
@@ -69,7 +70,7 @@ class Task:
             return Ended(str(error))
         except Interrupted as stop:
             if stop.received == REQUEUE:
-                signal.raise_signal(REQUEUE)  # to submitit, whose turn it is now
+                signal.raise_signal(REQUEUE)  # now handled by submitit, which requeues the job
             return Ended(is_stopped=True)
         except Exception as error:
             traceback.print_exc()
@@ -78,43 +79,43 @@ class Task:
         return Ended()
 
     def checkpoint(self) -> Any:
-        """For submitit: what is to be done in the next job."""
+        """Returns the submission of the next job; submitit calls this before it requeues."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 class Engine(Protocol):
-    """What takes jobs."""
+    """A queue to which jobs are submitted."""
 
-    poll_seconds: float  # between two looks at them
+    poll_seconds: float  # time between two queries of the jobs' states
 
     def room(self) -> int:
-        """How many may be submitted now."""
+        """Returns the number of jobs that can be submitted now."""
         ...
 
     def submit(self, tasks: Sequence[Task]) -> list[Job]: ...
 
     def find(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Those that an earlier process has submitted; None for one that has ended."""
+        """Returns jobs that an earlier process submitted; None for each that has ended."""
         ...
 
     def states(self, jobs: Sequence[Job]) -> list[str]:
-        """In SLURM's words."""
+        """Returns the state of each job, under SLURM's names."""
         ...
 
     def leave(self, jobs: Sequence[Job]) -> None:
-        """Before this process stops."""
+        """Releases or ends the jobs before this process stops."""
         ...
 
 
 class Slurm:
-    """SLURM's queue; everything at once, as an array."""
+    """The SLURM queue; all jobs are submitted at once, as an array."""
 
     poll_seconds = 5.0
 
     def __init__(self, folder: Path, options: Mapping[str, Any]):
-        """Raises a UserError where this is no machine of a cluster, or an option is none."""
+        """Raises a UserError if SLURM is not available here, or an option is invalid."""
         import submitit
 
         with _one_line("--launcher=slurm"):
@@ -144,32 +145,39 @@ class Slurm:
         return [None if state in ENDED else job for job, state in zip(jobs, states, strict=True)]
 
     def states(self, jobs: Sequence[Job]) -> list[str]:
-        """`sacct` would know for longer, but not every cluster has it, and it lags behind."""
+        """Returns the state of each job from `squeue`.
+
+        `sacct` keeps states for longer, but not every cluster has it, and it is delayed.
+        """
         asked = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", "--me"]
         told = subprocess.run(asked, capture_output=True, text=True, check=False)
-        if told.returncode != 0:  # it is overloaded; the next time then
+        if told.returncode != 0:  # SLURM is overloaded; ask again at the next poll
             return [RUNNING] * len(jobs)
         known = dict(line.split() for line in told.stdout.splitlines())
         return [known.get(job.job_id) or self._forgotten(job) for job in jobs]
 
     def _forgotten(self, job: Job) -> str:
-        """SLURM keeps what has run for minutes, and what was cancelled before not at all."""
+        """Returns the state of a job that `squeue` no longer lists.
+
+        SLURM lists a job for some minutes after it ran, and not at all if it was cancelled before
+        it started. The job's output file shows whether it started.
+        """
         return "COMPLETED" if job.paths.stdout.exists() else CANCELLED
 
     def leave(self, jobs: Sequence[Job]) -> None:
-        """They go on."""
+        """Leaves the jobs running and prints their ids."""
         ids = sorted({job.job_id.partition("_")[0] for job in jobs})
         if ids:
             print(f"\nSLURM goes on with job {', '.join(ids)}; `scancel` ends it", file=sys.stderr)
 
 
 class Local:
-    """Processes of this machine: one for each core, or for each of its NVIDIA GPUs."""
+    """Local processes: one for each NVIDIA GPU, or for each core if there is no GPU."""
 
     poll_seconds = 0.5
 
     def __init__(self, folder: Path, options: Mapping[str, Any]):
-        """Raises a UserError where there are options: these are SLURM's."""
+        """Raises a UserError if there are options, because only SLURM has options."""
         import submitit
 
         if options:
@@ -210,7 +218,7 @@ class Local:
         return states
 
     def leave(self, jobs: Sequence[Job]) -> None:
-        """Each saves, and ends."""
+        """Sends SIGTERM to each job, on which it saves and ends, and waits for all."""
         for job in jobs:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
@@ -226,30 +234,30 @@ class _Live(NamedTuple):
 
     member: Member
     job: Job
-    began_at: int  # examples
-    tries: int  # since more was saved
+    began_at: int  # training examples that were saved when the job was submitted
+    tries: int  # consecutive jobs, including this one, since the last that saved more
 
 
 class Launcher:
-    """Trains members of a sweep, each in a job of its own."""
+    """The trainer of a sweep's members that runs each in its own job."""
 
     def __init__(self, folder: Path, name: str, options: Mapping[str, Any]):
-        """A launcher for the sweep in a folder.
+        """Creates the launcher for the sweep in `folder`.
 
         Args:
-            name: of `ENGINES`.
-            options: of SLURM's jobs, as `sbatch` names them (`time` in minutes); and submitit's
-                `array_parallelism`, how many jobs at a time, and `signal_delay_s`, how long before
-                the end of its time a job is asked to save.
+            name: a key of `ENGINES`.
+            options: options of the SLURM jobs, as `sbatch` names them (`time` in minutes), and
+                those of submitit: `array_parallelism`, the number of jobs at a time, and
+                `signal_delay_s`, the seconds before the time limit at which a job is told to save.
 
         Raises:
-            UserError: it cannot be used here, or an option is none.
+            UserError: the launcher cannot be used here, or an option is invalid.
         """
-        with contextlib.suppress(RuntimeError):  # jax is at work already
-            jax.config.update("jax_platforms", "cpu")  # accelerators are for the jobs
+        with contextlib.suppress(RuntimeError):  # JAX is initialized already
+            jax.config.update("jax_platforms", "cpu")  # leave the accelerators to the jobs
         self.folder = folder.absolute()
         self.mapping = name
-        self.devices: Sequence[str] = ()  # the jobs know
+        self.devices: Sequence[str] = ()  # known only in the jobs
         self.failures: dict[str, str] = {}
         try:
             self._engine: Engine = ENGINES[name](self.folder, options)
@@ -259,25 +267,25 @@ class Launcher:
             ) from error
         self._one_thread = name == "local"
         self._load = Loader()
-        self._seen: dict[str, int] = {}  # name of a member -> examples that were reported
+        self._seen: dict[str, int] = {}  # name of a member -> examples reported so far
 
     def describe(self) -> str:
-        """How the runs are mapped."""
+        """Returns a line that describes the launcher and names the folder of the logs."""
         return (
             f"launcher: {self.mapping}, a job for each run; their logs are in {self.folder / JOBS}"
         )
 
     def check(self, values: Values) -> None:
-        """Raises a UserError where what a config names does not fit together, or is not there."""
+        """Raises a UserError if a config is inconsistent, or something it names is missing."""
         runs.require_boards(values)
         build(values, self._load(values))
 
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:
-        """Trains and finishes what of the members is not finished, and waits for it.
+        """Submits jobs for the members that are not yet finished, and waits for them.
 
         Raises:
-            UserError: a folder cannot be used, or a job not be submitted.
-            Interrupted: when a signal has come.
+            UserError: a folder cannot be used, or a job cannot be submitted.
+            Interrupted: a signal was received.
         """
         todo = []
         for member in members:
@@ -312,7 +320,7 @@ class Launcher:
             live = going_on
 
     def _submit(self, members: Sequence[tuple[Member, int]]) -> list[_Live]:
-        """A job for each member, which is the given try."""
+        """Submits a job for each member, given with the number of its try."""
         if not members:
             return []
         tasks = [
@@ -329,7 +337,10 @@ class Launcher:
         return begun
 
     def _judge(self, ended: _Live, state: str) -> int:
-        """What becomes of a member whose job has ended: 0, or which try the next one is."""
+        """Returns the number of the next try of a member whose job has ended, or 0 for none.
+
+        If the member has failed, the reason is recorded in `failures`.
+        """
         member, job = ended.member, ended.job
         if summary_of(self.folder, member):
             return 0
@@ -355,17 +366,17 @@ class Launcher:
             time.sleep(0.1)
 
     def _saved(self, member: Member) -> int:
-        """How many examples a member has behind it, by its log."""
+        """Returns the number of training examples in the last record of a member's log."""
         records = read_records(self.folder / member.name / "metrics.jsonl")
         return records[-1]["examples"] if records else 0
 
     def _tell(self, member: Member, examples: int, report: Report) -> None:
-        """Moves the bar on to where the member is."""
+        """Reports the member's progress since the last call to the progress bar."""
         report(examples - self._seen.get(member.name, 0), float("nan"))
         self._seen[member.name] = examples
 
     def _recorded(self) -> dict[str, str]:
-        """Name of a member -> id of its last job."""
+        """Returns name of a member -> id of its last job, from the record on disk."""
         try:
             return json.loads((self.folder / JOBS / RECORD).read_text())
         except (OSError, ValueError):
@@ -378,7 +389,7 @@ class Launcher:
 
 
 def _result(job: Job) -> Ended | None:
-    """What a job that has ended has said; None where it was killed."""
+    """Returns the result of a job that has ended; None if it was killed."""
     from submitit.core.utils import UncompletedJobError
 
     if not job.paths.result_pickle.exists():
@@ -391,7 +402,11 @@ def _result(job: Job) -> Ended | None:
 
 @contextlib.contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """A context in which what submitit does not accept is the user's matter."""
+    """Turns submitit's errors inside the context into a UserError of one line.
+
+    Args:
+        what: the flag or command that the message names.
+    """
     try:
         yield
     except (ValueError, RuntimeError, TypeError, subprocess.CalledProcessError) as error:
@@ -400,7 +415,10 @@ def _one_line(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deaf_to_the_terminal() -> Iterator[None]:
-    """A context in which processes are started that Ctrl-C does not reach before they listen."""
+    """Ignores SIGINT inside the context.
+
+    Processes started there ignore Ctrl-C until they install their own handler.
+    """
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What came of the members of a sweep."""
+"""The results of the members of a sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from aevb.sweeps.grid import Member
 
 
 def summary_of(folder: Path, member: Member) -> dict[str, Any]:
-    """Returns the summary of a member that is finished, or {}.
+    """Returns the summary of a member, or {} if it is not finished.
 
     Args:
-        folder: of the sweep.
+        folder: the sweep's folder.
 
     Raises:
         UserError: the member's folder belongs to something else, or cannot be read.

@@ -1,4 +1,4 @@
-"""A sweep in its folder: its runs, wherever they are trained, and what came of them."""
+"""Runs a sweep in its folder, on devices or as jobs, and writes its results."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,26 +27,26 @@ from aevb.sweeps.outcomes import summary_of
 
 
 class Trainer(Protocol):
-    """What trains members, each in its folder."""
+    """An object that trains members of a sweep, each in its folder."""
 
-    mapping: str  # how
-    devices: Sequence[str]  # on what, where that is known
+    mapping: str  # how the runs are mapped onto the hardware
+    devices: Sequence[str]  # the devices, if they are known
     failures: dict[str, str]  # name of a member -> why it has no summary
 
     def describe(self) -> str:
-        """For a person, in a line."""
+        """Returns a line that describes the mapping, for the terminal."""
         ...
 
     def check(self, values: Values) -> None:
-        """Raises a UserError where a config cannot be trained."""
+        """Raises a UserError if a config cannot be trained."""
         ...
 
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:
-        """Trains and finishes what of the members is not finished.
+        """Trains and finishes the members that are not yet finished.
 
         Raises:
             UserError: a folder cannot be used.
-            Interrupted: when a signal has come.
+            Interrupted: a signal was received.
         """
         ...
 
@@ -59,23 +59,23 @@ def run(
     launcher: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Runs what of a sweep is not finished yet -> all that came of it, as sweep.json has it.
+    """Runs the unfinished members of a sweep; returns all results, as they are in sweep.json.
 
     Args:
-        mapping: of `grid.MAPPINGS`, or "auto" for the fastest, onto this process's devices.
-        launcher: of `grid.LAUNCHERS`; each run is a job of its own then.
-        options: of its jobs, as `jobs.Launcher` takes them.
+        mapping: one of `grid.MAPPINGS`, or "auto" for the fastest, onto this process's devices.
+        launcher: one of `grid.LAUNCHERS`, which makes each run a separate job, or "".
+        options: options of the jobs, as `jobs.Launcher` takes them.
 
     Raises:
-        UserError: something that the user can put right, before anything is run.
-        Interrupted: on one of `signals.CAUGHT`, with everything saved.
+        UserError: an error that the user can correct, found before any run starts.
+        Interrupted: one of `signals.CAUGHT` was received; everything is saved.
     """
     if (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")
     trials = plan.trials()
     anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
     tried = [member for trial in trials for member in trial.members]
-    for member in tried if trials else anyhow:  # else what is chosen is not known yet
+    for member in tried if trials else anyhow:  # with trials, the members are not yet known
         summary_of(folder, member)
     trainer: Trainer = (
         Launcher(folder, launcher, options or {})
@@ -122,17 +122,17 @@ def run(
 
 
 def _best(folder: Path, members: Sequence[Member]) -> Member:
-    """That of the highest training bound."""
+    """Returns the member with the highest training bound."""
     return max(members, key=lambda m: summary_of(folder, m).get("train_bound", -math.inf))
 
 
 def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
-    """Its values on the axes of choice."""
+    """Returns a member's values on the axes of choice."""
     return {name: member.setting[name] for name in plan.choices}
 
 
 def _by_setting(members: Sequence[Member]) -> Iterator[tuple[dict[str, Any], list[Member]]]:
-    """The members that differ in their seeds alone."""
+    """Yields each setting without the seed, and the members of that setting."""
 
     def setting(member: Member) -> dict[str, Any]:
         return {name: value for name, value in member.setting.items() if name != SEED}
@@ -145,7 +145,7 @@ def _by_setting(members: Sequence[Member]) -> Iterator[tuple[dict[str, Any], lis
 def _rows(
     members: Sequence[Member], folder: Path, failures: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """A row for each setting: means and standard errors over the seeds."""
+    """Returns a row for each setting, with means and standard errors over the seeds."""
     rows = []
     for setting, alike in _by_setting(members):
         outcomes = [summary for member in alike if (summary := summary_of(folder, member))]
@@ -170,7 +170,7 @@ def _rows(
 
 
 def _compare(members: Sequence[Member], folder: Path) -> None:
-    """The page of the runs beside one another, unless none is finished."""
+    """Writes the page that compares the runs, unless none is finished."""
     begun = [
         folder / member.name for member in members if (folder / member.name / runs.CONFIG).exists()
     ]
@@ -179,7 +179,7 @@ def _compare(members: Sequence[Member], folder: Path) -> None:
 
 
 def _draw(members: Sequence[Member], folder: Path) -> None:
-    """sweep.png: the bounds along training, a panel a setting and a line a seed."""
+    """Draws sweep.png: the bounds during training, one panel per setting and one line per seed."""
     from aevb.reports import figures
 
     panels = {}

@@ -1,1 +1,1 @@
-"""The loop of training, of one run or of several as one program: steps, evaluation, checkpoints."""
+"""The training loop, for one run or several stacked runs: steps, evaluation, checkpoints."""

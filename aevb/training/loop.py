@@ -1,4 +1,4 @@
-"""One compiled program that advances a training state, and the host's pauses in it."""
+"""A compiled program that advances a training state, and the pauses in which the host acts."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,42 +15,48 @@ from aevb.algorithms.skip_nonfinite import SKIPPED
 from aevb.runtime import xla
 from aevb.types import Key, PyTree
 
-FIRST_STRETCH = 10  # steps before the first pause, when the speed is not known yet
+FIRST_STRETCH = 10  # steps before the first pause, while the speed is not known
 SECONDS_BETWEEN_PAUSES = 0.5
 
 
 class LoopKeys(NamedTuple):
-    """Where the loop's randomness comes from. Keys are folded with the epoch and the step, so a
-    state needs no key of its own, and a resumed run is the run."""
+    """The random keys of the training loop.
 
-    order: Key  # of the datapoints within each epoch
-    step: Key  # of each step's binarization and samples
+    They are folded with the epoch and the step. The training state therefore holds no key, and a
+    resumed run gives the same result as an uninterrupted one.
+    """
+
+    order: Key  # for the permutation of the datapoints in each epoch
+    step: Key  # for the binarization and the samples of each step
 
 
 class Order(NamedTuple):
-    """The datapoints of one epoch in turn. To shuffle a million takes as long as some 20,000 of
-    them to train on, so that an order outlives the pauses in its epoch."""
+    """The permutation of the datapoints in one epoch.
 
-    epoch: Array  # [] int32, whose order it is
-    indices: Array  # [N] int32, or [S, N] of members
+    It is kept across the pauses in the epoch, because it is costly: shuffling a million datapoints
+    takes about as long as training on 20,000.
+    """
+
+    epoch: Array  # [] int32, the epoch of this permutation
+    indices: Array  # [N] int32, or [S, N] for the S members of a stack
 
 
 def no_order(keys: LoopKeys, data: Array) -> Order:
-    """For the first step of all."""
+    """Returns the placeholder order that is passed before the first step."""
     return Order(jnp.int32(-1), jnp.zeros((*keys.order.shape, len(data)), jnp.int32))
 
 
-Split = Callable[[Array], Array]  # a minibatch [M, ...], of which each device gets a part
+Split = Callable[[Array], Array]  # splits a minibatch [M, ...] over the devices
 
 Advance = Callable[..., tuple[TrainState, Order, dict[str, Array]]]
 # (keys, data [N, D], state, order, stop []) -> state, order, mean metrics
 
-# What becomes of a state with a leading axis [S] everywhere but in its step, which is common.
+# The vmap axes of a stacked state: a leading axis [S] on every leaf except the shared step.
 MEMBERS = TrainState(step=None, params=0, opt_state=0, extra=0)  # pyright: ignore[reportArgumentType]
 
 
 def whole(minibatch: Array) -> Array:
-    """A minibatch that no devices share."""
+    """Returns the minibatch unchanged, for training on a single device."""
     return minibatch
 
 
@@ -61,16 +67,16 @@ def make_advance(
     batch_size: int,
     split: Split = whole,
 ) -> jax.stages.Wrapped:
-    """`advance(keys, data [N, D], state, order, stop)`: trains from state.step to step `stop`.
+    """Returns the jitted `advance(keys, data [N, D], state, order, stop)`.
 
-    An epoch is a fresh permutation of the data, cut into N // M minibatches; the remainder waits
-    for the next permutation. It returns the state, the order of the epoch that it is in, which
-    the next call takes, and the mean of each metric over these steps.
-    How often the host pauses does not change the result: the loop bounds are arguments, so that
-    every stretch of training runs the same compiled step.
+    `advance` trains from state.step to step `stop`. It returns the new state, the order of the
+    current epoch (an argument of the next call) and the mean of each metric over these steps. An
+    epoch is a fresh permutation of the data, cut into N // M minibatches; the remainder is left out
+    of that epoch. The number of pauses does not change the result: the loop bounds are arguments,
+    so every call runs the same compiled step.
 
     Args:
-        split: of `distributed.split`, where several devices share the work.
+        split: from `distributed.split`, if several devices share the work.
     """
 
     def take_step(keys: LoopKeys, data: Array, indices: Array, state: TrainState):
@@ -86,13 +92,14 @@ def make_stacked_advance(
     *,
     batch_size: int,
 ) -> jax.stages.Wrapped:
-    """`make_advance` of S members at once: of keys [S], a state [S] of one step, metrics [S].
+    """Returns the `advance` of `make_advance` for S members at once.
 
-    Each member has its own order, noise and setting, and sees the same as it does alone.
+    It takes keys [S] and a state [S] with one shared step, and returns metrics [S]. Each member has
+    its own order, noise and setting, and sees the same data and noise as if it were trained alone.
 
     Args:
-        algorithm_of: a member's setting -> its algorithm.
-        settings: what the members differ in, every leaf [S, ...].
+        algorithm_of: returns the algorithm for a member's setting.
+        settings: the settings in which the members differ, every leaf [S, ...].
     """
 
     def train_member(setting: PyTree, keys: LoopKeys, data: Array, indices: Array, state):
@@ -105,7 +112,7 @@ def make_stacked_advance(
 
 
 def draw_order(keys: LoopKeys, epoch: Array, num_data: int) -> Array:
-    """In which order an epoch shows the datapoints -> [N]."""
+    """Draws the permutation of the datapoints for an epoch, [N]."""
     key = jax.random.fold_in(keys.order, epoch)
     return jax.random.permutation(key, jnp.arange(num_data, dtype=jnp.int32))
 
@@ -118,10 +125,11 @@ def train_step(
     indices: Array,
     state: TrainState,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update on a minibatch as it is stored, [M, D] -> state, metrics.
+    """Preprocesses a minibatch and takes one update on it; returns the state and the metrics.
 
     Args:
-        indices: which datapoints these are, [M].
+        stored: the minibatch before preprocessing, [M, D].
+        indices: the positions of these datapoints in the dataset, [M].
     """
     data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
     x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), stored)
@@ -133,7 +141,12 @@ def _jit_advance(
     take_step: Callable[..., tuple[TrainState, dict[str, Array]]],
     batch_size: int,
 ) -> jax.stages.Wrapped:
-    """The loop around a step: (keys, epoch, N) -> order, (keys, data, indices, state) -> state."""
+    """Returns the jitted loop over epochs and steps, as `make_advance` describes it.
+
+    Args:
+        draw: (keys, epoch, N) -> the permutation of the epoch.
+        take_step: (keys, data, indices, state) -> the next state, its metrics.
+    """
 
     def advance(
         keys: LoopKeys, data: Array, state: TrainState, order: Order, stop: Array
@@ -175,7 +188,7 @@ Step = Callable[[Array, TrainState], tuple[TrainState, dict[str, Array]]]
 
 
 def no_metrics(step: Step, state: TrainState) -> dict[str, Array]:
-    """The sums of a step's metrics before the first."""
+    """Returns zeros in the shapes of a step's metrics, the totals before the first step."""
     shapes = jax.eval_shape(step, jnp.int32(0), state)[1]
     return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
@@ -183,7 +196,7 @@ def no_metrics(step: Step, state: TrainState) -> dict[str, Array]:
 def take_steps(
     step: Step, first: Array, end: Array, state: TrainState, totals: dict[str, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The steps at positions from `first` until `end` -> the state, totals with their metrics."""
+    """Takes the steps at positions first, ..., end - 1; returns the state and the new totals."""
 
     def body(position, carry):
         state, totals = carry
@@ -194,7 +207,10 @@ def take_steps(
 
 
 def means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:
-    """Metrics' means over the steps that were taken; of those that were not, the number."""
+    """Returns the mean of each metric over the steps that were taken.
+
+    The number of skipped steps is returned as a total, not as a mean.
+    """
     if SKIPPED not in totals:
         return {name: total / num_steps for name, total in totals.items()}
     taken = jnp.maximum(num_steps - totals[SKIPPED], 1.0)
@@ -204,19 +220,19 @@ def means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:
 def train_to(
     advance: Advance, keys: LoopKeys, data: Array, state: TrainState, stop: int | Array
 ) -> tuple[TrainState, dict[str, Array]]:
-    """`advance` to step `stop` in one go -> state, metrics; for callers that do not pause."""
+    """Advances to step `stop` without pauses; returns the state and the mean metrics."""
     state, _, means = advance(keys, data, state, no_order(keys, data), jnp.int32(stop))
     return state, means
 
 
 class Program(Protocol):
-    """What compiles an `advance` for a device before it runs there."""
+    """An object that compiles an `advance` for a device before it runs there."""
 
     def compile(self, keys: LoopKeys, data: Any, state: TrainState) -> Advance: ...
 
 
 class AheadOfTime:
-    """An `advance` that is compiled for a device before it runs there, once for each."""
+    """An `advance` that is compiled ahead of time, once for each device."""
 
     def __init__(
         self, advance: jax.stages.Wrapped, compiler_options: Mapping[str, Any] | None = None
@@ -226,10 +242,10 @@ class AheadOfTime:
         self._programs: dict[Any, Advance] = {}
 
     def compile(self, keys: LoopKeys, data: Array, state: TrainState) -> Advance:
-        """For the device of the data, and for arrays like these.
+        """Returns `advance` compiled for the device of the data and for arrays of these shapes.
 
         Raises:
-            UserError: it needs more memory than there is.
+            UserError: the program needs more memory than is available.
         """
         if data.device not in self._programs:
             lowered = self.advance.lower(keys, data, state, no_order(keys, data), jnp.int32(0))
@@ -240,13 +256,13 @@ class AheadOfTime:
 
 
 def require_room(program: jax.stages.Compiled) -> None:
-    """Refuses a program that would run out of memory, before it does.
+    """Checks before a program runs that it has enough memory.
 
     Raises:
-        UserError: it needs more than there is.
+        UserError: the program needs more memory than is available.
     """
     sizes = program.memory_analysis()
-    if sizes is not None:  # where XLA can tell
+    if sizes is not None:  # None if this backend has no memory analysis
         xla.require_memory(
             sizes.temp_size_in_bytes + sizes.argument_size_in_bytes,
             "a step of training",
@@ -255,13 +271,13 @@ def require_room(program: jax.stages.Compiled) -> None:
 
 
 class Pause(NamedTuple):
-    """What the host sees when the loop stops for a moment."""
+    """The state and the metrics that the host gets at a pause of the loop."""
 
-    state: TrainState  # valid until the loop goes on: its memory is used again
+    state: TrainState  # valid until the loop continues, which reuses its memory
     step: int
-    metrics: dict[str, np.ndarray]  # [], or [S] of members: means since the last pause
-    num_steps: int  # of that stretch
-    seconds: float  # that it took
+    metrics: dict[str, np.ndarray]  # means since the last pause, [] or [S] for a stack
+    num_steps: int  # since the last pause
+    seconds: float  # of training since the last pause
 
 
 def pauses(
@@ -274,13 +290,14 @@ def pauses(
     stops: Sequence[int],
     agree: Callable[[int], int] = lambda steps: steps,
 ) -> Iterator[Pause]:
-    """Trains until step `num_steps`, with a pause at each of `stops` and about twice a second.
+    """Trains until step `num_steps`, and yields at each of `stops` and about twice a second.
 
-    An `advance` that is compiled already keeps compilation out of the seconds. The caller does in
-    the pause what it likes (evaluate, save, report) and may leave for good.
+    In a pause the caller can evaluate, save or report, and can end the iteration. If `advance` is
+    already compiled, the seconds do not include compilation.
 
     Args:
-        agree: on the length of a stretch, which follows from the time, among processes.
+        agree: makes all processes use the same number of steps until the next pause, which each
+            derives from its own timing.
     """
     order = no_order(keys, data)
     step, stretch = int(state.step), FIRST_STRETCH

@@ -1,10 +1,10 @@
-"""Runs that train as one: a run alone as it is, or several with their arrays stacked.
+"""Stacks of runs that train in one program: a single run as it is, or several with stacked arrays.
 
-Members of a stack may differ in their seed, their step size and their number of latents. A smaller
-model lives in the corner of a larger one's arrays, with zeros around it. Nothing is lost by that:
-of a padded latent the encoder's statistics are those of N(0, 1), so that its KL is 0, and the
-decoder's weights are 0; and noise of shape [Z] begins with the noise of any smaller shape. What
-must be seen to is that the gradients of what is padded stay 0.
+Members of a stack can differ in their seed, their step size and their number of latents. The
+parameters of a smaller model occupy the corner of the arrays of the largest one, padded with zeros.
+The padding does not change the results. For a padded latent the encoder's statistics are those of
+N(0, 1), so its KL is 0, and the decoder's weights are 0. Noise of shape [Z] begins with the noise
+of any smaller shape. The gradients of the padding must be kept at 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,29 +26,29 @@ from aevb.vae import VAE
 
 
 class Stack(NamedTuple):
-    """S runs as one program; of a run alone no array has a leading axis [S]."""
+    """S runs as one program; for a single run no array has a leading axis [S]."""
 
     size: int  # S
-    init: Callable[[], list[TrainState]]  # the members' first states, as of runs alone
-    join: Callable[[Sequence[TrainState]], TrainState]  # of members at one step
-    member: Callable[[TrainState, int], TrainState]  # what `join` has joined, apart again
+    init: Callable[[], list[TrainState]]  # the members' initial states, each without axis [S]
+    join: Callable[[Sequence[TrainState]], TrainState]  # stacks members that are at the same step
+    member: Callable[[TrainState, int], TrainState]  # extracts one member from the joined state
     keys: LoopKeys
     program: Program
-    score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # as evaluate.Scorer
+    score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # as elbo.Scorer, by member
 
 
 class Setting(NamedTuple):
-    """What the members of a stack differ in, besides their keys."""
+    """The settings, besides the keys, in which the members of a stack differ."""
 
     step_size: Array  # []
-    sizes: dict[str, Array]  # path of a padded parameter -> its shape in this member [ndim]
+    sizes: dict[str, Array]  # path of a padded parameter -> its unpadded shape [ndim]
 
 
 Wrap = Callable[[Optimizer], Optimizer]
 
 
 class RunKeys(NamedTuple):
-    """The randomness of a run, all from its seed."""
+    """The random keys of a run, all derived from its seed."""
 
     init: Key
     loop: LoopKeys
@@ -60,7 +60,7 @@ def run_keys(key: Key) -> RunKeys:
 
 
 def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
-    """Where a run begins, by its `Algorithm.init` and the key of its seed."""
+    """Returns the initial state of a run from its `Algorithm.init` and the key of its seed."""
     return jax.jit(init)(run_keys(key).init)
 
 
@@ -70,12 +70,12 @@ def alone(
     score: elbo.Scorer,
     key: Key,
 ) -> Stack:
-    """A stack of one run, as it is.
+    """Returns a stack of a single run, without a leading axis.
 
     Args:
-        program: of `loop.make_advance`; several runs may share it.
-        score: of `elbo.make_score`.
-        key: of the run's seed.
+        program: compiles the `advance` of `loop.make_advance`; several runs can share it.
+        score: from `elbo.make_score`.
+        key: the key of the run's seed.
     """
     return Stack(
         size=1,
@@ -98,15 +98,16 @@ def stacked(
     *,
     batch_size: int,
 ) -> Stack:
-    """A stack of S runs.
+    """Returns a stack of S runs.
 
     Args:
-        inits: each member's `Algorithm.init`, of arrays of its own size.
-        step_sizes: of each member.
-        keys: of each member's seed.
-        largest: a model in whose arrays all of the members' have room.
-        algorithm_of: (step size [], what is to become of the optimizer) -> that of `largest`.
-        preprocess: as of the data set.
+        inits: each member's `Algorithm.init`, which returns arrays of the member's own size.
+        step_sizes: each member's step size.
+        keys: the key of each member's seed.
+        largest: a model whose parameter arrays are at least as large as those of every member.
+        algorithm_of: (step size [], a function to apply to the optimizer) -> the algorithm of
+            `largest`.
+        preprocess: the preprocessing of the dataset.
     """
     shapes = [jax.eval_shape(init, key) for init, key in zip(inits, keys, strict=True)]
     params = [state.params for state in shapes]
@@ -147,12 +148,12 @@ def stacked(
 
 
 def _padded(leaf: Array, shape: tuple[int, ...]) -> Array:
-    """With zeros at the ends, up to `shape`."""
+    """Returns `leaf` padded with zeros at the end of each axis, up to `shape`."""
     return jnp.zeros(shape, leaf.dtype).at[tuple(slice(size) for size in leaf.shape)].set(leaf)
 
 
 def _differing_sizes(params: Sequence[PyTree]) -> dict[str, Array]:
-    """Path -> shapes [S, ndim], of the parameters whose shape is not the same in all members."""
+    """Returns path -> shapes [S, ndim] of the parameters whose shapes differ between members."""
     paths = [path for path, _ in jax.tree.leaves_with_path(params[0])]
     shapes = zip(*([leaf.shape for leaf in jax.tree.leaves(p)] for p in params), strict=True)
     return {
@@ -163,7 +164,7 @@ def _differing_sizes(params: Sequence[PyTree]) -> dict[str, Array]:
 
 
 def _within(optimizer: Optimizer, sizes: dict[str, Array]) -> Optimizer:
-    """The optimizer, to which what lies outside a member's own sizes has no gradient."""
+    """Returns the optimizer with gradients and updates set to 0 outside the member's own sizes."""
 
     def keep(tree: PyTree) -> PyTree:
         def keep_leaf(path: Any, leaf: Array) -> Array:
@@ -183,7 +184,7 @@ def _within(optimizer: Optimizer, sizes: dict[str, Array]) -> Optimizer:
     def update(
         updates: PyTree, state: PyTree, params: PyTree = None, *, prior_grads: PyTree = None, **_
     ) -> tuple[PyTree, PyTree]:
-        # The prior has no gradient there, where every weight is 0.
+        # The gradient of the prior is 0 in the padding, where every weight is 0.
         updates, state = optimizer.update(keep(updates), state, params, prior_grads=prior_grads)
         return keep(updates), state
 

@@ -1,7 +1,7 @@
-"""Training on data that stay on disk: the loop's order and steps, over blocks that are read ahead.
+"""Training on data that stay on disk, with blocks of minibatches that are read ahead.
 
-The order of an epoch, the keys and the step are those of `loop`, so that the minibatches are the
-same ones, and a run can be resumed, or a bad step be found, in the same way.
+The order of an epoch, the keys and the step are those of `loop`. The minibatches are therefore the
+same, and resuming a run and finding a non-finite step work in the same way.
 """
 
 import threading
@@ -22,16 +22,16 @@ from aevb.training import loop
 from aevb.training.loop import Advance, LoopKeys, Order, Split
 from aevb.types import Key
 
-BLOCK_BYTES = 2**22  # of minibatches that are read at once
-BLOCKS_AHEAD = 2  # that wait while one is trained on
+BLOCK_BYTES = 2**22  # size of a block, the minibatches that are read at once
+BLOCKS_AHEAD = 2  # blocks that are read ahead during training on the current one
 ENDLESS = 2**62
 
 
-Data = Any  # [N, D] as training takes it: an Array on a device, or `OnDisk`
+Data = Any  # training data [N, D]: an Array on a device, or `OnDisk`
 
 
 class OnDisk:
-    """A data set's training part that is read as it is needed, for one placement."""
+    """The training split of a dataset, read from disk as needed, for one placement."""
 
     def __init__(self, records: Records, device: Placement):
         self.records, self.device = records, device
@@ -44,10 +44,10 @@ class OnDisk:
 
 
 def on_device(train: np.ndarray | Records, device: Placement = None) -> Data:
-    """A data set's training part for where it is trained: all of it, or how to read it.
+    """Returns the training split on the device, or `OnDisk` if it is read from disk.
 
     Args:
-        device: of `distributed.place_for`; None for the first.
+        device: from `distributed.place_for`; None for the first local device.
     """
     device = device or jax.local_devices()[0]
     return OnDisk(train, device) if isinstance(train, Records) else place(train, device)
@@ -61,7 +61,7 @@ def make_program(
     split: Split = loop.whole,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> "loop.AheadOfTime | Streamed":
-    """What trains on the data set, wherever it lies."""
+    """Returns the program that trains on the dataset, in memory or on disk."""
     if isinstance(dataset.train, Records):
         return Streamed(
             algorithm,
@@ -75,7 +75,7 @@ def make_program(
 
 
 class Streamed:
-    """What `loop.AheadOfTime` is to data in memory: an `advance` of data `OnDisk`."""
+    """The counterpart of `loop.AheadOfTime` for data `OnDisk`."""
 
     def __init__(
         self,
@@ -93,10 +93,10 @@ class Streamed:
         self._programs: dict[Any, Advance] = {}
 
     def compile(self, keys: LoopKeys, data: OnDisk, state: TrainState) -> Advance:
-        """For the device of the data, and for a state like this one.
+        """Returns an `advance` compiled for the device of the data and a state of these shapes.
 
         Raises:
-            UserError: it needs more memory than there is.
+            UserError: the program needs more memory than is available.
         """
         if data.device not in self._programs:
             sizes = _Sizes(data, self.batch_size)
@@ -114,7 +114,7 @@ class Streamed:
 
 
 class _Sizes:
-    """How an epoch of S steps is cut into blocks of T, the last one of what is left."""
+    """The numbers of steps and blocks of an epoch: S steps in blocks of T, the last one shorter."""
 
     def __init__(self, data: OnDisk, batch_size: int):
         self.batch_size = batch_size
@@ -125,12 +125,15 @@ class _Sizes:
 
 
 class _Advance:
-    """(keys, data, state, order, stop) -> state, order, mean metrics; as of `loop.make_advance`."""
+    """An `advance` as from `loop.make_advance`, for data on disk.
+
+    (keys, data, state, order, stop) -> state, order, mean metrics.
+    """
 
     def __init__(self, program: Callable[..., Any], draw: Callable[..., Array], sizes: _Sizes):
         self._program, self._draw, self._sizes = program, draw, sizes
         self._blocks: _Blocks | None = None
-        self._seed: bytes | None = None  # of the run whose blocks these are
+        self._seed: bytes | None = None  # identifies the run to which `_blocks` belongs
 
     def __call__(
         self, keys: LoopKeys, data: OnDisk, state: TrainState, order: Order, stop: Array
@@ -145,14 +148,14 @@ class _Advance:
             epoch, within = divmod(step, sizes.epoch_steps)
             number, begin = divmod(within, sizes.block_steps)
             x, indices = self._blocks.get(epoch * sizes.epoch_blocks + number)
-            left = min(sizes.epoch_steps - within, last - step)  # in the epoch, and to go
+            left = min(sizes.epoch_steps - within, last - step)  # in this epoch and until `stop`
             end = min(sizes.block_steps, begin + left)
             state, sums = self._program(keys, x, indices, state, jnp.int32(begin), jnp.int32(end))
             totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
             step += end - begin
         assert totals is not None
         epoch = (last - 1) // sizes.epoch_steps
-        indices: Any = self._blocks.order(epoch)  # no device needs them
+        indices: Any = self._blocks.order(epoch)  # stays on the host
         return (
             state,
             Order(jnp.int32(epoch), indices),
@@ -163,7 +166,10 @@ class _Advance:
 def _jit_train_block(
     algorithm: Algorithm, preprocess: Callable[[Key, Array], Array], split: Split
 ) -> jax.stages.Wrapped:
-    """(keys, x [T, M, D], indices [T, M], state, first, end) -> state, sums of the metrics."""
+    """Returns the jitted function that trains on steps first, ..., end - 1 of a block.
+
+    (keys, x [T, M, D], indices [T, M], state, first, end) -> state, sums of the metrics.
+    """
 
     def train_block(
         keys: LoopKeys, x: Array, indices: Array, state: TrainState, first: Array, end: Array
@@ -179,9 +185,9 @@ def _jit_train_block(
 
 
 class _Blocks:
-    """The blocks of one epoch after the other, from any on; the next ones are read meanwhile.
+    """The blocks of all epochs in order, from any starting point, read ahead in the background.
 
-    Of several processes each reads what its own devices train on.
+    Each process reads only the part of each minibatch that its own devices train on.
     """
 
     def __init__(self, data: OnDisk, draw: Callable[[int], Array], sizes: _Sizes):
@@ -190,10 +196,10 @@ class _Blocks:
         self._orders: dict[int, np.ndarray] = {}
         self._drawing = threading.Lock()
         self._ahead: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
-        self._number, self._block = -2, None  # of the one that was asked for last
+        self._number, self._block = -2, None  # the block that was returned last
 
     def get(self, number: int) -> tuple[Array, Array]:
-        """Block number i of all that ever are -> minibatches [T, M, D], their indices [T, M]."""
+        """Returns a block, counted over all epochs: minibatches [T, M, D] and indices [T, M]."""
         if number != self._number:
             if number != self._number + 1:
                 self._ahead = self._read_from(number)
@@ -205,7 +211,7 @@ class _Blocks:
         return self._block
 
     def order(self, epoch: int) -> np.ndarray:
-        """In which an epoch shows the datapoints -> [N]."""
+        """Returns the permutation of the datapoints for an epoch, [N]."""
         with self._drawing:
             if epoch not in self._orders:
                 recent = {e: o for e, o in self._orders.items() if e == epoch - 1}
@@ -220,7 +226,7 @@ class _Blocks:
         return iter(blocks.to_iter_dataset(options))
 
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of block number i this process's part of each minibatch, and its indices."""
+        """Reads this process's part of each minibatch of a block; returns it and its indices."""
         sizes = self._sizes
         epoch, within = divmod(int(number), sizes.epoch_blocks)
         first = within * sizes.block_steps
@@ -228,5 +234,5 @@ class _Blocks:
         indices = self.order(epoch)[first * sizes.batch_size : end * sizes.batch_size]
         own = indices.reshape(end - first, sizes.batch_size)[:, self._own]
         x = self._data[own.ravel()].reshape(*own.shape, -1)
-        missing = (0, sizes.block_steps - len(own))  # of the epoch's last block; no step sees them
+        missing = (0, sizes.block_steps - len(own))  # unused padding of the epoch's last block
         return np.pad(x, (missing, (0, 0), (0, 0))), np.pad(own, (missing, (0, 0)))

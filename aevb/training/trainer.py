@@ -1,4 +1,4 @@
-"""Training in a folder: the loop, and in its pauses evaluation, log, checkpoints and progress."""
+"""Training in a folder: the loop with evaluation, log, checkpoints and progress at its pauses."""
 
 import math
 import shutil
@@ -32,13 +32,13 @@ from aevb.training.streaming import Data
 from aevb.types import Key, PyTree
 
 REMEDY = "try a smaller config.optimizer.step_size"
-SHOWN = 8  # datapoints that a message names
+SHOWN = 8  # datapoints that an error message lists
 
-Origin = Callable[[BadStep], str]  # where in the source it came from, in words
+Origin = Callable[[BadStep], str]  # describes the source line of the first non-finite value
 
 
 class Settings(NamedTuple):
-    """The config's train.* fields, which say what each means."""
+    """The config's train.* fields, which are documented in the config."""
 
     num_examples: int
     batch_size: int
@@ -57,18 +57,18 @@ class Settings(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training leaves."""
+    """The result of training."""
 
     state: TrainState
-    records: list[dict[str, Any]]  # of the log, one each evaluation
-    seconds: float  # of training alone, over all resumptions; a stack's, shared by its members
-    examples_per_second: float | None  # steady: without compilation; None if all was done before
+    records: list[dict[str, Any]]  # the log, one record for each evaluation
+    seconds: float  # of training alone, over all resumptions; a member's share of a stack's time
+    examples_per_second: float | None  # without warm-up; None if no step was left to train
 
 
 class Failed(NamedTuple):
-    """A run that cannot go on; its last good checkpoint is kept."""
+    """The outcome of a run that diverged; its last finite checkpoint is kept."""
 
-    reason: str  # for a user, in one line
+    reason: str  # one line for the user
 
 
 def fit(
@@ -83,18 +83,18 @@ def fit(
     pictures: Pictures | None = None,
     debug: bool = False,
 ) -> Trained:
-    """Trains in a folder, from its newest sound checkpoint if it has one.
+    """Trains in a folder, resuming from its newest sound checkpoint if there is one.
 
-    However often it is killed and called again, the state it ends with is bitwise the same.
+    The final state is bitwise the same, however often training is killed and resumed.
 
     Args:
-        about: what travels along in every checkpoint, as JSON.
-        pictures: that boards show of the parameters at each evaluation.
-        debug: whether the source of a NaN is looked for.
+        about: JSON metadata that is saved in every checkpoint.
+        pictures: returns the images of the parameters that trackers log at each evaluation.
+        debug: whether to search for the source line of a NaN.
 
     Raises:
-        UserError: the objective or a bound is no longer a number.
-        Interrupted: on one of `signals.CAUGHT`, after saving.
+        UserError: the run diverged: the state, the objective or a bound is not finite.
+        Interrupted: one of `signals.CAUGHT` was received; the state is saved first.
     """
     placement = distributed.place_for(settings.batch_size, settings.num_devices)
     program = streaming.make_program(
@@ -135,7 +135,7 @@ def fit(
 
 
 class Journal:
-    """What a run has on disk while it trains: its checkpoints, its log, its boards."""
+    """The checkpoints, the log and the trackers of a run during training."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Journal:
         about: Mapping[str, Any] | None = None,
         pictures: Pictures | None = None,
     ):
-        """Opens a folder, with the newest sound checkpoint in it or else the first state."""
+        """Opens a folder and restores its newest sound checkpoint, or else uses `first`."""
         self.folder, self.about, self.pictures = folder, about, pictures
         self.manager = checkpoint.open_manager(folder / "checkpoints", keep_all=keep_all)
         restored = checkpoint.restore(self.manager, first)
@@ -155,9 +155,9 @@ class Journal:
         self.step = int(self.state.step)
 
     def start(self, settings: Settings) -> None:
-        """Makes the log ready to be written, as it was where the run is."""
+        """Opens the log and the trackers, cut back to the step at which the run resumes."""
         path, examples = self.folder / "metrics.jsonl", self.step * settings.batch_size
-        if self._records is None:  # of a checkpoint that does not have it
+        if self._records is None:  # the checkpoint has no copy of the log
             self._records = [r for r in read_records(path) if r["examples"] <= examples]
         self.log = MetricsLog(path, self._records)
         self.boards = open_boards(
@@ -170,7 +170,7 @@ class Journal:
         )
 
     def record(self, record: Mapping[str, Any], params: PyTree) -> None:
-        """Of an evaluation of these parameters."""
+        """Appends the record of an evaluation of `params` to the log and the trackers."""
         self.log.append(record)
         pictures = self.pictures(params) if self.boards and self.pictures else None
         for board in self.boards:
@@ -183,7 +183,7 @@ class Journal:
         )  # fmt: skip
 
     def close(self, *, is_done: bool) -> list[dict[str, Any]]:
-        """-> all records."""
+        """Closes the checkpoints and the trackers; returns all records."""
         self.manager.close()
         for board in self.boards:
             board.close(is_done=is_done)
@@ -191,10 +191,10 @@ class Journal:
 
 
 class Follower(Journal):
-    """The journal of a process that is not the first: it reads where the run is, and no more."""
+    """The journal of every process except process 0. It restores the state and writes nothing."""
 
     def __init__(self, folder: Path, first: TrainState, step: int | None):
-        """Opens a folder at the step that the first process has found, None for none."""
+        """Restores the checkpoint at the step that process 0 restored; None uses `first`."""
         restored = None
         if step is not None:
             reader = checkpoint.open_reader(folder / "checkpoints")
@@ -205,13 +205,13 @@ class Follower(Journal):
         self.step = int(self.state.step)
 
     def start(self, settings: Settings) -> None:
-        """It has no log."""
+        """Does nothing: only process 0 has a log."""
 
     def record(self, record: Mapping[str, Any], params: PyTree) -> None:
-        """The first process does."""
+        """Does nothing: process 0 writes the record."""
 
     def save(self, state: TrainState, test_bound: float | None) -> None:
-        """The first process does."""
+        """Does nothing: process 0 saves the checkpoint."""
 
     def close(self, *, is_done: bool) -> list[dict[str, Any]]:
         return []
@@ -228,23 +228,23 @@ def fit_stack(
     report: Report,
     origin: Origin | None = None,
 ) -> list[Trained | Failed]:
-    """Trains the members of a stack to the end, each with a journal of its own.
+    """Trains the members of a stack to the end, each with its own journal.
 
-    A member whose objective is no longer a number has failed: it is neither recorded nor saved any
-    more, and the others go on.
+    A member whose state, objective or test bound is not finite has failed. It is no longer recorded
+    or saved, and the other members continue.
 
     Args:
-        data: `dataset.train` on the device that is to train.
-        journals: of the members, which are all at the same step.
-        origin: tells of a bad step where in the source it came from.
+        data: `dataset.train` on the device that trains.
+        journals: one for each member; all are at the same step.
+        origin: describes the source line of a non-finite step.
 
     Raises:
-        Interrupted: after saving, when a signal has come.
+        Interrupted: a signal was received; the states are saved first.
     """
     for journal in journals:
         journal.start(settings)
     state = runs.join([journal.state for journal in journals])
-    # A checkpoint comes back to the device that saved it.
+    # A checkpoint is restored to the device that saved it.
     keys, state = distributed.place((runs.keys, state), data.device)
     evaluation = _make_evaluation(runs, dataset, settings.eval_examples)
     num_steps, batch_size = settings.num_steps, settings.batch_size
@@ -253,7 +253,7 @@ def fit_stack(
     speed = Speed()
     last_save = time.monotonic()
     advance = runs.program.compile(keys, data, state)
-    before = jax.tree.map(jnp.copy, state)  # as it was in the last pause
+    before = jax.tree.map(jnp.copy, state)  # the state at the last pause
     pauses = loop.pauses(
         advance, keys, data, state, num_steps=num_steps, stops=stops,
         agree=distributed.as_the_first,
@@ -317,7 +317,7 @@ def fit_stack(
 
 
 def evaluation_steps(num_steps: int, settings: Settings) -> list[int]:
-    """Steps at which training examples are evenly spaced in their logarithm, the last included."""
+    """Returns the steps of the evaluations, evenly spaced in log(examples), and the last step."""
     ratio = num_steps * settings.batch_size / settings.first_eval
     count = max(0, math.ceil(settings.evals_per_decade * math.log10(ratio)))
     points = [
@@ -328,7 +328,10 @@ def evaluation_steps(num_steps: int, settings: Settings) -> list[int]:
 
 
 def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
-    """`evaluation(params)` -> each member's bounds of (at most `limit` points of) both splits."""
+    """Returns `evaluation(params)`, which returns each member's bounds on both splits.
+
+    At most `limit` datapoints of each split are used.
+    """
     splits = {"train": dataset.train, "test": dataset.test}
     some = {name: elbo.some_of(len(data), limit) for name, data in splits.items()}
 
@@ -347,7 +350,7 @@ def _make_evaluation(runs: Stack, dataset: Dataset, limit: int):
 
 
 def _recent(means: dict[str, float], pause: Pause, state: TrainState) -> dict[str, float]:
-    """What a record says of the steps since the last pause, and of those ever passed over."""
+    """Returns the mean metrics since the last pause and the total number of skipped steps."""
     skipped = means.pop(SKIPPED, 0)
     recent = {f"recent_{name}": mean for name, mean in means.items() if skipped < pause.num_steps}
     total = num_skipped(state)
@@ -357,7 +360,7 @@ def _recent(means: dict[str, float], pause: Pause, state: TrainState) -> dict[st
 def _diverged(
     bad: BadStep | None, journal: Journal, batch_size: int, origin: Origin | None
 ) -> Failed:
-    """Keeps the states around a bad step, and tells of it."""
+    """Saves the states before and after a non-finite step; returns the failure with its message."""
     if bad is None:
         return Failed(
             "the state is not finite, but was when the same steps were taken again, which is a "
@@ -383,16 +386,16 @@ def _diverged(
 
 
 class Speed:
-    """Examples per second of training, once it is under way."""
+    """The training speed in examples per second, after the warm-up."""
 
-    WARM_UP = 2  # stretches
+    WARM_UP = 2  # intervals between pauses
 
     def __init__(self) -> None:
         self._num_stretches = 0
-        self._all = self._steady = (0, 0.0)  # examples and seconds, of which a long run keeps sums
+        self._all = self._steady = (0, 0.0)  # sums of examples and of seconds
 
     def add(self, examples: int, seconds: float) -> None:
-        """A stretch."""
+        """Adds one interval between pauses."""
 
         def more(total: tuple[int, float]) -> tuple[int, float]:
             return total[0] + examples, total[1] + seconds
@@ -403,6 +406,9 @@ class Speed:
         self._num_stretches += 1
 
     def steady(self) -> float | None:
-        """Over all stretches but the first two, which warm up, if there are others."""
+        """Returns examples/s without the first two intervals, or over all if there are no others.
+
+        It returns None if there is no interval.
+        """
         examples, seconds = self._steady if self._num_stretches > self.WARM_UP else self._all
         return examples / seconds if seconds else None

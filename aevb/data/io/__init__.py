@@ -1,1 +1,1 @@
-"""Files of data sets: where they lie, and how they are prepared and read."""
+"""The files of datasets: finding, preparing and reading them."""

@@ -1,8 +1,8 @@
-"""Datapoints that stay on disk: shards of array_record, read wherever they are asked for.
+"""Datapoints that stay on disk, in shards of array_record with random access.
 
-A record is the bytes of one datapoint. A folder of shards is written once, appears under its name
-when it is complete, and says in `records.json` what it holds. Every chunk of a shard has a checksum
-of its own, which is compared when it is read.
+A record is the bytes of one datapoint. A folder of shards is written once and gets its name when it
+is complete. Its `records.json` describes the contents. Every chunk of a shard has a checksum, which
+is verified on reading.
 """
 
 import json
@@ -20,17 +20,17 @@ from aevb.runtime.checksums import is_sound, sign
 
 INFO = "records.json"
 SHARD_BYTES = 2**28  # of pixels in a shard
-OPTIONS = "group_size:1,uncompressed"  # each record can be read by itself
+OPTIONS = "group_size:1,uncompressed"  # so that single records can be read
 
 
 class Records:
-    """[N, D] on disk, indexed like an array: what an index names is read."""
+    """An array [N, D] on disk; indexing reads the datapoints that are asked for."""
 
     def __init__(self, folder: Path):
         """Opens a folder that `write` has made.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the folder is damaged.
         """
         self.folder = folder
         info = _read_info(folder)
@@ -48,11 +48,11 @@ class Records:
 
     @property
     def nbytes(self) -> int:
-        """In memory."""
+        """Bytes of all the datapoints, once read into memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, index: np.ndarray | slice) -> np.ndarray:
-        """The datapoints `index` [n], of whole numbers or a slice -> [n, D].
+        """Reads the datapoints at `index`, whole numbers [n] or a slice, and returns them [n, D].
 
         Raises:
             UserError: a shard is damaged.
@@ -68,7 +68,7 @@ class Records:
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of it, for what has room."""
+        """Reads all datapoints into memory, [N, D]."""
         return self[:].astype(dtype or self.dtype, copy=False)
 
     def _read(self, shard: int, positions: np.ndarray) -> np.ndarray:
@@ -85,7 +85,10 @@ class Records:
 
 
 def write(folder: Path, blocks: Iterable[np.ndarray]) -> Records:
-    """Writes datapoints, in blocks [n, D] of one D and dtype, as a folder of shards.
+    """Writes datapoints as a folder of shards, and opens it.
+
+    Args:
+        blocks: [n, D] each, all with the same D and dtype.
 
     Raises:
         ValueError: there is no datapoint, or the blocks differ in D or dtype.
@@ -98,7 +101,7 @@ def write(folder: Path, blocks: Iterable[np.ndarray]) -> Records:
         temporary.chmod(0o775)
         temporary.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was faster, and has the same data
+        if not folder.is_dir():  # otherwise another process has written the same data
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -126,7 +129,7 @@ def _write_shards(folder: Path, blocks: Iterable[np.ndarray]) -> None:
 
 
 def _cut(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same datapoints, no more of them at once than a shard has."""
+    """Yields the same datapoints in blocks that fit into one shard each."""
     for block in blocks:
         most = max(1, SHARD_BYTES // (block.shape[1] * block.dtype.itemsize))
         for first in range(0, len(block), most):

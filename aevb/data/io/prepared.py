@@ -1,9 +1,10 @@
-"""Data sets on disk: prepared once as a TensorFlow data set, then read without TFDS.
+"""Datasets on disk: prepared once as a TensorFlow dataset, then read without TFDS.
 
-``<data.dir>/aevb_<name>/<VERSION>/`` holds one array_record per split, whose records hold one
-datapoint each and its index, and beside it ``<split>.npy``: the same images in one piece. Decoding
-70,000 records and importing TFDS takes 3.5 s, reading the pieces 0.1 s. Both are checked against
-the digest of the pixels, and a folder or a piece appears under its name only when it is complete.
+``<data.dir>/aevb_<name>/<VERSION>/`` holds one array_record per split. Each of its records holds a
+datapoint and its index. ``<split>.npy`` in the same folder holds the same images as one array.
+Decoding 70,000 records and importing TFDS takes 3.5 s; reading the arrays takes 0.1 s. Both are
+checked against the digest of the pixels. The folder and the array files get their names only when
+they are complete.
 """
 
 import os
@@ -20,12 +21,12 @@ from aevb.data.io import sources
 from aevb.data.io.sources import Part, Source
 from aevb.errors import UserError
 
-CONNECT_SECONDS = 5.0  # until the other side answers, and
-PATIENCE_SECONDS = 10.0  # in all, as the look-up of a name has no timeout of its own
+CONNECT_SECONDS = 5.0  # timeout of the connection
+PATIENCE_SECONDS = 10.0  # timeout in total, because the DNS look-up has no timeout of its own
 
 
 def load(source: Source, splits: tuple[str, ...], options: Options) -> list[np.ndarray]:
-    """The images of each split, uint8 [N, D], prepared first if they are not yet.
+    """Returns the images of each split, uint8 [N, D]. Prepares the dataset first if necessary.
 
     Raises:
         UserError: the files are neither here nor to be downloaded; a file or the prepared folder
@@ -36,7 +37,13 @@ def load(source: Source, splits: tuple[str, ...], options: Options) -> list[np.n
 
 
 def prepare(source: Source, options: Options) -> Path:
-    """The folder of the prepared data set. Does nothing if it exists: it appears when complete."""
+    """Prepares a dataset if its folder does not exist yet, and returns the folder.
+
+    The folder gets its name only when it is complete, so an existing one is complete.
+
+    Raises:
+        UserError: as for `load`.
+    """
     directory = sources.data_dir(options)
     folder = directory / f"aevb_{source.name}" / sources.VERSION
     if os.path.isdir(folder):
@@ -48,11 +55,11 @@ def prepare(source: Source, options: Options) -> Path:
             _require_network(source, missing, options)
         folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"preparing {source.name} in {folder} (once, some seconds)", file=sys.stderr)
-        from aevb.data.io import tfds_builder  # 0.6 s, and only the first time
+        from aevb.data.io import tfds_builder  # the import takes 0.6 s, and is needed only once
 
         tfds_builder.write(source, directory, files, sources.how_to_bring(source, missing, options))
     except OSError as error:
-        if os.path.isdir(folder):  # another process was faster, and has the same data
+        if os.path.isdir(folder):  # another process has prepared the same data meanwhile
             return folder
         raise UserError(
             f"{source.name} cannot be prepared in {folder} ({sources.one_line(error)}); let "
@@ -66,7 +73,11 @@ def _parts(source: Source) -> list[Part]:
 
 
 def _require_network(source: Source, missing: list[Part], options: Options) -> None:
-    """Refuses at once what TFDS would try for minutes."""
+    """Checks that the network answers, because TFDS would retry for minutes.
+
+    Raises:
+        UserError: the missing files cannot be downloaded.
+    """
     urls = [part.download.url for part in missing if part.download]
     why = [f"no answer in {PATIENCE_SECONDS:.0f} s"]
 
@@ -74,7 +85,7 @@ def _require_network(source: Source, missing: list[Part], options: Options) -> N
         try:
             with urllib.request.urlopen(urls[0], timeout=CONNECT_SECONDS):
                 why[0] = ""
-        except Exception as error:  # whatever it is, it is the answer
+        except Exception as error:  # any error means that the file cannot be downloaded
             why[0] = sources.one_line(getattr(error, "reason", error))
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -88,7 +99,11 @@ def _require_network(source: Source, missing: list[Part], options: Options) -> N
 
 
 def _read(source: Source, folder: Path, split: str) -> np.ndarray:
-    """The images of one split, [N, D], from their one piece or else from the records."""
+    """Returns the images of one split, [N, D], from the array file or else from the records.
+
+    Raises:
+        UserError: they cannot be read, or are damaged.
+    """
     part = source.splits[split]["image"]
     piece = folder / f"{split}.npy"
     try:
@@ -105,7 +120,7 @@ def _read(source: Source, folder: Path, split: str) -> np.ndarray:
             f"the prepared data of {source.name} in {folder} cannot be read "
             f"({sources.one_line(error)}); ask their owner for leave, or name another data.dir"
         ) from None
-    except Exception as error:  # array_record and numpy raise many kinds for damaged files
+    except Exception as error:  # array_record and numpy raise many types for damaged files
         raise _damaged(source, folder, sources.one_line(error)) from None
     if images.shape != part.shape or sources.digest(images) != part.sha256:
         raise _damaged(source, folder, f"the images of {split!r} are not the ones expected")
@@ -122,7 +137,7 @@ def _damaged(source: Source, folder: Path, why: str) -> UserError:
 
 
 def _write_piece(piece: Path, images: np.ndarray) -> None:
-    """All of the file or none of it; a folder that others may only read stays without it."""
+    """Writes the array file atomically. Does nothing if the file cannot be written."""
     try:
         with tempfile.NamedTemporaryFile(dir=piece.parent, suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)

@@ -1,4 +1,4 @@
-"""The public files of a data set: where they may lie on this machine, and what they must hold."""
+"""The public files of a dataset: their possible locations and their expected contents."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "files"
-VERSION = "1.0.0"  # of the prepared data sets
+VERSION = "1.0.0"  # of the prepared datasets
 
 
 class Download(NamedTuple):
-    """A file that the network serves; size and digest as TFDS registers them."""
+    """A downloadable file, with its size and digest in the form that TFDS registers."""
 
     url: str
     size: int  # bytes
@@ -29,20 +29,20 @@ class Download(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One array of a data set, and the file that brings it."""
+    """One array of a dataset, and the file that contains it."""
 
-    names: tuple[str, ...]  # what the file may be called on this machine
+    names: tuple[str, ...]  # the possible names of the file on this machine
     shape: tuple[int, ...]  # [N, ...], of uint8
-    sha256: str  # of these bytes, row-major: whichever file brings them, and however it packs them
+    sha256: str  # of the array's bytes, row-major; independent of the format of the file
     download: Download | None = None  # None: the file ships with the package
 
 
 class Source(NamedTuple):
-    """The files of a data set, and how one is read."""
+    """The files of a dataset, and the function that reads one."""
 
     name: str
     format: str  # in words
-    read: Callable[[Path], np.ndarray]  # a file, which may raise anything in UNREADABLE
+    read: Callable[[Path], np.ndarray]  # reads a file; may raise any of UNREADABLE
     splits: dict[str, dict[str, Part]]  # {"train": {"image": ..., "label": ...}, ...}
     citation: str
 
@@ -54,7 +54,7 @@ UNREADABLE = (
 
 
 def read(source: Source, part: Part, path: Path) -> np.ndarray:
-    """The array of `part`, uint8 of its shape, from the file at `path`.
+    """Reads the array of `part`, uint8 of its shape, from the file at `path`.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
@@ -80,10 +80,10 @@ def _refused(source: Source, part: Part, path: Path, why: str) -> UserError:
 
 
 def find(source: Source, part: Part, options: Options) -> Path | None:
-    """The file of `part` on this machine, or None.
+    """Returns the file of `part` on this machine, or None if there is none.
 
     Raises:
-        UserError: `options.manual_dir` is given and is no folder.
+        UserError: `options.manual_dir` is given and is not a folder.
     """
     manual = manual_dir(options)
     if options.manual_dir and not os.path.isdir(manual):
@@ -93,7 +93,7 @@ def find(source: Source, part: Part, options: Options) -> Path | None:
         )
     for folder in (SHIPPED, manual / source.name, manual):
         for name in part.names:
-            if os.path.exists(folder / name):  # False, too, where one may not look
+            if os.path.exists(folder / name):  # also False without permission
                 return folder / name
     return None
 
@@ -101,16 +101,16 @@ def find(source: Source, part: Part, options: Options) -> Path | None:
 def kept_records(
     name: str, key: str, blocks: Iterable[np.ndarray], options: Options, otherwise: str = ""
 ) -> Records:
-    """Datapoints of a data set below `options.dir`, which are written there once.
+    """Returns datapoints as records below `options.dir`. Writes them first if they do not exist.
 
     Args:
-        name: of the data set, for the user.
-        key: that no other datapoints have; the folder is called after it.
-        blocks: uint8 or float32 [n, D] each, which are asked for only when they are not there.
-        otherwise: what else a user may do where they cannot be written.
+        name: the dataset's name, for error messages.
+        key: a unique name of these datapoints, which becomes the folder's name.
+        blocks: uint8 or float32 [n, D] each; consumed only if the records do not exist.
+        otherwise: an alternative for the user, appended to the message of a failed write.
 
     Raises:
-        UserError: they cannot be written, or are damaged.
+        UserError: the records cannot be written, or are damaged.
     """
     folder = data_dir(options) / "aevb_records" / re.sub(r"[^A-Za-z0-9._-]+", "_", key)
     if folder.is_dir():
@@ -125,10 +125,10 @@ def kept_records(
 
 
 def data_dir(options: Options) -> Path:
-    """The folder in which data sets are prepared, `~` and relative paths resolved.
+    """Returns the folder in which datasets are prepared, as an absolute path without `~`.
 
     Raises:
-        UserError: it is under a home folder, and there is none.
+        UserError: the path begins with `~`, and there is no home folder.
     """
     return absolute(
         options.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "data.dir"
@@ -136,17 +136,21 @@ def data_dir(options: Options) -> Path:
 
 
 def manual_dir(options: Options) -> Path:
-    """The folder for files that were brought by hand."""
+    """Returns the folder for files that the user has downloaded.
+
+    Raises:
+        UserError: the path begins with `~`, and there is no home folder.
+    """
     if options.manual_dir:
         return absolute(options.manual_dir, "data.manual_dir")
     return data_dir(options) / "downloads" / "manual"
 
 
 def absolute(path: str, field: str) -> Path:
-    """A path that a user gave in `field`, with `~` and relative ones resolved.
+    """Returns the absolute path, without `~`, of a path that a user gave in `field`.
 
     Raises:
-        UserError: it is under a home folder, and there is none.
+        UserError: the path begins with `~`, and there is no home folder.
     """
     try:
         return Path(path).expanduser().absolute()
@@ -155,17 +159,17 @@ def absolute(path: str, field: str) -> Path:
 
 
 def digest(array: np.ndarray) -> str:
-    """The SHA-256 of an array's bytes, row-major."""
+    """Returns the SHA-256 of an array's bytes, row-major."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def one_line(error: object) -> str:
-    """What an exception says, or else its name, without line breaks."""
+    """Returns the message of an exception, or else its type's name, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def how_to_bring(source: Source, missing: list[Part], options: Options) -> str:
-    """Returns what a user has to do about missing files: which, from where, to where."""
+    """Returns instructions for missing files: their URLs and the folder to put them into."""
     manual = manual_dir(options)
     folder = manual if options.manual_dir else manual / source.name
     urls = ", ".join(part.download.url for part in missing if part.download)

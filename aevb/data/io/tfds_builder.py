@@ -1,7 +1,10 @@
-"""Public files as TensorFlow data sets. Only this file imports TFDS; it needs no TensorFlow.
+"""Public files as TensorFlow datasets.
 
-The data sets are called ``aevb_<name>``: TFDS has its own ``mnist`` and ``binarized_mnist``, which
-need TensorFlow and may lie in the same folder.
+TFDS takes 0.6 s to import, so this module is imported only where it is needed. It does not need
+TensorFlow.
+
+The datasets are called ``aevb_<name>``, because TFDS has its own ``mnist`` and ``binarized_mnist``,
+which need TensorFlow and may be in the same folder.
 """
 
 import contextlib
@@ -21,12 +24,15 @@ from aevb.errors import UserError
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The records of a Source: {"index": its place in the file, "image": ..., ...} each."""
+    """The TFDS builder of a Source.
+
+    Its records are {"index": the position in the file, "image": ..., ...}.
+    """
 
     VERSION = tfds.core.Version(sources.VERSION)
     source: Source
-    files: Mapping[Part, Path | None] = {}  # those on this machine
-    how_to_bring = ""  # the others, for the user
+    files: Mapping[Part, Path | None] = {}  # path, or None if not on this machine
+    how_to_bring = ""  # instructions for the user to get the missing files
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -51,7 +57,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
         try:
             downloaded: Any = dl_manager.download(missing)
-        except Exception as error:  # of TFDS, requests, urllib3 or the file system
+        except Exception as error:  # from TFDS, requests, urllib3 or the file system
             raise UserError(
                 f"{self.source.name} could not be downloaded ({sources.one_line(error)}); "
                 + self.how_to_bring
@@ -74,7 +80,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def builder(source: Source, directory: Path) -> Builder:
-    """The TFDS builder of a source, for data sets under `directory`."""
+    """Returns the TFDS builder of a source, for datasets under `directory`."""
     downloads = [
         part.download
         for features in source.splits.values()
@@ -87,7 +93,7 @@ def builder(source: Source, directory: Path) -> Builder:
         )
         for file in downloads
     }
-    name = "Aevb" + source.name.title().replace("_", "")  # TFDS makes aevb_<name> of it
+    name = "Aevb" + source.name.title().replace("_", "")  # TFDS turns it into aevb_<name>
     fields = {"source": source, "url_infos": checksums}
     named: Any = type(name, (Builder,), fields, skip_registration=True)
     return named(data_dir=str(directory))
@@ -96,7 +102,7 @@ def builder(source: Source, directory: Path) -> Builder:
 def write(
     source: Source, directory: Path, files: Mapping[Part, Path | None], how_to_bring: str
 ) -> None:
-    """Prepares a source under `directory`; TFDS renames the folder once it is complete.
+    """Prepares a source under `directory`. TFDS renames the folder when it is complete.
 
     Raises:
         UserError: a download fails or does not match its checksum; a file is damaged.
@@ -114,7 +120,7 @@ def write(
 
 
 def read(source: Source, directory: Path, split: str) -> np.ndarray:
-    """The images of a prepared split, uint8 [N, ...], in the order of the public file."""
+    """Returns the images of a prepared split, uint8 [N, ...], in the order of the public file."""
     prepared: Any = builder(source, directory)
     with _quiet():
         records = prepared.as_data_source(split)
@@ -124,6 +130,6 @@ def read(source: Source, directory: Path, split: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """TFDS prints, logs and draws bars; what matters of it is raised."""
+    """Suppresses the output and progress bars of TFDS; its errors are raised as exceptions."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""Pages for a browser, each one file that works offline, made of the parts in this folder."""
+"""Builds HTML pages from the parts in this folder; each page is one file that works offline."""
 
 import html
 import json
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 PARTS = Path(__file__).parent
-SCRIPTS = {  # of each page, in the order in which they run
+SCRIPTS = {  # page -> its scripts, in the order in which they run
     "explorer": ("page.js", "operations.js", "chart.js", "explorer.js"),
     "comparison": ("page.js", "chart.js", "comparison.js"),
 }
 
 
 def page(name: str, title: str, content: Mapping[str, Any]) -> str:
-    """A page of `SCRIPTS` as HTML, with its style, its scripts and its content inside.
+    """Returns a page of `SCRIPTS` as HTML that includes its style, scripts and content.
 
     Args:
-        content: what its scripts show, as JSON, where a number that is not finite is null.
+        content: the data for the scripts, embedded as JSON; non-finite numbers become null.
     """
     as_json = json.dumps(_finite(content), allow_nan=False)
     parts = {
         "title": html.escape(title),
         "style": (PARTS / "pages.css").read_text(),
         "body": (PARTS / f"{name}.html").read_text(),
-        "content": as_json.replace("<", "\\u003c"),  # or "</script>" would end it
+        "content": as_json.replace("<", "\\u003c"),  # a "</script>" in it would end the element
         "scripts": "\n".join((PARTS / file).read_text() for file in SCRIPTS[name]),
     }
     text = (PARTS / "frame.html").read_text()
@@ -37,7 +37,10 @@ def page(name: str, title: str, content: Mapping[str, Any]) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """JSON has neither NaN nor infinity: a browser refuses the whole page for one."""
+    """Returns the content with None for every non-finite number.
+
+    JSON has neither NaN nor infinity, and a browser cannot parse content that contains one.
+    """
     match content:
         case float():
             return content if math.isfinite(content) else None

@@ -8,7 +8,7 @@ function shape(name, attributes = {}, text = "") {
   return made;
 }
 
-// Round numbers from low to high, some four of them.
+// Returns about four round numbers from low to high.
 function ticks(low, high) {
   const raw = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(raw));
   const width = [1, 2, 5, 10].find((factor) => factor * power >= raw) * power;
@@ -17,8 +17,8 @@ function ticks(low, high) {
   return found;
 }
 
-// lines: [{label, color, dashed, x: [...], y: [...]}] -> an SVG; values that are none are left out.
-// The axis is cut below, where a run starts thousands of nats under its end.
+// Returns an SVG of lines: [{label, color, dashed, x: [...], y: [...]}]. Omits missing values.
+// The y axis is cut off below, because a run can start thousands of nats below its end.
 function chart(lines, xLabel, yLabel) {
   const [width, height, left, bottom, top, right] = [640, 320, 70, 45, 12, 35];
   const finite = lines.flatMap((line) => line.y).filter(Number.isFinite).sort((a, b) => a - b);
@@ -63,7 +63,7 @@ function chart(lines, xLabel, yLabel) {
   return svg;
 }
 
-// What the colors of a chart's lines mean.
+// Returns the legend of a chart: the colors of its lines.
 function key(lines) {
   const made = element("div", { class: "controls" });
   for (const { label, color, dashed } of lines) {

@@ -1,13 +1,13 @@
-// Runs beside one another: the table sorts and filters, and all else shows the rows that it shows.
+// The comparison page. The table sorts and filters; the other parts show the rows of the table.
 "use strict";
 
 const { fields, columns, rows } = content; // fields in which the rows differ
 const state = { by: null, falling: true, filters: new Map() };
 
-// A color for each row that is far from those of its neighbors.
+// Returns a row's color, which is far from the colors of its neighbors.
 const colorOf = (row) => `hsl(${(rows.indexOf(row) * 137.5 + 210) % 360} 65% 50%)`;
 const shownValue = (value) => (value === "" ? "''" : value);
-// The fields by which a row is named: those that follow from the others tell nothing more.
+// The fields that name a row. Fields that follow from the others are left out.
 const telling = [];
 for (const field of fields) {
   const apart = (some) => new Set(rows.map((row) =>
@@ -28,7 +28,7 @@ function measured(figure, digits) {
   return number(figure.mean, digits) + (error === null ? "" : ` ± ${number(error, digits)}`);
 }
 
-// The rows that pass the filters, in their order; those without a value are the last.
+// Returns the rows that pass the filters, sorted; rows without a value come last.
 function shownRows() {
   const passing = rows.filter((row) =>
     [...state.filters].every(([field, value]) => row.setting[field] === value));
@@ -42,7 +42,7 @@ const swatch = (row) => element("span", { class: "swatch", style: `background: $
 
 // ---- the table
 
-// A column's name, what it holds of a row (a number to sort by, or null), and how it first sorts.
+// A column's name, its value in a row (a number to sort by, or null), and its first sort order.
 const fieldHeads = fields.map(({ name, label, values }) => ({
   label, title: name, valueIn: (row) => values.indexOf(row.setting[name]), falls: false,
 }));
@@ -81,7 +81,7 @@ function bodyRow(row) {
       element("td", { class: "number" }, measured(row.figures[at], digits))));
 }
 
-// ---- all that follows the table
+// ---- the parts below the table
 
 function show() {
   const shown = shownRows();
@@ -130,7 +130,7 @@ function showSettings(shown) {
         ...places.map((at) => element("td", {}, shownValue(values[at]))))));
 }
 
-// ---- what stays
+// ---- the parts that do not depend on the table
 
 find("title").textContent = content.title;
 find("table").tHead.append(element("tr", {}, element("td"), ...fieldHeads.map(cellOf),

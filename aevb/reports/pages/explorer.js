@@ -1,16 +1,16 @@
-// A trained run that can be touched. A point is z; the square shows u = Phi(z) of two of its units.
+// The explorer page. A point is z; the square shows u = Phi(z) of two of its units.
 "use strict";
 
 const { units, points, image } = content;
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
 const decode = content.decoder && compile(content.decoder);
-const EDGE = 0.001; // the square ends at this quantile, and at 1 minus it
+const EDGE = 0.001; // the square ends at this quantile and at 1 minus it
 const MOST_SLIDERS = 30, MOST_NUMBERS = 6;
 
 const cdf = (z) => 0.5 * (1 + errorFunction(z / Math.SQRT2));
 
 function inverseCdf(u) {
-  let z = Math.log(u / (1 - u)) / 1.702; // the logistic's, and then Newton's steps
+  let z = Math.log(u / (1 - u)) / 1.702; // a logistic approximation, then Newton steps
   for (let i = 0; i < 30; i++) {
     const density = Math.exp(-0.5 * z * z) / Math.sqrt(2 * Math.PI);
     z -= Math.max(-1, Math.min(1, (cdf(z) - u) / density));
@@ -20,9 +20,9 @@ function inverseCdf(u) {
 
 const state = {
   z: new Array(units.length).fill(0),
-  across: Math.min(...units.slice(0, 2).map(({ unit }) => unit)), // the two of the greatest KL
+  across: Math.min(...units.slice(0, 2).map(({ unit }) => unit)), // the two of largest KL
   up: Math.max(...units.slice(0, 2).map(({ unit }) => unit)),
-  chosen: [], // pictured datapoints, of which the walk goes from the one before the last to the last
+  chosen: [], // pictured datapoints; the walk goes from the second-last to the last
 };
 
 // ---- datapoints
@@ -35,7 +35,7 @@ const levelsOf = (n) => Array.from(
   bytes.subarray(n * ROWS * COLUMNS * CHANNELS, (n + 1) * ROWS * COLUMNS * CHANNELS),
   (byte) => image.low + (byte / 255) * (image.high - image.low));
 
-// Values row by row onto a canvas of one pixel each.
+// Draws values in row-major order on a canvas, one pixel for each.
 function paint(canvas, values) {
   canvas.width = COLUMNS;
   canvas.height = ROWS;
@@ -53,10 +53,10 @@ function paint(canvas, values) {
 // ---- the square
 
 const plane = find("plane");
-const backdrop = document.createElement("canvas"); // the scatter, which stays while a point moves
+const backdrop = document.createElement("canvas"); // the scatter plot; constant while a point moves
 backdrop.width = backdrop.height = plane.width;
 
-// From blue over green to yellow as t goes from 0 to 1; each lighter than the one before.
+// Returns a color from blue through green to yellow as t goes from 0 to 1, increasingly light.
 const hue = (t) => `hsl(${250 - 200 * t} 75% ${40 + 20 * t}%)`;
 
 function placeOf(u, v) {
@@ -107,7 +107,7 @@ function drawPlane() {
   context.stroke();
 }
 
-// ---- what a moved point changes
+// ---- updates when the point moves
 
 const sliders = new Map();
 
@@ -201,7 +201,7 @@ function choose(n) {
   move(meanOf(points.pictured[n]));
 }
 
-// A datapoint beside E[x|z] at the mean of its q(z|x).
+// Shows a datapoint beside E[x|z] at the mean of its q(z|x).
 function pairOf(n) {
   const place = points.places[points.pictured[n]];
   const original = element("canvas", { role: "img", "aria-label": `test datapoint ${place}` });
@@ -250,7 +250,7 @@ if (points && bytes.length) {
   find("data").hidden = true;
 }
 
-// ---- the rest
+// ---- other parts of the page
 
 find("title").textContent = content.title;
 for (const [name, value] of content.summary) {

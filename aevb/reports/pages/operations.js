@@ -1,5 +1,5 @@
-// The operations of portable.py on typed arrays. Intermediates are float64, so that what the page
-// shows differs from JAX's float32 by JAX's rounding alone.
+// The operations of jaxpr_to_js.py on typed arrays. Intermediate results are float64, so the page
+// differs from JAX's float32 only by JAX's rounding.
 "use strict";
 
 const UNARY = {
@@ -17,7 +17,7 @@ const BINARY = {
   and: (a, b) => +(a && b), or: (a, b) => +(a || b),
 };
 
-// By its series, and far from 0 by its continued fraction: each to the last digits there.
+// Returns erf(x) by its series near 0 and its continued fraction elsewhere, accurate to rounding.
 function errorFunction(x) {
   const a = Math.abs(x);
   if (a < 2.5) {
@@ -33,7 +33,7 @@ function errorFunction(x) {
   return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction));
 }
 
-const step = (array) => (array.length === 1 ? 0 : 1); // an operand of one element meets all
+const step = (array) => (array.length === 1 ? 0 : 1); // an operand of one element is broadcast
 
 const OPERATIONS = {
   select_n(_, [which, ...cases], out) {
@@ -120,13 +120,14 @@ for (const [name, f] of Object.entries(BINARY)) {
   };
 }
 
-// Base64 of little-endian float32 -> Float32Array.
+// Decodes base64 of little-endian float32 to a Float32Array.
 function floats(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new Float32Array(bytes.buffer);
 }
 
-// A program of portable.py -> a function from an array to a Float64Array, which it uses again.
+// Compiles a program of jaxpr_to_js.py to a function from an array to a Float64Array, which each
+// call overwrites.
 function compile(program) {
   const slots = [new Float64Array(program.num_inputs)];
   for (const { slot, data } of program.constants) slots[slot] = floats(data);

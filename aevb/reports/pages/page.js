@@ -1,4 +1,4 @@
-// What every page begins with: its content, and how to find and make elements.
+// The common start of every page: its content, and functions to find and make elements.
 "use strict";
 
 const content = JSON.parse(document.getElementById("content").textContent);
