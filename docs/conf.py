@@ -1,7 +1,7 @@
-"""The site, by Sphinx: `make docs` builds it into site/, and takes every warning for an error.
+"""The Sphinx configuration of the site: `make docs` builds it into site/, with warnings as errors.
 
-The source is the repository's root, so that README.md and docs/*.md are read where they lie and
-their links are the same there and here. A page has to be in PAGES, which is the order of the site.
+The source is the repository's root, so that README.md and docs/*.md are read in place and their
+links work both there and on the site. Every page must be in PAGES, which is the order of the site.
 """
 
 import re
@@ -14,7 +14,7 @@ from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs"))  # `sphinx-build` does not put it there
+sys.path.insert(0, str(ROOT / "docs"))  # `sphinx-build` does not add it
 
 import reference  # noqa: E402
 
@@ -43,7 +43,7 @@ PAGES = {
     ],
 }
 
-# What a page or a style sheet would fetch by itself from elsewhere.
+# Whatever a page or a style sheet would fetch by itself from another site.
 OUTSIDE = {
     "*.html": r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["'](?:https?:)?//[^>]*""",
     "*.css": r"""(?:url\(|@import)\s*["']?(?:https?:)?//[^)]*""",
@@ -80,7 +80,7 @@ def setup(app: Any) -> None:
 
 
 def add_the_pages(_: Any, name: str, source: list[str]) -> None:
-    """The README is the first page; what there is besides stands in its margin."""
+    """Makes the README the first page, with the other pages in its margin."""
     if name == root_doc:
         for caption, pages in PAGES.items():
             source[0] += "\n".join(
@@ -101,13 +101,13 @@ def formula(translator: Any, node: Any) -> None:
 
 
 def mathml(latex: str, display: str) -> str:
-    """A formula in the browser's own language for it: no script, nothing from the network."""
-    spaced = r'\g<0><mspace width="0.17em" />'  # between a function's name and what it is of
+    """Returns a formula as MathML, which needs no script and nothing from the network."""
+    spaced = r'\g<0><mspace width="0.17em" />'  # between a function's name and its argument
     return re.sub(r"<mi>(log|exp)</mi>(?!<mo)", spaced, convert(latex, display=display))
 
 
 def finish(app: Any, error: Exception | None) -> None:
-    """The site opens by its index.html, and asks nobody else for anything."""
+    """Writes the site's index.html, and checks that no page needs the network."""
     if error is not None:
         return
     site = Path(app.outdir)

@@ -1,7 +1,7 @@
-"""The reference, read from the package's source: a page of Markdown for each public module.
+"""Writes the reference from the package's source: a page of Markdown for each public module.
 
 Nothing is imported. A docstring here is plain text with code in backticks and the sections Args,
-Returns and Raises; a field's comment tells its shape and unit, and so belongs to the page too.
+Returns and Raises. The comment of a field states its shape and unit, so it is part of the page.
 """
 
 import ast
@@ -15,11 +15,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aevb"
 PAGES = ROOT / "docs" / "api"
-LONG = 60  # letters of a value beyond which it is left to the source
+LONG = 60  # length in characters above which a value is omitted
 
 
 def module_of(path: Path) -> str:
-    """aevb/data/__init__.py -> "aevb.data"."""
+    """Returns the name of a module: aevb/data/__init__.py is "aevb.data"."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -34,7 +34,7 @@ SOURCES = {
 
 
 class Entry(NamedTuple):
-    """A directive of the page: what it documents, what it says, and what it holds."""
+    """A directive of a page: what it documents, its text, and the entries within it."""
 
     kind: str  # "function", "class", "data", ...
     title: str  # a name with its signature
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 def page(module: str) -> str:
-    """The Markdown of a module's page."""
+    """Returns the Markdown of a module's page."""
     source = SOURCES[module].read_text()
     tree = ast.parse(source)
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -68,7 +68,7 @@ def page(module: str) -> str:
 
 
 class _InFull(ast.NodeTransformer):
-    """The package's names as they are called from outside a module, so that they become links."""
+    """Replaces the package's names by their full names, so that they become links."""
 
     def __init__(self, ours: Mapping[str, str]):
         self.ours = ours
@@ -78,7 +78,7 @@ class _InFull(ast.NodeTransformer):
 
 
 def contents() -> str:
-    """The page that lists the modules, with the first line of what each says of itself."""
+    """Returns the page that lists the modules, each with the first line of its docstring."""
     rows = []
     for module, path in SOURCES.items():
         about = ast.get_docstring(ast.parse(path.read_text())) or ""
@@ -95,7 +95,7 @@ def contents() -> str:
 
 
 def write() -> None:
-    """All pages anew; those of modules that are gone go."""
+    """Writes all pages anew, and deletes those of modules that no longer exist."""
     PAGES.mkdir(exist_ok=True)
     texts = {"index": contents()} | {module: page(module) for module in SOURCES}
     for old in PAGES.glob("*.md"):
@@ -106,7 +106,7 @@ def write() -> None:
 
 
 def markdown(docstring: str | None) -> str:
-    """A docstring as Markdown: its sections as lists of fields, its text without any markup."""
+    """Returns a docstring as Markdown: sections as lists of fields, and text without any markup."""
     lines, section = [], ""
     for line in (docstring or "").splitlines():
         if line in ("Args:", "Returns:", "Raises:"):
@@ -120,7 +120,7 @@ def markdown(docstring: str | None) -> str:
 
 
 def _field(section: str, line: str) -> str:
-    """A line within a section; one that is indented further goes on with the last."""
+    """Formats a line of a section; a line with more indentation continues the last one."""
     text = line.removeprefix("    ")
     named = re.match(r"([\w., *]+): (.*)", text)
     if not text.strip() or text.startswith(" "):
@@ -134,7 +134,7 @@ def _field(section: str, line: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What Markdown would take for markup is escaped; a name in backticks may become a link."""
+    """Escapes what Markdown would treat as markup; a name in backticks may become a link."""
     parts = re.split(r"(`+[^`]+`+)", text)
     escaped = [re.sub(r"([*_<$\[\]|~])", r"\\\1", part) for part in parts[::2]]
     parts[::2] = escaped
@@ -143,7 +143,7 @@ def _plain(text: str) -> str:
 
 
 def directive(entry: Entry) -> str:
-    """An entry as MyST has it; a fence is longer than those within."""
+    """Formats an entry for MyST; its fence is longer than the fences within it."""
     inner = [directive(each) for each in entry.inner]
     fence = "`" * (6 if inner else 5)
     options = [
@@ -154,7 +154,7 @@ def directive(entry: Entry) -> str:
 
 
 def _entries(tree: ast.Module | ast.ClassDef, source: str) -> Iterator[Entry]:
-    """What a module or a class shows, in the order of its source."""
+    """Yields the public entries of a module or a class, in the order of the source."""
     in_class = isinstance(tree, ast.ClassDef)
     comments = _comments(tree, [*source.splitlines(), ""])
     for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
@@ -194,7 +194,7 @@ def _function(node: ast.FunctionDef, in_class: bool) -> Entry:
 def _said(
     node: ast.Assign | ast.AnnAssign, after: ast.stmt | None, comments: Mapping[int, str]
 ) -> str:
-    """Of a variable: the comments beside it, a string behind it, and of a table its entries."""
+    """Returns the text of a variable: its comments, the string behind it, and a table's entries."""
     parts = [_plain(comments[node.lineno])]
     match after:
         case ast.Expr(value=ast.Constant(value=str(text))):
@@ -212,10 +212,10 @@ def _value(value: ast.expr | None) -> dict[str, str]:
 
 
 def _comments(tree: ast.Module | ast.ClassDef, lines: list[str]) -> dict[int, str]:
-    """The first line of each assignment -> what the comments beside it say.
+    """Maps the first line of each assignment to the text of the comments beside it.
 
-    Comments between two fields of a class are of the upper one, if it has no other or they are
-    indented as what goes on with its own; else they are of the lower one.
+    Comments between two fields of a class belong to the upper one, if it has no other comment or
+    if they are indented like a continuation of it; otherwise they belong to the lower one.
     """
     found, taken = {}, set[int]()
     for node in tree.body:

@@ -1,8 +1,8 @@
-"""Larochelle's fixed binarization of MNIST, 500 hidden units, 20 latent dimensions.
+"""Larochelle's fixed binarization of MNIST, with 500 hidden units and 20 latent dimensions.
 
 python experiments/run.py --config=experiments/binarized_mnist.py
 
-Ends at a test bound of about -104 nats, in 2 minutes on two CPU cores.
+The test bound ends at about -104 nats, after 2 minutes on two CPU cores.
 """
 
 from aevb.config import Config, default_config
@@ -21,7 +21,7 @@ def get_config() -> Config:
 
 
 def get_sweep() -> Axes:
-    """Figure 2 of the paper, which chooses the step size so too."""
+    """Returns the axes of the paper's figure 2, whose step size is chosen in the same way."""
     return {
         "model.num_latents": (3, 5, 10, 20, 200),
         "optimizer.step_size": best_of(0.01, 0.02, 0.1),

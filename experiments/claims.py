@@ -1,4 +1,4 @@
-"""The claims of the paper, each with what was measured and whether that holds."""
+"""The claims of the paper, each with the measured result and whether it confirms the claim."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Claim(NamedTuple):
 
 
 def all_claims(findings: Findings) -> list[Claim]:
-    """In the order of the paper's figures, and then of its text."""
+    """Returns all claims, in the order of the paper's figures and then of its text."""
     return [
         claim_better(findings),
         *claim_superfluous(findings),
@@ -91,7 +91,7 @@ def claim_superfluous(findings: Findings) -> list[Claim]:
             continue
         on_train = paired(larger, smaller, lambda run: run["train_bound"])
         measured = f"{title} {lead.signed}"
-        if on_train is not None:  # what overfits is ahead on the training data
+        if on_train is not None:  # an overfitted model is ahead on the training data
             measured += f"; on the training data by {on_train.signed}"
         if study == "superfluous":
             measured += _along_training(larger, smaller) + _in_use(larger)
@@ -115,7 +115,7 @@ def _in_use(runs: list[Run]) -> str:
 
 
 def claim_figure_3(findings: Findings) -> list[Claim]:
-    """Of wake-sleep, and of MCEM."""
+    """Returns the claims on wake-sleep and on Monte Carlo EM in figure 3."""
     says = {
         "wake_sleep": "AEVB's marginal likelihood is above wake-sleep's (figure 3)",
         "mcem": "MCEM is no online algorithm, and cannot be applied efficiently to the full MNIST "

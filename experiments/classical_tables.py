@@ -13,7 +13,7 @@ MIXTURES = {
 
 
 def mixture() -> str:
-    """The Gaussian mixture beside scikit-learn's."""
+    """Returns the table that compares the Gaussian mixture with scikit-learn's."""
     contenders = read(BENCHMARKS / "mixture_speed.json")["contenders"]
     rows = []
     for name, title in MIXTURES.items():
@@ -33,7 +33,7 @@ def mixture() -> str:
 
 
 def sampling() -> str:
-    """Variational Bayes beside chains on one posterior."""
+    """Returns the table that compares variational Bayes with chains on the same posteriors."""
     rows = []
     for name, problem in read(BENCHMARKS / "sampling_speed.json")["problems"].items():
         for fit, it in problem["fits"].items():
@@ -56,7 +56,7 @@ def sampling() -> str:
 
 
 def off(fit: dict[str, Any], problem: dict[str, Any]) -> str:
-    """By how much, if that is more than the reference itself may be."""
+    """Formats the error of the mean, or its limit if the reference may be equally far off."""
     if fit["sampler_is_nearer_after_seconds"] is None:
         return f"below {2.0 * problem['reference_error']:.3f}"
     return f"{fit['mean_off_in_std']:.3f}"

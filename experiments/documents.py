@@ -1,4 +1,4 @@
-"""Markdown whose tables are made of results files: between marks, and in one way everywhere."""
+"""Markdown documents whose tables, between marks, are generated from results files."""
 
 import json
 import re
@@ -16,16 +16,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
+    """Returns a Markdown table; all columns but the first are numbers."""
     ruler = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ruler, *rows])
 
 
 def filled_in(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    """A document's text with each of its tables made anew.
+    """Returns the text of a document with each of its tables regenerated.
 
     Raises:
-        KeyError: there is no table of a mark's name.
+        KeyError: a mark names no table.
     """
 
     def made(match: re.Match[str]) -> str:

@@ -2,7 +2,7 @@
 
 python experiments/evaluate.py --workdir=RUN [FLAGS]
 
-The flags are in aevb/cli/evaluate.py, and in what --help prints.
+The flags are defined in aevb/cli/evaluate.py; --help prints them.
 """
 
 import sys

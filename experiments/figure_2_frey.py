@@ -1,8 +1,9 @@
-"""Figure 2 of the paper, Frey faces: the bound along training, AEVB against wake-sleep.
+"""Figure 2 of the paper, Frey faces: the bound during training, AEVB compared with wake-sleep.
 
 python experiments/run.py --config=experiments/figure_2_frey.py --sweep
 
-`make paper` runs it. The split is the literature's random one, with which the paper's axes agree.
+`make paper` runs it. The split is the random one of the literature, which agrees with the axes of
+the paper's figure.
 """
 
 from aevb.config import Config, default_config

@@ -1,4 +1,4 @@
-"""Figure 2 of the paper, MNIST: the bound along training, AEVB against wake-sleep.
+"""Figure 2 of the paper, MNIST: the bound during training, AEVB compared with wake-sleep.
 
 python experiments/run.py --config=experiments/figure_2_mnist.py --sweep
 

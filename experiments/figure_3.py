@@ -1,9 +1,9 @@
-"""Figure 3 of the paper: the marginal likelihood of few and of many training images, three ways.
+"""Figure 3 of the paper: the marginal likelihood with few and many training images, three ways.
 
 python experiments/run.py --config=experiments/figure_3.py --sweep
 
-`make paper` runs it and estimates log p(x) at every checkpoint. 100 hidden units and 3 latent
-dimensions, for which the paper's estimator of appendix D still works.
+`make paper` runs it and estimates log p(x) at every checkpoint. The model has 100 hidden units and
+3 latent dimensions, for which the paper's estimator of appendix D still works.
 """
 
 from aevb.config import Config, default_config

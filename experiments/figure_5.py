@@ -1,8 +1,8 @@
-"""Figures 4 (right) and 5 of the paper: MNIST models of 2, 5, 10 and 20 latent dimensions.
+"""Figures 4 (right) and 5 of the paper: MNIST models with 2, 5, 10 and 20 latent dimensions.
 
 python experiments/run.py --config=experiments/figure_5.py --sweep
 
-`make paper` runs it. On two CPU cores it takes some 10 minutes.
+`make paper` runs it. It takes about 10 minutes on two CPU cores.
 """
 
 from aevb.config import Config, default_config

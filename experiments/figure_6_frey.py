@@ -1,9 +1,9 @@
-"""Ours, for which the paper has no experiment: a posterior over the decoder's weights, or MAP?
+"""A posterior over the decoder's weights, compared with MAP, on Frey faces.
 
 python experiments/run.py --config=experiments/figure_6_frey.py --sweep
 
-Full variational Bayes (appendix F) beside AEVB with a point estimate, on few and on more frames.
-`make paper` runs it and estimates the test log p(x).
+The paper has no such experiment. Full variational Bayes (appendix F) is compared with AEVB with a
+point estimate, on few and on more frames. `make paper` runs it and estimates the test log p(x).
 """
 
 from aevb.config import Config, default_config

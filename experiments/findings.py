@@ -1,4 +1,4 @@
-"""What the studies of the paper found: their results files, and figures over their seeds."""
+"""The results files of the paper's studies, and statistics over their seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +24,11 @@ DECADES = (100_000, 1_000_000, 10_000_000)
 LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
 
 Run = Mapping[str, Any]
-Measure = Callable[[Run], float | None]  # None where a run has no such figure
+Measure = Callable[[Run], float | None]  # None if the run has no such figure
 
 
 class Figure(NamedTuple):
-    """A mean over seeds with its standard error, which one seed does not have."""
+    """A mean over seeds with its standard error, which is missing for a single seed."""
 
     mean: float
     error: float | None
@@ -42,7 +42,7 @@ class Figure(NamedTuple):
 
 
 class Findings:
-    """The results files of a folder, and what they say."""
+    """The results files of a folder."""
 
     def __init__(self, folder: Path):
         self.studies = {
@@ -52,7 +52,7 @@ class Findings:
         }
 
     def runs(self, study: str, **setting: Any) -> list[Run]:
-        """Of a study, those with these values (`__` standing for the dot of a field's name)."""
+        """Returns the runs of a study that have these values; `__` stands for a field's dot."""
         wanted = {name.replace("__", "."): value for name, value in setting.items()}
         return [
             run
@@ -61,7 +61,7 @@ class Findings:
         ]
 
     def values(self, study: str, axis: str) -> list[Any]:
-        """What an axis of a study goes through, sorted."""
+        """Returns the sorted values of an axis of a study."""
         return sorted({run["setting"][axis] for run in self.runs(study)})
 
 
@@ -71,7 +71,7 @@ def over_seeds(values: Sequence[float]) -> Figure:
 
 
 def verdict(lead: Figure, least: float = 0.0) -> str:
-    """Whether a lead is more than `least`, by two standard errors where they are known."""
+    """Says whether a lead is more than `least`, by two standard errors where they are known."""
     margin = 2 * (lead.error or 0.0)
     if lead.mean - margin > least:
         return "yes"
@@ -84,7 +84,7 @@ def paired(
     measure: Measure,
     measure_second: Measure | None = None,
 ) -> Figure | None:
-    """The difference between runs of the same seed; None where none has both."""
+    """Returns the difference between runs of the same seed, or None if no seed has both."""
     others = {run["seed"]: (measure_second or measure)(run) for run in second}
     both = [(measure(run), others.get(run["seed"])) for run in first]
     found = [one - other for one, other in both if one is not None and other is not None]
@@ -92,7 +92,7 @@ def paired(
 
 
 def at(examples: int, column: str) -> Measure:
-    """A run's bound at the evaluation nearest to so many examples, but at most a tenth off."""
+    """Returns a measure: a run's bound at the evaluation nearest to `examples`, at most 10% off."""
 
     def measure(run: Run) -> float | None:
         curve = run["curve"]
@@ -107,7 +107,7 @@ def at(examples: int, column: str) -> Measure:
 
 
 def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
-    """How many times fewer examples AEVB needs for the test bound that the other ends with."""
+    """Returns how many times fewer examples AEVB needs to reach the other's final test bound."""
     others, found = {run["seed"]: run for run in other}, []
     for run in aevb:
         if run["seed"] not in others:
@@ -127,7 +127,7 @@ def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
 
 
 def panels(findings: Findings) -> Iterable[tuple[str, str, int, list[Run], list[Run]]]:
-    """(study, title, Z, runs of AEVB, runs of wake-sleep) of each panel of figure 2."""
+    """Yields (study, title, Z, runs of AEVB, runs of wake-sleep) for each panel of figure 2."""
     for study, title in FIGURE_2.items():
         for num_latents in findings.values(study, LATENTS):
             aevb, other = (
@@ -138,15 +138,15 @@ def panels(findings: Findings) -> Iterable[tuple[str, str, int, list[Run], list[
 
 
 def of_figure_3(findings: Findings, algorithm: str, **setting: Any) -> list[Run]:
-    """The runs of an algorithm, with these values of other fields."""
+    """Returns the runs of an algorithm that have these values of other fields."""
     return findings.runs(FIGURE_3[algorithm], algorithm__name=algorithm, **setting)
 
 
 def log_p(run: Run, by: str) -> float:
-    """Test log p(x) of a run of figure 6, by the "mean" or by "samples" of theta."""
+    """Returns the test log p(x) of a run of figure 6, by the "mean" or by "samples" of theta."""
     return run["measured"][by]["estimators"]["importance"]["mean"]
 
 
 def power(examples: int) -> str:
-    """A power of ten, as 10⁶."""
+    """Formats a power of ten, for example 10⁶."""
     return "10" + "⁰¹²³⁴⁵⁶⁷⁸⁹"[round(math.log10(examples))]

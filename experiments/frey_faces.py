@@ -1,9 +1,10 @@
-"""The Frey faces on a 2-D latent space: figure 4 (left) of the paper.
+"""The Frey faces in a 2-D latent space: figure 4 (left) of the paper.
 
 python experiments/run.py --config=experiments/frey_faces.py
 
-Ends at about 930 nats on the training frames and 500 on the later fifth of the film, in 70 to 100 s
-on two CPU cores. The test bound is best, near 690, at a sixth of that; the faces go on improving.
+The bound ends at about 930 nats on the training frames and 500 on the last fifth of the film, after
+70 to 100 s on two CPU cores. The test bound is highest, near 690, after a sixth of the training;
+the decoded faces improve until the end.
 """
 
 from aevb.config import Config, default_config
@@ -23,7 +24,7 @@ def get_config() -> Config:
 
 
 def get_sweep() -> Axes:
-    """Figure 2 of the paper, which chooses the step size so too."""
+    """Returns the axes of the paper's figure 2, whose step size is chosen in the same way."""
     return {
         "model.num_latents": (2, 5, 10, 20),
         "optimizer.step_size": best_of(0.01, 0.02, 0.1),

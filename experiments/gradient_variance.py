@@ -1,12 +1,13 @@
-"""How noisy the gradient of every bound is, along the training of one model.
+"""Measures the variance of the gradient of every bound during the training of one model.
 
 python experiments/gradient_variance.py --config=experiments/binarized_mnist.py \
 [--examples=10000,100000,1000000] [--seeds=3] [--config.FIELD=VALUE ...]
 
-The model is trained as the config says. At each count of examples the gradient of every bound, with
-the same number of samples each, is drawn many times on one minibatch: the variance is the sum over
-the parameters of encoder or decoder. Writes experiments/results/gradient_variance.json, of which
-`experiments/readme.py` makes the table and the figure of docs/estimators.md.
+The model is trained according to the config. At each count of examples, the gradient of every
+bound, with the same number of samples each, is drawn many times on one minibatch. The variance is
+the sum over the parameters of the encoder or of the decoder. The program writes
+experiments/results/gradient_variance.json, from which `experiments/readme.py` makes the table and
+the figure of docs/estimators.md.
 """
 
 import math
@@ -26,7 +27,7 @@ from aevb.errors import UserError
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "gradient_variance.json"
 
-# What a bound's gradient is an estimate of, if another bound's is one of the same.
+# Maps a bound to another bound whose gradient it also estimates.
 SAME_GRADIENT = {
     "sgvb_a": "sgvb_b",
     "score_function": "sgvb_b",
@@ -37,7 +38,7 @@ SAME_GRADIENT = {
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
-    """Adds the flags of this program but for --config."""
+    """Adds the flags of this program, except --config."""
     flags.DEFINE_list(
         "examples", ["10000", "100000", "1000000"], "How much training the models have had.",
         flag_values=flag_values,
@@ -55,7 +56,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 def measure(
     values: Values, points: list[int], given: flags.FlagValues
 ) -> list[list[dict[str, Any]]]:
-    """Trains a model a seed -> for each of them, at each point, the figures of every bound."""
+    """Trains one model per seed, and returns the figures of every bound at each point for each."""
     import jax
     import jax.numpy as jnp
 
@@ -89,7 +90,7 @@ def measure(
 def make_moments(
     vae: Any, x: Any, *, num_samples: int, num_draws: int
 ) -> dict[str, Callable[..., Any]]:
-    """For each bound `moments(params, key)` of its gradient, the mean over the minibatch x."""
+    """Returns `moments(params, key)` of the gradient averaged over the minibatch x, per bound."""
     import jax
     import jax.numpy as jnp
 
@@ -116,7 +117,7 @@ def make_moments(
 def summarize(
     draw: dict[str, Callable[..., Any]], params: Any, num_draws: int
 ) -> dict[str, dict[str, Any]]:
-    """Variance by part and by layer, bias, and seconds a gradient, of every bound."""
+    """Returns each bound's variance by part and layer, its bias, and the seconds per gradient."""
     import jax
     import numpy as np
 
@@ -150,7 +151,7 @@ def summarize(
 
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Mean and standard error over seeds of each figure, point by point."""
+    """Returns the mean and standard error over seeds of each figure, point by point."""
     from aevb.storage.metrics_log import mean_over_seeds
 
     return [
@@ -170,10 +171,10 @@ def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def points_of(words: list[str], values: Values) -> list[int]:
-    """The counts of examples asked for.
+    """Returns the requested counts of examples.
 
     Raises:
-        UserError: they are no rising whole numbers of at least a minibatch.
+        UserError: they are not increasing whole numbers, each at least the size of a minibatch.
     """
     points = [int(word) for word in words if word.isdecimal()]
     if len(points) != len(words) or not points or sorted(set(points)) != points:
@@ -189,7 +190,7 @@ def points_of(words: list[str], values: Values) -> list[int]:
 
 
 def told(argv: list[str]) -> list[str]:
-    """The flags that matter to the result."""
+    """Returns the flags that affect the result."""
     return [word for word in argv[1:] if not word.startswith("--output")]
 
 

@@ -1,12 +1,13 @@
-"""Every figure of the paper, and what the report says of it: trains, measures and draws.
+"""Trains the models, takes the measurements and draws the figures of the report on the paper.
 
 python experiments/paper.py [--quick] [--only=figure_2_frey,...] [--data-dir=FOLDER] \
 [-- FLAGS OF run.py]
 
-Each study is a sweep of `experiments/run.py` in runs/paper/, taken up where it stopped, and then a
-results file in experiments/results/paper/, with every run's curve; `experiments/report.py` makes
-docs/paper.md of them. All of it takes hours on two CPU cores. --quick shows in ten minutes that
-everything works, with runs far too short to be worth a look, and writes to runs/paper-quick alone.
+Each study is a sweep of `experiments/run.py` in runs/paper/, which is resumed if it was stopped.
+Its results file in experiments/results/paper/ holds every run's curve. `experiments/report.py`
+makes docs/paper.md from these files. All studies together take hours on two CPU cores. --quick
+checks in ten minutes that everything works, with runs that are far too short to be informative, and
+writes only to runs/paper-quick.
 """
 
 import argparse
@@ -27,18 +28,18 @@ from aevb.storage import metrics_log
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "paper"
 PICTURES = ROOT / "docs" / "paper"
-IGNORED = ("seed", "optimizer.step_size")  # no axes that make a setting of their own
+IGNORED = ("seed", "optimizer.step_size")  # axes that do not define a setting of their own
 
 
 class Scale(NamedTuple):
-    """How much of the measuring is done."""
+    """The size of the measurements."""
 
-    num_points: int  # datapoints of which log p(x) is estimated
+    num_points: int  # datapoints whose log p(x) is estimated
     num_chains: int
-    num_samples: int  # K of importance
+    num_samples: int  # K of importance sampling
     num_temps: int
     num_theta: int
-    num_evaluations: int  # the last so many of a run
+    num_evaluations: int  # measured per run, the last ones
 
 
 FULL = Scale(
@@ -61,28 +62,28 @@ class Run(NamedTuple):
     config: Mapping[str, Any]
 
 
-Measure = Callable[[Run, Scale], dict[str, Any]]  # -> what more the results of a run say
+Measure = Callable[[Run, Scale], dict[str, Any]]  # returns further entries of a run's results
 
 
 class Study(NamedTuple):
-    """A sweep, and what is measured of each of its runs."""
+    """A sweep, and the measurement that is made on each of its runs."""
 
     config: str  # a file of experiments/
-    flags: tuple[str, ...] = ()  # of run.py, beside --sweep
-    quick: tuple[str, ...] = ()  # what --quick adds
+    flags: tuple[str, ...] = ()  # of run.py, in addition to --sweep
+    quick: tuple[str, ...] = ()  # added by --quick
     measure: Measure | None = None
 
 
 def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
-    """log p(x) by the paper's own estimator at each evaluation, and the sandwich at the end.
+    """Returns log p(x) by the paper's estimator at each evaluation, and both bounds at the end.
 
-    All from a fit of every mode of each posterior: Monte-Carlo EM's have several, and from one of
-    them the estimates find a part of p(x) alone.
+    All of them use a fit of every mode of each posterior. The posteriors of Monte Carlo EM have
+    several modes; estimates that start from one mode find only a part of p(x).
     """
     curve: dict[str, Any] = {"examples": [], "train": [], "test": []}
     records = metrics_log.read_records(run.folder / "metrics.jsonl")
     common = ("--proposal=modes", f"--num_chains={scale.num_chains}")
-    papers = ("--num_draws=50", "--num_leapfrog=4", "--num_warmup=100")  # from a fit few do
+    papers = ("--num_draws=50", "--num_leapfrog=4", "--num_warmup=100")  # few, from a fit
     for record in records[-scale.num_evaluations :]:
         curve["examples"].append(record["examples"])
         step = record["examples"] // run.config["train.batch_size"]
@@ -102,7 +103,7 @@ def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
 
 
 def predictions(run: Run, scale: Scale) -> dict[str, Any]:
-    """Test log p(x) at the mean of theta and, where it has a posterior, by samples of it."""
+    """Returns the test log p(x) at the mean of theta and, if it has a posterior, by its samples."""
     flags = ("--estimators=importance", f"--num_samples={scale.num_samples}")
     found = {"mean": estimate(run, "mean", scale, *flags)}
     if run.config["algorithm.name"] == "full_vb":
@@ -112,7 +113,7 @@ def predictions(run: Run, scale: Scale) -> dict[str, Any]:
 
 
 def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
-    """How many latents carry information, and the KL of those and of the others; test data."""
+    """Counts the latents that carry information in the test data, with the KL of both groups."""
     import jax
     import numpy as np
 
@@ -136,7 +137,7 @@ def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
     }
 
 
-IN_USE = 0.1  # nats of a latent's KL, in the mean over the test data
+IN_USE = 0.1  # nats of a latent's KL, averaged over the test data
 STEP = "--config.optimizer.step_size=0.02"
 SHORT = ("--config.train.num_examples=20000", STEP, "--axis=seed=0")
 FEW = (*SHORT, "--axis=data.num_train=1000")
@@ -145,7 +146,8 @@ MILLION = "--config.train.num_examples=1000000"
 
 STUDIES: Mapping[str, Study] = {
     "figure_2_mnist": Study("figure_2_mnist", quick=(*LONGER, "--axis=model.num_latents=3,20")),
-    # Where the paper sees no overfitting: longer, at a step size that is the better one in the end.
+    # The paper sees no overfitting. These runs are longer, at the step size that is best at the
+    # end.
     "superfluous": Study(
         "figure_2_mnist",
         ("--config.train.num_examples=30000000", STEP, "--axis=model.num_latents=20,200",
@@ -166,7 +168,7 @@ STUDIES: Mapping[str, Study] = {
         "figure_6_mnist", quick=(*SHORT, "--axis=data.num_train=100,1000"), measure=predictions
     ),
     "figure_6_frey": Study("figure_6_frey", quick=SHORT, measure=predictions),
-    # What the paper does not say, or says without a figure: the effect of each choice.
+    # Choices that the paper does not state, or states without a figure: the effect of each.
     "silent_binarization": Study(
         "mnist",
         (MILLION, STEP, "--axis=model.num_latents=20", "--axis=data.binarization=dynamic,fixed"),
@@ -203,7 +205,7 @@ STUDIES: Mapping[str, Study] = {
 
 
 def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
-    """What `evaluate.py` finds, once for each run and name."""
+    """Returns the result of `evaluate.py`, which runs once for each run and name."""
     output = run.folder / "marginal" / f"{name}.json"
     if not output.exists():
         output.parent.mkdir(exist_ok=True)
@@ -215,7 +217,7 @@ def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
 
 
 def evidence_bound(run: Run) -> dict[str, float]:
-    """Full variational Bayes' bound on log p(X) of its training data, over N; nats."""
+    """Returns full variational Bayes' bound on log p(X) of its training data, over N; nats."""
     import jax
     import numpy as np
 
@@ -264,7 +266,7 @@ def runs_of(folder: Path) -> list[Run]:
 
 
 def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
-    """A study's results: its choices of the step size, and every run with its curve."""
+    """Returns a study's results: its choices of the step size, and every run with its curve."""
     sweep = json.loads((folder / "sweep.json").read_text())
     axes = [axis for axis in sweep["rows"][0]["setting"] if axis not in IGNORED]
     runs = []
@@ -291,7 +293,7 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
 
 
 def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
-    """Figures 4 and 5, which need the models themselves: those of the studies in two folders."""
+    """Draws figures 4 and 5, which need the models of the studies in these two folders."""
     from aevb.experiment import build
     from aevb.reports import figures, run_figures
     from aevb.runs.load import read_state
@@ -348,7 +350,7 @@ def main() -> int:
         print(f"\n=== {name}", flush=True)
         began = time.monotonic()
         status = subprocess.run(sweep_command(study, folder, args), check=False).returncode
-        if status not in (0, 3):  # 3: a run failed, which the results tell
+        if status not in (0, 3):  # 3: a run failed, which the results record
             return status
         found = collect(study, folder, QUICK if args.quick else FULL)
         report = {

@@ -1,11 +1,12 @@
-"""Writes the tables and figures of docs/paper.md from what `experiments/paper.py` found.
+"""Writes the tables and figures of docs/paper.md from the results of `experiments/paper.py`.
 
     python experiments/report.py [--folder=runs/paper-quick]
     python experiments/report.py runs/A runs/B ...    # compares runs, as `aevb report` does
 
-Each claim of the paper is a row: what it says, what was measured, and whether that holds. A study
-that was not run yet is said to be missing. Errors are standard errors over seeds; differences are
-between runs of the same seed, which begin with the same weights and see the same minibatches.
+Each claim of the paper is a row: the claim, the measured result, and whether it confirms the claim.
+A study that has not been run is reported as missing. Errors are standard errors over seeds.
+Differences are between runs of the same seed, which start with the same weights and use the same
+minibatches.
 """
 
 import argparse
@@ -133,7 +134,7 @@ SILENT = (
 
 
 def silent_table(findings: Findings) -> str:
-    """What the paper leaves open, and what each reading makes."""
+    """Returns the choices that the paper leaves open, and the effect of each reading."""
     rows = []
     for study, title, axis in SILENT:
         for value in findings.values(study, axis):
@@ -169,13 +170,13 @@ def _steps(runs: Sequence[Run]) -> str:
 
 
 def _acceptance(runs: Sequence[Run]) -> str:
-    """Of MCEM's chains, at the end of training."""
+    """Formats the acceptance of Monte Carlo EM's chains at the end of training."""
     found = [run["last_record"].get("recent_acceptance") for run in runs]
     return "" if None in found else f"{min(found):.2f} to {max(found):.2f}"
 
 
 class Picture(NamedTuple):
-    """A file beside the document, shown once the studies that it needs were run."""
+    """An image file of the document, shown once the studies that it needs have been run."""
 
     file: str
     caption: str
@@ -210,12 +211,12 @@ TABLES: Mapping[str, Callable[[Findings], str]] = {
 
 
 def text_of(document: str, findings: Findings) -> str:
-    """A document with each of its tables made anew."""
+    """Returns a document with each of its tables regenerated."""
     return filled_in(document, {name: lambda t=t: t(findings) for name, t in TABLES.items()})
 
 
 def draw(findings: Findings, pictures: Path) -> None:
-    """Figures 2, 3 and 6, of the studies that were run."""
+    """Draws figures 2, 3 and 6, as far as their studies have been run."""
     for study, limits in (("figure_2_mnist", (-180.0, -90.0)), ("figure_2_frey", (0.0, 1600.0))):
         if study in findings.studies:
             drawn = {

@@ -1,10 +1,11 @@
-"""Trains every row of the README's table of results, over several seeds, and writes them down.
+"""Trains every row of the README's table of results with several seeds, and writes the results.
 
 python experiments/reproduce.py [--rows=frey_random_2,...] [--num_examples=N] [-- FLAGS OF run.py]
 
-One run after another in runs/reproduce/, each as `experiments/run.py` does it; started again, it
-goes on where it stopped. The rows that were asked for are replaced in the results file, with
-their curves, and the others stay. `experiments/readme.py` makes the table of the README from it.
+The runs are trained one after another in runs/reproduce/, each as by `experiments/run.py`. If the
+program is stopped and started again, it continues where it stopped. The requested rows are replaced
+in the results file, with their curves; the others are kept. `experiments/readme.py` makes the table
+of the README from that file.
 """
 
 import argparse
@@ -44,7 +45,7 @@ ROWS = {
         "binarized_mnist",
         {"data.split": "train+validation"},
     ),
-    # A step too long for these models: the bound is poor, and what counts is that it is finite.
+    # The step is too long for these models: the bound is poor, and the test is that it is finite.
     "frey_step_0.1": Row(
         "Frey faces, random split, Z = 2, step 0.1",
         "frey_faces",
@@ -73,7 +74,7 @@ def command(row: Row, seed: int, folder: Path, extra: list[str]) -> list[str]:
 
 
 def train(name: str, seed: int, runs: Path, extra: list[str]) -> dict[str, Any]:
-    """One run -> its summary and its curve, or why it failed."""
+    """Trains one run, and returns its summary and curve, or the reason of its failure."""
     folder = runs / name / f"seed={seed}"
     done = subprocess.run(
         command(ROWS[name], seed, folder, extra),
@@ -90,7 +91,7 @@ def train(name: str, seed: int, runs: Path, extra: list[str]) -> dict[str, Any]:
 
 
 def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row of the results file: mean and standard error over the seeds that finished."""
+    """Returns a row of the results file: mean and standard error over the seeds that finished."""
     result: dict[str, Any] = {"experiment": row.experiment, "overrides": row.overrides}
     finished = [run for run in runs if "failed" not in run]
     result["num_failed"] = len(runs) - len(finished)

@@ -1,14 +1,14 @@
-"""Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
+"""Trains or resumes one experiment in its folder; --sweep trains several.
 
 python experiments/run.py --config=experiments/frey_faces.py [FLAGS]
 
-The flags are in aevb/cli/run.py, and in what --help prints.
+The flags are defined in aevb/cli/run.py; --help prints them.
 """
 
 from aevb.runtime import signals
 
 if __name__ == "__main__":
-    signals.exit_at_once()  # before all that takes its time to be imported
+    signals.exit_at_once()  # before the slow imports
 
 import sys
 

@@ -1,11 +1,11 @@
-"""The tables of docs/scaling.md: what was measured, and a model of what a step costs.
+"""The tables of docs/scaling.md: measurements, and a model of the cost of a training step.
 
-By the model a step of M examples on n devices takes
+In the model, a step of M examples on n devices takes
 
     launch + max(arithmetic, memory traffic) + all-reduce
 
-or, if that is longer, the reading of M records, which are read ahead. `Machine` has the rates, and
-`Network` the counts.
+or, if that is longer, the time to read M records, which are read ahead. `Machine` has the rates,
+and `Network` the counts.
 """
 
 import math
@@ -18,7 +18,7 @@ FLOAT = 4  # bytes
 
 
 class Network(NamedTuple):
-    """One hidden layer each way, as in the paper."""
+    """A network with one hidden layer in the encoder and one in the decoder, as in the paper."""
 
     num_dims: int
     num_hidden: int
@@ -35,39 +35,40 @@ class Network(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Of an example: a product and a sum a weight, forwards, for inputs and for weights.
+        """Counts the operations per example: one product and one sum per weight and pass.
 
-        The first layer's inputs need no gradient.
+        The passes are the forward pass, the gradient of the inputs, and the gradient of the
+        weights. The gradient of the first layer's inputs is not needed.
         """
         return 2 * (3 * self.num_weights - self.num_hidden * self.num_dims)
 
     @property
     def state_bytes(self) -> int:
-        """Of a step, whatever M: weight, accumulator and gradient, read and written."""
+        """Counts the bytes per step for any M: weight, accumulator, gradient, read and written."""
         return 6 * FLOAT * self.num_params
 
     @property
     def example_bytes(self) -> int:
-        """Of an example: each layer's values and their gradients, written and read."""
+        """Counts the bytes per example: values and gradients of each layer, written and read."""
         values = 3 * self.num_dims + 2 * self.num_hidden + 5 * self.num_latents
         return 2 * 2 * FLOAT * values
 
 
 class Machine(NamedTuple):
-    """What a device of it does in a second, and what its links do."""
+    """The rates of one device of a machine, and of its links."""
 
-    flops: float  # of float32 products as they are, not as they are advertised
-    memory: float  # bytes
-    launch: float  # seconds a step, whatever it does
-    inner_link: float  # bytes, among the devices of a host
-    outer_link: float  # bytes, of a device among hosts
-    hop: float  # seconds, of a message among hosts
+    flops: float  # per second, of float32 products; the achieved rate, not the advertised one
+    memory: float  # bytes per second
+    launch: float  # seconds per step, a fixed cost
+    inner_link: float  # bytes per second, among the devices of a host
+    outer_link: float  # bytes per second, of one device, among hosts
+    hop: float  # seconds per message among hosts
     devices_per_host: int
-    records: float  # of 784 bytes, read at random places by a host
+    records: float  # per second and host, of 784 bytes each, read at random places
 
 
 class Step(NamedTuple):
-    """Seconds of a step, and of its parts."""
+    """The seconds of a step, and of its parts."""
 
     launch: float
     compute: float
@@ -81,7 +82,7 @@ class Step(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """The part that is the largest."""
+        """Returns the name of the largest part."""
         if self.input >= self.seconds:
             return "reading"
         parts = {name: getattr(self, name) for name in ("launch", "compute", "memory")}
@@ -90,9 +91,9 @@ class Step(NamedTuple):
 
 
 def step(network: Network, machine: Machine, devices: int, each: int, *, on_disk: bool) -> Step:
-    """The model: `each` examples on every one of the devices."""
+    """Models the time of a step with `each` examples on each of the devices."""
     hosts = math.ceil(devices / machine.devices_per_host)
-    volume = 2 * (devices - 1) / devices * FLOAT * network.num_params  # of a ring, a device
+    volume = 2 * (devices - 1) / devices * FLOAT * network.num_params  # of a ring, per device
     link = machine.inner_link if hosts == 1 else machine.outer_link
     hops = 2 * math.log2(devices) * machine.hop if devices > 1 else 0.0  # of a tree
     return Step(
@@ -105,7 +106,7 @@ def step(network: Network, machine: Machine, devices: int, each: int, *, on_disk
 
 
 MNIST = Network(784, 500, 20)
-# Round numbers of an accelerator of 2023 with eight to a host, none of them measured here.
+# Round numbers of an accelerator of 2023, eight per host. None of them was measured here.
 ACCELERATOR = Machine(
     flops=1e14,
     memory=2.5e12,
@@ -120,13 +121,13 @@ IMAGES = 10**10
 
 
 def results(name: str) -> dict[str, Any] | None:
-    """Of a benchmark, if it has been run."""
+    """Returns the results of a benchmark, or None if it has not been run."""
     path = BENCHMARKS / f"{name}.json"
     return read(path) if path.exists() else None
 
 
 def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds a step and seconds an example of one device, by least squares of relative errors."""
+    """Fits seconds per step and per example on one device, by least squares of relative errors."""
     alone = [row for row in rows if row["devices"] == 1]
     sizes = np.array([row["batch_size"] for row in alone], float)
     seconds = np.array([row["seconds_a_step"] for row in alone])
@@ -136,7 +137,7 @@ def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def alone_table() -> str:
-    """One device: measured, and by the model's straight line."""
+    """Returns the table of one device: measured times, and the model's straight line."""
     report = results("scaling_speed")
     if report is None:
         return MISSING
@@ -156,7 +157,7 @@ def alone_table() -> str:
 
 
 def devices_table() -> str:
-    """Several simulated devices: a minibatch that they share, and one that grows with them."""
+    """Returns the table of simulated devices, with a shared minibatch and with one that grows."""
     report = results("scaling_speed")
     if report is None:
         return MISSING
@@ -175,7 +176,7 @@ def devices_table() -> str:
 
 
 def streaming_table() -> str:
-    """Data on disk beside data in memory."""
+    """Returns the table that compares data on disk with data in memory."""
     report = results("streaming_speed")
     if report is None:
         return MISSING
@@ -196,7 +197,7 @@ def streaming_table() -> str:
 
 
 def held_table() -> str:
-    """What the small process held along its epoch."""
+    """Returns the memory that the process under a limit held during its epoch."""
     report = results("streaming_speed")
     if report is None:
         return MISSING
@@ -208,7 +209,7 @@ def held_table() -> str:
 
 
 def paper_table() -> str:
-    """The model taken to 1,000 accelerators: speed, and what limits it."""
+    """Returns the model's speed on up to 1,000 accelerators, and the limiting part."""
     cells = []
     for devices in (1, 8, 64, 1000):
         for each in (100, 1000, 10_000):

@@ -2,8 +2,8 @@
 
     python experiments/story.py [--output=FOLDER]
 
-The page's blocks of Python share one namespace, and what they claim they assert. Each figure shows
-what it finds in that namespace, so that the page, its code and its pictures cannot part.
+The page's blocks of Python share one namespace, and assert the claims of the text. The figures are
+drawn from the values in that namespace, so that the page, its code and its figures agree.
 """
 
 import argparse
@@ -25,9 +25,9 @@ FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):
-    """A block of Python of a page."""
+    """A block of Python code of a page."""
 
-    line: int  # of the page, where it begins
+    line: int  # of the page, where the block begins
     code: str
 
 
@@ -38,7 +38,7 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def run(page: Path) -> SimpleNamespace:
-    """Everything that the page's code has defined; an error's traceback has the page's lines."""
+    """Returns all names that the page's code defines; tracebacks show the lines of the page."""
     namespace: dict[str, Any] = {"__name__": page.stem}
     for block in blocks_of(page.read_text()):
         lines = "\n" * (block.line - 1) + block.code
@@ -46,7 +46,7 @@ def run(page: Path) -> SimpleNamespace:
     return SimpleNamespace(**namespace)
 
 
-# The figures, of what the page's code has defined
+# The figures, drawn from the names that the page's code defines
 
 
 def coin(its: SimpleNamespace) -> dict[str, Panel]:
@@ -163,7 +163,7 @@ def mean_field(its: SimpleNamespace) -> dict[str, Panel]:
 def _normal_gamma_planes(
     its: SimpleNamespace,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """mu, tau, and the densities of the exact posterior and of mean field over them."""
+    """Returns mu, tau, and the densities of the exact posterior and of mean field on a grid."""
     mu, tau = np.linspace(-1.0, 2.2, 150), np.linspace(0.02, 6.0, 150)
     log_prob = its.jax.vmap(its.jax.vmap(its.together.log_prob, (None, 0)), (0, None))
     exact = np.exp(log_prob(mu, tau))

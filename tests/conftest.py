@@ -18,16 +18,17 @@ from aevb.runtime import xla
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# JAX keeps what it has traced, which Python's collector would walk through again and again.
+# JAX keeps what it has traced, and Python's garbage collector would scan it again and again.
 gc.set_threshold(100_000, 50, 100)
-# Most of the time goes into compiling programs that run for a moment; this takes a third off.
+# Most of the time goes into compiling programs that run only briefly; this saves a third of it.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Without the slow tests, programs are made in half the time, by XLA's older emitters.
+    """Sets compiler flags that halve the compilation time if the slow tests are left out.
 
-    Here, and in the processes that tests start. With the slow tests these are as users have them.
+    The flags select XLA's older emitters, here and in the processes that tests start. With the slow
+    tests, the programs are compiled as they are for users.
     """
     if "not slow" in config.option.markexpr:
         flags = os.environ.get("XLA_FLAGS", "")
@@ -57,13 +58,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the finished run of small_run.py, which tests read and copy."""
+    """Returns the folder of the finished run of small_run.py, which tests read and copy."""
     return made_once(tmp_path_factory, "small_run", lambda folder: _train(folder, {}))
 
 
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on the Frey faces, with two latents; tests read and copy it."""
+    """Returns the folder of a finished run on the Frey faces with two latents, to read and copy."""
     values = {"model.hidden": (20,), "train.num_examples": 2000, "train.first_eval": 1000}
     return made_once(tmp_path_factory, "faces", lambda folder: _train(folder, values))
 
@@ -81,14 +82,14 @@ def _train(folder: Path, values: dict[str, object]) -> None:
 
 @pytest.fixture
 def standard_promotion() -> Iterator[None]:
-    """For tests that run other people's code, which leans on promotion; each says whose."""
+    """Allows promotion in tests that run other libraries' code, which needs it; each names it."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 @pytest.fixture(scope="module")
 def optimized() -> Iterator[None]:
-    """For claims about bits, which are to hold of the programs that users run."""
+    """Compiles as for users, in tests of claims about the exact bits of results."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(xla.CPU_OPTIONS, "xla_cpu_use_fusion_emitters", True)
         xla.training_options.cache_clear()

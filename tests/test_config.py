@@ -1,4 +1,4 @@
-"""The config's door: what an experiment file may say, and what comes out of it."""
+"""Checks of a config: which values an experiment file may set, and what is returned."""
 
 import importlib
 import importlib.util
@@ -121,11 +121,11 @@ def test_a_config_without_a_field_or_with_one_too_many_is_refused():
         validate(config)
 
 
-# What a run's folder says of a field
+# The settings in a run's folder
 
 
 def folder_of_a_run(tmp_path: Path, **fields: Any) -> Path:
-    """Begun with these settings, before data.num_train existed."""
+    """Returns the folder of a run with these settings, from before data.num_train existed."""
     config = {k: v for k, v in changed(**fields).items() if k != "data.num_train"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
@@ -133,6 +133,6 @@ def folder_of_a_run(tmp_path: Path, **fields: Any) -> Path:
 
 def test_a_run_begun_before_a_field_existed_had_its_default(tmp_path: Path):
     folder = folder_of_a_run(tmp_path, model__num_latents=3)
-    assert runs.inspect(folder, changed(model__num_latents=3)) is None  # it can go on
+    assert runs.inspect(folder, changed(model__num_latents=3)) is None  # the run can be continued
     with pytest.raises(UserError, match=r"data\.num_train \(0 there, 100 here\)"):
         runs.inspect(folder, changed(model__num_latents=3, data__num_train=100))

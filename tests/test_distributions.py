@@ -1,4 +1,4 @@
-"""Distributions: against SciPy in float64, quadrature, and their own samples."""
+"""Distributions, against SciPy in float64, quadrature, and their own samples."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ SEEDS = (0, 1, 2)
 
 
 def random_case(seed: int, num_dims: int = 4) -> tuple[DiagNormal, np.ndarray, np.ndarray]:
-    """A normal, and its mean and log-variance in float64 as float32 holds them."""
+    """Returns a normal, and its mean and log-variance in float64, exactly as float32 holds them."""
     rng = np.random.default_rng(seed)
     mean = rng.normal(size=num_dims).astype(np.float32)
     log_var = rng.normal(size=num_dims).astype(np.float32)
@@ -85,7 +85,7 @@ def test_kl_to_standard_normal_is_its_integral(seed: int):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_kl_to_standard_normal_is_the_mean_log_ratio(seed: int):
-    """Ties `sample`, both `log_prob` and the KL to one another."""
+    """The test compares `sample`, both `log_prob` and the KL with one another."""
     normal, _, _ = random_case(seed)
     z = jnp.float32(draws_of(normal))
     ratios = jax.vmap(normal.log_prob)(z) - jax.vmap(StandardNormal(4).log_prob)(z)
@@ -102,7 +102,7 @@ def test_kl_vanishes_at_the_standard_normal_with_its_gradient():
 
 @pytest.mark.parametrize("log_var", [1e-2, -1e-2, 1e-3, -1e-3, 1e-4, -1e-4])
 def test_kl_keeps_its_digits_next_to_the_standard_normal(log_var: float):
-    """exp(t) - 1 would be off by 6e-8 here, more than the whole KL at t = 1e-4."""
+    """Computing exp(t) - 1 would be off by 6e-8 here, more than the whole KL at t = 1e-4."""
     t = float(np.float32(log_var))
     kl = jax.jit(DiagNormal.kl_to_standard_normal)(DiagNormal(jnp.zeros(1), jnp.full(1, t)))
     assert kl == pytest.approx(0.5 * (np.expm1(t) - t), rel=0.01, abs=1e-11)
@@ -133,7 +133,7 @@ def test_standard_normal_samples_are_standard():
 
 
 def test_the_sample_is_differentiable_along_its_path():
-    """z = mean + exp(log_var / 2) eps: dz/dmean = 1 and dz/dlog_var = (z - mean) / 2."""
+    """With z = mean + exp(log_var / 2) eps, dz/dmean = 1 and dz/dlog_var = (z - mean) / 2."""
     normal, _, _ = random_case(0)
     key = jax.random.key(3)
     z = normal.sample(key)
@@ -143,7 +143,7 @@ def test_the_sample_is_differentiable_along_its_path():
 
 
 def test_the_reparameterized_gradient_is_unbiased():
-    """E[z^2] = mean^2 + var, so its gradient is 2 mean and var."""
+    """The expectation E[z^2] is mean^2 + var, so its gradient is 2 mean and var."""
     normal, mean, log_var = random_case(1)
     keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
 

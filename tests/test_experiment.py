@@ -1,4 +1,4 @@
-"""From a config to its objects: which likelihoods may score which data, and that each learns."""
+"""Experiments built from a config: which likelihoods accept which data, and whether each learns."""
 
 import itertools
 
@@ -24,7 +24,7 @@ NUM_DATA, NUM_DIMS = 40, 6
 
 
 def dataset(kind: str, grey_scale: float = 256.0) -> Dataset:
-    """Two clusters, of what each kind of data holds."""
+    """Returns a dataset of two clusters, stored as each kind of data is."""
     rng = np.random.default_rng(0)
     centres = rng.uniform(size=(2, NUM_DIMS))[rng.integers(2, size=NUM_DATA)]
     noisy = centres + 0.05 * rng.normal(size=centres.shape)
@@ -60,7 +60,7 @@ def build(monkeypatch: pytest.MonkeyPatch, name: str, data_set: Dataset) -> Expe
 def test_a_likelihood_is_given_no_data_of_a_kind_that_it_cannot_score(
     monkeypatch: pytest.MonkeyPatch, name: str, kind: str
 ):
-    """What is refused is told all the likelihoods that fit, and where to choose other data."""
+    """The message names all likelihoods that fit, and the setting for choosing other data."""
     if kind in LIKELIHOODS[name].kinds:
         assert build(monkeypatch, name, dataset(kind)).vae.levels == LIKELIHOODS[name].levels
         return
@@ -75,7 +75,7 @@ def test_a_likelihood_is_given_no_data_of_a_kind_that_it_cannot_score(
 
 
 def test_the_guard_lets_each_kind_of_data_be_scored_by_these():
-    """Written out, so that a kind that an entry claims wrongly shows."""
+    """The expected table is written out, so that a kind claimed by mistake is found."""
     by_kind = {
         kind: {name for name, likelihood in LIKELIHOODS.items() if kind in likelihood.kinds}
         for kind in ("binary", "real")
@@ -101,7 +101,7 @@ def test_probabilities_of_levels_are_refused_data_on_another_scale(
 
 @pytest.mark.parametrize("name", slow_but(["categorical"], LIKELIHOODS))
 def test_every_likelihood_learns(monkeypatch: pytest.MonkeyPatch, name: str):
-    """Two hundred steps raise the bound by far more than its noise, and stay finite."""
+    """Two hundred steps raise the bound by far more than its noise, and all values stay finite."""
     data_set = dataset(LIKELIHOODS[name].kinds[0])
     built = build(monkeypatch, name, data_set)
     index = jnp.arange(NUM_DATA)
@@ -130,7 +130,7 @@ def test_every_likelihood_learns(monkeypatch: pytest.MonkeyPatch, name: str):
 def test_the_bits_of_a_run_are_those_of_probabilities_of_grey_levels(
     monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    """A density's nats count the volume of a level, 8 bits a pixel; a probability's do not."""
+    """A density's nats include the volume of a level, 8 bits a pixel; a probability's do not."""
     built = build(monkeypatch, name, dataset("grey"))
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
@@ -158,7 +158,7 @@ def test_every_algorithm_is_in_the_table_of_these_tests():
 
 
 def built_with(monkeypatch: pytest.MonkeyPatch, name: str) -> Experiment:
-    """On real data, with an algorithm by its name."""
+    """Builds an experiment on real data with the algorithm of this name."""
     config = with_values(
         default_config(),
         {
@@ -194,7 +194,7 @@ def test_every_algorithm_is_built_by_its_name_and_keeps_the_form_of_its_state(
 def test_every_algorithm_learns_by_its_name_and_its_models_are_scored(
     monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    """The same loop and the same score for all, so that their curves can be compared."""
+    """All algorithms share the loop and the score, so that their curves can be compared."""
     built = built_with(monkeypatch, name)
     data_set = built.dataset
     algorithm = built.algorithm

@@ -1,6 +1,6 @@
-"""Gradients of bounds against one another: which are equal, and which vary less.
+"""Comparisons of the bounds' gradients: which are equal, and which vary less.
 
-That each has the exact mean is tested beside the bounds' values.
+The tests of the bounds' values also show that the mean of each gradient is exact.
 """
 
 import functools
@@ -32,13 +32,13 @@ SIZES = [(1, 1), (4, 2), pytest.param(6, 3, marks=pytest.mark.slow)]  # D, Z
 
 @functools.cache
 def estimates(sizes: tuple[int, int, int]) -> dict[str, Estimates]:
-    """Of all bounds, on the same samples."""
+    """Returns estimates of all bounds, on the same samples."""
     bounds = {name: partial(bound, num_samples=NUM_SAMPLES) for name, bound in BOUNDS.items()}
     return estimates_of(bounds, make_case(*sizes))
 
 
 def assert_equal(sizes: tuple[int, int, int], name: str, other: str, parts: tuple[str, ...]):
-    """Draw by draw."""
+    """Checks that two bounds have the same gradients, draw by draw."""
     one, two = (estimates(sizes)[each].gradient for each in (name, other))
     for part in parts:
         size = np.max(np.abs(two[part]))
@@ -46,7 +46,7 @@ def assert_equal(sizes: tuple[int, int, int], name: str, other: str, parts: tupl
 
 
 def variance(gradient: np.ndarray) -> tuple[float, float]:
-    """Of a gradient's draws [n, ...], summed over its entries, and its standard error."""
+    """Returns the variance of draws [n, ...], summed over the entries, and its standard error."""
     squares = np.square(gradient - np.mean(gradient, axis=0)).reshape(len(gradient), -1).sum(axis=1)
     return float(np.mean(squares)), float(np.std(squares) / np.sqrt(len(squares)))
 
@@ -62,7 +62,7 @@ def assert_varies_less(gradient: np.ndarray, other: np.ndarray) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", CASES)
 def test_the_score_function_varies_more_than_the_paths_gradient(sizes: tuple[int, int, int]):
-    """Section 2.2: the naive estimator is impractical."""
+    """Section 2.2 calls the naive estimator impractical for its variance."""
     found = estimates(sizes)
     for part in PHI:
         for other in ("sgvb_a", "sgvb_b"):
@@ -87,7 +87,7 @@ def test_thetas_gradient_is_not_the_score_functions_business(
 
 @pytest.mark.parametrize("name", ["score_function", "score_function_loo"])
 def test_the_score_function_takes_a_guide_whose_samples_have_no_gradient(name: str):
-    """A guide on {0, 1}, where nothing can be reparameterized, against the sum over both."""
+    """The guide is on {0, 1}, where nothing can be reparameterized; the oracle sums over both."""
     guide = Guide(
         sample=lambda key, logit: jax.random.bernoulli(key, jax.nn.sigmoid(logit), (1,)).astype(
             jnp.float32
@@ -126,7 +126,7 @@ def at_the_posterior(num_dims: int, num_latents: int) -> tuple[Case, dict[str, E
 @pytest.mark.parametrize(("num_dims", "num_latents"), SIZES)
 @pytest.mark.parametrize("name", ["stl", "dreg"])
 def test_phis_gradient_vanishes_at_the_exact_posterior(name: str, num_dims: int, num_latents: int):
-    """For every sample, where other estimators have it so on average alone."""
+    """The gradient is 0 for every sample; other estimators have this only on average."""
     _, found = at_the_posterior(num_dims, num_latents)
     for part in PHI:
         np.testing.assert_allclose(found[name].gradient[part], 0.0, atol=1e-4)
@@ -146,7 +146,7 @@ def test_thetas_gradient_does_not_know_of_sticking_the_landing(sizes: tuple[int,
 
 @every_case
 def test_dregs_phi_gradient_varies_less_than_iwaes(sizes: tuple[int, int, int]):
-    """At a guide near the posterior; far from it, it need not."""
+    """The guide is near the posterior; far from it, the claim need not hold."""
     case = make_case(*sizes)
     mean, cov = case.model.posterior(case.x)
     near = case._replace(mean=mean + 0.1, log_var=np.log(np.diag(cov)) + 0.1)
@@ -178,7 +178,7 @@ def test_piwaes_theta_follows_iwae_and_its_phi_miwae(sizes: tuple[int, int, int]
     assert_equal(sizes, "piwae", "iwae", THETA)
     assert_equal(sizes, "piwae", "miwae", PHI)
     iwae, miwae = (estimates(sizes)[name].gradient for name in ("iwae", "miwae"))
-    for part in (*PHI, *THETA):  # which are not the same
+    for part in (*PHI, *THETA):  # these gradients differ
         assert np.std(iwae[part] - miwae[part]) > 0.05 * np.std(iwae[part])
 
 
@@ -186,7 +186,7 @@ def test_piwaes_theta_follows_iwae_and_its_phi_miwae(sizes: tuple[int, int, int]
 
 
 def test_a_kl_below_the_free_nats_has_no_gradient():
-    """So phi follows log p(x|z) alone, as under a weight of 0."""
+    """Phi therefore follows log p(x|z) alone, as with a weight of 0."""
     case = make_case(4, 2, seed=1)
     assert 1.0 < case.kl() < 2.0
     bounds = {

@@ -1,4 +1,4 @@
-"""`aevb.losses` with models of other libraries: one bound, one gradient, whoever holds the weights.
+"""`aevb.losses` with models of other libraries: the same bound and gradient with each.
 
 The same small VAE is written as a user of each library would write it. Bare JAX is the reference.
 """
@@ -39,7 +39,7 @@ Layers = dict[str, tuple[jax.Array, jax.Array]]
 
 
 class Outcome(NamedTuple):
-    """What a library's model makes of the data: in the names and layouts of `Layers`."""
+    """The results of a library's model on the data, in the names and layouts of `Layers`."""
 
     loss: float
     gradient: Layers
@@ -61,13 +61,14 @@ Encode = Callable[[jax.Array], jax.Array]  # x [D] -> mean and log-variance [2 Z
 Decode = Callable[[jax.Array], jax.Array]  # z [Z] -> logits [D]
 
 
-# With a closed KL, of several samples, and by the score function; make test-all has every bound.
+# A bound with a closed KL, one of several samples, and one with the score function; make test-all
+# runs every bound.
 FEW_BOUNDS = ("sgvb_b", "dreg", "score_function_loo")
 bounds: tuple[str, ...] = FEW_BOUNDS
 
 
 def loss_of(encode: Encode, decode: Decode) -> jax.Array:
-    """Minus the mean of `bounds` over the minibatch, for any two functions of one datapoint."""
+    """Returns minus the mean of `bounds` over the minibatch, for two functions of one datapoint."""
 
     def bounds_of(key: jax.Array, x: jax.Array) -> jax.Array:
         stats = DiagNormal(*jnp.split(encode(x), 2))
@@ -232,7 +233,7 @@ HEAVY = (
 
 
 def test_the_mathematics_can_be_imported_with_jax_alone():
-    """People take it into their own projects, whose libraries and versions are their own."""
+    """Users copy it into their own projects, which have other libraries and versions."""
     program = (
         "import sys; from aevb import distributions, likelihoods, losses, types\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"

@@ -1,4 +1,4 @@
-"""Imports point one way, and each library is known to few files: read from the source."""
+"""The direction of imports, and the files that may import each library, read from the source."""
 
 import ast
 import functools
@@ -21,8 +21,8 @@ EXPERIMENTS = ROOT / "experiments"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # A module imports from lower layers, and nothing from its own. A folder is one layer, whose files
-# may import one another; a file of it that is listed itself has its own. A new module is put where
-# it belongs, which is a decision.
+# may import one another; a file of a folder that is listed separately has its own layer. A new
+# module must be added here; its layer is a design decision.
 LAYERS = (
     ("types", "errors"),
     ("runtime",),
@@ -50,7 +50,7 @@ LAYERS = (
     ("__main__",),
 )
 
-# `import aevb.losses` must load jax and no other library: people reuse the mathematics in projects
+# `import aevb.losses` must load jax and no other library: users reuse the mathematics in projects
 # that have another neural network library, or another version of this one's.
 MATHEMATICS = (
     "types",
@@ -66,7 +66,7 @@ MATHEMATICS = (
     "classical",
 )
 
-# A library is replaced in one place. Nothing below `config` has heard of a ConfigDict, so that all
+# Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all
 # of it can be called from a notebook or a test with plain arguments.
 KNOWN_TO = {
     "ml_collections": ("config", "cli"),
@@ -87,7 +87,7 @@ KNOWN_TO = {
 }
 EVERYWHERE = ("jax", "numpy")
 
-# These answer before jax is loaded: `--help`, a wrong setting, a signal.
+# These cases are handled before jax is loaded: `--help`, a wrong setting, a signal.
 WITHOUT_JAX = (
     "errors",
     "config",
@@ -102,14 +102,14 @@ WITHOUT_JAX = (
 
 
 class Import(NamedTuple):
-    """One imported module, in full: "aevb.losses", "jax.numpy"."""
+    """One imported module, by its full name: "aevb.losses", "jax.numpy"."""
 
     module: str
     line: int
 
 
 def module_of(path: Path) -> str:
-    """aevb/data/__init__.py -> "aevb.data"."""
+    """Returns the name of the module in a file: aevb/data/__init__.py has "aevb.data"."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -119,7 +119,7 @@ SOURCES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 @functools.cache
 def imports_of(module: str) -> list[Import]:
-    """Those of the whole file, also within functions and for type checkers alone."""
+    """Returns the imports of the whole file, also within functions and for type checkers alone."""
     tree = ast.parse(SOURCES[module].read_text())
     return [found for node in ast.walk(tree) for found in _imports(node)]
 
@@ -137,7 +137,7 @@ def _imports(node: ast.AST) -> Iterator[Import]:
 
 
 def unit_of(module: str) -> str | None:
-    """The entry of LAYERS that a module of the package is or lies in: the longest that fits."""
+    """Returns the longest entry of LAYERS that equals or contains a module of the package."""
     name = module.removeprefix("aevb.")
     entries = [entry for layer in LAYERS for entry in layer]
     fitting = [entry for entry in entries if f"{name}.".startswith(f"{entry}.")]
@@ -153,7 +153,7 @@ def is_inner(imported: Import) -> bool:
 
 
 def outer_imports() -> Iterator[tuple[str, str, int]]:
-    """(our module, top-level library, line), without the standard library."""
+    """Yields (our module, top-level library, line) for imports outside the standard library."""
     for module in SOURCES:
         for imported in imports_of(module):
             library = imported.module.partition(".")[0]
@@ -207,7 +207,7 @@ def test_imports_point_down(module: str):
 
 
 def test_the_mathematics_knows_jax_and_no_other_library():
-    """When it is imported; what optax or blackjax does for it, is imported where it is called."""
+    """The test covers import time; optax or blackjax is imported where it is called."""
     modules = [module for module in SOURCES if unit_of(module) in MATHEMATICS]
     program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     loaded = {name.partition(".")[0] for name in python("-c", program).split()}
@@ -216,7 +216,7 @@ def test_the_mathematics_knows_jax_and_no_other_library():
 
 
 def test_each_library_is_known_to_few_files():
-    """A library that is in neither table is a new dependency: a decision to write down there."""
+    """A library in neither table is a new dependency, which must be decided and listed there."""
     for module, library, line in outer_imports():
         if library not in EVERYWHERE:
             allowed = KNOWN_TO.get(library, ())
@@ -236,7 +236,7 @@ def test_what_must_answer_at_once_does_not_import_jax():
 
 
 def test_no_experiment_has_the_name_of_an_installed_package():
-    """`python experiments/run.py` puts that folder first on the path: its jax.py would be jax."""
+    """`python experiments/run.py` puts that folder first on the path: its jax.py would hide jax."""
     taken = set(importlib.metadata.packages_distributions()) | set(sys.stdlib_module_names)
     names = {path.stem for path in EXPERIMENTS.rglob("*.py")}
     names |= {path.name for path in EXPERIMENTS.iterdir() if path.is_dir()}

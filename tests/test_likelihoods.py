@@ -1,7 +1,7 @@
 """Likelihoods: each is a normalized density, and its mean and samples are that density's.
 
-The tests run over LIKELIHOODS, so a new entry needs a SciPy counterpart here, and nothing else
-where its density lives on {0, 1} (kind "binary"), on grey levels or on the real line.
+The tests run over LIKELIHOODS, so a new entry needs a SciPy counterpart here. It needs nothing else
+if its density is on {0, 1} (kind "binary"), on grey levels or on the real line.
 """
 
 import itertools
@@ -21,10 +21,10 @@ from oracles import standard_errors_off
 from aevb.likelihoods import LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
 
 NUM_DRAWS = 5_000
-NUM_DIMS = 2  # more than one, so that a mean over dimensions in place of the sum shows
+NUM_DIMS = 2  # more than one, so that a mean over dimensions instead of the sum is found
 SEEDS = (0, 1)
 
-# heads [D] in float64 -> what scipy.stats calls log p(x) of x [D]
+# heads [D] in float64, mapped to the scipy.stats law of x [D]
 SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
     "bernoulli": lambda h, x: scipy.stats.bernoulli.logpmf(x, scipy.special.expit(h["logits"])),
     "gaussian": lambda h, x: scipy.stats.norm.logpdf(x, h["mean"], np.exp(0.5 * h["log_var"])),
@@ -43,7 +43,7 @@ SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
 
 
 def continuous_bernoulli(logits: np.ndarray) -> Any:
-    """Of the distance of x from the end that the logit favors, in float64."""
+    """Returns SciPy's law of the distance of x from the end that the logit favors, in float64."""
     rate = np.abs(logits)
     return scipy.stats.truncexpon(b=rate, scale=1.0 / rate)
 
@@ -53,15 +53,15 @@ def as_levels(x: np.ndarray) -> np.ndarray:
 
 
 def level_probabilities(heads: dict[str, np.ndarray]) -> np.ndarray:
-    """P(level) -> [D, 256], differences of the logistic distribution function."""
+    """Returns P(level), [D, 256], as differences of the logistic distribution function."""
     location, scale = heads["location"][:, None], np.exp(heads["log_scale"])[:, None]
     edges = np.concatenate([[-np.inf], np.arange(1, 256) / 256, [np.inf]])
     return np.diff(scipy.stats.logistic.cdf(edges, location, scale), axis=1)
 
 
-# where a density lives that is neither on {0, 1} nor on the real line
+# the supports of densities that are neither on {0, 1} nor on the real line
 SUPPORTS = {"continuous_bernoulli": (0.0, 1.0)}
-REAL_LINE = (-30.0, 30.0)  # as good as all of it for the heads below
+REAL_LINE = (-30.0, 30.0)  # practically all of it, for the heads below
 
 EXTREMES = {
     **{"logits": 1e4, "mean_logits": 1e4, "mean": 1.0, "location": 1.0},
@@ -78,13 +78,13 @@ def random_heads(likelihood: Likelihood, seed: int) -> Heads:
 
 
 def sizes(likelihood: Likelihood) -> dict[str, int]:
-    """Of every statistic, at NUM_DIMS dimensions."""
+    """Returns the size of every statistic, at NUM_DIMS dimensions."""
     heads = {head: n * NUM_DIMS for head, n in likelihood.heads.items()}
     return heads | dict.fromkeys(likelihood.shared, 1)
 
 
 def values_of(name: str) -> np.ndarray | None:
-    """Those that one dimension of x can take, where they can be counted."""
+    """Returns the values that one dimension of x can take, or None if it is continuous."""
     likelihood = LIKELIHOODS[name]
     if likelihood.levels is not None:
         return np.arange(256) / likelihood.levels
@@ -92,7 +92,7 @@ def values_of(name: str) -> np.ndarray | None:
 
 
 def whole_space(name: str) -> tuple[np.ndarray, float]:
-    """Points [n, D] that cover the support of a density, and the volume that each stands for."""
+    """Returns points [n, D] that cover the support of a density, and the volume of each cell."""
     values = values_of(name)
     if values is not None:
         return np.array(list(itertools.product(values, repeat=NUM_DIMS))), 1.0
@@ -104,7 +104,7 @@ def whole_space(name: str) -> tuple[np.ndarray, float]:
 
 @partial(jax.jit, static_argnums=0)
 def log_probs(name: str, heads: Heads, x: Any) -> jax.Array:
-    """Of datapoints [n, D] -> [n]."""
+    """Returns the log-density [n] of datapoints [n, D]."""
     return jax.vmap(LIKELIHOODS[name].log_prob, in_axes=(None, 0))(heads, x)
 
 
@@ -115,7 +115,7 @@ def samples(name: str, keys: jax.Array, heads: Heads) -> jax.Array:
 
 @cache
 def masses(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Those points, and the probability [n] of the cell around each."""
+    """Returns the points of `whole_space`, and the probability [n] of the cell around each."""
     points, volume = whole_space(name)
     log_prob = log_probs(name, random_heads(LIKELIHOODS[name], seed), np.float32(points))
     return points, np.exp(np.asarray(log_prob, np.float64)) * volume
@@ -177,7 +177,7 @@ def test_samples_lie_in_the_support(name: str):
 
 @every_likelihood
 def test_everything_is_finite_at_extreme_statistics(name: str):
-    """Logits of 1e4 in size and variances of exp(80) and exp(-80), in every combination, and 0."""
+    """Logits of size 1e4, variances of exp(80) and exp(-80), and 0 are combined in every way."""
     likelihood = LIKELIHOODS[name]
 
     @jax.jit
@@ -212,7 +212,7 @@ def test_jit_and_vmap_change_nothing(name: str):
 
 @every_likelihood
 def test_each_says_for_which_kinds_of_data_it_is_a_density(name: str):
-    """Grey pixels under a Bernoulli likelihood are no probability of anything."""
+    """Grey pixels under a Bernoulli likelihood have no density and no probability."""
     kinds = set(LIKELIHOODS[name].kinds)
     assert kinds
     assert kinds <= {"binary", "grey", "real"}
@@ -231,7 +231,7 @@ def test_the_gradient_of_bernoulli_log_prob_is_x_minus_its_mean():
 
 
 def test_bernoulli_log_prob_of_a_near_certain_pixel_keeps_its_digits():
-    """log sigmoid(20) = -2.06e-9, which log(1 / (1 + exp(-20))) rounds to 0 in float32."""
+    """The value log sigmoid(20) = -2.06e-9 becomes 0 in float32 as log(1 / (1 + exp(-20)))."""
     log_prob = LIKELIHOODS["bernoulli"].log_prob
     for size in (5.0, 20.0, 60.0):
         certain = log_prob({"logits": jnp.full(1, -size)}, jnp.zeros(1))
@@ -250,13 +250,17 @@ def test_the_mean_of_gaussian_unit_mean_stays_in_the_unit_interval():
 
 # Continuous Bernoulli
 
-# From where the density is 0/0 over the seam of series and formula to near-certain pixels.
+# The sizes run from where the density is 0/0, over the boundary of series and formula, to
+# near-certain pixels.
 SIZES = [0.0, 1e-30, 1e-8, 1e-4, 0.1, SERIES_BELOW * 0.999, SERIES_BELOW, 1.0, 5.0, 80.0, 1e4]
 LOGITS = np.array([*SIZES, *(-size for size in SIZES)], np.float32)
 
 
 def exact_log_normalizer(logits: np.ndarray) -> np.ndarray:
-    """log of the integral of exp(t x) over [0, 1], in float64, from the end favored at |t|."""
+    """Returns log of the integral of exp(t x) over [0, 1], in float64.
+
+    The integral is taken from the end that the logit favors, at |t|.
+    """
     t = np.abs(logits.astype(np.float64))
     with np.errstate(invalid="ignore"):
         return np.maximum(logits, 0.0) + np.where(t < 1e-20, 0.0, np.log(-np.expm1(-t) / t))
@@ -285,7 +289,7 @@ def test_continuous_bernoulli_mean_and_gradient_keep_their_digits_at_every_logit
 
 @pytest.mark.parametrize("logit", [0.0, 1e-5, -0.3, 0.6, -4.0, 40.0])
 def test_continuous_bernoulli_samples_have_its_distribution_function(logit: float):
-    """Kolmogorov-Smirnov, which a right sampler fails once in 1000 seeds."""
+    """The check is a Kolmogorov-Smirnov test, which a right sampler fails for one seed in 1000."""
     sample = LIKELIHOODS["continuous_bernoulli"].sample
     draws = np.asarray(sample(jax.random.key(0), {"logits": jnp.full(20_000, logit)}))
     distance = draws if logit <= 0 else 1.0 - draws
@@ -294,7 +298,7 @@ def test_continuous_bernoulli_samples_have_its_distribution_function(logit: floa
 
 
 def test_a_bernoulli_density_of_grey_pixels_lacks_the_constant_of_the_continuous_one():
-    """log C(1/2) = log 2 a pixel: the reason why grey pixels under a Bernoulli are refused."""
+    """The constant is log C(1/2) = log 2 a pixel; for this reason grey pixels are refused."""
     heads, x = {"logits": jnp.zeros(3)}, jnp.full(3, 0.3)
     lacking = LIKELIHOODS["continuous_bernoulli"].log_prob(heads, x) - LIKELIHOODS[
         "bernoulli"
@@ -319,7 +323,7 @@ def test_a_level_is_found_on_either_scale_and_when_dequantized(scale: float):
 
 @every_mass
 def test_the_probabilities_of_a_pixels_levels_sum_to_1_however_narrow_they_are(name: str):
-    """One dimension; scales from a thousandth of a level to a thousand levels."""
+    """The one dimension has scales from a thousandth of a level to a thousand levels."""
     likelihood = LIKELIHOODS[name]
     rng = np.random.default_rng(0)
     for size in (0.1, 1.0, 10.0, 1000.0):
@@ -342,12 +346,12 @@ def logistic_heads(location: float, log_scale: float) -> dict[str, np.ndarray]:
 def test_discretized_logistic_log_prob_is_the_difference_of_the_cdf(
     location: float, log_scale: float
 ):
-    """Against float64, in tails where float32 would subtract 1 from 1."""
+    """The reference is in float64, also in tails where float32 would subtract 1 from 1."""
     exact_heads = logistic_heads(location, log_scale)
     heads = {head: jnp.float32(value) for head, value in exact_heads.items()}
     levels = np.float32(np.arange(256)[:, None] / 256)
     found = np.asarray(log_probs("discretized_logistic", heads, levels))
-    # the upper tail by symmetry, as float64 has digits near 0 and not near 1
+    # The upper tail is by symmetry, because float64 has digits near 0 and not near 1.
     flipped = level_probabilities(exact_heads | {"location": 1.0 - exact_heads["location"]})
     direct = level_probabilities(exact_heads)[0]
     exact = np.where(np.arange(256) / 256 > location, flipped[0, ::-1], direct)
@@ -356,11 +360,11 @@ def test_discretized_logistic_log_prob_is_the_difference_of_the_cdf(
 
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0])
 def test_the_density_of_dequantized_pixels_bounds_the_probability_of_the_level(log_scale: float):
-    """Jensen's inequality, tight where the logistic is wide: Theis et al. (2016)."""
+    """Jensen's inequality gives the bound, tight for a wide logistic: Theis et al. (2016)."""
     exact_heads = logistic_heads(0.4, log_scale)
     heads = {head: jnp.float32(value) for head, value in exact_heads.items()}
     u = (np.arange(1000) + 0.5) / 1000
-    levels = np.arange(256)[:, None]  # of which the ends are open
+    levels = np.arange(256)[:, None]  # the first and the last are open intervals
     log_density = scipy.stats.logistic.logpdf((levels + u) / 256, 0.4, np.exp(log_scale))
     log_prob = np.asarray(log_probs("discretized_logistic", heads, np.float32(levels / 256)))
     gaps = (log_prob - (np.mean(log_density, axis=1) - np.log(256)))[1:-1]
@@ -370,13 +374,13 @@ def test_the_density_of_dequantized_pixels_bounds_the_probability_of_the_level(l
 
 
 def test_discretized_logistic_of_a_wide_scale_leaves_all_but_nothing_to_inner_levels():
-    """The ends are open: with a scale of 1000 units each has near one half."""
+    """The end levels are open: with a scale of 1000 units each has a probability near one half."""
     heads = {head: jnp.float32(value) for head, value in logistic_heads(0.5, np.log(1e3)).items()}
     log_prob = LIKELIHOODS["discretized_logistic"].log_prob
     for end in (0.0, 255 / 256):
         assert log_prob(heads, jnp.full(1, end)) == pytest.approx(np.log(0.5), abs=1e-3)
     inner = log_prob(heads, jnp.full(1, 0.5))
-    assert inner == pytest.approx(np.log(0.25 / 256 / 1e3), rel=1e-5)  # density 1/(4 s), a cell
+    assert inner == pytest.approx(np.log(0.25 / 256 / 1e3), rel=1e-5)  # density 1/(4 s), one cell
 
 
 def test_categorical_reads_256_logits_for_each_dimension_in_turn():
@@ -401,7 +405,7 @@ def test_gaussian_shared_counts_its_one_variance_in_every_dimension():
 
 
 def test_the_shared_variance_is_best_at_the_mean_squared_residual():
-    """There the gradient vanishes, and the mean log p is -D/2 (log(2 pi e residual^2))."""
+    """The gradient vanishes there, and the mean log p is -D/2 (log(2 pi e residual^2))."""
     rng = np.random.default_rng(0)
     x, means = jnp.float32(rng.normal(size=(2, 50, 4)))
     residual_sq = float(np.mean(np.square(np.asarray(x - means, np.float64))))
@@ -423,7 +427,7 @@ def test_the_shared_variance_is_best_at_the_mean_squared_residual():
 
 
 def test_a_variance_that_is_computed_from_x_would_be_no_density():
-    """c |x - mean|^-D in D = 2: each ring ten times as wide as the last adds the same mass."""
+    """With c |x - mean|^-D in D = 2, each ring ten times as wide as the last adds the same mass."""
 
     def mass(low: float, high: float) -> float:
         radii = np.geomspace(low, high, 100_001)

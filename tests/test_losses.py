@@ -1,4 +1,4 @@
-"""Bounds against a linear-Gaussian model, where their means are known exactly."""
+"""Bounds of a linear-Gaussian model, against their exact means."""
 
 import functools
 import inspect
@@ -56,7 +56,7 @@ every_bound = pytest.mark.parametrize("name", BOUNDS)
 
 @every_case
 def test_the_oracles_agree_with_one_another(sizes: tuple[int, int, int]):
-    """log p(x) - ELBO = KL(q || posterior), eq. (1); the gradient by differences; SciPy."""
+    """The checks are log p(x) - ELBO = KL(q || posterior), eq. (1); differences; and SciPy."""
     model, x, mean, log_var = case = make_case(*sizes)
     gap = oracles.kl_gaussians(mean, np.diag(np.exp(log_var)), *model.posterior(x))
     assert model.log_prob(x) - case.elbo() == pytest.approx(gap, rel=1e-9)
@@ -107,7 +107,7 @@ def test_its_mean_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
 @every_bound
 @every_case
 def test_the_mean_of_its_gradient_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
-    """In the guide's statistics (phi) and in the model's weights and bias (theta)."""
+    """The gradient is in the guide's statistics (phi) and the model's weights and bias (theta)."""
     value, of_phi, _ = EXPECTED[name]
     for part, draws in estimates(sizes)[name].gradient.items():
         objective = of_phi if of_phi and part in PHI else value
@@ -116,7 +116,7 @@ def test_the_mean_of_its_gradient_is_the_exact_one(name: str, sizes: tuple[int, 
 
 @functools.cache
 def draws_of_every_bound(case_seed: int, seed: int) -> dict[str, np.ndarray]:
-    """10 samples each; in one program."""
+    """Returns draws of every bound with 10 samples each, from one program."""
     draws = draws_of(every_bound_stacked, make_case(4, 2, case_seed), num_samples=10, seed=seed)
     return dict(zip(BOUNDS, draws.T, strict=True))
 
@@ -133,7 +133,7 @@ def test_no_bound_exceeds_log_p_on_average(name: str, seed: int):
     assert np.mean(draws) < case.model.log_prob(case.x) + 4 * standard_error
 
 
-# Where the KL has a small weight, the objective is all but E[log p(x|z)].
+# If the KL has a small weight, the objective is nearly E[log p(x|z)].
 BEYOND_LOG_P = {"beta_elbo": {"beta": 0.1}}
 
 
@@ -151,7 +151,7 @@ def test_what_is_called_no_bound_exceeds_log_p_on_average(name: str):
     [(1, 1), (4, 2), pytest.param(6, 3, marks=pytest.mark.slow)],
 )
 def test_sgvb_a_has_no_variance_at_the_exact_posterior(num_dims: int, num_latents: int):
-    """log p(x, z) - log q(z|x) is log p(x) at every z, whereas sgvb_b keeps log p(x|z)'s spread."""
+    """There log p(x, z) - log q(z|x) is log p(x) at every z; sgvb_b keeps log p(x|z)'s spread."""
     case = exact_case(num_dims, num_latents, seed=0)
     log_prob = case.model.log_prob(case.x)
     assert case.elbo() == pytest.approx(log_prob, rel=1e-9)
@@ -201,7 +201,7 @@ def test_importance_weights_are_unbiased_for_p_and_their_logs_for_the_elbo(
 
 
 def test_sgvb_a_takes_a_guide_of_another_family_without_a_kl():
-    """A Laplace guide, its statistics a dictionary, against quadrature."""
+    """A Laplace guide, whose statistics are a dictionary, is compared with quadrature."""
     case = make_case(3, 1, seed=3)
     location, scale = 0.3, 0.6
     guide = Guide(
@@ -247,7 +247,7 @@ def test_a_bound_refuses_to_average_over_no_sample(name: str, num_samples: int):
         draws_of(BOUNDS[name], case, num_samples=num_samples)
 
 
-# bound, its arguments, words of the refusal
+# the bound, its arguments, and words of the error message
 REFUSED = [
     ("score_function_loo", {"num_samples": 1}, "num_samples is 1; it must be at least 2"),
     *(
@@ -282,7 +282,7 @@ def test_arguments_that_have_no_meaning_are_refused(
 
 @every_bound
 def test_every_entry_of_bounds_can_be_called_as_a_bound(name: str):
-    """It has Bound's signature; what it takes beside is named and has a default."""
+    """It has Bound's signature; all further arguments are keyword-only and have defaults."""
     expected = [p for n, p in inspect.signature(Bound.__call__).parameters.items() if n != "self"]
     parameters = list(inspect.signature(BOUNDS[name]).parameters.values())
     for parameter, other in zip(parameters, expected, strict=False):
@@ -300,7 +300,7 @@ def test_every_bound_is_named_as_its_function(name: str):
 
 
 def bounds_of_six(key: jax.Array, stats: DiagNormal, x: jax.Array) -> dict[str, jax.Array]:
-    """Of every bound, 6 samples each."""
+    """Returns every bound, with 6 samples each."""
     joint = joint_of(CASE.model, x)
     return {
         name: bound(key, stats, diag_normal, joint, num_samples=6) for name, bound in BOUNDS.items()
@@ -332,7 +332,7 @@ def test_the_same_key_gives_the_same_value_and_another_another(name: str):
 
 @every_bound
 def test_the_model_is_evaluated_once_a_sample(name: str):
-    """A decoder is what a bound costs: there is one pass of it, over all samples."""
+    """The decoder is the main cost of a bound, so it is applied once, to all samples."""
     joint = joint_of(CASE.model, CASE.x)
     passes = []
 
@@ -355,7 +355,7 @@ Entry = tuple[str, dict[str, float]]  # a bound and its options
 
 @functools.cache
 def on_the_same_samples() -> dict[str, np.ndarray]:
-    """Every entry of COMPARED -> [NUM_DRAWS]; in one program, which compiles faster than many."""
+    """Returns draws [NUM_DRAWS] of all of COMPARED; one program compiles faster than many."""
 
     def together(key: jax.Array, *arguments: Any, num_samples: int) -> jax.Array:
         entries = [partial(BOUNDS[name], **options) for name, options in COMPARED.values()]
@@ -369,7 +369,7 @@ def values(name: str, **options: float) -> np.ndarray:
     return on_the_same_samples()[str((name, options))]
 
 
-# what equals what, sample for sample
+# pairs that are equal, sample for sample
 SAME: dict[str, tuple[Entry, Entry]] = {
     "the score function's value is the ELBO's": (("score_function", {}), ("sgvb_a", {})),
     "the baseline leaves the value alone": (("score_function_loo", {}), ("sgvb_a", {})),
@@ -388,7 +388,7 @@ SAME: dict[str, tuple[Entry, Entry]] = {
     "free_bits of 0 nats is sgvb_b": (("free_bits", {"free_nats": 0}), ("sgvb_b", {})),
 }
 ALPHAS = (0, 0.3, 0.9, 0.999, 1, 1.001, 1.5, 5)
-WEIGHTS_OF_KL = (0.5, 2.0, 7.0)  # CASE's KL is 1.81 nats: less than some, and more than others
+WEIGHTS_OF_KL = (0.5, 2.0, 7.0)  # CASE's KL of 1.81 nats is between them
 
 ENTRIES: list[Entry] = [
     *itertools.chain.from_iterable(SAME.values()),
@@ -419,7 +419,7 @@ def test_miwae_averages_the_iwae_bounds_of_consecutive_samples():
 
 
 def test_renyi_falls_as_alpha_rises():
-    """On every set of samples: it is a power mean of the weights."""
+    """It is a power mean of the weights, so this holds for every set of samples."""
     for alpha, larger in itertools.pairwise(ALPHAS):
         difference = values("renyi", alpha=alpha) - values("renyi", alpha=larger)
         assert np.all(difference > -1e-4)
@@ -438,7 +438,7 @@ def test_renyi_is_finite_where_the_weights_are_hundreds_of_nats_apart():
 
 
 def test_iwae_does_not_decrease_in_num_samples_and_stays_below_log_p():
-    """On average: from the ELBO at K = 1, towards log p(x)."""
+    """On average it rises from the ELBO at K = 1 toward log p(x)."""
     log_prob = CASE.model.log_prob(CASE.x)
     draws = [draws_of(BOUNDS["iwae"], CASE, num_samples=k, seed=k) for k in (1, 2, 5, 30)]
     means = [np.mean(each) for each in draws]
@@ -489,7 +489,7 @@ Estimator = Callable[[Case, int], np.ndarray]
 
 
 def without_constants(case: Case, seed: int) -> np.ndarray:
-    """sgvb_b with a squared error in place of the log-likelihood."""
+    """Returns draws of sgvb_b with a squared error in place of the log-likelihood."""
     dropped = 0.5 * np.sum(np.log(2.0 * np.pi * case.model.noise_var))
     return draws_of(BOUNDS["sgvb_b"], case, seed=seed) + dropped
 

@@ -1,4 +1,4 @@
-"""Estimates of log p(x) against its exact value, and each on the side that it says it is on."""
+"""Estimates of log p(x) against its exact value, and the side of it on which each one lies."""
 
 import math
 from collections.abc import Callable
@@ -32,19 +32,19 @@ GUIDE = Guide(
     log_prob=lambda stats, z: stats.log_prob(z),
 )
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
-# From below without steps, and from above with them: the others take long to compile.
+# One lower bound without transitions and one upper bound with them; the others compile slowly.
 every_crude = pytest.mark.parametrize("name", slow_but(["importance", "reverse_ais"], ESTIMATORS))
 
 FEW = hmc.Settings(num_leapfrog=4, num_warmup=60)
-# Settings at which one estimate is within a hundredth or two of a nat in 3 dimensions.
+# Settings at which one estimate is within one or two hundredths of a nat in 3 dimensions.
 FINE: dict[str, dict[str, Any]] = {
     "importance": {"num_samples": 20_000, "chunk_size": 1000},
     "ais": {"num_temps": 300, "num_chains": 300, "settings": FEW},
     "reverse_ais": {"num_temps": 300, "num_chains": 300, "settings": FEW},
     "appendix_d": {"num_samples": 100, "num_chains": 50, "settings": FEW},
 }
-# Settings at which the bias shows, but for that of appendix D: with fewer samples, its fit is at
-# times so bad that its terms have an infinite variance.
+# Settings at which the bias is visible, except that of appendix D: with fewer samples, its fit is
+# sometimes so bad that its terms have an infinite variance.
 CRUDE: dict[str, dict[str, Any]] = {
     "importance": {"num_samples": 3},
     "ais": {"num_temps": 10, "num_chains": 2, "settings": FEW},
@@ -54,7 +54,7 @@ CRUDE: dict[str, dict[str, Any]] = {
 
 
 class Case(NamedTuple):
-    """A model, a datapoint with the latent it came from, and a guide that is not the posterior."""
+    """A model, a datapoint with its latent, and a guide that is not the posterior."""
 
     model: LinearGaussian
     x: np.ndarray
@@ -66,7 +66,10 @@ class Case(NamedTuple):
 
 
 def make_case(num_dims: int, num_latents: int, seed: int) -> Case:
-    """Its guide is twice as wide as the posterior, and half a standard deviation off."""
+    """Returns a case whose guide is twice as wide as the posterior.
+
+    The guide's mean is off by half a standard deviation.
+    """
     model = oracles.linear_gaussian(seed, num_dims, num_latents)
     model = jax.tree.map(lambda leaf: leaf.astype(np.float32).astype(np.float64), model)
     rng = np.random.default_rng(seed + 1000)
@@ -90,14 +93,14 @@ def joint_of(model: LinearGaussian, x: Any) -> Joint:
 def estimate(
     name: str, key: jax.Array, stats: Any, joint: Joint, z: Any, **settings: Any
 ) -> Estimate:
-    """By the table, with the exact sample where it is called for."""
+    """Estimates log p(x) by the estimator of this name, with the exact sample if it needs one."""
     if name == "reverse_ais":
         settings = settings | {"posterior_sample": z}
     return ESTIMATORS[name].estimate(key, stats, GUIDE, joint, **settings)
 
 
 def estimator(name: str, **settings: Any) -> Callable[[jax.Array, Case], Estimate]:
-    """Of one case, with a key; to be jitted."""
+    """Returns a function of a key and one case that estimates log p(x), to be jitted."""
 
     def run(key: jax.Array, case: Case) -> Estimate:
         return estimate(name, key, case.stats, joint_of(case.model, case.x), case.z, **settings)
@@ -106,7 +109,7 @@ def estimator(name: str, **settings: Any) -> Callable[[jax.Array, Case], Estimat
 
 
 def estimates(name: str, cases: list[Case], seed: int = 0, **settings: Any) -> Estimate:
-    """One estimate of each case, with a key of its own: each field [len(cases)] in float64."""
+    """Returns one estimate of each case, with its own key: each field [len(cases)] in float64."""
     keys = jax.random.split(jax.random.key(seed), len(cases))
     found = jax.jit(jax.vmap(estimator(name, **settings)))(keys, stack(cases))
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
@@ -117,7 +120,7 @@ def stack(cases: list[Case]) -> Case:
 
 
 def repeated(case: Case, number: int) -> list[Case]:
-    """The same datapoint again and again, each time with another exact sample of its posterior."""
+    """Returns copies of a case, each with another exact sample of its posterior."""
     mean, cov = case.model.posterior(case.x)
     draws = np.random.default_rng(0).multivariate_normal(mean, cov, size=number)
     return [case._replace(z=draw) for draw in draws]
@@ -138,7 +141,7 @@ def repeated(case: Case, number: int) -> list[Case]:
 def test_every_estimate_is_within_a_twentieth_of_a_nat_and_the_sandwich_is_thinner_than_that(
     num_dims: int, num_latents: int
 ):
-    """Of three models each, at settings of a second or so."""
+    """The settings take about a second for each of three models."""
     cases = [make_case(num_dims, num_latents, seed) for seed in range(3)]
     exact = np.array([case.log_prob() for case in cases])
     found = {}
@@ -158,8 +161,11 @@ NUMBER = 500
 
 @cache
 def crude(name: str) -> tuple[jax.Array, Case, Estimate]:
-    """The keys, cases and estimates of `CASE` again and again; at the end, of the first case with
-    its key and with another, and of `OTHER_CASE`."""
+    """Returns the keys, cases and estimates of many copies of `CASE`, and of three more cases.
+
+    The three, at the end, are the first case with its key, the first case with another key, and
+    `OTHER_CASE`.
+    """
     cases = repeated(CASE, NUMBER)
     keys = jax.random.split(jax.random.key(0), NUMBER + 2)
     keys = jnp.concatenate([keys[:NUMBER], keys[:1], keys[NUMBER:]])
@@ -169,7 +175,7 @@ def crude(name: str) -> tuple[jax.Array, Case, Estimate]:
 
 @every_crude
 def test_p_or_its_reciprocal_is_estimated_without_bias_and_the_log_is_on_its_side(name: str):
-    """Jensen's inequality: the bias of the log is to the side that the table says."""
+    """The side follows from Jensen's inequality; the table says which one it is."""
     value = np.asarray(crude(name)[2].value[:NUMBER], np.float64) - CASE.log_prob()
     sign = {"lower": 1.0, "upper": -1.0}[ESTIMATORS[name].kind]
     assert standard_errors_off(np.exp(sign * value), 1.0) < 4
@@ -197,13 +203,13 @@ def test_the_standard_error_is_the_spread_over_seeds(name: str):
     }[name]
     value, error, _ = estimates(name, repeated(case, number), seed=1, **settings)
     scores = (value - case.log_prob()) / error
-    assert abs(np.mean(scores)) < 4 / math.sqrt(number) + 0.1  # 0.1: the bias that the log has
+    assert abs(np.mean(scores)) < 4 / math.sqrt(number) + 0.1  # 0.1 allows for the bias of the log
     assert abs(np.std(scores) - 1.0) < 4 / math.sqrt(2 * number)
 
 
 @pytest.mark.slow
 def test_annealing_from_the_prior_gives_the_same_answer():
-    """The path of Wu et al. (2017), in both directions, within 4 of their standard errors."""
+    """The path of Wu et al. (2017) is checked in both directions, within 4 standard errors."""
     cases = [make_case(6, 3, seed) for seed in range(3)]
     guide = prior_guide(StandardNormal(3))
     settings: dict[str, Any] = {"num_temps": 200, "num_chains": 100, "settings": FEW}
@@ -222,18 +228,18 @@ def test_annealing_from_the_prior_gives_the_same_answer():
         assert diagnostics["acceptance"] == pytest.approx(0.8, abs=0.1)
 
 
-# A decoder that is not linear, against quadrature
+# A nonlinear decoder, against quadrature
 
 
 class Decoder(NamedTuple):
-    """Bernoulli(sigmoid(V tanh(W z) + b)): a posterior that is not Gaussian."""
+    """The model Bernoulli(sigmoid(V tanh(W z) + b)), whose posterior is not Gaussian."""
 
     hidden: np.ndarray  # [H, Z]
     output: np.ndarray  # [D, H]
     bias: np.ndarray  # [D]
 
     def log_joint(self, z: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """log p(x, z) of z [n, Z], in float64."""
+        """Returns log p(x, z) for z [n, Z], in float64."""
         logits = np.tanh(z @ self.hidden.T) @ self.output.T + self.bias
         log_lik = np.sum(x * logits - np.logaddexp(0.0, logits), axis=1)
         return log_lik - 0.5 * np.sum(oracles.LOG_2PI + z**2, axis=1)
@@ -249,7 +255,7 @@ class Decoder(NamedTuple):
 
 
 def make_decoder(num_latents: int, seed: int) -> tuple[Decoder, np.ndarray, np.ndarray]:
-    """A decoder, and a datapoint with the latent it came from."""
+    """Returns a decoder, and a datapoint with its latent."""
     rng = np.random.default_rng(seed)
     shapes = [(6, num_latents), (8, 6), (8,)]
     decoder = Decoder(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
@@ -329,7 +335,7 @@ def test_the_prior_may_stand_in_for_the_guide():
 
 
 def test_the_memory_of_importance_sampling_does_not_grow_with_its_samples():
-    """What 50,000 samples add to 500 is the tail for Pareto k: 604 numbers, and their sorting."""
+    """Beyond 500 samples, 50,000 need only the tail for Pareto k: 604 numbers, and their sort."""
     keys = jax.random.split(jax.random.key(0))
     hidden, output = jax.random.normal(keys[0], (3, 200)), jax.random.normal(keys[1], (200, 400))
 
@@ -353,8 +359,10 @@ def test_the_memory_of_importance_sampling_does_not_grow_with_its_samples():
 
 @cache
 def at_three_guides() -> tuple[float, Estimate]:
-    """log p(x) of one datapoint, and importance sampling by a guide that is too wide, by one that
-    is too narrow, and by the posterior."""
+    """Returns log p(x) of one datapoint, and importance sampling by three guides.
+
+    The first guide is too wide, the second is too narrow, and the third is the posterior.
+    """
     model = oracles.orthogonal_linear_gaussian(0, 6, 3)
     x = np.random.default_rng(0).normal(size=6)
     mean, cov = model.posterior(x)
@@ -385,15 +393,15 @@ def test_pareto_k_gives_a_guide_with_thin_tails_away():
     assert warned < 0.1 * trusted
 
 
-# What chains can tell of themselves
+# Diagnostics of chains
 
 
 @cache
 def at_two_peaks() -> Estimate:
-    """Appendix D of N(z; peaks, 0.1^2) with log_weights, by a guide to which both peaks are alike.
+    """Returns appendix D of N(z; peaks, 0.1^2) with log_weights, for three pairs of peaks.
 
-    First two equal peaks that HMC cannot leave, then one peak, then two of which one has 1e-5 of
-    the other's weight.
+    The guide gives both peaks the same weight. The three cases are two equal peaks that HMC cannot
+    leave, one peak, and two peaks of which one has 1e-5 of the other's weight.
     """
     settings: dict[str, Any] = {"num_samples": 50, "num_chains": 10, "settings": FEW}
 
@@ -434,7 +442,7 @@ def test_chains_of_appendix_d_start_where_the_posterior_is_and_not_where_the_gui
 
 @pytest.mark.slow
 def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
-    """From a z that is not of the posterior, so that one can see how much of it is left."""
+    """The shared z is far from the posterior, so the part of it that remains can be measured."""
     case = make_case(6, 3, seed=2)
     cases = [case._replace(z=case.z + 5.0)] * 20
     stuck, free = (
@@ -451,7 +459,7 @@ def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
     assert abs(np.mean(free.value) - case.log_prob()) < 0.1
 
 
-# What all of them promise
+# Properties that all of them share
 
 
 @every_crude
@@ -466,7 +474,7 @@ def test_a_key_decides(name: str):
     slow_but(["importance"], ESTIMATORS),
 )
 def test_vmap_over_datapoints_changes_nothing(name: str):
-    """Rounding decides what an adapting HMC chain does, so appendix D is held to its error."""
+    """Rounding changes an adapting HMC chain, so appendix D is compared within its error."""
     keys, cases, together = crude(name)
     run = jax.jit(estimator(name, **CRUDE[name]))
     for i in (0, -1):

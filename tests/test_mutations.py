@@ -1,4 +1,4 @@
-"""The slips of slips.py can be made; `make test-mutations` sees that each turns a test red."""
+"""The slips of slips.py can be made; `make test-mutations` checks that each makes a test fail."""
 
 import ast
 import functools
@@ -19,7 +19,7 @@ def dump_of(file: str) -> str:
 
 @every_slip
 def test_a_slip_can_still_be_made(slip: Slip):
-    """When code moves, the slips in it have to follow."""
+    """When code moves, the slips in it must be updated."""
     assert ast.dump(ast.parse(mutations.slipped(slip))) != dump_of(slip.file)
     for file in slip.tests.split():
         assert (TESTS / file).exists()
@@ -40,7 +40,7 @@ def test_a_slip_whose_text_is_not_there_once_is_refused(old: str):
 
 @pytest.mark.slow
 def test_what_is_no_slip_is_not_noticed():
-    """An edit that changes nothing leaves all green, so that red means something."""
+    """An edit that changes nothing makes no test fail, so a failure means that a slip was seen."""
     harmless = SLIPS[0]._replace(new=f"({SLIPS[0].old})")
     outcome = mutations.judge(harmless)
     assert not outcome.red

@@ -1,4 +1,4 @@
-"""Networks whose weights are Gaussian: their units against those of drawn weights."""
+"""Networks with Gaussian weights: their noisy units against those of drawn weights."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -25,7 +25,7 @@ def network(*, hidden: tuple[int, ...] = (), constants: tuple[str, ...] = ()) ->
 
 
 def posterior_of(net: Network, *, seed: int = 0) -> tuple[Any, Any]:
-    """Means, and log-variances of many sizes."""
+    """Returns means, and log-variances of many sizes."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     mean = jax.tree.map(lambda leaf: jnp.float32(rng.normal(scale=0.7, size=leaf.shape)), shapes)
@@ -38,9 +38,9 @@ def inputs(seed: int = 0) -> np.ndarray:
 
 @cache
 def noisy_draws(net: Network) -> Callable[[Any, Any, np.ndarray], dict[str, np.ndarray]]:
-    """(means, log-variances, x [M, D]) -> of the heads, by the noise of the units, [M, draws, ...].
+    """Returns a function (means, log-variances, x [M, D]) that draws the heads by unit noise.
 
-    The noise is the same for all x.
+    Each head is [M, draws, ...]. The noise is the same for all x.
     """
 
     @jax.jit
@@ -57,7 +57,7 @@ def noisy_draws(net: Network) -> Callable[[Any, Any, np.ndarray], dict[str, np.n
 
 
 def weight_draws(net: Network, mean: Any, log_var: Any, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Of the heads, by weights that are drawn by NumPy -> [NUM_DRAWS, ...] each."""
+    """Returns the heads [NUM_DRAWS, ...] for weights that NumPy draws."""
     rng = np.random.default_rng(3)
 
     def draw(mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ def weight_draws(net: Network, mean: Any, log_var: Any, x: np.ndarray) -> dict[s
 
 
 def moments(layer: Any, log_vars: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x'M + b and x^2'V + v, in float64."""
+    """Returns x'M + b and x^2'V + v, in float64."""
     layer, log_vars = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (layer, log_vars))
     x = x.astype(np.float64)
     mean = x @ layer["kernel"] + layer["bias"]
@@ -84,7 +84,7 @@ def heads_alone() -> Network:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_units_mean_and_variance_are_those_that_its_weights_give_it(seed: int):
-    """(unit - x'M - b) / sqrt(x^2'V + v) is one noise, whatever x, and standard normal."""
+    """The noise (unit - x'M - b) / sqrt(x^2'V + v) is standard normal and the same for all x."""
     mean, log_var = posterior_of(heads_alone(), seed=seed)
     x = np.stack([inputs(seed), inputs(seed + 10), 0.0 * inputs(seed), 30.0 * inputs(seed)])
     units = noisy_draws(heads_alone())(mean, log_var, x)
@@ -112,7 +112,7 @@ def test_a_units_mean_and_variance_are_those_that_its_weights_give_it(seed: int)
     [pytest.param((), marks=pytest.mark.slow), pytest.param((6,), marks=pytest.mark.slow), (5, 4)],
 )
 def test_noisy_units_have_the_distribution_that_noisy_weights_give_them(hidden: tuple[int, ...]):
-    """Each unit's own, their covariances within and across heads, and a constant's."""
+    """The test covers each unit, the covariances within and across heads, and a constant."""
     net = network(hidden=hidden, constants=("log_std",))
     mean, log_var = posterior_of(net)
     drawn = noisy_draws(net)(mean, log_var, inputs()[None])
@@ -133,7 +133,7 @@ def test_noisy_units_have_the_distribution_that_noisy_weights_give_them(hidden: 
 
 
 def test_two_inputs_with_one_key_have_one_noise_and_with_two_keys_have_two():
-    """The samples of z of a datapoint share its noise; datapoints do not."""
+    """The samples of z of one datapoint share its noise; different datapoints do not."""
     net = network(hidden=(5,))
     mean, log_var = posterior_of(net)
 
@@ -148,7 +148,7 @@ def test_two_inputs_with_one_key_have_one_noise_and_with_two_keys_have_two():
 
 @pytest.mark.slow
 def test_without_variance_a_noisy_network_is_the_one_of_the_means():
-    """Its gradient too, also where exp(log_var) is 0 in float32."""
+    """The gradients are equal too, also where exp(log_var) is 0 in float32."""
     net = network(hidden=(5, 4), constants=("log_std",))
     mean, _ = posterior_of(net)
 

@@ -1,4 +1,4 @@
-"""Optimizers by name: the paper's Adagrad, optax's options, and what is refused."""
+"""Optimizers by name: the paper's Adagrad, optax's options, and refused arguments."""
 
 import inspect
 import itertools
@@ -15,10 +15,10 @@ from aevb.errors import UserError
 
 STEP_SIZE = 0.1
 
-# Optax's Adam divides by 1 - b1**count, a float to the power of an integer.
+# Optax's Adam divides by 1 - b1**count, a float raised to an integer power.
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-# L-BFGS searches along the loss itself, which a step by the gradient of a minibatch does not have.
+# L-BFGS needs the loss itself for its line search; a step by a minibatch gradient has none.
 NEEDS_MORE = {"lbfgs"}
 
 OPTAX_OPTIMIZERS = sorted(
@@ -31,7 +31,7 @@ OPTAX_OPTIMIZERS = sorted(
 
 
 def random_gradients(num_steps: int = 6) -> list[dict[str, np.ndarray]]:
-    """Of a matrix and of a vector whose second entry never has one."""
+    """Returns gradients of a matrix, and of a vector whose second entry's gradient is always 0."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -43,7 +43,7 @@ def random_gradients(num_steps: int = 6) -> list[dict[str, np.ndarray]]:
 
 
 def trajectory(optimizer: optax.GradientTransformation) -> list[dict[str, np.ndarray]]:
-    """The parameters after each of the random gradients, from a start at 1."""
+    """Returns the parameters after each of the random gradients, starting at 1."""
     params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     visited = []
@@ -69,7 +69,7 @@ def refusal(name: str, options: str = "") -> str:
 
 
 def test_adagrad_is_the_papers_in_numpy():
-    """theta -= step size * g / sqrt(sum of g^2), from an empty sum and without an epsilon."""
+    """The oracle is theta -= step size * g / sqrt(sum of g^2), from an empty sum and no epsilon."""
     params = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
     sums = {name: np.zeros_like(leaf) for name, leaf in params.items()}
     expected = []
@@ -83,7 +83,7 @@ def test_adagrad_is_the_papers_in_numpy():
     visited = trajectory(optimizers.make("adagrad", STEP_SIZE))
     assert_close(visited, expected)
     np.testing.assert_allclose(np.abs(visited[0]["kernel"] - 1.0), STEP_SIZE, rtol=1e-5)
-    assert all(point["bias"][1] == 1.0 for point in visited)  # where a gradient never comes
+    assert all(point["bias"][1] == 1.0 for point in visited)  # the entry whose gradient is always 0
 
 
 def test_adagrads_defaults_can_be_overridden():
@@ -115,7 +115,7 @@ def test_a_gradient_in_two_terms_is_their_sum(name: str):
 
 
 def test_adagrad_of_a_stack_is_each_members_own():
-    """Each with its own step size, which is traced there."""
+    """Each member has its own step size, which is a traced value."""
     grads, step_sizes = jnp.float32([[1.0, -2.0], [3.0, 0.0]]), jnp.float32([0.1, 0.2])
 
     def step(step_size, grads):
@@ -176,12 +176,12 @@ def test_options_that_are_no_numbers_by_name_are_refused_with_an_example(options
 
 @pytest.mark.parametrize("options", ["b1=nan", "eps=inf", "b1=0.9,b1=0.8"])
 def test_options_that_cannot_be_meant_are_refused(options: str):
-    """A NaN would otherwise show as a bound that is no number, and be blamed on the step size."""
+    """A NaN would otherwise make the bound NaN, and the step size would be blamed."""
     assert repr(options) in refusal("adam", options)
 
 
 def test_an_option_that_breaks_the_arithmetic_is_refused():
-    """RAdam divides by 1 - b2."""
+    """RAdam divides by 1 - b2, which is 0 here."""
     assert "'b2=1'" in refusal("radam", "b2=1")
 
 

@@ -1,4 +1,4 @@
-"""Arguments by name in a config: as they are written, and as they reach a bound."""
+"""Arguments by name in a config: how they are written, and how they reach a bound."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def test_options_written_otherwise_are_refused_with_field_and_example(options: s
         assert words in str(caught.value)
 
 
-# bound, its options in a config, the same as arguments
+# a bound, its options in a config, and the same options as arguments
 REACH = [
     ("sgvb_b", "", {}),
     ("renyi", "alpha=0.25", {"alpha": 0.25}),

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: what is in them, and that `aevb` works where no clone is."""
+"""The wheel and the sdist: their contents, and `aevb` installed without a clone."""
 
 import json
 import os
@@ -26,7 +26,7 @@ UNTRACKED = shutil.ignore_patterns(
     *(
         line.rstrip("/")
         for line in (ROOT / ".gitignore").read_text().splitlines()
-        if not line.startswith("/")  # at the root alone
+        if not line.startswith("/")  # a pattern with "/" applies at the root alone
     )
 )
 PAGES = tuple(
@@ -40,18 +40,18 @@ OTHER_FILES = (
     "aevb/data/files/frey_rawface.mat",
     "aevb/data/files/README.md",
 )
-UV = Path(sys.executable).with_name("uv")  # of the Makefile
+UV = Path(sys.executable).with_name("uv")  # the one that the Makefile uses
 
 
 class Built(NamedTuple):
-    """What setuptools makes of the sources."""
+    """The files that setuptools builds from the sources."""
 
     wheel: Path
     sdist: Path
 
 
 def build(source: Path, output: Path) -> Built:
-    """As `python -m build --no-isolation` does it."""
+    """Builds the wheel and the sdist like `python -m build --no-isolation`."""
     program = (
         "import sys; from setuptools import build_meta\n"
         "output = sys.argv[1]  # which they overwrite\n"
@@ -68,7 +68,7 @@ def build(source: Path, output: Path) -> Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Of a copy of the clone."""
+    """Returns the wheel and the sdist built from a copy of the clone."""
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -79,7 +79,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def names_of(wheel: Path) -> set[str]:
-    """Of its files, without its metadata."""
+    """Returns the names of the wheel's files, without its metadata."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     return {name for name in names if ".dist-info/" not in name}
@@ -119,7 +119,7 @@ def test_the_sdist_makes_the_same_wheel(built: Built, tmp_path: Path):
 
 
 def parts_of(requirement: str) -> set[str]:
-    """A library's name and the limits of its version, whose order means nothing."""
+    """Returns a library's name and its version limits as a set, since their order is irrelevant."""
     return set(re.findall(r"[<>=!~]+[\w.]+|[\w-]+", requirement))
 
 
@@ -145,7 +145,7 @@ def test_the_entry_point_is_a_function(built: Built):
 
 @pytest.fixture(scope="module")
 def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder into which the wheel is installed."""
+    """Returns the folder into which the wheel is installed."""
     folder = tmp_path_factory.mktemp("installed")
     command = [UV, "pip", "install", "--quiet", "--offline", "--no-cache", "--no-deps"]
     command += ["--python", sys.executable, "--target", folder, built.wheel]
@@ -154,7 +154,10 @@ def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with the libraries and the wheel; -S leaves out the editable install of the clone."""
+    """Runs Python with the libraries and the wheel.
+
+    The option -S leaves out the editable install of the clone.
+    """
     libraries = sysconfig.get_path("purelib")
     return subprocess.run(
         [sys.executable, "-S", *arguments],

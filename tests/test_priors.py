@@ -1,4 +1,4 @@
-"""Priors p(z): their densities, their samples, and every one with every guide in a model."""
+"""Priors p(z): their densities, their samples, and every prior with every guide in a model."""
 
 import itertools
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def options(**changes: Any) -> Options:
     )._replace(**changes)
 
 
-# What `vamp` and `mixture` are made of here; a standard normal is a mixture of one.
+# The parameters of `vamp` and `mixture` in these tests; a standard normal is a mixture of one.
 MIXTURE = {
     "logits": jnp.float32([0.5, -1.0, 0.2]),
     "mean": jnp.float32([[2.0, -1.0], [0.0, 0.5], [-2.0, 1.5]]),
@@ -61,7 +61,7 @@ def prior_of(name: str) -> Prior:
 
 
 def components_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights [K], means [K, Z] and standard deviations [K, Z], by NumPy."""
+    """Returns weights [K], means [K, Z] and standard deviations [K, Z], by NumPy."""
     if name == "standard_normal":
         return np.ones(1), np.zeros((1, NUM_LATENTS)), np.ones((1, NUM_LATENTS))
     if name == "vamp":
@@ -85,7 +85,7 @@ def test_the_density_is_scipys_sum_of_weighted_normals(name: str):
 
 @every_prior
 def test_samples_have_the_density(name: str):
-    """Kolmogorov-Smirnov on each marginal, at 1e-3 each, and what joins the two."""
+    """The checks are Kolmogorov-Smirnov on each marginal, at 1e-3 each, and a joint expectation."""
     weights, means, stds = components_of(name)
     keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
     draws = np.asarray(jax.jit(jax.vmap(prior_of(name).sample))(keys), np.float64)
@@ -137,7 +137,7 @@ def test_a_mixture_starts_with_equal_weights_and_means_that_differ():
 
 @pytest.mark.parametrize("in_unit_interval", [True, False])
 def test_pseudo_inputs_start_at_examples_and_those_of_pixels_stay_in_0_to_1(in_unit_interval: bool):
-    """Also where what is learned of them has gone far."""
+    """Pseudo-inputs of pixels stay in 0 to 1 even if their learned parameters are large."""
     pixels = np.array([[0.0, 1.0, 0.5, 0.25]] * NUM_COMPONENTS, np.float32)
     start = pixels if in_unit_interval else EXAMPLES
     family = PRIORS["vamp"](
@@ -149,7 +149,7 @@ def test_pseudo_inputs_start_at_examples_and_those_of_pixels_stay_in_0_to_1(in_u
     keys = jax.random.split(jax.random.key(0), 100)
 
     def seen(own: Any) -> np.ndarray:
-        """The pseudo-inputs as the encoder gets them, in the order of their drawing."""
+        """Returns the pseudo-inputs that the encoder gets, sorted."""
         prior = family.prior(own, Posterior(point, lambda x: x))
         return np.unique(np.asarray(jax.vmap(prior.sample)(keys)), axis=0)
 
@@ -197,7 +197,7 @@ def build(guide: str, prior: str, bound: str = "sgvb_a") -> Experiment:
     slow_but([("full_normal", "vamp")], itertools.product(GUIDES, PRIORS), unpack=True),
 )
 def test_every_guide_with_every_prior_takes_two_steps(guide: str, prior: str):
-    """Each part of the parameters moves, and what comes out is finite and can be decoded."""
+    """Each part of the parameters moves, and the outputs are finite and can be decoded."""
     built = build(guide, prior)
     batch = Batch(jnp.asarray(built.dataset.train), jnp.arange(20))
     start = jax.jit(built.algorithm.init)(jax.random.key(0))
@@ -242,7 +242,7 @@ def test_the_closed_kl_serves_both_gaussians_with_the_standard_normal():
 
 
 def test_encoder_and_decoder_are_drawn_from_the_same_keys_whatever_else_is_drawn():
-    """Those of the model with nothing else to draw, whose parameters keep their bits."""
+    """They have the same bits as those of a model with nothing else to draw."""
     keys = Network(jax.random.key_data, lambda params, x: {})  # whose parameters are its key
     key = jax.random.key(3)
     expected = jax.random.key_data(jax.random.split(key))
@@ -273,7 +273,7 @@ def test_pseudo_inputs_of_a_model_start_at_training_datapoints_as_it_sees_them()
 
 
 def test_the_score_of_a_model_is_a_bound_with_its_own_prior():
-    """Eq. (6) with the prior taken from its parameters, one datapoint after the other."""
+    """The oracle is eq. (6) with the prior taken from the parameters, one datapoint at a time."""
     built = build("diag_normal", "mixture")
     params = built.vae.init(jax.random.key(0))
     score = elbo.make_score(built.vae, built.dataset.preprocess)

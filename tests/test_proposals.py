@@ -1,4 +1,4 @@
-"""Densities fitted to p(z|x): exact where it is Gaussian, and safe where it is not."""
+"""Densities fitted to p(z|x): exact if it is Gaussian, and safe if it is not."""
 
 from collections.abc import Callable
 from functools import cache
@@ -56,7 +56,7 @@ XS = np.random.default_rng(2).normal(size=(4, 5))
 
 
 def fit(name: str) -> Callable[[jax.Array, jax.Array], Fitted]:
-    """To the posterior at an x, with a key; to be jitted."""
+    """Returns a function of a key and an x that fits the posterior, to be jitted."""
 
     def run(key: jax.Array, x: jax.Array) -> Fitted:
         joint = joint_of(MODEL, x)
@@ -68,7 +68,7 @@ def fit(name: str) -> Callable[[jax.Array, jax.Array], Fitted]:
 
 @cache
 def fits(name: str) -> Fitted:
-    """To the posteriors at all of `XS`."""
+    """Returns the fits to the posteriors at all of `XS`."""
     return jax.jit(jax.vmap(fit(name)))(jax.random.split(KEY, 4), jnp.float32(XS))
 
 
@@ -86,7 +86,7 @@ def test_vmap_over_datapoints_changes_nothing(name: str):
 
 
 def test_the_fit_to_a_gaussian_posterior_is_exact():
-    """From a guide that is far from it; of `modes`, that at its highest mode."""
+    """The fit starts at a guide that is far off; that of `modes` is the one at its highest mode."""
     start = fits("modes").start
     for i, (x, log_weights) in enumerate(zip(XS, start["log_weights"], strict=True)):
         best = (i, np.argmax(log_weights))
@@ -103,7 +103,7 @@ def test_a_mode_that_many_climbs_find_counts_once():
 
 @pytest.mark.slow
 def test_in_20_dimensions_the_fit_is_exact_and_needs_few_samples_where_a_narrow_guide_fails():
-    """A guide of a third of the posterior's standard deviation."""
+    """The narrow guide has a third of the posterior's standard deviation."""
     model, x = linear_gaussian(2, 30, 20), np.random.default_rng(1).normal(size=30)
     mean, covariance = model.posterior(x)
     stats = DiagNormal(jnp.float32(mean), jnp.float32(np.log(np.diag(covariance) / 9)))
@@ -131,7 +131,7 @@ def test_in_20_dimensions_the_fit_is_exact_and_needs_few_samples_where_a_narrow_
 
 
 def two_peaks(z: jax.Array) -> jax.Array:
-    """0.8 N(-4, 0.1^2) + 0.2 N(3, 0.2^2), unnormalized: times e^5."""
+    """Returns the log of 0.8 N(-4, 0.1^2) + 0.2 N(3, 0.2^2) times e^5, an unnormalized density."""
     log_weights = jnp.log(jnp.array([0.8, 0.2]))
     means, stds = jnp.array([-4.0, 3.0]), jnp.array([0.1, 0.2])
     each = log_weights + jax.scipy.stats.norm.logpdf(z, means, stds)
@@ -159,7 +159,7 @@ class Along(NamedTuple):
 
 
 def along(name: str, key: jax.Array, std: jax.Array, joint: Joint) -> Along:
-    """From a guide N(0, std^2)."""
+    """Fits a proposal that starts from a guide N(0, std^2)."""
     stats = DiagNormal(jnp.zeros(1), 2 * jnp.log(std)[None])
     start, guide = PROPOSALS[name](key, stats, diag_normal, joint)
     log_density = jax.vmap(lambda z: guide.log_prob(start, z[None]))(jnp.asarray(GRID))
@@ -171,7 +171,7 @@ def along(name: str, key: jax.Array, std: jax.Array, joint: Joint) -> Along:
 
 @cache
 def laplace_along() -> dict[str, Along]:
-    """Of each density, with as many keys as it has `CASES`."""
+    """Returns the fits to each density, with as many keys as it has `CASES`."""
     branches = [lambda z, f=f: f(z) for f in DENSITIES.values()]
 
     @jax.jit
@@ -200,7 +200,7 @@ def modes_of_two_peaks() -> Along:
 
 @pytest.mark.slow
 def test_a_heavy_tail_is_covered():
-    """Of a Student-t posterior with 15 degrees of freedom, whose Gaussian fit would not do."""
+    """The posterior is Student-t with 15 degrees of freedom; a Gaussian fit would not cover it."""
     found = laplace_along()["student_t"].estimate
     grid = np.linspace(-60.0, 60.0, 200_001)
     exact = np.log(np.trapezoid(np.exp(-8.0 * np.log1p(grid**2 / 15)), grid))
@@ -214,13 +214,13 @@ def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other
     weights = np.exp(start["log_weights"])
     located = np.asarray(start["of_mode"]["location"])[weights > 0, 0]
     np.testing.assert_allclose(np.sort(located), [-4.0, 3.0], atol=1e-3)
-    # Nine tenths by mass and one tenth evenly.
+    # The weights are nine tenths by mass and one tenth even.
     np.testing.assert_allclose(np.sort(weights[weights > 0]), [0.23, 0.77], atol=1e-3)
     assert abs(found.value - 5.0) < 4 * found.standard_error
     assert found.standard_error < 0.02
     assert found.diagnostics["pareto_k"] < 0.5
     alone = laplace_along()["two_peaks"].estimate.value
-    assert max(alone) < 5.0 + np.log(0.8) + 0.05  # the higher peak, or the other
+    assert max(alone) < 5.0 + np.log(0.8) + 0.05  # it finds one peak only, at most the higher one
 
 
 def test_the_mixture_is_a_density_and_its_samples_are_of_it():

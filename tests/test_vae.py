@@ -1,4 +1,4 @@
-"""Networks and the VAE that they make: initialization, forward pass, ancestral samples."""
+"""Networks and the VAE built from them: initialization, forward pass, ancestral samples."""
 
 import itertools
 from collections.abc import Callable
@@ -32,7 +32,7 @@ HIDDEN = [(), (7, 5, 3)]
 
 
 def leaves_by_name(params: Any) -> dict[str, np.ndarray]:
-    """ "hidden_0/kernel" -> its array, for every leaf."""
+    """Returns the array of every leaf by its name, such as "hidden_0/kernel"."""
     return {
         "/".join(str(entry.key) for entry in path): np.asarray(leaf, np.float64)
         for path, leaf in jax.tree.leaves_with_path(params)
@@ -40,7 +40,7 @@ def leaves_by_name(params: Any) -> dict[str, np.ndarray]:
 
 
 def random_params(init: Callable[[jax.Array], Any], seed: int = 0) -> Any:
-    """Parameters in the shapes of `init`, from N(0, 0.5^2), without the time to compile it."""
+    """Draws parameters of the shapes of `init` from N(0, 0.5^2), which saves compiling `init`."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: jnp.float32(rng.normal(scale=0.5, size=leaf.shape)),
@@ -69,14 +69,14 @@ def make_vae(
 
 
 def constant_variance(params: Any) -> Any:
-    """The parameters of a linear Gaussian decoder whose variance does not depend on z."""
+    """Returns a linear Gaussian decoder's parameters with a variance that is constant in z."""
     decoder = params["decoder"]
     log_var = decoder["log_var"] | {"kernel": jnp.zeros_like(decoder["log_var"]["kernel"])}
     return params | {"decoder": decoder | {"log_var": log_var}}
 
 
 def as_linear_gaussian(params: Any) -> LinearGaussian:
-    """The model of a linear decoder with constant variance, in float64."""
+    """Returns the model of a linear decoder with constant variance, in float64."""
     decoder = leaves_by_name(params["decoder"])
     return LinearGaussian(
         weights=decoder["mean/kernel"].T,
@@ -90,7 +90,7 @@ def as_linear_gaussian(params: Any) -> LinearGaussian:
 
 @pytest.mark.parametrize("std", [0.1, 0.01])
 def test_normal_init_draws_weights_and_biases_from_a_normal_of_that_std(std: float):
-    """The paper's N(0, 0.01); the biases come from it too."""
+    """The paper draws from N(0, 0.01); the biases are drawn too."""
     params = mlp(40, {"mean": 30}, hidden=(50,), initialization=normal_init(std)).init(
         jax.random.key(0)
     )
@@ -133,7 +133,7 @@ def test_initialization_depends_on_its_key(kind: str):
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_the_mlp_is_tanh_layers_and_one_linear_layer_a_head(hidden: tuple[int, ...]):
-    """Appendix C, in NumPy."""
+    """The oracle is appendix C in NumPy."""
     heads = {"mean": 3, "log_var": 4}
     network = mlp(6, heads, hidden=hidden, initialization=normal_init(0.7))
     params = random_params(network.init)
@@ -157,7 +157,7 @@ HEADS = {"mean": 6, "log_var": 12}
 
 
 def made(name: str, part: str, init: Initialization, **more: Any) -> Network:
-    """The encoder or the decoder of an architecture, from 6 numbers to two heads."""
+    """Returns the encoder or the decoder of an architecture, from 6 numbers to two heads."""
     make = getattr(NETWORKS[name], part)
     return make(6, HEADS, hidden=(5,), initialization=init, image_shape=IMAGE_SHAPE, **more)
 
@@ -229,14 +229,14 @@ def test_every_likelihood_makes_a_vae(name: str):
 
 
 def test_the_bound_is_greatest_where_the_shared_variance_is_the_mean_squared_residual():
-    """In decoder/log_std, all else being given: residuals over datapoints, dimensions and z ~ q."""
+    """With all else fixed, decoder/log_std is optimal; the mean is over data, dimensions, z ~ q."""
     model = make_vae(name="gaussian_shared")
     params = random_params(model.init)
     data = jnp.float32(np.random.default_rng(0).normal(size=(20, 5)))
     keys = jax.random.split(jax.random.key(1), 20)
 
     def residuals(key: jax.Array, x: jax.Array) -> jax.Array:
-        """The keys of `sgvb_b`'s samples -> [L, D]."""
+        """Returns the residuals [L, D] for the keys of `sgvb_b`'s samples."""
         stats = model.encode(params, x)
         draw = jax.vmap(lambda key: model.mean(params, model.guide.sample(key, stats)))
         return x[None] - draw(jax.random.split(key, 4))
@@ -304,7 +304,7 @@ def test_the_joint_of_a_linear_decoder_is_the_linear_gaussian_models():
 
 
 def test_ancestral_samples_of_a_linear_decoder_have_the_linear_gaussian_marginal():
-    """x has mean b and covariance W W' + noise, z is standard normal, and Cov(x, z) = W."""
+    """Its mean is b and its covariance W W' + noise; z is standard normal, and Cov(x, z) = W."""
     model = make_vae()
     params = constant_variance(random_params(model.init))
     keys = jax.random.split(jax.random.key(1), NUM_DRAWS)

@@ -1,4 +1,4 @@
-"""A VAE of one's own in bare JAX, trained by a bound of `aevb.losses`.
+"""A custom VAE in bare JAX, trained by a bound of `aevb.losses`.
 
 python docs/examples/bare_jax.py
 """
@@ -33,9 +33,9 @@ def dense(layer, x):
 
 
 def loss(params, key, x):
-    """Minus eq. (7), in nats a datapoint, of a minibatch x [M, D] of 0 and 1."""
+    """Returns minus eq. (7), in nats per datapoint, for a minibatch x [M, D] of 0 and 1."""
 
-    def bound(key, x):  # of one datapoint; vmap makes the minibatch
+    def bound(key, x):  # of one datapoint; vmap adds the minibatch
         mean, log_var = jnp.split(dense(params["heads"], jnp.tanh(dense(params["hidden"], x))), 2)
 
         def log_lik(z):
@@ -50,7 +50,7 @@ def loss(params, key, x):
 
 @jax.jit
 def step(params, key, x):
-    """A step on a minibatch of x [N, D]."""
+    """Makes a step on a minibatch of x [N, D]."""
     batch_key, noise_key = jax.random.split(key)
     batch = jax.random.choice(batch_key, x, (100,))
     value, gradient = jax.value_and_grad(loss)(params, noise_key, batch)
@@ -58,7 +58,7 @@ def step(params, key, x):
 
 
 def main(num_steps=300):
-    """-> the loss before and after."""
+    """Trains the model, and returns the loss before and after."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     params, losses = jax.jit(init)(jax.random.key(0)), []
     for key in jax.random.split(jax.random.key(1), num_steps):

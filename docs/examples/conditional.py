@@ -2,8 +2,8 @@
 
 python docs/examples/conditional.py
 
-A label would be a y as well, as `jax.nn.one_hot(label, 10)`. The bound is on log p(x|y) and is that
-of `aevb.losses`: y is a constant to it, which encoder and decoder know.
+A label would also be a y, as `jax.nn.one_hot(label, 10)`. The bound is on log p(x|y), and is that
+of `aevb.losses`: y is a constant in it, and an input of the encoder and the decoder.
 """
 
 import jax
@@ -30,7 +30,7 @@ def init(key):
 
 
 def loss(params, key, x, y):
-    """Minus eq. (7) given y, in nats a datapoint, of minibatches x and y [M, D] of 0 and 1."""
+    """Returns minus eq. (7) given y, in nats per datapoint, for x and y [M, D] of 0 and 1."""
 
     def bound(key, x, y):
         def log_lik(z):
@@ -44,13 +44,17 @@ def loss(params, key, x, y):
 
 
 def halves(pixels):
-    """[N, 560] of 0..255 -> the lower halves x [N, 280] of 0 and 1, and the upper halves y."""
+    """Splits [N, 560] of 0..255 into lower halves x [N, 280] of 0 and 1, and upper halves y."""
     binary = jnp.float32(pixels > 127)
     return binary[:, NUM_PIXELS:], binary[:, :NUM_PIXELS]
 
 
 def main(num_steps=500):
-    """-> the loss before and after; then, of test faces, with their own y and with another's."""
+    """Trains the model, and returns losses.
+
+    They are the loss before and after; then the loss of test faces, with their own y and with
+    another's.
+    """
     faces = data.load("frey_faces", data.Options(split="random"))
     x, y = halves(faces.train)
     optimizer = optax.adam(1e-3)

@@ -1,17 +1,17 @@
-"""Images of one's own, as an array or as a folder, trained as the package's data sets are.
+"""Custom images, as an array or as a folder, trained like the package's datasets.
 
 python docs/examples/own_images.py [FOLDER]
 
-It writes the Frey faces into a folder, as faces.npy and as faces/0.png, faces/1.png, ..., and reads
-them as if they were anybody's. FOLDER keeps them, and the run with its figures; without one, the
-folder is a temporary one. The training alone, by a command that can be stopped and goes on:
+The program writes the Frey faces into a folder, as faces.npy and as faces/0.png, faces/1.png, ...,
+and reads them like any other images. FOLDER keeps them, and the run with its figures; without one,
+the folder is a temporary one. The training alone, by a command that can be stopped and resumed:
 
 python experiments/run.py --config=experiments/frey_faces.py --config.data.name=npy:faces.npy
 python experiments/run.py --config=experiments/frey_faces.py --config.data.name=images:faces
 
 Levels of 0..255 are grey data, for which `gaussian_unit_mean` and others are likelihoods; with
 --config.data.binarization=fixed they become binary, for `bernoulli`. An array of bool is binary and
-one of floating point real-valued, which `gaussian` scores.
+one of floating point is real-valued, for `gaussian`.
 """
 
 import sys
@@ -27,7 +27,7 @@ from aevb.storage.metrics_log import read_records
 
 
 def write(folder):
-    """The faces, uint8 [N, 28, 20], in two forms."""
+    """Writes the faces, uint8 [N, 28, 20], in two forms."""
     faces = data.load("frey_faces")
     images = np.concatenate([faces.train, faces.test]).reshape(-1, 28, 20)
     (folder / "faces").mkdir(parents=True)
@@ -37,7 +37,7 @@ def write(folder):
 
 
 def main(folder=None, *, num_examples=200_000):
-    """-> the loss, in nats a test image, at the first and at the last evaluation."""
+    """Trains the model; returns the first and last evaluated loss, in nats per test image."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(folder or temporary)
         write(folder)
@@ -45,7 +45,7 @@ def main(folder=None, *, num_examples=200_000):
         assert np.array_equal(data.load(array).train, data.load(images).train)
         changes = {
             "data.name": images,
-            "data.split": "random",  # blocked, unless told otherwise: the last fifth tests
+            "data.split": "random",  # the default is blocked: the last fifth is for testing
             "train.num_examples": num_examples,
             "train.first_eval": 1000,
         }

@@ -1,11 +1,11 @@
-"""A likelihood of one's own: Laplace pixels, which forgive an outlier more than Gaussian ones do.
+"""A custom likelihood: Laplace pixels, which are more robust to outliers than Gaussian ones.
 
 python docs/examples/own_likelihood.py
 
-`aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` any `Likelihood`. To choose it
+`aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` any `Likelihood`. To select it
 by --config.model.likelihood=laplace, put it and its entry of `LIKELIHOODS` into
-aevb/likelihoods.py: the config reads the names from that file, so that an entry made while a
-program runs is none to it. tests/test_likelihoods.py then wants SciPy's density, to compare.
+aevb/likelihoods.py: the config reads the names from that file, so an entry that is added while a
+program runs has no effect. tests/test_likelihoods.py then needs SciPy's density for comparison.
 """
 
 import jax
@@ -20,7 +20,7 @@ NUM_HIDDEN, NUM_LATENTS = 64, 2
 
 
 def log_prob(heads, x):
-    """Sum_d log Laplace(x_d; location_d, exp(log_scale_d)) -> [], nats."""
+    """Returns Sum_d log Laplace(x_d; location_d, exp(log_scale_d)), [], nats."""
     distance = jnp.abs(x - heads["location"]) * jnp.exp(-heads["log_scale"])
     return -jnp.sum(jnp.log(2.0) + heads["log_scale"] + distance)
 
@@ -31,7 +31,7 @@ def sample(key, heads):
 
 
 laplace = Likelihood(
-    heads={"location": 1, "log_scale": 1},  # a number each for every pixel
+    heads={"location": 1, "log_scale": 1},  # one number per pixel each
     kinds=("grey", "real"),
     log_prob=log_prob,
     mean=lambda heads: heads["location"],
@@ -40,14 +40,14 @@ laplace = Likelihood(
 
 
 def integral(log_scale):
-    """Of exp(log_prob) over one pixel, by the trapezoidal rule out to 20 scales; 1 if it is one."""
+    """Returns the trapezoidal integral of exp(log_prob) out to 20 scales; 1 for a density."""
     heads = {"location": jnp.array([0.3]), "log_scale": jnp.array([log_scale])}
     x = 0.3 + jnp.exp(log_scale) * jnp.linspace(-20.0, 20.0, 4001)
     return jnp.trapezoid(jnp.exp(jax.vmap(lambda x: laplace.log_prob(heads, x[None]))(x)), x)
 
 
 def main(num_steps=300):
-    """-> the loss before and after."""
+    """Trains the model, and returns the loss before and after."""
     faces = data.load("frey_faces")
     x = jnp.float32(faces.train) / 256
     num_pixels = x.shape[1]

@@ -1,9 +1,9 @@
-"""A finished run as pure functions of one datapoint, which jit and vmap as any others.
+"""A finished run as pure functions of one datapoint, which can be jitted and vmapped.
 
 python docs/examples/trained_run.py [RUN]
 
-RUN is the folder of a run, as runs/frey_faces/default that `make run` leaves; without one, a short
-run is trained in a temporary folder.
+RUN is the folder of a run, for example runs/frey_faces/default, which `make run` writes. Without
+it, a short run is trained in a temporary folder.
 """
 
 import sys
@@ -20,7 +20,7 @@ from aevb.config import default_config, validate, with_values
 
 
 def main(folder=None, *, num_examples=200_000):
-    """-> minus log p(x), in nats, of test images turned upside down, and of them as they are."""
+    """Returns minus log p(x), in nats, of test images turned upside down, and of the originals."""
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
             folder = Path(temporary) / "run"
@@ -30,7 +30,7 @@ def main(folder=None, *, num_examples=200_000):
 
     stored = run.dataset.test[:10]
     keys = jax.random.split(jax.random.key(0), len(stored))
-    x = jax.vmap(run.dataset.preprocess)(keys, jnp.asarray(stored))  # as the model sees it
+    x = jax.vmap(run.dataset.preprocess)(keys, jnp.asarray(stored))  # the input of the model
 
     posterior = jax.jit(jax.vmap(run.encode))(x)  # statistics of q(z|x)
     z = jax.vmap(run.vae.guide.sample)(keys, posterior)

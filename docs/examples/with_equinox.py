@@ -27,7 +27,7 @@ class VAE(eqx.Module):
         self.decoder = eqx.nn.MLP(NUM_LATENTS, NUM_PIXELS, NUM_HIDDEN, 1, jnp.tanh, key=other)
 
     def bound(self, key, x):
-        """Eq. (7) of one datapoint x [D] of 0 and 1, in nats."""
+        """Returns eq. (7) for one datapoint x [D] of 0 and 1, in nats."""
         joint = Joint(
             StandardNormal(NUM_LATENTS).log_prob,
             lambda z: bernoulli.log_prob({"logits": self.decoder(z)}, x),
@@ -42,7 +42,7 @@ def loss(model, key, x):
 
 
 def main(num_steps=300):
-    """-> the loss before and after."""
+    """Trains the model, and returns the loss before and after."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     model, optimizer = VAE(jax.random.key(0)), optax.adam(1e-3)
     state, losses = optimizer.init(eqx.filter(model, eqx.is_array)), []

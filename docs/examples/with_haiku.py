@@ -30,9 +30,9 @@ decoder = hk.without_apply_rng(hk.transform(decode))
 
 
 def loss(params, key, x):
-    """Minus eq. (7), in nats a datapoint, of a minibatch x [M, D] of 0 and 1."""
+    """Returns minus eq. (7), in nats per datapoint, for a minibatch x [M, D] of 0 and 1."""
 
-    def bound(key, x):  # of one datapoint; vmap makes the minibatch
+    def bound(key, x):  # of one datapoint; vmap adds the minibatch
         joint = Joint(
             StandardNormal(NUM_LATENTS).log_prob,
             lambda z: bernoulli.log_prob({"logits": decoder.apply(params, z)}, x),
@@ -44,7 +44,7 @@ def loss(params, key, x):
 
 
 def main(num_steps=300):
-    """-> the loss before and after."""
+    """Trains the model, and returns the loss before and after."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     one, other = jax.random.split(jax.random.key(0))
     params = {

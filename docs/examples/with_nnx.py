@@ -28,7 +28,7 @@ class VAE(nnx.Module):
         return self.pixels(jnp.tanh(self.back(z)))
 
     def bound(self, key, x):
-        """Eq. (7) of one datapoint x [D] of 0 and 1, in nats."""
+        """Returns eq. (7) for one datapoint x [D] of 0 and 1, in nats."""
         joint = Joint(
             StandardNormal(NUM_LATENTS).log_prob,
             lambda z: bernoulli.log_prob({"logits": self.decode(z)}, x),
@@ -51,7 +51,7 @@ def step(model, optimizer, key, x):
 
 
 def main(num_steps=300):
-    """-> the loss before and after."""
+    """Trains the model, and returns the loss before and after."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     model, losses = VAE(nnx.Rngs(0)), []
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)

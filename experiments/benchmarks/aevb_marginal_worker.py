@@ -1,8 +1,8 @@
 """Estimates log p(x) by importance sampling on request: a contender of marginal_speed.py.
 
---weights names the decoder, the encoder and the images of marginal_speed.py. A line of stdin is a
-number of images and K, "8 5000"; the answer has the estimates in nats, the seconds, and the peak
-memory of the process so far.
+--weights names a file with the decoder, the encoder and the images of marginal_speed.py. Each line
+of stdin is a number of images and K, for example "8 5000". The answer has the estimates in nats,
+the seconds, and the peak memory of the process so far.
 """
 
 import os

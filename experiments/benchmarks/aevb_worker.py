@@ -1,7 +1,7 @@
 """Trains aevb's VAE one epoch at a time on request: a contender of train_speed.py.
 
-The same step as `experiments/run.py` runs, by the protocol of worker.py: the experiment is built
-from a config, and `aevb.training.loop` advances it by one epoch a request.
+The training step is that of `experiments/run.py`, with the protocol of worker.py. The experiment is
+built from a config, and `aevb.training.loop` advances it by one epoch per request.
 """
 
 import argparse

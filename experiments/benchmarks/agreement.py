@@ -1,9 +1,9 @@
-"""The same settings trained by an independent PyTorch program: do the bounds agree?
+"""Compares the bounds of aevb and of an independent PyTorch program with the same settings.
 
     python experiments/benchmarks/agreement.py --data-dir=DATA [--row=frey_blocked_2]
 
-Trains torch_vae.py, which shares no line with aevb, with the settings of one row of
-`experiments/reproduce.py`, and sets its bounds over several seeds beside those in
+The program trains torch_vae.py, which shares no line with aevb, with the settings of one row of
+`experiments/reproduce.py`. It compares the bounds over several seeds with those in
 `experiments/results/reproduce.json`. PyTorch needs its own environment: see requirements.txt.
 """
 
@@ -21,7 +21,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent.parent
 OURS = ROOT / "experiments" / "results" / "reproduce.json"
 
-# The flags of torch_vae.py that say the same as a row of reproduce.py.
+# The flags of torch_vae.py that are equivalent to a row of reproduce.py.
 ROWS = {
     "frey_blocked_2": ["--data=frey", "--split=blocked", "--latent-dim=2"],
     "binarized_mnist_20": ["--data=mnist", "--latent-dim=20"],
@@ -29,7 +29,7 @@ ROWS = {
 
 
 def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, float]:
-    """One run of the PyTorch program -> its bounds at the end."""
+    """Runs the PyTorch program once, and returns its bounds at the end."""
     command = [
         str(args.bench_python),
         str(BENCHMARKS / "torch_vae.py"),
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, f
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Means, standard errors, and their difference in standard errors of it."""
+    """Returns the means, the standard errors, and the difference in units of its standard error."""
     aevb, torch = ({"bounds": bounds, **mean_over_seeds(bounds)} for bounds in (ours, theirs))
     error = math.hypot(aevb["standard_error"], torch["standard_error"])
     return {

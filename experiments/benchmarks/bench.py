@@ -1,4 +1,4 @@
-"""All benchmarks, one after another: what `make bench` runs.
+"""Runs all benchmarks, one after another, as `make bench` does.
 
     python experiments/benchmarks/bench.py --data-dir=DATA [--quick] [--only=train,start]
 
@@ -6,17 +6,18 @@
     start     from the command to the first evaluated epoch (first_epoch.py)
     marginal  log p(x) by importance sampling (marginal_speed.py)
     sweep     a whole sweep (sweep_speed.py)
-    mapping   the same sweep, its members mapped onto the hardware in each way
+    mapping   the same sweep, with each way to map its members onto the hardware
     members   training speed of S runs in one program (members_speed.py)
-    streaming data on disk beside data in memory (streaming_speed.py)
+    streaming data on disk compared with data in memory (streaming_speed.py)
     scaling   a step's time on several devices (scaling_speed.py)
-    classical the Gaussian mixture beside scikit-learn, variational Bayes beside chains
+    classical the Gaussian mixture against scikit-learn, variational Bayes against chains
     explorer  a drag in the page of a run, with Debian's chromium and playwright (explorer_speed.py)
 
-On the CPU of an otherwise idle machine, an hour and a half. The results files go to results/ beside
-this file, from which `experiments/readme.py` writes the tables. On an accelerator what runs on it
-contends, with absolute times, and the files go to results/<gpu or tpu>/. --quick shows in some
-minutes that everything runs, and writes to runs/bench.
+All of them take an hour and a half on the CPU of an otherwise idle machine. The results files go to
+results/ beside this file, from which `experiments/readme.py` writes the tables. On an accelerator,
+only the contenders that run on it take part, with absolute times, and the files go to
+results/<gpu or tpu>/. --quick checks in some minutes that everything runs, and writes to
+runs/bench.
 """
 
 import argparse
@@ -34,13 +35,13 @@ BENCHMARKS = Path(__file__).resolve().parent
 ALL = "aevb,flax,numpyro,torch_compile,torch_preloaded,torch_dataloader"
 FEWER = "aevb,flax,torch_compile,torch_preloaded"
 ON_ACCELERATOR = "aevb,flax"
-MAPPING_EXAMPLES = 50_000  # of each of 15 members
-SWEEP_EXAMPLES = 1_000_000  # of each of 15 members
-ON_ACCELERATOR_EXAMPLES = 100_000_000  # as far as the paper's figure 2 goes
+MAPPING_EXAMPLES = 50_000  # for each of 15 members
+SWEEP_EXAMPLES = 1_000_000  # for each of 15 members
+ON_ACCELERATOR_EXAMPLES = 100_000_000  # as many as in the paper's figure 2
 
 
 class Benchmark(NamedTuple):
-    """A program of this folder, its flags, and those that make it short."""
+    """A program of this folder, its flags, and the flags that make it short."""
 
     script: str
     output: str
@@ -50,7 +51,7 @@ class Benchmark(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What train_speed.py trains, and who contends on the CPU."""
+    """The model and data that train_speed.py trains, and the contenders on the CPU."""
 
     data: str
     num_latents: int
@@ -106,7 +107,7 @@ def sweep(on_cpu: bool) -> Benchmark:
 
 
 def mapping(on_cpu: bool) -> Benchmark:
-    """Of a sweep's members onto the hardware, on which its choice rests."""
+    """Returns the benchmark of a sweep's mappings, which is the basis of the default mapping."""
     ways = "--ways=" + ("devices,sequence,stack" if on_cpu else "stack,sequence")
     return Benchmark(
         "sweep_speed.py",
@@ -117,7 +118,7 @@ def mapping(on_cpu: bool) -> Benchmark:
 
 
 def members(on_cpu: bool) -> Benchmark:
-    """What an accelerator gains by a stack; on a CPU, where it loses by one, a few sizes."""
+    """Returns the benchmark of stacked runs; only a few sizes on a CPU, where they are slower."""
     sizes = "--members=" + ("1,4,16" if on_cpu else "1,2,4,8,16,32,64,128,256")
     return Benchmark(
         "members_speed.py",
@@ -128,19 +129,19 @@ def members(on_cpu: bool) -> Benchmark:
 
 
 def streaming(on_cpu: bool) -> list[Benchmark]:
-    """What the reading of data costs, and holds."""
+    """Returns the benchmarks of the time and memory that reading data from disk takes."""
     quick = ["--rounds=1", "--epochs-share=0.01", "--gigabytes=0.05"]
     return [Benchmark("streaming_speed.py", "streaming_speed.json", ["--rounds=7"], quick)][:on_cpu]
 
 
 def scaling(on_cpu: bool) -> list[Benchmark]:
-    """What it costs to divide a step, where the devices are simulated."""
+    """Returns the benchmark of the cost of dividing a step, where the devices are simulated."""
     quick = ["--rounds=1", "--devices=1,2"]
     return [Benchmark("scaling_speed.py", "scaling_speed.json", ["--rounds=7"], quick)][:on_cpu]
 
 
 def classical(on_cpu: bool) -> list[Benchmark]:
-    """What has to do with neither networks nor data sets, and runs on the CPU."""
+    """Returns the benchmarks that need neither networks nor datasets, and run on the CPU."""
     mixture = Benchmark(
         "mixture_speed.py",
         "mixture_speed.json",
@@ -159,7 +160,7 @@ def classical(on_cpu: bool) -> list[Benchmark]:
 
 
 def explorer(on_cpu: bool) -> list[Benchmark]:
-    """A drag in a browser, which runs on the CPU, if there are a browser and what drives it."""
+    """Returns the benchmark of a drag, on the CPU, if chromium and playwright are installed."""
     quick = ["--rounds=1", "--moves=10"]
     page = Benchmark("explorer_speed.py", "explorer_speed.json", [], quick, needs_data=False)
     there = shutil.which("chromium") and importlib.util.find_spec("playwright")
@@ -167,7 +168,7 @@ def explorer(on_cpu: bool) -> list[Benchmark]:
 
 
 def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
-    """By the names of --only, in the order in which they run."""
+    """Returns the benchmarks by their names in --only, in the order in which they run."""
     return {
         "train": [training(shape, on_cpu) for shape in SHAPES],
         "start": [start()],
@@ -183,7 +184,7 @@ def benchmarks(on_cpu: bool) -> dict[str, list[Benchmark]]:
 
 
 def command(benchmark: Benchmark, data_dir: Path, results: Path, is_quick: bool) -> list[str]:
-    """Of two equal flags the later one holds."""
+    """Returns the command of a benchmark. The later of two equal flags takes effect."""
     return [
         sys.executable,
         str(BENCHMARKS / benchmark.script),
@@ -195,7 +196,7 @@ def command(benchmark: Benchmark, data_dir: Path, results: Path, is_quick: bool)
 
 
 def backend() -> str:
-    """cpu, gpu or tpu; asked in a process of its own, which leaves the device to the others."""
+    """Returns "cpu", "gpu" or "tpu". A separate process asks, so that the device stays free."""
     question = "import jax; print(jax.default_backend())"
     asked = subprocess.run(
         [sys.executable, "-c", question], stdout=subprocess.PIPE, text=True, check=True

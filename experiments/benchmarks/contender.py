@@ -1,6 +1,6 @@
 """A worker process that waits for requests on its stdin, so that contenders work in turn.
 
-It announces itself by one line of JSON, and answers each line of its stdin by one more.
+The worker prints one line of JSON when it is ready, and then one line for each line of its stdin.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from aevb.storage.metrics_log import write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
-BUSY = 0.2  # cores that others may use before a warning
+BUSY = 0.2  # busy cores of other processes, above which a warning is given
 
 
 class Contender:
-    """A worker process, from its start to the end of the with block."""
+    """A worker process that lives until the end of the with block."""
 
     def __init__(self, name: str, command: list[str]):
         self.name = name
@@ -38,7 +38,7 @@ class Contender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of a worker that has died
+        with contextlib.suppress(BrokenPipeError):  # if the worker has died
             self._requests.close()
         try:
             self._process.wait(timeout=30)
@@ -62,7 +62,7 @@ class Contender:
 
 
 def in_turn(contenders: Sequence[T], round_number: int) -> list[T]:
-    """The contenders in this round's order, which rotates: a slow minute falls on all."""
+    """Returns the contenders in this round's order. It rotates: a slow minute affects all."""
     first = round_number % len(contenders)
     return [*contenders[first:], *contenders[:first]]
 
@@ -72,7 +72,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def write_report(path: Path, *, command: str, load: float | None, **figures: Any) -> None:
-    """A results file: what was measured, by which command, on what machine and beside what load."""
+    """Writes a results file: the figures, the command, the machine and its load."""
     report = {
         "command": command,
         "machine": provenance.machine(),
@@ -85,17 +85,20 @@ def write_report(path: Path, *, command: str, load: float | None, **figures: Any
 
 
 def load_of_others(seconds: float = 2.0) -> float | None:
-    """Cores that other processes keep busy, measured while this one sleeps; None where unknown.
+    """Measures the cores that other processes keep busy, while this one sleeps; None if unknown.
 
-    On a machine that others use, threads that wait for each other lose most, and so PyTorch does:
-    its figures then look worse than they are.
+    On a machine with other load, threads that wait for each other slow down most. PyTorch has such
+    threads, so its figures then look worse than they are.
     """
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
 
     def busy_and_all() -> tuple[int, int]:
-        """Ticks of all cores since the start: user nice system idle iowait irq softirq steal."""
+        """Returns the busy ticks and all ticks of all cores since the machine started.
+
+        The fields are: user nice system idle iowait irq softirq steal.
+        """
         ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
         return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 

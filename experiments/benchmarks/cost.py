@@ -1,13 +1,14 @@
-"""Time and memory of training, evaluation and log p(x) as the work grows, one axis at a time.
+"""Measures time and memory of training, evaluation and log p(x) as the work grows along one axis.
 
     python experiments/benchmarks/cost.py
 
-Each axis of `AXES` is swept from `BASE`, every point in a process of its own, whose peak memory is
-the point's. Between the last two points of an axis a figure grows as size^slope. `EXPECTED` says
-which slope the work itself has, and where the measured one is steeper by `TOLERANCE`, the report
-says so: such a surprise is a defect, or a line of thought that is missing here.
+Each axis of `AXES` is swept from `BASE`. Every point has its own process, so that the peak memory
+of the process is that of the point. Between the last two points of an axis, a figure grows as
+size^slope. `EXPECTED` has the slope of the work itself. Where the measured slope is steeper by
+`TOLERANCE`, the report says so: such a surprise is a defect, or an effect that is missing here.
 
-The data are random pixels, and the model is the paper's: what it learns costs no more or less.
+The data are random pixels, and the model is the paper's. The cost does not depend on what the model
+learns.
 """
 
 import argparse
@@ -26,7 +27,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class Work(NamedTuple):
-    """How much there is to do."""
+    """The amount of work."""
 
     num_data: int = 10_000  # N
     num_dims: int = 784  # D
@@ -35,7 +36,7 @@ class Work(NamedTuple):
     batch_size: int = 100  # M
     num_samples: int = 1  # L
     importance_samples: int = 1000  # K
-    num_members: int = 1  # S, of a stack; one is trained alone
+    num_members: int = 1  # S, the size of a stack; a single one is trained alone
 
 
 BASE = Work()
@@ -44,14 +45,14 @@ AXES = {
     "num_dims": (100, 1000, 10_000),
     "num_latents": (10, 100, 1000),
     "hidden": (50, 500, 5000),
-    "batch_size": (10, 100, 1000, 5000),  # two steps an epoch at least
+    "batch_size": (10, 100, 1000, 5000),  # at least two steps per epoch
     "num_samples": (1, 10, 100),
     "importance_samples": (1000, 10_000, 100_000),
     "num_members": (1, 4, 16, 64, 256),
 }
 
-# What each figure may grow as, at most; not listed: it need not grow. Memory that all the data or
-# all the parameters take is counted where they are, among the arguments.
+# The largest expected slope of each figure; an axis that is not listed is expected not to change
+# it. Memory of all the data or all the parameters is counted with the arrays, as arguments.
 MODEL: dict[str, float] = dict.fromkeys(("num_dims", "num_latents", "hidden"), 1.0)
 MINIBATCH: dict[str, float] = dict.fromkeys(("batch_size", "num_samples"), 1.0)
 DATA: dict[str, float] = {"num_data": 1.0, "num_dims": 1.0}
@@ -59,7 +60,7 @@ STACK: dict[str, float] = {"num_members": 1.0}
 EXPECTED: dict[str, dict[str, float]] = {
     "step_seconds": MODEL | MINIBATCH | STACK,
     "pause_seconds": MODEL | MINIBATCH | STACK,
-    "shuffle_seconds": {"num_data": 1.1} | STACK,  # a sort: N log N, and one for each member
+    "shuffle_seconds": {"num_data": 1.1} | STACK,  # a sort: N log N, one per member
     "evaluation_seconds": MODEL | STACK | {"num_data": 1.0},
     "importance_seconds": MODEL | {"importance_samples": 1.0},
     # the order of the data, twice
@@ -72,14 +73,17 @@ EXPECTED: dict[str, dict[str, float]] = {
 }
 TOLERANCE = 0.15  # in the slope: the noise of a shared machine, and logarithms
 
-SECONDS = 0.5  # that a timing takes at least, where one call is shorter
+SECONDS = 0.5  # least duration of a timing; shorter calls are repeated
 ROUNDS = 4  # timings of each kind
 IMPORTANCE_POINTS = 8  # datapoints whose log p(x) is estimated at once
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call that waits for its result; the first one warms up, and of the rounds the
-    fastest counts, because what else a shared machine does can only add."""
+    """Returns the seconds of a call that waits for its result.
+
+    The first call is a warm-up. The fastest round counts, because other load on a shared machine
+    can only add time.
+    """
     call()
 
     def seconds(number: int) -> float:
@@ -89,21 +93,21 @@ def timed(call: Callable[[], object]) -> float:
         return (time.perf_counter() - began) / number
 
     once = seconds(1)
-    if once > SECONDS:  # long enough to be trusted, and too long to repeat
+    if once > SECONDS:  # long enough to be reliable, and too long to repeat
         return once
     number = max(1, round(SECONDS / ROUNDS / once))
     return min(seconds(number) for _ in range(ROUNDS))
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held; Linux only, 0 elsewhere."""
+    """Returns the peak memory of this process; Linux only, 0 elsewhere."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def measure(work: Work) -> dict[str, float]:
-    """The figures of `EXPECTED` for one amount of work."""
+    """Returns the figures of `EXPECTED` for one amount of work."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -168,7 +172,7 @@ def measure(work: Work) -> dict[str, float]:
     keys, state = run.keys, run.join(run.init())
     order = loop.no_order(keys, data)
 
-    # Training: steps within an epoch, the cost of a pause, and a new epoch's order
+    # Training: steps within an epoch, the cost of a pause, and the order of a new epoch
     compiled: Any = run.program.compile(keys, data, state)
     memory: dict[str, float] = _memory("step", compiled)
 
@@ -177,7 +181,7 @@ def measure(work: Work) -> dict[str, float]:
         state, order, means = compiled(keys, data, state, order, state.step + num_steps)
         means["objective"].block_until_ready()
 
-    def train_one_step() -> None:  # of an epoch whose order is there: the same step, over and over
+    def train_one_step() -> None:  # with an existing order; repeats the same step
         nonlocal state
         state = state._replace(step=jnp.int32(0))
         train(1)
@@ -203,7 +207,7 @@ def measure(work: Work) -> dict[str, float]:
     stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
     memory |= _memory("evaluation", jax.jit(bounds_of).lower(state.params, stored, index).compile())
 
-    # log p(x), of the first member
+    # log p(x) of the first member
     params = run.member(state, 0).params
 
     def log_p(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
@@ -239,7 +243,7 @@ def _memory(name: str, compiled: Any) -> dict[str, float]:
 
 
 def growth(axis: str, sizes: list[int], points: list[dict[str, float]]) -> dict[str, Any]:
-    """Of each figure: its slope between the last two sizes, the expected one, and a surprise."""
+    """Returns each figure's slope between the last two sizes, the expected one, and a surprise."""
     found = {}
     for name, expected_of in EXPECTED.items():
         last, before = points[-1][name], points[-2][name]
@@ -278,7 +282,7 @@ def main() -> None:
     for axis in args.axes:
         sizes, points = list(AXES[axis][: args.sizes]), []
         for size in sizes:
-            # A new process each, so that its peak memory is that of this point alone.
+            # Each point has a new process, so that its peak memory is that of this point alone.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 points.append(pool.apply(measure, [BASE._replace(**{axis: size})]))
             shown = ", ".join(f"{name} {value:.3g}" for name, value in points[-1].items())

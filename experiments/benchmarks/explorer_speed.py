@@ -1,11 +1,11 @@
-"""How soon the page of a run has repainted what a hand drags: in Debian's chromium.
+"""Measures how soon the page of a run repaints after a drag, in Debian's chromium.
 
     python experiments/benchmarks/explorer_speed.py [--rounds=5] [--moves=60]
 
-The pages are of models of the Frey faces after some steps of training; how good a model is makes no
-difference. A round drags the point across the latent plane of each page in turn. Of each move the
-handler's time is measured, in which the face is decoded and drawn, and the time from the event to
-the end of the next frame, which a screen shows 60 times a second.
+The pages show models of the Frey faces after some steps of training; the quality of a model makes
+no difference. A round drags the point across the latent plane of each page in turn. Two times are
+measured for each move: the time of the handler, which decodes and draws the face, and the time from
+the event to the end of the next frame, which a screen shows 60 times per second.
 """
 
 import argparse
@@ -33,7 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
 SIZE = {"width": 1200, "height": 900}
 FRAME_MS = 1000 / 60
 
-# The first listener of a move and the last one, and a message that waits for the frame to be drawn.
+# The first and last listener of a move, and a message that is handled after the frame is drawn.
 CLOCK = """() => {
     window.clock = { handler: [], painted: [] };
     let began;
@@ -67,7 +67,7 @@ def opened(browser: Browser, file: Path) -> Page:
 
 
 def drag(page: Page, moves: int) -> dict[str, list[float]]:
-    """From corner to corner -> milliseconds of each move."""
+    """Drags from corner to corner, and returns the milliseconds of each move."""
     page.bring_to_front()
     page.evaluate("() => { window.clock.handler.length = window.clock.painted.length = 0; }")
     box = page.locator("#plane").bounding_box()

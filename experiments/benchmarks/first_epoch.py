@@ -1,10 +1,11 @@
-"""Seconds from the command to the first finished and evaluated epoch, cold and with the cache.
+"""Measures the seconds from the command to the first evaluated epoch, cold and with the cache.
 
     python experiments/benchmarks/first_epoch.py [--data-dir=DATA] [--experiments=frey_faces,...]
 
 Each start is `experiments/run.py` as a user types it, in a new folder and with its first evaluation
-after one epoch; the clock stops when that line stands in `metrics.jsonl`, and the run is ended. A
-cold start has an empty compilation cache, the warm one after it has what the cold one left there.
+after one epoch. The clock stops when the line of that evaluation is in `metrics.jsonl`, and the run
+is ended. A cold start has an empty compilation cache; the warm start after it has the cache that
+the cold one filled.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def seconds_to_first_epoch(experiment: str, cache: Path, extra: list[str]) -> fl
 
 
 def measure(experiment: str, num_rounds: int, extra: list[str]) -> dict[str, Any]:
-    """Cold and warm starts in turn."""
+    """Measures cold and warm starts in turn."""
     seconds: dict[str, list[float]] = {"cold": [], "warm": []}
     for _ in range(num_rounds):
         with tempfile.TemporaryDirectory() as cache:

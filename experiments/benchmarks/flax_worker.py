@@ -1,9 +1,9 @@
-"""Trains a VAE written the way of Flax's own example: a contender of train_speed.py.
+"""Trains a VAE written like Flax's own example: a contender of train_speed.py.
 
-A Linen module, a TrainState, one jitted train_step, and a loop of Python that hands it one NumPy
-minibatch after another. What differs from the example is what makes the work equal: the paper's
-tanh layers, initialization, Adagrad and prior on the parameters, and that the step is jitted.
-By the protocol of worker.py.
+The program has a Linen module, a TrainState, one jitted train_step, and a Python loop that passes
+one NumPy minibatch after another to it. It differs from the example where the work must be equal:
+the paper's tanh layers, initialization, Adagrad and prior on the parameters, and a jitted step. The
+protocol is that of worker.py.
 """
 
 from importlib.metadata import version
@@ -21,14 +21,14 @@ from jax import Array
 
 
 class VAE(nn.Module):
-    """Appendix C: one hidden layer of tanh units on either side."""
+    """The VAE of appendix C: one hidden layer of tanh units in the encoder and in the decoder."""
 
     sizes: worker.Sizes
     latent_dim: int
 
     @nn.compact
     def __call__(self, x: Array, key: Array) -> tuple[Array, Array, list[Array]]:
-        """-> the posterior's mean and log-variance [M, Z], and the decoder's heads [M, D]."""
+        """Returns the posterior's mean and log-variance [M, Z], and the decoder's heads [M, D]."""
 
         def dense(size: int, name: str) -> nn.Dense:
             normal = nn.initializers.normal(0.1)
@@ -47,7 +47,10 @@ class VAE(nn.Module):
 
 
 def log_lik(heads: list[Array], x: Array) -> Array:
-    """log p(x|z) in nats, [M]: Bernoulli, or with two heads a Gaussian whose mean is a sigmoid."""
+    """Returns log p(x|z) in nats, [M].
+
+    It is Bernoulli, or with two heads a Gaussian whose mean is a sigmoid.
+    """
     if len(heads) == 1:
         return -optax.sigmoid_binary_cross_entropy(heads[0], x).sum(-1)
     mean, log_var = nn.sigmoid(heads[0]), heads[1]
@@ -56,7 +59,7 @@ def log_lik(heads: list[Array], x: Array) -> Array:
 
 
 def mean_bound(model: VAE, params: dict, x: Array, key: Array) -> Array:
-    """The one-sample bound, eq. (7), a mean over datapoints [M, D], in nats."""
+    """Returns the one-sample bound, eq. (7), averaged over datapoints [M, D], in nats."""
     outputs: Any = model.apply({"params": params}, x, key)
     mean, log_var, heads = outputs
     kl = -0.5 * (1 + log_var - mean**2 - jnp.exp(log_var)).sum(-1)

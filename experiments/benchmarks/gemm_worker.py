@@ -1,9 +1,9 @@
-"""The matrix products of training steps and nothing else: the limit of train_speed.py.
+"""Computes only the matrix products of training steps: the limit of train_speed.py.
 
-An "epoch" is one compiled loop over as many steps as a contender takes, each of exactly the
-products of one step, forward and backward, with nothing elementwise: what remains is the machine.
-In set-up it tries every layout of weights, gradients and heads, and keeps the fastest.
-By the protocol of worker.py, without a bound.
+An "epoch" is one compiled loop with as many steps as a contender takes. Each step has exactly the
+products of one training step, forward and backward, and nothing elementwise, so that only the
+machine limits its speed. The set-up tries every layout of weights, gradients and heads, and keeps
+the fastest. The protocol is that of worker.py, without a bound.
 """
 
 import itertools
@@ -18,13 +18,13 @@ import numpy as np
 import worker
 from jax import Array
 
-TRIALS = 3  # of each layout in set-up
+TRIALS = 3  # of each layout during set-up
 
 
 class Layout(NamedTuple):
     transposed_weights: bool  # stored [out, in] rather than [in, out]
-    transposed_gradients: bool  # of the weights, likewise
-    joined_heads: bool  # all heads of a network as one product
+    transposed_gradients: bool  # the same for the gradients of the weights
+    joined_heads: bool  # whether all heads of a network are one product
 
     def __str__(self) -> str:
         shape = {False: "[in, out]", True: "[out, in]"}
@@ -36,8 +36,11 @@ class Layout(NamedTuple):
 
 
 def flops_per_example(sizes: worker.Sizes, latent_dim: int) -> int:
-    """Of a step's products: 2 for each weight forward, 2 for its gradient, and 2 for the gradient
-    of its input, which the first layer does not need."""
+    """Counts the operations in the products of one step per example.
+
+    Each weight has 2 in the forward pass, 2 for its gradient, and 2 for the gradient of its input,
+    which the first layer does not need.
+    """
     D, H, num_heads, _ = sizes
     first, others = D * H, H * 2 * latent_dim + latent_dim * H + H * num_heads * D
     return 2 * (2 * first + 3 * others)
@@ -48,7 +51,7 @@ def product(a: Array, b: Array, contract_a: int, contract_b: int) -> Array:
 
 
 class Linear(NamedTuple):
-    """A layer's three products, in one layout."""
+    """The three products of a layer, in one layout."""
 
     weights: Array
     layout: Layout
@@ -64,10 +67,10 @@ class Linear(NamedTuple):
 
 
 def step_products(networks: list[list[Array]], x: Array, layout: Layout) -> tuple[Array, list]:
-    """One step's products -> the next step's x [M, D], and all that else was computed.
+    """Computes the products of one step; returns the next step's x [M, D] and all other results.
 
     Args:
-        networks: of encoder hidden, encoder heads, decoder hidden and decoder heads, the weights.
+        networks: the weights of encoder hidden, encoder heads, decoder hidden and decoder heads.
     """
     encoder, posterior, decoder, likelihood = (
         [Linear(weights, layout) for weights in layer] for layer in networks
@@ -79,7 +82,7 @@ def step_products(networks: list[list[Array]], x: Array, layout: Layout) -> tupl
     k = decoder[0].forward(z)
     outputs = [head.forward(k) for head in likelihood]
 
-    # An output stands for the gradient in its place: it has the shape.
+    # An output takes the place of the gradient, because it has the same shape.
     of_k = [head.input_gradient(g) for head, g in zip(likelihood, outputs, strict=True)]
     of_h = [head.input_gradient(g) for head, g in zip(posterior, stats, strict=True)]
     of_z = decoder[0].input_gradient(of_k[0])
@@ -90,7 +93,7 @@ def step_products(networks: list[list[Array]], x: Array, layout: Layout) -> tupl
 
 
 def make_networks(sizes: worker.Sizes, latent_dim: int, layout: Layout) -> list[list[Array]]:
-    """Weights of which forward is a projection of x, so that no number grows or vanishes."""
+    """Returns weights whose forward pass is a projection of x: no number grows or vanishes."""
     rng = np.random.default_rng(0)
 
     def orthonormal(num_in: int, num_out: int) -> np.ndarray:
@@ -111,7 +114,7 @@ def make_networks(sizes: worker.Sizes, latent_dim: int, layout: Layout) -> list[
 def make_epoch(
     sizes: worker.Sizes, latent_dim: int, batch_size: int, layout: Layout
 ) -> Callable[[], None]:
-    """The products of one epoch as a compiled program; the call waits for its end."""
+    """Compiles the products of one epoch into a program; its call waits until it ends."""
     networks = make_networks(sizes, latent_dim, layout)
     x = jax.random.normal(jax.random.key(0), (batch_size, sizes.num_dims))
 
@@ -134,7 +137,7 @@ def make_epoch(
 
 
 def fastest(epochs: dict[Layout, Callable[[], None]]) -> Layout:
-    """By the least time of trials in turn."""
+    """Returns the layout with the least time, over trials in turn."""
     seconds = dict.fromkeys(epochs, float("inf"))
     for _ in range(TRIALS):
         for layout, epoch in epochs.items():

@@ -1,12 +1,12 @@
-"""log p(x) by importance sampling: aevb beside PyTorch, in paired rounds on one machine.
+"""Compares the speed of log p(x) by importance sampling, aevb against PyTorch, in paired rounds.
 
     python experiments/benchmarks/marginal_speed.py [--data-dir=DATA] [--rounds=7]
 
-A 784-500-20 model of binarized MNIST is trained for a moment and handed to every contender, with
-some test images. In each round every contender in turn estimates log p(x) of these images by 5000
-importance samples each; the ratio is that of its time to aevb's. The estimates must agree, and the
-peak memory after K = 500 and after K = 50,000 is read. PyTorch needs its own environment: see
-requirements.txt beside this file.
+A 784-500-20 model of binarized MNIST is trained briefly and given to every contender, with some
+test images. In each round every contender in turn estimates log p(x) of these images with 5000
+importance samples each, on one machine. The ratio is its time divided by aevb's. The program checks
+that the estimates agree, and reads the peak memory after K = 500 and after K = 50,000. PyTorch
+needs its own environment: see requirements.txt beside this file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from contender import ROOT, Contender, in_turn, load_of_others, summary, write_r
 
 BENCHMARKS = Path(__file__).resolve().parent
 NUM_SAMPLES = 5000
-FEW, MANY = 500, 50_000  # samples between which the memory must not grow
+FEW, MANY = 500, 50_000  # sample counts between which the memory must not grow
 SCRIPTS = {
     "aevb": ["aevb_marginal_worker.py"],
     "torch": ["torch_marginal_worker.py"],
@@ -31,7 +31,7 @@ SCRIPTS = {
 
 
 def write_model(path: Path, num_examples: int, num_images: int, data_dir: Path | None) -> None:
-    """Trains the model a little and writes its parameters, and test images, into one file."""
+    """Trains the model briefly, and writes its parameters and test images into one file."""
     import jax
     import jax.numpy as jnp
 
@@ -57,7 +57,7 @@ def write_model(path: Path, num_examples: int, num_images: int, data_dir: Path |
 
 
 def compare(contenders: list[Contender], rounds: int, num_images: int) -> dict[str, Any]:
-    """Rounds in turn -> for each contender its speed, ratio, estimates and memory."""
+    """Runs rounds in turn, and returns each contender's speed, ratio, estimates and memory."""
     answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         for contender in in_turn(contenders, number):
@@ -123,7 +123,7 @@ def main() -> None:
         f"--rounds={args.rounds} --images={args.images} --num-examples={args.num_examples} "
         f"--contenders={args.contenders}",
         load=load,
-        versions=versions,  # of the contenders, in the place of ours
+        versions=versions,  # of the contenders, instead of ours
         images=args.images,
         num_samples=NUM_SAMPLES,
         rounds=args.rounds,

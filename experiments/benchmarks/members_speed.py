@@ -1,11 +1,10 @@
-"""Training speed of a run alone and of S runs in one program, on whatever device jax has.
+"""Measures the training speed of one run, and of S runs in one program, on jax's device.
 
     python experiments/benchmarks/members_speed.py --data-dir=DATA --data=mnist --latent-dim=20
 
-The members are the paper's model of a data set with seeds of their own, as a sweep stacks
-them (`aevb.sweeps.sweep`). A size's rate is the median over rounds of equally many steps each,
-after one round that warms up; it has nothing to be compared with, so that a figure stands
-for its device.
+The members are the paper's model of a dataset with different seeds, stacked as in a sweep
+(`aevb.sweeps.sweep`). The rate of a size is the median over rounds of equally many steps each,
+after one warm-up round. There is no contender, so a figure is valid only for its device.
 """
 
 import datetime
@@ -31,12 +30,12 @@ ROUNDS = 5
 
 
 def members(values: Values, number: int) -> tuple[Member, ...]:
-    """Runs of one config that differ in their seeds."""
+    """Returns members of one config that differ in their seeds."""
     return tuple(Member(str(seed), {}, {**values, "seed": seed}) for seed in range(number))
 
 
 def seconds_a_step(runs: stacked_runs.Stack, data: jax.Array, num_steps: int) -> list[float]:
-    """Of each round. The first one, whose epoch has no order yet, is not among them."""
+    """Returns the seconds per step of each round, without the first, whose epoch needs an order."""
     keys, state = runs.keys, runs.join(runs.init())
     order = loop.no_order(keys, data)
     advance = runs.program.compile(keys, data, state)
@@ -62,7 +61,7 @@ def main() -> None:
     load = load_of_others()
 
     values = config_of(args)
-    workshop = Workshop(RESULTS, Machine("stack", num_runs=1))  # which here writes nothing
+    workshop = Workshop(RESULTS, Machine("stack", num_runs=1))  # writes nothing here
     data = jnp.asarray(workshop.dataset(values).train)
     rows: list[dict[str, Any]] = []
     for size in args.members:

@@ -1,13 +1,14 @@
-"""The Bayesian Gaussian mixture: aevb beside scikit-learn, in paired rounds on one machine.
+"""Compares the Bayesian Gaussian mixture of aevb and of scikit-learn, in paired rounds.
 
     python experiments/benchmarks/mixture_speed.py [--rounds=3] [--sweeps=20]
 
-100,000 simulated points in 10 dimensions, 10 components with full covariances, 10 restarts, the
-same number of iterations of each, of the same updates under the same prior. A round times one
-whole fit of every contender in turn, initialization included and compilation not; the ratio is a
-contender's time to that of aevb in float32. scikit-learn works in float64, as it does by default,
-with as many threads as BLAS takes and with one: where others use the machine, threads that wait for
-one another lose most. The scores, mean log-densities in nats, say that the fits are equally good.
+The data are 100,000 simulated points in 10 dimensions. Each contender fits 10 components with full
+covariances from 10 restarts, with the same number of iterations of the same updates under the same
+prior, on one machine. A round times one whole fit of every contender in turn, including the
+initialization and excluding the compilation. The ratio is a contender's time divided by that of
+aevb in float32. scikit-learn works in float64, its default, with as many threads as BLAS takes and
+with one: on a machine with other load, threads that wait for one another slow down most. The
+scores, mean log-densities in nats, show whether the fits are equally good.
 """
 
 import argparse
@@ -26,7 +27,7 @@ ONE_THREAD = ["env", "OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1"]
 
 
 def compare(contenders: list[Contender], rounds: int) -> dict[str, Any]:
-    """Rounds in turn -> for each contender its seconds, ratio, processor time and score."""
+    """Runs rounds in turn; returns each contender's seconds, ratio, processor time and score."""
     answers: dict[str, list[dict]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         for contender in in_turn(contenders, number):
@@ -37,7 +38,7 @@ def compare(contenders: list[Contender], rounds: int) -> dict[str, Any]:
 
 
 def summarize(answers: dict[str, list[dict]], ours: str) -> dict[str, Any]:
-    """Ratios are taken round by round, so that a slow minute falls on all."""
+    """Summarizes ratios that are taken per round, so that a slow minute affects all contenders."""
     results = {}
     for name, done in answers.items():
         ratios = [a["seconds"] / b["seconds"] for a, b in zip(done, answers[ours], strict=True)]

@@ -1,7 +1,8 @@
-"""A contender of mixture_speed.py: fits the Gaussian mixture whenever a line of stdin asks.
+"""Fits the Gaussian mixture at each line of stdin: a contender of mixture_speed.py.
 
-A line's answer is {"seconds", "cpu_seconds", "score"}, the last one being the mean log-density of
-the data in nats. Before the first it fits once: the announcement says how long that has taken.
+The answer to a line is {"seconds", "cpu_seconds", "score"}; the score is the mean log-density of
+the data in nats. The worker fits once before it is ready, and its first line says how long that
+took.
 """
 
 import argparse
@@ -14,11 +15,11 @@ from importlib.metadata import version
 
 import numpy as np
 
-SEPARATION = 2.0  # of the components' means, in standard deviations for each dimension
+SEPARATION = 2.0  # of the components' means, in standard deviations per dimension
 
 
 def simulate(num_points: int, num_dims: int, num_components: int) -> np.ndarray:
-    """Overlapping components of unequal covariances -> [N, D], float64."""
+    """Simulates overlapping components with unequal covariances, [N, D], float64."""
     rng = np.random.default_rng(0)
     means = SEPARATION * rng.normal(size=(num_components, num_dims))
     factors = rng.normal(size=(num_components, num_dims, num_dims)) / np.sqrt(num_dims)
@@ -40,7 +41,7 @@ def scikit_learn(x: np.ndarray, args: argparse.Namespace) -> Callable[[int], Cal
             random_state=seed,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has not converged
+            warnings.simplefilter("ignore")  # the fit stops before it converges
             model.fit(x)
         return lambda: float(model.score(x))
 
@@ -80,7 +81,7 @@ def main() -> None:
     x = simulate(args.points, args.dims, args.components)
     fit = (aevb if args.contender.startswith("aevb") else scikit_learn)(x, args)
     began = time.perf_counter()
-    if args.contender.startswith("aevb"):  # the others have nothing to compile
+    if args.contender.startswith("aevb"):  # the others compile nothing
         fit(0)
     libraries = ("jax", "jaxlib") if args.contender.startswith("aevb") else ("scikit-learn",)
     announcement = {

@@ -1,8 +1,8 @@
 """Trains a VAE by NumPyro's SVI, one epoch at a time on request: a contender of train_speed.py.
 
-The fastest way that NumPyro offers: the data are on the device and an epoch is one jitted loop of
-`svi.update`. TraceMeanField_ELBO has the KL in closed form. NumPyro's own Adagrad takes no weight
-decay, so the optimizer is optax's, as NumPyro allows. By the protocol of worker.py.
+This is the fastest way that NumPyro offers: the data are on the device, and an epoch is one jitted
+loop of `svi.update`. TraceMeanField_ELBO has the KL in closed form. NumPyro's own Adagrad has no
+weight decay, so the optimizer is optax's, which NumPyro accepts. The protocol is that of worker.py.
 """
 
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from numpyro.infer.svi import SVIState
 
 
 def dense(name: str, num_in: int, num_out: int):
-    """A linear layer whose weights and biases start from N(0, 0.1²)."""
+    """Returns a linear layer whose weights and biases start from N(0, 0.1²)."""
     kernel, bias = (
         numpyro.param(f"{name}_{kind}", lambda key, s=shape: 0.1 * jax.random.normal(key, s))
         for kind, shape in (("kernel", (num_in, num_out)), ("bias", (num_out,)))
@@ -52,8 +52,8 @@ def main() -> None:
                 likelihood = dist.Normal(jax.nn.sigmoid(heads[0]), jnp.exp(0.5 * heads[1]))
             numpyro.sample("x", likelihood.to_event(1), obs=x)
 
-    # SVI's loss is a sum over the minibatch, to which the prior on the parameters gives M/N of its
-    # gradient; Adagrad does not see the scale.
+    # SVI's loss is a sum over the minibatch, to which the prior on the parameters adds M/N of its
+    # gradient. The scale does not affect Adagrad.
     optimizer = optax.chain(
         optax.add_decayed_weights(M / N),
         optax.adagrad(args.step_size, initial_accumulator_value=0.0, eps=0.0),

@@ -1,4 +1,4 @@
-"""The data sets as NumPy arrays, straight from their files: for peers that do not know aevb.
+"""The datasets as NumPy arrays, read directly from their files, for peers without aevb.
 
 DATA holds frey_faces/frey_rawface.mat and binarized_mnist/{train,test}.npz.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-NUM_FREY_TRAIN = 1572  # of 1965 frames, the first
+NUM_FREY_TRAIN = 1572  # the first of 1965 frames
 
 
 class Arrays(NamedTuple):
@@ -17,7 +17,7 @@ class Arrays(NamedTuple):
 
 
 def load(data_dir: Path, name: str) -> Arrays:
-    """Frey faces scaled by 1/256 and split in time, or the fixed binarization of MNIST."""
+    """Loads Frey faces scaled by 1/256 and split in time, or the fixed binarization of MNIST."""
     if name == "frey":
         import scipy.io
 

@@ -1,13 +1,12 @@
-"""Variational Bayes beside Gibbs sampling and HMC on one posterior: how good, and how soon.
+"""Compares the accuracy and speed of variational Bayes, Gibbs sampling and HMC on one posterior.
 
     python experiments/benchmarks/sampling_speed.py [--rounds=5] [--draws=2000]
 
-Three models of `aevb.classical`, in float32. A round fits each by variational Bayes, from its
-start to its end, and draws from its posterior by 4 chains, both compiled. Of the quantities that
-a model is asked for, the reference is the mean over the draws of all rounds. A variational mean
-stays off it for ever, by so many of the posterior's standard deviations; the mean of so many
-effective samples is off by one over their root, so that after some time the chain is the nearer
-of the two.
+The models are three of `aevb.classical`, in float32. A round fits each by variational Bayes, from
+its start to its end, and draws from its posterior by 4 chains; both are compiled. The reference for
+the quantities of a model is the mean over the draws of all rounds. A variational mean differs from
+it by a fixed number of the posterior's standard deviations. The error of a mean of n effective
+samples is 1 / sqrt(n) of them, so after some time the chain is the more accurate of the two.
 """
 
 import argparse
@@ -43,22 +42,22 @@ WARMUP = 200
 
 
 class Beliefs(NamedTuple):
-    """What is said of Q quantities."""
+    """The mean and standard deviation of Q quantities."""
 
     mean: Array  # [Q]
     std: Array  # [Q]
 
 
 class Problem(NamedTuple):
-    """A posterior, approximated and sampled."""
+    """A posterior, with its approximations and its sampler."""
 
     sampler: str
     fits: dict[str, Callable[[], Beliefs]]  # by variational Bayes
-    draw: Callable[[Key], Array]  # -> [C, L, Q]
+    draw: Callable[[Key], Array]  # returns [C, L, Q]
 
 
 def normal(draws: int) -> Problem:
-    """The mean and the precision of 20 numbers."""
+    """Returns the problem of the mean and the precision of 20 numbers."""
     x = 1.0 + 2.0 * jax.random.normal(jax.random.key(0), (20,))
     prior = normal_gamma.NormalGamma(*map(jnp.float32, (0.0, 0.1, 1.0, 1.0)))
 
@@ -78,7 +77,7 @@ def normal(draws: int) -> Problem:
 
 
 def mixture(draws: int) -> Problem:
-    """The density that 300 points of three clusters that touch give to 6 new ones."""
+    """Returns the problem of the density at 6 new points, given 300 of 3 touching clusters."""
     kind_key, x_key, new_key, seed = jax.random.split(jax.random.key(1), 4)
     centres = jnp.array([[-3.0, 0.0], [0.0, 2.5], [3.0, -0.5]])
     x = centres[jax.random.randint(kind_key, (300,), 0, 3)] + jax.random.normal(x_key, (300, 2))
@@ -96,8 +95,10 @@ def mixture(draws: int) -> Problem:
         return Beliefs(jnp.mean(found, axis=0), jnp.std(found, axis=0))
 
     def start(key: Key) -> mixture_gibbs.Sample:
-        """At the clusters of k-means, as mean field: a chain can take thousands of draws to fill a
-        component that was empty."""
+        """Starts a chain at the clusters of k-means, as mean field does.
+
+        Otherwise a chain can take thousands of draws to fill a component that was empty.
+        """
         clusters = jnp.argmax(problem.init(key).responsibilities, axis=1)
         return mixture_gibbs.start(key, x, 3)._replace(z=clusters.astype(jnp.int32))
 
@@ -112,7 +113,10 @@ def mixture(draws: int) -> Problem:
 
 
 def logistic(draws: int) -> Problem:
-    """The weights of a logistic regression of 40 labels on 5 columns that correlate."""
+    """Returns the problem of the weights of a logistic regression.
+
+    It has 40 labels and 5 correlated columns.
+    """
     design_key, w_key, y_key = jax.random.split(jax.random.key(2), 3)
     design = jax.random.normal(design_key, (40, 5))
     design = design.at[:, 1:].add(0.8 * design[:, :1])
@@ -144,7 +148,7 @@ PROBLEMS = {"normal-gamma": normal, "Gaussian mixture": mixture, "logistic regre
 
 
 def _of_mean_field(q: mixture_model.MeanField, key: Key) -> mixture_gibbs.Sample:
-    """Weights, means and precisions, drawn from Q."""
+    """Draws weights, means and precisions from Q."""
     weights_key, components_key = jax.random.split(key)
     log_gammas = jax.random.loggamma(weights_key, q.parameters.weights.concentration)
     keys = jax.random.split(components_key, len(log_gammas))
@@ -160,7 +164,7 @@ def timed(compiled: Callable[..., Any], *args: Any) -> tuple[Any, float]:
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, Any]:
-    """Fits and chains in turn -> what came of both."""
+    """Runs fits and chains in turn, and returns the figures of both."""
     keys = jax.random.split(jax.random.key(3), rounds)
     draw = jax.jit(problem.draw).lower(keys[0]).compile()
     fits = {name: jax.jit(fit).lower().compile() for name, fit in problem.fits.items()}
@@ -194,7 +198,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
             "seconds": summary(fitting[name]),
             "mean_off_in_std": off,
             "std_ratio": {"least": float(ratios.min()), "most": float(ratios.max())},
-            # Not known where the reference itself may be as far off.
+            # Unknown if the reference itself may have as large an error.
             "sampler_is_nearer_after_seconds": None if off < 2.0 * error else 1.0 / (off**2 * rate),
         }
     return result

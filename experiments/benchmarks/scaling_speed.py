@@ -1,10 +1,11 @@
-"""A step's time on 1, 2, 4 and 8 devices: minibatches of one size, and of one size a device.
+"""Measures a step's time on 1, 2, 4 and 8 devices, with a fixed minibatch and a growing one.
 
     python experiments/benchmarks/scaling_speed.py --data-dir=DATA
 
-On a CPU the devices are simulated, threads of the same cores: that shows what dividing a step
-costs, and cannot show what it gains. There is a process for each number of devices; they work in
-turn, a minibatch's size at a time, and the figures are medians over rounds.
+The growing minibatch has a fixed size per device. On a CPU the devices are simulated by threads on
+the same cores: this shows the cost of dividing a step, and cannot show its gain. Each number of
+devices has its own process. The processes work in turn, one minibatch size at a time, and the
+figures are medians over rounds.
 """
 
 import argparse
@@ -21,13 +22,13 @@ from contender import Contender, in_turn, load_of_others, write_report
 BENCHMARKS = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS / "results"
 DEVICES = (1, 2, 4, 8)
-STRONG = 800  # the minibatch that they share
-WEAK = 100  # the minibatch of each
-ALONE = (50, 100, 200, 400, 800, 1600)  # minibatches of one device, for the model of cost
+STRONG = 800  # the minibatch that all devices share
+WEAK = 100  # the minibatch of each device
+ALONE = (50, 100, 200, 400, 800, 1600)  # minibatches of one device, for the cost model
 
 
 def sizes_for(devices: int) -> list[int]:
-    """Of minibatches, for a process with so many devices."""
+    """Returns the sizes of minibatches for a process with so many devices."""
     return list(ALONE) if devices == 1 else sorted({STRONG, WEAK * devices})
 
 

@@ -1,7 +1,7 @@
-"""Times training steps on so many devices on request: a contender of scaling_speed.py.
+"""Times training steps on several devices on request: a contender of scaling_speed.py.
 
-It is started with the devices that it is to have (XLA_FLAGS), and announces how many there are.
-Each line of its stdin is a minibatch's size, and is answered by {"seconds_a_step", "cpu_per_wall"}.
+XLA_FLAGS sets the number of devices, which the worker's first line states. Each line of its stdin
+is the size of a minibatch, and the answer is {"seconds_a_step", "cpu_per_wall"}.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from aevb.experiment import build
 from aevb.runtime import distributed
 from aevb.training import loop, stacked_runs, streaming
 
-SECONDS = 0.5  # of training that an answer rests on, at least
+SECONDS = 0.5  # the least duration of the training that an answer is based on
 
 
 class Steps:
-    """Training with minibatches of one size, as many steps at a time as are asked for."""
+    """Training with minibatches of one size, for as many steps as requested."""
 
     def __init__(self, data_dir: Path, batch_size: int):
         values = config_of(
@@ -43,14 +43,14 @@ class Steps:
         self.keys, self.state = distributed.place((keys, state), placement)
         self.advance = program.compile(self.keys, self.data, self.state)
         self.order = loop.no_order(self.keys, self.data)
-        self.take(1)  # the first has the epoch's order drawn
+        self.take(1)  # the first step draws the order of the epoch
 
     def take(self, number: int) -> None:
         stop = self.state.step + number
         self.state, self.order, means = self.advance(
             self.keys, self.data, self.state, self.order, stop
         )
-        float(distributed.local(means["objective"]))  # waits for it
+        float(distributed.local(means["objective"]))  # waits for the device
 
     def time(self) -> dict[str, float]:
         number = 1

@@ -1,10 +1,10 @@
-"""Training on data that stay on disk beside training on the same data in memory.
+"""Compares training on data that stay on disk with training on the same data in memory.
 
     python experiments/benchmarks/streaming_speed.py --data-dir=DATA
 
-Speed: both work in turn, in one process, on the paper's models of Frey faces and MNIST; a ratio is
-of the two halves of one round. Memory: a process that may have no more than --limit-gib trains on
---gigabytes of records of MNIST's size, made for the purpose, and says what it held along the way.
+Speed: both work in turn, in one process, on the paper's models of Frey faces and MNIST; a ratio
+compares the two halves of one round. Memory: a process whose memory is limited to --limit-gib
+trains on --gigabytes of generated records of MNIST's size, and reports its memory during the epoch.
 """
 
 import argparse
@@ -26,13 +26,13 @@ from contender import in_turn, load_of_others, summary, write_report
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ACCESS = ("memory", "stream")
-EPOCHS = {"frey": 400, "mnist": 6}  # of a round, seconds long: what was read ahead hardly counts
-PIXELS, CHUNK = 784, 50_000  # of the records that are made: bytes of each, and how many at a time
-LEVELS = 10  # parts of the long stretch, after each of which the memory is read
+EPOCHS = {"frey": 400, "mnist": 6}  # per round; long enough that read-ahead data hardly count
+PIXELS, CHUNK = 784, 50_000  # of the generated records: bytes of each, and records per chunk
+LEVELS = 10  # parts of the long stretch; the memory is read after each
 
 
 class Trainer:
-    """One way to reach the data, an epoch or more at a time."""
+    """One way to read the data, an epoch or more at a time."""
 
     def __init__(self, data: str, access: str, num_epochs: int, data_dir: Path, prepared: Path):
         import jax
@@ -63,14 +63,14 @@ class Trainer:
         wall, cpu = time.perf_counter(), time.process_time()
         stop = int(self.state.step) + self.num_steps
         self.state, means = loop.train_to(self.advance, self.keys, self.data, self.state, stop)
-        float(means["objective"])  # waits for it
+        float(means["objective"])  # waits for the device
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         examples = self.num_steps * self.batch_size
         return {"examples_per_second": examples / wall, "cpu_per_wall": cpu / wall}
 
 
 def speeds(data: str, num_epochs: int, data_dir: Path, rounds: int) -> dict[str, Any]:
-    """Medians over rounds, and whether both have come to the same parameters."""
+    """Returns medians over rounds, and whether both ways end with the same parameters."""
     import jax
 
     with tempfile.TemporaryDirectory() as prepared:
@@ -78,7 +78,7 @@ def speeds(data: str, num_epochs: int, data_dir: Path, rounds: int) -> dict[str,
             Trainer(data, access, num_epochs, data_dir, Path(prepared)) for access in ACCESS
         ]
         for trainer in trainers:
-            trainer.train()  # which warms up
+            trainer.train()  # a warm-up
         measured: dict[str, list[dict[str, float]]] = {access: [] for access in ACCESS}
         for number in range(rounds):
             for trainer in in_turn(trainers, number):
@@ -104,7 +104,7 @@ def speeds(data: str, num_epochs: int, data_dir: Path, rounds: int) -> dict[str,
 
 
 def made(num_records: int) -> Iterator[np.ndarray]:
-    """Records [n, 784] of pixels that are 0 or 1, in chunks."""
+    """Generates records [n, 784] of pixels that are 0 or 1, in chunks."""
     rng = np.random.default_rng(0)
     for first in range(0, num_records, CHUNK):
         chunk = rng.integers(0, 256, (min(CHUNK, num_records - first), PIXELS), np.uint8)
@@ -112,7 +112,7 @@ def made(num_records: int) -> Iterator[np.ndarray]:
 
 
 def memory_in_a_small_process(gigabytes: float, limit_gib: float) -> dict[str, Any]:
-    """What a process under a limit held at each of `LEVELS` points of one epoch."""
+    """Returns the memory of a process under a limit at each of `LEVELS` points of one epoch."""
     from aevb.data.io import array_records
 
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def memory_in_a_small_process(gigabytes: float, limit_gib: float) -> dict[str, A
 
 
 def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
-    """One epoch in this process, which may hold no more than the limit from now on."""
+    """Trains one epoch in this process, whose memory is limited from now on."""
     limit = int(limit_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     import jax
@@ -170,7 +170,7 @@ def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
 
 
 def resident_mib() -> float:
-    """Of this process, now; Linux only."""
+    """Returns the memory of this process now; Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 

@@ -1,20 +1,20 @@
-"""A whole sweep, from the command to its last summary, in several ways.
+"""Measures a whole sweep, from the command to its last summary, run in several ways.
 
     python experiments/benchmarks/sweep_speed.py --data-dir=DATA [--num-examples=1000000]
     python experiments/benchmarks/sweep_speed.py --data-dir=DATA --ways=devices,sequence,stack
 
-The paper's latent dimensions on binarized MNIST with three seeds each:
+The sweep has the paper's latent dimensions on binarized MNIST with three seeds each:
     sweep       one `run.py --sweep`
     one_by_one  a `run.py` for each member, one after another
     torch       one PyTorch process that trains the members in turn (torch_sweep.py)
-    sequence, devices, stack   `run.py --sweep` with its members mapped so
+    sequence, devices, stack   `run.py --sweep` with its members mapped in this way
 
-Each way's time has all that it needs: start, data, compilation, training, and for `run.py` also
-the evaluation of all data at the end and of some once a decade of examples, checkpoints and
-figures, of which the PyTorch process does the test bound at the end alone. Every way starts with
-an empty compilation cache, which its later members find filled. The memory is the most that one of
-its processes held. The mean test bound over the members of a latent dimension shows that the work
-was equal.
+The time of each way includes start, data, compilation and training. For `run.py` it also includes
+the evaluation of all data at the end and of some data once per decade of examples, checkpoints and
+figures; the PyTorch process computes only the test bound at the end. Every way
+starts with an empty compilation cache, which its first members fill for the later ones. The memory
+is the largest that one of its processes used. The mean test bound over the members of a latent
+dimension shows that the work was equal.
 """
 
 import argparse
@@ -38,13 +38,13 @@ from aevb.sweeps.grid import MAPPINGS
 
 BENCHMARKS = Path(__file__).resolve().parent
 RUN = BENCHMARKS.parent / "run.py"
-LATENTS = (3, 5, 10, 20, 200)  # of the paper's figure 2
+LATENTS = (3, 5, 10, 20, 200)  # the values of the paper's figure 2
 SEEDS = (0, 1, 2)
-STEP_SIZE = 0.02  # given rather than chosen, as the experiment's own sweep does by short trials
+STEP_SIZE = 0.02  # fixed; the experiment's own sweep chooses it by short trials
 
 
 class Finished(NamedTuple):
-    """A process from its start to its end."""
+    """The measurements of a finished process."""
 
     seconds: float
     peak_mib: float
@@ -58,15 +58,15 @@ class Member(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One sweep in one way."""
+    """The measurements of one sweep in one way."""
 
     seconds: float
-    peak_mib: float  # of its largest process
+    peak_mib: float  # of the largest process
     members: list[Member]
 
 
 def run(command: list[str], cache: Path) -> Finished:
-    """Runs a command to its end; its memory is what the system says of it and of its children."""
+    """Runs a command to its end. The system reports the memory of it and of its children."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
@@ -86,7 +86,7 @@ def run(command: list[str], cache: Path) -> Finished:
 
 
 def member_of(folder: Path) -> Member:
-    """A finished run, from the files in its folder."""
+    """Reads a finished run from the files in its folder."""
     config = json.loads((folder / "config.json").read_text())
     test_bound = json.loads((folder / "summary.json").read_text())["test_bound"]
     return Member(config["model.num_latents"], config["seed"], test_bound)
@@ -108,7 +108,7 @@ def run_py(args: argparse.Namespace, folder: Path, *flags: str) -> list[str]:
 
 
 def total(done: Iterable[Finished], members: Iterable[Member]) -> Way:
-    """Processes that worked one after another."""
+    """Adds up processes that worked one after another."""
     done = list(done)
     seconds, peak = sum(each.seconds for each in done), max(each.peak_mib for each in done)
     return Way(seconds, peak, sorted(members))
@@ -161,14 +161,14 @@ WAYS = {
 
 
 def check_members(name: str, way: Way, args: argparse.Namespace) -> None:
-    """Every way has trained the same models."""
+    """Checks that every way has trained the same models."""
     expected = sorted((Z, seed) for Z in args.latents for seed in args.seeds)
     if [member[:2] for member in way.members] != expected:
         raise SystemExit(f"{name} trained {[member[:2] for member in way.members]}")
 
 
 def mean_bounds(ways: list[Way]) -> dict[str, float]:
-    """By latent dimension, over seeds and rounds, in nats."""
+    """Returns the mean bounds by latent dimension, over seeds and rounds, in nats."""
     members = [member for way in ways for member in way.members]
     return {
         str(Z): statistics.fmean(m.test_bound for m in members if m.num_latents == Z)
@@ -177,7 +177,7 @@ def mean_bounds(ways: list[Way]) -> dict[str, float]:
 
 
 def summarize(rounds: dict[str, list[Way]]) -> dict[str, dict[str, Any]]:
-    """ratio: how many times as long as the first way it takes, round by round."""
+    """Summarizes each way; its ratio is its time over that of the first way, taken per round."""
     ours = next(iter(rounds.values()))
     return {
         name: {
@@ -191,7 +191,7 @@ def summarize(rounds: dict[str, list[Way]]) -> dict[str, dict[str, Any]]:
 
 
 def shown_command(args: argparse.Namespace) -> str:
-    """The command that repeats the run, without this machine's folders."""
+    """Returns the command that repeats the run, without this machine's folders."""
     lists = [
         f"--{name}={','.join(map(str, getattr(args, name)))}"
         for name in ("latents", "seeds", "ways")

@@ -1,4 +1,4 @@
-"""The paper's VAE in PyTorch, written without looking at aevb: a second opinion on the bound.
+"""Trains the paper's VAE in PyTorch, written independently of aevb, to check the bound.
 
     .venv-bench/bin/python experiments/benchmarks/torch_vae.py --data-dir=DATA --data=frey \
         --split=blocked --latent-dim=2 --num-examples=3000000 --seed=0
@@ -23,30 +23,30 @@ from torch.nn import functional
 
 NUM_FREY_TRAIN = 1572  # of 1965 frames
 
-# torch.optim.Adagrad computes g / (sqrt(sum of g²) + eps), which is 0/0 = NaN at eps = 0 while
-# all gradients of a parameter were zero. In float32 this eps is lost beside any root above 2e-13,
-# so the update is that of eps = 0, and a parameter without a gradient stays where it is.
+# torch.optim.Adagrad computes g / (sqrt(sum of g²) + eps). With eps = 0 this is 0/0 = NaN while
+# all gradients of a parameter are zero. In float32 this eps does not change any root above 2e-13,
+# so the update is that of eps = 0, and a parameter without a gradient is not changed.
 ADAGRAD_EPS = 1e-20
 
 
 def kl_to_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mean, diag(exp(log_var))) || N(0, I)) in nats (appendix B): (M, Z) -> (M,)."""
+    """Returns KL(N(mean, diag(exp(log_var))) || N(0, I)) in nats (appendix B): (M, Z) -> (M,)."""
     return -0.5 * (1 + log_var - mean.square() - log_var.exp()).sum(-1)
 
 
 def bernoulli_log_lik(x: Tensor, logits: Tensor) -> Tensor:
-    """log p(x|z) of independent Bernoulli pixels, x in {0, 1}: (M, D) -> (M,)."""
+    """Returns log p(x|z) of independent Bernoulli pixels, x in {0, 1}: (M, D) -> (M,)."""
     return -functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
 
 def gaussian_log_lik(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """log N(x; mean, diag(exp(log_var))), constants included: (M, D) -> (M,)."""
+    """Returns log N(x; mean, diag(exp(log_var))), constants included: (M, D) -> (M,)."""
     squared_error = (x - mean).square()
     return -0.5 * (math.log(2 * math.pi) + log_var + squared_error * (-log_var).exp()).sum(-1)
 
 
 class VAE(nn.Module):
-    """Encoder and decoder with one hidden layer of tanh units each (appendix C).
+    """An encoder and a decoder with one hidden layer of tanh units each (appendix C).
 
     decoder: "bernoulli", or "gaussian_unit_mean" whose mean is a sigmoid and whose log-variance
     is a linear function of the hidden layer, one value for each pixel.
@@ -67,12 +67,12 @@ class VAE(nn.Module):
             raise ValueError(f"decoder={decoder!r}: expected bernoulli or gaussian_unit_mean")
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x): (M, D) -> (M, Z), (M, Z)."""
+        """Returns mean and log-variance of q(z|x): (M, D) -> (M, Z), (M, Z)."""
         hidden = self.encoder_hidden(x).tanh()
         return self.encoder_mean(hidden), self.encoder_log_var(hidden)
 
     def log_lik(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z) in nats: (M, D), (M, Z) -> (M,)."""
+        """Returns log p(x|z) in nats: (M, D), (M, Z) -> (M,)."""
         hidden = self.decoder_hidden(z).tanh()
         logits = self.decoder_logits(hidden)
         if self.decoder_log_var is None:
@@ -80,7 +80,10 @@ class VAE(nn.Module):
         return gaussian_log_lik(x, logits.sigmoid(), self.decoder_log_var(hidden))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """One-sample bound of each datapoint, eq. (7), noise ~ N(0, I): (M, D), (M, Z) -> (M,)."""
+        """Returns the one-sample bound per datapoint, eq. (7), noise ~ N(0, I).
+
+        Shapes: (M, D), (M, Z) -> (M,).
+        """
         mean, log_var = self.encode(x)
         z = mean + (0.5 * log_var).exp() * noise
         return self.log_lik(x, z) - kl_to_standard_normal(mean, log_var)
@@ -94,7 +97,7 @@ def init_parameters(model: VAE, generator: torch.Generator, init_std: float) -> 
 
 
 def make_optimizer(model: VAE, num_train: int, step_size: float) -> torch.optim.Optimizer:
-    """Adagrad from an empty accumulator on -(mean bound + log N(theta; 0, I) / num_train).
+    """Returns Adagrad with an empty accumulator on -(mean bound + log N(theta; 0, I) / num_train).
 
     The prior enters as weight decay, which adds theta / num_train to the gradient of the loss.
     """
@@ -111,13 +114,13 @@ def make_optimizer(model: VAE, num_train: int, step_size: float) -> torch.optim.
 def shuffled_minibatches(
     num_train: int, batch_size: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """The indices of one epoch's full minibatches; the incomplete one at the end is dropped."""
+    """Returns the indices of one epoch's full minibatches; an incomplete last one is dropped."""
     permutation = torch.randperm(num_train, generator=generator)
     return list(permutation[: num_train - num_train % batch_size].split(batch_size))
 
 
 def mean_bound(model: VAE, data: Tensor, generator: torch.Generator) -> float:
-    """Mean over all of data, (N, D), of the one-sample bound, in nats."""
+    """Returns the mean over all of data, (N, D), of the one-sample bound, in nats."""
     total = 0.0
     with torch.no_grad():
         for x in data.split(1000):
@@ -130,11 +133,11 @@ class DataSet(NamedTuple):
     train: Tensor  # (N, D)
     test: Tensor  # (N_test, D)
     decoder: str  # the likelihood that fits the pixels
-    hidden_dim: int  # of the paper
+    hidden_dim: int  # that of the paper
 
 
 def load_frey(data_dir: Path, split: str) -> DataSet:
-    """Frey faces scaled by 1/256, 1572 for training and 393 for testing, in video order.
+    """Loads Frey faces scaled by 1/256, 1572 for training and 393 for testing, in video order.
 
     split: "blocked" trains on the first frames; "random" on a fixed random choice of frames.
     """
@@ -148,7 +151,7 @@ def load_frey(data_dir: Path, split: str) -> DataSet:
 
 
 def load_binarized_mnist(data_dir: Path) -> DataSet:
-    """The fixed binarization of MNIST: 50,000 training and 10,000 test images of 0 and 1."""
+    """Loads the fixed binarization of MNIST: 50,000 training and 10,000 test images of 0 and 1."""
 
     def images(name: str) -> Tensor:
         with np.load(data_dir / "binarized_mnist" / f"{name}.npz") as arrays:
@@ -166,7 +169,7 @@ def load(args: argparse.Namespace) -> DataSet:
 
 
 def make_model(args: argparse.Namespace, data: DataSet, generator: torch.Generator) -> VAE:
-    """The model of the flags, initialized."""
+    """Returns the model that the flags describe, initialized."""
     hidden_dim = args.hidden_dim or data.hidden_dim
     model = VAE(data.train.shape[1], hidden_dim, args.latent_dim, data.decoder)
     init_parameters(model, generator, args.init_std)
@@ -174,7 +177,7 @@ def make_model(args: argparse.Namespace, data: DataSet, generator: torch.Generat
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags that the reference run and the speed worker share."""
+    """Returns a parser of the flags that the reference run and the speed worker share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--data", choices=["frey", "mnist"], required=True)
@@ -189,7 +192,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def report_points(num_examples: int) -> list[int]:
-    """1, 3, 10, 30, ... times 10^4 below num_examples, then num_examples."""
+    """Returns 1, 3, 10, 30, ... times 10^4 below num_examples, then num_examples."""
     points = [scale * 10**power for power in range(4, 10) for scale in (1, 3)]
     return [point for point in points if point < num_examples] + [num_examples]
 

@@ -1,8 +1,8 @@
 """Trains the PyTorch VAE one epoch at a time on request: a contender of train_speed.py.
 
-By the protocol of worker.py.
---feed=preloaded: the data set is one tensor, a minibatch is an index_select of it.
---feed=dataloader: TensorDataset and DataLoader, as most PyTorch programs have it.
+The protocol is that of worker.py.
+--feed=preloaded: the dataset is one tensor, a minibatch is an index_select of it.
+--feed=dataloader: TensorDataset and DataLoader, as in most PyTorch programs.
 --compile: loss and gradient through torch.compile (needs a C++ compiler).
 """
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def loss(model: torch_vae.VAE, x: Tensor, noise: Tensor) -> Tensor:
-    """Minus the mean bound of a minibatch; the prior on theta is in the optimizer."""
+    """Returns minus the mean bound of a minibatch; the prior on theta is in the optimizer."""
     return -model(x, noise).mean()
 
 
@@ -28,8 +28,9 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(worker.num_cores())
-    # Under the prior the weights of dead pixels shrink into the denormals, slow on some CPUs. XLA
-    # flushes them too. The setting belongs to a thread, and later threads inherit it: so, early.
+    # The prior shrinks the weights of dead pixels into the denormals, which are slow on some CPUs.
+    # XLA also flushes them. The setting belongs to a thread, and later threads inherit it, so it is
+    # set early.
     torch.set_flush_denormal(True)
 
     data = torch_vae.load(args)

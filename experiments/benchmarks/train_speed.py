@@ -1,14 +1,14 @@
-"""Training speed of aevb beside its peers and the machine's limit, in paired rounds.
+"""Compares the training speed of aevb, its peers and the machine's limit, in paired rounds.
 
     python experiments/benchmarks/train_speed.py --data-dir=DATA --data=mnist
 
 Every contender is a process that holds its model and waits idle on its stdin (the protocol is in
-worker.py). In each round every contender in turn trains for the same number of epochs, and the
-order rotates from round to round, so that a slow minute of a shared machine falls on all. A round
-gives paired ratios: examples/s of the first contender over those of another, and those of each over
-the limit, which is the rate of the step's matrix products alone (gemm_worker.py). The test bounds
-at the end, after equally many epochs, show that the work was equal: beside them stands how much the
-first contender's differs between seeds.
+worker.py). In each round every contender in turn trains for the same number of epochs. The order
+rotates from round to round, so that a slow minute of a shared machine affects all of them. A round
+gives paired ratios: the examples/s of the first contender over those of another, and those of each
+over the limit, which is the rate of the step's matrix products alone (gemm_worker.py). The test
+bounds at the end, after equally many epochs, show whether the work was equal. They are reported
+with the difference of the first contender's bound between seeds.
 
 The peers need their own environment: see requirements.txt beside this file.
 """
@@ -26,7 +26,7 @@ from contender import ROOT, Contender, in_turn, load_of_others, summary, write_r
 
 BENCHMARKS = Path(__file__).resolve().parent
 LATENT_DIM = {"mnist": 20, "frey": 2}
-EPOCHS_PER_ROUND = {"mnist": 1, "frey": 30}  # an epoch of Frey faces takes some 20 to 50 ms
+EPOCHS_PER_ROUND = {"mnist": 1, "frey": 30}  # an epoch of Frey faces takes about 20 to 50 ms
 
 # name -> interpreter ("ours" or "bench"), script and its own flags
 CONTENDERS = {
@@ -38,13 +38,13 @@ CONTENDERS = {
     "torch_dataloader": ("bench", "torch_worker.py", "--feed=dataloader"),
     "pythae": ("bench", "pythae_worker.py"),
 }
-MNIST_ALONE = ("pythae",)  # for want of a likelihood for grey data
+MNIST_ALONE = ("pythae",)  # has no likelihood for grey data
 LIMIT = "gemm"
 WORKERS = CONTENDERS | {LIMIT: ("ours", "gemm_worker.py")}
 
 
 class Epochs(NamedTuple):
-    """What one contender did in one round."""
+    """The measurements of one contender in one round."""
 
     seconds: float
     cpu_seconds: float
@@ -81,7 +81,7 @@ def worker_command(name: str, args: argparse.Namespace, seed: int) -> list[str]:
 def run_rounds(
     contenders: list[Contender], num_rounds: int, num_epochs: int
 ) -> dict[str, list[Epochs]]:
-    """Each contender's epochs, one entry a round; one contender works at a time."""
+    """Returns each contender's epochs, one entry per round; one contender works at a time."""
     rounds: dict[str, list[Epochs]] = {contender.name: [] for contender in contenders}
     for i in range(num_rounds):
         for contender in in_turn(contenders, i):
@@ -95,7 +95,10 @@ def run_rounds(
 
 
 def bounds_of_seeds(args: argparse.Namespace, num_epochs: int) -> list[float]:
-    """The first contender's test bounds after the warm-up and as many epochs, from other seeds."""
+    """Returns the first contender's test bounds from other seeds, after equally many epochs.
+
+    The epochs include the warm-up.
+    """
     name, bounds = args.contenders[0], []
     for seed in range(args.seed + 1, args.seed + 1 + args.noise_seeds):
         with Contender(name, worker_command(name, args, seed)) as contender:
@@ -106,7 +109,7 @@ def bounds_of_seeds(args: argparse.Namespace, num_epochs: int) -> list[float]:
 
 
 def over_seeds(bounds: list[float]) -> dict[str, Any]:
-    """How much a bound differs between seeds, which says when two contenders' bounds are equal."""
+    """Summarizes the spread of a bound over seeds, within which two bounds count as equal."""
     deviation = statistics.stdev(bounds) if len(bounds) > 1 else None
     return {
         "bounds": bounds,
@@ -116,12 +119,12 @@ def over_seeds(bounds: list[float]) -> dict[str, Any]:
 
 
 def ratios(these: list[Epochs], those: list[Epochs]) -> dict[str, float]:
-    """Of the speeds of two contenders, round by round."""
+    """Returns the ratios of the speeds of two contenders, round by round."""
     return summary([a.rate / b.rate for a, b in zip(these, those, strict=True)])
 
 
 def speed(done: list[Epochs]) -> dict[str, Any]:
-    """What stands by itself."""
+    """Returns the figures of one contender alone."""
     return {
         "examples_per_second": summary([epochs.rate for epochs in done]),
         "cpu_per_wall": statistics.median(e.cpu_seconds / e.seconds for e in done),
@@ -130,8 +133,11 @@ def speed(done: list[Epochs]) -> dict[str, Any]:
 
 
 def summarize(rounds: dict[str, list[Epochs]]) -> dict[str, dict]:
-    """The figures of each contender: ratio is the first one's speed over its own, of_limit its own
-    over that of the matrix products alone."""
+    """Returns the figures of each contender.
+
+    ratio is the first contender's speed over its own; of_limit is its own speed over that of the
+    matrix products alone.
+    """
     ours = next(iter(rounds.values()))
     return {
         name: speed(done) | {"ratio": ratios(ours, done), "of_limit": ratios(done, rounds[LIMIT])}
@@ -170,7 +176,7 @@ def print_table(results: dict[str, dict], limit: dict, noise: dict) -> None:
 
 
 def shown_command(args: argparse.Namespace) -> str:
-    """The command that repeats the run, without this machine's folders."""
+    """Returns the command that repeats the run, without this machine's folders."""
     names = ("data", "latent_dim", "batch_size", "step_size", "seed")
     names += ("rounds", "epochs_per_round", "noise_seeds")
     flags = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
@@ -237,7 +243,7 @@ def main() -> None:
     args = parse_args()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     load = load_of_others()
-    num_epochs = 1 + args.rounds * args.epochs_per_round  # the warm-up is one
+    num_epochs = 1 + args.rounds * args.epochs_per_round  # plus one warm-up
     with contextlib.ExitStack() as stack:
         contenders, ready = [], {}
         for name in [*args.contenders, LIMIT]:  # in turn, so that warm-ups do not overlap

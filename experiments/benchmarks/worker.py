@@ -1,12 +1,12 @@
-"""What the workers of train_speed.py share: their flags, and the protocol by which they work.
+"""The flags and the protocol that the workers of train_speed.py share.
 
-After set-up and one warm-up epoch a worker prints {"ready": true, ...}. Then every line of stdin is
-answered by one line of JSON: "epoch" trains one epoch and answers {"seconds", "cpu_seconds",
+After set-up and one warm-up epoch a worker prints {"ready": true, ...}. Then it answers each line
+of stdin with one line of JSON: "epoch" trains one epoch and answers {"seconds", "cpu_seconds",
 "examples"}; "bound" answers {"test_bound"}, in nats, over all test datapoints; "memory" answers
-{"peak_kib"}, the most that the process has held so far. The end of stdin ends it. Between requests
+{"peak_kib"}, the peak memory of the process so far. It ends at the end of stdin. Between requests
 it blocks on stdin, so it takes no time from other contenders.
 
-Imports nothing that is not in every environment: it is loaded into ours and into the peers'.
+The module imports only what is in every environment: it is loaded into ours and into the peers'.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 
 class Sizes(NamedTuple):
-    """Of the paper's model of a data set, but for Z."""
+    """The sizes of the paper's model of a dataset, except Z."""
 
     num_dims: int  # D
     num_hidden: int
@@ -35,7 +35,7 @@ SIZES = {
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """The flags that train_speed.py gives to every worker."""
+    """Returns a parser of the flags that train_speed.py gives to every worker."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,14 +49,14 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def num_cores() -> int:
-    """That this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_kib() -> int:
-    """The most memory that this process has held; Linux only, 0 elsewhere."""
+    """Returns the peak memory of this process; Linux only, 0 elsewhere."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
@@ -75,15 +75,15 @@ def serve(
     device: str = "cpu",
     **more: str | int,
 ) -> None:
-    """Warms up, announces itself and answers until stdin ends.
+    """Warms up, prints that it is ready, and answers until stdin ends.
 
     Args:
-        train_epoch: trains one epoch, waits until it is done -> the number of its examples.
-        test_bound: -> the mean bound over all test datapoints, in nats.
+        train_epoch: trains one epoch, waits until it is done, and returns its number of examples.
+        test_bound: returns the mean bound over all test datapoints, in nats.
         versions: of the packages that do the work.
-        threads: that they may use.
-        device: they work on.
-        more: that the announcement says.
+        threads: the number that they may use.
+        device: the device that they work on.
+        more: further entries of the first line.
     """
 
     def timed_epoch() -> dict:

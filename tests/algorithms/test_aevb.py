@@ -70,7 +70,7 @@ def test_an_update_counts_one_step_and_leaves_extra_alone():
 
 
 def test_the_update_is_a_pure_function():
-    """The same arguments give the same result, to the bit, and are not touched."""
+    """The same arguments give the same result, to the bit, and are not modified."""
     algorithm = make(linear_vae(), prior=ParamPrior(std=1.0))
     state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
     before = jax.tree.map(np.array, state)
@@ -82,12 +82,12 @@ def test_the_update_is_a_pure_function():
 
 
 def bounds_of(algorithm: Algorithm, batch: Batch) -> np.ndarray:
-    """The metric of many updates from the same state -> [NUM_DRAWS]."""
+    """Returns the metric of many updates from the same state, [NUM_DRAWS]."""
     return updates_of(algorithm, algorithm.init(jax.random.key(0)), batch)[1]
 
 
 def test_datapoints_of_a_minibatch_have_their_own_noise():
-    """So the mean bound of 8 copies of a datapoint has an eighth of the variance of one."""
+    """The mean bound of 8 copies of a datapoint therefore has an eighth of the variance of one."""
     point = np.asarray(gaussian_batch().x)[:1]
     one, eight = (
         bounds_of(make(linear_vae()), batch_of(np.tile(point, (copies, 1)))) for copies in (1, 8)
@@ -107,7 +107,7 @@ def test_num_samples_is_l_of_every_datapoint():
 
 
 def prior_steps(std: float, num_data: int, *, on_biases: bool = True) -> tuple[Params, Params]:
-    """The parameters, and what the prior adds to a step of plain gradient ascent."""
+    """Returns the parameters, and what the prior adds to a step of plain gradient ascent."""
     batch = gaussian_batch()
     prior = ParamPrior(std, on_biases)
     with_prior = make(linear_vae(), num_data=num_data, prior=prior)
@@ -201,7 +201,7 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
 
 @pytest.mark.parametrize("bound", [pytest.param("sgvb_a", marks=pytest.mark.slow), "sgvb_b"])
 def test_aevb_reaches_the_maximum_likelihood_of_probabilistic_pca(bound: str):
-    """Encoder and decoder are linear, so the best bound is the best log p(X), which is closed."""
+    """Encoder and decoder are linear, so the best bound is the best log p(X), in closed form."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
     params = trained(partial(aevb.make, bound=BOUNDS[bound]), x)

@@ -1,4 +1,4 @@
-"""Convolutional networks against convolutions in NumPy, and what saves memory or time in any."""
+"""Convolutional networks against convolutions in NumPy; options that save memory or time."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -25,14 +25,15 @@ SHAPES = [(4, 4), pytest.param((28, 20), marks=pytest.mark.slow), (5, 3), (1, 1)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """By the tanh that flax approximates the normal's distribution function with."""
+    """Returns GELU with flax's tanh approximation of the normal's distribution function."""
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def halved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Every second pixel of a correlation with zeros around, [R, C, I] -> [ceil R/2, ceil C/2, O].
+    """Returns every second pixel of a zero-padded correlation.
 
-    Where an axis is even its zeros are at the end, as TensorFlow's "SAME" has it.
+    It maps [R, C, I] to [ceil R/2, ceil C/2, O]. If the size of an axis is even, its zeros are at
+    the end, like TensorFlow's "SAME".
     """
     rows, columns, _ = x.shape
     out = np.zeros((-(-rows // 2), -(-columns // 2), kernel.shape[-1])) + bias
@@ -45,7 +46,7 @@ def halved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 def doubled(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Pixel (r, c) adds to pixels 2 r + 0..2, 2 c + 0..2, by the kernel turned around."""
+    """Adds pixel (r, c) to pixels 2 r + 0..2, 2 c + 0..2, by the kernel rotated by 180 degrees."""
     rows, columns, _ = x.shape
     out = np.zeros((2 * rows + 1, 2 * columns + 1, kernel.shape[-1]))
     for r, c, i, j in itertools.product(range(rows), range(columns), range(3), range(3)):
@@ -54,7 +55,7 @@ def doubled(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 def random_params(network: Network) -> Any:
-    """Parameters in the network's shapes, from N(0, 0.3^2), without the time to compile `init`."""
+    """Draws parameters of the network's shapes from N(0, 0.3^2), which saves compiling `init`."""
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda leaf: jnp.float32(rng.normal(scale=0.3, size=leaf.shape)),
@@ -110,13 +111,13 @@ def test_the_decoder_doubles_to_the_image_with_a_heads_numbers_as_channels(shape
         )
 
 
-# Less memory or less time, of any network
+# Options of any network that save memory or time
 
 
 def model(
     name: str, dtype: str = "float32", wrap: Callable[[Network], Network] = lambda n: n
 ) -> VAE:
-    """Of binary images of 8 x 8, with 2 latents."""
+    """Returns a model of binary images of 8 x 8, with 2 latents."""
     common: dict[str, Any] = {
         "initialization": normal_init(0.1),
         "image_shape": (8, 8),
@@ -151,18 +152,18 @@ def by_sgvb(vae: VAE, **more: Any) -> Algorithm:
 
 @cache
 def start_of(network: str) -> TrainState:
-    """Of SGVB, whatever the network's dtype and wrapping."""
+    """Returns the first state of SGVB, which does not depend on the network's dtype or wrapping."""
     return jax.jit(by_sgvb(model(network)).init)(jax.random.key(0))
 
 
 @cache
 def plain_step(network: str) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The first step of SGVB in float32, on a whole minibatch."""
+    """Returns the result of the first step of SGVB in float32, on a whole minibatch."""
     return step(by_sgvb(model(network)), start_of(network))
 
 
 def pairs_of(one: Any, other: Any) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Their leaves."""
+    """Pairs the leaves of two trees."""
     return zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
 
 
@@ -223,7 +224,7 @@ def test_in_half_precision_parameters_and_bounds_are_float32_and_near(network: s
     half, metrics = step(by_sgvb(model(network, "bfloat16")), start_of(network))
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("float32")}
     assert metrics["objective"].dtype == jnp.float32
-    assert metrics["objective"] != exact_metrics["objective"]  # it is not done in float32
+    assert metrics["objective"] != exact_metrics["objective"]  # so it was not computed in float32
     assert float(metrics["objective"]) == pytest.approx(float(exact_metrics["objective"]), rel=0.01)
     moved = [
         np.concatenate([np.ravel(a - b) for a, b in pairs_of(to, start_of(network).params)])

@@ -1,7 +1,8 @@
 """Full variational Bayes: its objective and its bound on log p(X) against exact answers.
 
-In the linear-Gaussian model here theta is the decoder's bias b alone, so that b, all z and X are
-jointly Gaussian: log p(X), the posterior and the best that independent Gaussians can do are closed.
+In the linear-Gaussian model here, theta is the decoder's bias b alone, so b, all z and X are
+jointly Gaussian. The evidence log p(X), the posterior and the best independent Gaussians therefore
+have closed forms.
 """
 
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def as_float64(tree: Any) -> Any:
 
 
 def by_path(tree: Any) -> dict[str, np.ndarray]:
-    """ "mean/decoder/bias" -> its array, for every leaf."""
+    """Returns the array of every leaf by its path, such as "mean/decoder/bias"."""
     return {
         "/".join(str(entry.key) for entry in path): np.asarray(leaf, np.float64)
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -62,13 +63,13 @@ def by_path(tree: Any) -> dict[str, np.ndarray]:
 
 
 class Exact(NamedTuple):
-    """p(b) = N(0, std^2 I) and p(x|b) as in `model`, whose own bias is not used."""
+    """The model of p(b) = N(0, std^2 I) and p(x|b) as in `model`, whose own bias is not used."""
 
     model: LinearGaussian
     std: float
 
     def log_evidence(self, x: np.ndarray) -> float:
-        """log p(X) of x [N, D], nats, by its ND-dimensional Gaussian."""
+        """Returns log p(X) of x [N, D], nats, by its ND-dimensional Gaussian."""
         num_data, num_dims = x.shape
         _, cov = self.model.marginal()
         common = np.kron(np.ones((num_data, num_data)), self.std**2 * np.eye(num_dims))
@@ -76,14 +77,17 @@ class Exact(NamedTuple):
         return float(scipy.stats.multivariate_normal.logpdf(x.ravel(), cov=joint_cov))  # pyright: ignore[reportArgumentType]
 
     def posterior(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [..., D] and covariance [D, D] of p(b|X) at x [..., N, D]."""
+        """Returns the mean [..., D] and covariance [D, D] of p(b|X) at x [..., N, D]."""
         _, cov = self.model.marginal()
         precision = np.eye(x.shape[-1]) / self.std**2 + x.shape[-2] * np.linalg.inv(cov)
         posterior_cov = np.linalg.inv(precision)
         return np.sum(x, axis=-2) @ np.linalg.inv(cov) @ posterior_cov, posterior_cov
 
     def joint_precision(self, num_data: int) -> np.ndarray:
-        """Of p(b, z_1, ..., z_N | X), whose inverse diagonal is the best factors' variances."""
+        """Returns the precision of p(b, z_1, ..., z_N | X).
+
+        The inverse of its diagonal gives the variances of the best independent Gaussians.
+        """
         weights, _, noise_var = self.model
         precise_weights = weights / noise_var[:, None]
         of_bias = np.diag(1.0 / self.std**2 + num_data / noise_var)
@@ -92,7 +96,7 @@ class Exact(NamedTuple):
         return np.block([[of_bias, between], [between.T, np.kron(np.eye(num_data), of_latents)]])
 
     def best_bound(self, x: np.ndarray) -> float:
-        """The greatest bound on log p(X) of independent Gaussians for each entry of b and z.
+        """Returns the best bound on log p(X) of independent Gaussians for each entry of b and z.
 
         They have the posterior's means; KL(q || posterior) is half the log of the product of the
         precision's diagonal over its determinant.
@@ -102,11 +106,11 @@ class Exact(NamedTuple):
         return self.log_evidence(x) - 0.5 * float(np.sum(np.log(np.diag(precision))) - log_det)
 
     def best_bias_var(self, num_data: int) -> np.ndarray:
-        """Of the best q(b) [D]."""
+        """Returns the variance of the best q(b), [D]."""
         return 1.0 / np.diag(self.joint_precision(num_data))[: len(self.model.bias)]
 
     def best_params(self, x: np.ndarray) -> Params:
-        """Those of `linear_vae` at the best bound: E[z|X] is linear in x."""
+        """Returns the parameters of `linear_vae` at the best bound: E[z|X] is linear in x."""
         bias, _ = self.posterior(x)
         _, cov = self.model.posterior(x[0])
         kernel = (self.model.weights / self.model.noise_var[:, None]) @ cov
@@ -118,13 +122,13 @@ class Exact(NamedTuple):
         }
 
     def kl(self, params: Params) -> float:
-        """KL(q(b) || p(b)), nats."""
+        """Returns KL(q(b) || p(b)), nats."""
         mean, log_var = (params[name]["decoder"]["bias"] for name in ("mean", "log_var"))
         prior_cov = self.std**2 * np.eye(len(mean))
         return oracles.kl_gaussians(mean, np.diag(np.exp(log_var)), np.zeros_like(mean), prior_cov)
 
     def mean_bound(self, params: Params, x: np.ndarray) -> float:
-        """E_q(b) of the mean evidence lower bound of x [M, D], nats, in closed form."""
+        """Returns E_q(b) of the mean evidence lower bound of x [M, D], nats, in closed form."""
         encoder, bias = params["mean"]["encoder"], params["mean"]["decoder"]["bias"]
         model = self.model._replace(bias=bias)
         means = x @ encoder["kernel"] + encoder["bias"]
@@ -136,7 +140,7 @@ class Exact(NamedTuple):
         return float(np.mean(at_mean) - 0.5 * np.sum(bias_var / model.noise_var))
 
     def bound(self, params: Params, x: np.ndarray) -> float:
-        """On log p(X) of all x [N, D], nats."""
+        """Returns the bound on log p(X) of all x [N, D], nats."""
         return len(x) * self.mean_bound(params, x) - self.kl(params)
 
 
@@ -144,7 +148,7 @@ EXACT = Exact(oracles.linear_gaussian(1, NUM_DIMS, NUM_LATENTS), PRIOR.std or 0.
 
 
 def simulate(seed: int, num_sets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Biases [R, D] from their prior, and a data set of each [R, N, D]."""
+    """Returns biases [R, D] from their prior, and a dataset for each, [R, N, D]."""
     rng = np.random.default_rng(seed)
     bias = EXACT.std * rng.normal(size=(num_sets, NUM_DIMS))
     _, cov = EXACT.model.marginal()
@@ -154,7 +158,7 @@ def simulate(seed: int, num_sets: int) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def linear_vae() -> VAE:
-    """`EXACT`, with an encoder of the family that holds the best guide."""
+    """Returns `EXACT` as a VAE, with an encoder of the family that contains the best guide."""
     weights, noise_var = jnp.float32(EXACT.model.weights), jnp.float32(EXACT.model.noise_var)
 
     def encoder_init(key: jax.Array) -> Any:
@@ -168,7 +172,7 @@ def linear_vae() -> VAE:
         return {"bias": 0.5 * jax.random.normal(key, (NUM_DIMS,))}
 
     def decoder(params: Any, z: jax.Array) -> Mapping[str, jax.Array]:
-        if isinstance(params, WeightPosterior):  # a bias's local noise is the datapoint's
+        if isinstance(params, WeightPosterior):  # a bias has local noise: one draw per datapoint
             bias = DiagNormal(params.mean["bias"], params.log_var["bias"]).sample(params.key)
         else:
             bias = params["bias"]
@@ -184,7 +188,11 @@ def linear_vae() -> VAE:
 
 @cache
 def mlp_vae(likelihood: str = "gaussian", **families: str) -> VAE:
-    """A small one with hidden layers; families: of the guide and of the prior, by name."""
+    """Returns a small VAE with hidden layers.
+
+    Args:
+        families: of the guide and of the prior, by name.
+    """
     family = GUIDES[families.get("guide", "diag_normal")](Sizes(NUM_LATENTS, 2, 4))
     prior = PRIORS[families.get("prior", "standard_normal")](Options(NUM_LATENTS, 3))
     chosen, init = LIKELIHOODS[likelihood], networks.normal_init(0.5)
@@ -200,7 +208,7 @@ def mlp_vae(likelihood: str = "gaussian", **families: str) -> VAE:
 
 
 def make(model: VAE, *, bound: str = "sgvb_b", **options: Any) -> Algorithm:
-    """Plain gradient ascent with steps of 1."""
+    """Makes plain gradient ascent with steps of 1."""
     options = {"num_data": NUM_DATA, "prior": PRIOR, **options}
     return jitted(full_vb.make(model, optax.sgd(1.0), bound=BOUNDS[bound], **options))
 
@@ -210,7 +218,7 @@ def jitted(algorithm: Algorithm) -> Algorithm:
 
 
 def params_of(model: VAE, *, log_var: float = -3.0) -> Params:
-    """What `full_vb` trains, with a q(theta) of various widths around exp(log_var / 2)."""
+    """Returns the parameters of `full_vb`, with widths of q(theta) around exp(log_var / 2)."""
     params = first_params(model)
     widths = jax.tree.map(
         lambda leaf: np.float32(log_var + np.linspace(-0.5, 0.5, leaf.size).reshape(leaf.shape)),
@@ -225,7 +233,7 @@ def first_params(model: VAE) -> Params:
 
 
 def state_of(algorithm: Algorithm, params: Params) -> TrainState:
-    """Before a step from there; steps of plain gradient ascent depend on nothing else."""
+    """Returns a state with these parameters; plain gradient ascent depends on nothing else."""
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return zeros._replace(params=params)
@@ -236,12 +244,12 @@ def batch_of(x: np.ndarray) -> Batch:
 
 
 def some_batch(size: int = 5) -> Batch:
-    """Less than the whole data set."""
+    """Returns a minibatch smaller than the whole dataset."""
     return batch_of(np.random.default_rng(0).normal(scale=1.2, size=(size, NUM_DIMS)))
 
 
 class Steps(NamedTuple):
-    """Many updates from one state with steps of 1, which are the gradient; float64."""
+    """Many updates from one state with steps of 1, which equal the gradient; float64."""
 
     metrics: dict[str, np.ndarray]  # each [NUM_DRAWS]
     gradient: dict[str, np.ndarray]  # each [NUM_DRAWS, ...]
@@ -261,7 +269,7 @@ def steps_of(algorithm: Algorithm, params: Params, batch: Batch, num: int = NUM_
 
 
 def assert_same_mean(draws: np.ndarray, others: np.ndarray, name: str = "") -> None:
-    """Within 4 standard errors, in every entry of [n, ...]."""
+    """Checks that the means agree within 4 standard errors, in every entry of [n, ...]."""
     error = np.sqrt(sum(np.var(d, axis=0) / len(d) for d in (draws, others)))
     miss = np.abs(np.mean(draws, axis=0) - np.mean(others, axis=0))
     assert np.all(miss <= 4 * error), (name, np.max(miss / error))
@@ -271,7 +279,7 @@ def assert_same_mean(draws: np.ndarray, others: np.ndarray, name: str = "") -> N
 
 
 def log_normal(theta: Any, mean: Any, log_var: Any) -> np.ndarray:
-    """log N(theta; mean, exp(log_var)) of a tree of draws [n, ...] -> [n], by SciPy."""
+    """Returns log N(theta; mean, exp(log_var)) [n] of a tree of draws [n, ...], by SciPy."""
 
     def of_leaf(theta: Any, mean: Any, log_var: Any) -> np.ndarray:
         log_prob = scipy.stats.norm.logpdf(theta, mean, np.exp(0.5 * log_var))
@@ -281,7 +289,7 @@ def log_normal(theta: Any, mean: Any, log_var: Any) -> np.ndarray:
 
 
 def log_q_and_p(params: Params, theta: Any, std: float) -> tuple[np.ndarray, np.ndarray]:
-    """log q(theta) and log p(theta) of a tree of draws -> [n] each."""
+    """Returns log q(theta) and log p(theta) of a tree of draws, [n] each."""
     mean, log_var = as_float64((params["mean"]["decoder"], params["log_var"]["decoder"]))
     prior = jax.tree.map(lambda leaf: np.full_like(leaf, 2 * np.log(std)), log_var)
     zeros = jax.tree.map(np.zeros_like, log_var)
@@ -290,7 +298,7 @@ def log_q_and_p(params: Params, theta: Any, std: float) -> tuple[np.ndarray, np.
 
 @cache
 def draws_of_theta() -> tuple[Params, Any]:
-    """The parameters of q(theta) of an MLP, and 20,000 draws of its theta."""
+    """Returns the parameters of q(theta) of an MLP, and 20,000 draws of its theta."""
     params = params_of(mlp_vae(), log_var=-1.0)
     draw = jax.jit(jax.vmap(full_vb.draw, in_axes=(0, None)))
     theta = draw(jax.random.split(jax.random.key(1), 20_000), params)
@@ -299,7 +307,7 @@ def draws_of_theta() -> tuple[Params, Any]:
 
 @pytest.mark.parametrize("std", slow_but([0.4], [1.0, 0.4, 3.0]))
 def test_the_kl_of_theta_is_the_mean_of_log_q_less_log_p(std: float):
-    """Appendix F.1 within 4 standard errors, and by the closed form for any two Gaussians."""
+    """Appendix F.1's KL is within 4 standard errors of the mean, and that of two Gaussians."""
     params, theta = draws_of_theta()
     log_q, log_p = log_q_and_p(params, theta, std)
     kl = full_vb.kl_to_prior(params, ParamPrior(std))
@@ -344,7 +352,7 @@ def test_theta_is_what_the_model_generates_by_and_phi_has_no_distribution():
 @every_noise
 @pytest.mark.parametrize("bound", ["sgvb_a", "sgvb_b"])
 def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(noise: str, bound: str):
-    """Of the mean bound of a minibatch less KL / N, in phi and in q(theta), by differences."""
+    """The oracle is the gradient of a minibatch's mean bound less KL / N, in phi and q(theta)."""
     batch, params = some_batch(), params_of(linear_vae(), log_var=-1.0)
     found = steps_of(make(linear_vae(), bound=bound, weight_noise=noise), params, batch)
     exact, x = as_float64(params), np.asarray(batch.x, np.float64)
@@ -366,20 +374,20 @@ def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(noise: str, 
 
 
 def same_distribution(draws: np.ndarray, others: np.ndarray) -> float:
-    """The p-value of that hypothesis, by Kolmogorov and Smirnov."""
+    """Returns the p-value of the Kolmogorov-Smirnov test for two samples."""
     return scipy.stats.ks_2samp(draws, others).pvalue  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @cache
 def noisy_steps(noise: str) -> Steps:
-    """Of an MLP whose q(theta) is wide."""
+    """Returns updates of an MLP whose q(theta) is wide."""
     algorithm = make(mlp_vae(), weight_noise=noise)
     return steps_of(algorithm, params_of(mlp_vae(), log_var=-3.0), some_batch())
 
 
 @pytest.mark.slow
 def test_the_objective_is_that_of_appendix_f_before_its_kls_are_closed():
-    """N (log p(x, z) - log q(z|x)) + log p(theta) - log q(theta), everything sampled."""
+    """All of N (log p(x, z) - log q(z|x)) + log p(theta) - log q(theta) is sampled."""
     model, batch, params = mlp_vae(), some_batch(), params_of(mlp_vae(), log_var=-3.0)
 
     @jax.jit
@@ -413,10 +421,10 @@ def test_every_noise_has_the_same_mean_objective_and_gradient(noise: str):
 
 @pytest.mark.slow
 def test_local_noise_has_the_least_variance_and_minibatch_noise_the_most():
-    """Of the gradient, over local's, by these factors for datapoint and for minibatch, at M = 5.
+    """The gradient's variance exceeds local noise's by these factors, for datapoint and minibatch.
 
-    Phi: 1.4 and 1.7; the means of theta: 1.1 and 1.8; their log-variances: 2.5 and 5.3. Minibatch
-    noise does not average out over the minibatch, so that its factors grow with M.
+    Phi: 1.4 and 1.7; means of theta: 1.1 and 1.8; log-variances: 2.5 and 5.3, at M = 5. Minibatch
+    noise does not average out over the minibatch, so its factors grow with M.
     """
 
     def variance(noise: str, part: str) -> float:
@@ -439,8 +447,11 @@ def test_local_noise_has_the_least_variance_and_minibatch_noise_the_most():
 
 
 def test_local_noise_is_datapoint_noise_averaged_over_weights_that_give_the_same_units():
-    """So the objective has the same distribution, and the gradient in the means of the last layer,
-    which is the unit's error times its input; all else has less variance (Rao-Blackwell)."""
+    """The objective therefore has the same distribution under both.
+
+    The same holds for the gradient in the means of the last layer, which is the unit's error times
+    its input. All other gradients have less variance (Rao-Blackwell).
+    """
     local, datapoint = noisy_steps("local"), noisy_steps("datapoint")
     one, other = (steps.metrics["objective"] for steps in (local, datapoint))
     assert same_distribution(one, other) > 1e-3
@@ -456,7 +467,7 @@ def test_local_noise_is_datapoint_noise_averaged_over_weights_that_give_the_same
 
 @cache
 def aevb_at_the_mean(num_samples: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The mean bound of AEVB, and its gradient, with the noise of z that `full_vb` has."""
+    """Returns the mean bound of AEVB, and its gradient, with the noise of z that `full_vb` has."""
     model = mlp_vae()
     options = {"num_data": NUM_DATA, "bound": BOUNDS["sgvb_b"], "num_samples": num_samples}
     algorithm = jitted(aevb.make(model, optax.sgd(1.0), prior=ParamPrior(std=None), **options))
@@ -469,7 +480,7 @@ def aevb_at_the_mean(num_samples: int) -> tuple[np.ndarray, dict[str, np.ndarray
 
 @every_noise
 def test_without_variance_the_bound_and_its_gradient_are_those_of_aevb_at_the_mean(noise: str):
-    """As log_var falls; the KL pulls theta by itself over std^2 N."""
+    """The value of log_var is very low; the KL also pulls theta, by theta over std^2 N."""
     bound, gradient = aevb_at_the_mean(num_samples=3)
     algorithm = make(mlp_vae(), num_samples=3, weight_noise=noise)
     params = params_of(mlp_vae(), log_var=-40.0)
@@ -489,7 +500,7 @@ BIASES, SETS = simulate(seed=0, num_sets=200)
 
 @cache
 def trained(noise: str) -> Params:
-    """4000 steps of Adagrad on each of the data sets -> parameters [200, ...]."""
+    """Trains by 4000 steps of Adagrad on each of the datasets; the parameters are [200, ...]."""
     algorithm = full_vb.make(
         linear_vae(),
         optimizers.make("adagrad", 0.1),
@@ -511,7 +522,7 @@ def trained(noise: str) -> Params:
 
 
 def test_the_best_bound_is_the_bound_at_the_best_parameters():
-    """Two derivations of the oracle, and that nothing nearby is better."""
+    """Two derivations of the oracle agree, and no parameters nearby are better."""
     x = SETS[0]
     best = EXACT.best_params(x)
     assert EXACT.bound(best, x) == pytest.approx(EXACT.best_bound(x), rel=1e-9)
@@ -525,8 +536,11 @@ def test_the_best_bound_is_the_bound_at_the_best_parameters():
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", ["local", pytest.param("minibatch", marks=pytest.mark.slow)])
 def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
-    """On each of 100 data sets, in nats: log p(X) lies 1.453 above the best bound of independent
-    Gaussians, whatever X, and that one 0.03 on average, 0.1 at most, above the trained one."""
+    """Both gaps hold on each of 100 datasets.
+
+    In nats, log p(X) is 1.453 above the best bound of independent Gaussians, for every X. The best
+    bound is 0.03 on average, and at most 0.1, above the trained one.
+    """
     params = as_float64(trained(noise))
     short = []
     for number, x in enumerate(SETS[:100]):
@@ -546,7 +560,7 @@ def test_training_reaches_the_best_bound_below_the_exact_evidence(noise: str):
 def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     has_closed_kl: bool, is_trained: bool
 ):
-    """The errors that it says are right too."""
+    """The standard errors that it reports are also right."""
     model = linear_vae()
     if not has_closed_kl:
         model = model._replace(guide=model.guide._replace(kl=None))
@@ -572,14 +586,20 @@ LEVELS = (0.5, 0.9)
 
 
 def is_inside(mean: np.ndarray, std: np.ndarray, bias: np.ndarray, level: float) -> np.ndarray:
-    """Whether the central interval of N(mean, std^2) holds each bias [R, D], over D -> [R]."""
+    """Returns, for each bias [R, D], the share of dimensions in which the interval holds it, [R].
+
+    The interval is the central one of N(mean, std^2).
+    """
     half = std * scipy.stats.norm.ppf(0.5 + 0.5 * level)
     return np.mean(np.abs(bias - mean) < half, axis=1)
 
 
 def expected_coverage(level: float) -> float:
-    """Of intervals around the right mean that are too narrow: mean field's variance is 1 over the
-    posterior precision's diagonal, where the marginal one is the inverse's."""
+    """Returns the coverage of intervals around the right mean that are too narrow.
+
+    Mean field's variance is 1 over the diagonal of the posterior precision; the marginal variance
+    is the diagonal of its inverse.
+    """
     _, cov = EXACT.posterior(SETS[0])
     narrow = np.sqrt(EXACT.best_bias_var(NUM_DATA) / np.diag(cov))
     quantile = scipy.stats.norm.ppf(0.5 + 0.5 * level)
@@ -588,7 +608,7 @@ def expected_coverage(level: float) -> float:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_exact_posteriors_are_calibrated_and_mean_field_is_too_narrow_by_theory(level: float):
-    """By closed forms alone: the best q(b) is to hold 35 % and 74 % of biases, not 50 and 90."""
+    """In closed form, the best q(b) covers 35 % and 74 % of the biases, not 50 and 90."""
     biases, sets = simulate(seed=1, num_sets=20_000)
     mean, cov = EXACT.posterior(sets)
     exact = is_inside(mean, np.sqrt(np.diag(cov)), biases, level)
@@ -600,7 +620,7 @@ def test_exact_posteriors_are_calibrated_and_mean_field_is_too_narrow_by_theory(
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_trained_posteriors_hold_the_true_bias_as_often_as_mean_field_does_by_theory(level: float):
-    """On 400 data sets: 35.0 % (error 1.4) and 73.2 % (1.4), by theory 35.4 and 73.6."""
+    """On 400 datasets it is 35.0 % (error 1.4) and 73.2 % (1.4); theory says 35.4 and 73.6."""
     params = as_float64(trained("local"))
     mean, log_var = (params[name]["decoder"]["bias"] for name in ("mean", "log_var"))
     inside = is_inside(mean, np.exp(0.5 * log_var), BIASES, level)
@@ -648,7 +668,7 @@ def test_an_estimate_without_an_error_is_refused():
 
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_local_noise_is_refused_where_a_bound_compares_samples(bound: str):
-    """They would have no theta in common, so that its mean would be another."""
+    """The samples would share no theta, so the bound would have another mean."""
     make(linear_vae(), bound=bound, num_samples=1)
     make(linear_vae(), bound=bound, num_samples=4, weight_noise="datapoint")
     if bound in losses.NOT_MEANS:

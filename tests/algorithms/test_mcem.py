@@ -1,4 +1,4 @@
-"""Monte-Carlo EM: its chains against exact posteriors, its ascents by hand, and its end."""
+"""Monte-Carlo EM: chains against exact posteriors, ascents against NumPy, and the optimum."""
 
 from functools import cache, partial
 
@@ -43,14 +43,14 @@ def advance_of(algorithm: Algorithm, batch_size: int) -> jax.stages.Wrapped:
 def steps_on(
     algorithm: Algorithm, state: TrainState, x: np.ndarray, num_steps: int, *, batch_size: int
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """More steps -> the state, and the means over them of the metrics."""
+    """Runs more steps and returns the state, and the means of the metrics over them."""
     advance = advance_of(algorithm, batch_size)
     keys = LoopKeys(*jax.random.split(jax.random.key(1)))
-    state = jax.tree.map(jnp.array, state)  # which `advance` uses up
+    state = jax.tree.map(jnp.array, state)  # a copy, because `advance` donates its input
     return train_to(advance, keys, jnp.float32(x), state, num_steps)
 
 
-# E
+# The E step
 
 
 NUM_COPIES = 300
@@ -58,9 +58,9 @@ NUM_COPIES = 300
 
 @cache
 def settled() -> tuple[np.ndarray, TrainState, dict[str, jax.Array]]:
-    """Chains of 4 datapoints, each copied, with theta held fixed.
+    """Runs chains of 4 datapoints, each copied, with theta held fixed.
 
-    -> x [4, D], the state after 1500 minibatches, and the means of the metrics over the last 1000.
+    Returns x [4, D], the state after 1500 minibatches, and the mean metrics of the last 1000.
     """
     points = np.asarray(gaussian_batch(size=4).x, np.float64)
     x = np.repeat(points, NUM_COPIES, axis=0)
@@ -73,7 +73,7 @@ def settled() -> tuple[np.ndarray, TrainState, dict[str, jax.Array]]:
 
 
 def test_chains_have_the_exact_posterior_of_their_own_datapoint():
-    """Its mean and covariance, though minibatches are shuffled and the step size is adapted."""
+    """Mean and covariance agree, though minibatches are shuffled and the step size is adapted."""
     points, state, _ = settled()
     truth = linear_gaussian(as_float64(state.params))
     chains = np.asarray(state.extra.z, np.float64).reshape(len(points), NUM_COPIES, -1)
@@ -83,13 +83,13 @@ def test_chains_have_the_exact_posterior_of_their_own_datapoint():
         products = np.einsum("ni,nj->nij", z - mean, z - mean)
         assert standard_errors_off(products, cov) < 4
     means = np.array([truth.posterior(x)[0] for x in points])
-    assert np.min(np.ptp(means, axis=0)) > 0.5  # so that chains cannot be another's
+    assert np.min(np.ptp(means, axis=0)) > 0.5  # so that a swapped chain would be noticed
 
 
 def test_the_acceptance_settles_at_its_target():
     _, state, metrics = settled()
     assert metrics["acceptance"] == pytest.approx(0.9, abs=0.02)
-    assert metrics["step_size"] > 2.0 * mcem.FIRST_STEP  # it was not there from the start
+    assert metrics["step_size"] > 2.0 * mcem.FIRST_STEP  # it was adapted from its first value
     step_size = np.exp(state.extra.log_step_size)
     assert step_size == pytest.approx(np.asarray(metrics["step_size"]), rel=0.05)
 
@@ -117,7 +117,7 @@ def test_only_the_chains_of_the_minibatch_move():
 
 
 def test_a_chain_goes_on_from_where_it_was():
-    """With next to no step size it stays there, all updates long."""
+    """With a tiny step size the chain stays at its last position through all updates."""
     batch = some_of(np.asarray(gaussian_batch(size=10).x), [7, 2, 5])
     algorithm = make(mcem.make, model())
     state = start_of(algorithm)
@@ -139,11 +139,11 @@ def test_chains_start_from_the_prior():
     assert standard_errors_off(np.einsum("ni,nj->nij", z, z), np.eye(z.shape[1])) < 4
 
 
-# M
+# The M step
 
 
 def log_joint(params: Params, x: np.ndarray, z: np.ndarray) -> float:
-    """The mean over x [M, D] and z [M, Z] of log p(x, z)."""
+    """Returns the mean over x [M, D] and z [M, Z] of log p(x, z)."""
     weights, bias, noise_var = linear_gaussian(params)
     log_normal = oracles.expected_log_normal
     cov = np.zeros((1, 1))
@@ -160,7 +160,7 @@ def log_joint(params: Params, x: np.ndarray, z: np.ndarray) -> float:
 
 @pytest.mark.parametrize("num_updates", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
-    """Up log p(x, z) and the prior over N, by plain gradient ascent in float64."""
+    """The oracle ascends log p(x, z) plus the prior over N, by plain gradient steps in float64."""
     batch, step_size, std, num_data = gaussian_batch(), 0.05, 0.5, 8
     algorithm = make(
         mcem.make, model(), num_data=num_data, step_size=step_size, num_updates=num_updates,
@@ -185,12 +185,12 @@ def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
     )
 
 
-# The end
+# The optimum
 
 
 @pytest.mark.slow
 def test_mcem_and_em_reach_the_maximum_likelihood_of_probabilistic_pca():
-    """In nats per datapoint below it: EM 0, Monte-Carlo EM 0.003 (noise of its z)."""
+    """EM ends 0 and Monte-Carlo EM 0.003 nats per datapoint below it (noise of its z)."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
     assert np.mean(oracles.pca_em(x, 2).log_prob(x)) == pytest.approx(optimum, abs=1e-9)
@@ -200,7 +200,7 @@ def test_mcem_and_em_reach_the_maximum_likelihood_of_probabilistic_pca():
 
 @pytest.mark.slow
 def test_aevb_reaches_it_too():
-    """0.0001 nats per datapoint below it."""
+    """It ends 0.0001 nats per datapoint below it."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
     by_aevb = trained(partial(aevb.make, bound=BOUNDS["sgvb_b"]), x)

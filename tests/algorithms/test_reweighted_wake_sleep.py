@@ -1,4 +1,4 @@
-"""Reweighted wake-sleep: its gradients where K is large and where it is not, and its end."""
+"""Reweighted wake-sleep: its gradients at large and small K, and its optimum."""
 
 from functools import partial
 
@@ -28,7 +28,10 @@ from aevb.losses import BOUNDS
 
 
 def exact_gradient(params: Params, x: np.ndarray) -> Params:
-    """For theta of log p(x), and for phi of E_{p(z|x)}[log q(z|x)], means over x [M, D]."""
+    """Returns the exact gradients, means over x [M, D].
+
+    For theta it is that of log p(x), and for phi that of E_{p(z|x)}[log q(z|x)].
+    """
 
     def log_q(params: Params) -> float:
         encoder, model = params["encoder"], linear_gaussian(params)
@@ -48,7 +51,7 @@ def exact_gradient(params: Params, x: np.ndarray) -> Params:
 
 @pytest.mark.slow
 def test_the_mean_step_tends_to_the_exact_gradient_as_k_grows():
-    """Within 4 standard errors at K = 4096; at 64 as far off as 0.4 times what it is at 8."""
+    """It agrees within 4 standard errors at K = 4096; the error at 64 is under 0.4 of that at 8."""
     model, batch = linear_vae(std=0.2), gaussian_batch(size=2)
     params = model.init(jax.random.key(0))
     exact = exact_gradient(*as_float64((params, batch.x)))
@@ -74,7 +77,7 @@ def test_the_mean_step_tends_to_the_exact_gradient_as_k_grows():
 
 
 def test_theta_takes_the_step_of_iwae_and_the_objective_is_its_bound():
-    """From the same samples: the weighted mean of gradients is the gradient of log-mean-exp."""
+    """On the same samples, the weighted mean of gradients is the gradient of log-mean-exp."""
     batch = gaussian_batch()
     iwae = partial(aevb.make, bound=BOUNDS["iwae"])
     (steps, objectives), (others, bounds) = (
@@ -90,7 +93,7 @@ def test_theta_takes_the_step_of_iwae_and_the_objective_is_its_bound():
 
 
 def test_samples_and_weights_have_no_gradient_in_phi():
-    """With log q = 0 in the place of log q, there is nothing that phi could climb."""
+    """With log q replaced by 0, phi has no gradient left."""
     model = linear_vae()
     guide = model.guide._replace(log_prob=lambda stats, z: jnp.zeros(()))
     algorithm = make(reweighted_wake_sleep.make, model._replace(guide=guide))
@@ -111,7 +114,7 @@ def test_one_sample_is_refused_when_the_algorithm_is_made(num_samples: int):
 
 @pytest.mark.slow
 def test_reweighted_wake_sleep_reaches_the_maximum_likelihood_of_probabilistic_pca():
-    """0.0009 nats below it."""
+    """It ends 0.0009 nats below it."""
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
     log_lik = exact_log_prob(trained(reweighted_wake_sleep.make, x), x)
@@ -120,8 +123,10 @@ def test_reweighted_wake_sleep_reaches_the_maximum_likelihood_of_probabilistic_p
 
 @pytest.mark.slow
 def test_weights_take_most_of_the_bias_of_wake_sleep():
-    """A spherical guide costs wake-sleep 0.341 nats here (test_wake_sleep.py), and this 0.073 with
-    K = 5 and 0.015 with K = 20."""
+    """A spherical guide costs wake-sleep 0.341 nats here (test_wake_sleep.py).
+
+    It costs reweighted wake-sleep 0.073 nats with K = 5 and 0.015 with K = 20.
+    """
     x = pca_data((3.0, 0.7))
     five, twenty = (
         exact_log_prob(

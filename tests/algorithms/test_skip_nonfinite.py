@@ -1,4 +1,4 @@
-"""Steps that are not finite and are passed over: what they leave, and that no other is."""
+"""Non-finite steps that are skipped: their effect on the state, and that no other is skipped."""
 
 import json
 from functools import cache
@@ -26,11 +26,11 @@ PLACES = ("objective", "params", "opt_state", "extra")
 
 
 def counter(bad: tuple[int, ...], place: str | None = "objective") -> Algorithm:
-    """Adds 1 to all that it keeps at each step, and NaN somewhere at the steps `bad`.
+    """Adds 1 to its whole state at each step, and NaN to one part of it at the steps `bad`.
 
     Args:
-        place: where; None for what the datapoints say, of which each holds a number of PLACES, and
-            the value to add.
+        place: the part; None if the datapoints choose it, each by a number of PLACES and the
+            value to add.
     """
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
@@ -54,14 +54,14 @@ def counter(bad: tuple[int, ...], place: str | None = "objective") -> Algorithm:
 
 
 def run(algorithm: Algorithm, stop: int = NUM_STEPS):
-    """The state and the mean metrics after training to a step."""
+    """Trains to a step and returns the state and the mean metrics."""
     advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
     return train_to(advance, KEYS, jnp.asarray(DATA), algorithm.init(jax.random.key(0)), stop)
 
 
 @cache
 def advance_where_the_data_say() -> tuple[Algorithm, Advance]:
-    """One program for all places and values."""
+    """Returns one compiled program for all places and values."""
     algorithm = skip_bad_steps(counter((3, 17, 39), place=None), most=5)
     return algorithm, make_advance(algorithm, lambda key, x: x, batch_size=1)
 
@@ -95,7 +95,7 @@ def test_once_so_many_were_passed_over_the_next_is_taken():
 
 @pytest.mark.usefixtures("optimized")
 def test_where_nothing_is_bad_nothing_is_changed():
-    """By a bit, of an algorithm that is sensitive to each."""
+    """Not one bit changes, for an algorithm whose result is sensitive to every bit."""
     optimizer = optax.sgd(0.1, momentum=0.9)
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
@@ -157,7 +157,7 @@ def test_a_run_tells_how_many_steps_it_has_skipped_at_each_evaluation(tmp_path: 
 
 
 def test_a_stretch_in_which_no_step_is_taken_has_no_mean_metrics(tmp_path: Path):
-    """That before the first evaluation, at 10."""
+    """The stretch is the one before the first evaluation, at step 10."""
     fit(tmp_path, skip_bad_steps(counter(tuple(range(10))), most=10))
     first, *others = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert "recent_objective" not in json.loads(first)

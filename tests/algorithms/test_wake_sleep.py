@@ -35,7 +35,7 @@ by_aevb = partial(aevb.make, bound=BOUNDS["sgvb_b"])
 
 
 def sleep_objective(params: Params) -> float:
-    """E_{p(x,z)}[log q(z|x)]."""
+    """Returns E_{p(x,z)}[log q(z|x)]."""
     return linear_gaussian(params).dreamt_log_q(**params["encoder"])
 
 
@@ -46,7 +46,7 @@ def sleep_objective(params: Params) -> float:
 def test_theta_climbs_the_bound_at_the_data_and_phi_log_q_in_dreams(num_samples: int):
     """With a step size of 1, the mean step is the gradient per datapoint.
 
-    Theta's is that of E_q[log p(x, z)], from which the bound differs by an entropy without theta.
+    Theta's is that of E_q[log p(x, z)], which differs from the bound by an entropy without theta.
     """
     algorithm = make(wake_sleep.make, linear_vae(), num_samples=num_samples)
     state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
@@ -58,19 +58,20 @@ def test_theta_climbs_the_bound_at_the_data_and_phi_log_q_in_dreams(num_samples:
     misses = jax.tree.map(standard_errors_off, steps, exact)
     assert max(jax.tree.leaves(misses)) < 4, misses
     assert standard_errors_off(objectives, exact_bound(params, x)) < 4
-    # The other two would be another algorithm, and so would both: by far more than the tolerance.
+    # The other two gradients, or all four, would be another algorithm: they differ by far more than
+    # the tolerance.
     for name in ("kernel", "bias", "log_var"):
         assert standard_errors_off(steps["encoder"][name], wake["encoder"][name]) > 10
         assert np.max(np.abs(sleep["decoder"][name])) > 0.1
 
 
 def without_wake(model: VAE) -> VAE:
-    """log p(x, z) is 0; dreams are what they were."""
+    """Returns the model with log p(x, z) = 0 and unchanged dreams."""
     return model._replace(joint=lambda params, x: Joint(lambda z: 0.0 * z[0], lambda z: 0.0 * z[0]))
 
 
 def without_sleep(model: VAE) -> VAE:
-    """log q(z|x) is 0; samples are what they were."""
+    """Returns the model with log q(z|x) = 0 and unchanged samples."""
     return model._replace(guide=model.guide._replace(log_prob=lambda stats, z: jnp.zeros(())))
 
 
@@ -81,7 +82,7 @@ def without_sleep(model: VAE) -> VAE:
 def test_each_phase_moves_its_own_parameters_alone(
     phase: Callable[[VAE], VAE], untouched: str, moved: str
 ):
-    """The other's have a gradient of 0 in it, to the bit."""
+    """The parameters of the other phase have a gradient of 0, to the bit."""
     algorithm = make(wake_sleep.make, phase(linear_vae()))
     state = algorithm.init(jax.random.key(0))
     steps, _ = updates_of(algorithm, state, gaussian_batch(), num_draws=10)
@@ -92,7 +93,7 @@ def test_each_phase_moves_its_own_parameters_alone(
 
 
 def test_phi_sees_dreams_alone():
-    """With other data it takes the same step, to the bit."""
+    """With other data phi takes the same step, to the bit."""
     algorithm, batch = make(wake_sleep.make, linear_vae()), gaussian_batch()
     state = algorithm.init(jax.random.key(0))
     (steps, _), (others, _) = (
@@ -106,7 +107,7 @@ def test_phi_sees_dreams_alone():
 
 @pytest.mark.slow
 def test_datapoints_and_dreams_of_a_minibatch_have_their_own_noise():
-    """So with 8 copies of a datapoint the steps have an eighth of the variance."""
+    """With 8 copies of a datapoint, the steps therefore have an eighth of the variance."""
     algorithm = make(wake_sleep.make, linear_vae())
     state, point = algorithm.init(jax.random.key(0)), np.asarray(gaussian_batch().x)[:1]
     (one, _), (eight, _) = (
@@ -116,13 +117,15 @@ def test_datapoints_and_dreams_of_a_minibatch_have_their_own_noise():
         assert_8_times_the_variance(one[part]["bias"][:, 0], eight[part]["bias"][:, 0])
 
 
-# Where it ends
+# The end of training
 
 
 @pytest.mark.slow
 def test_wake_sleep_reaches_the_optimum_if_its_guide_can_hold_the_posterior():
-    """It ends 0.0011 nats below the greatest log p(X) of probabilistic PCA, where AEVB ends 0.0001
-    below it. W has got orthogonal columns, as a diagonal guide needs to hold the posterior."""
+    """It ends 0.0011 nats below the greatest log p(X) of probabilistic PCA; AEVB ends 0.0001 below.
+
+    The columns of W became orthogonal, so a diagonal guide can represent the posterior.
+    """
     x = pca_data()
     params, optimum = trained(wake_sleep.make, x), oracles.pca_log_lik(x, 2)
     assert optimum - 0.003 < exact_log_prob(params, x) <= optimum
@@ -131,13 +134,15 @@ def test_wake_sleep_reaches_the_optimum_if_its_guide_can_hold_the_posterior():
 
 
 def mean_variance(cov: np.ndarray) -> np.ndarray:
-    """The spherical guide of least KL(p(z|x) || q(z|x)), asleep, where p(z|x) has covariance cov;
-    it is the same at every x."""
+    """Returns the covariance of the spherical guide of least KL(p(z|x) || q(z|x)), for sleep.
+
+    The posterior p(z|x) has covariance cov, so the guide's is the same at every x.
+    """
     return np.mean(np.diag(cov)) * np.eye(len(cov))
 
 
 def harmonic_mean_variance(cov: np.ndarray) -> np.ndarray:
-    """That of least KL(q(z|x) || p(z|x)), which is the greatest bound."""
+    """Returns the covariance of least KL(q(z|x) || p(z|x)), which gives the greatest bound."""
     return len(cov) / np.trace(np.linalg.inv(cov)) * np.eye(len(cov))
 
 
@@ -155,11 +160,12 @@ SPREAD = (3.0, 0.7)  # of W's columns, so that the latents' posterior variances 
 def test_the_bias_of_wake_sleep_is_larger_than_that_of_aevb(
     algorithm: Callable[..., Algorithm], guide_cov: Callable[..., np.ndarray], bias: float
 ):
-    """A guide with one variance for all latents cannot hold the posterior, and both pay for it.
+    """A guide with one variance for all latents cannot be the posterior, so both algorithms lose.
 
-    Variational EM with the guide of each, in float64, says where: wake-sleep ends 0.341 nats per
-    datapoint below the greatest log p(X), with a noise variance of 0.332, AEVB 0.192 nats below
-    it, with the right one, 0.255. Training ends there too (0.341 and 0.194 here).
+    Variational EM with the guide of each, in float64, shows where they end. Wake-sleep ends 0.341
+    nats per datapoint below the greatest log p(X), with a noise variance of 0.332. AEVB ends 0.192
+    nats below it, with the right noise variance, 0.255. Training ends there too (0.341 and 0.194
+    here).
     """
     x = pca_data(SPREAD)
     optimum = oracles.pca_log_lik(x, 2)
@@ -171,7 +177,7 @@ def test_the_bias_of_wake_sleep_is_larger_than_that_of_aevb(
 
 @pytest.mark.slow
 def test_where_variational_em_ends_the_mean_step_of_wake_sleep_is_0_and_that_of_aevb_is_not():
-    """So the end is biased because the algorithm is, not because it was too short."""
+    """The end is therefore biased by the algorithm, and not because training was too short."""
     x = pca_data(SPREAD)
     model = oracles.pca_em(x, 2, guide_cov=mean_variance)
     _, cov = model.posterior(model.bias)

@@ -1,4 +1,4 @@
-"""The coin: exact answers, and what gradients of the bound make of two guides."""
+"""The coin: exact answers, and two guides fitted by gradients of the bound."""
 
 import itertools
 import math
@@ -46,7 +46,7 @@ def logit_normal(mean: float, log_var: float) -> DiagNormal:
 
 
 def logit_normal_kl(logit: DiagNormal) -> float:
-    """KL(q || the posterior), by the trapezoid rule over logit z in float64."""
+    """Returns KL(q || the posterior), by the trapezoid rule over logit z in float64."""
     mean, std = float(logit.mean[0]), math.exp(0.5 * float(logit.log_var[0]))
 
     def integrand(u: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_the_probabilities_of_all_sequences_add_up_to_one():
 
 
 def test_counts_in_whatever_order_have_the_binomial_coefficient_more():
-    """SciPy's beta-binomial is of the number of heads alone."""
+    """SciPy's beta-binomial is a distribution of the number of heads alone."""
     for heads in range(11):
         found = beta_bernoulli.log_evidence(prior(), flips(heads, 10 - heads))
         expected = scipy.stats.betabinom.logpmf(heads, 10, A, B)
@@ -145,7 +145,7 @@ def fit_beta(bound: losses.Bound, *, num_steps: int, power: float) -> jax.Array:
 
 @pytest.mark.slow
 def test_a_beta_guide_reaches_the_posterior_and_no_gap():
-    """Sticking the landing, whose gradient is 0 there at every z: to the digits of float64."""
+    """The fit uses `stl`, whose gradient is 0 there at every z, to the digits of float64."""
     found = fit_beta(losses.stl, num_steps=700, power=0.0)
     exact = beta_bernoulli.posterior(prior(), flips())
     np.testing.assert_allclose(jnp.exp(found), jnp.stack(exact), rtol=1e-8)
@@ -154,7 +154,7 @@ def test_a_beta_guide_reaches_the_posterior_and_no_gap():
     bounds = jax.jit(lambda key: losses.log_weights(key, found, guide, joint, num_samples=100))(
         jax.random.key(1)
     )
-    np.testing.assert_allclose(bounds, LOG_EVIDENCE, atol=1e-9)  # each, not on average alone
+    np.testing.assert_allclose(bounds, LOG_EVIDENCE, atol=1e-9)  # every one, not only on average
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_robbins_and_monros_steps_reach_it_through_the_noise(bound: losses.Bound
     exact = beta_bernoulli.posterior(prior(), flips())
     gap = Beta(*jnp.exp(found)).kl(exact)
     assert float(gap) < 2e-3
-    assert float(Beta(*jnp.exp(jnp.zeros(2))).kl(exact)) > 1.0  # where it began
+    assert float(Beta(*jnp.exp(jnp.zeros(2))).kl(exact)) > 1.0  # at the start
 
 
 def test_the_beta_guides_kl_is_to_the_prior():
@@ -219,7 +219,7 @@ def test_the_sampled_gap_of_a_logit_normal_is_the_kl_within_its_error(mean: floa
 
 @cache
 def best_logit_normal() -> DiagNormal:
-    """By L-BFGS on the bound without noise; its top."""
+    """Returns the optimum of the noiseless bound, found by L-BFGS."""
 
     def bound(q: DiagNormal) -> jax.Array:
         return beta_bernoulli.logit_normal_bound(prior(), flips(), q)
@@ -236,7 +236,7 @@ def test_the_best_logit_normal_keeps_a_gap_that_is_the_kl():
     best = best_logit_normal()
     gap = LOG_EVIDENCE - beta_bernoulli.logit_normal_bound(prior(), flips(), best)
     np.testing.assert_allclose(gap, logit_normal_kl(best), atol=1e-10)
-    assert 1e-4 < float(gap) < 0.02  # which no logit-normal closes
+    assert 1e-4 < float(gap) < 0.02  # no logit-normal closes this gap
 
 
 @pytest.mark.slow

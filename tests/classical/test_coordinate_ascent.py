@@ -1,4 +1,4 @@
-"""Coordinate ascent on a problem of two numbers, every sweep of which is known."""
+"""Coordinate ascent on a problem of two numbers, for which every sweep is known."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,14 +22,14 @@ def float64() -> Iterator[None]:
 
 
 class Means(NamedTuple):
-    """Of two factors of variance 1 - CORRELATION^2, which are right from the beginning."""
+    """Means of two factors of variance 1 - CORRELATION^2, which are optimal from the start."""
 
     first: jax.Array  # []
     second: jax.Array  # []
 
 
 def correlated() -> CoordinateAscent:
-    """Means of a mean-field Q on a Gaussian of unit variances, under an evidence that is given.
+    """Returns the ascent of mean-field means on a Gaussian of unit variances with a known evidence.
 
     An update of one mean leaves an error of CORRELATION times the other's.
     """
@@ -54,7 +54,7 @@ def start() -> Means:
 
 
 def by_hand(num_sweeps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of both means after every update, and the bounds there -> [T, 2, 2], [T, 2]."""
+    """Returns the errors of both means after every update [T, 2, 2], and the bounds [T, 2]."""
     error = np.subtract(START, TOP)
     errors = []
     for _ in range(num_sweeps):
@@ -85,7 +85,7 @@ def test_the_bound_rises_at_every_update_to_the_evidence():
 
 
 def test_an_update_that_looks_at_a_stale_factor_would_be_seen_to_fall():
-    """What the previous test is worth: both factors at once from the old state."""
+    """Updating both factors at once from the old state shows that the previous test can fail."""
     problem = correlated()
 
     def both(q: Means) -> Means:
@@ -102,7 +102,7 @@ def test_an_update_that_looks_at_a_stale_factor_would_be_seen_to_fall():
 def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(tolerance: float):
     found = maximize(correlated(), start(), tolerance=tolerance, max_sweeps=100)
     _, bounds = by_hand(100)
-    rises = np.diff(bounds[:, -1])  # of the second sweep, the third, ...
+    rises = np.diff(bounds[:, -1])  # those of the second sweep, the third, ...
     expected = int(np.argmax(rises < tolerance)) + 2
     assert int(found.num_sweeps) == expected
     assert bool(found.converged)

@@ -1,4 +1,4 @@
-"""Mean field on a correlated Gaussian: its optimum, how fast it is reached, and what it misses."""
+"""Mean field on a correlated Gaussian: its optimum, its rate of convergence, and its errors."""
 
 from collections.abc import Iterator
 
@@ -66,7 +66,7 @@ def test_the_bound_is_minus_the_kl():
 @pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 def test_gradient_ascent_of_the_kl_finds_the_same_optimum():
-    """With nothing known of coordinate ascent: the factorized q that L-BFGS finds."""
+    """L-BFGS finds the factorized q without using coordinate ascent."""
     exact = target()
 
     def bound(point: dict[str, jax.Array]) -> jax.Array:

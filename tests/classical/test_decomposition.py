@@ -1,4 +1,4 @@
-"""log p(D) = L(Q) + KL(Q || p(z|D)), the three terms computed apart and held to oracles apart."""
+"""log p(D) = L(Q) + KL(Q || p(z|D)): the three terms computed and tested separately."""
 
 from collections.abc import Iterator
 
@@ -27,12 +27,12 @@ def random_table(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(3.0 * np.random.default_rng(seed).normal(size=shape))
 
 
-# States that are counted
+# Discrete states
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_identity_holds_for_any_q_over_states(seed: int):
-    """With each term from NumPy: log of a sum, a mean of log p - log q, and SciPy's entropy."""
+    """Each term comes from NumPy or SciPy: log of a sum, mean of log p - log q, and entropy."""
     log_joint, log_q = random_table(seed, 4, 3), random_table(100 + seed, 4, 3)
     found = decompose(log_joint, log_q)
     np.testing.assert_allclose(found.residual(), 0.0, atol=1e-10)
@@ -46,7 +46,7 @@ def test_the_identity_holds_for_any_q_over_states(seed: int):
 
 def test_q_at_the_posterior_has_no_kl_and_the_bound_is_the_evidence():
     log_joint = random_table(0, 12)
-    found = decompose(log_joint, log_joint - 7.0)  # up to a constant
+    found = decompose(log_joint, log_joint - 7.0)  # equal up to a constant
     np.testing.assert_allclose(found.kl, 0.0, atol=1e-14)
     np.testing.assert_allclose(found.bound, found.log_evidence, rtol=1e-14)
 
@@ -64,7 +64,7 @@ def test_the_evidence_does_not_move_with_q_so_the_bound_and_the_kl_move_apart():
 
 
 def test_what_q_excludes_adds_nothing():
-    """0 log 0 = 0, also where p(D, z) excludes it too; nor is its gradient NaN."""
+    """The convention 0 log 0 = 0 holds also where p(D, z) is 0, and the gradient is not NaN."""
     log_joint = jnp.array([-1.0, -2.0, -3.0, -jnp.inf])
     log_q = jnp.array([0.3, 0.1, -jnp.inf, -jnp.inf])
     found = decompose(log_joint, log_q)
@@ -90,7 +90,7 @@ def test_what_p_excludes_and_q_does_not_is_infinitely_far():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_identity_holds_on_an_uneven_grid(seed: int):
-    """Of cells of unequal volumes, for a Q that is known up to a constant."""
+    """The cells have unequal volumes, and Q is known up to a constant."""
     log_measure = random_table(200 + seed, 30)
     found = decompose(random_table(seed, 30), random_table(100 + seed, 30), log_measure)
     np.testing.assert_allclose(found.residual(), 0.0, atol=1e-10)
@@ -98,7 +98,7 @@ def test_the_identity_holds_on_an_uneven_grid(seed: int):
 
 @pytest.mark.parametrize("step", ["even", "logarithmic"])
 def test_on_a_grid_the_terms_are_those_of_the_densities(step: str):
-    """z ~ Gamma(3, 1), x ~ Poisson(z), Q a Gamma: all three by SciPy and in closed form."""
+    """With z ~ Gamma(3, 1), x ~ Poisson(z) and a Gamma Q, SciPy and closed forms give all terms."""
     x, shape, rate = 4, 5.0, 2.5
     if step == "even":
         z = np.linspace(1e-6, 40.0, 20_001)
@@ -111,7 +111,7 @@ def test_on_a_grid_the_terms_are_those_of_the_densities(step: str):
     log_joint = log_prior + x * np.log(z) - z - scipy.special.gammaln(x + 1)
     log_q = scipy.stats.gamma.logpdf(z, shape, scale=1.0 / rate)
     found = decompose(jnp.asarray(log_joint), jnp.asarray(log_q), log_measure)
-    # z integrated out, x is negative binomial; the posterior is Gamma(3 + x, 2).
+    # With z integrated out, x is negative binomial; the posterior is Gamma(3 + x, 2).
     log_evidence = scipy.stats.nbinom.logpmf(x, 3, 0.5)
     a, b = 3.0 + x, 2.0
     kl = (shape - a) * scipy.special.digamma(shape) - scipy.special.gammaln(shape)
@@ -125,7 +125,7 @@ def test_on_a_grid_the_terms_are_those_of_the_densities(step: str):
 
 
 def linear_gaussian_bound(model: oracles.LinearGaussian, x: np.ndarray, q: Normal) -> jax.Array:
-    """E_q[log p(x|z)] - KL(q || prior) of a q of any covariance, from the model alone."""
+    """Returns E_q[log p(x|z)] - KL(q || prior) of a q of any covariance, from the model alone."""
     mean, covariance = np.asarray(q.mean), np.asarray(q.covariance)
     residual = x - model.bias - model.weights @ mean
     spread = np.diag(model.weights @ covariance @ model.weights.T)
@@ -157,7 +157,7 @@ def test_the_identity_holds_for_any_gaussian_q_of_a_linear_gaussian_model(seed: 
 
 
 def test_a_bound_without_its_constant_would_be_seen():
-    """What the previous test is worth: the residual is the constant that was dropped."""
+    """The residual is the dropped constant, which shows that the previous test can fail."""
     model, x = linear_gaussian(0, 5, 3), np.zeros(5)
     posterior = Normal(*map(jnp.asarray, model.posterior(x)))
     dropped = 2.5 * np.log(2.0 * np.pi)

@@ -1,4 +1,4 @@
-"""KL by sums and by samples, its two directions on two modes, and what a distance has besides."""
+"""KL by sums and by samples, both directions on two modes, and the properties of a distance."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ def float64() -> Iterator[None]:
 
 
 def two_normals(apart: float = 1.0) -> tuple[DiagNormal, DiagNormal, float]:
-    """q, a narrower p and KL(q || p), in two dimensions."""
+    """Returns q, a narrower p and KL(q || p), in two dimensions."""
     q = DiagNormal(jnp.array([0.0, 1.0]), jnp.log(jnp.array([1.0, 0.6])))
     p = DiagNormal(q.mean + apart * jnp.array([0.6, -0.3]), q.log_var - apart * 0.3)
     covariances = (np.diag(np.exp(one.log_var)) for one in (q, p))
@@ -59,7 +59,7 @@ def test_over_states_it_is_scipys_relative_entropy_also_at_zeros():
     "estimate", [divergences.kl_monte_carlo, divergences.kl_monte_carlo_controlled]
 )
 def test_both_estimates_are_unbiased_and_know_their_error(estimate):
-    """200 of them: their mean is the closed form, and they spread by what each says."""
+    """The mean of 200 estimates is the closed form, and their spread is the reported error."""
     q, p, expected = two_normals()
 
     def once(key: jax.Array):
@@ -124,7 +124,7 @@ def kl_oracle(target: Mixture, mean: float, std: float, *, forward: bool) -> flo
             log_q, log_p = log_p, log_q
         return np.exp(log_q) * (log_q - log_p)
 
-    z = np.linspace(-20.0, 20.0, 2001)  # as exact as more: both ends decay
+    z = np.linspace(-20.0, 20.0, 2001)  # more points add no accuracy: both ends decay
     return float(np.trapezoid(integrand(z), z))
 
 
@@ -170,7 +170,7 @@ def test_the_reverse_kl_is_an_integral(skewed: Mixture, mean: float, std: float)
     np.testing.assert_allclose(found, kl_oracle(skewed, mean, std, forward=False), rtol=1e-8)
 
 
-fit_reverse = jax.jit(divergences.fit_reverse)  # from 4 starts each time, to be compiled once
+fit_reverse = jax.jit(divergences.fit_reverse)  # the fit from 4 starts is compiled once
 
 
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
@@ -209,7 +209,7 @@ class TestReverseFit:
 
     @pytest.mark.slow
     def test_of_a_single_mode_both_directions_find_it(self):
-        alone = Mixture(jnp.array([0.4, 0.6]), jnp.full(2, 0.7), jnp.full(2, 1.3))  # twice the same
+        alone = Mixture(jnp.array([0.4, 0.6]), jnp.full(2, 0.7), jnp.full(2, 1.3))  # both are equal
         reverse = fit_reverse(alone, jnp.array([-1.0, 0.0, 1.0, 3.0]))
         forward = divergences.fit_forward(alone)
         np.testing.assert_allclose(reverse.mean, 0.7, atol=1e-6)
@@ -217,7 +217,7 @@ class TestReverseFit:
         np.testing.assert_allclose([*reverse.kl, forward.kl], 0.0, atol=1e-10)
 
 
-# No distance
+# KL is not a distance
 
 
 def kl_of(q: Normal, p: Normal) -> float:
@@ -236,7 +236,7 @@ def test_a_detour_can_be_shorter_than_the_direct_way(seed: int):
 
 
 def test_three_normals_in_a_row_are_the_plainest_counterexample():
-    """Of unit variance and means 0, 1, 2: 2 against 1/2 + 1/2."""
+    """The normals have unit variance and means 0, 1, 2, so the KLs are 2 against 1/2 + 1/2."""
     a, b, c = (Normal(jnp.full(1, mean), jnp.eye(1)) for mean in (0.0, 1.0, 2.0))
     np.testing.assert_allclose([a.kl(c), a.kl(b), b.kl(c)], [2.0, 0.5, 0.5], rtol=1e-12)
 

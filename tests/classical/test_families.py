@@ -26,11 +26,11 @@ def float64() -> Iterator[None]:
 
 
 class Known(NamedTuple):
-    """Parameters, the family that takes them, and the same in SciPy."""
+    """Parameters, the family that takes them, and the same distribution in SciPy."""
 
     make: Callable[..., Any]
     params: tuple[Any, ...]
-    law: Any  # of SciPy, frozen
+    law: Any  # a frozen distribution of SciPy
 
     def here(self) -> Any:
         return self.make(*(jnp.asarray(param, jnp.float64) for param in self.params))
@@ -39,7 +39,10 @@ class Known(NamedTuple):
         return self.law.rvs(size=number, random_state=np.random.default_rng(0))
 
     def scipy_log_prob(self, draws: np.ndarray) -> np.ndarray:
-        """Which has a Dirichlet's and a Wishart's draws last."""
+        """Returns SciPy's log-density.
+
+        For a Dirichlet and a Wishart, SciPy takes the draws on the last axis.
+        """
         last = self.make in (Dirichlet, Wishart)
         return self.law.logpdf(np.moveaxis(draws, 0, -1) if last else draws)
 
@@ -81,7 +84,7 @@ def wishart(df: float, num_dims: int, seed: int) -> Known:
     return Known(Wishart, (df, inverse_scale), law)
 
 
-# Three of each: neighbors are compared, so their tails do not differ beyond what a mean can hold.
+# Three of each. Neighbors are compared, so their tails must be similar enough for a sample mean.
 KNOWN = {
     "gamma": (gamma(2.5, 0.7), gamma(3.0, 1.5), gamma(0.6, 0.2)),
     "beta": (beta(2.0, 5.0), beta(1.0, 3.0), beta(0.5, 0.7)),
@@ -99,14 +102,14 @@ PAIRS = [
 ]
 FAMILIES = pytest.mark.parametrize("name", KNOWN)
 
-# Compiled once for each family.
+# Each family is compiled once.
 log_probs = jax.jit(jax.vmap(lambda law, x: law.log_prob(x), in_axes=(None, 0)))
 entropy = jax.jit(lambda law: law.entropy())
 kl = jax.jit(lambda q, p: q.kl(p))
 kl_slopes = jax.jit(jax.grad(lambda p, q: q.kl(p)))
 
 
-# Each by itself
+# One distribution
 
 
 @pytest.mark.parametrize("known", EACH)
@@ -131,7 +134,7 @@ def test_the_mean_is_scipys(known: Known):
 
 @pytest.mark.parametrize("known", KNOWN["gamma"])
 def test_a_gammas_expected_log_is_an_integral(known: Known):
-    """Over u = log x, where the integrand has no pole."""
+    """The integral is over u = log x, where the integrand has no pole."""
     expected, _ = scipy.integrate.quad(
         lambda u: u * known.law.pdf(np.exp(u)) * np.exp(u), -80.0, 8.0, epsabs=1e-12, limit=400
     )
@@ -173,7 +176,7 @@ def test_the_density_integrates_to_one(name: str):
 @pytest.mark.parametrize("a", [1e-3, 0.5, 3.0, 8.5, 60.0, 1e4])
 @pytest.mark.parametrize("b", [0.5, 5.5, 50.0, 1e6])
 def test_log_beta_is_scipys(a: float, b: float):
-    """jax's betaln is off in the seventh digit where one argument is above 8 and one below."""
+    """The betaln of jax is off in the seventh digit for one argument above 8 and one below."""
     expected = scipy.special.betaln(a, b)
     found = log_beta(jnp.float64(a), jnp.float64(b))
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-8 if b == 1e6 else 0.0)
@@ -190,12 +193,12 @@ def test_a_betas_density_is_finite_at_an_end_where_its_exponent_is_zero(a: float
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
-# Two of them
+# Two distributions
 
 
 @pytest.mark.parametrize(("q", "p"), PAIRS)
 def test_the_kl_is_the_mean_log_ratio(q: Known, p: Known):
-    """By SciPy's draws and SciPy's densities, within 4 standard errors."""
+    """The draws and densities are SciPy's, and the tolerance is 4 standard errors."""
     draws = q.draws(4_000 if q.make is Wishart else NUM_DRAWS)  # SciPy's Wishart is slow
     log_ratios = q.scipy_log_prob(draws) - p.scipy_log_prob(draws)
     found = float(kl(q.here(), p.here()))
@@ -236,7 +239,7 @@ def test_a_normals_kl_is_the_closed_form(q: Known, p: Known):
 
 
 def test_a_wishart_of_one_dimension_is_a_gamma():
-    """W(df, scale) = Gamma(df / 2, 1 / (2 scale))."""
+    """The identity is W(df, scale) = Gamma(df / 2, 1 / (2 scale))."""
     ones = [(3.0, 0.8), (6.5, 2.0)]
     wisharts = [Wishart(jnp.float64(df), jnp.array([[inverse]])) for df, inverse in ones]
     gammas = [Gamma(jnp.float64(0.5 * df), jnp.float64(0.5 * inverse)) for df, inverse in ones]
@@ -283,7 +286,7 @@ def test_the_kl_is_positive_between_a_hundred_random_pairs_and_is_not_symmetric(
 
 @pytest.mark.parametrize("known", EACH)
 def test_the_kl_grows_from_zero_with_the_second_power_of_a_step(known: Known):
-    """Its slope at the distribution itself is 0, whatever the parameter."""
+    """Its slope at the distribution itself is 0 in every parameter."""
     for slope in jax.tree.leaves(kl_slopes(known.here(), known.here())):
         np.testing.assert_allclose(slope, 0.0, atol=1e-9)
 

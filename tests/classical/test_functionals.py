@@ -33,7 +33,7 @@ def float64() -> Iterator[None]:
 
 
 def order(errors: list[float]) -> np.ndarray:
-    """The powers of h at which errors fall, between each grid and the next of half the h."""
+    """Returns the powers of h by which errors fall from each grid to the next, which halves h."""
     return -np.diff(np.log2(errors))
 
 
@@ -41,18 +41,18 @@ def order(errors: list[float]) -> np.ndarray:
 
 
 def pendulum(x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
-    """F = y'^2 (1 + x) / 2 + cos y + x y^2: everything depends on everything."""
+    """Returns F = y'^2 (1 + x) / 2 + cos y + x y^2, in which all variables interact."""
     return 0.5 * slope**2 * (1.0 + x) + jnp.cos(y) + x * y**2
 
 
 def pendulum_derivative(x: np.ndarray) -> np.ndarray:
-    """delta J / delta y = dF/dy - d/dx dF/dy' at y = sin 2x, by pencil and paper."""
+    """Returns delta J / delta y = dF/dy - d/dx dF/dy' at y = sin 2x, derived by hand."""
     y, slope, curvature = np.sin(2 * x), 2 * np.cos(2 * x), -4 * np.sin(2 * x)
     return -np.sin(y) + 2.0 * x * y - slope - (1.0 + x) * curvature
 
 
 class Found(NamedTuple):
-    """What the package finds of a curve on a grid."""
+    """The package's results for a curve on a grid."""
 
     functional: jax.Array
     derivative: jax.Array
@@ -82,7 +82,7 @@ def test_the_functional_is_the_integral_to_the_second_order():
 
 
 def test_the_functional_derivative_is_the_analytic_one_to_the_second_order():
-    """And the Euler-Lagrange residual is minus it, at a curve that is not stationary."""
+    """The Euler-Lagrange residual is minus the derivative, at a curve that is not stationary."""
     grids = on_grids()
     found = found_of(pendulum, grids)
     for values in ([each.derivative for each in found], [-each.residual for each in found]):
@@ -95,7 +95,7 @@ def test_the_functional_derivative_is_the_analytic_one_to_the_second_order():
 
 
 def test_it_is_the_change_of_j_per_area_of_a_bump():
-    """J[y + eps v] - J[y] = eps times the integral of (delta J / delta y) v, on an uneven grid."""
+    """On an uneven grid, J[y + eps v] - J[y] is eps times the integral of (delta J / delta y) v."""
     x = np.linspace(0.0, 1.4, 60) ** 2 + 0.1
     y = np.sin(2.0 * x)
     bump = np.exp(-30.0 * np.square(x - 1.0))
@@ -115,7 +115,7 @@ def test_what_is_no_curve_is_refused(of_x: tuple[int, ...], of_y: tuple[int, ...
             refuses(pendulum, jnp.zeros(of_x), jnp.zeros(of_y))
 
 
-# The Euler-Lagrange equation at true curves
+# The Euler-Lagrange equation at stationary curves
 
 
 class Curve(NamedTuple):
@@ -130,7 +130,7 @@ GRAVITY, RADIUS, OFF_CENTRE = 9.81, 1.3, 0.6
 
 
 def cycloid(x: np.ndarray) -> np.ndarray:
-    """radius (1 - cos t) at the t where radius (t - sin t) = x."""
+    """Returns radius (1 - cos t) at the t where radius (t - sin t) = x."""
 
     def angle(x: float) -> float:
         found = scipy.optimize.root_scalar(
@@ -147,7 +147,7 @@ def of_time(x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
 
 
 def of_area(x: jax.Array, y: jax.Array, slope: jax.Array) -> jax.Array:
-    """Area less RADIUS times the perimeter, in polar coordinates: y is r, and x its angle."""
+    """Returns area minus RADIUS times perimeter, in polar coordinates: y is r, and x its angle."""
     return 0.5 * y**2 - RADIUS * jnp.sqrt(y**2 + slope**2)
 
 
@@ -171,9 +171,9 @@ def test_the_residual_at_the_true_curve_falls_as_h_squared(name: str):
     grids = [np.linspace(low, high, size + 1) for size in (80, 160, 320)]
     curves = [(x, y(x)) for x in grids]
     x, right = curves[1]
-    wrong = x, right + 0.05 * (x - low) * (high - x)  # where the residual stays
+    wrong = x, right + 0.05 * (x - low) * (high - x)  # the residual does not fall here
     residuals = [np.asarray(each.residual) for each in found_of(lagrangian, [*curves, wrong])]
-    # At the points of a grid of 40, which all of them have.
+    # The points of a grid of 40, which all grids contain.
     steps = (2, 4, 8)
     errors = [
         float(np.max(np.abs(residual[step - 1 :: step])))
@@ -210,13 +210,13 @@ def normalized(log_density: np.ndarray) -> np.ndarray:
 
 
 def test_the_functional_derivative_of_the_bound_is_the_multiplier_at_the_optimum():
-    """It is the same in every state, where elsewhere it is not."""
+    """The derivative is the same in every state at the optimum, and not elsewhere."""
     log_joint, log_q2 = random_joint(0, 7, 5), random_log_q(1, 5)
     q1, q2 = np.exp(update(log_joint, log_q2)), np.exp(log_q2)
     slope_at = jax.jit(jax.grad(free_form_bound, argnums=1))
     slope = np.asarray(slope_at(log_joint, q1, q2))
     assert np.ptp(slope) < 1e-12
-    # Which is the log-normalizer, with the -1 of d(q log q) and the entropy of q2.
+    # The multiplier is the log-normalizer, with the -1 of d(q log q) and the entropy of q2.
     log_normalizer = float(np.asarray(scipy.special.logsumexp(log_joint @ q2)))
     expected = log_normalizer - 1.0 + scipy.stats.entropy(q2)
     np.testing.assert_allclose(slope, expected, rtol=1e-12)
@@ -241,7 +241,7 @@ def test_states_that_q2_excludes_have_no_say():
     found = update(log_joint, log_q2)
     np.testing.assert_allclose(found, update(log_joint[:, :4], log_q2[:4]), rtol=1e-12)
     excluded = update(log_joint, random_log_q(1, 5))
-    assert excluded[3] == -jnp.inf  # which q2 holds and the joint excludes
+    assert excluded[3] == -jnp.inf  # q2 includes it and the joint excludes it
 
 
 DATA = np.random.default_rng(0).normal(1.5, 0.7, size=12)
@@ -250,9 +250,9 @@ PRIOR = {"mean": 0.3, "mean_precision": 0.5, "shape": 2.0, "rate": 1.5}
 
 @cache
 def normal_gamma_grid() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Points of mu [A] and tau [B], log p(x, mu, tau) plus log cell volumes [A, B], those of tau.
+    """Returns mu [A], tau [B], log p(x, mu, tau) plus log cell volumes [A, B], and those of tau.
 
-    By SciPy, with nothing of the package.
+    The densities are SciPy's; nothing comes from the package.
     """
     mu = np.linspace(-1.0, 4.0, 401)
     log_tau = np.linspace(-7.0, 4.0, 401)
@@ -269,7 +269,7 @@ def normal_gamma_grid() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def test_the_free_form_of_mu_is_the_normal_of_coordinate_ascent():
-    """Mean and precision in closed form: q(mu) is normal although nobody said so."""
+    """Mean and precision are in closed form: q(mu) is normal although no family was assumed."""
     mu, tau, log_joint, log_cells = normal_gamma_grid()
     shape, rate = 5.0, 3.0
     log_q_tau = normalized(scipy.stats.gamma.logpdf(tau, shape, scale=1.0 / rate) + log_cells)
@@ -293,7 +293,7 @@ def test_the_free_form_of_tau_is_the_gamma_of_coordinate_ascent():
 
 
 def test_free_form_ascent_ends_where_mean_field_does_in_closed_form():
-    """And its bound is that of the normal-gamma's coordinate ascent."""
+    """Its bound is that of the normal-gamma's coordinate ascent."""
     _, tau, log_joint, log_cells = normal_gamma_grid()
     log_q_tau = normalized(log_cells - tau)
     bounds = []

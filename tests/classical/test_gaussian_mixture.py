@@ -1,4 +1,4 @@
-"""The fitted Gaussian mixture, as its users meet it: in float32, on data as they come."""
+"""The fitted Gaussian mixture as users call it: in float32, on data of any scale."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def simulated(num_components: int, num_points: int = NUM_POINTS, seed: int = 0) 
 
 
 def choose(x: np.ndarray, prior: brute.Prior | None = None) -> Fit:
-    """By one program of 18 runs and 6 components, whatever x [NUM_POINTS, 2] and the prior."""
+    """Fits up to 6 components to x [NUM_POINTS, 2] by one compiled program of 18 runs."""
     assert x.shape == (NUM_POINTS, 2)
     known = None if prior is None else make_prior(*prior)
     return gaussian_mixture.fit(KEY, x, num_components=range(1, 7), prior=known, num_restarts=3)
@@ -50,7 +50,7 @@ def far_apart() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def fitted_far_apart() -> Fit:
-    """In float64."""
+    """Returns the fit in float64 to components that are far apart."""
     prior = make_prior(*FAR_APART)
     with jax.enable_x64(True):
         return gaussian_mixture.fit(KEY, far_apart(), num_components=3, prior=prior, tolerance=1e-9)
@@ -77,7 +77,7 @@ def test_the_true_number_of_components_is_chosen(num_components: int):
 
 @pytest.mark.slow
 def test_candidates_rank_as_by_the_enumerated_evidence():
-    """Where that tells them apart by a nat; each score is below its evidence."""
+    """Pairs are compared if their evidences differ by a nat; each score is below its evidence."""
     rng = np.random.default_rng(3)
     num_apart = 0
     with jax.enable_x64(True):
@@ -101,7 +101,7 @@ def test_candidates_rank_as_by_the_enumerated_evidence():
 def test_far_apart_components_have_modes_of_equal_evidence_and_the_bound_sees_one(
     fitted_far_apart: Fit,
 ):
-    """Of K! of them: with log K! there is next to nothing between the bound and the evidence."""
+    """With log K! for the K! modes, the score is within 0.01 nats of the evidence."""
     found = fitted_far_apart
     gap = brute.enumerate_all(FAR_APART, far_apart(), 3).log_evidence - found.bound
     assert np.log(6.0) < gap < np.log(6.0) + 0.01
@@ -110,7 +110,7 @@ def test_far_apart_components_have_modes_of_equal_evidence_and_the_bound_sees_on
 
 @pytest.mark.slow
 def test_an_empty_component_has_no_modes_of_its_own():
-    """Of six of which four are empty there are 6!/4! modes; asked for alone, it is fitted."""
+    """Six components of which four are empty have 6!/4! modes; the only candidate is still kept."""
     found = gaussian_mixture.fit(KEY, simulated(2), num_components=6, num_restarts=18)
     counts = np.asarray(found.parameters.weights.concentration) - 1.0 / 6.0
     assert np.sum(counts < 1.0) == 4
@@ -123,7 +123,7 @@ def test_an_empty_component_has_no_modes_of_its_own():
 
 @pytest.mark.slow
 def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
-    """By the plain model, in float64, at the parameters that were found and their best q(z)."""
+    """The oracle is the plain model in float64, at the fitted parameters and their best q(z)."""
 
     @jax.jit
     def bound(parameters: Parameters, prior: Prior, x: jax.Array) -> jax.Array:
@@ -144,7 +144,7 @@ def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
 
 
 def test_units_and_a_distant_origin_change_the_bound_by_the_jacobian(fitted: Fit):
-    """In float32, at an origin where the data as given would have no digit left."""
+    """The test is in float32, at an origin where the raw data would have no digit left."""
     scales, origin = np.array([1000.0, 0.001]), np.array([1e9, -50.0])
     x = simulated(3)
     moved = choose(origin + scales * x)
@@ -189,7 +189,7 @@ def test_the_default_prior_and_the_fit_are_scikit_learns(fitted: Fit):
 
 @pytest.mark.slow
 def test_the_best_of_the_restarts_is_kept():
-    """Of seven clusters in ten dimensions k-means often takes two for one."""
+    """On seven clusters in ten dimensions, k-means often takes two for one."""
     rng = np.random.default_rng(1)
     centres = 3.0 * rng.normal(size=(7, 10))
     x = centres[rng.integers(7, size=400)] + rng.normal(size=(400, 10))
@@ -233,7 +233,7 @@ def test_probabilities_are_those_of_the_predictive(fitted: Fit):
     mean, beta, (nu, scatter) = jax.tree.map(np.asarray, fitted.parameters.components)
     log_joint = np.log(np.asarray(fitted.weights))[None].repeat(len(new), axis=0)
     for k in range(3):
-        freedom = nu[k] - 1.0  # of Student's t in two dimensions
+        freedom = nu[k] - 1.0  # degrees of freedom of Student's t in two dimensions
         shape = scatter[k] * (1.0 + beta[k]) / (beta[k] * freedom)
         log_joint[:, k] += scipy.stats.multivariate_t(mean[k], shape, freedom).logpdf(new)
     np.testing.assert_allclose(found, scipy.special.softmax(log_joint, axis=1), atol=1e-4)
@@ -241,10 +241,10 @@ def test_probabilities_are_those_of_the_predictive(fitted: Fit):
     np.testing.assert_array_equal(names, np.argmax(found, axis=1))
 
 
-# Data that are hardly any
+# Very few or degenerate data
 
 
-@pytest.mark.slow  # a program of its own; the constant data share theirs
+@pytest.mark.slow  # it compiles its own program; that of the constant data is shared
 def test_one_datapoint_under_a_given_prior_has_its_evidence():
     x = np.array([[2.0, 3.0]])
     found = gaussian_mixture.fit(KEY, x, num_components=(1, 2), prior=make_prior(*KNOWN))
@@ -260,7 +260,7 @@ def test_constant_data_under_a_given_prior_have_their_evidence():
 
 
 def test_duplicates_are_data():
-    """Three places, 100 datapoints each: components as narrow as the prior lets them be."""
+    """Each of three places has 100 datapoints; the prior limits how narrow the components are."""
     places = np.array([[0.0, 1.0], [3.0, 7.0], [5.0, 2.0]])
     found = choose(np.repeat(places, NUM_POINTS // 3, axis=0))
     assert found.num_components == 3
@@ -269,7 +269,7 @@ def test_duplicates_are_data():
     assert np.all(np.isfinite(found.bounds))
 
 
-# What is refused
+# Invalid arguments
 
 
 @pytest.mark.parametrize(

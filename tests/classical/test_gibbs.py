@@ -1,4 +1,4 @@
-"""Gibbs sampling of the normal-gamma model, beside the exact posterior and mean field."""
+"""Gibbs sampling of the normal-gamma model, against the exact posterior and mean field."""
 
 from functools import cache, partial
 
@@ -22,14 +22,14 @@ def prior() -> NormalGamma:
 
 @cache
 def exact() -> NormalGamma:
-    """Of NumPy's float32."""
+    """Returns the exact posterior of the data in float32, as NumPy arrays."""
     posterior = jax.jit(normal_gamma.posterior)(prior(), jnp.asarray(DATA))
     return jax.tree.map(np.asarray, posterior)
 
 
 @cache
 def chains(num_chains: int = 4000, num_samples: int = 5) -> np.ndarray:
-    """Samples of mu and tau [C, L, 2] from wide starts."""
+    """Returns samples of mu and tau [C, L, 2] from wide starts."""
     mu_key, tau_key, key = jax.random.split(jax.random.key(0), 3)
     starts = jnp.stack(
         [
@@ -67,7 +67,7 @@ def test_gibbs_draws_tau_from_its_gamma_and_mu_from_its_students_t():
 
 
 def test_a_transition_leaves_the_posterior_invariant():
-    """From exact samples, a single sweep gives exact samples, dependence and all."""
+    """One sweep from exact samples gives exact samples, including their dependence."""
     rng = np.random.default_rng(1)
     tau = rng.gamma(float(exact().shape), 1.0 / float(exact().rate), size=20_000)
     mu = float(exact().mean) + rng.normal(size=tau.shape) / np.sqrt(
@@ -77,7 +77,7 @@ def test_a_transition_leaves_the_posterior_invariant():
     transition = gibbs.normal_gamma_transition(prior(), jnp.asarray(DATA))
     after = jax.jit(jax.vmap(transition))(jax.random.split(jax.random.key(1), len(starts)), starts)
     squared = np.square(np.asarray(after)[:, 0] - float(exact().mean))
-    # tau (mu - mean)^2 has mean 1 / mean_precision under the posterior, whatever tau is.
+    # Under the posterior, tau (mu - mean)^2 has mean 1 / mean_precision at every tau.
     products = squared * np.asarray(after)[:, 1]
     assert standard_errors_off(products, 1.0 / float(exact().mean_precision)) < 4
 

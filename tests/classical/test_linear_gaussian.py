@@ -1,4 +1,4 @@
-"""Probabilistic PCA: exact inference, the closed maxima, and the roads that lead to them."""
+"""Probabilistic PCA: exact inference, closed-form maxima, and the algorithms that reach them."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -83,7 +83,7 @@ def test_log_prob_is_the_integral_over_the_latents():
 
 
 def test_the_posterior_is_bayes_rule():
-    """log p(z|x) + log p(x) = log p(x, z) at points of z, and the moments are the oracle's."""
+    """The identity is log p(z|x) + log p(x) = log p(x, z); the oracle gives the moments."""
     exact = posterior(params(), jnp.asarray(POINT))
     mean, covariance = oracle(params()).posterior(POINT)
     np.testing.assert_allclose(exact.mean, mean, rtol=1e-12)
@@ -98,7 +98,7 @@ def test_the_posterior_is_bayes_rule():
 
 
 def test_log_prob_is_the_bound_and_the_kl_to_the_posterior():
-    """For any normal q; to 1e-10."""
+    """The identity holds for any normal q, to 1e-10."""
     x = jnp.asarray(POINT)
     exact = posterior(params(), x)
     rng = np.random.default_rng(6)
@@ -133,7 +133,7 @@ def test_float32_is_kept_and_within_rounding():
     np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
 
 
-# The closed maxima
+# Closed-form maxima
 
 
 def test_the_maximum_likelihood_is_the_oracles_and_no_step_from_it_rises():
@@ -156,7 +156,7 @@ def test_rotating_the_latents_changes_nothing():
 
 @jax.jit
 def spherical_bound(params: Params, x: jax.Array) -> jax.Array:
-    """Per datapoint, under the best spherical guide: its variance is Z/tr(P)."""
+    """Returns the bound per datapoint under the best spherical guide, whose variance is Z/tr(P)."""
 
     def at(point: jax.Array) -> jax.Array:
         exact = posterior(params, point)
@@ -169,7 +169,7 @@ def spherical_bound(params: Params, x: jax.Array) -> jax.Array:
 
 
 def test_the_spherical_maximum_is_stationary_and_loses_what_its_docstring_says():
-    """AM-GM: the loss is Z log of the roots' arithmetic mean over their geometric one."""
+    """The loss is Z log of the roots' arithmetic mean over their geometric mean (AM-GM)."""
     found = spherical_maximum(data(), NUM_LATENTS)
     for leaf in jax.tree.leaves(jax.jit(jax.grad(spherical_bound))(found, data())):
         np.testing.assert_allclose(leaf, 0.0, atol=1e-10)
@@ -181,7 +181,7 @@ def test_the_spherical_maximum_is_stationary_and_loses_what_its_docstring_says()
 
 
 def test_the_spherical_maximum_is_where_an_optimizer_of_its_spectrum_ends():
-    """With nothing known of the closed form, over the two model eigenvalues and the noise."""
+    """The optimizer varies two model eigenvalues and the noise, without using the closed form."""
     x = np.asarray(data())
     eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
 
@@ -209,7 +209,7 @@ def ended(problem: coordinate_ascent.CoordinateAscent, num_sweeps: int = 1500) -
 
 
 def test_em_never_lowers_the_likelihood_and_ends_at_the_closed_form():
-    """And its bound touches the likelihood after each E step."""
+    """The bound equals the likelihood after each E step."""
     problem = linear_gaussian_em.em(data(), NUM_LATENTS)
     bound_of = jax.jit(problem.bound)
     start = problem.init(jax.random.key(1))
@@ -232,10 +232,10 @@ def test_em_never_lowers_the_likelihood_and_ends_at_the_closed_form():
 
 
 def test_an_em_step_is_the_oracles():
-    """From the same start, W and the noise variance after one sweep."""
+    """W and the noise variance are compared after one sweep from the same start."""
     x = np.asarray(data())
     problem = linear_gaussian_em.em(data(), NUM_LATENTS)
-    weights = np.random.default_rng(0).normal(size=(6, 2))  # where the oracle starts
+    weights = np.random.default_rng(0).normal(size=(6, 2))  # the oracle's starting point
     start = problem.init(jax.random.key(0))
     first = Params(jnp.asarray(weights), start.params.bias, jnp.float64(1.0))
     after = problem.update(start._replace(params=first)).params
@@ -303,7 +303,7 @@ def test_variational_bayes_rises_at_every_update(num_copies: int):
 
 
 def test_copies_of_the_data_are_data():
-    """num_copies = 3 is the data set written three times, in its factors and in its bound."""
+    """A num_copies of 3 gives the factors and the bound of the dataset written three times."""
     x = small_data()
     tripled = jnp.tile(x, (3, 1))
     known, written = bayes(x, num_copies=3), bayes(tripled)
@@ -325,7 +325,7 @@ def test_copies_of_the_data_are_data():
 
 
 def after_sweeps(updates: list[Callable[[Any], Any]], state: Any, collapse: bool = False) -> Any:
-    """Three sweeps, in each of which W may be put on one point."""
+    """Runs three sweeps; with `collapse`, W becomes a point mass after every update."""
     for _ in range(3):
         for update in updates:
             state = update(state)
@@ -335,7 +335,7 @@ def after_sweeps(updates: list[Callable[[Any], Any]], state: Any, collapse: bool
 
 
 def em_weights(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """EM's after as many sweeps, with the bias and the noise variance known."""
+    """Returns EM's W after as many sweeps, with the bias and the noise variance known."""
     em = linear_gaussian_em.em(x, NUM_LATENTS)
     fit = em.init(jax.random.key(0))
     fit = fit._replace(params=Params(weights, jnp.mean(x, axis=0), jnp.float64(0.3)))
@@ -374,14 +374,14 @@ def test_the_distance_to_em_falls_as_one_over_the_copies_of_the_data():
 
 @pytest.mark.slow
 def test_the_bound_of_variational_bayes_is_below_the_evidence_by_the_kl():
-    """D = 2, Z = 1, N = 3: the evidence by quadrature over W, the KL by sampling Q."""
+    """With D = 2, Z = 1, N = 3, the evidence is by quadrature over W and the KL by sampling Q."""
     x = small_data()[:3, :2]
     problem = bayes(x, 1)
     q, _ = ended(problem, 200)
     centred = np.asarray(x - jnp.mean(x, axis=0, keepdims=True))
     axis = np.linspace(-12.0, 12.0, 241)
     w = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    # x_n ~ N(0, w w' + 0.3 I), whose inverse and determinant are those of a rank-one update.
+    # x_n ~ N(0, w w' + 0.3 I); its inverse and determinant follow from the rank-one update.
     lengths = 0.3 + np.sum(w**2, axis=1)
     projections = centred @ w.T
     squares = (np.sum(centred**2, axis=1)[:, None] - projections**2 / lengths) / 0.3
@@ -406,12 +406,12 @@ def test_the_bound_of_variational_bayes_is_below_the_evidence_by_the_kl():
     assert evidence - problem.bound(q) < 3.0
 
 
-# The same model, by roads of this package that know nothing of it
+# The same model, fitted by algorithms of this package that do not use its structure
 
 
 @pytest.mark.slow
 def test_em_variational_em_mcem_and_aevb_side_by_side():
-    """Nats per datapoint below the closed maximum: EM 0, AEVB under 0.001, MCEM under 0.005."""
+    """They end below the closed maximum, per datapoint: EM 0, AEVB < 0.001, MCEM < 0.005 nats."""
     x = linear_models.pca_data()
     optimum = oracles.pca_log_lik(x, NUM_LATENTS)
     below = {}
@@ -432,7 +432,7 @@ def test_em_variational_em_mcem_and_aevb_side_by_side():
     assert below["spherical"] > 0.005
 
 
-# What is refused
+# Invalid arguments
 
 
 MISTAKES = {

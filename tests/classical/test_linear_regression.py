@@ -32,7 +32,7 @@ def prior() -> Prior:
 
 
 def data(seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """x [N] and a cubic of it with noise of standard deviation 0.3."""
+    """Returns x [N] and a cubic of x with noise of standard deviation 0.3."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1.0, 1.0, size=NUM_DATA)
     y = np.polynomial.legendre.legval(x, WEIGHTS) + 0.3 * rng.normal(size=NUM_DATA)
@@ -53,7 +53,10 @@ def log_gamma(x: np.ndarray, family: Gamma) -> np.ndarray:
 
 
 def exact_log_evidence(design: np.ndarray, y: np.ndarray) -> float:
-    """log p(y), w integrated out by hand and log alpha and log beta by the trapezoid rule."""
+    """Returns log p(y), with w integrated by hand and both precisions by the trapezoid rule.
+
+    The rule runs over log alpha and log beta.
+    """
     eigenvalues, vectors = np.linalg.eigh(design @ design.T)
     log_alpha = np.linspace(-12.0, 6.0, 181)[:, None, None]
     log_beta = np.linspace(-6.0, 8.0, 141)[None, :, None]
@@ -81,7 +84,7 @@ NUM_SETS = 20
 
 @cache
 def curves() -> Occam:
-    """Of `data` of 20 seeds -> leaves [NUM_SETS, MAX_DEGREE + 1]."""
+    """Returns the curves of `data` of 20 seeds, with leaves [NUM_SETS, MAX_DEGREE + 1]."""
     sets = [data(seed) for seed in range(NUM_SETS)]
     x, y = (jnp.stack(values) for values in zip(*sets, strict=True))
     return razor(x, y, prior())
@@ -105,7 +108,7 @@ def test_the_evidence_is_the_normal_density_of_y():
 
 
 def test_bayes_rule_holds_at_every_point():
-    """log p(y | w) + log p(w) - log p(w | y) = log p(y)."""
+    """The identity is log p(y | w) + log p(w) - log p(w | y) = log p(y)."""
     design, y = cubic()
     exact = jax.jit(linear_regression.posterior)(design, y, jnp.float64(2.0), jnp.float64(9.0))
     evidence = log_evidence(design, y, jnp.float64(2.0), jnp.float64(9.0))
@@ -129,7 +132,7 @@ def test_the_greatest_likelihood_is_that_of_least_squares():
 
 
 def test_the_bound_rises_at_every_update_and_stays_below_the_evidence():
-    """Of which, by quadrature over both precisions, it misses 0.06 nats."""
+    """The bound is 0.06 nats below the evidence, which is by quadrature over both precisions."""
     design, y = cubic()
     problem = linear_regression.coordinate_ascent(design, y, prior())
 
@@ -148,7 +151,7 @@ def test_the_bound_rises_at_every_update_and_stays_below_the_evidence():
 
 @pytest.mark.slow
 def test_the_bound_is_the_mean_of_log_joint_less_log_q():
-    """By sampling Q, at the top and away from it, with SciPy's densities."""
+    """The mean is over samples of Q, with SciPy's densities, at the optimum and away from it."""
     design, y = cubic()
     problem = linear_regression.coordinate_ascent(design, y, prior())
     rng = np.random.default_rng(0)
@@ -172,7 +175,7 @@ def test_the_bound_is_the_mean_of_log_joint_less_log_q():
 
 
 def test_mean_field_ends_where_scikit_learns_evidence_maximization_does():
-    """The fixed points of both precisions are the same equations; MacKay's, under the Gammas."""
+    """Both precisions have the same fixed-point equations: MacKay's, with the Gamma priors."""
     design, y = cubic()
     q: MeanField = maximum(design, y, prior()).state
     of_alpha, of_beta = ((float(shape), float(rate)) for shape, rate in prior())
@@ -187,7 +190,7 @@ def test_mean_field_ends_where_scikit_learns_evidence_maximization_does():
 
 
 def test_priors_that_are_certain_make_the_bound_the_exact_evidence():
-    """Gammas of a million observations, at 2 and 9: mean field then has nothing to miss."""
+    """The Gammas of a million observations, at 2 and 9, leave mean field without error."""
     design, y = cubic()
     certain = Prior(*(Gamma(jnp.float64(1e6), jnp.float64(1e6 / mean)) for mean in (2.0, 9.0)))
     found = maximum(design, y, certain).bound
@@ -210,7 +213,7 @@ def test_a_masked_column_is_as_if_it_were_not_there():
         )
 
 
-# Which degree
+# The choice of the degree
 
 
 def test_the_polynomials_are_legendres():
@@ -237,12 +240,12 @@ def test_the_bound_picks_the_true_degree_and_ranks_degrees_as_the_exact_evidence
     gaps = exact - np.asarray(curve.bound)
     assert np.all(gaps > 0.0)
     assert np.ptp(gaps) < 0.2 * np.ptp(exact)
-    assert np.all(np.diff(curve.greatest_log_lik) >= 0.0)  # the likelihood picks the last
+    assert np.all(np.diff(curve.greatest_log_lik) >= 0.0)  # likelihood alone picks the last
 
 
 @pytest.mark.slow
 def test_the_true_degree_is_picked_on_most_data_sets():
-    """19 of 20; the likelihood alone would never stop."""
+    """The bound picks it on 19 of 20; the likelihood alone always prefers a higher degree."""
     degrees = np.argmax(curves().bound, axis=1)
     assert len(degrees) == NUM_SETS
     assert np.sum(degrees == TRUE_DEGREE) >= NUM_SETS - 1
@@ -257,7 +260,7 @@ def test_float32_is_kept_and_near():
     np.testing.assert_allclose(found.greatest_log_lik[0], curves().greatest_log_lik[0], atol=2e-3)
 
 
-# Few data, and what is refused
+# Few data, and invalid arguments
 
 
 @pytest.mark.parametrize("num_data", [1, pytest.param(2, marks=pytest.mark.slow)])

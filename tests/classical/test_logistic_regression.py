@@ -29,7 +29,7 @@ def float64() -> Iterator[None]:
 
 
 def arrays(num_columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """20 rows whose columns, if there are two, correlate with 0.8; some of each class."""
+    """Returns 20 rows with some of each class; two columns have a correlation of 0.8."""
     rng = np.random.default_rng(2)
     design = rng.normal(size=(20, 2))
     design[:, 1] = 0.8 * design[:, 0] + 0.6 * design[:, 1]
@@ -74,7 +74,7 @@ def covariance(q: FullNormal) -> np.ndarray:
 Fit = Callable[..., FullNormal]
 
 
-compiled = cache(jax.jit)  # of a fit: one program for all data of a shape
+compiled = cache(jax.jit)  # compiles a fit: one program for all data of a shape
 bound = jax.jit(logistic_regression.bound)
 
 
@@ -106,7 +106,7 @@ def some_normal() -> FullNormal:
 
 
 def test_the_bound_is_what_sgvb_estimates():
-    """The integral over projections is the mean of log p(y, w) - log q(w) over w ~ q."""
+    """The integral over projections equals the mean of log p(y, w) - log q(w) over w ~ q."""
     q = some_normal()
     guide = Guide(
         lambda key, stats: stats.sample(key), lambda stats, w: stats.log_prob(w), None, None
@@ -128,7 +128,7 @@ def test_the_bound_is_what_sgvb_estimates():
     [(1, logistic_regression.fit), *((2, fit) for fit in FITS)],
 )
 def test_the_bound_at_the_top_is_below_the_exact_evidence_by_little(fit: Fit, num_columns: int):
-    """By 0.02 nats for one weight and 0.025 for two, and more where two must be independent."""
+    """It is 0.02 nats below for one weight, 0.025 for two, and more under mean field."""
     q = fitted(fit, num_columns)
     gap = exact(num_columns).log_evidence - bound(data(num_columns), prior_var(), q)
     assert 0.0 < gap < 0.5
@@ -137,7 +137,7 @@ def test_the_bound_at_the_top_is_below_the_exact_evidence_by_little(fit: Fit, nu
 
 
 def test_the_bound_is_the_evidence_less_the_kl():
-    """KL(q || posterior) by a grid of the one weight."""
+    """The term KL(q || posterior) is computed on a grid of the one weight."""
     q = FullNormal(jnp.array([0.2]), jnp.log(jnp.array([0.8])), jnp.zeros(0))
     design, y = arrays(1)
     w = np.linspace(-12.0, 12.0, 2401)
@@ -150,13 +150,13 @@ def test_the_bound_is_the_evidence_less_the_kl():
     np.testing.assert_allclose(exact(1).log_evidence - found, kl, rtol=1e-7)
 
 
-# The posterior, three ways
+# Three approximations of the posterior
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_columns", [1, 2])
 def test_the_full_normal_has_nearly_the_posteriors_moments(num_columns: int):
-    """Means to a tenth of a standard deviation, standard deviations to a tenth."""
+    """The means and the standard deviations are within a tenth of a standard deviation."""
     q, known = fitted(logistic_regression.fit, num_columns), exact(num_columns)
     std = np.sqrt(np.diag(known.covariance))
     assert np.all(np.abs(np.asarray(q.mean) - known.mean) < 0.1 * std)
@@ -171,7 +171,7 @@ def test_the_full_normal_has_nearly_the_posteriors_moments(num_columns: int):
 def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
     known = exact(num_columns)
     vb = np.asarray(fitted(logistic_regression.fit, num_columns).mean)
-    with jax.enable_x64(False):  # HMC is float32's
+    with jax.enable_x64(False):  # HMC runs in float32
         fewer = Data(*(jnp.asarray(part, jnp.float32) for part in arrays(num_columns)))
 
         def log_density(w: jax.Array) -> jax.Array:
@@ -187,7 +187,7 @@ def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
     away = samples - known.mean
     products = np.einsum("cli,clj->cij", away, away) / samples.shape[1]
     assert standard_errors_off(products, known.covariance) < 4
-    # The size says how far the mean of all samples is from the exact one.
+    # The effective sample size gives the error of the mean of all samples.
     std = np.sqrt(np.diag(known.covariance))
     errors = np.abs(np.mean(samples, axis=(0, 1)) - known.mean)
     assert np.all(errors < 4.0 * std / np.sqrt(effective))
@@ -195,7 +195,7 @@ def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
 
 
 def expected_hessian(q: FullNormal) -> np.ndarray:
-    """Minus the Hessian of log p(y, w), averaged over q by a grid of each projection."""
+    """Returns minus the Hessian of log p(y, w), averaged over q by a grid of each projection."""
     design, _ = arrays(2)
     nodes = np.linspace(-10.0, 10.0, 801)
     probabilities = scipy.stats.norm.pdf(nodes) * (nodes[1] - nodes[0])
@@ -208,7 +208,7 @@ def expected_hessian(q: FullNormal) -> np.ndarray:
 
 @pytest.mark.slow
 def test_both_fits_are_stationary():
-    """Their precisions are minus the mean Hessian: all of it, or the diagonal alone."""
+    """Their precisions are minus the mean Hessian: all of it, or only its diagonal."""
     full, diagonal = (fitted(fit, 2) for fit in FITS)
     np.testing.assert_allclose(np.linalg.inv(covariance(full)), expected_hessian(full), rtol=1e-4)
     variances = np.diag(covariance(diagonal))
@@ -217,7 +217,7 @@ def test_both_fits_are_stationary():
 
 
 def test_mean_fields_variances_are_too_small_and_near_those_given_the_other_weight():
-    """1 / Lambda_ii, with Lambda the inverse of the full fit's covariance."""
+    """The latter are 1 / Lambda_ii, where Lambda is the inverse of the full fit's covariance."""
     full, diagonal = (covariance(fitted(fit, 2)) for fit in FITS)
     conditional = 1.0 / np.diag(np.linalg.inv(full))
     np.testing.assert_allclose(np.diag(diagonal), conditional, rtol=0.1)
@@ -233,12 +233,12 @@ def test_no_other_normal_has_a_higher_bound():
         assert bound(data(2), prior_var(), other) < top
 
 
-# The extremes
+# Extremes
 
 
 @pytest.mark.slow
 def test_classes_that_a_plane_parts_have_a_finite_fit():
-    """The likelihood has no maximum there; the prior holds the weights."""
+    """The likelihood has no maximum there, and the prior keeps the weights finite."""
     design = np.linspace(-2.0, 2.0, 20)[:, None]
     separable = Data(jnp.asarray(design), jnp.asarray((design[:, 0] > 0.0).astype(np.float64)))
     with jax.numpy_dtype_promotion("standard"):  # optax's
@@ -264,7 +264,7 @@ def test_a_column_that_says_nothing_leaves_its_weight_at_the_prior():
 
 @pytest.mark.parametrize(("mean", "std"), list(itertools.product([0.0, 3.0], [0.1, 1.0, 4.0])))
 def test_the_quadrature_is_as_exact_as_it_says(mean: float, std: float):
-    """Of one datapoint under q: 1e-9 nats up to a standard deviation of 1, 1e-4 up to 4."""
+    """The error for one datapoint is 1e-9 nats up to a standard deviation of 1, 1e-4 up to 4."""
     one = Data(jnp.ones((1, 1)), jnp.ones(1))
     q = FullNormal(jnp.array([mean]), jnp.log(jnp.array([std])), jnp.zeros(0))
     kl = 0.5 * ((mean**2 + std**2) / PRIOR_VAR - 1.0 - np.log(std**2 / PRIOR_VAR))

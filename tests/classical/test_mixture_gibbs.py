@@ -1,4 +1,4 @@
-"""Gibbs sampling of the Gaussian mixture, beside enumeration of all assignments and mean field."""
+"""Gibbs sampling of the Gaussian mixture, against enumeration and mean field."""
 
 import math
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def prior() -> Prior:
 
 
 def density_of_new(exact: brute.Enumeration, num_components: int) -> float:
-    """p(NEW | x), the ratio of two evidences."""
+    """Returns p(NEW | x), the ratio of two evidences."""
     with_new = brute.enumerate_all(KNOWN, np.concatenate([TINY, NEW]), num_components)
     return math.exp(with_new.log_evidence - exact.log_evidence)
 
@@ -42,7 +42,7 @@ def density_of_new(exact: brute.Enumeration, num_components: int) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("num_components", [2, 3])
 def test_gibbs_has_the_probabilities_of_enumeration_and_mean_field_has_not(num_components: int):
-    """That two datapoints are together, and the density of a new one: names do not matter."""
+    """The quantities ignore labels: pairs in one component, and the density of a new point."""
     x = jnp.asarray(TINY)
     exact = brute.enumerate_all(KNOWN, TINY, num_components)
 
@@ -80,7 +80,7 @@ def test_gibbs_has_the_probabilities_of_enumeration_and_mean_field_has_not(num_c
 
 
 def test_a_transition_leaves_the_exact_posterior_invariant():
-    """From exact draws of z, one sweep gives exact draws of z and of the parameters."""
+    """One sweep from exact draws of z gives exact draws of z and of the parameters."""
     exact = brute.enumerate_all(KNOWN, TINY, 2)
     chosen = np.random.default_rng(0).choice(len(exact.z), size=20_000, p=exact.posterior)
     x = jnp.asarray(TINY)
@@ -90,7 +90,7 @@ def test_a_transition_leaves_the_exact_posterior_invariant():
     @jax.jit
     @jax.vmap
     def step(key: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The next z, and the density of NEW under the parameters."""
+        """Returns the next z, and the density of NEW under the parameters."""
         after = transition(key, begun._replace(z=z))
         return after.z, jnp.sum(jnp.exp(mixture_gibbs.log_joint(after, jnp.asarray(NEW))))
 

@@ -1,4 +1,4 @@
-"""The Gaussian mixture's mean field, beside enumeration and beside scikit-learn."""
+"""The Gaussian mixture's mean field, against enumeration and scikit-learn."""
 
 import math
 import warnings
@@ -38,7 +38,7 @@ def prior(of: brute.Prior = KNOWN) -> Prior:
 
 
 def at_random(x: np.ndarray, num_components: int) -> MeanField:
-    """Random responsibilities, and the parameters at the prior."""
+    """Returns random responsibilities, and the parameters at the prior."""
     responsibilities = np.random.default_rng(1).dirichlet(np.ones(num_components), size=len(x))
     return MeanField(jnp.asarray(responsibilities), mixture_model.at_prior(prior(), num_components))
 
@@ -63,14 +63,14 @@ def test_the_bound_rises_at_every_update():
 
 @pytest.mark.slow
 def test_no_step_from_an_updated_factor_raises_the_bound():
-    """The slope of the bound is 0 there, though it was not before."""
+    """The slope of the bound is 0 after the update, and was not before."""
     problem = mixture_model.coordinate_ascent(jnp.asarray(CLUSTERS), prior(), 3)
 
     def bound(logits: jax.Array, theta: mixture_model.Parameters) -> jax.Array:
         return problem.bound(MeanField(jax.nn.softmax(logits), theta))
 
     def slopes(q: MeanField) -> jax.Array:
-        """In z and in the parameters, the steepest -> [2]."""
+        """Returns the largest slopes in z and in the parameters, [2]."""
         logits = jnp.log(jnp.maximum(q.responsibilities, 1e-30))
         return jnp.stack(
             [
@@ -101,9 +101,9 @@ def test_of_one_component_the_bound_is_the_evidence():
 
 @pytest.mark.parametrize("num_components", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_bound_is_the_enumerated_evidence_less_the_kl(num_components: int):
-    """KL(Q || P(. | x)) = KL(q(z) || p(z | x)) + E_q(z)[KL(q(parameters) || p(. | z, x))].
+    """The KL is KL(q(z) || p(z | x)) + E_q(z)[KL(q(parameters) || p(. | z, x))].
 
-    The second has the closed form of Dirichlets and normal-Wisharts for each of the K^N z.
+    The second term has the closed form of Dirichlets and normal-Wisharts for each of the K^N z.
     """
     exact = brute.enumerate_all(KNOWN, TINY, num_components)
     counts = brute.counts_of(exact.z, num_components)
@@ -142,7 +142,7 @@ def test_without_data_the_bound_is_zero():
     np.testing.assert_allclose(found, 0.0, atol=1e-12)
 
 
-# Components that are left out
+# Components that are masked
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_a_seed_is_never_given_to_a_component_that_is_left_out():
 
 @pytest.mark.slow
 def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch):
-    """Three blocks, the last of which is filled up."""
+    """The three blocks include a last one that is padded."""
     monkeypatch.setattr(mixture_runs, "BLOCK_SIZE", 1500)
     x = jnp.asarray(CLUSTERS)
     problem = mixture_model.coordinate_ascent(x, prior(), 3)
@@ -199,7 +199,7 @@ def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch)
     states = [updates["z"](q) for q in starts]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(q.parameters for q in starts))
     priors = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *leaf.shape)), prior())
-    jax.clear_caches()  # a program of this block size
+    jax.clear_caches()  # the program is compiled again with this block size
     runs, history = mixture_runs.continue_from(
         stacked, x, priors, jnp.ones((4, 3), bool), jnp.float64(-jnp.inf), num_sweeps=3
     )
@@ -220,7 +220,7 @@ def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_scikit_learn_finds_the_same_and_its_bound_lacks_known_constants():
-    """From the same responsibilities, after the same number of iterations, under the same prior.
+    """Both start at the same responsibilities, under the same prior, for as many iterations.
 
     Its bound lacks the normalizers of the priors, C(alpha_0) and for each component B(W_0, nu_0)
     and (D / 2) log beta_0, and the (N D / 2) log 2 pi of the likelihood.
@@ -241,7 +241,7 @@ def test_scikit_learn_finds_the_same_and_its_bound_lacks_known_constants():
         random_state=0,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged
+        warnings.simplefilter("ignore")  # the warning that it has not converged
         theirs.fit(CLUSTERS)
 
     begun = np.random.RandomState(0).uniform(size=(len(CLUSTERS), num_components))

@@ -1,4 +1,4 @@
-"""The normal of unknown mean and precision: exact answers, mean field's, and SGVB's."""
+"""The normal of unknown mean and precision: exact inference, mean field, and SGVB."""
 
 import itertools
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def data() -> jax.Array:
 
 
 def grid(family: NormalGamma) -> tuple[jax.Array, jax.Array, float]:
-    """Points of mu and log tau [G, G] that hold all the mass, and the area of a cell."""
+    """Returns points of mu and log tau [G, G] that hold all the mass, and the area of a cell."""
     away = 12.0 * float(np.sqrt(family.variances()[0]))
     mu = np.linspace(float(family.mean) - away, float(family.mean) + away, 401)
     middle = np.log(float(family.shape / family.rate))
@@ -58,7 +58,7 @@ def test_the_evidence_is_the_integral_of_the_joint():
 
 
 def test_bayes_rule_holds_at_every_point():
-    """log p(mu, tau | x) = log p(x, mu, tau) - log p(x)."""
+    """The identity is log p(mu, tau | x) = log p(x, mu, tau) - log p(x)."""
     exact = normal_gamma.posterior(prior(), data())
     for mu, tau in itertools.product((-1.0, 0.7, 2.0), (0.1, 1.0, 5.0)):
         joint = normal_gamma.log_joint(prior(), data(), jnp.float64(mu), jnp.float64(tau))
@@ -80,7 +80,7 @@ def test_the_log_joint_is_that_of_the_model():
 
 
 def test_the_evidence_is_the_product_of_the_predictives():
-    """p(x_1) p(x_2 | x_1) ..., in whatever order: Student's t of what is known so far."""
+    """The predictive of each next point, p(x_1) p(x_2 | x_1) ..., is Student's t, in any order."""
     total, family = 0.0, prior()
     for point in DATA:
         total += float(normal_gamma.log_predictive(family, jnp.float64(point)))
@@ -136,7 +136,7 @@ def test_coordinate_ascent_ends_at_the_closed_form():
 
 
 def test_the_bound_is_the_evidence_less_the_kl_to_the_posterior():
-    """The KL by quadrature, at the optimum and away from it."""
+    """The KL is by quadrature, at the optimum and away from it."""
     problem = normal_gamma.coordinate_ascent(prior(), data())
     exact = normal_gamma.posterior(prior(), data())
     mu, log_tau, area = grid(exact)
@@ -169,11 +169,11 @@ def test_mean_field_has_the_right_means_and_variances_too_small_by_the_known_fac
 @pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 @pytest.mark.slow
 def test_sgvb_finds_the_mean_field_optimum():
-    """L-BFGS on eq. (6) with the noise of 500 samples held fixed, 8 times over."""
+    """L-BFGS maximizes eq. (6) with the noise of 500 samples fixed, in 8 repetitions."""
     gamma = reparam.FAMILIES["gamma"]
 
     def parts(stats: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        positive = jnp.exp(stats["log"])  # of mu's precision, tau's shape and its rate
+        positive = jnp.exp(stats["log"])  # mu's precision, tau's shape and its rate
         return 1.0 / jnp.sqrt(positive[0]), {
             "concentration": positive[1:2],
             "rate": positive[2:],

@@ -1,4 +1,4 @@
-"""The Gaussian of unknown mean and precision matrix, and the factors that it is computed by."""
+"""The Gaussian of unknown mean and precision matrix, and the matrix factors it is computed from."""
 
 import math
 from collections.abc import Iterator
@@ -144,7 +144,7 @@ def test_the_expected_log_likelihood_is_the_mean_of_scipys_draws():
 
 
 def test_draws_are_of_a_wishart_and_of_a_normal_given_it():
-    """a'Lambda a is a scaled chi-squared, and so is the mean's distance in units of Lambda."""
+    """Both a'Lambda a and the mean's squared distance in units of Lambda are scaled chi-squared."""
     keys = jax.random.split(jax.random.key(1), 20_000)
     means, whiteners = jax.jit(jax.vmap(family().sample))(keys)
     precisions = np.einsum("nji,njk->nik", whiteners, whiteners)
@@ -167,7 +167,7 @@ def test_draws_are_of_a_wishart_and_of_a_normal_given_it():
 
 @pytest.mark.slow
 def test_a_tight_cluster_far_from_the_origin_keeps_its_digits_in_float32():
-    """Of standard deviation 0.001 at 1: the expanded square would have lost them all."""
+    """The cluster has standard deviation 0.001 at 1; an expanded square would lose all digits."""
     with jax.enable_x64(False):
         x = jnp.asarray(1.0 + 1e-3 * RNG.normal(size=(2, 500)), jnp.float32)
         centre = jnp.mean(x, axis=1)

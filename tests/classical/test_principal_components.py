@@ -1,4 +1,4 @@
-"""Bayesian PCA: its bound, the number of dimensions it finds, and PPCA where data are many."""
+"""Bayesian PCA: its bound, the number of dimensions it finds, and its limit PPCA for many data."""
 
 from collections.abc import Iterator
 from functools import cache, partial
@@ -31,7 +31,7 @@ def broad() -> Prior:
 
 
 def proper() -> Prior:
-    """Narrow enough for the evidence to be integrated and Q to be sampled."""
+    """Returns a prior narrow enough to integrate the evidence and to sample Q."""
     return Prior(
         jnp.float64(0.5),
         Gamma(jnp.float64(3.0), jnp.float64(2.0)),
@@ -41,7 +41,7 @@ def proper() -> Prior:
 
 @cache
 def data(num_data: int = 300) -> np.ndarray:
-    """x [N, 7] with 3 latents whose columns of W have norms 3, 2 and 1.5; noise of std 0.5."""
+    """Returns x [N, 7] with 3 latents, noise of std 0.5, and columns of W of norms 3, 2 and 1.5."""
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(NUM_DIMS, NUM_DIMS))).Q[:, :TRUE_LATENTS]
     z = rng.normal(size=(num_data, TRUE_LATENTS)) * [3.0, 2.0, 1.5]
@@ -59,7 +59,7 @@ def ended(
     *,
     num_latents: int,
 ) -> tuple[MeanField, jax.Array]:
-    """The state after sweeps, and its bound."""
+    """Returns the state after some sweeps, and its bound."""
     problem = principal_components.coordinate_ascent(x, num_latents, prior, active)
     q = jax.lax.fori_loop(0, num_sweeps, lambda _, q: problem.update(q), problem.init(key))
     return q, problem.bound(q)
@@ -87,7 +87,10 @@ def test_the_bound_rises_at_every_update(num_latents: int):
 
 
 def log_weights(x: np.ndarray, q: MeanField, prior: Prior, draws: int) -> np.ndarray:
-    """log p(x, z, w, mu, alpha, tau) - log q at samples of Q for Z = 1, by SciPy -> [draws]."""
+    """Returns log p(x, z, w, mu, alpha, tau) - log q [draws] at samples of Q for Z = 1.
+
+    The densities are SciPy's.
+    """
     rng = np.random.default_rng(0)
     norm, total = scipy.stats.norm, np.zeros(draws)
 
@@ -117,7 +120,7 @@ def log_weights(x: np.ndarray, q: MeanField, prior: Prior, draws: int) -> np.nda
 
 
 def test_the_bound_is_the_mean_of_log_joint_less_log_q():
-    """At the top, and after one sweep from a random start; D = 2, Z = 1, N = 3."""
+    """The states are the optimum and one sweep from a random start, with D = 2, Z = 1, N = 3."""
     x = data()[:3, :2]
     for num_sweeps in (1, 300):
         q, bound = ended(x, proper(), KEY, num_sweeps, num_latents=1)
@@ -125,10 +128,10 @@ def test_the_bound_is_the_mean_of_log_joint_less_log_q():
 
 
 def test_the_bound_is_below_the_evidence_by_quadrature():
-    """D = 1, Z = 1, N = 3, where z and mu go by hand, and w and tau by the trapezoid rule."""
+    """With D = Z = 1 and N = 3, z and mu are integrated by hand, w and tau by trapezoid rule."""
     x = data()[:3, :1]
     _, bound = ended(x, proper(), KEY, 500, num_latents=1)
-    # w is Student's t once alpha is integrated out, which is even in w.
+    # With alpha integrated out, w is Student's t, which is even in w.
     w = np.linspace(0.0, 60.0, 2001)[:, None, None]
     log_tau = np.linspace(-9.0, 5.0, 281)[None, :, None]
     shape, rate = map(float, proper().weight_precision)
@@ -145,12 +148,12 @@ def test_the_bound_is_below_the_evidence_by_quadrature():
         + spread / variance + mean**2 / along
     )[..., 0]  # fmt: skip
     at_ends = np.ones_like(log_lik)
-    at_ends[0] = 0.5  # the rule's weight of an end, where the integrand is not 0
+    at_ends[0] = 0.5  # the trapezoid rule's weight of an end, where the integrand is not 0
     log_evidence = scipy.special.logsumexp(log_lik + log_prior, b=at_ends) + np.log(0.03 * 0.05)
     assert bound < log_evidence
     assert log_evidence - bound < 0.6
-    # The likelihood averaged over the prior is the same. Importance sampling from Q would not do:
-    # Q is narrower than the posterior, and its weights have no variance to tell an error by.
+    # The likelihood averaged over the prior is the same. Importance sampling from Q would not work:
+    # Q is narrower than the posterior, so the weights have no finite variance to estimate an error.
     rng = np.random.default_rng(0)
     alpha, tau = (
         rng.gamma(float(family.shape), 1 / float(family.rate), size=(200_000, 1))
@@ -162,11 +165,11 @@ def test_the_bound_is_below_the_evidence_by_quadrature():
     assert standard_errors_off(np.exp(log_lik - log_evidence), 1.0) < 4
 
 
-# How many dimensions
+# The number of dimensions
 
 
 def by_number() -> np.ndarray:
-    """The best bound of 3 starts for 1 to 6 latents, all at once -> [6]."""
+    """Returns the best bound of 3 starts for each of 1 to 6 latents, [6]."""
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
@@ -188,7 +191,7 @@ def test_the_bound_picks_the_number_of_dimensions():
 
 @pytest.mark.slow
 def test_a_masked_latent_is_as_if_it_were_not_there():
-    """To the last digit of the bound, from the state that both can hold."""
+    """The bounds agree to the last digit, starting from a state that both models can represent."""
     x = jnp.asarray(data()[:40])
     active = np.array([True, False, True])
     masked = principal_components.coordinate_ascent(x, 3, proper(), jnp.asarray(active))
@@ -220,7 +223,7 @@ def test_a_masked_latent_is_as_if_it_were_not_there():
 
 @pytest.mark.slow
 def test_ard_shuts_off_the_dimensions_that_the_data_do_not_have():
-    """Of 6 columns 3 are left, and the noise is the truth's."""
+    """The fit keeps 3 of 6 columns, and its noise is the true one."""
     q, _ = ended(data(), broad(), KEY, 1500, num_latents=MAX_LATENTS)
     relevance = np.sort(principal_components.relevance(q))[::-1]
     assert np.all(relevance[:TRUE_LATENTS] > 5.0)
@@ -235,7 +238,7 @@ def test_ard_shuts_off_the_dimensions_that_the_data_do_not_have():
 
 @pytest.mark.slow
 def test_with_broad_priors_and_many_data_it_is_probabilistic_pca_by_maximum_likelihood():
-    """The covariance of x is off by 1/N: ten times the data, a tenth of the distance."""
+    """The covariance of x is off by 1/N: with ten times the data, the distance is a tenth."""
     everything = data(10_000)
 
     def distance(num_data: int) -> float:
@@ -254,7 +257,7 @@ def test_with_broad_priors_and_many_data_it_is_probabilistic_pca_by_maximum_like
 
 @pytest.mark.slow
 def test_float32_is_kept_and_its_bound_is_right():
-    """Held against float64's bound of the same state."""
+    """The reference is float64's bound of the same state."""
     x = jnp.asarray(data(), jnp.float32)
     prior = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), broad())
     q, bound = ended(x, prior, KEY, 100, num_latents=TRUE_LATENTS)
@@ -264,7 +267,7 @@ def test_float32_is_kept_and_its_bound_is_right():
     np.testing.assert_allclose(bound, jax.jit(exact.bound)(more), atol=0.01)
 
 
-# Few data, and what is refused
+# Few data, and invalid arguments
 
 
 def test_one_point_and_constant_data_have_a_finite_bound():

@@ -1,4 +1,4 @@
-"""A line, a cycloid and a circle: the minimizers of three functionals, found and known."""
+"""A line, a cycloid and a circle: computed minimizers of three functionals and the exact ones."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +25,7 @@ def float64() -> Iterator[None]:
 
 
 def test_a_minimum_of_a_narrow_valley_is_found():
-    """Rosenbrock's, whose Hessian is not positive definite everywhere on the way."""
+    """The function is Rosenbrock's, whose Hessian is not positive definite all along the way."""
 
     def valley(z: jax.Array) -> jax.Array:
         return (1.0 - z[0]) ** 2 + 100.0 * (z[1] - z[0] ** 2) ** 2
@@ -38,7 +38,7 @@ def test_where_nothing_rises_in_some_direction_it_stays_there():
     found = variational_problems.minimize(
         lambda z: (z[0] - z[1] - 3.0) ** 2, jnp.array([5.0, 1.0]), num_steps=20
     )
-    np.testing.assert_allclose(found, [4.5, 1.5], atol=1e-6)  # the nearest of a line of minima
+    np.testing.assert_allclose(found, [4.5, 1.5], atol=1e-6)  # the nearest one of a line of minima
 
 
 # The shortest path
@@ -51,7 +51,7 @@ def test_the_shortest_path_is_a_line():
 
     @jax.jit
     def shortest(x: jax.Array, start: jax.Array) -> tuple[jax.Array, ...]:
-        """The path, its length and that of the start."""
+        """Returns the path, its length and the length of the start."""
         path = variational_problems.shortest_path(x, start)
         arc_length = variational_problems.arc_length
         return path, functional(arc_length, x, path), functional(arc_length, x, start)
@@ -72,7 +72,7 @@ ENDS = [(1.0, 1.0), (3.0, 1.0), (1.0, 3.0)]
 
 
 def exact_cycloid(across: float, down: float) -> tuple[float, float]:
-    """Its radius and last angle, by SciPy."""
+    """Returns the cycloid's radius and last angle, by SciPy."""
 
     def off(angle: float) -> float:
         return (angle - np.sin(angle)) / (1.0 - np.cos(angle)) - across / down
@@ -93,7 +93,7 @@ def test_the_cycloid_goes_through_the_point(end: tuple[float, float]):
 def test_the_descent_time_falls_to_the_cycloids_with_the_square_of_the_spacing(
     end: tuple[float, float],
 ):
-    """From above, since what is made of straight pieces is a slide too."""
+    """The computed time is an upper bound, because a path of straight pieces is a slide too."""
     radius, angle = exact_cycloid(*end)
     exact = np.sqrt(radius / GRAVITY) * angle
     excess = [
@@ -106,7 +106,7 @@ def test_the_descent_time_falls_to_the_cycloids_with_the_square_of_the_spacing(
 
 
 def test_the_slide_is_the_cycloid():
-    """Every point of it, found from a straight line."""
+    """All its points agree, although the search starts from a straight line."""
     found = brachistochrone(jnp.float64(3.0), jnp.float64(1.0), num_pieces=64)
     radius, _ = exact_cycloid(3.0, 1.0)
 
@@ -118,11 +118,11 @@ def test_the_slide_is_the_cycloid():
 
     angles = np.array([angle(x) for x in np.asarray(found.x)])
     np.testing.assert_allclose(found.y, radius * (1.0 - np.cos(angles)), atol=2e-3)
-    assert float(np.max(found.y)) > 1.1  # it dips below its end
+    assert float(np.max(found.y)) > 1.1  # it goes below its end point
 
 
 def test_the_time_of_a_straight_slide_is_the_school_formula():
-    """sqrt(2 L / a) with a = g down / L, exactly, in however few pieces."""
+    """The formula sqrt(2 L / a) with a = g down / L is exact for any number of pieces."""
     slide_time = jax.jit(variational_problems.slide_time)
     for num_pieces in (1, 3):
         x = np.linspace(0.0, 3.0, num_pieces + 1)
@@ -132,10 +132,10 @@ def test_the_time_of_a_straight_slide_is_the_school_formula():
 
 
 def test_straight_lines_and_circles_are_slower():
-    """Galileo's arc of a circle beats the line, and the cycloid beats both."""
+    """Galileo's arc of a circle is faster than the line, and the cycloid is faster than both."""
     exact = variational_problems.cycloid(jnp.float64(1.0), jnp.float64(1.0)).time(GRAVITY)
     line = np.sqrt(2.0 * 2.0 / GRAVITY)
-    arc, _ = scipy.integrate.quad(  # of (1 - cos s, sin s), straight down at first
+    arc, _ = scipy.integrate.quad(  # along (1 - cos s, sin s), which starts straight down
         lambda s: 1.0 / np.sqrt(2.0 * GRAVITY * np.sin(s)), 0.0, np.pi / 2
     )
     assert float(exact) < arc < line
@@ -171,7 +171,7 @@ def test_the_largest_area_of_n_corners_is_in_the_regular_polygon(size: int):
     np.testing.assert_allclose(perimeter(found.radius), LENGTH, rtol=1e-12)
     greatest = LENGTH**2 / (4.0 * size * np.tan(np.pi / size))
     np.testing.assert_allclose(area(found.radius), greatest, rtol=1e-12)
-    # The multiplier says what a little more length is worth: d area / d length.
+    # The multiplier is the value of a little more length: d area / d length.
     np.testing.assert_allclose(found.multiplier, 2.0 * greatest / LENGTH, rtol=1e-10)
 
 
@@ -179,7 +179,7 @@ def test_lagranges_condition_holds_at_the_largest_area_and_not_before():
     of_area, of_perimeter = jax.jit(jax.grad(area)), jax.jit(jax.grad(perimeter))
 
     def miss(radius: jax.Array | np.ndarray, multipliers: np.ndarray) -> float:
-        """By the best of the multipliers."""
+        """Returns the largest violation of the condition, for the best of the multipliers."""
         slopes = np.asarray(of_area(radius)), np.asarray(of_perimeter(radius))
         apart = slopes[0] - multipliers[:, None] * slopes[1]
         return float(np.min(np.max(np.abs(apart), axis=1)))
@@ -190,7 +190,7 @@ def test_lagranges_condition_holds_at_the_largest_area_and_not_before():
 
 
 def test_it_tends_to_the_circle_with_the_square_of_the_spacing():
-    """Area L^2 / (4 pi), and a multiplier that is the radius L / (2 pi)."""
+    """The area is L^2 / (4 pi), and the multiplier is the radius L / (2 pi)."""
     polygons = [polygon(size) for size in (12, 24)]
     areas = [float(area(found.radius)) for found in polygons]
     multipliers = [float(found.multiplier) for found in polygons]
@@ -205,7 +205,7 @@ def test_it_tends_to_the_circle_with_the_square_of_the_spacing():
 
 
 def test_area_and_perimeter_are_those_of_the_corners():
-    """The shoelace formula, and lengths one by one."""
+    """The oracle is the shoelace formula, and the sum of the edge lengths."""
     radius = lumpy(12)
     angle = np.arange(12) * 2.0 * np.pi / 12
     x, y = radius * np.cos(angle), radius * np.sin(angle)

@@ -1,4 +1,4 @@
-"""A user's mistake gets one clear line and exit status 2, without a traceback."""
+"""A user error is reported in one clear line with exit status 2, without a traceback."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def run(*arguments: str) -> Done:
     return run_program("experiments/run.py", *arguments)
 
 
-# arguments, words that the line must hold: what is wrong, and what is allowed or to be done
+# arguments, and words that the line must have: the error, and the allowed values or the remedy
 MISTAKES = {
     "no config": ([], ["--config is missing", "frey_faces.py"]),
     "no such file": (["--config=experiments/nope.py"], ["nope.py", "No such file"]),
@@ -69,7 +69,7 @@ MISTAKES = {
     "binarized faces": ([FREY, "--config.data.binarization=fixed"], ["fixed", "none"]),
     "grey scale": ([FREY, "--config.data.grey_scale=100"], ["grey_scale", "100", "256"]),
     "less than a minibatch": ([FREY, "--config.train.num_examples=50"], ["num_examples", "50"]),
-    # From here on jax has to be asked.
+    # The cases below import jax.
     "grey pixels under Bernoulli": (
         [FREY, "--config.model.likelihood=bernoulli"],
         ["bernoulli", "grey", "frey_faces", "continuous_bernoulli", "data.binarization"],
@@ -167,7 +167,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp
 
 
-# Of those that jax is asked for, which takes seconds each, some kinds.
+# A few kinds of errors that are found after jax is imported, which takes seconds each.
 NEEDS_JAX = list(MISTAKES)[list(MISTAKES).index("grey pixels under Bernoulli") :]
 LONG = set(NEEDS_JAX) - {
     "grey pixels under Bernoulli",
@@ -198,10 +198,10 @@ def test_a_mistake_gets_one_line_and_status_2(
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert done.stderr.splitlines() == errors  # nothing beside that line
+    assert done.stderr.splitlines() == errors  # nothing but that line
     for word in words:
         assert word.format(tmp=folder) in errors[0], errors[0]
-    assert not (folder / "new").exists()  # what is refused leaves nothing behind
+    assert not (folder / "new").exists()  # a refused command leaves no files
 
 
 def test_help_shows_every_field_without_importing_jax(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The command `aevb`: what it knows, what it refuses, and the experiments that it finds by name."""
+"""The command `aevb`: its subcommands, its errors, and experiments found by name."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_what_is_no_command_gets_one_line_and_status_2(arguments: list[str]):
     ],
 )
 def test_it_matters_not_whether_anybody_reads_what_is_printed(flags: list[str], tmp_path: Path):
-    """As of `aevb run --help | head`; a run is finished all the same."""
+    """The case is `aevb run --help | head`; a run also finishes."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "aevb", "run", f"--workdir={tmp_path / 'run'}", *flags]
@@ -75,7 +75,7 @@ def test_it_matters_not_whether_anybody_reads_what_is_printed(flags: list[str], 
 
 
 def test_a_library_that_is_missing_is_named_in_one_line(tmp_path: Path):
-    """`pip install --no-deps`, for the losses alone."""
+    """The installation is by `pip install --no-deps`, for the losses alone."""
     (tmp_path / "absl.py").write_text("raise ModuleNotFoundError(name='absl')\n")
     done = run_python("-m", "aevb", "run", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 2
@@ -114,7 +114,7 @@ def test_a_signal_says_what_the_same_command_will_do(goes_on: bool, then: str):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_that_comes_when_all_is_done_changes_nothing(name: str):
-    """While Python tidies up, as of a long run takes its time."""
+    """The signal comes while Python finalizes, which takes some time after a long run."""
     done = run_python(
         "-c",
         "import signal, sys; from aevb.runtime import signals\n"
@@ -142,7 +142,7 @@ def test_the_changelog_begins_with_this_version():
     assert versions == sorted(set(versions), reverse=True)
 
 
-# Experiments by their names
+# Experiments by name
 
 
 def test_every_experiment_ships_and_its_text_exists_once():
@@ -167,7 +167,7 @@ def test_without_a_config_it_is_the_frey_faces():
     assert "--config.seed=3" in found
 
 
-# arguments, words that the line must hold
+# arguments, and words that the line must have
 MISTAKES = {
     "no such experiment": (["--config=cifar"], ["cifar", "frey_faces", "mnist"]),
     "unknown field of the default": (["--config.sede=3"], ["sede", "--help"]),

@@ -1,4 +1,4 @@
-"""Datapoints in shards on disk: an index reads what was written, or is told of the damage."""
+"""Datapoints in shards on disk: an index reads what was written, or reports the damage."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PIXELS = RNG.integers(0, 256, (100, 12), dtype=np.uint8)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """100 datapoints in shards of at most 30."""
+    """Makes a folder of 100 datapoints in shards of at most 30."""
     monkeypatch.setattr(array_records, "SHARD_BYTES", 30 * PIXELS.shape[1])
     array_records.write(tmp_path / "pixels", [PIXELS[:70], PIXELS[70:]])
     return tmp_path / "pixels"

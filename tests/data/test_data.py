@@ -1,4 +1,4 @@
-"""Data sets: what they hold, and that nothing damaged or missing gets past unnoticed."""
+"""Datasets: their contents, and the detection of damaged or missing files."""
 
 import gzip
 import hashlib
@@ -35,12 +35,12 @@ FIXED_DIGEST = "d6cd060792c323af4c5a02f6b27402f46149018365a0e4bba96e49b064edbcd9
 
 
 class Site:
-    """A web server on this machine: path -> what it answers with."""
+    """A web server on this machine that maps each path to its answer."""
 
     def __init__(self) -> None:
         self.content: dict[str, bytes] = {}
         self.truncated = False
-        self.before: dict[str, Callable[[], None]] = {}  # path -> what its answer waits for
+        self.before: dict[str, Callable[[], None]] = {}  # path -> function called before its answer
         self.requests = 0
         site = self
 
@@ -80,7 +80,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A TFDS folder of this test alone."""
+    """Returns a TFDS folder for this test alone."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     return tmp_path / "tfds"
 
@@ -93,7 +93,7 @@ def closed_port() -> str:
 
 @pytest.fixture
 def digits() -> list[np.ndarray]:
-    """Images and labels to train and to test, in the order of MNIST's SOURCE."""
+    """Returns images and labels for training and testing, in the order of MNIST's SOURCE."""
     random = np.random.RandomState(0)
     return [
         random.randint(0, 256, size, dtype=np.uint8)
@@ -105,7 +105,7 @@ def digits() -> list[np.ndarray]:
 def mnist_files(
     digits: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> dict[str, bytes]:
-    """A small MNIST, offline; its files by name."""
+    """Makes a small MNIST, offline, and returns its files by name."""
     source, files = small(mnist.SOURCE, digits, lambda a: gzip.compress(idx(a)), closed_port())
     monkeypatch.setattr(mnist, "SOURCE", source)
     return files
@@ -113,7 +113,7 @@ def mnist_files(
 
 @pytest.fixture
 def bits() -> list[np.ndarray]:
-    """0/1 images to train, validate and test, in the order of binarized MNIST's SOURCE."""
+    """Returns 0/1 images to train, validate and test, in the order of binarized MNIST's SOURCE."""
     random = np.random.RandomState(1)
     return [
         random.randint(0, 2, (n, 28, 28), dtype=np.uint8)
@@ -138,7 +138,7 @@ def bring(files: dict[str, bytes], folder: Path) -> Path:
 
 
 def refusal(name: str, options: Options = data.DEFAULTS) -> str:
-    """The one line with which a data set is refused."""
+    """Returns the one-line message with which a dataset is refused."""
     with pytest.raises(UserError) as caught:
         data.load(name, options)
     message = str(caught.value)
@@ -306,7 +306,7 @@ def test_prepared_mnist_reloads_equal_without_its_files(
         file.unlink()
     folder = home / "aevb_mnist" / "1.0.0"
     assert sorted(f.name for f in folder.glob("*.npy")) == ["test.npy", "train.npy"]
-    for restore in (lambda: None, (folder / "train.npy").unlink):  # the piece, then the records
+    for restore in (lambda: None, (folder / "train.npy").unlink):  # with the npy file, then without
         restore()
         again = data.load("mnist")
         np.testing.assert_array_equal(first.train, again.train)
@@ -345,7 +345,7 @@ def test_fixed_binarization_has_the_grey_level_as_its_mean_and_is_always_the_sam
     probability = levels / 255
     standard_error = np.sqrt(probability * (1 - probability) / num_draws)
     assert np.all(np.abs(once.mean(0) - probability) <= 4 * standard_error)
-    assert not np.array_equal(once, other)  # training and test data have draws of their own
+    assert not np.array_equal(once, other)  # training and test data are drawn separately
     assert hashlib.sha256(once.tobytes()).hexdigest() == FIXED_DIGEST  # on every machine
 
 
@@ -540,7 +540,7 @@ def test_preparation_killed_half_way_is_done_anew(
     described = [word for p in parts for word in (p.names[0], str(p.shape[0]), p.sha256)]
     killed = subprocess.run([sys.executable, "-c", program, home, manual, *described])
     assert killed.returncode == -9
-    assert list((home / "aevb_mnist").iterdir())  # it did leave something
+    assert list((home / "aevb_mnist").iterdir())  # it left something
     assert not (home / "aevb_mnist" / "1.0.0").exists()
     loaded = data.load("mnist", Options(manual_dir=str(manual)))
     assert (len(loaded.train), len(loaded.test)) == (NUM_TRAIN, NUM_TEST)
@@ -612,7 +612,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(mnist, "SOURCE", small(mnist.SOURCE, digits, idx, url)[0])
-        hang_up = threading.Timer(120, silent.close)  # else a wait without end would hang the test
+        hang_up = threading.Timer(120, silent.close)  # otherwise an endless wait hangs the test
         hang_up.start()
         assert "cannot be downloaded" in refusal("mnist")
         assert hang_up.is_alive()
@@ -623,7 +623,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
 def served(
     site: Site, digits: list[np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    """A site that serves a small MNIST."""
+    """Returns a site that serves a small MNIST."""
     source, files = small(mnist.SOURCE, digits, lambda a: gzip.compress(idx(a)), site.url)
     monkeypatch.setattr(mnist, "SOURCE", source)
     site.content = {f"/{name}": content for name, content in files.items()}
@@ -676,7 +676,7 @@ def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_missing(
 
     served.before[missing] = wait_for_the_others
     refusal("mnist")
-    # Whoever asks for the others again gets something else.
+    # A second request for the other files would get other content.
     served.content = dict.fromkeys(there, b"nothing") | {missing: held_back}
     assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
 
@@ -693,7 +693,7 @@ SYNTHETIC = Options(
 
 
 def exact_log_prob(model: synthetic_data.LinearGaussian, x: np.ndarray) -> np.ndarray:
-    """log p(x) of each x [N, D] by the marginal's covariance, in float64 -> [N]."""
+    """Returns log p(x) of each x [N, D] by the marginal's covariance, in float64, [N]."""
     weights, bias = np.asarray(model.weights, np.float64), np.asarray(model.bias, np.float64)
     cov: Any = weights @ weights.T + float(model.noise_var) * np.eye(len(bias))
     return scipy.stats.multivariate_normal(bias, cov).logpdf(x.astype(np.float64))
@@ -709,7 +709,7 @@ def test_synthetic_log_prob_is_the_density_of_its_marginal() -> None:
 
 @pytest.mark.slow
 def test_synthetic_log_prob_survives_little_noise() -> None:
-    """Where the covariance's condition number is 10^7, beyond what float32 could invert."""
+    """The covariance's condition number is 10^7, beyond what float32 could invert."""
     options = SYNTHETIC._replace(synthetic_noise_std=1e-3)
     model, x = synthetic_data.make_model(options), data.load("synthetic", options).test
     exact = exact_log_prob(model, x)

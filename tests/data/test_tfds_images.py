@@ -1,4 +1,4 @@
-"""Images that TFDS has prepared, and its own code wrote here: tfds:NAME."""
+"""Images prepared by TFDS, here written by its own code: tfds:NAME."""
 
 import json
 import shutil
@@ -19,27 +19,27 @@ from aevb.experiment import load
 
 NUMBERS = {"train": 40, "test": 12}
 SHAPES: Mapping[str, tuple[int, ...]] = {
-    "digits": (6, 5, 1),  # of one channel, as PNG
+    "digits": (6, 5, 1),  # one channel, as PNG
     "colors": (6, 5, 3),
-    "plain": (6, 5),  # no file format at all
+    "plain": (6, 5),  # no file format
 }
 
 
 def pixels(name: str, split: str) -> np.ndarray:
-    """What the data set holds, [N, ...]."""
+    """Returns the dataset's images, [N, ...]."""
     seed = [sorted(SHAPES).index(name), sorted(NUMBERS).index(split)]
     shape = (NUMBERS[split], *SHAPES[name])
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def rows(images: np.ndarray) -> set[bytes]:
-    """TFDS shuffles what it writes."""
+    """Returns the images as a set, because TFDS shuffles what it writes."""
     return {image.tobytes() for image in images}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which TFDS has prepared each of SHAPES."""
+    """Makes a folder in which TFDS has prepared each of SHAPES."""
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -149,7 +149,7 @@ def test_of_several_kinds_one_is_to_be_named(home: Path, tmp_path: Path):
     with pytest.raises(UserError, match="green, red"):
         data.load("tfds:many", Options(dir=str(tmp_path)))
     assert len(data.load("tfds:many/red", Options(dir=str(tmp_path))).train) == 40
-    for version in ("1.10.0", "1.9.0"):  # the newest is none of the alphabet's
+    for version in ("1.10.0", "1.9.0"):  # the newest version is not the last in alphabetical order
         _copy(home, tmp_path / "many" / "red" / version)
     for older in ("1.2.0", "1.9.0"):
         (tmp_path / "many" / "red" / older / "dataset_info.json").write_text("{")

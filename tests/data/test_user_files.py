@@ -1,4 +1,4 @@
-"""Data of one's own: npy:FILE and images:FOLDER."""
+"""The user's own data: npy:FILE and images:FOLDER."""
 
 import pickle
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def refusal(name: str, options: Options = DEFAULTS) -> str:
     return message
 
 
-# What is taken
+# Accepted files
 
 
 @pytest.mark.parametrize("channels", [(), (3,)])
@@ -142,7 +142,7 @@ def test_black_and_white_images_are_grey_levels(tmp_path: Path):
     )
 
 
-# What is refused
+# Refused files
 
 
 def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], str]:
@@ -160,7 +160,7 @@ def array(array: Any) -> Callable[[Path], str]:
 
 
 def pickled(folder: Path) -> str:
-    """Which would write a file, were it loaded."""
+    """Writes a pickle that would write a file if it were loaded."""
 
     class Program:
         def __reduce__(self):
@@ -228,7 +228,7 @@ def test_a_bad_array_is_refused_in_one_line(case: str, tmp_path: Path):
 
 
 def replaced(folder: Path, image: Image.Image) -> str:
-    """The folder with another frame7.png."""
+    """Makes a folder with another frame7.png."""
     name = drawn(folder, levels())
     image.save(folder / "frame7.png")
     return name

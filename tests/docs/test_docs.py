@@ -1,4 +1,4 @@
-"""The documents: links and commands lead somewhere, the code runs, and the site has them all."""
+"""The documents: valid links and commands, code that runs, and a site with all pages."""
 
 import ast
 import importlib
@@ -21,7 +21,7 @@ from aevb.data import Options
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-MADE = DOCS / "api"  # by docs/reference.py, and not in the repository
+MADE = DOCS / "api"  # written by docs/reference.py, and not in the repository
 HOW_TO = DOCS / "how_to"
 TEXTS = {
     path: path.read_text()
@@ -33,7 +33,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`([^`\n]+)`")
 
-# The documents with blocks of Python, and which test runs them.
+# The documents with blocks of Python, and the test that runs each.
 RUN_BY = {
     ROOT / "README.md": "test_readme",
     DOCS / "variational_bayes.md": "test_story",
@@ -54,12 +54,12 @@ class Command(NamedTuple):
 
 
 def prose(text: str) -> str:
-    """The text without its blocks and its code, in which a bracket is no link."""
+    """Returns the text without blocks and inline code, in which a bracket is not a link."""
     return INLINE.sub("", FENCE.sub("", text))
 
 
 def anchors(text: str) -> set[str]:
-    """Of its headings, as GitHub and the site make them."""
+    """Returns the anchors of the headings, as GitHub and the site make them."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
     kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
     return {heading.strip().replace(" ", "-") for heading in kept}
@@ -70,7 +70,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def commands() -> list[Command]:
-    """Of all blocks of the shell."""
+    """Returns the commands of all shell blocks."""
     return [
         Command(document, words)
         for document in TEXTS
@@ -85,12 +85,12 @@ def is_target(name: str) -> bool:
 
 
 def command_of(name: str) -> Path:
-    """The file of `aevb NAME`."""
+    """Returns the file of `aevb NAME`."""
     return ROOT / "aevb" / "cli" / f"{name}.py"
 
 
 def with_its_neighbors(script: Path) -> str:
-    """The source of a program, of the files beside it that it imports, and of its command."""
+    """Returns the source of a program, of its command, and of its neighbors that it imports."""
     source = script.read_text()
     names = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
     files = [script.parent / f"{name}.py" for name in names]
@@ -99,7 +99,7 @@ def with_its_neighbors(script: Path) -> str:
 
 
 def broken(document: Path, text: str) -> list[str]:
-    """Links of a document that lead nowhere."""
+    """Returns the broken links of a document."""
     found = []
     for link in LINK.findall(prose(text)):
         if re.match(r"[a-z]+:", link):
@@ -135,7 +135,7 @@ def test_every_picture_is_shown_in_a_document():
 def test_every_block_of_code_is_in_a_language_that_is_tested():
     languages = {found for text in TEXTS.values() for found, _ in FENCE.findall(text)}
     assert languages <= {"python", "sh"}
-    for document, text in TEXTS.items():  # and every fence is such a block's
+    for document, text in TEXTS.items():  # every fence belongs to such a block
         assert text.count("```") == 2 * len(FENCE.findall(text)), document
 
 
@@ -189,7 +189,7 @@ def test_the_shell_is_told_nothing_that_does_not_exist():
 @pytest.mark.parametrize("document", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_targets_files_and_settings_that_are_named_exist(document: Path):
     codes = INLINE.findall(FENCE.sub("", TEXTS[document]))
-    for code in (*codes, *blocks(document, "sh")):  # of a block the comments too
+    for code in (*codes, *blocks(document, "sh")):  # also the comments of a block
         for target in re.findall(r"\bmake ([a-z][a-z-]*)", code):
             assert is_target(target), code
     for code in codes:
@@ -216,7 +216,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def pages() -> list[str]:
-    """Of the site: docs/conf.py says them in a literal, and needs Sphinx for the rest."""
+    """Returns the site's pages from a literal in docs/conf.py, whose other code needs Sphinx."""
     for statement in ast.parse((DOCS / "conf.py").read_text()).body:
         match statement:
             case ast.Assign(targets=[ast.Name(id="PAGES")], value=value):
@@ -241,7 +241,7 @@ def test_the_reference_has_every_public_module(reference: Any):
 
 
 def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
-    """The functions and classes that are shown, with their methods."""
+    """Yields the public functions and classes, with their methods."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield node
@@ -250,7 +250,7 @@ def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.Cl
 
 
 def words(text: str) -> list[str]:
-    """Without what the reference turns into markup, and what it makes of it."""
+    """Returns the words, without the parts that the reference turns into markup."""
     markup = r"\{py:obj\}|^:(?:param|raises|returns)\b|^(?:Args|Raises|Returns):$|\\"
     return re.findall(r"\w+", re.sub(markup, "", text, flags=re.MULTILINE))
 

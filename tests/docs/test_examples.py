@@ -1,4 +1,4 @@
-"""docs/examples: each file runs, and what it trains gets better."""
+"""The programs in docs/examples: each file runs, and its training improves the loss."""
 
 import runpy
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from programs import program
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "examples"
 
-# Those that train a model of their own for 300 steps or so, and what ends as early as it may here.
+# The examples that train a custom model for some 300 steps (40 here), and those that train a run.
 OF_STEPS = (
     "bare_jax", "with_equinox", "with_haiku", "with_nnx", "own_likelihood", "conditional",
 )  # fmt: skip
@@ -34,7 +34,7 @@ def test_every_file_of_the_folder_is_tried():
     }
 
 
-@pytest.mark.usefixtures("standard_promotion")  # on which optax's Adam leans
+@pytest.mark.usefixtures("standard_promotion")  # needed by optax's Adam
 @pytest.mark.parametrize("example", slow_but(["own_likelihood"], OF_STEPS))
 def test_the_loss_of_an_example_falls(example: str):
     require_fall(*function_of(example)(num_steps=40))
@@ -42,7 +42,7 @@ def test_the_loss_of_an_example_falls(example: str):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[float, float]]:
-    """What own_images leaves in a folder, and the losses of its run."""
+    """Returns the folder of own_images, and the losses of its run."""
     folder = tmp_path_factory.mktemp("own")
     return folder, function_of("own_images")(folder, num_examples=4000)
 

@@ -1,4 +1,4 @@
-"""The README: its figures are those of the results files, its code runs."""
+"""The README: its figures are those of the results files, and its code runs."""
 
 import importlib
 import re
@@ -19,7 +19,7 @@ RUNS = (ROOT / "docs" / "how_to" / "runs.md").read_text()
 
 @pytest.fixture
 def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """experiments/readme.py, which like its neighbors finds them beside itself."""
+    """Returns the module experiments/readme.py, which imports its neighbors."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     yield importlib.import_module("readme")
     for name in (

@@ -1,4 +1,4 @@
-"""Gaps, moments and latents in use, on models where all of them are known in closed form."""
+"""Gaps, moments and active latents, on models where all of them have closed forms."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ from aevb.losses import BOUNDS, Guide, Joint
 
 NUM_DRAWS = 5000
 NUM_FIT = 1000
-# What a q* costs that is fitted to so many samples is 1/NUM_FIT a dimension on average: 3 times it.
+# A q* fitted to NUM_FIT samples costs 1/NUM_FIT per dimension on average; 3 times that is allowed.
 FIT_COST = 3 * 3 / NUM_FIT
 
 GUIDE = Guide(
@@ -43,7 +43,7 @@ def joint_of(model: LinearGaussian, x: np.ndarray) -> Joint:
 
 
 def best_diagonal(model: LinearGaussian, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The q that maximizes the ELBO: the posterior's mean, and its precision's diagonal."""
+    """Returns the q that maximizes the ELBO: the posterior's mean, and its precision's diagonal."""
     mean, cov = model.posterior(x)
     return mean, -np.log(np.diag(np.linalg.inv(cov)))
 
@@ -59,7 +59,7 @@ def case() -> tuple[LinearGaussian, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def starts(case: tuple[LinearGaussian, np.ndarray]) -> DiagNormal:
-    """Encoders of all qualities: as good as can be, a little off, and far off, three times."""
+    """Returns five encoders: one optimal, one slightly off, and three far off."""
     mean, log_var = best_diagonal(*case)
     rng = np.random.default_rng(2)
     shifts, scales = rng.normal(size=(2, 5, 3)) * np.array([0.0, 0.3, 1.0, 1.0, 2.0])[:, None]
@@ -80,7 +80,7 @@ def gaps(case: tuple[LinearGaussian, np.ndarray], starts: DiagNormal) -> Gaps:
 
 
 def test_the_best_elbo_is_that_of_the_closed_form(case: tuple[LinearGaussian, np.ndarray]):
-    """No diagonal q near it does better, and its gap is the closed KL to the posterior."""
+    """No diagonal q near it is better, and its gap is the closed-form KL to the posterior."""
     model, x = case
     mean, log_var = best_diagonal(model, x)
     gradient = model.elbo_gradient(x, mean, log_var)
@@ -95,7 +95,7 @@ def test_the_best_elbo_is_that_of_the_closed_form(case: tuple[LinearGaussian, np
 def test_the_approximation_gap_is_the_kl_of_the_best_diagonal_guide(
     case: tuple[LinearGaussian, np.ndarray], gaps: Gaps
 ):
-    """From wherever the encoder starts."""
+    """The gap is the same from every start of the encoder."""
     model, x = case
     exact = model.log_prob(x) - model.elbo(x, *best_diagonal(model, x))
     assert np.all(gaps.approximation_standard_error < 0.05)
@@ -137,7 +137,7 @@ def test_the_best_statistics_are_those_of_the_closed_form(
 
 @pytest.mark.slow
 def test_a_guide_that_can_be_exact_has_no_approximation_gap():
-    """Nor much sampling error, since log p(x, z) - log q(z|x) is log p(x) at every z."""
+    """The sampling error is small too, since log p(x, z) - log q(z|x) is log p(x) at every z."""
     model = oracles.orthogonal_linear_gaussian(0, 5, 2)
     x = np.random.default_rng(0).normal(size=5)
     stats = DiagNormal(jnp.zeros(2), jnp.zeros(2))
@@ -206,7 +206,7 @@ def test_the_moments_are_those_of_the_draws_and_the_mean_that_of_the_closed_form
 
 
 def test_the_variance_is_that_of_the_closed_form():
-    """d/d mean of sgvb_b at z = mean + sigma eps is linear in eps: minus precision times sigma."""
+    """The gradient d/d mean of sgvb_b at mean + sigma eps is linear in eps, by -precision sigma."""
     model = oracles.linear_gaussian(3, 5, 2)
     x = np.random.default_rng(3).normal(size=5)
     stats = DiagNormal(jnp.float32([0.3, -0.2]), jnp.float32([-1.0, 0.5]))
@@ -221,7 +221,7 @@ def test_the_variance_is_that_of_the_closed_form():
 
 
 def test_a_small_variance_beside_a_large_mean_is_not_lost():
-    """128 + noise of 0.01: the square, 16384, has no digit left for 0.0001 in float32."""
+    """With 128 + noise of 0.01, the square, 16384, has no digit left for 0.0001 in float32."""
 
     def draw(key: jax.Array) -> jax.Array:
         return 128.0 + 0.01 * jax.random.normal(key, (3,))
@@ -273,7 +273,7 @@ def test_a_single_draw_has_no_variance():
         gradient_moments(jax.random.key(0), lambda key: jax.random.normal(key), 1)
 
 
-# Latents in use
+# Active latents
 
 
 def test_the_kl_per_unit_is_the_closed_form_and_adds_up():
@@ -294,7 +294,7 @@ def test_a_unit_at_the_prior_has_no_kl():
 
 
 def test_the_units_that_the_data_move_are_active():
-    """A linear-Gaussian model whose third latent reaches no pixel, at its exact posterior."""
+    """The model is linear-Gaussian, its third latent reaches no pixel, and q is its posterior."""
     model = oracles.orthogonal_linear_gaussian(0, 6, 3)
     weights = model.weights * np.array([1.0, 0.3, 0.0])
     model = model._replace(weights=weights)
@@ -302,7 +302,7 @@ def test_the_units_that_the_data_move_are_active():
     num = 20_000
     x = rng.normal(size=(num, 3)) @ weights.T + model.bias + rng.normal(size=(num, 6)) * 0.5**0.5
     means = np.stack([model.posterior(row)[0] for row in x[:num]])
-    # The posterior mean is 1 - its variance of the latent's own.
+    # The variance of the posterior mean is 1 minus the latent's own posterior variance.
     exact = 1.0 - np.diag(model.posterior(x[0])[1])
     activity = np.asarray(unit_activity(jnp.float32(means)), np.float64)
     np.testing.assert_allclose(activity, exact, atol=4 * np.sqrt(2 / num))

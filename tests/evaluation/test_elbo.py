@@ -1,4 +1,4 @@
-"""Evaluation: the bound that it says it is, the same noise every time, and bits per dimension."""
+"""Evaluation: which bound it computes, the same noise every time, and bits per dimension."""
 
 import math
 from functools import cache
@@ -24,7 +24,7 @@ NUM_DATA = 1200  # more than two EVALUATION_BATCHes, and no multiple of one
 
 
 def make_vae(name: str) -> tuple[VAE, Any]:
-    """A linear VAE and its parameters."""
+    """Returns a linear VAE and its parameters."""
     likelihood = LIKELIHOODS[name]
     init = normal_init(0.3)
     heads = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
@@ -56,20 +56,20 @@ class Scored(NamedTuple):
 
 @cache
 def bernoulli() -> Scored:
-    """Of `GREY` data."""
+    """Returns the model and the score for `GREY` data."""
     model, params = make_vae("bernoulli")
     return Scored(model, params, make_score(model, binarize))
 
 
 @cache
 def gaussian() -> Scored:
-    """Of `REAL` data."""
+    """Returns the model and the score for `REAL` data."""
     model, params = make_vae("gaussian")
     return Scored(model, params, make_score(model, unchanged))
 
 
 def bound_of_one(number: int, *, without_kl: bool = False) -> float:
-    """Datapoint `number` of the grey data, by hand: the bound with the keys of its number."""
+    """Returns the bound of datapoint `number` of the grey data, computed directly with its keys."""
     key = jax.random.fold_in(jax.random.key(elbo.EVALUATION_SEED), number)
     x = binarize(key, jnp.asarray(GREY[number]))
     key = jax.random.fold_in(jax.random.key(elbo.NOISE_SEED), number)
@@ -123,7 +123,7 @@ def test_the_score_without_an_encoder_is_the_bound_of_many_samples_of_the_prior(
 
 
 def test_the_score_is_unbiased_for_the_exact_bound_of_a_linear_gaussian_model():
-    """Within 4 of the standard errors that the noise leaves, the data being given."""
+    """It agrees within 4 of the standard errors of the noise, with the data fixed."""
     decoder = gaussian().params["decoder"]
     log_var = decoder["log_var"] | {"kernel": jnp.zeros((NUM_LATENTS, NUM_DIMS))}
     params = gaussian().params | {"decoder": decoder | {"log_var": log_var}}
@@ -189,7 +189,7 @@ def test_some_of_are_distinct_datapoints_in_rising_order_the_same_each_time(
 
 
 def test_some_of_are_spread_over_the_data():
-    """Not the first ones: a film's or a sorted data set's beginning stands for nothing."""
+    """The first ones would not do: the start of a film or of sorted data is not typical."""
     some = some_of(10_000, 1000)
     assert scipy.stats.kstest(some / 10_000, scipy.stats.uniform.cdf).pvalue > 1e-3
 
@@ -199,18 +199,18 @@ def test_some_of_are_spread_over_the_data():
 
 @pytest.mark.parametrize("num_dims", [1, 560])
 def test_the_uniform_density_over_the_unit_cube_costs_8_bits_a_dimension(num_dims: int):
-    """It has 0 nats, and gives each of 256 levels the same probability."""
+    """The density has 0 nats, and gives each of 256 levels the same probability."""
     assert bits_per_dim(0.0, num_dims=num_dims, levels=256) == 8.0
 
 
 def test_bits_do_not_depend_on_the_scale_of_the_pixels():
-    """Uniform over 256 levels k / 255, each standing for 1 / 255: a density of 255 / 256."""
+    """A uniform density over 256 levels k / 255, each standing for 1 / 255, is 255 / 256."""
     nats = 560 * math.log(255 / 256)
     assert bits_per_dim(nats, num_dims=560, levels=255) == pytest.approx(8.0)
 
 
 def test_bits_are_the_code_length_of_the_grey_level():
-    """-log2 of the probability that a normal density gives to the cell of a level."""
+    """The code length is -log2 of a normal density's probability for the cell of a level."""
     normal, level = scipy.stats.norm(0.4, 0.2), 90
     nats = float(normal.logpdf(level / 256))  # pyright: ignore[reportAttributeAccessIssue]
     probability = normal.cdf((level + 0.5) / 256) - normal.cdf((level - 0.5) / 256)
@@ -223,7 +223,7 @@ def test_bits_are_the_code_length_of_the_grey_level():
 
 
 def test_nats_of_probabilities_give_their_code_length_as_they_are():
-    """-log2 of what a discretized likelihood gives to two pixels, without a cell's volume."""
+    """The code length of two pixels is -log2 of a discretized likelihood, without cell volumes."""
     heads = {"location": jnp.float32([0.4, 0.6]), "log_scale": jnp.float32([-3.0, -1.0])}
     x = jnp.float32([90 / 256, 1 / 256])
     nats = float(LIKELIHOODS["discretized_logistic"].log_prob(heads, x))

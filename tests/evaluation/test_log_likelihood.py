@@ -1,4 +1,4 @@
-"""log p(x) over many datapoints, and the command that tables it."""
+"""log p(x) of many datapoints, and the command that tabulates it."""
 
 import json
 import math
@@ -33,7 +33,7 @@ PARAMS = MODEL.init(jax.random.key(0))
 
 
 def all_images() -> jax.Array:
-    """Every x of NUM_DIMS bits -> [2^D, D]."""
+    """Returns every x of NUM_DIMS bits, [2^D, D]."""
     bits = np.arange(2**NUM_DIMS)[:, None] >> np.arange(NUM_DIMS)[None] & 1
     return jnp.asarray(bits, jnp.float32)
 
@@ -46,7 +46,7 @@ def importance(x: jax.Array, number: int = 500) -> Estimate:
 
 @pytest.mark.slow
 def test_the_probabilities_of_all_images_add_up_to_one():
-    """Which holds for log p(x) on the right scale, and for that alone."""
+    """This holds only if log p(x) is on the right scale."""
     found = importance(all_images(), 20_000)
     total = np.sum(np.exp(np.asarray(found.value, np.float64)))
     error = np.sqrt(np.sum((np.exp(found.value) * found.standard_error) ** 2))
@@ -56,7 +56,7 @@ def test_the_probabilities_of_all_images_add_up_to_one():
 
 @pytest.mark.slow
 def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.MonkeyPatch):
-    """In whatever batches they are, the last of which is shorter."""
+    """The estimate does not depend on the batches, the last of which is shorter."""
     x = all_images()
     together = importance(x)
     monkeypatch.setattr(log_likelihood, "BATCH", 5)
@@ -74,7 +74,7 @@ def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_proposal_is_fitted_to_each_datapoint():
-    """And leaves the answer as it is, with a smaller error."""
+    """The estimate agrees with the one without a proposal, and its error is smaller."""
     points, settings = Points(all_images(), None), {"num_samples": 500}
     key = jax.random.key(4)
     exact = importance(points.x, 20_000)
@@ -104,7 +104,7 @@ def test_the_elbo_is_below_log_p():
 
 
 def test_simulated_data_are_of_the_model_with_their_latents():
-    """Latents are the prior's, and each image comes as often as its p(x) says."""
+    """Latents have the prior's distribution, and each image appears in proportion to its p(x)."""
     points = simulate(jax.random.key(3), MODEL, PARAMS, 10_000)
     assert points.z is not None
     assert standard_errors_off(points.z, 0.0) < 4
@@ -140,7 +140,7 @@ def test_the_width_is_of_the_same_datapoints():
 
 
 def test_the_mean_over_theta_is_that_of_probabilities_with_the_error_of_both_sources():
-    """Against many repetitions: values of a log-normal p(x; theta), each with noise of its own."""
+    """The oracle is many repetitions of noisy values of a log-normal p(x; theta)."""
     rng = np.random.default_rng(0)
     num_theta, num_points, noise = 40, 4000, 0.3
     values = rng.normal(-100.0, 0.3, size=(num_theta, num_points))
@@ -165,7 +165,7 @@ def test_one_theta_is_an_estimate_as_it_is():
 
 @pytest.fixture(scope="module")
 def folder(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run in `run` and an unfinished one in `begun`."""
+    """Returns a folder with a finished run in `run` and an unfinished one in `begun`."""
     tmp = tmp_path_factory.mktemp("evaluate")
     shutil.copytree(undisturbed, tmp / "run")
     (tmp / "begun").mkdir()
@@ -210,7 +210,7 @@ def test_the_command_tables_both_sides_and_they_agree(folder: Path):
     assert set(result["sandwich"]) == pairs
 
 
-# arguments, words that the line must hold
+# arguments, and words of the error line
 MISTAKES = {
     "no workdir": ([], ["--workdir"]),
     "no such run": (["--workdir={tmp}/none"], ["{tmp}/none", "config.json"]),

@@ -1,4 +1,4 @@
-"""The programs that measure speed: their arithmetic, and that each worker answers its protocol."""
+"""The speed benchmarks: their arithmetic, and the protocol of each worker."""
 
 import importlib
 import io
@@ -26,7 +26,7 @@ BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A benchmark's module, which like its neighbors finds them beside itself."""
+    """Yields a function that imports a benchmark's module; the module imports its neighbors."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     before = set(sys.modules)
 
@@ -41,7 +41,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def frey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Frey faces as their file has them, from those that the package brings."""
+    """Writes the Frey faces of the package in the format of their original file."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "frey_faces").mkdir()
     dataset = data.load("frey_faces", Options(split="blocked"))
@@ -54,7 +54,7 @@ def frey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ratios_are_taken_round_by_round(program: Any):
-    """A slow second round, which falls on all, moves the speeds and not the ratios."""
+    """A slow second round affects all contenders, so it changes the speeds and not the ratios."""
     train_speed = program("train_speed")
     rounds = {
         name: [train_speed.Epochs(seconds * slowness, 1.5, 100) for slowness in (1.0, 3.0, 1.0)]
@@ -119,8 +119,11 @@ def layouts(gemm: Any) -> list[Any]:
 
 
 def test_a_step_of_the_papers_mnist_model_has_4_mflop_an_example(program: Any):
-    """Counted by hand: forward and weight gradients 814,000 products each, and 422,000 for the
-    gradients of the inputs, for the first layer needs none."""
+    """The number was counted by hand.
+
+    The forward pass and the weight gradients have 814,000 products each, and the gradients of the
+    inputs 422,000, because the first layer needs none.
+    """
     gemm, worker = program("gemm_worker"), program("worker")
     forward = 784 * 500 + 500 * 40 + 20 * 500 + 500 * 784
     inputs = 500 * 40 + 20 * 500 + 500 * 784
@@ -129,7 +132,7 @@ def test_a_step_of_the_papers_mnist_model_has_4_mflop_an_example(program: Any):
 
 @pytest.mark.parametrize("num_heads", [1, 2])
 def test_the_limit_does_every_product_once_in_every_layout(program: Any, num_heads: int):
-    """By XLA's own count of what is compiled."""
+    """The count is XLA's own, for the compiled program."""
     gemm, worker = program("gemm_worker"), program("worker")
     sizes = worker.Sizes(num_dims=24, num_hidden=16, num_heads=num_heads, num_train=40)
     M, Z = 8, 3
@@ -143,7 +146,7 @@ def test_the_limit_does_every_product_once_in_every_layout(program: Any, num_hea
 
 @pytest.mark.slow
 def test_the_limit_computes_with_numbers_that_neither_grow_nor_vanish(program: Any):
-    """Its forward products project: a second step leaves x where the first one put it."""
+    """The forward products are projections: a second step returns the x of the first."""
     gemm, worker = program("gemm_worker"), program("worker")
     sizes = worker.Sizes(num_dims=24, num_hidden=16, num_heads=2, num_train=40)
     x = jax.random.normal(jax.random.key(0), (8, 24))
@@ -156,12 +159,12 @@ def test_the_limit_computes_with_numbers_that_neither_grow_nor_vanish(program: A
         assert 0.1 < float(jnp.std(once)) < 1.0
         assert sum(leaf.size for leaf in jax.tree.leaves(others)) > 0
         results.append(once)
-    for once in results[1:]:  # the layouts are of the same products
+    for once in results[1:]:  # all layouts have the same products
         np.testing.assert_allclose(once, results[0], atol=1e-5)
 
 
 class Clock:
-    """In the place of the module `time`; it moves on when told to."""
+    """A clock that replaces the module `time`, and advances only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = self.cpu = 0.0
@@ -191,7 +194,7 @@ def test_the_fastest_layout_is_the_one_of_the_least_time(
 
 @pytest.mark.slow
 def test_the_flax_way_is_the_same_model(program: Any, frey_folder: Path):
-    """Its bound at equal parameters and noise, beside the one of aevb's own likelihood and KL."""
+    """Its bound at equal parameters and noise is compared with aevb's likelihood and KL."""
     flax_worker, raw_data, worker = map(program, ("flax_worker", "raw_data", "worker"))
     from aevb.distributions import DiagNormal
     from aevb.likelihoods import gaussian_unit_mean
@@ -238,7 +241,7 @@ def test_a_worker_answers_line_by_line_and_refuses_what_is_no_request(
     assert epoch["examples"] == 100
     assert epoch["seconds"] == 0.5
     assert epoch["cpu_seconds"] == 0.25
-    assert len(epochs) == 2  # with the warm-up
+    assert len(epochs) == 2  # including the warm-up
 
 
 # The programs
@@ -246,7 +249,7 @@ def test_a_worker_answers_line_by_line_and_refuses_what_is_no_request(
 
 @pytest.mark.slow
 def test_the_speed_benchmark_runs_its_contenders_in_turn(frey_folder: Path, tmp_path: Path):
-    """And the workers of our own environment answer it; seven epochs teach them something."""
+    """The workers of aevb's environment answer, and learn something in seven epochs."""
     output = tmp_path / "speed.json"
     python(
         BENCHMARKS / "train_speed.py",
@@ -327,7 +330,7 @@ def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
 
 
 def test_a_way_to_sweep_is_timed_and_its_members_read(tmp_path: Path, program: Any):
-    """With a stand-in for run.py, so that no data set is needed."""
+    """A substitute for run.py makes a dataset unnecessary."""
     sweep_speed = program("sweep_speed")
     stand_in = tmp_path / "run.py"
     stand_in.write_text(
@@ -363,7 +366,7 @@ def test_a_process_that_fails_says_so_by_its_last_line(tmp_path: Path, program: 
 
 
 def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_path: Path):
-    """Each program reads its flags, the short ones too, up to the data that are not there."""
+    """The flags are those of a quick run; two programs with a `parse_args` parse them here."""
     bench = program("bench")
     parsers = {"train_speed.py": "train_speed", "sweep_speed.py": "sweep_speed"}
     outputs = []

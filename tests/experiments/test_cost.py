@@ -1,4 +1,4 @@
-"""The benchmark of cost against work: it measures what it names, and names what grows too fast."""
+"""The cost benchmark: it measures what it lists, and reports figures that grow too fast."""
 
 import importlib
 import sys
@@ -18,7 +18,7 @@ def cost(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def growing(cost: Any, power: float) -> list[dict[str, float]]:
-    """Points at the sizes 1, 10, 100 whose every figure grows as size^power."""
+    """Returns points at the sizes 1, 10, 100 whose every figure grows as size^power."""
     return [dict.fromkeys(cost.EXPECTED, 3.0 * size**power) for size in (1, 10, 100)]
 
 
@@ -26,7 +26,7 @@ def test_what_grows_as_expected_is_no_surprise_and_what_grows_faster_is(cost: An
     found = cost.growth("num_dims", [1, 10, 100], growing(cost, 1.0))
     assert all(figure["slope"] == pytest.approx(1.0) for figure in found.values())
     assert not found["step_seconds"]["surprise"]
-    assert found["shuffle_seconds"]["surprise"]  # an order has nothing to do with D
+    assert found["shuffle_seconds"]["surprise"]  # an order does not depend on D
     found = cost.growth("num_dims", [1, 10, 100], growing(cost, 2.0))
     assert all(figure["surprise"] for figure in found.values())
 

@@ -18,7 +18,7 @@ from aevb.storage.metrics_log import read_signed
 
 @pytest.fixture
 def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data sets whose files may not be here become random pixels of their size and kind."""
+    """Replaces datasets whose files may be missing by random pixels of the same size and kind."""
     load = data.load
 
     def load_or_make(name: str, options: Options) -> Dataset:
@@ -66,7 +66,7 @@ def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Pat
     pictures = {"bound", "reconstructions", "samples"}
     pictures |= {"manifold"} if values["model.num_latents"] == 2 else set()
     assert {picture.stem for picture in (tmp_path / "figures").glob("*.png")} == pictures
-    assert runs.run(values, tmp_path) == summary  # it is finished
+    assert runs.run(values, tmp_path) == summary  # already finished
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
         for name, figures in point["bounds"].items():
             assert figures["encoder"]["mean"] > 0, name
             assert figures["decoder"]["mean"] > 0, name
-            # Of an unbiased estimator this is 1 up to chance, here over some 150 parameters.
+            # An unbiased estimator has 1 here up to chance, over some 150 parameters.
             if "bias_in_standard_errors" in figures:
                 assert 0.5 < figures["bias_in_standard_errors"]["mean"] < 2.0, name
         noise = {name: figures["encoder"]["mean"] for name, figures in point["bounds"].items()}
@@ -158,7 +158,7 @@ def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopped(tmp_path: Path):
-    """The one study that needs every part of it: a sweep, posteriors over theta, log p(x)."""
+    """The study is the one that needs every part: a sweep, posteriors over theta, log p(x)."""
     command = [
         "experiments/paper.py",
         "--quick",

@@ -1,4 +1,4 @@
-"""The report on the paper: verdicts follow from results files, and what is missing shows."""
+"""The report on the paper: verdicts follow from results files, and missing results are shown."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ EXAMPLES = [10_000, 100_000, 1_000_000, 10_000_000]
 
 @pytest.fixture
 def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """experiments/report.py, which finds its neighbors beside itself."""
+    """Returns the module experiments/report.py, which imports its neighbors."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     yield importlib.import_module("report")
     for name in ("report", "claims", "findings", "paper", "evaluate", "readme", "reproduce"):
@@ -23,7 +23,7 @@ def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def claims(maker: Any) -> Any:
-    """experiments/claims.py, as the report has it."""
+    """Returns the module experiments/claims.py, as imported by the report."""
     return sys.modules["claims"]
 
 
@@ -63,7 +63,7 @@ def findings_of(maker: Any, folder: Path, **studies: list[dict[str, Any]]) -> An
 
 
 def compared(shift: float) -> list[dict[str, Any]]:
-    """Two seeds whose bounds differ widely, of which the pairs do not; AEVB ahead by `shift`."""
+    """Returns two seeds whose bounds differ widely, with AEVB ahead by about `shift` in each."""
     runs = []
     for seed, base in ((0, -120.0), (1, -100.0)):
         curve = [base - 60.0, base - 30.0, base - 10.0, base]
@@ -113,7 +113,7 @@ def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
     slow = [run("wake_sleep", 0, [-200.0, -150.0, -120.0, -110.0], 20)]
     fast = [run("aevb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
     assert maker.speed_up(fast, slow).mean == 100.0
-    assert maker.speed_up(slow, fast) is None  # it never gets there
+    assert maker.speed_up(slow, fast) is None  # it never reaches that bound
 
 
 @pytest.mark.parametrize(("lead", "verdict"), [(0.5, "yes"), (-0.9, "yes"), (-1.1, "no")])

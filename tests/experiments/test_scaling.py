@@ -1,4 +1,4 @@
-"""The model of a step's cost: its counts are those of the network, its limits where they belong."""
+"""The model of a step's cost: counts of the network, and the limiting parts."""
 
 import importlib
 import json
@@ -34,7 +34,7 @@ def test_the_parameters_are_those_of_the_model(tables: Any):
     _, vae, _ = build(validate(with_values(default_config(), values)))
     params = jax.eval_shape(vae.init, jax.random.key(0))
     found = sum(leaf.size for leaf in jax.tree.leaves(params))
-    head = 7 * 5 + 5  # a Gaussian's second one, which MNIST's likelihood has not
+    head = 7 * 5 + 5  # the second head of a Gaussian, which MNIST's likelihood does not have
     assert tables.Network(5, 7, 3).num_params == found - head
 
 
@@ -87,7 +87,7 @@ def test_the_benchmarks_behind_the_tables_run(tmp_path: Path):
         BENCHMARKS / "scaling_speed.py", f"--data-dir={tmp_path / 'data'}", "--rounds=1",
         "--devices=1,2", f"--output={output}", env={"TFDS_DATA_DIR": str(tmp_path / "prepared")},
     )  # fmt: skip
-    assert done.returncode != 0  # without data, neither brought nor prepared
+    assert done.returncode != 0  # no data, neither in the package nor prepared
     assert not output.exists()
     small = BENCHMARKS / "streaming_speed.py"
     folder = tmp_path / "records"

@@ -1,4 +1,4 @@
-"""Prints the table of what was tried and what came of it."""
+"""A summary table of the faults that were tried and their outcomes."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from _pytest.terminal import TerminalReporter
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Of every report with a "fault" and an "outcome" among its properties."""
+    """Prints a table of every report that has the properties "fault" and "outcome"."""
     found: Counter[tuple[str, str]] = Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

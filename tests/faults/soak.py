@@ -1,8 +1,8 @@
-"""As many pauses, evaluations and checkpoints in minutes as a run of hours has.
+"""A run with as many pauses, evaluations and checkpoints in minutes as others have in hours.
 
 python tests/faults/soak.py FOLDER PAUSES_PER_SECOND SECONDS_BETWEEN_CHECKPOINTS
 
-It does not outlive who started it, such as a test that is killed.
+It ends when the process that started it ends, such as a test that is killed.
 """
 
 import os

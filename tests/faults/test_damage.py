@@ -1,4 +1,4 @@
-"""A run's folder is damaged at random: the run recovers to the same end, or says why it cannot."""
+"""Random damage to a run's folder: the run recovers to the same end, or reports the damage."""
 
 import random
 import shutil
@@ -19,7 +19,7 @@ from aevb.storage import checkpoint
 from aevb.storage.metrics_log import UNFINISHED, read_records
 
 NUM_DAMAGES = 200
-NUM_QUICK = 6  # of them, in `make test-all`, and two in `make test`
+NUM_QUICK = 6  # number in `make test-all`; `make test` has two
 
 
 def small() -> Values:
@@ -27,7 +27,7 @@ def small() -> Values:
 
 
 def what_came_of_it(folder: Path, config: Values | None = None) -> dict[str, Any]:
-    """All that must not depend on what happened in between."""
+    """Returns everything that must not depend on the interruptions."""
     config = config or small()
     algorithm = experiment.build(config).algorithm
     manager = checkpoint.open_reader(folder / "checkpoints")
@@ -47,7 +47,7 @@ def what_came_of_it(folder: Path, config: Values | None = None) -> dict[str, Any
     }
 
 
-# Damages: (random numbers, folder) -> what was done
+# Damages: functions of (random numbers, folder) that return a description
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -110,7 +110,7 @@ def swap_steps(rng: random.Random, folder: Path) -> str:
 
 
 def mix_steps(rng: random.Random, folder: Path) -> str:
-    """A part of one step in the place of another's."""
+    """Replaces a part of one step by that of another."""
     first, second = rng.sample(steps_of(folder), 2)
     part = rng.choice(["state", "notes"])
     shutil.rmtree(first / part)
@@ -169,7 +169,7 @@ def test_a_damaged_run_recovers_or_says_why_not(
         assert len(refusal.splitlines()) == 1
         record_property("outcome", "one line")
         return
-    if is_finished:  # nothing is restored, and what is wrong elsewhere is not looked at
+    if is_finished:  # nothing is restored, and damage elsewhere is not examined
         assert runs.inspect(folder, small()) == runs.inspect(undisturbed, small())
     else:
         assert what_came_of_it(folder) == what_came_of_it(undisturbed)
@@ -181,7 +181,7 @@ WRITTEN_LATER = ("metrics.jsonl", "explorer.html", "summary.json")
 
 
 class Died(BaseException):
-    """What nothing catches, as nothing catches a kill."""
+    """An exception that no code catches, like a kill."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A damaged file of any format is refused by its name, or still holds what it should."""
+"""Damaged files of any format: each is refused by its name, or still has valid content."""
 
 import gzip
 import io
@@ -116,7 +116,7 @@ def test_damaged_prepared_data_are_refused_by_their_folder(
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ):
-    """Any file of the folder, of which only some are read; and what is read is never wrong."""
+    """Any file of the folder is damaged, read or not; data that are read are never wrong."""
     source, files = small(mnist.SOURCE, digits(), idx, OFFLINE)
     monkeypatch.setattr(mnist, "SOURCE", source)
     brought, sound = tmp_path / "brought", tmp_path / "sound"
@@ -181,7 +181,7 @@ OWN: dict[str, Callable[[], bytes]] = {
 def test_damaged_data_of_ones_own_are_refused_by_their_name_or_could_be_data(
     name: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
-    """Nobody has told their digest, so that a flipped pixel cannot be known from a true one."""
+    """No digest is known for them, so a flipped pixel cannot be told from a true one."""
     content = OWN[name]()
     path = tmp_path / "own" / name
     path.parent.mkdir()

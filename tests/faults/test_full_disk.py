@@ -1,4 +1,4 @@
-"""A disk that is full at any moment costs no checkpoint, and with room the run goes on."""
+"""A disk that fills up at any moment: no checkpoint is lost, and with room the run continues."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ NUM_POINTS = 10
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own, which root alone can mount."""
+    """Mounts a small separate disk, which only root can do."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
@@ -29,7 +29,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def used_by(folder: Path) -> int:
-    """Bytes on a disk of pages of 4 KiB."""
+    """Returns the bytes used on a disk with pages of 4 KiB."""
     files = [file for file in folder.rglob("*") if file.is_file()]
     return sum(-(-file.stat().st_size // (4 * KIB)) * 4 * KIB for file in files)
 
@@ -44,7 +44,7 @@ def used_by(folder: Path) -> int:
 def test_a_full_disk_stops_the_run_and_loses_nothing(
     number: int, disk: Path, undisturbed: Path, record_property: Callable[[str, object], None]
 ):
-    """Full from the config on, or only at the last picture, and eight times between."""
+    """The disk is full from the config on, at the last picture only, or at eight times between."""
     record_property("fault", "a full disk")
     free = 8 * KIB + number * (used_by(undisturbed) - 8 * KIB) // NUM_POINTS
     ballast = disk / "ballast"

@@ -1,4 +1,4 @@
-"""A NaN or an infinity, put into data, a gradient or a parameter, is caught at the very step."""
+"""A NaN or an infinity in data, a gradient or a parameter, which must be caught at that step."""
 
 import random
 import re
@@ -26,12 +26,12 @@ from aevb.types import Key, PyTree
 VALUES = (np.nan, np.inf, -np.inf)
 NUM_TRIED = 24
 
-# A poisoned experiment, the bad step, and how a message of it may begin
+# A poisoned experiment, the bad step, and the possible beginnings of its message
 Poisoned = tuple[Experiment, int, tuple[str, ...]]
 
 
 def replaced(tree: PyTree, number: int, is_bad: Array, value: float) -> PyTree:
-    """One number of one leaf, where it is the bad step."""
+    """Replaces one number of one leaf at the bad step."""
     leaves, structure = jax.tree.flatten(tree)
     leaf = leaves[number]
     leaves[number] = jnp.where(is_bad, leaf.at[leaf.ndim * (0,)].set(value), leaf)
@@ -52,7 +52,7 @@ def in_data(
 def in_a_gradient(
     sound: Experiment, rng: random.Random, value: float, patch: pytest.MonkeyPatch
 ) -> Poisoned:
-    """Of the objective, before the optimizer sees it."""
+    """Poisons the gradient of the objective, before the optimizer receives it."""
     bad, (number, name) = rng.randrange(num_steps()), a_parameter(sound, rng)
     is_bad: list[Array] = []
     plain = gradient_ascent.with_prior
@@ -84,7 +84,10 @@ def in_a_gradient(
 def in_a_parameter(
     sound: Experiment, rng: random.Random, value: float, patch: pytest.MonkeyPatch
 ) -> Poisoned:
-    """Of which an infinity may leave the objective finite, and then no gradient."""
+    """Poisons a parameter.
+
+    An infinity there may leave the objective finite, and then the gradient is non-finite.
+    """
     bad, (number, _) = rng.randrange(num_steps()), a_parameter(sound, rng)
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
@@ -101,7 +104,7 @@ def num_steps() -> int:
 
 
 def a_parameter(sound: Experiment, rng: random.Random) -> tuple[int, str]:
-    """Its number among the leaves, and its path."""
+    """Chooses a parameter, and returns its number among the leaves and its path."""
     like = jax.eval_shape(sound.algorithm.init, jax.random.key(0)).params
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)]
     number = rng.randrange(len(names))
@@ -113,13 +116,13 @@ def keys() -> stacked_runs.RunKeys:
 
 
 def loop_order(num_data: int) -> np.ndarray:
-    """The datapoints in the order of the first epoch."""
+    """Returns the datapoints in the order of the first epoch."""
     key = jax.random.fold_in(keys().loop.order, 0)
     return np.asarray(jax.random.permutation(key, jnp.arange(num_data)))
 
 
 def state_at(step: int) -> TrainState:
-    """Of a run that nobody disturbs."""
+    """Returns the state of an undisturbed run at a step."""
     sound = experiment.build(small())
     start = stacked_runs.first_state(sound.algorithm.init, jax.random.key(small()["seed"]))
     size = small()["train.batch_size"]
@@ -142,7 +145,7 @@ def test_a_number_that_is_not_finite_is_caught_at_the_very_step(
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, object], None],
 ):
-    """The last good state is kept, and with the poison gone the run ends as if there was none."""
+    """The last good state is kept; without the poison, the run ends as if there had been none."""
     rng = random.Random(number)
     poison = (in_a_gradient, in_data, in_a_parameter)[number % 3]
     value = rng.choice(VALUES)

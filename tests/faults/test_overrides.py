@@ -37,14 +37,14 @@ WORDS += ("lbfgs", "lion", "fixed", "random", "beta=nan", "a" * 300, "\n", "scal
 
 
 def named(field: Any) -> tuple[str, ...]:
-    """What the field's own text says is allowed, of which some must be tried."""
+    """Returns the values that the field's own text allows, some of which must be tried."""
     prefix = "one of "
     allowed = field.allowed.removeprefix(prefix).split(", ")
     return tuple(allowed) if field.allowed.startswith(prefix) else ()
 
 
 def values_of(field: Any) -> st.SearchStrategy[Any]:
-    """Mostly of the right type, and mostly out of order."""
+    """Returns values that are mostly of the right type, and mostly invalid."""
     match field.default:
         case bool():
             usual = st.booleans()
@@ -69,7 +69,7 @@ def overrides() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def two_steps(changed: dict[str, Any]) -> str:
-    """What came of a run of two minibatches."""
+    """Returns the outcome of a run of two minibatches."""
     refusal = ""
     try:
         values = validate(with_values(get_config(), changed))

@@ -1,4 +1,4 @@
-"""A run of many hours keeps no more memory, files and disk than after its first minutes."""
+"""A run of many hours: memory, files and disk stay as they are after its first minutes."""
 
 import json
 import os
@@ -16,31 +16,31 @@ from programs import ON_THE_CPU, ROOT
 
 MIB = 2**20
 HOURS = 10.0
-PAUSES, CHECKPOINTS = HOURS * 3600 / 0.5, HOURS * 3600 / 60  # of a run of so many hours
+PAUSES, CHECKPOINTS = HOURS * 3600 / 0.5, HOURS * 3600 / 60  # of a run of this length
 
 SUPPORT = ROOT / "tests" / "support"
 
 
 class Seen(NamedTuple):
-    """What a process holds at a moment."""
+    """The resources of a process at one moment."""
 
     memory: int  # bytes, resident
     files: int  # open
-    disk: int  # bytes in the run's folder, without the log, which has a line an evaluation
+    disk: int  # bytes in the run's folder, without the log, which has one line per evaluation
     entries: int  # files and folders there
 
 
 def look(process: subprocess.Popen[str], folder: Path) -> Seen:
     status = Path(f"/proc/{process.pid}/status").read_text()
     (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-    # Checkpoints come and go meanwhile, which os.walk does not mind.
+    # Checkpoints are written and deleted meanwhile, which os.walk tolerates.
     inside = [(Path(at), folders + files) for at, folders, files in os.walk(folder)]
     paths = [at / name for at, names in inside for name in names if name != "metrics.jsonl"]
     sizes = []
     for path in paths:
         try:
             sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # deleted since
+        except FileNotFoundError:  # it was deleted meanwhile
             continue
     return Seen(
         1024 * int(resident), len(os.listdir(f"/proc/{process.pid}/fd")), sum(sizes), len(sizes)
@@ -80,7 +80,10 @@ def test_memory_files_and_disk_stay_flat(
         return float(np.max([getattr(each, name) for each in of]))
 
     def least_files(of: list[Seen]) -> int:
-        """What leaks is open at every look; what a checkpoint writes, at some."""
+        """Returns the least number of open files.
+
+        A leaked file is open in every observation; a checkpoint's file is open only in some.
+        """
         return min(each.files for each in of)
 
     record_property("fault", f"a soak of {minutes} minutes")
@@ -91,10 +94,10 @@ def test_memory_files_and_disk_stay_flat(
         f"{least_files(early)} and {least_files(late)} open files, "
         f"{most(early, 'disk') / MIB:.2f} and {most(late, 'disk') / MIB:.2f} MiB on disk",
     )
-    # What tensorstore tells orbax as JSON at each checkpoint, some 25 kB, it never frees.
+    # tensorstore never frees the JSON that it gives orbax at each checkpoint, some 25 kB.
     assert most(late, "memory") < 1.03 * most(early, "memory") + 4 * MIB
     assert least_files(late) <= least_files(early)
     assert most(late, "entries") <= most(early, "entries") + 10
-    # Every checkpoint holds the log, of some 200 bytes a line.
+    # Every checkpoint contains the log, with some 200 bytes per line.
     lines = len((folder / "metrics.jsonl").read_text().splitlines())
     assert most(late, "disk") < 1.2 * most(early, "disk") + 4 * 300 * lines

@@ -1,4 +1,4 @@
-"""A run or a sweep that is killed or asked to stop at any moment ends as if undisturbed."""
+"""A run or a sweep that is killed or stopped at any moment ends as if undisturbed."""
 
 import os
 import random
@@ -19,16 +19,16 @@ from aevb.sweeps.grid import make_plan
 
 COMMAND = [sys.executable, "experiments/run.py", "--config=tests/support/small_run.py"]
 NUM_KILLS, NUM_SIGNALS, NUM_PAIRS = 100, 40, 20
-SWEEPS = 4  # one in so many is a sweep
-PHASES = ("metrics.jsonl", "figures")  # what is made first in training, and then after it
+SWEEPS = 4  # one in this many is a sweep
+PHASES = ("metrics.jsonl", "figures")  # the first outputs of training and of the time after it
 
 
 class Undisturbed(NamedTuple):
-    """What a command does when nobody stops it."""
+    """The results of a command that is not stopped."""
 
     seconds: float
     training: float  # seconds of them
-    found: list[dict[str, Any]]  # what came of each of its runs
+    found: list[dict[str, Any]]  # the results of each of its runs
 
 
 def start(folder: Path, sweep: bool) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def finish(folder: Path, sweep: bool) -> list[dict[str, Any]]:
 
 
 def wait_for(process: subprocess.Popen[str], folder: Path, sweep: bool, name: str) -> float:
-    """-> when the first such file of a run is there."""
+    """Waits until a run has such a file, and returns the time."""
     while not any(folder.glob(f"*/{name}" if sweep else name)):
         assert process.poll() is None
         time.sleep(0.005)
@@ -73,7 +73,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
             first, last = (wait_for(process, folder / "second", sweep, name) for name in PHASES)
             assert process.wait(timeout=600) == 0
             seconds = time.monotonic() - began
-            found = finish(folder / "second", sweep)  # which has nothing to do
+            found = finish(folder / "second", sweep)  # it has nothing left to do
             known[sweep] = Undisturbed(seconds, last - first, found)
         return known[sweep]
 
@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ):
-    """One moment in each hundredth, so that start, training, saving and figures have theirs."""
+    """Each hundredth of the time has one moment, so start, training, saving and figures are hit."""
     sweep = number % SWEEPS == 0
     record_property("fault", f"kill -9, {'sweep' if sweep else 'run'}")
     reference = undisturbed(sweep)
@@ -116,7 +116,7 @@ def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
     folder = tmp_path / "run"
     process = start(folder, sweep)
     part = (number + random.Random(number).random()) / NUM_SIGNALS
-    if number % 5 < 3:  # while it trains, which is a small part of its time
+    if number % 5 < 3:  # during training, which is a small part of its time
         wait_for(process, folder, sweep, PHASES[0])
         time.sleep(part * reference.training)
     else:  # at any moment

@@ -1,4 +1,4 @@
-"""Families of q(z|x): densities, their gradients and samples, and what each can reach."""
+"""Families of q(z|x): densities, their gradients and samples, and the posteriors they can fit."""
 
 import itertools
 from functools import cache, partial
@@ -39,7 +39,10 @@ def family_of(name: str, num_latents: int) -> GuideFamily:
 
 @cache
 def random_stats(name: str, num_latents: int, seed: int, *, scale: float = 0.6) -> Any:
-    """Far from those of a standard normal, but for a grid not too far; heads from N(0, scale^2)."""
+    """Returns statistics far from a standard normal's, but still on a grid.
+
+    The heads are drawn from N(0, scale^2).
+    """
     family, rng = family_of(name, num_latents), np.random.default_rng(seed)
     heads = {head: scale * rng.normal(size=size) for head, size in family.heads.items()}
     heads |= {head: 0.3 * heads[head] - 0.5 for head in ("log_var", "log_diag") if head in heads}
@@ -48,7 +51,7 @@ def random_stats(name: str, num_latents: int, seed: int, *, scale: float = 0.6) 
 
 
 def as_float64(tree: Any) -> Any:
-    """Within `jax.enable_x64`."""
+    """Returns the tree in float64, within `jax.enable_x64`."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), tree)
 
 
@@ -60,12 +63,12 @@ def draws_of(guide: Guide, stats: Any) -> jax.Array:
 
 @partial(jax.jit, static_argnums=0)
 def log_probs(guide: Guide, stats: Any, z: Any) -> jax.Array:
-    """Of points [n, Z] -> [n]."""
+    """Returns the log-density [n] of points [n, Z]."""
     return jax.vmap(guide.log_prob, in_axes=(None, 0))(stats, z)
 
 
 class Grid(NamedTuple):
-    """A density in two dimensions, far enough out that nothing is left."""
+    """A density in two dimensions, on a grid that holds all its mass."""
 
     axis: np.ndarray  # [G], of both dimensions
     density: np.ndarray  # [G, G], the first dimension first
@@ -96,7 +99,7 @@ def test_the_density_integrates_to_1(name: str, seed: int):
 @every_guide
 @pytest.mark.parametrize("seed", [0, 1])
 def test_samples_have_the_density(name: str, seed: int):
-    """Kolmogorov-Smirnov on both coordinates and their sum, at a false-alarm rate of 1e-3 each."""
+    """Kolmogorov-Smirnov tests both coordinates and their sum, with 1e-3 false alarms for each."""
     axis, density = grid_of(name, seed)
     draws = np.asarray(draws_of(family_of(name, 2).guide, random_stats(name, 2, seed)), np.float64)
     spacing = axis[1] - axis[0]
@@ -108,7 +111,7 @@ def test_samples_have_the_density(name: str, seed: int):
         cdf = np.concatenate([[0.0], np.cumsum(steps)])
         test = scipy.stats.kstest(values, lambda z, cdf=cdf: np.interp(z, axis, cdf))
         assert test.pvalue > 1e-3
-    # The marginals say nothing of how the two go together; this expectation does.
+    # The marginals do not determine the dependence; this expectation tests it.
     first, second = np.meshgrid(axis, axis, indexing="ij")
     exact = np.trapezoid(np.trapezoid(density * np.sin(first) * np.cos(second), axis), axis)
     assert standard_errors_off(np.sin(draws[:, 0]) * np.cos(draws[:, 1]), exact) < 4
@@ -117,7 +120,7 @@ def test_samples_have_the_density(name: str, seed: int):
 @every_flow
 @of_some_sizes
 def test_a_flows_density_is_that_of_the_change_of_variables(name: str, num_latents: int):
-    """log q(z_0) - log |det dz / dz_0| by brute force: moving the base's mean moves z_0."""
+    """The oracle is log q(z_0) - log |det dz / dz_0|; moving the base's mean moves z_0."""
     guide = family_of(name, num_latents).guide
     with jax.enable_x64(True):
         stats = as_float64(random_stats(name, num_latents, seed=2))
@@ -155,7 +158,7 @@ def test_the_density_known_while_sampling_is_that_of_the_same_z(name: str, num_l
 
 @pytest.mark.parametrize("name", slow_but(["iaf"], [n for n in GUIDES if n != "diag_normal"]))
 def test_gradients_of_the_density_are_those_of_differences(name: str):
-    """In z and in every statistic, through what inverts a flow; float64."""
+    """The gradients are in z and in every statistic, through a flow's inversion, in float64."""
     guide = family_of(name, 3).guide
     with jax.enable_x64(True):
         stats = as_float64(random_stats(name, 3, seed=4))
@@ -166,14 +169,14 @@ def test_gradients_of_the_density_are_those_of_differences(name: str):
             jax.vmap(lambda shift: (log_prob(at + shift) - log_prob(at - shift)) / 2e-5)
         )(shifts)
         gradient = jax.jit(jax.grad(log_prob))(at)
-    assert np.sum(np.asarray(gradient) != 0.0) >= 12  # so that the comparison says something
+    assert np.sum(np.asarray(gradient) != 0.0) >= 12  # so that the comparison is informative
     np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.slow
 @every_new_guide
 def test_the_gradient_of_the_weights_does_not_depend_on_how_log_q_is_found(name: str):
-    """`log_weights` takes what sampling knows; the other way is by `log_prob` at the sample."""
+    """In `log_weights`, log q comes from sampling; the alternative is `log_prob` at the sample."""
     guide = family_of(name, 3).guide
     joint = Joint(lambda z: -jnp.sum(z**4), lambda z: jnp.sum(jnp.sin(z)))
     with jax.enable_x64(True):
@@ -212,7 +215,7 @@ def test_vmap_changes_nothing(name: str):
 @every_guide
 @of_some_sizes
 def test_the_heads_are_what_the_statistics_are_made_of(name: str, num_latents: int):
-    """Each moves the density; a head that nothing reads would be trained in vain."""
+    """Every head changes the density; a head without effect would be trained in vain."""
     family = family_of(name, num_latents)
     assert all(size > 0 for size in family.heads.values())
     rng = np.random.default_rng(0)
@@ -273,7 +276,7 @@ def linear_gaussian_joint(model: oracles.LinearGaussian, x: np.ndarray) -> Joint
 
 @pytest.mark.slow
 def test_full_normal_reaches_a_posterior_that_diag_normal_cannot():
-    """What diag_normal misses is known: its best variances are 1 over the precision's diagonal."""
+    """The loss of diag_normal is known: its best variances are 1 over the precision's diagonal."""
     model = oracles.linear_gaussian(0, 6, 3)
     x = np.random.default_rng(0).normal(size=6)
     mean, cov = model.posterior(x)
@@ -289,7 +292,7 @@ def test_full_normal_reaches_a_posterior_that_diag_normal_cannot():
     assert standard_errors_off(log_prob - np.asarray(log_w, np.float64), missed) < 4
 
     def climb(stats: FullNormal, key: jax.Array) -> tuple[FullNormal, None]:
-        """By `stl`, whose gradient has no noise at the posterior."""
+        """Takes one step up `stl`, whose gradient has no noise at the posterior."""
         gradient = jax.grad(lambda s: BOUNDS["stl"](key, s, full_normal, joint, num_samples=10))
         return jax.tree.map(lambda leaf, slope: leaf + 0.03 * slope, stats, gradient(stats)), None
 
@@ -303,7 +306,7 @@ def test_full_normal_reaches_a_posterior_that_diag_normal_cannot():
 
 
 def test_stl_has_no_gradient_at_an_exact_posterior_with_correlations():
-    """It would have if the density came along with the sample, where nothing is stopped."""
+    """The gradient would not vanish if the density came from sampling, where nothing is stopped."""
     model = oracles.linear_gaussian(1, 5, 3)
     x = np.random.default_rng(1).normal(size=5)
     mean, cov = model.posterior(x)
@@ -323,14 +326,14 @@ def test_stl_has_no_gradient_at_an_exact_posterior_with_correlations():
         )
 
     assert np.max(np.abs(gradients("stl"))) < 1e-4
-    assert np.std(gradients("sgvb_a")) > 0.1  # it is 0 on average alone
+    assert np.std(gradients("sgvb_a")) > 0.1  # it is 0 only on average
 
 
 # Flows
 
 
 def banana(z: Any) -> Any:
-    """What the one observation of a model with a curved posterior sees of z [..., 2]."""
+    """Returns the mean of the one observation in a model with a curved posterior, at z [..., 2]."""
     return z[..., 1] + z[..., 0] ** 2
 
 
@@ -352,7 +355,7 @@ def banana_log_prob() -> float:
 
 @cache
 def fitted_to_the_banana(name: str) -> tuple[float, float]:
-    """The evidence lower bound of a guide after 1500 steps of Adam, and its standard error."""
+    """Returns the evidence lower bound of a guide after 1500 Adam steps, and its standard error."""
     family = GUIDES[name](Sizes(2, 4 if name == "planar" else 2, 8))
     guide, joint = family.guide, banana_joint()
     rng = np.random.default_rng(0)
@@ -380,13 +383,13 @@ def fitted_to_the_banana(name: str) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("standard_promotion")  # optax leans on it
+@pytest.mark.usefixtures("standard_promotion")  # optax needs it
 @pytest.mark.parametrize("name", slow_but(["planar"], FLOWS))
 def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too_near(name: str):
-    """log p(x) is known by quadrature; a wrong density would soon exceed it."""
+    """The value log p(x) is known by quadrature; a wrong density would soon exceed it."""
     log_prob = banana_log_prob()
     gaussian, flow = fitted_to_the_banana("full_normal"), fitted_to_the_banana(name)
-    assert log_prob - gaussian[0] > 0.5  # so that there is something to gain
+    assert log_prob - gaussian[0] > 0.5  # so that an improvement is possible
     assert log_prob - flow[0] < 0.5 * (log_prob - gaussian[0])
     for bound, standard_error in (gaussian, flow):
         assert bound < log_prob + 4 * standard_error
@@ -405,7 +408,7 @@ def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too
 def test_stl_and_dreg_have_the_mean_gradient_with_flows_too(
     name: str, name_of_bound: str, reference: str, num_samples: int
 ):
-    """By differences at the same noise; half of what depends on phi in log q is inverted."""
+    """The gradients use the same noise; half of what depends on phi in log q is inverted."""
     guide, joint = family_of(name, 2).guide, banana_joint()
     stats = random_stats(name, 2, seed=7)
     flat, unravel = ravel_pytree(stats)
@@ -425,8 +428,8 @@ def test_stl_and_dreg_have_the_mean_gradient_with_flows_too(
     draws = np.asarray(differences(jax.random.split(jax.random.key(3), 4000)), np.float64)
     varies = np.std(draws, axis=0) > 0.0
     assert np.sum(varies) > 10
-    np.testing.assert_array_equal(draws[:, ~varies], 0.0)  # what masks hide
-    # Of so many entries the worst may be farther off than any one of them: 1e-4 in all.
+    np.testing.assert_array_equal(draws[:, ~varies], 0.0)  # the entries that masks remove
+    # The worst of many entries has a wider limit than a single one: 1e-4 in all.
     limit = scipy.stats.norm.isf(0.5e-4 / np.sum(varies))
     assert standard_errors_off(draws[:, varies], 0.0) < max(limit, 4.0)
 
@@ -435,7 +438,7 @@ PLANAR_EXTREMES = list(itertools.product([0.0, 1e-6, 1e-2, 1.0, 30.0], [0.0, 1e-
 
 
 def one_planar_layer(w: float, u: float, b: float, *, along: float) -> FlowStats:
-    """With |w| and |u| as given, and u at an angle to w with the cosine `along`."""
+    """Returns one layer with |w| and |u| as given, and `along` the cosine of u's angle to w."""
     direction = np.array([0.6, 0.8])
     aside = np.array([-0.8, 0.6])
     u_vector = u * (along * direction + np.sqrt(1.0 - along**2) * aside)
@@ -473,7 +476,7 @@ def test_a_planar_layer_is_invertible_whatever_its_statistics(along: float):
 
 
 def test_a_planar_layer_without_u_or_without_w_moves_nothing_but_by_a_constant():
-    """u = 0 is the identity, and w -> 0 does not blow u up; w = 0 shifts by u tanh(b)."""
+    """The map at u = 0 is the identity; w -> 0 keeps u bounded, and w = 0 shifts by u tanh(b)."""
     key = jax.random.key(0)
     for w in (0.0, 1e-6, 1.0):
         stats = one_planar_layer(w, 0.0, 0.4, along=0.5)
@@ -488,7 +491,7 @@ def test_a_planar_layer_without_u_or_without_w_moves_nothing_but_by_a_constant()
 
 
 def test_the_gradient_of_a_planar_layer_at_u_0_is_that_of_differences():
-    """There its invertible u is put together from two branches, which must meet smoothly."""
+    """There its invertible u is composed from two branches, which must join smoothly."""
     with jax.enable_x64(True):
         stats = as_float64(one_planar_layer(1.0, 0.0, 0.4, along=0.5))
         at, unravel = ravel_pytree(stats)
@@ -501,7 +504,7 @@ def test_the_gradient_of_a_planar_layer_at_u_0_is_that_of_differences():
 
 @pytest.mark.parametrize("num_hidden", [3, 16])
 def test_an_iaf_layer_lets_each_entry_see_all_before_it_and_none_after(num_hidden: int):
-    """dz / dz_0 of one layer is triangular; with Z hidden units or more it has no other zeros."""
+    """For one layer, dz / dz_0 is triangular; with Z hidden units it has no other zeros."""
     family = GUIDES["iaf"](Sizes(5, 1, num_hidden))
     assert family.init is not None
     rng = np.random.default_rng(0)
@@ -520,7 +523,7 @@ def test_an_iaf_layer_lets_each_entry_see_all_before_it_and_none_after(num_hidde
 
 
 def test_layers_of_an_iaf_keep_their_order_beyond_ten():
-    """jax sorts the names of a dict: as strings, layer_10 precedes layer_2."""
+    """JAX sorts the names of a dict as strings, so that layer_10 precedes layer_2."""
     family = GUIDES["iaf"](Sizes(2, 12, 4))
     assert family.init is not None
     own = family.init(jax.random.key(0))

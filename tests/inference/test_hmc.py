@@ -1,4 +1,4 @@
-"""HMC and annealing: what they leave invariant, what they adapt, and what their weights average."""
+"""HMC and annealing: invariance, adaptation, and the average of the weights."""
 
 import math
 from functools import partial
@@ -20,7 +20,7 @@ COVARIANCE = np.linalg.inv(np.asarray(PRECISION, np.float64))
 
 
 def log_normal(z: jax.Array) -> jax.Array:
-    """N(0, COVARIANCE), not normalized."""
+    """Returns log N(0, COVARIANCE), not normalized."""
     return -0.5 * z @ PRECISION @ z
 
 
@@ -41,17 +41,17 @@ def five_moves(z: jax.Array, step_size: jax.Array) -> tuple[jax.Array, jax.Array
 
 @pytest.mark.parametrize("step_size", [0.5, 3.0, 6.0])
 def test_a_transition_leaves_its_target_invariant_at_any_step_size(step_size: float):
-    """Long steps are rejected often, which alone keeps them right."""
+    """Long steps are often rejected, and the rejection alone keeps the target invariant."""
     start = np.asarray(scipy.stats.logistic.rvs(size=(20_000, 1), random_state=0), np.float32)
     end, acceptance = five_moves(start, jnp.float32(step_size))
     end = np.asarray(end)
     assert scipy.stats.kstest(end[:, 0], scipy.stats.logistic.cdf).pvalue > 1e-4
-    assert np.corrcoef(start[:, 0], end[:, 0])[0, 1] < 0.5  # they did move
+    assert np.corrcoef(start[:, 0], end[:, 0])[0, 1] < 0.5  # the chains moved
     assert (np.mean(acceptance) > 0.9) == (step_size == 0.5)
 
 
 def test_a_transition_mixes_on_a_gaussian_whose_period_is_the_trajectory():
-    """2 pi / 10 steps of 10 bring a standard normal back to where it was, without the jitter."""
+    """Without jitter, 10 steps of 2 pi / 10 bring a standard normal back to its start."""
     move = partial(hmc.move, log_density=lambda z: -0.5 * jnp.sum(z**2), num_leapfrog=10)
     start, step_size = np.full((2000, 1), 2.0, np.float32), np.float32(2.0 * math.pi / 10.0)
     end, _ = jax.jit(move)(jax.random.key(0), start, step_size)
@@ -75,7 +75,7 @@ def test_chains_from_afar_have_the_mean_and_covariance_of_their_target():
 
 
 def test_the_step_size_is_adapted_to_the_target_acceptance():
-    """Near the longest stable step acceptance falls off a cliff, so 0.65 is met less closely."""
+    """Near the longest stable step, acceptance falls steeply, so 0.65 is met less closely."""
     start = np.zeros((64, 2), np.float32)
     low, high = (sampled(jax.random.key(2), start, np.float32(target)) for target in (0.65, 0.9))
     assert low.acceptance == pytest.approx(0.65, abs=0.12)
@@ -91,7 +91,7 @@ def chains_of(x: np.ndarray) -> hmc.Chains:
 
 
 def test_r_hat_and_the_effective_sample_size_tell_chains_that_do_not_agree():
-    """They keep the axis of a single dimension."""
+    """Both keep the axis of a single dimension."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(4, 500, 1)) + np.array([0.0, 0.0, 8.0, 8.0])[:, None, None]
     reductions, sizes = r_hat(chains_of(x)), effective_sample_size(chains_of(x))
@@ -102,7 +102,7 @@ def test_r_hat_and_the_effective_sample_size_tell_chains_that_do_not_agree():
 
 @pytest.mark.parametrize("correlation", [0.0, 0.8, -0.5])
 def test_the_effective_sample_size_of_an_autoregression_is_the_closed_form(correlation: float):
-    """(1 - rho) / (1 + rho) of the samples, where neighbors have the correlation rho."""
+    """The size is (1 - rho) / (1 + rho) of the samples, with correlation rho between neighbors."""
     rng = np.random.default_rng(0)
     x = np.zeros((8, 4000, 2))
     x[:, 0] = rng.normal(size=(8, 2))
@@ -132,7 +132,7 @@ def test_the_schedule_refuses_a_path_without_an_inner_point():
         sigmoid_schedule(1)
 
 
-# From 3 N(1, 1) to 5 N(-1, 0.25), neither of which is normalized.
+# The path leads from 3 N(1, 1) to 5 N(-1, 0.25), neither of which is normalized.
 PATH = Path(
     log_q=lambda z: math.log(3.0) + jnp.sum(-0.5 * (z - 1.0) ** 2),
     log_p=lambda z: math.log(5.0) + jnp.sum(-2.0 * (z + 1.0) ** 2),
@@ -145,7 +145,7 @@ NORMALS = {"forwards": ((1.0, 1.0), 1.0), "backwards": ((-1.0, 0.5), -1.0)}
 @pytest.mark.parametrize("direction", NORMALS)
 @pytest.mark.parametrize("step_size", slow_but([0.7], [0.05, 0.7]))
 def test_annealed_weights_average_to_the_ratio_of_the_normalizers(direction: str, step_size: float):
-    """However badly the chains move; with better moves the weights only vary less."""
+    """The average is right even if the chains move badly; better moves only reduce the variance."""
     (mean, std), sign = NORMALS[direction]
     start = mean + std * jax.random.normal(jax.random.key(0), (20_000, 1))
     betas = sigmoid_schedule(20)[:: int(sign)]
@@ -172,7 +172,7 @@ def test_better_moves_and_more_temperatures_make_the_weights_vary_less():
 
 @pytest.mark.slow
 def test_the_pilots_steps_give_other_chains_the_target_acceptance_all_along_the_path():
-    """From a density twenty times as wide as the last, so one step size could not do."""
+    """The first density is twenty times as wide as the last, so one step size would not suffice."""
     path = Path(lambda z: -0.5 * jnp.sum(z**2), lambda z: -0.5 * 400.0 * jnp.sum(z**2))
     betas = sigmoid_schedule(299)
     settings = hmc.Settings(num_leapfrog=5, target_acceptance=0.8)

@@ -1,4 +1,4 @@
-"""What log-weights say, against float64, and the tail's shape against tails of known shape."""
+"""Statistics of log-weights against float64, and the tail's shape against known tails."""
 
 import math
 from functools import partial
@@ -17,7 +17,7 @@ def log_normal_weights(*shape: int, seed: int = 0, std: float = 1.0) -> np.ndarr
 
 
 class Summary(NamedTuple):
-    """What is said of weights."""
+    """The statistics of weights."""
 
     log_mean: jax.Array
     standard_error: jax.Array
@@ -45,7 +45,7 @@ add, of = jax.jit(importance_weights.add), jax.jit(importance_weights.of)
 def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_come(
     sizes: tuple[int, ...],
 ):
-    """exp(-500) is 0 in float32 and in what a naive mean of weights would give."""
+    """The value exp(-500) is 0 in float32, and so is the naive mean of such weights."""
     log_w = log_normal_weights(1000)
     running = importance_weights.none_of(1000)
     for chunk in np.split(log_w, np.cumsum(sizes)[:-1]):
@@ -95,7 +95,7 @@ pareto_k_of_each = jax.jit(jax.vmap(importance_weights.pareto_k))
 
 @pytest.mark.parametrize("exact", [-0.3, 0.2, 0.5, 0.7, 1.0])
 def test_pareto_k_is_the_shape_of_a_generalized_pareto_tail(exact: float):
-    """Its prior counts as 10 excesses with k = 0.5; 0.02 is for the fit's own bias."""
+    """The prior of k counts as 10 excesses with k = 0.5; 0.02 allows for the fit's own bias."""
     num_weights, num_sets = 10_000, 400
     num_tail = importance_weights.tail_size(num_weights)
     draws = scipy.stats.genpareto(exact).rvs(size=(num_sets, num_tail), random_state=0)
@@ -119,7 +119,7 @@ def test_pareto_k_agrees_with_maximum_likelihood(exact: float):
 
 
 def test_pareto_k_of_gaussian_weights_is_their_ratio_of_variances():
-    """q = N(0, s^2) for p = N(0, 1): the density ratio has a tail of index 1 - s^2."""
+    """For q = N(0, s^2) and p = N(0, 1), the density ratio has a tail of index 1 - s^2."""
     num_weights = 100_000
     z = np.random.default_rng(0).normal(size=num_weights)
     for variance, low, high in ((0.3, 0.45, 1.0), (2.0, -math.inf, 0.2)):

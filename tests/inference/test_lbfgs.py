@@ -1,4 +1,4 @@
-"""L-BFGS climbs to tops that are known, and never ends below where it started."""
+"""L-BFGS reaches known optima, and never ends below its start."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def test_the_point_may_be_any_pytree():
 
 def test_what_ends_worse_or_in_nan_is_not_taken():
     def cliff(z: jax.Array) -> jax.Array:
-        """Rises toward 1, beyond which it is not a number."""
+        """Returns a value that rises toward z = 1 and is NaN beyond it."""
         return jnp.log(1.0 - z) * 1e-3 + 100.0 * z
 
     start = jnp.float32(0.5)

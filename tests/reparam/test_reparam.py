@@ -1,7 +1,7 @@
 """Reparameterized families: densities, samples and gradients against SciPy in float64.
 
-The tests run over FAMILIES, so a new entry needs a counterpart in SCIPY, and nothing else where its
-parameters have the usual names (EXTREMES) and its dimensions are independent (JOINT_CELLS).
+The tests run over FAMILIES, so a new entry needs a counterpart in SCIPY. It needs nothing else if
+its parameters have the usual names (EXTREMES) and its dimensions are independent (JOINT_CELLS).
 """
 
 import functools
@@ -26,8 +26,8 @@ from aevb.reparam import FAMILIES, composition, inverse_cdf, location_scale
 from aevb.reparam.family import Family, Noise, Params, open_uniform, positive
 from aevb.reparam.gamma import GammaNoise, log_gamma
 
-BATCH = 2_000  # of draws, in all calls, so that a family is compiled once
-# Gammas take long to draw; the gradients of two families that are made of them are noisy.
+BATCH = 2_000  # draws in every call, so that each family is compiled once
+# Gammas are slow to draw, and the gradients of two families made of them are noisy.
 MADE_OF_GAMMAS = ("erlang", "student_t", "gamma", "dirichlet", "beta", "chi_squared")
 NUM_BATCHES = {
     **dict.fromkeys(FAMILIES, 20),
@@ -40,7 +40,7 @@ Exact = dict[str, np.ndarray]  # parameters in float64, as float32 holds them
 
 
 class Law:
-    """A distribution of SciPy at its parameters; SciPy's own takes milliseconds to make."""
+    """A distribution of SciPy with its parameters; freezing one in SciPy takes milliseconds."""
 
     def __init__(self, distribution: Any, *args: Any, **kwargs: Any):
         self.distribution, self.args, self.kwargs = distribution, args, kwargs
@@ -51,12 +51,12 @@ class Law:
 
 
 class Counterpart(NamedTuple):
-    """A family at some parameters, as SciPy knows it."""
+    """A family at some parameters, and its counterpart in SciPy."""
 
     params: dict[str, Any]  # Z = 3, each dimension different
-    law: Callable[[Exact], Law]  # of views [V] of z: of its dimensions,
-    views: np.ndarray = np.eye(3)  # or else of its projections [V, Z]
-    joint: Callable[[Exact, np.ndarray], Any] | None = None  # log p(z) where dimensions depend
+    law: Callable[[Exact], Law]  # of views [V] of z: its dimensions,
+    views: np.ndarray = np.eye(3)  # or its projections [V, Z]
+    joint: Callable[[Exact, np.ndarray], Any] | None = None  # log p(z) of dependent dimensions
 
 
 SCALE_TRIL = [[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.9, 0.3, 1.2]]
@@ -72,7 +72,7 @@ def projected_student_t(p: Exact) -> Law:
 
 def multivariate_student_t(p: Exact, z: np.ndarray) -> Any:
     factor = np.tril(p["scale_tril"])
-    logpdf: Any = scipy.stats.multivariate_t.logpdf  # which is typed for an integer df
+    logpdf: Any = scipy.stats.multivariate_t.logpdf  # its type has an integer df
     return logpdf(z, p["location"], factor @ factor.T, df=p["df"])
 
 
@@ -173,8 +173,8 @@ EXTREMES = {
     "high": (1e-2, 1e10),
 }
 
-# Far from 0 a float z is rounded onto an end of a narrow triangle, where the density is 0.
-# The others are where a float z has left the range of floats, or is an Erlang's at all.
+# Far from 0, a float z is rounded to an end of a narrow triangle, where the density is 0. The other
+# limits keep a float z in range, and the concentration one of an Erlang.
 NEARER_EXTREMES = {
     "triangular": {"location": (0.0,)},
     "log_normal": {"location": (-50.0, 50.0)},
@@ -182,12 +182,12 @@ NEARER_EXTREMES = {
 }
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
-# Programs of four that are drawn from Gammas, as others are, take long to make.
+# These four are drawn from Gammas, like others, and their programs compile slowly.
 DRAWN_ALIKE = ("erlang", "beta", "chi_squared", "f")
 every_drawn_family = pytest.mark.parametrize(
     "name", slow_but(set(FAMILIES) - set(DRAWN_ALIKE), FAMILIES)
 )
-# One or two of each way to draw.
+# One or two families for each way to draw.
 DRAWN_IN_SHORT = ("cauchy", "gumbel", "triangular", "elliptical", "student_t", "gamma", "dirichlet")
 every_closed_inverse_cdf = pytest.mark.parametrize(
     "name", [name for name in inverse_cdf.INVERSE_CDF if name != "erlang"]
@@ -209,7 +209,7 @@ def keys(number: int, seed: int = 0) -> jax.Array:
 
 
 class Evaluation(NamedTuple):
-    """All that a family gives at one draw of its noise."""
+    """The results of a family at one draw of its noise."""
 
     z: jax.Array
     slope: Params  # of the sum of z, in the parameters
@@ -219,7 +219,7 @@ class Evaluation(NamedTuple):
 
 
 def bounded(views: Any, scaling: Any, tanh: Callable[[Any], Any]) -> Any:
-    """A statistic of views [V], whose mean moves with location, scale and tails -> []."""
+    """Returns a statistic [] of views [V], whose mean moves with location, scale and tails."""
     centre, width = scaling
     t = tanh((views - centre) / width)
     return (t + t**2).sum(-1)
@@ -227,7 +227,10 @@ def bounded(views: Any, scaling: Any, tanh: Callable[[Any], Any]) -> Any:
 
 @functools.cache
 def evaluator(family: Family) -> Callable[..., Evaluation]:
-    """(params [n], noise [n], views [V, Z], scaling) -> an Evaluation [n], compiled."""
+    """Returns a compiled function of params [n], noise [n], views [V, Z] and scaling.
+
+    It returns an Evaluation [n].
+    """
 
     def evaluate(params: Params, noise: Any, views: jax.Array, scaling: Any) -> Evaluation:
         z, pullback = jax.vjp(lambda params: family.transform(params, noise), params)
@@ -246,7 +249,7 @@ def noise_maker(noise: Noise) -> Callable[[jax.Array], Any]:
 
 @functools.cache
 def noise_of(name: str) -> list[Any]:
-    """Of each batch, [n, ...]."""
+    """Returns the noise of each batch, [n, ...]."""
     seed = jax.random.key(list(FAMILIES).index(name))
     return [
         noise_maker(FAMILIES[name].noise)(batch)
@@ -255,26 +258,26 @@ def noise_of(name: str) -> list[Any]:
 
 
 def repeated(tree: Any, times: int) -> Any:
-    """Leaves [...] -> [times, ...]."""
+    """Repeats leaves [...] to [times, ...]."""
     return jax.tree.map(lambda leaf: np.tile(leaf, (times, *[1] * np.ndim(leaf))), tree)
 
 
 def evaluate(name: str, params: Params, noise: Any) -> Evaluation:
-    """With params [BATCH, ...]."""
+    """Evaluates the family with params [BATCH, ...]."""
     views, scaling = jax.tree.map(jnp.float32, (SCIPY[name].views, centre_and_width(name)))
     return evaluator(FAMILIES[name])(params, noise, views, scaling)
 
 
 @functools.cache
 def evaluations(name: str) -> Evaluation:
-    """At all draws [n, ...], in float64."""
+    """Returns the evaluations of all draws [n, ...], in float64."""
     params = repeated(float32_params(name), BATCH)
     batches = [evaluate(name, params, noise) for noise in noise_of(name)]
     return jax.tree.map(lambda *parts: np.concatenate(parts).astype(np.float64), *batches)
 
 
 def draws(name: str) -> np.ndarray:
-    """[n, Z]."""
+    """Returns all draws, [n, Z]."""
     return np.asarray(evaluations(name).z)
 
 
@@ -283,7 +286,7 @@ def quantiles(name: str, params: Exact, u: ArrayLike) -> np.ndarray:
 
 
 def centre_and_width(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of the views: the median and the interquartile range."""
+    """Returns the median and the interquartile range of the views."""
     lower, median, upper = (
         quantiles(name, exact_params(name), np.float64(level)) for level in (0.25, 0.5, 0.75)
     )
@@ -312,7 +315,7 @@ def test_the_parameters_are_named(name: str):
 
 
 def p_values(name: str, z: np.ndarray) -> list[float]:
-    """Of Kolmogorov-Smirnov tests of z [n, Z], one for each view."""
+    """Returns the p-values of Kolmogorov-Smirnov tests of z [n, Z], one for each view."""
     law = SCIPY[name].law(exact_params(name))
     levels = law.cdf(z @ SCIPY[name].views.T)
     return [
@@ -326,7 +329,7 @@ NUM_VIEWS = sum(len(counterpart.views) for counterpart in SCIPY.values())
 
 @pytest.mark.parametrize("name", slow_but(DRAWN_IN_SHORT, FAMILIES))
 def test_samples_have_scipys_distribution(name: str):
-    """Right samples turn any of these red with probability FALSE_ALARM (Bonferroni)."""
+    """Right samples fail any of these tests with probability FALSE_ALARM (Bonferroni)."""
     assert min(p_values(name, draws(name))) > FALSE_ALARM / NUM_VIEWS
 
 
@@ -344,7 +347,7 @@ def test_log_prob_is_scipys(name: str):
 
 @every_drawn_family
 def test_the_gradient_of_log_prob_is_scipys(name: str):
-    """In every parameter, and in z along a direction that does not leave a simplex."""
+    """The gradient is in every parameter, and in z along a direction that stays in the simplex."""
     params = exact_params(name)
     direction = np.array([1.0, 1.0, -2.0])
     in_params, in_z = evaluations(name).log_prob_slopes
@@ -361,7 +364,7 @@ def test_the_gradient_of_log_prob_is_scipys(name: str):
 
 
 def support_of(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of each dimension's support, two of [Z]."""
+    """Returns the ends of each dimension's support, [Z] each."""
     low, high = SCIPY[name].law(exact_params(name)).support()
     return np.resize(low, 3), np.resize(high, 3)
 
@@ -373,13 +376,16 @@ def test_log_prob_is_minus_infinity_outside_the_support(name: str):
             outside = np.resize(quantiles(name, exact_params(name), 0.5), 3)
             outside /= np.sum(outside) if name == "dirichlet" else 1.0
             outside[dim] = ends[dim] + step
-            if name == "dirichlet":  # it takes on trust that z sums to 1
+            if name == "dirichlet":  # it assumes that z sums to 1
                 outside[dim - 1] += 1.0 - np.sum(outside)
             assert FAMILIES[name].log_prob(float32_params(name), jnp.float32(outside)) == -np.inf
 
 
 class Cells(NamedTuple):
-    """A support cut up for the trapezoid rule, in a variable in which the density decays."""
+    """A support divided into cells for the trapezoid rule.
+
+    The variable of the rule is one in which the density decays.
+    """
 
     params: Params
     points: np.ndarray  # [n, Z]
@@ -401,7 +407,7 @@ def dimension_cells(name: str, dim: int) -> Cells:
 
 
 def elliptical_cells() -> Cells:
-    """Of the first two dimensions."""
+    """Returns cells of the first two dimensions."""
     t, step = np.linspace(-15.0, 15.0, 401, retstep=True)
     points = np.stack(np.meshgrid(np.sinh(t), np.sinh(t)), axis=-1).reshape(-1, 2)
     p = float32_params("elliptical")
@@ -410,7 +416,7 @@ def elliptical_cells() -> Cells:
 
 
 def dirichlet_cells() -> Cells:
-    """By breaking a stick twice; the volume is in the first two dimensions."""
+    """Returns cells by breaking a stick twice; the volume is in the first two dimensions."""
     t, step = np.linspace(-40.0, 40.0, 401, retstep=True)
     first, second = (scipy.special.expit(side).ravel() for side in np.meshgrid(t, t))
     rests = [scipy.special.expit(-side).ravel() for side in np.meshgrid(t, t)]
@@ -428,13 +434,16 @@ def _log_probs(name: str, params: Params, z: jax.Array) -> jax.Array:
 
 
 def log_probs(name: str, params: Params, z: np.ndarray) -> jax.Array:
-    """Of points [n, Z] -> [n]."""
+    """Returns the log-density [n] of points [n, Z]."""
     return _log_probs(name, params, np.float32(z))
 
 
 @functools.cache
 def totals(name: str) -> np.ndarray:
-    """Integrals of the float32 density, summed in float64: of each dimension, or of all at once."""
+    """Returns integrals of the float32 density, summed in float64.
+
+    There is one for each dimension, or one for all dimensions together.
+    """
     if name in JOINT_CELLS:
         cells = [JOINT_CELLS[name]()]
     else:
@@ -460,7 +469,7 @@ def test_a_constant_that_is_slightly_off_would_be_caught(name: str):
 
 @every_closed_inverse_cdf
 def test_the_transform_is_scipys_inverse_cdf_with_its_gradient(name: str):
-    """To the least and the greatest u that are ever drawn."""
+    """The levels include the least and the greatest u that are ever drawn."""
     levels = [2**-24, 1e-4, 0.1, 0.5, 0.7, 0.999, 1.0 - 2**-24]
     u = np.array(levels, np.float32)[:, None]
     noise = jnp.tile(u, (BATCH // len(u) + 1, 3))[:BATCH]
@@ -477,7 +486,10 @@ def test_the_transform_is_scipys_inverse_cdf_with_its_gradient(name: str):
 
 @functools.cache
 def expectation_gradient(name: str) -> Exact:
-    """Of the mean of `bounded`, by quadrature over levels and finite differences."""
+    """Returns the gradient of the mean of `bounded`, by quadrature and finite differences.
+
+    The quadrature runs over levels.
+    """
     t, step = np.linspace(-30.0, 30.0, 1001, retstep=True)
     levels = scipy.special.expit(t)[:, None]
     weights = levels[:, 0] * scipy.special.expit(-t) * step
@@ -495,7 +507,7 @@ def expectation_gradient(name: str) -> Exact:
 
 
 def moving(name: str, param: str) -> Any:
-    """The entries of a parameter that a sample depends on."""
+    """Returns the entries of a parameter that a sample depends on."""
     shape = exact_params(name)[param].shape
     return np.tril(np.ones(shape, bool)) if param == "scale_tril" else np.ones(shape, bool)
 
@@ -518,7 +530,7 @@ def test_four_standard_errors_are_tight_enough_to_catch_a_gradient_a_third_off(n
 
 
 def extreme_params(name: str) -> list[dict[str, Any]]:
-    """Every combination of the least and the greatest of each parameter."""
+    """Returns every combination of the least and the greatest value of each parameter."""
     sizes = {param: EXTREMES[param] for param in FAMILIES[name].params}
     sizes.update(NEARER_EXTREMES.get(name, {}))
     shapes = {
@@ -535,7 +547,7 @@ def extreme_params(name: str) -> list[dict[str, Any]]:
 
 
 def extreme_noise(name: str, period: int) -> Any:
-    """Noise as it is drawn, and in two draws of each period the least and the greatest uniforms."""
+    """Returns drawn noise in which two draws of each period are the least and greatest uniforms."""
 
     def with_extremes(uniform: jax.Array) -> jax.Array:
         return uniform.at[::period].set(2**-24).at[1::period].set(1.0 - 2**-24)
@@ -551,7 +563,7 @@ def extreme_noise(name: str, period: int) -> Any:
 
 @every_drawn_family
 def test_samples_log_prob_and_their_gradients_are_finite_at_extremes(name: str):
-    """The draws of a batch are shared out among the combinations."""
+    """The draws of a batch are distributed among the combinations."""
     combinations = extreme_params(name)
     each = BATCH // len(combinations)
     params = jax.tree.map(lambda *leaves: np.concatenate(leaves), *repeated(combinations, each))
@@ -582,7 +594,7 @@ def test_a_sample_is_its_transform_of_noise_that_knows_no_parameter(name: str):
 
 
 def test_uniform_noise_is_the_middles_of_equal_cells():
-    """Hence in the open interval; in bfloat16 there are so few that all of them are seen."""
+    """They are in the open interval; bfloat16 has so few values that the test sees all of them."""
     coarse = open_uniform(jax.random.key(0), (10_000,), jnp.bfloat16)
     np.testing.assert_array_equal(np.unique(np.float64(coarse)), (np.arange(128) + 0.5) / 128)
     fine = np.float64(open_uniform(jax.random.key(0), (10_000,), jnp.float32)) * 2**24
@@ -599,7 +611,7 @@ def test_positive_saturates_where_z_is_still_positive_and_its_square_finite():
 
 
 def test_the_logarithm_of_a_gamma_and_its_gradient_are_unbiased_at_any_concentration():
-    """E[log g] is the digamma and its derivative the trigamma, also where g would be 0."""
+    """The mean E[log g] is the digamma and its derivative the trigamma, also where g would be 0."""
     concentrations = jnp.float32([1e-3, 0.1, 1.0, 30.0, 1e4])
 
     @jax.jit
@@ -632,7 +644,7 @@ def test_elliptical_in_one_dimension_is_student_t():
 
 
 def test_student_t_of_many_degrees_of_freedom_is_gaussian():
-    """lgamma(df / 2) is 7e7 at 10^7 of them, of which float32 keeps no decimal."""
+    """The value lgamma(df / 2) is 7e7 at df = 10^7, of which float32 keeps no decimal."""
     params = float32_params("gaussian")
     heavy = log_probs("student_t", {**params, "df": jnp.full(3, 1e7)}, draws("gaussian")[:10])
     light = evaluations("gaussian").log_prob[:10]
@@ -650,7 +662,7 @@ def test_logistic_goes_by_location_and_scale_too():
 
 
 def test_a_family_makes_a_guide():
-    """KL(Exponential(r) || Exponential(s)) = log(r / s) + s / r - 1, by sgvb_a."""
+    """The oracle is KL(Exponential(r) || Exponential(s)) = log(r / s) + s / r - 1, by sgvb_a."""
     family = FAMILIES["exponential"]
     guide = Guide(family.sample, family.log_prob)
     r, s = {"rate": jnp.float32([2.0, 0.5])}, {"rate": jnp.float32([1.0, 3.0])}

@@ -1,7 +1,7 @@
-"""Pages in a browser. A run's draws what JAX decodes and follows a hand, several runs' sorts and
-filters, and both ask for nothing.
+"""Pages in a browser: decoding as in JAX, dragging, sorting and filtering, without any requests.
 
-`make test-browser`, where Debian's chromium is installed.
+The page of a run decodes and reacts to the mouse; the page of several runs sorts and filters.
+`make test-browser` runs these tests, if Debian's chromium is installed.
 """
 
 import csv
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of runs of three numbers of latents, two of one."""
+    """Returns the page of runs with three numbers of latents, of which one has two runs."""
     folder = tmp_path_factory.mktemp("browser") / "several"
     for num_latents, seed in ((2, 0), (5, 0), (10, 0), (10, 1)):
         values = {"train.num_examples": 3000, "model.num_latents": num_latents, "seed": seed}
@@ -60,21 +60,21 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=SIZES)
 def page(request: pytest.FixtureRequest, browser: Browser, folder: Path) -> Iterator[Page]:
-    """The run's page."""
+    """Yields the page of the run."""
     with opened(browser, request.param, folder / "explorer.html") as page:
         yield page
 
 
 @pytest.fixture(params=SIZES)
 def beside(request: pytest.FixtureRequest, browser: Browser, several: Path) -> Iterator[Page]:
-    """The page of several runs."""
+    """Yields the page of several runs."""
     with opened(browser, request.param, several) as page:
         yield page
 
 
 @contextmanager
 def opened(browser: Browser, size: str, file: Path) -> Iterator[Page]:
-    """A page that has no network, asks for nothing and has no error."""
+    """Opens a page without a network, and checks that it makes no request and has no error."""
     width, height = SIZES[size]
     scheme: Any = "dark" if size == "phone" else "light"
     context = browser.new_context(
@@ -94,7 +94,7 @@ def opened(browser: Browser, size: str, file: Path) -> Iterator[Page]:
 
 
 def shown(page: Page) -> np.ndarray:
-    """The grey levels 0..255 of the picture."""
+    """Returns the grey levels 0..255 of the picture."""
     script = """() => {
         const picture = document.getElementById("picture");
         const { data } = picture.getContext("2d").getImageData(0, 0, picture.width, picture.height);
@@ -122,7 +122,7 @@ def test_a_drag_moves_the_point_and_its_picture(page: Page, folder: Path):
     for share in (0.6, 0.7, 0.8):
         page.mouse.move(box["x"] + share * box["width"], box["y"] + 0.25 * box["height"])
     page.mouse.up()
-    page.mouse.move(box["x"], box["y"])  # which moves nothing any more
+    page.mouse.move(box["x"], box["y"])  # the drag has ended, so this has no effect
     z = jnp.asarray(page.evaluate("state.z"))
     expected = jax.scipy.special.ndtri(np.array([0.8, 0.75]))
     np.testing.assert_allclose(z, expected, atol=0.02)
@@ -167,7 +167,7 @@ def check_size_and_names(page: Page) -> None:
 
 
 def column_of(page: Page, number: int) -> list[str]:
-    """The texts of a column of the table, of which the first is a swatch."""
+    """Returns the texts of a column of the table; the first column is a color swatch."""
     return page.locator(f"#table tbody td:nth-child({number + 1})").all_inner_texts()
 
 

@@ -1,4 +1,4 @@
-"""Runs beside one another: which are alike, what is said of them, and the page and table of it."""
+"""The comparison of runs: their groups, its statistics, and its page and table."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ Maker = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def made(undisturbed: Path) -> Maker:
-    """Makes a finished run with other settings and bounds of its own, without training it."""
+    """Returns a function that makes a finished, untrained run with given settings and bounds."""
 
     def make(folder: Path, **values: Any) -> Path:
         named = {name.replace("__", "."): value for name, value in values.items()}
@@ -56,7 +56,7 @@ def shifted(figures: Mapping[str, Any], shift: float) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sweep(made: Maker, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two numbers of latents and three seeds, and trials that are not for show."""
+    """Returns runs with two numbers of latents and three seeds, and trials that are not shown."""
     folder = tmp_path_factory.mktemp("comparison") / "sweep"
     for num_latents, seed in itertools.product(LATENTS, SEEDS):
         made(folder / f"{num_latents},{seed}", model__num_latents=num_latents, seed=seed)

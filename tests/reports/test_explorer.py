@@ -1,4 +1,4 @@
-"""The page of a run: one file that holds what it shows, and decodes as the run does."""
+"""The page of a run: one file with all that it shows, which decodes like the run."""
 
 import base64
 import re
@@ -38,7 +38,7 @@ SUMMARY = {
 
 
 def page_of_untrained(values: dict[str, Any]) -> tuple[Experiment, PyTree, dict[str, Any]]:
-    """A model as it is initialized, its parameters and its page's content."""
+    """Returns an untrained model, its parameters and the content of its page."""
     config = validate(with_values(default_config(), values))
     experiment = build(config)
     algorithm = experiment.algorithm
@@ -54,7 +54,7 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(faces: Path):
     text = (faces / "explorer.html").read_text()
     assert len(text) < 3_000_000
     assert "<!-- " not in text
-    without_names = text.replace("http://www.w3.org/2000/svg", "")  # which is no address
+    without_names = text.replace("http://www.w3.org/2000/svg", "")  # not a fetched address
     assert not re.search(r"https?://|\bsrc=|@import|url\(|fetch\(|XMLHttpRequest", without_names)
 
 
@@ -104,7 +104,7 @@ def test_data_that_are_no_images_and_another_guide_have_a_page():
     x = jnp.asarray(experiment.dataset.test[content["points"]["places"]])
     means = floats(content["points"]["means"]).reshape(-1, 4)
     errors = np.abs(means - jax.vmap(lambda one: experiment.vae.encode(params, one).mean)(x))
-    assert 0.0 < errors.max() < 6 / 8  # the mean of 64 draws, of a deviation below 1
+    assert 0.0 < errors.max() < 6 / 8  # the mean of 64 draws with a standard deviation below 1
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_aevb_explore_writes_it_anew(faces: Path, tmp_path: Path):
     written = program("-m", "aevb", "explore", faces, f"--output={tmp_path / 'page.html'}").strip()
     pages = (Path(written), faces / "explorer.html")
     again, first = (content_of(path.read_text()) for path in pages)
-    for content in (again, first):  # the same up to rounding, on another number of devices
+    for content in (again, first):  # equal up to rounding, on another number of devices
         points = content["points"]
         points["means"], points["bounds"] = floats(points["means"]), floats(points["bounds"])
     for part in ("means", "bounds"):

@@ -1,4 +1,4 @@
-"""Figures: what is drawn where. That they look well is for a person to say."""
+"""Figures: the position of each part. Their appearance is not tested."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ CURVE = {
 
 
 def transparent_vae() -> VAE:
-    """Its mean is z itself and its guide nearly a point at x: what is decoded can be read off."""
+    """Returns a VAE with mean z and a guide that is nearly a point at x, so that inputs show."""
     return VAE(
         init=lambda key: (),
         encode=lambda params, x: DiagNormal(x, jnp.full(2, -30.0)),
@@ -95,7 +95,7 @@ def test_compared_curves_are_means_over_seeds_in_a_band_of_their_error():
     np.testing.assert_allclose(np.asarray(lines["AEVB, test"].get_ydata()), CURVE["test_bound"])
     assert lines["AEVB, test"].get_color() != lines["wake-sleep, test"].get_color()
     bands = [np.asarray(band.get_paths()[0].vertices) for band in axes.collections]
-    assert len(bands) == 2  # one seed has none
+    assert len(bands) == 2  # a single seed has none
     x, y = bands[1].T
     at_the_end = y[np.isclose(x, CURVE["examples"][-1])]
     assert (np.min(at_the_end), np.max(at_the_end)) == pytest.approx((-117.0, -113.0))
@@ -136,7 +136,7 @@ def test_tiles_stand_in_their_rows_and_columns():
 
 
 def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
-    """The first latent rises to the right, the second upwards."""
+    """The first latent increases to the right, the second upward."""
     quantiles, means = run_figures.QUANTILES, run_figures.decode_unit_square(transparent_vae(), ())
     side = run_figures.MANIFOLD_SIDE
     assert means.shape == (side, side, 2)
@@ -198,4 +198,4 @@ def test_a_saved_figure_is_a_picture_of_its_size(title: str, tmp_path: Path):
     figures.save(figures.bound_curve(CURVE, title=title), str(tmp_path / "bound.png"))
     picture = matplotlib.image.imread(tmp_path / "bound.png")
     assert picture.shape[:2] == (4 * figures.DPI, 6 * figures.DPI)
-    assert len(np.unique(picture)) > 10  # something is drawn
+    assert len(np.unique(picture)) > 10  # the picture is not blank

@@ -1,4 +1,4 @@
-"""Functions as operations of a page: the engine of browsers finds what JAX finds."""
+"""Functions as operations of a page: a browser's engine computes the same results as JAX."""
 
 import itertools
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from aevb.networks import NETWORKS, normal_init
 from aevb.reports.jaxpr_to_js import NotPortableError, portable
 
 KEY = jax.random.key(0)
-SHAPE = (7, 5)  # odd, so that convolutions have edges of their own
+SHAPE = (7, 5)  # odd, so that the edges of convolutions are tested
 NUM_LATENTS = 3
-CLOSE = 1e-5  # float32 rounds at 1e-7 a number, and a product sums 200 of them
+CLOSE = 1e-5  # float32 rounds at 1e-7 per number, and a product sums 200 of them
 
 
 def agree(function: Callable[[Any], Any], num_inputs: int, *, scale: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""A finished run as functions: what it was evaluated by, and what they say of it."""
+"""A finished run as functions, and their agreement with the run's evaluation."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the linear-Gaussian data, whose log p(x) is easy to estimate."""
+    """Returns a run on the linear-Gaussian data, whose log p(x) is easy to estimate."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     values = {
         "data.name": "synthetic", "data.synthetic_num_train": 200, "data.synthetic_num_test": 50,

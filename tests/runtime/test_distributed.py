@@ -1,7 +1,7 @@
-"""One run on several devices or processes: the run on one, up to the rounding of its sums.
+"""A run on several devices or processes equals the run on one, up to rounding of its sums.
 
-The optimizer is plain gradient ascent: under the paper's Adagrad, whose first steps move each
-weight by the whole step size whatever its gradient, rounding grows until two runs differ.
+The optimizer is plain gradient ascent. Under the paper's Adagrad, the first steps move each weight
+by the whole step size for any gradient, so that rounding errors grow until two runs differ.
 """
 
 import json
@@ -31,12 +31,12 @@ FLAGS = (
     "--config.train.first_eval=1000",
     "--config.train.eval_examples=200",
 )
-# Sums of 560 pixels by 80 datapoints in another order, a hundred times in turn.
+# The rounding error of sums of 560 pixels by 80 datapoints in another order, in a hundred steps.
 TOLERANCE = 1e-4
 
 
 def devices(number: int) -> dict[str, str]:
-    """An environment in which jax has so many."""
+    """Returns the environment variables that give jax this number of devices."""
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
 
 
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 def begin(folder: Path, number: int, *flags: str, each: int = 1) -> list[subprocess.Popen[str]]:
-    """A run by so many processes with so many devices each."""
+    """Starts a run with this number of processes, each with `each` devices."""
     port = free_port()
     return [
         start(
@@ -70,14 +70,14 @@ def begin(folder: Path, number: int, *flags: str, each: int = 1) -> list[subproc
 
 
 def together(folder: Path, number: int, *flags: str, each: int = 1) -> list[tuple[int, str, str]]:
-    """`begin`, to the end -> each process's status, stdout and stderr."""
+    """Runs `begin` to the end; returns each process's status, stdout and stderr."""
     processes = begin(folder, number, *flags, each=each)
     said = [process.communicate(timeout=280) for process in processes]
     return [(p.returncode, out, err) for p, (out, err) in zip(processes, said, strict=True)]
 
 
 def alone(folder: Path, number: int, *flags: str) -> str:
-    """A run by one process with so many devices -> what it prints."""
+    """Runs one process with this number of devices, and returns its output."""
     process = start(f"--workdir={folder}", *flags, env=devices(number))
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
@@ -85,7 +85,7 @@ def alone(folder: Path, number: int, *flags: str) -> str:
 
 
 def bounds(folder: Path) -> np.ndarray:
-    """Along training, and at its end."""
+    """Returns the bounds during training and at its end."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     return np.array([[line["train_bound"], line["test_bound"]] for line in [*lines, summary]])
@@ -112,7 +112,7 @@ def test_two_processes_do_it_together_and_the_first_alone_speaks(on_one: Path, t
     assert "train  " in first[1]
     assert "train  " not in second[1]
     assert "examples/s" not in second[2]
-    (again, said, _), (_, nothing, _) = together(tmp_path / "run", 2)  # which is finished
+    (again, said, _), (_, nothing, _) = together(tmp_path / "run", 2)  # already finished
     assert again == 0
     assert "train  " in said
     assert "train  " not in nothing
@@ -195,7 +195,7 @@ def test_where_one_of_four_is_killed_the_others_say_so_and_the_run_goes_on_bitwi
     processes[victim].kill()
     ended = [process.communicate(timeout=60) for process in processes]
     statuses = {process.returncode for process in processes} - {-signal.SIGKILL}
-    # Where process 0 is gone, jax may abort another before the line below is written.
+    # If process 0 is killed, jax may abort another process before it writes the line below.
     assert statuses <= {distributed.LOST, *([-signal.SIGABRT] if victim == 0 else [])}
     said = [err.splitlines()[-1] for _, err in ended if "error: another process of this run" in err]
     assert said
@@ -208,7 +208,7 @@ def test_where_one_of_four_is_killed_the_others_say_so_and_the_run_goes_on_bitwi
 
 @pytest.mark.slow
 def test_where_one_of_two_is_frozen_jax_ends_the_other(tmp_path: Path):
-    """It closes no connection, so that the heartbeat alone can tell."""
+    """A frozen process closes no connection, so that only the heartbeat can detect it."""
     folder = tmp_path / "frozen"
     frozen, other = begin(folder, 2)
     while not list((folder / "checkpoints").glob("[0-9]*")):
@@ -224,7 +224,7 @@ def test_where_one_of_two_is_frozen_jax_ends_the_other(tmp_path: Path):
 
 
 def test_gradients_are_added_once_a_step():
-    """In one all-reduce; and each device has its part of the minibatch alone."""
+    """There is one all-reduce, and each device computes only its part of the minibatch."""
     program = r"""
 import re
 import jax, jax.numpy as jnp
@@ -251,7 +251,7 @@ print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if 
 
 @pytest.mark.slow
 def test_data_on_disk_are_read_by_each_process_for_itself(tmp_path: Path):
-    """And train as those in memory do, bitwise, where the devices are laid out alike."""
+    """The bounds equal those of data in memory, bitwise, if the devices are arranged equally."""
     stream = ("--config.data.access=stream", f"--config.data.dir={tmp_path / 'data'}")
     together(tmp_path / "in memory", 2, each=2)
     for status, _, err in together(tmp_path / "on disk", 2, *stream, each=2):
@@ -294,7 +294,7 @@ def test_each_process_has_its_own_part_of_every_minibatch():
     assert [out for out, _ in said] == ["0 4 (3, 8)\n", "4 8 (3, 8)\n"], said
 
 
-# What a user is told
+# Error messages
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A run's folder has one owner, for as long as that process lives."""
+"""A run's folder has one owner, until that process ends."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ HOLD += "with owned(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.rea
 
 
 def holder(folder: Path) -> subprocess.Popen[str]:
-    """A process that owns the folder until its stdin is closed."""
+    """Starts a process that owns the folder until its stdin is closed."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
         cwd=ROOT,

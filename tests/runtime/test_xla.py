@@ -1,4 +1,4 @@
-"""What XLA is asked for: an option of another version does not stand in the way."""
+"""XLA flags: an option of another version does not prevent a start."""
 
 import jax
 import pytest
@@ -37,5 +37,5 @@ sys.exit(bool(jnp.abs(error).max() > 1e-4))
 
 
 def test_compiled_sums_have_every_term():
-    """jax 0.10.2 alone loses log 2 here (jax-ml/jax#39103)."""
+    """Without aevb's settings, jax 0.10.2 loses log 2 here (jax-ml/jax#39103)."""
     assert run_python("-c", LOG_2_IS_LOST, env=OPTIMIZED).returncode == 0

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, or it is said not to be."""
+"""Checkpoints: a restored state equals the saved one, or the damage is reported."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from aevb.storage import checkpoint
 
 
 def state_at(step: int, shift: float = 0.0) -> TrainState:
-    """A state of every kind of leaf that an algorithm keeps."""
+    """Returns a state with every kind of leaf that an algorithm keeps."""
     normal = jax.random.normal(jax.random.key(step), (300, 20)) + shift
     return TrainState(
         step=jnp.int32(step),
@@ -52,7 +52,7 @@ def kept(folder: Path) -> set[int]:
 
 
 def flip_a_bit(folder: Path) -> None:
-    """In the largest file below, which holds arrays."""
+    """Flips a bit in the largest file below a folder, which holds arrays."""
     largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, capfd: pytest.Capture
     assert kept(folder) == {1}
     assert kept(tmp_path / "damaged") == {2}
     assert f"set aside in {tmp_path / 'damaged' / '2'}" in capfd.readouterr().err
-    save_all(folder, {2: -2.0})  # the run comes there again
+    save_all(folder, {2: -2.0})  # the resumed run reaches this step again
     assert kept(folder) == {1, 2}
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_log_is_a_damaged_checkpoint(old: str, new: str, tmp_path: Pat
 
 
 def test_a_checkpoint_of_the_format_before_is_read(tmp_path: Path):
-    """It has no log, which is then in metrics.jsonl alone."""
+    """The earlier format has no log in the checkpoint; the log is only in metrics.jsonl."""
     save_all(tmp_path, {3: None})
     notes = {"seconds": 1.5, "digest": checkpoint.digest(state_at(3))}
     notes_of(tmp_path, 3).write_text(json.dumps(notes))
@@ -213,11 +213,11 @@ with jax.default_device(jax.devices()[1]):
 
 @pytest.mark.slow
 def test_what_a_second_device_saved_comes_back_where_there_is_one(tmp_path: Path):
-    """A sweep gives each run a device, which the program that evaluates it may not have."""
+    """A sweep gives each run a device that the evaluating program may not have."""
     python("-c", SAVE_ON_THE_SECOND_DEVICE, tmp_path)
     reader = checkpoint.open_reader(tmp_path)
     restored = checkpoint.restore(reader, jax.eval_shape(lambda: state_at(0)), only_read=True)
-    assert restored is not None  # and has the digest of what was saved
+    assert restored is not None  # its digest is that of the saved state
     assert restored.state.step == 7
 
 

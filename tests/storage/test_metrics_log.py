@@ -1,4 +1,4 @@
-"""What a run writes: whole lines, whole files, and nothing twice."""
+"""The files of a run: whole lines, whole files, and no duplicates."""
 
 import contextlib
 import json
@@ -73,7 +73,7 @@ def test_a_signed_file_comes_back_as_it_was_written(tmp_path: Path):
 
 @pytest.mark.parametrize("position", range(0, 100, 3))
 def test_no_flipped_bit_of_a_signed_file_is_believed(position: int, tmp_path: Path):
-    """Of its content; a digest whose name is damaged is no digest, and one entry more."""
+    """This holds for the content. A digest whose name is damaged counts as another entry."""
     path = tmp_path / "summary.json"
     write_signed(path, SIGNED)
     content = bytearray(path.read_bytes())
@@ -114,7 +114,7 @@ def test_a_curve_is_the_log_by_column():
 
 
 def in_a_file(monkeypatch: pytest.MonkeyPatch, path: Path, *seconds: float) -> list[str]:
-    """The lines of a bar of 6 million examples that is moved on by 50,000 at these times."""
+    """Returns the lines of a bar of 6 million examples, advanced by 50,000 at these times."""
     clock = [0.0]
     with path.open("w") as stderr, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
@@ -130,7 +130,7 @@ def in_a_file(monkeypatch: pytest.MonkeyPatch, path: Path, *seconds: float) -> l
 
 
 def assert_whole_lines(content: bytes) -> None:
-    """Without control characters, none of them empty."""
+    """Checks that no line is empty or has control characters."""
     assert not [byte for byte in content if byte < 0x20 and byte != ord("\n")]
     assert content.isascii()
     assert content.endswith(b"\n")
@@ -200,7 +200,7 @@ def test_a_progress_bar_on_a_terminal_is_drawn_over_itself(monkeypatch: pytest.M
             reporter(bar)(400, 1.0)
         monkeypatch.undo()
     written = b""
-    with contextlib.suppress(OSError):  # the end of a terminal that nobody writes to any more
+    with contextlib.suppress(OSError):  # the terminal ends when its writer is closed
         while part := os.read(reader, 10_000):
             written += part
     os.close(reader)
@@ -221,7 +221,7 @@ def test_a_progress_bar_that_is_not_shown_writes_nothing(
 
 
 def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytest.MonkeyPatch):
-    """As where a terminal is closed; its lock, which a sweep's threads share, stays free."""
+    """The terminal is closed, and the lock that a sweep's threads share must stay free."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as stderr:
@@ -240,4 +240,4 @@ def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytes
         asking.join(timeout=120.0)
         assert taken == [True]
         bar.disable = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # for what is still to be flushed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # for output not yet flushed

@@ -1,4 +1,4 @@
-"""What boards show of a run, as their own readers read it: everything, and nothing twice."""
+"""Trackers, read by their own readers: they have everything of a run, and no duplicates."""
 
 import io
 import json
@@ -38,9 +38,9 @@ from aevb.training import trainer
 RECORDS = [
     {"examples": 100 * i, "train_bound": -5.0 - i, "test_bound": -6.0 - i} for i in (1, 2, 3, 4)
 ]
-ALL = {"scalars": 0, "images": 0, "tensors": 0}  # of what TensorBoard's reader would thin out
+ALL = {"scalars": 0, "images": 0, "tensors": 0}  # no subsampling by TensorBoard's reader
 ROWS, COLUMNS = 28, 20  # of a Frey face
-PICTURES = {  # of two latents, by their size
+PICTURES = {  # sizes of the pictures of two latents
     "reconstructions": (2 * ROWS, 12 * COLUMNS),
     "samples": (10 * ROWS, 10 * COLUMNS),
     "manifold": (20 * ROWS, 20 * COLUMNS),
@@ -49,7 +49,7 @@ BOTH = {"train__tensorboard": True, "train__wandb": "offline"}
 
 
 def frey(**fields: object) -> Values:
-    """Three evaluations, in a second."""
+    """Returns a config with three evaluations, which takes a second."""
     return changed(
         model__hidden=(8,), train__num_examples=400, train__first_eval=100,
         train__evals_per_decade=3, **fields,
@@ -61,7 +61,7 @@ def shown(folder: Path) -> EventAccumulator:
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:
-    """The records that a board shows, in the order in which it does."""
+    """Returns a tracker's records, in its own order."""
     found, records = shown(folder), {}
     for name in found.Tags()["scalars"]:
         for event in found.Scalars(name):
@@ -72,7 +72,7 @@ def scalars(folder: Path) -> list[dict[str, float]]:
 
 
 def images(folder: Path, name: str) -> dict[int, np.ndarray]:
-    """The pictures of that name by their counts of examples, [h, w] uint8."""
+    """Returns the pictures of that name by their counts of examples, [h, w] uint8."""
     found = {}
     for event in shown(folder).Images(name):
         assert event.step not in found
@@ -83,7 +83,7 @@ def images(folder: Path, name: str) -> dict[int, np.ndarray]:
 
 
 def as_float32(records: list[dict[str, float]]) -> list[dict[str, float]]:
-    """As an event file holds them."""
+    """Rounds records to float32, as in an event file."""
     return [
         {k: v if k == "examples" else float(np.float32(v)) for k, v in record.items()}
         for record in records
@@ -95,13 +95,13 @@ def log(folder: Path) -> list[dict[str, float]]:
 
 
 def picture(record: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """One that tells where it comes from."""
+    """Returns a picture that identifies its record."""
     return {"samples": np.full((4, 6), int(record["examples"]) // 100, np.uint8)}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run with TensorBoard's files."""
+    """Returns the folder of a finished run with TensorBoard's files."""
     folder = tmp_path_factory.mktemp("boards") / "run"
     runs.run(frey(train__tensorboard=True), folder)
     return folder
@@ -109,7 +109,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def logged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run with the files of both boards."""
+    """Returns the folder of a finished run with the files of both trackers."""
     folder = tmp_path_factory.mktemp("both") / "run"
     runs.run(frey(**BOTH), folder)
     end_of_process()
@@ -118,13 +118,13 @@ def logged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def end_of_weights_and_biases() -> Iterator[None]:
-    """Their background process outlives a test otherwise, and would serve what the next starts."""
+    """Stops their background process, which would otherwise also serve the next test."""
     yield
     end_of_process()
 
 
 def end_of_process() -> None:
-    """What ends with the process that has trained, where another is to go on."""
+    """Stops what normally ends with the training process, so that another run can start."""
     import wandb
 
     wandb.teardown()
@@ -149,13 +149,13 @@ def test_tensorboard_has_pictures_of_each_evaluation(run: Path):
 
 
 def levels(means: jax.Array | np.ndarray) -> np.ndarray:
-    """E[x|z] in [0, 1] as grey levels of 0 to 255."""
+    """Converts E[x|z] in [0, 1] to grey levels of 0 to 255."""
     return np.round(255 * np.clip(np.asarray(means, np.float64), 0, 1)).astype(np.int32)
 
 
 @pytest.mark.slow
 def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
-    """A level more or less is rounding: of one program there, of single operations here."""
+    """One level of difference is rounding: the run has one program, the test single operations."""
     trained = aevb.load_run(run)
     vae, params = trained.vae, trained.params
     keys = jax.random.split(jax.random.key(run_figures.DRAWING_SEED), 100)
@@ -184,7 +184,7 @@ def test_reconstructions_stand_below_their_originals(run: Path):
 
 
 def test_the_hyper_parameters_are_the_config(run: Path):
-    """In the run's own folder, by TensorBoard's own parsers."""
+    """They are in the run's own folder, and are read by TensorBoard's own parsers."""
     content = shown(run / "tensorboard").PluginTagToContent(metadata.PLUGIN_NAME)
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     kinds = {"number_value": float, "bool_value": bool, "string_value": str}
@@ -199,13 +199,13 @@ def test_the_hyper_parameters_are_the_config(run: Path):
     assert metrics <= set(shown(run / "tensorboard").Tags()["scalars"])
     assert {info.name for info in session.hparam_infos} == set(found)
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
-    statuses: Any = api_pb2  # which are made at run time
+    statuses: Any = api_pb2  # created at run time
     assert end.status == statuses.STATUS_SUCCESS
 
 
 @pytest.mark.parametrize("known", [0, 2, 4])
 def test_a_resumed_board_repeats_none_and_misses_none(known: int, tmp_path: Path):
-    """Stopped after a record that no checkpoint has; the pictures before it are the old ones."""
+    """The run stopped after a record that no checkpoint has; earlier pictures are unchanged."""
     board = TensorBoard(tmp_path)
     for record in RECORDS[:3]:
         board.append(record, picture(record))
@@ -223,12 +223,12 @@ def test_a_resumed_board_repeats_none_and_misses_none(known: int, tmp_path: Path
 
 
 def test_a_board_that_is_opened_often_within_a_second_is_read_in_order(tmp_path: Path):
-    """A clock that was set back does not matter either: readers take the files by their names."""
+    """A clock that was set back has no effect either, because readers sort the files by name."""
     (tmp_path / "events.out.tfevents.4000000000.elsewhere").touch()
     for number, record in enumerate(RECORDS):
         board = TensorBoard(tmp_path, RECORDS[:number], examples=100 * number)
         board.append(record)
-        board.append({**record, "examples": 900})  # to be taken back
+        board.append({**record, "examples": 900})  # removed when the run is resumed
         board.close(is_done=False)
     TensorBoard(tmp_path, RECORDS, examples=400).close(is_done=True)
     assert len(list(tmp_path.iterdir())) == 6
@@ -240,7 +240,7 @@ def test_a_board_that_is_switched_on_later_has_the_records_so_far(tmp_path: Path
     board.append(RECORDS[2])
     board.close(is_done=False)
     assert scalars(tmp_path / "new") == RECORDS[:3]
-    TensorBoard(tmp_path / "new", RECORDS, examples=400).close(is_done=True)  # one was without it
+    TensorBoard(tmp_path / "new", RECORDS, examples=400).close(is_done=True)  # was off for a record
     assert scalars(tmp_path / "new") == RECORDS
 
 
@@ -261,7 +261,7 @@ def test_an_event_that_a_kill_cut_off_is_written_again(cut: int, tmp_path: Path)
 
 
 def test_what_is_added_is_on_the_disk_at_once(tmp_path: Path):
-    """A checkpoint that is saved after it knows of it."""
+    """A checkpoint that is saved afterward relies on it."""
     board = TensorBoard(tmp_path)
     board.append(RECORDS[0], picture(RECORDS[0]))
     assert scalars(tmp_path) == RECORDS[:1]
@@ -269,11 +269,11 @@ def test_what_is_added_is_on_the_disk_at_once(tmp_path: Path):
 
 
 class KilledError(Exception):
-    """In the place of SIGKILL."""
+    """An exception that replaces SIGKILL."""
 
 
 def killed(values: Values, folder: Path, *, after: int) -> None:
-    """A run that is killed when it has recorded its evaluation number `after`, and not saved it."""
+    """Starts a run, and kills it after evaluation number `after` is recorded but not saved."""
     saved = trainer.Journal.save
 
     def save(journal: trainer.Journal, *arguments: Any) -> None:
@@ -339,13 +339,13 @@ def test_a_library_that_is_missing_is_named_and_nothing_is_left_behind(
     assert not list(tmp_path.rglob("*.json"))
 
 
-# Which runs have pictures
+# Runs with pictures
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcem", "full_vb"])
 def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
-    """Of the means, where they have a distribution; without an encoder z is of the prior."""
+    """Parameters with a distribution have their means; without an encoder, z is from the prior."""
     config = frey(algorithm__name=name, model__num_latents=3)
     built = experiment.build(config)
     state = built.algorithm.init(jax.random.key(0))
@@ -389,7 +389,7 @@ def test_data_that_are_no_images_have_numbers_alone(tmp_path: Path):
 
 @pytest.mark.slow
 def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
-    """Of different numbers of latents, of which the small one is padded while it trains."""
+    """The members differ in their numbers of latents; the small one is padded during training."""
     config = with_values(default_config(), frey(train__tensorboard=True))
     plan = make_plan(config, {"model.num_latents": (2, 3)})
     sweep.run(plan, tmp_path, "stack")
@@ -412,21 +412,21 @@ def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
 
 
 def transactions(folder: Path) -> list[Any]:
-    """What a run of Weights & Biases has in its files, in their order, as its own messages.
+    """Returns the messages in the files of a run of Weights & Biases, in their order.
 
-    Its library for Python has no reader of them; this one is held to what its writer wrote.
+    Its Python library has no reader for them; this one is tested against what its writer wrote.
     """
     from wandb.proto import wandb_internal_pb2
 
     messages: Any = wandb_internal_pb2
     files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
-    assert len({file.name for file in files}) == 1  # one run, whatever its files
+    assert len({file.name for file in files}) == 1  # a single run, for any number of files
     contents = [content for file in files for content in trackers._transactions(file.read_bytes())]
     return [messages.Record.FromString(content) for content in contents]
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    """Its records without their pictures, each at a step that is its count of examples."""
+    """Returns its records without their pictures; each step equals its count of examples."""
     found = []
     for transaction in transactions(folder):
         if transaction.HasField("history"):
@@ -458,7 +458,7 @@ def test_weights_and_biases_have_the_config(logged_run: Path):
 
 @pytest.mark.slow
 def test_weights_and_biases_have_the_pictures(logged_run: Path):
-    """Those of TensorBoard, at the same counts of examples."""
+    """The pictures are those of TensorBoard, at the same counts of examples."""
     run = logged_run
     steps = {name: [] for name in PICTURES}
     for transaction in transactions(run):
@@ -474,7 +474,7 @@ def test_weights_and_biases_have_the_pictures(logged_run: Path):
 
 @pytest.mark.slow
 def test_weights_and_biases_look_at_nothing(logged_run: Path):
-    """No machine, no packages, no code and no output of the program."""
+    """The files have no data on the machine, the packages, the code or the program's output."""
     run = logged_run
     kinds = {it.WhichOneof("record_type") for it in transactions(run)}
     assert kinds == {
@@ -487,7 +487,7 @@ def test_weights_and_biases_look_at_nothing(logged_run: Path):
 
 @pytest.mark.slow
 def test_a_resumed_run_of_weights_and_biases_is_the_same_run(tmp_path: Path):
-    """Stopped after a record that no checkpoint has; and one was made while it was off."""
+    """The run stopped after a record without a checkpoint; the tracker was off for another one."""
     board = WeightsAndBiases(tmp_path, mode="offline")
     for record in RECORDS[:2]:
         board.append(record)
@@ -506,7 +506,7 @@ def test_a_resumed_run_of_weights_and_biases_is_the_same_run(tmp_path: Path):
 
 @pytest.mark.slow
 def test_many_records_of_a_run_that_is_opened_again_are_read(tmp_path: Path):
-    """Of several blocks of their file, whose boundaries cut records."""
+    """The records fill several blocks of their file, and block boundaries split some of them."""
     numbers = {f"number_{i}": i / 7 for i in range(100)}
     records = [{"examples": i, **numbers} for i in range(1, 61)]
     board = WeightsAndBiases(tmp_path, records, mode="offline")
@@ -522,7 +522,7 @@ def test_many_records_of_a_run_that_is_opened_again_are_read(tmp_path: Path):
 
 @pytest.mark.slow
 def test_two_runs_of_weights_and_biases_in_one_process_are_kept_apart(tmp_path: Path):
-    """And neither says anything, nor catches what belongs to the process."""
+    """Neither run prints anything, and neither changes the hooks or signals of the process."""
     hooks = sys.exit, sys.excepthook, [signal.getsignal(number) for number in signal.Signals]
     one, other = (WeightsAndBiases(tmp_path / it, mode="offline") for it in ("one", "other"))
     one.append(RECORDS[0])
@@ -566,7 +566,7 @@ ONLINE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["", "0" * 40])
 def test_a_server_that_cannot_be_had_is_one_line(key: str, tmp_path: Path):
-    """Nobody is logged in; or there is nobody to talk to: the address is a closed port."""
+    """Either nobody is logged in, or there is no server: the address is a closed port."""
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path), "WANDB_API_KEY": key}
     done = run_python(*ONLINE, f"--workdir={tmp_path}/run", env=nowhere)
     assert done.returncode == 2, done.stderr
@@ -579,7 +579,7 @@ def test_a_server_that_cannot_be_had_is_one_line(key: str, tmp_path: Path):
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """A run that takes some seconds."""
+    """Starts a run that takes some seconds."""
     more = ["--config.train.num_examples=400000", "--config.train.wandb=offline"]
     return subprocess.Popen(
         [sys.executable, *ONLINE[:-2], *more, f"--workdir={folder}"],
@@ -590,7 +590,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_saves_and_goes_on(number: signal.Signals, tmp_path: Path):
-    """What a kill loses of its files, which are written in the background, comes again."""
+    """A kill loses data that is written in the background; the resumed run writes it again."""
     folder = tmp_path / "run"
     process = start(folder)
     while not (folder / "metrics.jsonl").exists() or len(log(folder)) < 2:

@@ -1,7 +1,8 @@
-"""Linear-Gaussian models with a datapoint and a guide: in JAX, and in float64 what bounds expect.
+"""Linear-Gaussian models with a datapoint and a guide, in JAX and in float64.
 
-The expectation of a bound of two samples is exact: log w(z) is a quadratic, so that a
-Gauss-Hermite rule over the noise of both samples integrates any smooth function of the two.
+The float64 side gives the exact expectation of each bound. The expectation of a bound of two
+samples is exact: log w(z) is a quadratic, so a Gauss-Hermite rule over the noise of both samples
+integrates any smooth function of the two.
 """
 
 import functools
@@ -28,7 +29,10 @@ every_case = pytest.mark.parametrize(
 
 
 class Case(NamedTuple):
-    """A model, a datapoint and a guide that is not the posterior; float64 that float32 holds."""
+    """A model, a datapoint and a guide that is not the posterior.
+
+    The values are float64 numbers that float32 holds exactly.
+    """
 
     model: LinearGaussian
     x: np.ndarray
@@ -65,7 +69,7 @@ def make_case(num_dims: int, num_latents: int, seed: int) -> Case:
 
 
 def exact_case(num_dims: int, num_latents: int, seed: int) -> Case:
-    """One whose guide is the posterior."""
+    """Returns a case whose guide is the posterior."""
     model = oracles.orthogonal_linear_gaussian(seed, num_dims, num_latents)
     x = np.random.default_rng(seed).normal(size=num_dims)
     mean, cov = model.posterior(x)
@@ -73,11 +77,11 @@ def exact_case(num_dims: int, num_latents: int, seed: int) -> Case:
     return Case(model, x, mean, np.log(np.diag(cov)))
 
 
-# In JAX
+# Cases in JAX
 
 
 def joint_of(model: Any, x: Any) -> Joint:
-    """The same model, differentiable in its weights and bias."""
+    """Returns the model as a `Joint` that is differentiable in its weights and bias."""
     (weights, bias, noise_var), x = jax.tree.map(jnp.float32, (model, x))
     return Joint(
         log_prior=StandardNormal(weights.shape[1]).log_prob,
@@ -104,14 +108,14 @@ def _problem(params: Any, noise_var: Any, x: Any) -> tuple[DiagNormal, Guide, Jo
 def draws_of(
     bound: Callable[..., Any], case: Case, *, num_samples: int = 1, seed: int = 0
 ) -> np.ndarray:
-    """Independent evaluations of a bound, or of several stacked -> [NUM_DRAWS, ...]."""
+    """Returns independent evaluations [NUM_DRAWS, ...] of a bound, or of several stacked ones."""
     params, rest = jax.tree.map(jnp.float32, (case.params(), (case.model.noise_var, case.x)))
     draws = _evaluations(bound, keys(seed=seed), params, rest, num_samples)
     return np.asarray(draws, np.float64)
 
 
 class Estimates(NamedTuple):
-    """Independent draws."""
+    """The values and gradients of a bound in independent draws."""
 
     value: np.ndarray  # [NUM_DRAWS]
     gradient: dict[str, np.ndarray]  # of phi and theta, each [NUM_DRAWS, ...]
@@ -120,7 +124,10 @@ class Estimates(NamedTuple):
 def estimates_of(
     bounds: Mapping[str, Callable[..., Any]], case: Case, *, seed: int = 0
 ) -> dict[str, Estimates]:
-    """Draws of bounds that know their num_samples; in one program, which compiles the sooner."""
+    """Returns draws of bounds whose num_samples is fixed.
+
+    One program compiles faster than one for each bound.
+    """
     params, rest = jax.tree.map(jnp.float32, (case.params(), (case.model.noise_var, case.x)))
 
     @jax.jit
@@ -139,13 +146,13 @@ def estimates_of(
     return {name: Estimates(*each) for name, each in evaluated.items()}
 
 
-# In float64
+# Expectations in float64
 
-NODES = {1: 60, 2: 20, 3: 9}  # of the rule, along each of Z dimensions
+NODES = {1: 60, 2: 20, 3: 9}  # number of nodes of the rule along each of Z dimensions
 
 
 def log_weights_at(case: Case, noise: np.ndarray) -> np.ndarray:
-    """log p(x, z) - log q(z|x) at z = mean + std noise, noise [n, Z] -> [n]."""
+    """Returns log p(x, z) - log q(z|x) [n] at z = mean + std noise, noise [n, Z]."""
     (weights, bias, noise_var), x, mean, log_var = case
     z = mean + np.exp(0.5 * log_var) * noise
     residual = x - bias - z @ weights.T
@@ -158,7 +165,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # log w of one sample and of the other
 
 
 def expectation_over_pairs(case: Case, function: Callable[[Pair], np.ndarray]) -> float:
-    """E[function((log w_1, log w_2))] over two independent samples of the guide."""
+    """Returns E[function((log w_1, log w_2))] over two independent samples of the guide."""
     num_latents = len(case.mean)
     nodes, masses = np.polynomial.hermite_e.hermegauss(NODES[num_latents])
     noise = np.stack(np.meshgrid(*[nodes] * num_latents), axis=-1).reshape(-1, num_latents)
@@ -168,7 +175,7 @@ def expectation_over_pairs(case: Case, function: Callable[[Pair], np.ndarray]) -
 
 
 def power_mean(log_w: Pair, power: float) -> np.ndarray:
-    """1/power log 1/2 Sum_k w_k^power: power 1 is IWAE, 1 - alpha Renyi."""
+    """Returns 1/power log 1/2 Sum_k w_k^power: IWAE for power 1, Renyi for power 1 - alpha."""
     one, other = log_w
     return (np.logaddexp(power * one, power * other) - np.log(2.0)) / power
 
@@ -185,10 +192,10 @@ Objective = Callable[[Case], float]
 
 
 class Expected(NamedTuple):
-    """What a bound of BOUNDS, with its default options, is on average."""
+    """The exact expectation of a bound of BOUNDS with its default options."""
 
     value: Objective
-    phi: Objective | None = None  # whose gradient phi gets, where it is not the value's
+    phi: Objective | None = None  # the objective whose gradient phi gets, if it is not `value`
     num_samples: int = 2
 
 
@@ -210,7 +217,7 @@ ELBO_ESTIMATORS = tuple(name for name, expected in EXPECTED.items() if expected.
 
 @functools.cache
 def exact_gradient(objective: Objective, sizes: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """Of an objective at `make_case(*sizes)`, by central differences."""
+    """Returns the gradient of an objective at `make_case(*sizes)`, by central differences."""
     case = make_case(*sizes)
     params = case.params()
 

@@ -1,4 +1,4 @@
-"""The configs of the experiments, and of a test."""
+"""The configs of the experiments, and configs for single tests."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ from aevb.config import Config, Values, default_config, validate
 
 EXPERIMENTS = ROOT / "experiments"
 
-# Every experiment there is: a file of that folder with a get_config.
+# All experiments: the files of that folder that define get_config.
 FILES = [file for file in sorted(EXPERIMENTS.glob("*.py")) if "def get_config" in file.read_text()]
 
 

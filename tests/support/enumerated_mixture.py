@@ -1,4 +1,4 @@
-"""The Gaussian mixture by brute force: every one of the K^N ways to name N datapoints, in NumPy."""
+"""The Gaussian mixture by brute force in NumPy: all K^N assignments of N datapoints."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ class Prior(NamedTuple):
 
 
 class NormalWishart(NamedTuple):
-    """Of one component given its datapoints."""
+    """The posterior of one component's parameters given its datapoints."""
 
     mean: Array
     beta: float
@@ -34,13 +34,13 @@ class NormalWishart(NamedTuple):
 
 
 def multigammaln(a: float, num_dims: int) -> float:
-    """The log of the multivariate gamma function."""
+    """Returns the log of the multivariate gamma function."""
     gammas = np.sum(gammaln(a - 0.5 * np.arange(num_dims)))
     return float(0.25 * num_dims * (num_dims - 1) * math.log(math.pi) + gammas)
 
 
 def posterior(prior: Prior, x: Array) -> NormalWishart:
-    """From the sums of x and x x', and not about a centre."""
+    """Returns the posterior, computed from the sums of x and x x' without centering."""
     beta = prior.beta + len(x)
     mean = (prior.beta * prior.mean + np.sum(x, axis=0)) / beta
     second = prior.beta * np.outer(prior.mean, prior.mean) + x.T @ x
@@ -49,7 +49,10 @@ def posterior(prior: Prior, x: Array) -> NormalWishart:
 
 
 def log_normalizer(family: NormalWishart) -> float:
-    """Without powers of 2 pi, which an evidence has by the number of its datapoints."""
+    """Returns the log-normalizer without powers of 2 pi.
+
+    An evidence has as many of those as its datapoints require.
+    """
     num_dims = len(family.mean)
     log_det = np.linalg.slogdet(family.scatter)[1]
     of_wishart = 0.5 * family.nu * (num_dims * math.log(2.0) - log_det)
@@ -58,7 +61,7 @@ def log_normalizer(family: NormalWishart) -> float:
 
 
 def log_evidence_of_one(prior: Prior, x: Array) -> float:
-    """log p(x) of datapoints that are of one component."""
+    """Returns log p(x) of datapoints that all belong to one component."""
     before = NormalWishart(prior.mean, prior.beta, prior.nu, prior.scatter)
     ratio = log_normalizer(posterior(prior, x)) - log_normalizer(before)
     return ratio - 0.5 * x.size * LOG_2PI
@@ -73,23 +76,23 @@ class Enumeration(NamedTuple):
 
 
 def subsets_of(x: Array) -> list[Array]:
-    """The 2^N subsets of datapoints [N, D], each [n, D], in the order of `subset_numbers`."""
+    """Returns the 2^N subsets [n, D] of datapoints [N, D], in the order of `subset_numbers`."""
     return [x[(number >> np.arange(len(x))) & 1 == 1] for number in range(2 ** len(x))]
 
 
 def subset_numbers(z: Array, num_components: int) -> NDArray[np.int64]:
-    """Which subset of the datapoints each component has, of each z -> [K^N, K]."""
+    """Returns the number [K^N, K] of the subset of datapoints that each component has in each z."""
     members = z[:, None, :] == np.arange(num_components)[:, None]
     return members @ 2 ** np.arange(z.shape[1])
 
 
 def counts_of(z: Array, num_components: int) -> NDArray[np.int64]:
-    """How many datapoints each component has, of each z -> [K^N, K]."""
+    """Returns how many datapoints each component has in each z, [K^N, K]."""
     return np.sum(z[:, None, :] == np.arange(num_components)[:, None], axis=2)
 
 
 def enumerate_all(prior: Prior, x: Array, num_components: int) -> Enumeration:
-    """p(x, z) is a Dirichlet-multinomial and the evidence of each component's datapoints."""
+    """Enumerates all z: p(x, z) is a Dirichlet-multinomial times the evidence of each component."""
     z = np.array(list(itertools.product(range(num_components), repeat=len(x))))
     total = num_components * prior.alpha
     with_counts = gammaln(prior.alpha + counts_of(z, num_components)) - gammaln(prior.alpha)
@@ -101,13 +104,13 @@ def enumerate_all(prior: Prior, x: Array, num_components: int) -> Enumeration:
 
 
 def together(found: Enumeration) -> Array:
-    """p(z_i = z_j | x) -> [N, N]."""
+    """Returns p(z_i = z_j | x), [N, N]."""
     same = found.z[:, :, None] == found.z[:, None, :]
     return np.einsum("z,zij->ij", found.posterior, same)
 
 
 def kl_dirichlet(p: Array, q: Array) -> Array:
-    """KL(Dirichlet(p) || Dirichlet(q)) of p [K] and q [..., K] -> [...]."""
+    """Returns KL(Dirichlet(p) || Dirichlet(q)), [...], for p [K] and q [..., K]."""
     logs = digamma(p) - digamma(np.sum(p))
     of_p = gammaln(np.sum(p)) - np.sum(gammaln(p))
     of_q = gammaln(np.sum(q, axis=-1)) - np.sum(gammaln(q), axis=-1)
@@ -115,7 +118,10 @@ def kl_dirichlet(p: Array, q: Array) -> Array:
 
 
 def kl_normal_wishart(p: NormalWishart, q: NormalWishart) -> float:
-    """KL(p || q): of the Wisharts, and of the normals given the precision, in expectation."""
+    """Returns KL(p || q).
+
+    It is the KL of the Wisharts plus the expected KL of the normals given the precision.
+    """
     num_dims = len(p.mean)
     shift = p.mean - q.mean
     precision = p.nu * np.linalg.inv(p.scatter)

@@ -9,7 +9,7 @@ from py_mini_racer import MiniRacer
 
 from aevb.reports.pages import PARTS
 
-# What browsers have and the bare engine has not.
+# `atob`, which browsers have and the bare engine does not.
 ATOB = """
 function atob(text) {
   const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -33,7 +33,7 @@ class Engine:
         self._engine.eval(f"const program = compile({json.dumps(program)});")
 
     def __call__(self, inputs: Sequence[float] | np.ndarray) -> np.ndarray:
-        """The program's numbers, row by row, at inputs [Z]."""
+        """Returns the program's numbers, row by row, at inputs [Z]."""
         values = json.dumps([float(value) for value in inputs])
         found: Any = self._engine.eval(f"JSON.stringify(Array.from(program({values})))")
         return np.array(json.loads(found), np.float64)

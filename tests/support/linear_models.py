@@ -1,4 +1,4 @@
-"""Probabilistic PCA as a `VAE` with a linear encoder, and in float64 what training it should do."""
+"""Probabilistic PCA as a `VAE` with a linear encoder, and exact training results in float64."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -38,11 +38,11 @@ def linear_vae(
     std: float = 0.5,
     encoder: str = "diagonal",
 ) -> VAE:
-    """Probabilistic PCA whose parameters are drawn from N(0, std^2).
+    """Returns probabilistic PCA whose parameters are drawn from N(0, std^2).
 
     Args:
-        encoder: "diagonal", of the family that holds the posterior once W has orthogonal columns;
-            "spherical", with one variance for all latents, which cannot; "none", for `mcem`.
+        encoder: "diagonal", a family that contains the posterior once W has orthogonal columns;
+            "spherical", with one variance for all latents, which does not; "none", for `mcem`.
     """
     num_log_vars = {"diagonal": num_latents, "spherical": 1, "none": 0}[encoder]
 
@@ -90,7 +90,7 @@ def gaussian_batch(num_dims: int = NUM_DIMS, size: int = 5) -> Batch:
     return batch_of(np.random.default_rng(0).normal(scale=1.5, size=(size, num_dims)))
 
 
-# In float64
+# Exact values in float64
 
 
 def as_float64(params: Any) -> Any:
@@ -104,7 +104,7 @@ def linear_gaussian(params: Params) -> LinearGaussian:
 
 
 def exact_bound(params: Params, x: np.ndarray) -> float:
-    """The mean over x [M, D] of the evidence lower bound of `linear_vae`, in float64."""
+    """Returns the mean over x [M, D] of the evidence lower bound of `linear_vae`, in float64."""
     encoder, model = params["encoder"], linear_gaussian(params)
     means = x @ encoder["kernel"] + encoder["bias"]
     log_var = encoder["log_var"] * np.ones(means.shape[1])
@@ -114,12 +114,12 @@ def exact_bound(params: Params, x: np.ndarray) -> float:
 
 
 def exact_log_prob(params: Params, x: np.ndarray) -> float:
-    """The mean over x [M, D] of log p(x)."""
+    """Returns the mean over x [M, D] of log p(x)."""
     return float(np.mean(linear_gaussian(params).log_prob(x)))
 
 
 def gradient_of(objective: Callable[[Params], float], params: Params) -> Params:
-    """In every parameter, by central differences."""
+    """Returns the gradient in every parameter, by central differences."""
 
     def gradient(part: str, name: str) -> np.ndarray:
         def value(leaf: np.ndarray) -> float:
@@ -149,7 +149,7 @@ def make(
     prior: ParamPrior = NO_PRIOR,
     **options: Any,
 ) -> Algorithm:
-    """Plain gradient ascent with steps of 1, without a prior unless one is asked for."""
+    """Makes plain gradient ascent with steps of 1, without a prior unless one is given."""
     algorithm = make_algorithm(
         model, optax.sgd(step_size), num_data=num_data, prior=prior, **options
     )
@@ -164,7 +164,10 @@ def with_many_keys(update: Callable[..., Any]) -> Callable[..., Any]:
 def updates_of(
     algorithm: Algorithm, state: TrainState, batch: Batch, *, num_draws: int = NUM_DRAWS
 ) -> tuple[Params, np.ndarray]:
-    """Independent updates from one state -> their steps, [num_draws, ...] each, and objectives."""
+    """Returns the steps and the objectives of independent updates from one state.
+
+    Each leaf of the steps is [num_draws, ...].
+    """
     keys = jax.random.split(jax.random.key(1), num_draws)
     states, metrics = with_many_keys(algorithm.update)(keys, state, batch)
     new, old = as_float64((states.params, state.params))
@@ -183,10 +186,10 @@ def assert_8_times_the_variance(draws: np.ndarray, others: np.ndarray) -> None:
 
 @cache
 def pca_data(scales: tuple[float, float] | None = None) -> np.ndarray:
-    """x [400, 6] of a probabilistic PCA with 2 latents and noise of standard deviation 0.5.
+    """Returns x [400, 6] of probabilistic PCA with 2 latents and noise of standard deviation 0.5.
 
     Args:
-        scales: of the columns of a W in which they are orthogonal; None for normal weights.
+        scales: of the columns of W, which are then orthogonal; None for normal weights.
     """
     rng = np.random.default_rng(0)
     weights, bias, _ = oracles.linear_gaussian(0, 6, 2)
@@ -205,7 +208,7 @@ def trained(
     num_steps: int = 4000,
     **options: Any,
 ) -> Params:
-    """`linear_vae` with 2 latents after steps of the paper's Adagrad on minibatches of 50 of x."""
+    """Trains `linear_vae` with 2 latents by the paper's Adagrad on minibatches of 50 of x."""
     algorithm = make_algorithm(
         linear_vae(x.shape[1], 2, std=0.1, encoder=encoder),
         optimizers.make("adagrad", 0.1),

@@ -1,4 +1,4 @@
-"""Folders that are made once a session, by whichever worker of pytest-xdist asks first."""
+"""Folders that are made once per session, by the first pytest-xdist worker that needs them."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ import pytest
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Returns the session's folder of that name, which `make` fills the first time.
 
-    All tests of all workers share it, so they read it and change only copies.
+    All tests of all workers share the folder. They only read it, and change only copies of it.
     """
     base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder in the session's
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker's folder is in the session's
         base = base.parent
     folder = base / "made_once" / name
     folder.parent.mkdir(exist_ok=True)

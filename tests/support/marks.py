@@ -7,7 +7,7 @@ import pytest
 
 
 def slow_but(quick: Iterable[Any], values: Iterable[Any], *, unpack: bool = False) -> list[Any]:
-    """Returns the values as parameters of a test, all of them slow but the quick ones.
+    """Returns the values as parameters of a test, all marked slow except the quick ones.
 
     Args:
         unpack: whether each value is a tuple of several parameters.

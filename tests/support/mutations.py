@@ -1,10 +1,10 @@
-"""Makes each slip of slips.py in a copy of the package, and sees whether a test turns red.
+"""Makes each slip of slips.py in a copy of the package, and checks that a test fails.
 
     python tests/support/mutations.py            all of them
     python tests/support/mutations.py KL key     those with one of these words in their names
 
-It prints a table, and exits with 1 where a slip was not noticed. A test that turns red must be
-green in a copy without the slip: a copy that is broken in itself proves nothing.
+It prints a table, and exits with 1 if a slip was not noticed. A test that fails with a slip must
+pass in a copy without it: in a copy that is broken anyway, a failure proves nothing.
 """
 
 import os
@@ -23,11 +23,11 @@ from slips import SLIPS, Slip
 
 ROOT = Path(__file__).parent.parent.parent
 COPIED = ("aevb", "tests", "pyproject.toml")
-SOME_TEST_IS_RED = 1  # pytest's exit status, where 2 to 5 are troubles of another kind
+SOME_TEST_IS_RED = 1  # pytest's exit status; 2 to 5 are errors of another kind
 
 
 class Outcome(NamedTuple):
-    """What came of a slip."""
+    """The result of a slip."""
 
     slip: Slip
     red: str  # the first test that failed, or ""
@@ -36,10 +36,10 @@ class Outcome(NamedTuple):
 
 
 def slipped(slip: Slip) -> str:
-    """The file's text with the slip in it.
+    """Returns the file's text with the slip in it.
 
     Raises:
-        ValueError: what it replaces is not there exactly once.
+        ValueError: the text to be replaced does not occur exactly once.
     """
     text = (ROOT / "aevb" / slip.file).read_text()
     if (count := text.count(slip.old)) != 1:
@@ -49,10 +49,10 @@ def slipped(slip: Slip) -> str:
 
 @contextmanager
 def copy_of_the_package() -> Iterator[Path]:
-    """A folder that holds the package and its tests.
+    """Yields a folder that holds the package and its tests.
 
     Raises:
-        RuntimeError: there, `import aevb` would import another copy.
+        RuntimeError: `import aevb` in that folder would import another copy.
     """
     with tempfile.TemporaryDirectory(prefix="aevb_slip_") as name:
         folder = Path(name).resolve()
@@ -87,7 +87,7 @@ def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def judge(slip: Slip) -> Outcome:
-    """Makes the slip and runs the tests that are to notice it, up to the first that does."""
+    """Makes the slip and runs the tests that should notice it, up to the first failure."""
     began = time.monotonic()
     red = trouble = ""
     with copy_of_the_package() as folder:
@@ -103,14 +103,14 @@ def judge(slip: Slip) -> Outcome:
 
 
 def check_without_slips(reds: Iterable[str]) -> str:
-    """Runs these tests in a copy of the package as it is -> what is wrong there, or ""."""
+    """Runs these tests in an unchanged copy of the package and returns their errors, or ""."""
     with copy_of_the_package() as folder:
         done = _pytest(folder, *sorted(set(reds)))
     return done.stdout[-2000:] + done.stderr[-2000:] if done.returncode else ""
 
 
 def run(slips: Iterable[Slip]) -> tuple[list[Outcome], str]:
-    """Judges slips, one on each core -> what came of them, and of the tests without them."""
+    """Judges slips, one on each core, and returns their outcomes and the errors without slips."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = []
         for outcome in pool.map(judge, slips):

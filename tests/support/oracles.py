@@ -1,4 +1,4 @@
-"""What is known exactly, in float64 and without JAX, to hold the package's float32 against."""
+"""Exact quantities in float64 without JAX, to which the package's float32 is compared."""
 
 import math
 from collections.abc import Callable
@@ -15,30 +15,33 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 class LinearGaussian(NamedTuple):
-    """p(x, z) = N(z; 0, I) N(x; W z + b, diag(noise_var)), whose every quantity is closed."""
+    """p(x, z) = N(z; 0, I) N(x; W z + b, diag(noise_var)), with all quantities in closed form."""
 
     weights: Array  # W, [D, Z]
     bias: Array  # b, [D]
     noise_var: Array  # [D]
 
     def marginal(self) -> tuple[Array, Array]:
-        """Mean [D] and covariance [D, D] of p(x)."""
+        """Returns the mean [D] and covariance [D, D] of p(x)."""
         return self.bias, self.weights @ self.weights.T + np.diag(self.noise_var)
 
     def posterior(self, x: Array) -> tuple[Array, Array]:
-        """Mean [Z] and covariance [Z, Z] of p(z|x)."""
+        """Returns the mean [Z] and covariance [Z, Z] of p(z|x)."""
         precise_weights = self.weights / self.noise_var[:, None]
         precision = np.eye(self.weights.shape[1]) + self.weights.T @ precise_weights
         cov: Array = np.linalg.inv(precision).astype(np.float64)
         return cov @ precise_weights.T @ (x - self.bias), cov
 
     def log_prob(self, x: Array) -> Array:
-        """log p(x) of x [D] or [N, D] -> [] or [N], nats."""
+        """Returns log p(x), [] or [N], nats, for x [D] or [N, D]."""
         mean, cov = self.marginal()
         return scipy.stats.multivariate_normal.logpdf(x, mean, cov)  # pyright: ignore[reportArgumentType]
 
     def elbo(self, x: Array, mean: Array, log_var: Array) -> float:
-        """E_q[log p(x|z)] - KL(q || p(z)) at one x [D], q = N(mean, diag(exp(log_var))), nats."""
+        """Returns E_q[log p(x|z)] - KL(q || p(z)) at one x [D], nats.
+
+        Here q = N(mean, diag(exp(log_var))).
+        """
         residual = x - self.bias - self.weights @ mean
         spread = np.square(self.weights) @ np.exp(log_var)  # variance of W z under q
         expected_log_lik = -0.5 * np.sum(
@@ -47,19 +50,19 @@ class LinearGaussian(NamedTuple):
         return float(expected_log_lik) - kl_to_standard_normal(mean, log_var)
 
     def posterior_log_q(self, x: Array, mean: Array, log_var: Array) -> float:
-        """E[log N(z; mean, diag(exp(log_var)))] over z ~ p(z|x) at one x [D], nats."""
+        """Returns E[log N(z; mean, diag(exp(log_var)))] over z ~ p(z|x) at one x [D], nats."""
         posterior_mean, cov = self.posterior(x)
         return expected_log_normal(posterior_mean - mean, cov, log_var)
 
     def dreamt_log_q(self, kernel: Array, bias: Array, log_var: Array) -> float:
-        """E[log N(z; x' kernel + bias, diag(exp(log_var)))] over x, z ~ p(x, z), nats."""
+        """Returns E[log N(z; x' kernel + bias, diag(exp(log_var)))] over x, z ~ p(x, z), nats."""
         # z - x' kernel - bias = (I - kernel' W) z - kernel' noise - (kernel' b + bias)
         of_z = np.eye(len(bias)) - kernel.T @ self.weights
         cov = of_z @ of_z.T + (kernel.T * self.noise_var) @ kernel
         return expected_log_normal(-(kernel.T @ self.bias + bias), cov, log_var)
 
     def elbo_gradient(self, x: Array, mean: Array, log_var: Array) -> dict[str, Array]:
-        """Of `elbo`, by pencil and paper, in the guide's statistics, W and b."""
+        """Returns the gradient of `elbo` in the guide's statistics, W and b, derived by hand."""
         var = np.exp(log_var)
         precise_residual = (x - self.bias - self.weights @ mean) / self.noise_var
         precision = np.sum(np.square(self.weights) / self.noise_var[:, None], axis=0)
@@ -73,7 +76,7 @@ class LinearGaussian(NamedTuple):
 
 
 def linear_gaussian(seed: int, num_dims: int, num_latents: int) -> LinearGaussian:
-    """A model with normal weights and noise of unequal sizes."""
+    """Returns a model with normal weights and noise of unequal sizes."""
     rng = np.random.default_rng(seed)
     return LinearGaussian(
         weights=rng.normal(size=(num_dims, num_latents)),
@@ -83,17 +86,17 @@ def linear_gaussian(seed: int, num_dims: int, num_latents: int) -> LinearGaussia
 
 
 def orthogonal_linear_gaussian(seed: int, num_dims: int, num_latents: int) -> LinearGaussian:
-    """A model whose posterior has a diagonal covariance, so that a diagonal guide can be exact."""
+    """Returns a model whose posterior covariance is diagonal, so a diagonal guide can be exact."""
     model = linear_gaussian(seed, num_dims, num_latents)
     weights = np.linalg.qr(model.weights).Q * np.arange(1.0, num_latents + 1.0)
     return model._replace(weights=weights, noise_var=np.full(num_dims, 0.5))
 
 
 def pca_log_lik(x: Array, num_latents: int) -> float:
-    """The greatest mean log p(x) [], nats, of probabilistic PCA on x [N, D].
+    """Returns the greatest mean log p(x) [], nats, of probabilistic PCA on x [N, D].
 
     Tipping & Bishop (1999): with the eigenvalues of the sample covariance in falling order, the
-    first Z are fitted and the noise variance is the mean of the others; the trace term is then D.
+    first Z are fitted and the noise variance is the mean of the others. The trace term is then D.
     """
     num_dims = x.shape[1]
     eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
@@ -115,11 +118,11 @@ def pca_em(
     guide_cov: Callable[[Array], Array] = _as_it_is,
     num_steps: int = 2000,
 ) -> LinearGaussian:
-    """Where EM for probabilistic PCA ends on x [N, D]; Tipping & Bishop (1999), section 3.3.
+    """Runs EM for probabilistic PCA on x [N, D]; Tipping & Bishop (1999), section 3.3.
 
     Args:
-        guide_cov: of the posterior's covariance [Z, Z], that of a guide in its place whose mean is
-            the posterior's: where variational EM ends that has such an E step.
+        guide_cov: maps the posterior's covariance [Z, Z] to that of a guide whose mean is the
+            posterior's. The result is then that of variational EM with this guide in the E step.
     """
     num_data, num_dims = x.shape
     bias = np.mean(x, axis=0)
@@ -136,18 +139,21 @@ def pca_em(
 
 
 def expected_log_normal(shift: Array, cov: Array, log_var: Array) -> float:
-    """E[log N(y; 0, diag(exp(log_var)))] where y [Z] has mean `shift` and this covariance, nats."""
+    """Returns E[log N(y; 0, diag(exp(log_var)))], nats.
+
+    The variable y [Z] has mean `shift` and covariance `cov`.
+    """
     squares = np.square(shift) + np.diag(cov)
     return float(-0.5 * np.sum(LOG_2PI + log_var + squares * np.exp(-log_var)))
 
 
 def kl_to_standard_normal(mean: Array, log_var: Array) -> float:
-    """KL(N(mean, diag(exp(log_var))) || N(0, I)), nats."""
+    """Returns KL(N(mean, diag(exp(log_var))) || N(0, I)), nats."""
     return kl_gaussians(mean, np.diag(np.exp(log_var)), np.zeros_like(mean), np.eye(len(mean)))
 
 
 def kl_gaussians(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> float:
-    """KL(N(mean0, cov0) || N(mean1, cov1)), nats, of means [Z] and covariances [Z, Z]."""
+    """Returns KL(N(mean0, cov0) || N(mean1, cov1)), nats, for means [Z] and covariances [Z, Z]."""
     shift = mean1 - mean0
     mahalanobis = shift @ np.linalg.solve(cov1, shift)
     trace = np.trace(np.linalg.solve(cov1, cov0))
@@ -156,16 +162,16 @@ def kl_gaussians(mean0: Array, cov0: Array, mean1: Array, cov1: Array) -> float:
 
 
 def integrate(function: Callable[[Array], ArrayLike], low: float, high: float) -> float:
-    """Integral over [low, high] of a function of points [n], by the trapezoid rule.
+    """Integrates a function of points [n] over [low, high], by the trapezoid rule.
 
-    Its error vanishes faster than any power of the spacing where the function decays at the ends.
+    If the function decays at the ends, the error vanishes faster than any power of the spacing.
     """
     points = np.linspace(low, high, 20_001)
     return float(np.trapezoid(np.asarray(function(points), np.float64), points))
 
 
 def finite_difference(function: Callable[[Array], float], at: Array, step: float = 1e-5) -> Array:
-    """Gradient of a scalar float64 function, by central differences."""
+    """Returns the gradient of a scalar float64 function, by central differences."""
     gradient = np.zeros_like(at)
     for index in np.ndindex(at.shape):
         shift = np.zeros_like(at)
@@ -175,14 +181,14 @@ def finite_difference(function: Callable[[Array], float], at: Array, step: float
 
 
 def standard_errors_off(draws: ArrayLike, exact: ArrayLike) -> float:
-    """By how many standard errors the mean of draws [n, ...] misses; the worst entry's."""
+    """Returns the error of the mean of draws [n, ...], in standard errors, for the worst entry."""
     draws = np.asarray(draws, np.float64)
     standard_error = np.std(draws, axis=0, ddof=1) / math.sqrt(len(draws))
     return float(np.max(np.abs(np.mean(draws, axis=0) - exact) / standard_error))
 
 
 def variance_standard_error(draws: Array) -> float:
-    """Of the sample variance of draws [n], from their fourth moment."""
+    """Returns the standard error of the sample variance of draws [n], from their fourth moment."""
     squares = np.square(draws - np.mean(draws))
     return float(np.std(squares) / math.sqrt(len(draws)))
 
@@ -190,14 +196,14 @@ def variance_standard_error(draws: Array) -> float:
 def quadrature_log_prob(
     log_joint: Callable[[Array], Array], num_latents: int, *, limit: float = 8.0, points: int = 1201
 ) -> float:
-    """log p(x) = log of the integral of exp(log_joint(z)) over z, nats, for Z = 1 or 2.
+    """Integrates exp(log_joint(z)) over z and returns the log, log p(x), nats, for Z = 1 or 2.
 
-    By the trapezoid rule on [-limit, limit]^Z, outside which the prior's mass does not count; its
-    error vanishes faster than any power of the spacing, and the sum is of logs, so that it can
-    neither overflow nor underflow.
+    The trapezoid rule is applied on [-limit, limit]^Z, outside which the prior's mass is
+    negligible. Its error vanishes faster than any power of the spacing. The sum is of logs, so it
+    can neither overflow nor underflow.
 
     Args:
-        log_joint: log p(x, z) of points [n, Z] -> [n].
+        log_joint: log p(x, z) of points [n, Z], as [n].
     """
     axis = np.linspace(-limit, limit, points)
     grid = np.stack(np.meshgrid(*[axis] * num_latents), axis=-1).reshape(-1, num_latents)

@@ -1,4 +1,4 @@
-"""What tests read of a page."""
+"""The content of a page, read for tests."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def content_of(text: str) -> dict[str, Any]:
-    """What its scripts show."""
+    """Returns the content that the page's scripts show."""
     (found,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text)
     return json.loads(found, parse_constant=_refuse)
 

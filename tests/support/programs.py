@@ -1,4 +1,4 @@
-"""Runs the programs of this repository: in the test's process, or in one of their own."""
+"""Runs the programs of this repository, in the test's process or in another one."""
 
 import contextlib
 import io
@@ -17,12 +17,12 @@ from aevb.runtime.signals import CAUGHT
 
 ROOT = Path(__file__).parent.parent.parent
 ON_THE_CPU = {"JAX_PLATFORMS": "cpu"}
-# Where the bits of a long run are compared: not in haste, as conftest.py may have asked for.
+# Options for comparing the bits of a long run: conftest.py may have turned optimizations off.
 OPTIMIZED = ON_THE_CPU | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 class Done(NamedTuple):
-    """A program that has ended."""
+    """The exit status and output of a program that has ended."""
 
     returncode: int
     stdout: str
@@ -30,10 +30,10 @@ class Done(NamedTuple):
 
 
 def run_program(*arguments: object) -> Done:
-    """Runs `python arguments` at the root, in this process, which saves the start of another.
+    """Runs `python arguments` at the root, in this process, which saves starting another.
 
-    Arguments begin with a script's path, or with -m and a module. What a program changes of its
-    process (signals, the command line, modules beside a script) is put back.
+    The arguments begin with a script's path, or with -m and a module. What a program changes in its
+    process (signals, the command line, modules beside a script) is restored.
     """
     first, *rest = map(str, arguments)
     out, err, status = io.StringIO(), io.StringIO(), 0
@@ -77,7 +77,7 @@ def _process_state() -> Iterator[None]:
 
 
 def program(*arguments: object) -> str:
-    """Runs a program in this process that succeeds -> what it prints."""
+    """Runs a program in this process, checks that it succeeds, and returns what it prints."""
     done = run_program(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -100,7 +100,7 @@ def run_python(
 
 
 def python(*arguments: object, input: str = "") -> str:
-    """What a program that succeeds prints, in a process of its own."""
+    """Runs a program in its own process, checks that it succeeds, and returns what it prints."""
     done = run_python(*arguments, input=input)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""Public files of data sets in small, as their sites serve them."""
+"""Small versions of the public files of datasets, as their sites serve them."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def amat(images: np.ndarray) -> bytes:
 def small(
     source: Source, arrays: list[np.ndarray], encode: Callable[[np.ndarray], bytes], url: str
 ) -> tuple[Source, dict[str, bytes]]:
-    """`source` with other arrays in the place of its own, and the files that a site serves."""
+    """Returns `source` with other arrays in place of its own, and the files that a site serves."""
     remaining, files = list(arrays), {}
     splits: dict[str, dict[str, sources.Part]] = {}
     for split, features in source.splits.items():

@@ -1,4 +1,4 @@
-"""A run of seconds, most of whose time goes into evaluations and checkpoints, to be disturbed."""
+"""A run of a few seconds, mostly evaluations and checkpoints, which tests interrupt."""
 
 from aevb.config import Config, default_config
 from aevb.sweeps.grid import Axes

@@ -27,7 +27,7 @@ def read(path: Path) -> Any:
 
 
 def bounds(folder: Path) -> dict[str, float]:
-    """Of each run, by its folder's name."""
+    """Returns the test bound of each run, by its folder's name."""
     return {
         str(summary.parent.relative_to(folder)): read(summary)["test_bound"]
         for summary in sorted(folder.rglob("summary.json"))

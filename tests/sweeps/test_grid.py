@@ -1,4 +1,4 @@
-"""What runs a sweep comes to, and the mistakes in declaring one."""
+"""The runs that a sweep consists of, and mistakes in its declaration."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def test_the_runs_are_the_product_named_by_their_settings():
     for member in members:
         assert member.values["seed"] == member.setting["seed"]
         assert member.values["model.num_latents"] == member.setting["model.num_latents"]
-        assert member.values["optimizer.step_size"] == 0.02  # as in the config
+        assert member.values["optimizer.step_size"] == 0.02  # the value of the config
 
 
 def test_a_choice_is_tried_in_short_at_each_setting_with_the_first_seed():

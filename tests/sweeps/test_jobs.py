@@ -1,6 +1,6 @@
-"""A sweep whose runs are jobs: what becomes of each, by scripted jobs; and real processes.
+"""A sweep whose runs are jobs: the outcome of scripted jobs, and real processes.
 
-`make test-slurm` has real jobs of a real SLURM.
+`make test-slurm` tests real jobs of a real SLURM.
 """
 
 import json
@@ -29,14 +29,14 @@ from aevb.sweeps.jobs import Ended, Task
 
 
 class Paths(NamedTuple):
-    """Of a job's files."""
+    """The paths of a job's files."""
 
     result_pickle: Path
     stderr: Path
 
 
 class ScriptedJob:
-    """A job that does its work at once, or what the script says instead."""
+    """A job that does its work at once, or returns what the script specifies instead."""
 
     def __init__(self, job_id: str, folder: Path, said: Ended | None):
         self.job_id, self.said = job_id, said
@@ -49,7 +49,7 @@ class ScriptedJob:
 
 
 class Script:
-    """An engine: for each job in turn a state, or a state and what the job says."""
+    """An engine that gives each job in turn a state, or a state and a result."""
 
     poll_seconds = 0.0
 
@@ -69,7 +69,7 @@ class Script:
             number = str(len(self.begun))
             self.begun.append(task.folder)
             turn = self.script.pop(0) if self.script else None
-            with Signals():  # whose end undoes what the task does to the signals of this process
+            with Signals():  # restores the signal handlers that the task changes
                 state, said = turn or ("COMPLETED", task())
             self.jobs[number] = state
             jobs.append(ScriptedJob(number, self.folder, said))
@@ -95,7 +95,7 @@ def scripted(
 
 
 def pretend(values: Values, folder: Path, *, is_finished: bool = True) -> None:
-    """Instead of a run: what it leaves."""
+    """Writes the files of a run without running it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_signed(folder / "config.json", values)
     if is_finished:
@@ -123,7 +123,7 @@ def test_runs_of_jobs_end_as_those_of_this_process(monkeypatch: pytest.MonkeyPat
     assert len(engine.begun) == 2
     again = sweep.run(plan, tmp_path / "jobs", launcher="local")
     assert again == result
-    assert len(engine.begun) == 2  # what is finished has no job
+    assert len(engine.begun) == 2  # a finished run has no job
 
 
 @pytest.mark.parametrize("end", [KILLED, STOPPED, ("NODE_FAIL", None), ("TIMEOUT", None)])
@@ -147,7 +147,7 @@ def test_it_is_given_up_where_it_saves_nothing(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_and_not_where_it_gets_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Each of these jobs writes one line more of the log before it is killed."""
+    """Each of these jobs adds a line to the log before it is killed."""
     engine = scripted(monkeypatch, tmp_path, *[KILLED] * 7)
     states = engine.states
 
@@ -213,7 +213,7 @@ def test_jobs_of_an_earlier_command_are_found(monkeypatch: pytest.MonkeyPatch, t
 
     def find(job_ids: Sequence[str]) -> list[ScriptedJob]:
         assert job_ids == ["77"]
-        engine.jobs["77"] = "COMPLETED"  # as soon as anyone looks
+        engine.jobs["77"] = "COMPLETED"  # at the first query
         runs.run(member.values, folder / member.name)
         return [ScriptedJob("77", engine.folder, None)]
 
@@ -234,7 +234,7 @@ def test_an_exception_of_a_job_is_a_line(
     with Signals():
         said = Task(member.values, tmp_path, one_thread=False)()
     assert said.reason.startswith("ZeroDivisionError: in the middle (")
-    assert "in broken" in capsys.readouterr().err  # the whole of it, for the log
+    assert "in broken" in capsys.readouterr().err  # the whole message, for the log
 
 
 def test_what_submitit_cannot_do_names_the_log(tmp_path: Path):
@@ -291,13 +291,13 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def controllers(folder: Path) -> list[int]:
-    """Ids of the processes that look after the jobs."""
+    """Returns the ids of the processes that supervise the jobs."""
     jobs = folder / "jobs" / "jobs.json"
     return [int(job) for job in json.loads(jobs.read_text()).values()] if jobs.exists() else []
 
 
 def workers(folder: Path) -> list[int]:
-    """Ids of the processes that train."""
+    """Returns the ids of the processes that train."""
     found = []
     for controller in controllers(folder):
         children = Path(f"/proc/{controller}/task/{controller}/children")
@@ -314,7 +314,7 @@ def wait_for(ready: Any, process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [REQUEUE, signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_stopped_goes_on(number: signal.Signals, tmp_path: Path):
-    """Asked by its queue to make room, by a person, or killed."""
+    """The signals are those of a queue that needs room, of a user, and of a kill."""
     assert run_python(*CONFIG, "--config.model.num_latents=2", f"--workdir={tmp_path / 'alone'}")
     folder = tmp_path / "sweep"
     process = start(folder, "--axis=seed=0")
@@ -335,7 +335,7 @@ def test_ctrl_c_lets_the_processes_save_and_the_same_command_goes_on(tmp_path: P
     folder = tmp_path / "sweep"
     process = start(folder, "--axis=seed=0,1")
     wait_for(lambda: len(list(folder.rglob("metrics.jsonl"))) == 2, process)
-    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal
     _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT, err
     assert workers(folder) == []
@@ -347,11 +347,11 @@ def test_ctrl_c_lets_the_processes_save_and_the_same_command_goes_on(tmp_path: P
     assert "failed" not in out
 
 
-# SLURM's own file, and mistakes
+# SLURM's own file, and user errors
 
 
 def fake_slurm(folder: Path) -> dict[str, str]:
-    """A PATH with an `sbatch` that keeps its file, and a `squeue` that knows of nothing."""
+    """Returns a PATH with an `sbatch` that keeps its file, and a `squeue` without any jobs."""
     folder.mkdir()
     programs = {
         "srun": "exit 1",
@@ -451,8 +451,8 @@ def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_pat
 
 
 def test_ctrl_c_does_not_reach_a_process_that_does_not_listen_yet():
-    """Else Python would end it, before it has set anything up to be saved."""
-    before = signal.getsignal(signal.SIGINT)  # which is ignored already in a shell's background
+    """Otherwise Python would end the process before it has set up anything to save."""
+    before = signal.getsignal(signal.SIGINT)  # already ignored in a shell's background
     with jobs._deaf_to_the_terminal():
         child = subprocess.Popen(
             [sys.executable, "-c", "print('ready', flush=True); input()"],

@@ -1,6 +1,7 @@
-"""A sweep on a real SLURM of one machine, that these tests start and stop: `make test-slurm`.
+"""A sweep on a real SLURM of one machine, started and stopped by these tests: `make test-slurm`.
 
-It takes the programs of Debian's packages slurmctld, slurmd and slurm-client, and no rights.
+It uses the programs of Debian's packages slurmctld, slurmd and slurm-client, and needs no special
+permissions.
 """
 
 import json
@@ -36,8 +37,10 @@ def free_port() -> int:
 
 
 def configuration(folder: Path) -> str:
-    """Of one node with two cores; no accounts, no passwords, and a job that is queued again waits
-    for seconds and not for the usual two minutes."""
+    """Returns the configuration of one node with two cores, without accounts and passwords.
+
+    A job that is queued again waits for seconds, not for the usual two minutes.
+    """
     user = os.environ.get("USER") or "root"
     return f"""
 ClusterName=one
@@ -67,7 +70,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """The environment in which SLURM's programs find it."""
+    """Yields the environment in which SLURM's programs find the cluster."""
     missing = [name for name in ("slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
     assert not missing, f"no {missing}: apt-get install slurmctld slurmd slurm-client"
     folder = tmp_path_factory.mktemp("slurm")
@@ -124,7 +127,7 @@ def jobs(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    """What the same sweep in one process finds."""
+    """Returns the bounds of the same sweep in one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
     done = run_python(*CONFIG, "--mapping=sequence", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
@@ -150,12 +153,12 @@ def test_a_job_that_is_stopped_goes_on(
     undisturbed: dict[str, float],
     tmp_path: Path,
 ):
-    """By SIGUSR2 submitit has SLURM queue the same job again; else there is a new one."""
+    """After SIGUSR2, submitit has SLURM queue the same job again; otherwise there is a new job."""
     process = start(cluster, tmp_path, "--axis=model.num_latents=2")
     wait_for(lambda: list(tmp_path.rglob("metrics.jsonl")), process)
     (log, *_) = tmp_path.rglob("metrics.jsonl")
     name, first = log.parent.name, jobs(tmp_path)
-    if number == signal.SIGKILL:  # by `scancel` it would be a wish of the user's
+    if number == signal.SIGKILL:  # `scancel` would count as a request of the user
         subprocess.run(["pkill", "-KILL", "-f", f"_submit {tmp_path}"], check=True)
     else:
         told(cluster, "scancel", f"--signal={number.name.removeprefix('SIG')}", first[name])

@@ -1,4 +1,4 @@
-"""Sweeps: every mapping ends as the runs alone do, is resumed, and outlives a run that fails."""
+"""Sweeps: every mapping gives the results of single runs, resumes, and survives a failed run."""
 
 import json
 import os
@@ -24,14 +24,14 @@ from aevb.sweeps.grid import Axes, Member, best_of, make_plan
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of a sweep that ran in sequence, and its result."""
+    """Returns the folder of a sweep that ran in sequence, and its result."""
     folder = tmp_path_factory.mktemp("finished") / "sweep"
     return folder, sweep.run(make_plan(small(), AXES), folder, "sequence")
 
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw nothing, where what they draw is not the point."""
+    """Disables the figures, for tests that do not need them."""
     monkeypatch.setattr(run_figures, "draw_run", lambda *arguments: None)
     monkeypatch.setattr(runs, "explorer_page", lambda *arguments: "")
 
@@ -52,7 +52,7 @@ def test_a_sweeps_file_is_its_result(finished: tuple[Path, dict[str, Any]]):
 
 
 def assert_as_alone(inside: Path, member: Member, alone: Path, rel: float) -> None:
-    """A run within a sweep leaves what the same run leaves by itself."""
+    """Checks that a run within a sweep writes the same files as the run alone."""
     summary = runs.run(member.values, alone)
     assert read(inside / "config.json") == read(alone / "config.json")
     assert {p.name for p in inside.iterdir()} == {p.name for p in alone.iterdir()}
@@ -60,7 +60,7 @@ def assert_as_alone(inside: Path, member: Member, alone: Path, rel: float) -> No
     assert len(logs[0]) == len(logs[1])
     found = read(inside / "summary.json")["test_bound"]
     assert found == pytest.approx(summary["test_bound"], rel=rel)
-    assert runs.run(member.values, inside)["seed"] == member.values["seed"]  # it is finished
+    assert runs.run(member.values, inside)["seed"] == member.values["seed"]  # already finished
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_run_in_sequence_has_the_folder_that_it_has_alone(
 
 @pytest.mark.slow
 def test_a_stacked_run_has_the_folder_that_it_has_alone(tmp_path: Path):
-    """But for rounding, which six steps of Adagrad carry to the bound."""
+    """The bounds differ by rounding errors of six steps of Adagrad."""
     plan = make_plan(small(), AXES)
     sweep.run(plan, tmp_path / "sweep", "stack")
     for member in plan.members():
@@ -140,7 +140,7 @@ def test_a_run_whose_bound_is_no_number_is_reported_and_the_others_go_on(
 
 
 def claim(folder: Path, member: Member) -> None:
-    """Leaves what a run leaves first."""
+    """Writes the first files of a run."""
     with runs.claimed(folder, member.values):
         pass
 
@@ -198,7 +198,7 @@ def test_programs_of_one_guide_and_prior_are_stacked_whatever_their_latents():
         assert key(**one, **rest) == key(**one, **rest, seed=3)
 
 
-# The command
+# The command line
 
 FREY = ["experiments/run.py", "--config=experiments/frey_faces.py"]
 SWEEP = [
@@ -214,7 +214,7 @@ NUM_DEVICES = min(xla.num_cores(), 4)  # for four runs
 
 
 def command(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, which makes the devices that it needs."""
+    """Runs a sweep in a separate process, which sets up the devices that it needs."""
     return run_python(*SWEEP, f"--workdir={folder}", *more)
 
 
@@ -243,7 +243,7 @@ def test_on_several_devices_every_run_ends_bitwise_the_same(in_sequence: Path, t
 @pytest.mark.slow
 @pytest.mark.parametrize("mapping", ["devices", "stack"])
 def test_a_sweep_that_is_stopped_goes_on_where_it_was(mapping: str, tmp_path: Path):
-    """As each run alone does: its log has every line once, and its end is the same."""
+    """The log has every line once, and the result is that of an undisturbed run."""
     undisturbed = tmp_path / "undisturbed"
     assert command(undisturbed, f"--mapping={mapping}").returncode == 0
     folder = tmp_path / "stopped"

@@ -1,4 +1,4 @@
-"""The loop: which datapoints it shows when, and that pauses and resumptions leave no trace."""
+"""The training loop: the order of the datapoints, and pauses and resumptions without effect."""
 
 from functools import cache
 from typing import Any
@@ -20,7 +20,7 @@ from aevb.training.loop import Advance, LoopKeys, Order, Pause, make_advance, pa
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
-N, M = 11, 3  # 3 minibatches an epoch; 2 datapoints wait
+N, M = 11, 3  # 3 minibatches per epoch; 2 datapoints are left over
 STEPS_PER_EPOCH = N // M
 NUM_STEPS = 4 * STEPS_PER_EPOCH
 
@@ -32,12 +32,12 @@ def keys(seed: int = 0) -> LoopKeys:
 
 
 def noisy(key: jax.Array, x: jax.Array) -> jax.Array:
-    """A preprocessing that tells its key: the second pixel becomes uniform noise."""
+    """Replaces the second pixel by uniform noise, which identifies the key of the preprocessing."""
     return jnp.stack([x[0].astype(jnp.float32), jax.random.uniform(key)])
 
 
 def recorder() -> Algorithm:
-    """Learns nothing; `extra` notes what each step was shown, and its key."""
+    """Returns an algorithm that learns nothing; `extra` records each step's data and key."""
 
     def init(key: jax.Array) -> TrainState:
         extra = {
@@ -61,7 +61,7 @@ RECORD = make_advance(RECORDER, noisy, batch_size=M)
 
 
 def record(seed: int = 0) -> dict[str, np.ndarray]:
-    """What NUM_STEPS steps were shown, each entry [NUM_STEPS, ...]."""
+    """Returns the data of NUM_STEPS steps, each entry [NUM_STEPS, ...]."""
     state, _ = train_to(
         RECORD, keys(seed), DATA, RECORDER.init(jax.random.key(0)), jnp.int32(NUM_STEPS)
     )
@@ -70,7 +70,7 @@ def record(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def learner() -> Algorithm:
-    """A small VAE under AEVB with momentum."""
+    """Returns AEVB with momentum, for a small VAE."""
     init = normal_init(0.5)
     model = vae.make(
         mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialization=init),
@@ -87,7 +87,7 @@ LEARN = make_advance(LEARNER, noisy, batch_size=M)
 
 
 def learned(*stops: int, start: TrainState | None = None) -> tuple[TrainState, list[Any]]:
-    """The state after advancing to each stop in turn, on the host, and the metrics on the way."""
+    """Advances to each stop in turn; returns the final state, on the host, and the metrics."""
     state = LEARNER.init(jax.random.key(0)) if start is None else jax.tree.map(jnp.asarray, start)
     metrics = []
     for stop in stops:
@@ -106,7 +106,7 @@ def assert_differ(state: TrainState, other: TrainState) -> None:
     assert any(np.any(a != b) for a, b in pairs)
 
 
-# What is shown
+# The data of each step
 
 
 def test_an_epoch_shows_each_datapoint_at_most_once_and_leaves_out_the_remainder():
@@ -136,14 +136,14 @@ def test_a_batch_holds_the_datapoints_that_it_names():
 
 
 def test_preprocessing_and_steps_have_fresh_keys():
-    """No binarization is drawn twice, nor with the key of a step's samples."""
+    """Each binarization is a new draw, with a key that differs from that of the step's samples."""
     shown = record()
     noise = np.concatenate([shown["x"][..., 1].ravel(), shown["noise"]])
     assert len(np.unique(noise)) == NUM_STEPS * (M + 1)
 
 
 def test_every_datapoint_is_shown_equally_often():
-    """A bias for some would make the minibatch a biased estimate of the sum over the data."""
+    """Unequal counts would make the minibatch a biased estimate of the sum over the data."""
     start, num_runs = jax.tree.map(np.asarray, RECORDER.init(jax.random.key(0))), 400
     counts = np.zeros(N)
     for seed in range(num_runs):
@@ -156,7 +156,7 @@ def test_every_datapoint_is_shown_equally_often():
 
 
 def test_the_order_of_an_epoch_is_drawn_once_and_that_of_another_epoch_is_not_used():
-    """To shuffle takes time that grows with N, in every pause if it were done anew."""
+    """Shuffling takes time that grows with N, which another shuffle in each pause would add."""
     state, drawn = RECORDER.init(jax.random.key(0)), record()["indices"]
     order = Order(jnp.int32(0), jnp.arange(N))
     state, order, _ = RECORD(keys(), DATA, state, order, jnp.int32(1))
@@ -202,7 +202,7 @@ def another_advance() -> Advance:
 
 @pytest.mark.parametrize("stop", slow_but([2], [2, 3, 7]))
 def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int):
-    """By another `advance`, from a state that has been on the host, as from a checkpoint."""
+    """The run is resumed by another `advance`, from a state on the host, as from a checkpoint."""
     undisturbed, _ = learned(10)
     saved, _ = learned(stop)
     assert_differ(saved, undisturbed)
@@ -213,7 +213,7 @@ def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int)
 
 
 def paused(start: TrainState, *, num_steps: int, stops: tuple[int, ...]) -> list[Pause]:
-    """The pauses, their states copied to the host before their memory is used again."""
+    """Returns the pauses; their states are copied to the host before their memory is reused."""
     return [
         pause._replace(state=jax.tree.map(np.array, pause.state))
         for pause in pauses(RECORD, keys(), DATA, start, num_steps=num_steps, stops=stops)

@@ -1,4 +1,4 @@
-"""The programs that train and evaluate lower for every platform, none of which need be here."""
+"""The training and evaluation programs lower for every platform, without having the hardware."""
 
 import math
 from pathlib import Path
@@ -63,7 +63,7 @@ MODELS = {
     ),
     "mcem": changed(algorithm__name="mcem"),
 }
-ALGORITHMS = {  # whose evaluation is that of the Frey faces
+ALGORITHMS = {  # evaluated like the Frey faces
     "wake-sleep": changed(algorithm__name="wake_sleep"),
     "reweighted wake-sleep": changed(
         algorithm__name="reweighted_wake_sleep", algorithm__num_samples=5
@@ -76,7 +76,7 @@ QUICK = ("frey_faces", "full_vb")
 
 @pytest.fixture(autouse=True)
 def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MNIST, whose files may not be here, becomes random pixels of its kind."""
+    """Replaces MNIST, whose files may be missing, by random pixels of the same kind."""
     load = datasets.load
 
     def load_or_make(name: str, options: Options) -> Dataset:
@@ -91,7 +91,7 @@ def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Program(NamedTuple):
-    """A compiled function, and what it is called with."""
+    """A compiled function, and its arguments."""
 
     function: jax.stages.Wrapped
     arguments: tuple[Any, ...]  # arrays, or their shapes
@@ -102,7 +102,7 @@ def shapes(tree: PyTree) -> PyTree:
 
 
 def training(values: Values, built: Experiment) -> Program:
-    """What `loop.make_advance` makes."""
+    """Returns the program of `loop.make_advance`."""
     batch_size = values["train.batch_size"]
     advance = loop.make_advance(built.algorithm, built.dataset.preprocess, batch_size=batch_size)
     state = jax.eval_shape(built.algorithm.init, KEY)
@@ -112,7 +112,7 @@ def training(values: Values, built: Experiment) -> Program:
 
 
 def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
-    """What `stacked_runs.stacked` makes of the paper's models of several sizes."""
+    """Returns the program of `stacked_runs.stacked` for the paper's models of several sizes."""
     config = config_of(EXPERIMENTS / f"{file}.py")
     values = [validate(with_values(config, {"model.num_latents": size})) for size in latents]
     built = [build(each) for each in values]
@@ -139,7 +139,7 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
 
 
 def evaluation(built: Experiment) -> Program:
-    """What `elbo.make_score` runs on each block."""
+    """Returns the program that `elbo.make_score` runs on each block."""
     block = jax.ShapeDtypeStruct((elbo.EVALUATION_BATCH,), jnp.int32)
     data = built.dataset.train
     stored = jax.ShapeDtypeStruct((*block.shape, data.shape[1]), data.dtype)
@@ -148,7 +148,7 @@ def evaluation(built: Experiment) -> Program:
 
 
 def importance_sampling(built: Experiment, proposal: str) -> Program:
-    """log p(x) of a batch, as `log_likelihood.estimate_points` has it."""
+    """Returns log p(x) of a batch, as in `log_likelihood.estimate_points`."""
     vae = built.vae
 
     def one(params: PyTree, key: Key, x: jax.Array) -> marginal.Estimate:
@@ -164,19 +164,19 @@ def importance_sampling(built: Experiment, proposal: str) -> Program:
 
 
 def lowered(program: Program) -> export.Exported:
-    """For all platforms at once; raises where an operation is unknown to one of them."""
+    """Lowers a program for all platforms; raises if one of them does not know an operation."""
     exported = export.export(program.function, platforms=PLATFORMS)(*program.arguments)
     assert exported.platforms == PLATFORMS
     return exported
 
 
-@pytest.mark.usefixtures("standard_promotion")  # optax's adam leans on it
+@pytest.mark.usefixtures("standard_promotion")  # needed by optax's adam
 @pytest.mark.parametrize(
     "name",
     slow_but(QUICK, CONFIGS),
 )
 def test_training_and_evaluation_lower_for_every_platform_and_carry_no_data(name: str):
-    """The data are an argument: as a constant they would be copied into every program."""
+    """The data must be an argument: a constant would be copied into every program."""
     built = build(CONFIGS[name])
     programs = [training(CONFIGS[name], built)]
     if name not in ALGORITHMS:
@@ -211,12 +211,12 @@ def test_a_sweeps_step_lowers_for_every_platform_and_carries_no_data(
     ],
 )
 def test_importance_sampling_lowers_for_every_platform(name: str, proposal: str):
-    """`modes` does all that `laplace` does, at each mode."""
+    """`modes` uses all operations of `laplace`, at each mode."""
     lowered(importance_sampling(build(PAPER[name]), proposal))
 
 
 def test_what_a_platform_does_not_know_is_noticed():
-    """As the Schur decomposition, of which jax has no version for a TPU."""
+    """The example is the Schur decomposition, which jax does not have for a TPU."""
     matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
     with pytest.raises(NotImplementedError, match="schur"):
         lowered(Program(jax.jit(jax.scipy.linalg.schur), (matrix,)))
@@ -231,7 +231,7 @@ def test_a_lowered_step_takes_the_step():
     stored, stop = jnp.asarray(built.dataset.train), jnp.int32(2)
     start = built.algorithm.init(jax.random.key(1))
 
-    def arguments() -> Any:  # anew for each, because the loop uses their memory again
+    def arguments() -> Any:  # new arrays for each call, because the loop reuses their memory
         return keys, stored, jax.tree.map(jnp.copy, start), loop.no_order(keys, stored), stop
 
     there, _, _ = lowered(program).call(*arguments())

@@ -1,6 +1,6 @@
-"""A run that is stopped and started again ends as if nothing had happened.
+"""A run that is stopped and started again ends in the same state as an undisturbed one.
 
-The quick tests stop it in the test's process; the slow ones start processes of their own. Those
+The quick tests stop it in the test's process; the slow ones start separate processes. The tests
 that damage a run's files are in `faults/`.
 """
 
@@ -48,7 +48,7 @@ def finish(folder: Path) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of every checkpoint that is kept: SHA-256 of parameters and optimizer state by step."""
+    """Returns the SHA-256 of parameters and optimizer state by step, for each kept checkpoint."""
     return {
         step.name: json.loads((step / "notes" / "metadata").read_text())["state"]
         for step in (folder / "checkpoints").iterdir()
@@ -57,7 +57,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def log(folder: Path) -> list[dict[str, float]]:
-    """The log without what depends on the time."""
+    """Returns the log without the entries that depend on time."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
         {k: v for k, v in json.loads(line).items() if k != "seconds" and "recent" not in k}
@@ -77,7 +77,7 @@ def assert_same_end(folder: Path, undisturbed: Path) -> None:
     assert bounds(folder) == bounds(undisturbed)
 
 
-# In this process
+# In the test's process
 
 
 def run_small(folder: Path) -> Done:
@@ -96,7 +96,7 @@ def run_small(folder: Path) -> Done:
 def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The signal comes at the second evaluation, as if from outside."""
+    """The signal is sent at the second evaluation, as if from another process."""
     folder, append = tmp_path / "run", trainer.MetricsLog.append
 
     def append_and_signal(log: trainer.MetricsLog, record: dict[str, float]) -> None:
@@ -124,12 +124,12 @@ def test_a_finished_run_given_again_prints_its_summary_and_changes_nothing(undis
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
 
 
-# In processes of their own
+# In separate processes
 
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody stopped."""
+    """Returns the folder of a run that was not interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     finish(folder)
     return folder

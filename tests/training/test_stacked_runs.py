@@ -1,9 +1,9 @@
-"""Runs stacked into one program: each as it is alone, up to rounding, the small beside the large.
+"""Runs stacked into one program equal the same runs alone, up to rounding, at different sizes.
 
-The paper's Adagrad is no measure of that beyond a few steps: its first steps have the size of the
-step size whatever the gradient's, so that a gradient of 1e-9 in the place of 0 moves a weight as
-far as any other, and rounding grows a hundredfold in ten steps. Along plain gradient ascent it
-does not.
+The paper's Adagrad cannot be used for this test beyond a few steps. Its first steps have the size
+of the step size for any gradient, so that a gradient of 1e-9 instead of 0 moves a weight as far as
+any other, and rounding errors grow a hundredfold in ten steps. With plain gradient ascent they do
+not.
 """
 
 from functools import cache
@@ -36,7 +36,7 @@ SMALL = {
 
 
 class Members(NamedTuple):
-    """Runs, and the same runs as a stack."""
+    """Single runs, and the same runs as a stack."""
 
     values: list[Values]
     built: list[Experiment]
@@ -167,7 +167,7 @@ def test_the_first_steps_of_adagrad_are_those_alone():
 
 @pytest.mark.slow
 def test_what_is_padded_stays_0():
-    """Of the parameters and of the optimizer's state, under an optimizer that moves everything."""
+    """The padding covers parameters and optimizer state; this optimizer changes every entry."""
     members = adagrad()
     state, _ = trained(members.stacked, members.built[0].dataset.train, 12)
     expected = jax.eval_shape(members.built[0].algorithm.init, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Training on data that stay on disk: the minibatches, and so the parameters, of data in memory."""
+"""Training on data on disk has the same minibatches and parameters as training in memory."""
 
 import json
 from pathlib import Path
@@ -18,21 +18,21 @@ from aevb.data.io import array_records
 from aevb.data.io.array_records import Records
 from aevb.training import loop, stacked_runs, streaming
 
-N, M, D = 47, 5, 3  # 9 minibatches an epoch; 2 datapoints wait
+N, M, D = 47, 5, 3  # 9 minibatches per epoch; 2 datapoints are left over
 NUM_STEPS = 40
 DATA = np.arange(N * D, dtype=np.uint8).reshape(N, D)
 
 
 @pytest.fixture
 def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    """In shards of 20 datapoints, to be read 4 minibatches at a time."""
+    """Writes shards of 20 datapoints, which are read 4 minibatches at a time."""
     monkeypatch.setattr(array_records, "SHARD_BYTES", 20 * D)
     monkeypatch.setattr(streaming, "BLOCK_BYTES", 4 * M * D)
     return array_records.write(tmp_path / "records", [DATA])
 
 
 def recorder() -> Algorithm:
-    """Learns nothing, and notes what each step is shown."""
+    """Returns an algorithm that learns nothing, and records the data of each step."""
 
     def init(key: jax.Array) -> TrainState:
         extra = {
@@ -51,7 +51,7 @@ def recorder() -> Algorithm:
 
 
 def dataset(train: Any) -> Dataset:
-    """Whose preprocessing tells its key."""
+    """Returns a dataset whose preprocessing records its key."""
 
     def preprocess(key: jax.Array, x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32) + jax.random.uniform(key)
@@ -60,7 +60,7 @@ def dataset(train: Any) -> Dataset:
 
 
 def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any = None):
-    """-> what was noted, the last order, the metrics of each stretch."""
+    """Returns the recorded data, the last order, and the metrics of each stretch."""
     algorithm, data = recorder(), streaming.on_device(train)
     program = program or streaming.make_program(algorithm, dataset(train), batch_size=M)
     keys = stacked_runs.run_keys(jax.random.key(seed)).loop
@@ -110,12 +110,12 @@ def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: 
 
 
 def test_what_has_been_read_is_not_read_again(on_disk: Records, monkeypatch: pytest.MonkeyPatch):
-    """An epoch of 45 datapoints is three blocks, however often it is paused in."""
+    """An epoch of 45 datapoints has three blocks, for any number of pauses within it."""
     read: list[int] = []
     get = Records.__getitem__
 
     def counting(self: Records, index: Any) -> np.ndarray:
-        if self is on_disk:  # and not what a test before this one is still reading ahead
+        if self is on_disk:  # ignores read-ahead by an earlier test
             read.extend(np.asarray(index).tolist())
         return get(self, index)
 

@@ -1,4 +1,4 @@
-"""Training in a folder: when it evaluates, what it keeps, and that it stops at a NaN."""
+"""Training in a folder: times of evaluation, kept checkpoints, and the stop at a NaN."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ DATASET = Dataset(
 
 
 def counter(bound_at_step=lambda step: step.astype(jnp.float32)) -> Algorithm:
-    """Learns nothing but how many steps it has made; its bound is a function of that."""
+    """Returns an algorithm that only counts its steps; its bound is a function of the count."""
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
         params = state.params + 1.0
@@ -53,7 +53,7 @@ def counter(bound_at_step=lambda step: step.astype(jnp.float32)) -> Algorithm:
 
 
 def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
-    """Best after 16 steps; the size of the data tells the splits apart."""
+    """Scores best after 16 steps; the size of the data distinguishes the splits."""
     return Score(-abs(float(params) - 16.0) - len(index), 0.0)
 
 
@@ -62,7 +62,7 @@ def fit(folder: Path, algorithm: Algorithm, **changes: float) -> trainer.Trained
     return trainer.fit(algorithm, DATASET, score, settings, key=jax.random.key(0), folder=folder)
 
 
-# When
+# Times of evaluations and checkpoints
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path):
     assert examples == sorted(set(examples))
 
 
-# What is no number
+# Non-finite objectives
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path):
 def test_a_bad_objective_stops_the_run_at_the_very_step_and_keeps_the_checkpoint_before_it(
     value: str, bad: int, tmp_path: Path
 ):
-    """By step 25 an evaluation and a checkpoint are behind it, and there is none before 10."""
+    """An evaluation and a checkpoint precede step 25, and none precedes step 10."""
     algorithm = counter(lambda step: jnp.where(step == bad, float(value), 0.0))
     with pytest.raises(UserError) as caught:
         fit(tmp_path, algorithm)
@@ -170,7 +170,7 @@ def test_the_states_around_a_bad_step_are_kept(tmp_path: Path):
 
 
 def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
-    """In each epoch of 4 steps one sees datapoint 7, of whose value the objective is NaN."""
+    """Each epoch has 4 steps. One of them has datapoint 7, whose value makes the objective NaN."""
     data = DATASET._replace(train=np.arange(80, dtype=np.uint8).reshape(40, 2))
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
