@@ -19,7 +19,7 @@ NAMES = {
 }
 FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
 FIGURE_3 = {"aevb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem"}
-FIGURE_6 = {"figure_6_mnist": "MNIST", "figure_6_frey": "Frey faces"}
+FULL_VB = {"full_vb_mnist": "MNIST", "full_vb_frey": "Frey faces"}
 DECADES = (100_000, 1_000_000, 10_000_000)
 LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
 
@@ -143,7 +143,7 @@ def of_figure_3(findings: Findings, algorithm: str, **setting: Any) -> list[Run]
 
 
 def log_p(run: Run, by: str) -> float:
-    """Returns the test log p(x) of a run of figure 6, by the "mean" or by "samples" of theta."""
+    """Returns a full-VB run's test log p(x), by the "mean" or by "samples" of theta."""
     return run["measured"][by]["estimators"]["importance"]["mean"]
 
 

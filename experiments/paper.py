@@ -164,10 +164,10 @@ STUDIES: Mapping[str, Study] = {
         "figure_3", ("--axis=algorithm.name=mcem",), quick=FEW, measure=appendix_d_along_training
     ),
     "figure_5": Study("figure_5", quick=LONGER),
-    "figure_6_mnist": Study(
-        "figure_6_mnist", quick=(*SHORT, "--axis=data.num_train=100,1000"), measure=predictions
+    "full_vb_mnist": Study(
+        "full_vb_mnist", quick=(*SHORT, "--axis=data.num_train=100,1000"), measure=predictions
     ),
-    "figure_6_frey": Study("figure_6_frey", quick=SHORT, measure=predictions),
+    "full_vb_frey": Study("full_vb_frey", quick=SHORT, measure=predictions),
     # Choices that the paper does not state, or states without a figure: the effect of each.
     "silent_binarization": Study(
         "mnist",

@@ -20,7 +20,7 @@ from documents import MISSING, ROOT, filled_in, table
 from findings import (
     DECADES,
     FIGURE_3,
-    FIGURE_6,
+    FULL_VB,
     NAMES,
     NUM_TRAIN,
     Findings,
@@ -101,9 +101,9 @@ def figure_3_table(findings: Findings) -> str:
     return table([*header, "step size", "seeds"], rows) if rows else MISSING
 
 
-def figure_6_table(findings: Findings) -> str:
+def full_vb_table(findings: Findings) -> str:
     rows = []
-    for study, title in FIGURE_6.items():
+    for study, title in FULL_VB.items():
         for num_train in findings.values(study, NUM_TRAIN):
             point = findings.runs(study, data__num_train=num_train, algorithm__name="aevb")
             full = findings.runs(study, data__num_train=num_train, algorithm__name="full_vb")
@@ -201,9 +201,9 @@ TABLES: Mapping[str, Callable[[Findings], str]] = {
     "picture 3": Picture("figure_3", "log p(x) along training", ("figure_3", "figure_3_mcem")),
     "picture 4": Picture("figure_4", "Two learned manifolds", ("figure_2_frey", "figure_5")),
     "picture 5": Picture("figure_5", "Samples of MNIST", ("figure_2_frey", "figure_5")),
-    "figure 6": figure_6_table,
-    "picture 6": Picture(
-        "figure_6", "Test log p(x) against N", ("figure_6_mnist", "figure_6_frey")
+    "full variational Bayes": full_vb_table,
+    "picture full variational Bayes": Picture(
+        "full_vb", "Test log p(x) against N", ("full_vb_mnist", "full_vb_frey")
     ),
     "silent": silent_table,
     "provenance": provenance_table,
@@ -246,13 +246,13 @@ def draw(findings: Findings, pictures: Path) -> None:
             drawn, y_label="log p(x) by appendix D (nats per datapoint)"
         )
         figures.save(figure, str(pictures / "figure_3.png"))
-    if {"figure_6_mnist", "figure_6_frey"} <= findings.studies.keys():
+    if {"full_vb_mnist", "full_vb_frey"} <= findings.studies.keys():
         figure = figures.measurements(
-            {title: _predictions(findings, study) for study, title in FIGURE_6.items()},
+            {title: _predictions(findings, study) for study, title in FULL_VB.items()},
             x_label="training datapoints N",
             y_label="test log p(x) (nats per datapoint)",
         )
-        figures.save(figure, str(pictures / "figure_6.png"))
+        figures.save(figure, str(pictures / "full_vb.png"))
 
 
 def _appendix_d_curve(run: Run) -> dict[str, list[float]]:

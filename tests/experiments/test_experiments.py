@@ -162,7 +162,7 @@ def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopp
     command = [
         "experiments/paper.py",
         "--quick",
-        "--only=figure_6_frey",
+        "--only=full_vb_frey",
         f"--runs={tmp_path}",
         "--",
         "--axis=data.num_train=100",
@@ -170,7 +170,7 @@ def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopp
         "--config.model.hidden=(5,)",
     ]
     program(*command)
-    results = tmp_path / "results" / "figure_6_frey.json"
+    results = tmp_path / "results" / "full_vb_frey.json"
     found = json.loads(results.read_text())
     runs = {run["setting"]["algorithm.name"]: run for run in found["runs"]}
     assert set(runs) == {"aevb", "full_vb"}

@@ -1,1 +1,0 @@
-../../experiments/figure_6_mnist.py

@@ -1,0 +1,1 @@
+../../experiments/full_vb_mnist.py
