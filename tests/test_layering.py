@@ -18,7 +18,11 @@ import aevb
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aevb"
 EXPERIMENTS = ROOT / "experiments"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/how_to/*.md")),
+]
 
 # A module imports from lower layers, and nothing from its own. A folder is one layer, whose files
 # may import one another; a file of a folder that is listed separately has its own layer. A new
@@ -34,10 +38,7 @@ LAYERS = (
     ("algorithms.base", "options"),
     ("optimizers",),
     ("algorithms",),
-    (
-        "data",
-        "storage",
-    ),
+    ("data", "storage"),
     ("evaluation",),
     ("training",),
     ("config",),
