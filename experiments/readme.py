@@ -82,6 +82,14 @@ COSTS = {
 }
 
 
+def bounds_of(result: Mapping[str, float]) -> list[str]:
+    """Returns the mean ± standard error over seeds of the train and the test bound."""
+    return [
+        f"{result[f'{split}_bound']:.1f} ± {result[f'{split}_bound_standard_error']:.1f}"
+        for split in ("train", "test")
+    ]
+
+
 def results_table() -> str:
     """Returns mean ± standard error over seeds of the bound on all of each split."""
     report = read(REPRODUCED)
@@ -89,10 +97,7 @@ def results_table() -> str:
     for name, row in ROWS.items():
         result = report["rows"][name]
         finished = [run for run in result["runs"] if "failed" not in run]
-        bounds = [
-            f"{result[f'{split}_bound']:.1f} ± {result[f'{split}_bound_standard_error']:.1f}"
-            for split in ("train", "test")
-        ]
+        bounds = bounds_of(result)
         bits = [run["test_bits_per_dim"] for run in finished if "test_bits_per_dim" in run]
         examples = f"{finished[0]['num_examples'] / 1e6:g}·10⁶"
         bits_text = f"{np.mean(bits):.2f}" if bits else ""
@@ -107,10 +112,7 @@ def headline_table() -> str:
     rows = []
     for name in HEADLINE:
         result = report["rows"][name]
-        bounds = [
-            f"{result[f'{split}_bound']:.1f} ± {result[f'{split}_bound_standard_error']:.1f}"
-            for split in ("train", "test")
-        ]
+        bounds = bounds_of(result)
         seeds = sum("failed" not in run for run in result["runs"])
         rows.append([ROWS[name].title, *bounds, str(seeds)])
     return table(["", "train bound (nats)", "test bound (nats)", "seeds"], rows)

@@ -31,9 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     tests, the programs are compiled as they are for users.
     """
     if "not slow" in config.option.markexpr:
-        flags = os.environ.get("XLA_FLAGS", "")
-        hasty = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-        os.environ["XLA_FLAGS"] = f"{flags} {hasty}".strip()
+        xla.add_flags(
+            "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        )
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 

@@ -20,13 +20,20 @@ CPU_OPTIONS = {
 }
 
 # jax 0.10.2 and 0.11.0 compute sums with a library that silently drops terms of some sums
-# (jax-ml/jax#39103) and crashes on others (#39257). XLA reads the flag when it compiles the first
-# program. An unknown flag would end the process.
+# (jax-ml/jax#39103) and crashes on others (#39257). An unknown flag would end the
+# process, hence the versions.
 WITHOUT_WRONG_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
-if (0, 10, 2) <= jax.__version_info__ < (0, 12):
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_experimental_ynn_fusion_type" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_WRONG_SUMS}".strip()
+
+
+def add_flags(flags: str) -> None:
+    """Adds flags to $XLA_FLAGS, which XLA reads when it compiles the first program."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
+if (0, 10, 2) <= jax.__version_info__ < (0, 12) and (
+    "xla_cpu_experimental_ynn_fusion_type" not in os.environ.get("XLA_FLAGS", "")
+):
+    add_flags(WITHOUT_WRONG_SUMS)
 
 
 @functools.cache

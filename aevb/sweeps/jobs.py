@@ -62,8 +62,7 @@ class Task:
     def __call__(self) -> Ended:
         exit_at_once([number for number in CAUGHT if number != REQUEUE])
         if self.one_thread:
-            flags = os.environ.get("XLA_FLAGS", "")
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+            xla.add_flags("--xla_cpu_multi_thread_eigen=false")
         try:
             runs.run(self.values, self.folder)
         except UserError as error:

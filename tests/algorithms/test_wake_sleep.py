@@ -154,7 +154,7 @@ SPREAD = (3.0, 0.7)  # of W's columns, so that the latents' posterior variances 
     ("algorithm", "guide_cov", "bias"),
     [
         pytest.param(wake_sleep.make, mean_variance, -0.341, id="wake-sleep"),
-        pytest.param(by_aevb, harmonic_mean_variance, -0.192, id="AEVB", marks=pytest.mark.slow),
+        pytest.param(by_aevb, harmonic_mean_variance, -0.192, id="AEVB"),
     ],
 )
 def test_the_bias_of_wake_sleep_is_larger_than_that_of_aevb(

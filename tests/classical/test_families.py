@@ -292,7 +292,7 @@ def test_the_kl_grows_from_zero_with_the_second_power_of_a_step(known: Known):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", slow_but(["wishart"], KNOWN))
+@pytest.mark.parametrize("name", KNOWN)
 def test_float32_stays_float32(name: str):
     q, p = (
         known.make(*(jnp.asarray(param, jnp.float32) for param in known.params))

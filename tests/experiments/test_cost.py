@@ -37,7 +37,7 @@ def test_every_axis_has_a_figure_that_grows_with_it(cost: Any):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_members", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("num_members", [1, 3])
 def test_a_point_has_every_figure(cost: Any, monkeypatch: pytest.MonkeyPatch, num_members: int):
     monkeypatch.setattr(cost, "SECONDS", 0.01)
     work = cost.Work(

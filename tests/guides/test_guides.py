@@ -384,7 +384,7 @@ def fitted_to_the_banana(name: str) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax needs it
-@pytest.mark.parametrize("name", slow_but(["planar"], FLOWS))
+@pytest.mark.parametrize("name", FLOWS)
 def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too_near(name: str):
     """The value log p(x) is known by quadrature; a wrong density would soon exceed it."""
     log_prob = banana_log_prob()
@@ -401,8 +401,8 @@ def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too
     [
         ("planar", "stl", "sgvb_a", 1),
         ("iaf", "dreg", "iwae", 3),
-        pytest.param("iaf", "stl", "sgvb_a", 1, marks=pytest.mark.slow),
-        pytest.param("planar", "dreg", "iwae", 3, marks=pytest.mark.slow),
+        ("iaf", "stl", "sgvb_a", 1),
+        ("planar", "dreg", "iwae", 3),
     ],
 )
 def test_stl_and_dreg_have_the_mean_gradient_with_flows_too(

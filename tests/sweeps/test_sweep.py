@@ -98,7 +98,7 @@ def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     ("mapping", "seeds"),
-    [("sequence", (0,)), pytest.param("stack", (0, 1), marks=pytest.mark.slow)],
+    [("sequence", (0,)), ("stack", (0, 1))],
 )
 def test_the_step_size_of_the_best_trial_is_taken(
     mapping: str, seeds: tuple[int, ...], tmp_path: Path

@@ -204,10 +204,10 @@ def test_a_sweeps_step_lowers_for_every_platform_and_carries_no_data(
     [
         ("mnist", "encoder"),
         ("frey_faces", "modes"),
-        pytest.param("frey_faces", "encoder", marks=pytest.mark.slow),
-        pytest.param("frey_faces", "laplace", marks=pytest.mark.slow),
-        pytest.param("mnist", "laplace", marks=pytest.mark.slow),
-        pytest.param("mnist", "modes", marks=pytest.mark.slow),
+        ("frey_faces", "encoder"),
+        ("frey_faces", "laplace"),
+        ("mnist", "laplace"),
+        ("mnist", "modes"),
     ],
 )
 def test_importance_sampling_lowers_for_every_platform(name: str, proposal: str):
