@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aevb import optimizers as optimizers
     from aevb import priors as priors
     from aevb import proposals as proposals
+    from aevb import registry as registry
     from aevb import reparam as reparam
     from aevb import types as types
     from aevb import vae as vae
@@ -46,6 +47,7 @@ MODULES = (
     "optimizers",
     "priors",
     "proposals",
+    "registry",
     "reparam",
     "types",
     "vae",

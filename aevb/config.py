@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from aevb import registry
 from aevb.errors import UserError
 from aevb.storage.metrics_log import read_signed
 
@@ -38,39 +39,8 @@ class DataChoices(NamedTuple):
     binarizations: tuple[str, ...]
 
 
-# The names in the package's tables. They are repeated here because importing the tables imports
-# jax. A test checks that they are equal.
-NETWORKS = ("mlp", "conv")
-INITIALIZATIONS = ("normal", "fan_in")
-LIKELIHOODS = (
-    "bernoulli",
-    "continuous_bernoulli",
-    "gaussian",
-    "gaussian_unit_mean",
-    "gaussian_shared",
-    "discretized_logistic",
-    "categorical",
-)
-GUIDES = ("diag_normal", "full_normal", "planar", "iaf")
-PRIORS = ("standard_normal", "mixture", "vamp")
-ALGORITHMS = ("aevb", "full_vb", "wake_sleep", "reweighted_wake_sleep", "mcem")
-BOUNDS = (
-    "sgvb_a",
-    "sgvb_b",
-    "score_function",
-    "score_function_loo",
-    "stl",
-    "iwae",
-    "dreg",
-    "miwae",
-    "piwae",
-    "ciwae",
-    "renyi",
-    "beta_elbo",
-    "free_bits",
-)
-NOISES = ("minibatch", "datapoint", "local")
-DATA_SETS = {
+NOISES = ("minibatch", "datapoint", "local")  # `full_vb.NOISES`, held equal by a test
+DATASETS = {  # what the package's datasets offer, held equal to them by a test
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
     "frey_faces": DataChoices(("blocked", "random"), ("none",)),
     "mnist": DataChoices(("standard",), ("dynamic", "fixed", "none")),
@@ -81,10 +51,42 @@ PREFIXES = {  # prefixes of the names of datasets that are not part of the packa
     "npy:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
 }
+OPTIONS = {
+    "data.options": "data.name",
+    "model.network_options": "model.network",
+    "model.likelihood_options": "model.likelihood",
+    "model.guide_options": "model.guide",
+    "model.prior_options": "model.prior",
+    "algorithm.options": "algorithm.name",
+    "algorithm.bound_options": "algorithm.bound",
+    "optimizer.options": "optimizer.name",
+}
+"""The sections that hold keyword arguments of the entry which another field names.
+
+They are empty by default, and their fields are known only when the entry is made.
+"""
+KINDS = {
+    "data.name": "dataset",
+    "model.network": "network",
+    "model.init": "initialization",
+    "model.likelihood": "likelihood",
+    "model.guide": "guide",
+    "model.prior": "prior",
+    "algorithm.name": "algorithm",
+    "algorithm.bound": "bound",
+}
+"""The fields that name an entry of the registry, with the kind of entry."""
+ENTRIES = "entries"
+"""In a validated config, the digest of the experiment's file, if that brings entries."""
 
 
 def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
     return f"one of {', '.join(names)}", lambda value: value in names
+
+
+def _entry() -> tuple[str, Callable[[Any], bool]]:
+    """Returns the description and the check of a field in KINDS, which `validate` checks."""
+    return "", lambda value: True
 
 
 def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
@@ -133,49 +135,53 @@ WITHOUT_EFFECT = (
 )
 
 FIELDS = (
-    Field("seed", 0, "of all randomness: parameters, minibatches, samples", *_seed()),
+    Field("seed", 0, "seed of all randomness: parameters, minibatches, samples", *_seed()),
     Field(
-        "data.name", "frey_faces", "the data set; tfds:NAME is images that TFDS has prepared in "
-        "data.dir; npy:FILE and images:FOLDER are yours, an array that np.save wrote (of 0..255, "
-        "bool or floating point, a row a datapoint) or images of one size (png, jpg, bmp, pgm)",
-        f"one of {', '.join(DATA_SETS)}, tfds:NAME, npy:FILE or images:FOLDER",
-        lambda value: value in DATA_SETS or bool(_prefix(value) and value != _prefix(value)),
+        "data.name", "frey_faces", "the dataset. tfds:NAME is an image dataset that TFDS has "
+        "prepared in data.dir; npy:FILE is an array written by np.save (0..255, bool or floating "
+        "point, one row per datapoint); images:FOLDER is a folder of images of one size (png, "
+        "jpg, bmp, pgm)",
+        *_entry(),
     ),
     Field(
-        "data.split", "", "train and test; '' is the data set's first. frey_faces: blocked "
-        "(the last fifth of the film tests) or random (the literature's; leaks between "
-        "neighbors); npy:FILE and images:FOLDER likewise. tfds:NAME: two of TFDS's, such as "
-        "train[:80%],train[80%:]",
-        *_anything("a split of the data set"),
+        "data.split", "", "how training and test data are chosen; '' is the dataset's first "
+        "split. frey_faces, npy:FILE, images:FOLDER: blocked (the last fifth is test data) or "
+        "random (as in the literature; of a film, near-copies of each test frame are trained on). "
+        "tfds:NAME: two TFDS splits, such as train[:80%],train[80%:]",
+        *_anything("a split of the dataset"),
     ),
     Field(
-        "data.binarization", "", "'' is the data set's first. mnist: dynamic (drawn anew each "
-        "time), fixed (drawn once) or none (grey levels); npy:FILE and images:FOLDER likewise",
-        *_anything("a binarization of the data set"),
+        "data.binarization", "", "'' is the dataset's first. mnist, npy:FILE, images:FOLDER: "
+        "dynamic (drawn anew each time), fixed (drawn once) or none (grey levels)",
+        *_anything("a binarization of the dataset"),
     ),
     Field(
         "data.grey_scale", 256.0, "grey level k becomes k / grey_scale; 256 makes bits per "
-        "dimension exact, 255 reaches 1", "255.0 or 256.0", lambda value: value in (255.0, 256.0),
+        "dimension exact, 255 reaches 1",
+        "255.0 or 256.0", lambda value: value in (255.0, 256.0),
     ),
     Field(
-        "data.dir", "", "where data sets are prepared; '' is $TFDS_DATA_DIR, or else "
-        "~/tensorflow_datasets", *_anything("a folder"),
+        "data.dir", "", "where datasets are prepared; '' is $TFDS_DATA_DIR or "
+        "~/tensorflow_datasets",
+        *_anything("a folder"),
     ),
     Field(
-        "data.manual_dir", "", "where files that you brought lie, in it or in its subfolder named "
-        "as the data set; '' is downloads/manual in data.dir", *_anything("a folder"),
+        "data.manual_dir", "", "folder of the files that you downloaded yourself, directly or in "
+        "a subfolder named as the dataset; '' is downloads/manual in data.dir",
+        *_anything("a folder"),
     ),
     Field(
-        "data.num_train", 0, "N, so many of the training datapoints, evenly spaced; 0 for all",
+        "data.num_train", 0, "N, the number of training datapoints used, evenly spaced; 0 for all",
         *_at_least(0),
     ),
     Field(
-        "data.access", "auto", "memory: the training data are copied to the device; stream: their "
-        "minibatches are read from disk; auto: stream, where memory would not do",
+        "data.access", "auto", "memory: training data are copied to the device; stream: "
+        "minibatches are read from disk; auto: stream if the data exceed data.memory_share",
         *_one_of(("auto", "memory", "stream")),
     ),
     Field(
-        "data.memory_share", 0.25, "auto: so much of the device's memory may hold training data",
+        "data.memory_share", 0.25, "auto: the largest fraction of the device's memory for "
+        "training data",
         "between 0 and 1", lambda value: 0 <= value <= 1,
     ),
     Field("data.synthetic_num_train", 1000, "synthetic: training datapoints", *_up_to(10**8)),
@@ -185,161 +191,174 @@ FIELDS = (
     Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
     Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_seed()),
     Field(
-        "model.network", "mlp", "architecture of encoder and decoder: mlp, or conv of images",
-        *_one_of(NETWORKS),
+        "model.network", "mlp", "architecture of encoder and decoder: mlp, or conv for images",
+        *_entry(),
     ),
     Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
     Field(
-        "model.hidden", (200,), "units of each hidden layer of the encoder, and in reverse of the "
-        "decoder; () for linear ones. conv: channels of each layer, which halves the image",
+        "model.hidden", (200,), "units of each hidden layer of the encoder; the decoder has them "
+        "in reverse order. () for linear networks. conv: channels of each layer, which halves the "
+        "image",
         "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (200,)",
         lambda value: len(value) <= 100
         and all(type(size) is int and 1 <= size <= 10**6 for size in value),
     ),
     Field(
-        "model.compute_dtype", "float32", "of the networks' products; parameters, heads and bounds "
-        "are float32 all the same. bfloat16 is for hardware that has it",
+        "model.compute_dtype", "float32", "dtype of the networks' matrix products; parameters, "
+        "heads and bounds are always float32. bfloat16 is for hardware that supports it",
         *_one_of(("float32", "bfloat16")),
     ),
     Field(
-        "model.rematerialize", False, "compute the networks' hidden layers again for a gradient, "
-        "rather than keep them: less memory, a third more time", *_anything("True or False"),
+        "model.rematerialize", False, "recompute the hidden layers for the gradient instead of "
+        "storing them: less memory, a third more time",
+        *_anything("True or False"),
     ),
+    Field("model.likelihood", "gaussian_unit_mean", "p(x|z)", *_entry()),
     Field(
-        "model.likelihood", "gaussian_unit_mean", "p(x|z) of the decoder",
-        *_one_of(LIKELIHOODS),
-    ),
-    Field(
-        "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussians, planar "
-        "and iaf (inverse autoregressive) normalizing flows, which have no closed KL",
-        *_one_of(GUIDES),
+        "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussian; planar "
+        "and iaf (inverse autoregressive) are normalizing flows without a closed-form KL",
+        *_entry(),
     ),
     Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_up_to(1000)),
     Field("model.guide_hidden", 100, "iaf: hidden units of each layer's network", *_up_to(10**5)),
     Field(
         "model.prior", "standard_normal", "p(z): standard_normal, mixture (of learned Gaussians) "
-        "or vamp (of q(z|u) at learned inputs u); only the first has closed KLs",
-        *_one_of(PRIORS),
+        "or vamp (of q(z|u) at learned inputs u); only standard_normal has closed-form KLs",
+        *_entry(),
     ),
-    Field("model.prior_components", 50, "mixture, vamp: their components", *_up_to(10**6)),
+    Field("model.prior_components", 50, "mixture, vamp: number of components", *_up_to(10**6)),
     Field(
-        "model.init", "normal", "normal: all parameters from N(0, init_std^2), as the paper; "
+        "model.init", "normal", "normal: all parameters from N(0, init_std^2), as in the paper; "
         "fan_in: weights of variance 1/fan-in, biases 0",
-        *_one_of(INITIALIZATIONS),
+        *_entry(),
     ),
     Field(
         "model.init_std", 0.1, "standard deviation of model.init=normal; the paper's N(0, 0.01) "
-        "read as a variance", *_above_zero(),
+        "read as a variance",
+        *_above_zero(),
     ),
     Field(
-        "algorithm.name", "aevb", "how to train: aevb, full_vb (with a posterior over the "
-        "decoder's weights), wake_sleep, reweighted_wake_sleep or mcem (Monte-Carlo EM, which has "
-        "no encoder and no use for model.guide)",
-        *_one_of(ALGORITHMS),
+        "algorithm.name", "aevb", "training algorithm: aevb, full_vb (with a posterior over the "
+        "decoder's weights), wake_sleep, reweighted_wake_sleep or mcem (Monte Carlo EM, which has "
+        "no encoder and ignores model.guide)",
+        *_entry(),
+    ),
+    Field("algorithm.bound", "sgvb_b", "aevb, full_vb: the bound that is maximized", *_entry()),
+    Field(
+        "algorithm.num_samples", 1, "L, samples of z per datapoint; mcem always uses 1, and "
+        "reweighted_wake_sleep needs at least 2",
+        *_up_to(10**6),
     ),
     Field(
-        "algorithm.bound", "sgvb_b", "aevb, full_vb: the estimator that is maximized",
-        *_one_of(BOUNDS),
+        "algorithm.accumulation_steps", 1, "number of parts of a minibatch, processed one after "
+        "the other with their gradients added: less memory, the same result",
+        *_up_to(10**6),
     ),
     Field(
-        "algorithm.bound_options", "", "its other arguments, as alpha=0.3 (renyi), num_groups=4 "
-        "(miwae, piwae), beta=0.5 (ciwae, beta_elbo) or free_nats=2 (free_bits)",
-        *_anything("name=value, separated by commas"),
-    ),
-    Field(
-        "algorithm.num_samples", 1, "L, samples of z per datapoint; mcem has always 1, and "
-        "reweighted_wake_sleep needs 2", *_up_to(10**6),
-    ),
-    Field(
-        "algorithm.accumulation_steps", 1, "parts of a minibatch that are taken one after the "
-        "other, their gradients added: less memory, the same result", *_up_to(10**6),
-    ),
-    Field(
-        "algorithm.weight_noise", "local", "full_vb: whether theta is drawn for each datapoint "
-        "(as algorithm 2), for each minibatch, or by the noise of its units (local), which has "
-        "the least variance but does not serve iwae and its like with several samples",
+        "algorithm.weight_noise", "local", "full_vb: theta is drawn for each datapoint "
+        "(datapoint, as in algorithm 2), for each minibatch (minibatch), or as noise of the units "
+        "(local), which has the least variance but cannot be used for iwae and similar bounds "
+        "with several samples",
         *_one_of(NOISES),
     ),
-    Field("algorithm.num_leapfrog", 10, "mcem: steps of a trajectory of HMC", *_up_to(10**4)),
     Field(
-        "algorithm.target_acceptance", 0.9, "mcem: the acceptance that its step size aims at",
+        "algorithm.num_leapfrog", 10, "mcem: leapfrog steps of an HMC trajectory",
+        *_up_to(10**4),
+    ),
+    Field(
+        "algorithm.target_acceptance", 0.9, "mcem: acceptance rate toward which the step size is "
+        "tuned",
         "between 0 and 1, both excluded", lambda value: 0 < value < 1,
     ),
     Field(
-        "algorithm.num_updates", 5, "mcem: steps of theta on each sample of z", *_up_to(10**4),
+        "algorithm.num_updates", 5, "mcem: ascent steps of theta per sample of z",
+        *_up_to(10**4),
     ),
     Field(
-        "algorithm.param_prior_std", 1.0, "of the prior N(0, std^2) on all parameters (MAP), "
-        "those of model.guide and model.prior too; 0 for maximum likelihood. full_vb: of the "
-        "prior p(theta)", *_at_least(0),
+        "algorithm.param_prior_std", 1.0, "standard deviation of the prior N(0, std^2) on all "
+        "parameters (MAP), including those of model.guide and model.prior; 0 for maximum "
+        "likelihood. full_vb: of the prior p(theta)",
+        *_at_least(0),
     ),
     Field(
-        "algorithm.prior_on_biases", True, "whether that prior covers biases",
+        "algorithm.prior_on_biases", True, "whether that prior applies to biases",
         *_anything("True or False"),
     ),
     Field(
-        "algorithm.skip_bad_steps", 0, "so many steps that would bring in a NaN or an infinity are "
-        "passed over, and counted; one more stops the run, as the first does with 0",
+        "algorithm.skip_bad_steps", 0, "number of non-finite steps (NaN or infinity) that are "
+        "skipped and counted; the next one stops the run",
         f"at least 0 and at most {MOST_STEPS:,}", lambda value: 0 <= value <= MOST_STEPS,
     ),
     Field(
-        "optimizer.name", "adagrad", "any optax optimizer; adagrad has the paper's accumulator and "
-        "epsilon of 0", *_anything("the name of an optax optimizer"),
+        "optimizer.name", "adagrad", "any optax optimizer; adagrad has the paper's initial "
+        "accumulator of 0 and epsilon of 0",
+        *_anything("the name of an optax optimizer"),
     ),
-    Field("optimizer.step_size", 0.02, "learning rate; the paper: 0.01, 0.02 or 0.1",
-          *_above_zero()),
     Field(
-        "optimizer.options", "", "its other arguments, as b1=0.9,eps=1e-4",
-        *_anything("name=value, separated by commas"),
+        "optimizer.step_size", 0.02, "learning rate; the paper uses 0.01, 0.02 or 0.1",
+        *_above_zero(),
     ),
-    Field("train.num_examples", 3_000_000, "training examples seen in all", *_at_least(1)),
+    Field("train.num_examples", 3_000_000, "training examples seen in total", *_at_least(1)),
     Field("train.batch_size", 100, "M, datapoints of a minibatch", *_at_least(1)),
     Field(
-        "train.num_devices", 0, "that share each minibatch; 0 for as many as there are and divide "
-        "it. A sweep gives each run one device", *_at_least(0),
+        "train.num_devices", 0, "devices that share each minibatch; 0 for as many as divide it. "
+        "In a sweep each run has one device",
+        *_at_least(0),
+    ),
+    Field("train.first_eval", 10_000, "examples at the first evaluation", *_at_least(1)),
+    Field(
+        "train.evals_per_decade", 10, "evaluations per tenfold increase of the examples, evenly "
+        "spaced in their logarithm",
+        *_up_to(1000),
     ),
     Field(
-        "train.first_eval", 10_000, "examples at the first evaluation", *_at_least(1),
+        "train.eval_examples", 10_000, "largest number of datapoints of each split in an "
+        "evaluation (the summary uses all)",
+        *_at_least(1),
     ),
     Field(
-        "train.evals_per_decade", 10, "evaluations each time the examples grow tenfold, evenly "
-        "spaced in their logarithm", *_up_to(1000),
+        "train.checkpoint_seconds", 60.0, "a checkpoint is saved at each evaluation, and after "
+        "this time without one",
+        *_above_zero(),
     ),
     Field(
-        "train.eval_examples", 10_000, "at most so many datapoints of each split for an evaluation "
-        "(the summary scores all)", *_at_least(1),
-    ),
-    Field(
-        "train.checkpoint_seconds", 60.0, "a checkpoint at each evaluation, and after this time "
-        "without one", *_above_zero(),
-    ),
-    Field(
-        "train.keep_checkpoints", False, "keep every checkpoint, rather than the last two and the "
-        "best", *_anything("True or False"),
-    ),
-    Field(
-        "train.tensorboard", False, "also write event files of numbers, pictures and settings; "
-        "--tensorboard is short for it (pip install 'aevb[tensorboard]')",
+        "train.keep_checkpoints", False, "keep every checkpoint, instead of the last two and the "
+        "best",
         *_anything("True or False"),
     ),
     Field(
-        "train.wandb", "off", "the same for Weights & Biases: offline writes files, which `wandb "
-        "sync` uploads, online uploads them as it trains (pip install 'aevb[wandb]')",
+        "train.tensorboard", False, "also write TensorBoard event files: numbers, pictures and "
+        "settings; --tensorboard is short for it (pip install 'aevb[tensorboard]')",
+        *_anything("True or False"),
+    ),
+    Field(
+        "train.wandb", "off", "the same for Weights & Biases: offline writes files for `wandb "
+        "sync`, online uploads during training (pip install 'aevb[wandb]')",
         *_one_of(("off", "offline", "online")),
     ),
 )  # fmt: skip
 
 
+DEFAULTS = {field.name: field.default for field in FIELDS}
+
+
 def default_config() -> Config:
-    """Returns a config with every field at its default: the paper's Frey faces, 2 latents."""
+    """Returns a config with every field at its default: the paper's Frey faces, 2 latents.
+
+    It is locked, so that a field that does not exist cannot be set, except in the OPTIONS.
+    """
     config: dict[str, Any] = {}
-    for field in FIELDS:
-        *sections, leaf = field.name.split(".")
+    for name, default in [*((f.name, f.default) for f in FIELDS), *((n, {}) for n in OPTIONS)]:
+        *sections, leaf = name.split(".")
         target = config
-        for name in sections:
-            target = target.setdefault(name, {})
-        target[leaf] = field.default
-    return ConfigDict(config).lock()
+        for section_name in sections:
+            target = target.setdefault(section_name, {})
+        target[leaf] = default
+    locked: Any = ConfigDict(config).lock()
+    for name in OPTIONS:
+        section_name, leaf = name.split(".")
+        locked[section_name][leaf].unlock()
+    return locked
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -366,16 +385,12 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return copy
 
 
-def with_defaults(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a run's saved values, with defaults for the fields that did not exist then."""
-    return {field.name: field.default for field in FIELDS} | dict(found)
-
-
 def of_finished_run(folder: Path) -> Values:
-    """Returns the validated config of a finished run.
+    """Returns the validated config of a finished run, whose own entries become known.
 
     Raises:
-        UserError: there is no run, it is not finished, or its config is not valid in this version.
+        UserError: there is no run, it is not finished, its config is not valid in this version, or
+            the copy of its experiment's file has changed.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no run's folder: it has no config.json")
@@ -388,35 +403,86 @@ def of_finished_run(folder: Path) -> Values:
         found = read_signed(folder / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    entries = bring_again(found.pop(ENTRIES, ""), folder)
     # JSON has lists where a config has tuples.
-    as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-    return validate(with_defaults(as_tuples))
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+    return validate(values, entries)
+
+
+def bring_again(digest: str, folder: Path) -> str:
+    """Brings the entries of a run's own copy of its experiment's file; returns their digest.
+
+    Args:
+        digest: of the file with which the run was trained; "" if it brought no entries.
+
+    Raises:
+        UserError: the copy is missing or has changed.
+    """
+    copy = folder / registry.EXPERIMENT
+    if digest and not copy.is_file():
+        raise UserError(f"{copy} is missing, which holds entries that the run was trained with")
+    if digest and registry.digest_of(copy) != digest:
+        raise UserError(
+            f"{copy} has changed since the run was trained with it; put it back as it was"
+        )
+    return registry.bring(copy) if digest else ""
 
 
 def section(values: Values, name: str) -> dict[str, Any]:
-    """Returns the values of one section: {"num_examples": ..., "batch_size": ...} for "train"."""
+    """Returns the values of one section: {"num_examples": ..., "batch_size": ...} for "train".
+
+    Options within it are a section of their own.
+    """
     prefix = f"{name}."
-    return {
+    fields = {
         field.removeprefix(prefix): value
         for field, value in values.items()
         if field.startswith(prefix)
     }
+    return {field: value for field, value in fields.items() if "." not in field}
 
 
-def help_text(config: Config) -> str:
+def entry_of(values: Values, field: str) -> Any:
+    """Returns the entry of the registry that a field of KINDS names; imports its table."""
+    return registry.find(KINDS[field], values[field], values.get(ENTRIES, ""))
+
+
+def allowed(field: Field, entries: str = "") -> str:
+    """Returns the allowed values of a field in words.
+
+    Args:
+        entries: the digest of an experiment's file that brings entries.
+    """
+    if field.name not in KINDS:
+        return field.allowed
+    names = ", ".join(registry.names(KINDS[field.name], entries))
+    others = ", tfds:NAME, npy:FILE or images:FOLDER" if field.name == "data.name" else ""
+    return f"one of {names}{others}"
+
+
+def help_text(config: Config, entries: str = "") -> str:
     """Returns two lines for each field: its value in this config, its meaning, allowed values."""
     values = flatten(config)
-    return "\n".join(
-        f"  --config.{field.name}={values[field.name]!r}\n      {field.help} [{field.allowed}]"
+    lines = [
+        f"  --config.{field.name}={values[field.name]!r}\n"
+        f"      {field.help} [{allowed(field, entries)}]"
         for field in FIELDS
-    )
+    ]
+    lines += [
+        f"  --config.{name}.NAME=VALUE\n      an option of {of}; an unknown NAME lists them"
+        for name, of in OPTIONS.items()
+    ]
+    return "\n".join(lines)
 
 
-def validate(config: Config) -> Values:
+def validate(config: Config | Values, entries: str = "") -> Values:
     """Returns the values of a config, after all checks that do not need jax.
 
     An empty split or binarization is replaced by the dataset's default, so that a run's saved
     config names the one that was used.
+
+    Args:
+        entries: the digest of an experiment's file that brings entries, from `registry.bring`.
 
     Raises:
         UserError: a field is unknown or missing, has a value that is not allowed, or does not fit
@@ -425,53 +491,83 @@ def validate(config: Config) -> Values:
     values = flatten(config)
     fields = {field.name: field for field in FIELDS}
     for name in sorted(values.keys() - fields.keys()):
-        raise UserError(f"config.{name} is unknown; --help lists the fields")
+        _check_option(name, values[name])
     for name, field in fields.items():
         if name not in values:
             raise UserError(f"config.{name} is missing; start from aevb.config.default_config()")
         value, kind = values[name], type(field.default)
-        if type(value) is not kind or not field.accepts(value):
+        if type(value) is not kind or not _accepts(field, value, entries):
             raise UserError(
-                f"config.{name} is {value!r}; it must be {field.allowed} ({kind.__name__})"
+                f"config.{name} is {value!r}; it must be {allowed(field, entries)} "
+                f"({kind.__name__})"
             )
-    values |= _data_choices(values["data.name"], values["data.split"], values["data.binarization"])
-    if values["train.num_examples"] < values["train.batch_size"]:
+    values |= _data_choices(values, entries)
+    _check_steps(values)
+    return values | ({ENTRIES: entries} if entries else {})
+
+
+def _accepts(field: Field, value: Any, entries: str) -> bool:
+    if field.name == "data.name" and (prefix := _prefix(value)):
+        return value != prefix
+    if field.name in KINDS:
+        return value in registry.names(KINDS[field.name], entries)
+    return field.accepts(value)
+
+
+def _check_option(name: str, value: Any) -> None:
+    """Raises a UserError for a name that is no option, or whose value is of another type."""
+    if name.rpartition(".")[0] not in OPTIONS:
+        raise UserError(f"config.{name} is unknown; --help lists the fields")
+    each = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(one, bool | int | str) or _is_finite(one) for one in each):
         raise UserError(
-            f"config.train.num_examples is {values['train.num_examples']}; it must be at least "
-            f"one minibatch, config.train.batch_size={values['train.batch_size']}"
+            f"config.{name} is {value!r}; it must be a finite number, a bool, a string or a tuple "
+            "of these"
         )
-    batch_size, parts = values["train.batch_size"], values["algorithm.accumulation_steps"]
-    if batch_size % parts:
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _check_steps(values: Values) -> None:
+    """Raises a UserError if the examples, the minibatch and its parts do not fit together."""
+    num_examples, batch_size = values["train.num_examples"], values["train.batch_size"]
+    if num_examples < batch_size:
+        raise UserError(
+            f"config.train.num_examples is {num_examples}; it must be at least one minibatch, "
+            f"config.train.batch_size={batch_size}"
+        )
+    if batch_size % (parts := values["algorithm.accumulation_steps"]):
         raise UserError(
             f"config.algorithm.accumulation_steps is {parts}; it must divide a minibatch, "
             f"config.train.batch_size={batch_size}"
         )
-    num_steps = values["train.num_examples"] // values["train.batch_size"]
-    if num_steps > MOST_STEPS:
+    if (num_steps := num_examples // batch_size) > MOST_STEPS:
         raise UserError(
-            f"config.train.num_examples is {values['train.num_examples']}, which is {num_steps} "
-            f"steps; it must be at most {MOST_STEPS:,} minibatches, which a state can count"
+            f"config.train.num_examples is {num_examples}, which is {num_steps} steps; it must be "
+            f"at most {MOST_STEPS:,} minibatches, which a state can count"
         )
-    return values
 
 
-def _data_choices(name: str, split: str, binarization: str) -> dict[str, str]:
+def _data_choices(values: Values, entries: str) -> dict[str, str]:
     """Returns the split and binarization of a dataset, with '' replaced by its first ones.
 
     Raises:
         UserError: the dataset does not offer one of them.
     """
+    name = values["data.name"]
     prefix = _prefix(name)
-    offered = PREFIXES[prefix] if prefix else DATA_SETS[name]
+    offered = (DATASETS | PREFIXES).get(prefix or name) or registry.find("dataset", name, entries)
     choices = {}
-    for field, value, allowed in (
-        ("data.split", split, offered.splits),
-        ("data.binarization", binarization, offered.binarizations),
+    for field, names in (
+        ("data.split", offered.splits),
+        ("data.binarization", offered.binarizations),
     ):
-        any_split = prefix == "tfds:" and field == "data.split"
-        if value and value not in allowed and not any_split:
+        value, any_split = values[field], prefix == "tfds:" and field == "data.split"
+        if value and value not in names and not any_split:
             raise UserError(
-                f"config.{field} is {value!r}; for {name} it must be one of {', '.join(allowed)}"
+                f"config.{field} is {value!r}; for {name} it must be one of {', '.join(names)}"
             )
-        choices[field] = value or allowed[0]
+        choices[field] = value or names[0]
     return choices

@@ -1,7 +1,7 @@
 """Builds the objects of a config: the dataset, the model and the algorithm."""
 
-import importlib
 import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,23 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import data, guides, likelihoods, losses, networks, optimizers, priors, vae
+from aevb import data, guides, likelihoods, networks, optimizers, priors, vae
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
-from aevb.config import Values, section
+from aevb.config import ENTRIES, OPTIONS, Values, entry_of, section
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import elbo
+from aevb.guides import GuideFamily
+from aevb.likelihoods import Likelihood
 from aevb.losses import Bound, Guide, Joint
+from aevb.networks import Network
 from aevb.optimizers import Optimizer
-from aevb.options import parse_options
 from aevb.priors import PriorFamily
 from aevb.runtime import xla
 from aevb.vae import VAE
 
-WITHOUT_ENCODER = ("mcem",)  # algorithms whose models are evaluated with samples of the prior
-WITHOUT_VAMP = ("mcem", "wake_sleep", "reweighted_wake_sleep")  # train p(z) without the encoder
+SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
 
 class Experiment(NamedTuple):
@@ -70,7 +71,8 @@ def load(values: Values) -> Dataset:
     """
     options = section(values, "data")
     access, share = options.pop("access"), options.pop("memory_share")
-    if options["name"] == "synthetic":
+    name = options.pop("name")
+    if name == "synthetic":
         number = options["synthetic_num_train"] + options["synthetic_num_test"]
         width = max(number, options["synthetic_num_latents"])
         xla.require_memory(
@@ -78,13 +80,55 @@ def load(values: Values) -> Dataset:
             "the synthetic data",
             "config.data.synthetic_*",
         )
-    dataset = data.load(options.pop("name"), data.Options(**options))
+    if name.startswith(tuple(data.PREFIXES)):
+        dataset = data.load(name, data.Options(**options))
+    else:
+        entry, own = entry_of(values, "data.name"), section(values, "data.options")
+        _check_options(values, "data.name", entry.load, 1)
+        dataset = data.load_entry(name, entry, data.Options(**options), **own)
     fits = dataset.train.nbytes <= share * xla.memory()
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))
     if isinstance(dataset.train, np.memmap):  # its file may be overwritten during the run
         return dataset._replace(train=np.array(dataset.train))
     return dataset._replace(train=np.asarray(dataset.train))
+
+
+def make_entry(values: Values, field: str, *args: Any) -> Any:
+    """Makes the object whose factory a field names, with the options that the config has for it.
+
+    Raises:
+        UserError: the factory has no such option, or refuses a value.
+    """
+    make = entry_of(values, field)
+    _check_options(values, field, make, len(args))
+    own = section(values, SECTION_OF[field])
+    try:
+        return make(*args, **own)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"config.{field} is {values[field]!r}, which refuses its arguments: {error} "
+            f"(config.{SECTION_OF[field]})"
+        ) from error
+
+
+def _check_options(
+    values: Values, field: str, make: Callable[..., Any], num_args: int, *taken: str
+) -> None:
+    """Raises a UserError if the config has an option that a factory does not take.
+
+    Args:
+        num_args: the number of positional arguments that the factory gets otherwise.
+        taken: keyword arguments that the factory gets otherwise.
+    """
+    parameters = list(inspect.signature(make).parameters)[num_args:]
+    own = [name for name in parameters if name not in taken]
+    for name in section(values, SECTION_OF[field]):
+        if name not in own:
+            raise UserError(
+                f"config.{SECTION_OF[field]}.{name} is unknown; {values[field]} has the options "
+                f"{', '.join(own) or '(none)'}"
+            )
 
 
 class Loader:
@@ -102,7 +146,8 @@ class Loader:
 
 def data_key(values: Values) -> tuple[Any, ...]:
     """Returns a hashable key that is equal for configs with the same dataset."""
-    return tuple(section(values, "data").items())
+    fields = section(values, "data").items() | section(values, "data.options").items()
+    return (values.get(ENTRIES), *sorted(fields, key=str))
 
 
 def _require_room(algorithm: Algorithm) -> None:
@@ -131,7 +176,7 @@ def build_optimizer(values: Values, step_size: float | Array | None = None) -> O
     return optimizers.make(
         values["optimizer.name"],
         values["optimizer.step_size"] if step_size is None else step_size,
-        values["optimizer.options"],
+        section(values, "optimizer.options"),
     )
 
 
@@ -145,15 +190,16 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         UserError: the parts do not fit together.
     """
     options = section(values, "algorithm")
-    name = options.pop("name")
-    make = importlib.import_module(f"aevb.algorithms.{name}").make
+    name, make = options.pop("name"), entry_of(values, "algorithm.name").make
     wanted = inspect.signature(make).parameters
     options["prior"] = ParamPrior(options["param_prior_std"] or None, options["prior_on_biases"])
     if "bound" in wanted:
         options["bound"] = build_bound(values, model.guide)
+    _check_options(values, "algorithm.name", make, 2, "num_data", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
+    own = section(values, "algorithm.options")
     try:
-        algorithm = make(model, optimizer, num_data=num_data, **taken)
+        algorithm = make(model, optimizer, num_data=num_data, **taken, **own)
     except ValueError as error:
         fields = ", ".join(f"config.algorithm.{option}" for option in taken if option != "prior")
         raise UserError(
@@ -165,10 +211,30 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
 
 
 def _build_vae(values: Values, dataset: Dataset) -> VAE:
-    name = values["model.likelihood"]
-    likelihood = likelihoods.LIKELIHOODS[name]
+    has_encoder = entry_of(values, "algorithm.name").has_encoder
+    likelihood = _build_likelihood(values, dataset)
+    num_latents = values["model.num_latents"]
+    sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
+    family = guides.standard_normal_family(sizes)
+    if has_encoder:
+        family = make_entry(values, "model.guide", sizes)
+    encoder, decoder = _build_networks(values, dataset, family, likelihood)
+    return vae.make(
+        encoder if has_encoder else None,
+        decoder,
+        likelihood,
+        num_latents=num_latents,
+        guide_family=family,
+        prior_family=_build_prior(values, dataset),
+    )
+
+
+def _build_likelihood(values: Values, dataset: Dataset) -> Likelihood:
+    name, num_dims = values["model.likelihood"], dataset.train.shape[1]
+    likelihood = make_entry(values, "model.likelihood", num_dims)
     if dataset.kind not in likelihood.kinds:
-        fitting = [n for n, other in likelihoods.LIKELIHOODS.items() if dataset.kind in other.kinds]
+        others = {n: make(num_dims) for n, make in likelihoods.LIKELIHOODS.items()}
+        fitting = [n for n, other in others.items() if dataset.kind in other.kinds]
         raise UserError(
             f"config.model.likelihood is {name!r}, which scores "
             f"{' or '.join(likelihood.kinds)} data and not the {dataset.kind} data of "
@@ -180,79 +246,69 @@ def _build_vae(values: Values, dataset: Dataset) -> VAE:
             f"{likelihood.levels:g}, and those of {dataset.name} are k / {dataset.levels:g}; set "
             f"config.data.grey_scale={likelihood.levels:g}, which changes no probability"
         )
+    return likelihood
+
+
+def _build_networks(
+    values: Values, dataset: Dataset, family: GuideFamily, likelihood: Likelihood
+) -> tuple[Network, Network]:
+    """Returns the encoder and the decoder."""
     num_dims, num_latents = dataset.train.shape[1], values["model.num_latents"]
-    hidden = values["model.hidden"]
-    architecture = networks.NETWORKS[values["model.network"]]
-    initialization = networks.INITIALIZATIONS[values["model.init"]](values["model.init_std"])
-    has_encoder = values["algorithm.name"] not in WITHOUT_ENCODER
-    make_family = guides.GUIDES[values["model.guide"]]
-    family = (make_family if has_encoder else guides.standard_normal_family)(
-        guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
-    )
+    hidden, architecture = values["model.hidden"], entry_of(values, "model.network")
+    make_initialization = entry_of(values, "model.init")
     common = {
-        "initialization": initialization,
+        "initialization": make_initialization(values["model.init_std"]),
         "image_shape": dataset.image_shape,
         "dtype": values["model.compute_dtype"],
     }
+    taken = ("hidden", "constants", *common)
+    _check_options(values, "model.network", architecture.encoder, 2, *taken)
+    common |= section(values, "model.network_options")
     heads = {head: num_dims * size for head, size in likelihood.heads.items()}
     try:
         encoder = architecture.encoder(num_dims, family.heads, hidden=hidden, **common)
         decoder = architecture.decoder(
             num_latents, heads, hidden=hidden[::-1], constants=likelihood.shared, **common
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
             f"(config.data.name is {dataset.name!r}, config.model.hidden is {hidden})"
         ) from error
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
-    if not architecture.knows_weight_posteriors and _has_local_noise(values):
-        raise UserError(
-            "config.algorithm.weight_noise is 'local', the noise of an mlp's units, and "
-            f"config.model.network is {values['model.network']!r}; use minibatch or datapoint"
-        )
-    return vae.make(
-        encoder if has_encoder else None,
-        decoder,
-        likelihood,
-        num_latents=num_latents,
-        guide_family=family,
-        prior_family=_build_prior(values, dataset),
-    )
-
-
-def _has_local_noise(values: Values) -> bool:
-    return values["algorithm.name"] == "full_vb" and values["algorithm.weight_noise"] == "local"
+    return encoder, decoder
 
 
 def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
     name, num_components = values["model.prior"], values["model.prior_components"]
     num_data = len(dataset.train)
-    if name == "vamp" and values["algorithm.name"] in WITHOUT_VAMP:
-        raise UserError(
-            f"config.algorithm.name is {values['algorithm.name']!r}, which trains p(z) without the "
-            "encoder that config.model.prior='vamp' is made of; use standard_normal or mixture"
-        )
-    if name == "vamp" and num_components > num_data:
-        raise UserError(
-            f"config.model.prior_components is {num_components}; for vamp it can be at most the "
-            f"{num_data} training datapoints of {dataset.name}, at which its components start"
-        )
 
     def examples(number: int) -> Array:
         """Returns evenly spaced training datapoints, preprocessed as in evaluation, [number, D]."""
         index = np.linspace(0, num_data - 1, number).astype(np.int32)
         return elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
 
-    return priors.PRIORS[name](
-        priors.Options(
-            values["model.num_latents"],
-            num_components,
-            examples,
-            in_unit_interval=dataset.kind != "real",
-        )
+    options = priors.Options(
+        values["model.num_latents"],
+        num_components,
+        examples,
+        in_unit_interval=dataset.kind != "real",
     )
+    family = make_entry(values, "model.prior", options)
+    if not family.uses_encoder:
+        return family
+    if not entry_of(values, "algorithm.name").trains_prior_by_encoder:
+        raise UserError(
+            f"config.algorithm.name is {values['algorithm.name']!r}, which trains p(z) without the "
+            f"encoder that config.model.prior={name!r} is made of; use standard_normal or mixture"
+        )
+    if num_components > num_data:
+        raise UserError(
+            f"config.model.prior_components is {num_components}; for {name} it can be at most the "
+            f"{num_data} training datapoints of {dataset.name}, at which its components start"
+        )
+    return family
 
 
 def build_bound(values: Values, guide: Guide) -> Bound:
@@ -262,23 +318,9 @@ def build_bound(values: Values, guide: Guide) -> Bound:
         UserError: the bound has no such option, or refuses a value, config.algorithm.num_samples or
             the guide.
     """
-    name, options = values["algorithm.bound"], values["algorithm.bound_options"]
-    bound = losses.BOUNDS[name]
-    given = parse_options(options, field="config.algorithm.bound_options", example="alpha=0.3")
-    defaults = {
-        parameter.name: parameter.default
-        for parameter in inspect.signature(bound).parameters.values()
-        if parameter.kind == parameter.KEYWORD_ONLY and parameter.name != "num_samples"
-    }
-    for option, value in given.items():
-        if option not in defaults:
-            raise UserError(
-                f"config.algorithm.bound_options is {options!r}, but the bound {name} has no "
-                f"option {option!r}; it has {', '.join(defaults) or 'none'}"
-            )
-        if type(defaults[option]) is int and value.is_integer():
-            given[option] = int(value)
-    bound = partial(bound, **given)
+    bound = entry_of(values, "algorithm.bound")
+    _check_options(values, "algorithm.bound", bound, 4, "num_samples")
+    bound = partial(bound, **section(values, "algorithm.bound_options"))
     # A trial call with scalar densities, so that wrong arguments are found before training.
     toy = Guide(lambda key, stats: stats, lambda stats, z: z, guide.kl and (lambda stats: stats))
     rehearse = partial(bound, num_samples=values["algorithm.num_samples"])
@@ -287,11 +329,12 @@ def build_bound(values: Values, guide: Guide) -> Bound:
             lambda key: rehearse(key, jnp.zeros(()), toy, Joint(lambda z: z, lambda z: z)),
             jax.random.key(0),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         fields = "config.algorithm.num_samples, config.algorithm.bound_options"
         if guide.kl is None:  # flows have none, nor has any guide if the prior is not N(0, I)
             fields += ", config.model.guide, config.model.prior"
         raise UserError(
-            f"config.algorithm.bound is {name!r}, which refuses its arguments: {error} ({fields})"
+            f"config.algorithm.bound is {values['algorithm.bound']!r}, which refuses its "
+            f"arguments: {error} ({fields})"
         ) from error
     return bound

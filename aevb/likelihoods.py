@@ -2,12 +2,14 @@
 
 The decoder's outputs are called statistics; each is a named array. A statistic in `heads` has a
 fixed number of values per data dimension, and shape [D] if that number is 1. A statistic in
-`shared` is a single value [1]. Constants are never dropped, so that training, evaluation and
-log p(x) are on one scale. Logits may have any finite size. log_var and log_scale may range from -80
-to 80 and log_std from -40 to 40; beyond that, their exponentials leave the range of float32.
+`shared` is a free parameter, the same for every z: a noise variance, say. Constants are never
+dropped, so that training, evaluation and log p(x) are on one scale. Logits may have any finite
+size. log_var and log_scale may range from -80 to 80 and log_std from -40 to 40; beyond that, their
+exponentials leave the range of float32.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -31,7 +33,8 @@ class Likelihood(NamedTuple):
     log_prob: Callable[[Heads, Array], Array]  # (statistics, x [D]) -> [], nats
     mean: Callable[[Heads], Array]  # statistics -> E[x|z] [D]
     sample: Callable[[Key, Heads], Array]  # (key, statistics) -> x ~ p(x|z) [D]
-    shared: tuple[str, ...] = ()  # statistics [1] that are free parameters, not functions of z
+    shared: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    # name -> shape of each statistic that is a free parameter, not a function of z
     levels: float | None = None  # if set, exp(log_prob) is a probability of x = k / levels
 
 
@@ -118,9 +121,10 @@ def _normal_unit_mean(heads: Heads) -> DiagNormal:
 
 
 def _normal_shared(heads: Heads) -> DiagNormal:
-    """Returns `_normal` with one variance for all dimensions and all z.
+    """Returns `_normal` with a variance that is the same for all z.
 
-    Rybkin et al. (2021), σ-VAE. The variance is a learned parameter; where the bound is greatest,
+    It is one for all dimensions, as in the σ-VAE of Rybkin et al. (2021), or one for each, as in
+    factor analysis. The variance is a learned parameter; where the bound is greatest,
     it is the mean squared residual of the data. It is not computed from the x that it scores, nor
     from the minibatch, because the result would not be a likelihood: from one x it gives p(x|z) = c
     |x - mean|^-D, whose integral is infinite.
@@ -134,7 +138,7 @@ def _normal_likelihood(
     heads: tuple[str, ...],
     kinds: tuple[str, ...],
     normal: Callable[[Heads], DiagNormal],
-    shared: tuple[str, ...] = (),
+    shared: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> Likelihood:
     return Likelihood(
         heads=dict.fromkeys(heads, 1),
@@ -148,7 +152,17 @@ def _normal_likelihood(
 
 gaussian = _normal_likelihood(("mean", "log_var"), ("grey", "real"), _normal)
 gaussian_unit_mean = _normal_likelihood(("mean_logits", "log_var"), ("grey",), _normal_unit_mean)
-gaussian_shared = _normal_likelihood(("mean",), ("grey", "real"), _normal_shared, ("log_std",))
+
+
+def gaussian_shared(num_dims: int, *, per_dim: bool = False) -> Likelihood:
+    """Returns the Gaussian whose variance is a learned parameter, the same for all z.
+
+    Args:
+        num_dims: D.
+        per_dim: whether each dimension has a variance of its own, as in factor analysis.
+    """
+    shared = {"log_std": (num_dims if per_dim else 1,)}
+    return _normal_likelihood(("mean",), ("grey", "real"), _normal_shared, shared)
 
 
 def level_of(x: Array) -> Array:
@@ -230,12 +244,12 @@ categorical = Likelihood(
     levels=float(NUM_LEVELS),
 )
 
-LIKELIHOODS = {
-    "bernoulli": bernoulli,
-    "continuous_bernoulli": continuous_bernoulli,
-    "gaussian": gaussian,
-    "gaussian_unit_mean": gaussian_unit_mean,
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {  # (num_dims, *, options) -> Likelihood
+    "bernoulli": lambda num_dims: bernoulli,
+    "continuous_bernoulli": lambda num_dims: continuous_bernoulli,
+    "gaussian": lambda num_dims: gaussian,
+    "gaussian_unit_mean": lambda num_dims: gaussian_unit_mean,
     "gaussian_shared": gaussian_shared,
-    "discretized_logistic": discretized_logistic,
-    "categorical": categorical,
+    "discretized_logistic": lambda num_dims: discretized_logistic,
+    "categorical": lambda num_dims: categorical,
 }

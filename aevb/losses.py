@@ -341,7 +341,7 @@ def free_bits(
 def minibatch_objective(bounds: Array, num_data: int) -> Array:
     """Computes N/M Sum_m bound_m from the per-datapoint bounds [M]; eq. (8).
 
-    Returns [] in nats: an unbiased estimate of the bound on log p(X) of the whole data set of N
+    Returns [] in nats: an unbiased estimate of the bound on log p(X) of the whole dataset of N
     points.
     """
     return num_data * jnp.mean(bounds)

@@ -8,6 +8,7 @@ that, the two kinds bracket log p(x). All functions can be jitted and vmapped.
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import jax
@@ -298,11 +299,16 @@ class Estimator(NamedTuple):
 
     estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, own settings)
     kind: str  # "lower" or "upper"
+    needs_posterior_sample: bool = False  # an argument of its own, which only simulated data have
+    flags: Mapping[str, str] = MappingProxyType({})
+    # argument -> the flag of `aevb evaluate` that sets it, if that has another name
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "importance": Estimator(importance_sampling, "lower"),
     "ais": Estimator(ais, "lower"),
-    "reverse_ais": Estimator(reverse_ais, "upper"),  # needs an exact sample of the posterior
-    "appendix_d": Estimator(appendix_d, "upper"),  # if its chains reach every mode
+    "reverse_ais": Estimator(reverse_ais, "upper", needs_posterior_sample=True),
+    "appendix_d": Estimator(  # "upper", if its chains reach every mode
+        appendix_d, "upper", flags={"num_samples": "num_draws"}
+    ),
 }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,7 +19,8 @@ class Network(NamedTuple):
 
     init: Callable[[Key], PyTree]  # key -> parameters, a nested dict of arrays
     apply: Callable[[PyTree, Array], Mapping[str, Array]]
-    # (parameters, input) -> heads; `mlp` also accepts a WeightPosterior as its parameters
+    # (parameters, input) -> heads
+    takes_weight_posteriors: bool = False  # whether `apply` accepts a WeightPosterior
 
 
 class WeightPosterior(NamedTuple):
@@ -55,6 +57,8 @@ def fan_in_init(std: float) -> Initialization:
     return Initialization(nn.initializers.lecun_normal(), nn.initializers.zeros)
 
 
+NO_CONSTANTS: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+
 INITIALIZATIONS = {
     "normal": normal_init,
     "fan_in": fan_in_init,
@@ -77,12 +81,12 @@ class NoisyDense(nn.Dense):
 class MLP(nn.Module):
     """Fully connected tanh layers, then one linear layer per head; appendix C.
 
-    A constant is a head with a bias only: one number that does not depend on the input.
+    A constant is a head of any shape that does not depend on the input: a bias only.
     """
 
     hidden: tuple[int, ...]
     heads: Mapping[str, int]
-    constants: tuple[str, ...]
+    constants: Mapping[str, tuple[int, ...]]
     initialization: Initialization
     dtype: jnp.dtype  # dtype of the matrix products; parameters and heads are float32
     is_noisy: bool = False  # whether parameters have log variances, in "log_vars"
@@ -97,8 +101,8 @@ class MLP(nn.Module):
                 size, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype, name=name
             )
 
-        def constant(name: str) -> Array:
-            value = self.param(name, bias_init, (1,))
+        def constant(name: str, shape: tuple[int, ...]) -> Array:
+            value = self.param(name, bias_init, shape)
             if not self.is_noisy:
                 return value
             log_var = self.get_variable("log_vars", name)
@@ -109,7 +113,7 @@ class MLP(nn.Module):
         heads = {
             name: dense(size, name)(x).astype(jnp.float32) for name, size in self.heads.items()
         }
-        return heads | {name: constant(name) for name in self.constants}
+        return heads | {name: constant(name, shape) for name, shape in self.constants.items()}
 
 
 class ConvEncoder(nn.Module):
@@ -144,7 +148,7 @@ class ConvDecoder(nn.Module):
     image_shape: tuple[int, ...]
     channels: tuple[int, ...]
     heads: Mapping[str, int]
-    constants: tuple[str, ...]
+    constants: Mapping[str, tuple[int, ...]]
     initialization: Initialization
     dtype: jnp.dtype
 
@@ -172,7 +176,10 @@ class ConvDecoder(nn.Module):
             name: doubled(x, size // num_pixels, name, full).reshape(-1).astype(jnp.float32)
             for name, size in self.heads.items()
         }
-        return heads | {name: self.param(name, bias_init, (1,)) for name in self.constants}
+        shared = {
+            name: self.param(name, bias_init, shape) for name, shape in self.constants.items()
+        }
+        return heads | shared
 
 
 class Architecture(NamedTuple):
@@ -180,7 +187,6 @@ class Architecture(NamedTuple):
 
     encoder: Callable[..., Network]  # (D, heads, *, hidden, initialization, image_shape, dtype)
     decoder: Callable[..., Network]  # (Z, heads, *, constants, and the encoder's arguments)
-    knows_weight_posteriors: bool = False  # whether the networks accept a WeightPosterior
 
 
 def mlp(
@@ -189,18 +195,18 @@ def mlp(
     *,
     hidden: tuple[int, ...],
     initialization: Initialization,
-    constants: tuple[str, ...] = (),
+    constants: Mapping[str, tuple[int, ...]] = NO_CONSTANTS,
     image_shape: tuple[int, ...] | None = None,
     dtype: str = "float32",
 ) -> Network:
-    """Returns a multi-layer perceptron from [num_inputs] to heads of given sizes and constants [1].
+    """Returns a multi-layer perceptron from [num_inputs] to heads of given sizes and to constants.
 
     Args:
         image_shape: not used.
         dtype: dtype of the matrix products; parameters and heads are float32.
     """
     del image_shape
-    module = MLP(hidden, dict(heads), constants, initialization, jnp.dtype(dtype))
+    module = MLP(hidden, dict(heads), dict(constants), initialization, jnp.dtype(dtype))
     plain, noisy = _plain(module, num_inputs), module.clone(is_noisy=True)
 
     def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
@@ -209,7 +215,7 @@ def mlp(
             return noisy.apply(variables, x, rngs={"weights": params.key})  # pyright: ignore[reportReturnType]
         return plain.apply(params, x)
 
-    return Network(plain.init, apply)
+    return Network(plain.init, apply, takes_weight_posteriors=True)
 
 
 def conv_encoder(
@@ -241,11 +247,11 @@ def conv_decoder(
     *,
     hidden: tuple[int, ...],
     initialization: Initialization,
-    constants: tuple[str, ...] = (),
+    constants: Mapping[str, tuple[int, ...]] = NO_CONSTANTS,
     image_shape: tuple[int, ...] | None,
     dtype: str = "float32",
 ) -> Network:
-    """Returns a transposed-convolution network from [num_inputs] to image heads and constants [1].
+    """Returns a transposed-convolution network from [num_inputs] to image heads and to constants.
 
     Args:
         hidden: channels of each layer before the heads' layer, which doubles the image to its full
@@ -255,7 +261,9 @@ def conv_decoder(
         ValueError: the outputs are not images, or there is no layer.
     """
     shape = _image_shape(image_shape, hidden)
-    module = ConvDecoder(shape, hidden, dict(heads), constants, initialization, jnp.dtype(dtype))
+    module = ConvDecoder(
+        shape, hidden, dict(heads), dict(constants), initialization, jnp.dtype(dtype)
+    )
     return _plain(module, num_inputs)
 
 
@@ -281,10 +289,10 @@ def _plain(module: nn.Module, num_inputs: int) -> Network:
 
 def rematerialized(network: Network) -> Network:
     """Returns the network with its activations recomputed, not stored, for the gradient."""
-    return Network(network.init, jax.checkpoint(network.apply))
+    return network._replace(apply=jax.checkpoint(network.apply))
 
 
 NETWORKS = {
-    "mlp": Architecture(mlp, mlp, knows_weight_posteriors=True),
+    "mlp": Architecture(mlp, mlp),
     "conv": Architecture(conv_encoder, conv_decoder),
 }

@@ -1,6 +1,9 @@
 """Optimizers by name: the paper's Adagrad, and every optimizer of optax."""
 
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,6 @@ import optax
 from jax import Array
 
 from aevb.errors import UserError
-from aevb.options import parse_options
 from aevb.types import PyTree
 
 Optimizer = optax.GradientTransformation
@@ -84,18 +86,20 @@ def _not_shared_on_cpu(tree: PyTree) -> PyTree:
     )
 
 
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
 OUR_OWN = {
     "adagrad": adagrad,
 }
 
 
-def make(name: str, step_size: float | Array, options: str = "") -> Optimizer:
+def make(name: str, step_size: float | Array, options: Mapping[str, Any] = NO_OPTIONS) -> Optimizer:
     """Returns the optimizer of this name, from `OUR_OWN` or else from optax.
 
     Args:
         name: for example "adagrad", "adam", "sgd".
         step_size: the learning rate, a float or an array [].
-        options: the optimizer's other arguments, for example "b1=0.9,eps=1e-4".
+        options: the optimizer's other arguments, for example {"b1": 0.9, "eps": 1e-4}.
 
     Raises:
         UserError: optax has no such optimizer, or it does not accept these arguments.
@@ -106,9 +110,8 @@ def make(name: str, step_size: float | Array, options: str = "") -> Optimizer:
             f"optimizer.name is {name!r}; optax has no optimizer of this name with a learning_rate "
             "(adagrad, adam, rmsprop and sgd are some that it has)"
         )
-    given = parse_options(options, field="optimizer.options", example="b1=0.9,eps=1e-4")
     try:
-        optimizer = maker(learning_rate=step_size, **given)
+        optimizer = maker(learning_rate=step_size, **options)
         jax.eval_shape(  # some optimizers reject arguments only at the first step
             lambda weights: optimizer.update(weights, optimizer.init(weights), weights),
             jax.ShapeDtypeStruct((1,), jnp.float32),
@@ -116,7 +119,7 @@ def make(name: str, step_size: float | Array, options: str = "") -> Optimizer:
     except (TypeError, ValueError, ArithmeticError) as error:
         known = ", ".join(p for p in inspect.signature(maker).parameters if p != "learning_rate")
         raise UserError(
-            f"optimizer {name!r} with options {options!r} cannot be made: "
-            f"{str(error).splitlines()[0]}; optimizer.options may set {known}"
+            f"optimizer {name!r} with options {dict(options)} cannot be made: "
+            f"{str(error).splitlines()[0]}; optimizer.options can be {known}"
         ) from error
     return optimizer

@@ -36,6 +36,7 @@ class PriorFamily(NamedTuple):
 
     prior: Callable[[PyTree, Posterior], Prior]  # (own parameters, the guide) -> p(z)
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
+    uses_encoder: bool = False  # whether it is made from the guide
     is_standard_normal: bool = False  # whether p(z) is N(0, I); the guide's KL is to N(0, I)
 
 
@@ -106,7 +107,7 @@ def vamp(options: Options) -> PriorFamily:
         equal = jnp.zeros(options.num_components)
         return _mixture(equal, components, posterior.guide.log_prob, posterior.guide.sample)
 
-    return PriorFamily(prior, init)
+    return PriorFamily(prior, init, uses_encoder=True)
 
 
 def _mixture(
@@ -133,7 +134,7 @@ def _mixture(
     return Prior(sample_one, log_density)
 
 
-PRIORS: dict[str, Callable[[Options], PriorFamily]] = {
+PRIORS: dict[str, Callable[..., PriorFamily]] = {  # (Options, *, options) -> PriorFamily
     "standard_normal": standard_normal,
     "mixture": mixture,
     "vamp": vamp,

@@ -3,7 +3,7 @@
 Shapes are written in brackets; ``[]`` is a scalar:
 
 ====  ==========================  ====  =====================================
-N     datapoints of the data set  L     samples per datapoint
+N     datapoints of the dataset   L     samples per datapoint
 M     datapoints of a minibatch   K     importance samples
 D     data dimensions             S     members of a sweep
 Z     latent dimensions           T     optimization steps, or temperatures

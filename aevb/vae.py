@@ -28,6 +28,7 @@ class VAE(NamedTuple):
     num_latents: int
     has_encoder: bool = True  # without an encoder, q(z|x) does not depend on x
     levels: float | None = None  # if set, p(x|z) is a probability of x = k / levels
+    takes_weight_posteriors: bool = False  # whether theta can be a networks.WeightPosterior
 
 
 def make(
@@ -97,5 +98,5 @@ def make(
 
     return VAE(
         init, encode, guide, joint, mean, sample, num_latents, encoder is not None,
-        likelihood.levels,
+        likelihood.levels, decoder.takes_weight_posteriors,
     )  # fmt: skip

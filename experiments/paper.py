@@ -225,6 +225,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
     from aevb.algorithms.gradient_ascent import ParamPrior
     from aevb.evaluation.elbo import fixed_inputs
     from aevb.experiment import build
+    from aevb.runs.evaluate import SEED
     from aevb.runs.load import read_state
 
     experiment = build(run.config)
@@ -237,7 +238,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
         lambda key: full_vb.log_evidence_bound(
             key, vae, state.params, x, num_samples=100, prior=prior
         )
-    )(jax.random.key(evaluate.SEED))
+    )(jax.random.key(SEED))
     kl = full_vb.kl_to_prior(state.params, prior)
     return {
         "bound": float(bound) / number,

@@ -29,13 +29,13 @@ DOCUMENTS = [
 # module must be added here; its layer is a design decision.
 LAYERS = (
     ("types", "errors"),
-    ("runtime",),
+    ("runtime", "registry"),
     ("distributions",),
     ("likelihoods", "losses", "reparam", "inference"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
     ("vae",),
-    ("algorithms.base", "options"),
+    ("algorithms.base",),
     ("optimizers",),
     ("algorithms",),
     ("data", "storage"),

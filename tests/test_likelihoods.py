@@ -18,6 +18,7 @@ import scipy.stats
 from marks import slow_but
 from oracles import standard_errors_off
 
+from aevb import likelihoods
 from aevb.likelihoods import LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
 
 NUM_DRAWS = 5_000
@@ -85,7 +86,7 @@ def sizes(likelihood: Likelihood) -> dict[str, int]:
 
 def values_of(name: str) -> np.ndarray | None:
     """Returns the values that one dimension of x can take, or None if it is continuous."""
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     if likelihood.levels is not None:
         return np.arange(256) / likelihood.levels
     return np.array([0.0, 1.0]) if "binary" in likelihood.kinds else None
@@ -105,19 +106,19 @@ def whole_space(name: str) -> tuple[np.ndarray, float]:
 @partial(jax.jit, static_argnums=0)
 def log_probs(name: str, heads: Heads, x: Any) -> jax.Array:
     """Returns the log-density [n] of datapoints [n, D]."""
-    return jax.vmap(LIKELIHOODS[name].log_prob, in_axes=(None, 0))(heads, x)
+    return jax.vmap(LIKELIHOODS[name](1).log_prob, in_axes=(None, 0))(heads, x)
 
 
 @partial(jax.jit, static_argnums=0)
 def samples(name: str, keys: jax.Array, heads: Heads) -> jax.Array:
-    return jax.vmap(LIKELIHOODS[name].sample, in_axes=(0, None))(keys, heads)
+    return jax.vmap(LIKELIHOODS[name](1).sample, in_axes=(0, None))(keys, heads)
 
 
 @cache
 def masses(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the points of `whole_space`, and the probability [n] of the cell around each."""
     points, volume = whole_space(name)
-    log_prob = log_probs(name, random_heads(LIKELIHOODS[name], seed), np.float32(points))
+    log_prob = log_probs(name, random_heads(LIKELIHOODS[name](1), seed), np.float32(points))
     return points, np.exp(np.asarray(log_prob, np.float64)) * volume
 
 
@@ -131,7 +132,7 @@ def test_the_density_integrates_to_1(name: str, seed: int):
 @every_likelihood
 @every_seed
 def test_log_prob_is_scipys(name: str, seed: int):
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     heads = random_heads(likelihood, seed)
     x = np.asarray(likelihood.sample(jax.random.key(seed), heads))
     exact_heads = {head: np.asarray(value, np.float64) for head, value in heads.items()}
@@ -142,15 +143,15 @@ def test_log_prob_is_scipys(name: str, seed: int):
 @every_likelihood
 @pytest.mark.parametrize("seed", slow_but(SEEDS[:1], SEEDS))
 def test_the_mean_is_the_densitys(name: str, seed: int):
-    heads = random_heads(LIKELIHOODS[name], seed)
+    heads = random_heads(LIKELIHOODS[name](1), seed)
     points, probabilities = masses(name, seed)
-    np.testing.assert_allclose(LIKELIHOODS[name].mean(heads), probabilities @ points, atol=2e-5)
+    np.testing.assert_allclose(LIKELIHOODS[name](1).mean(heads), probabilities @ points, atol=2e-5)
 
 
 @every_likelihood
 @pytest.mark.parametrize("seed", slow_but(SEEDS[:1], SEEDS))
 def test_samples_have_the_mean_and_the_variance_of_the_density(name: str, seed: int):
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     heads = random_heads(likelihood, seed)
     keys = jax.random.split(jax.random.key(seed), NUM_DRAWS)
     draws = np.asarray(samples(name, keys, heads), np.float64)
@@ -164,7 +165,7 @@ def test_samples_have_the_mean_and_the_variance_of_the_density(name: str, seed: 
 
 @every_likelihood
 def test_samples_lie_in_the_support(name: str):
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     heads = random_heads(likelihood, 0)
     draws = samples(name, jax.random.split(jax.random.key(0), NUM_DRAWS), heads)
     assert draws.dtype == jnp.float32
@@ -178,7 +179,7 @@ def test_samples_lie_in_the_support(name: str):
 @every_likelihood
 def test_everything_is_finite_at_extreme_statistics(name: str):
     """Logits of size 1e4, variances of exp(80) and exp(-80), and 0 are combined in every way."""
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
 
     @jax.jit
     def evaluate(heads: Heads, x: jax.Array) -> Any:
@@ -201,7 +202,7 @@ def test_everything_is_finite_at_extreme_statistics(name: str):
 
 @every_likelihood
 def test_jit_and_vmap_change_nothing(name: str):
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     each = [random_heads(likelihood, seed) for seed in range(3)]
     x = [likelihood.sample(jax.random.key(seed), heads) for seed, heads in enumerate(each)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
@@ -213,16 +214,16 @@ def test_jit_and_vmap_change_nothing(name: str):
 @every_likelihood
 def test_each_says_for_which_kinds_of_data_it_is_a_density(name: str):
     """Grey pixels under a Bernoulli likelihood have no density and no probability."""
-    kinds = set(LIKELIHOODS[name].kinds)
+    kinds = set(LIKELIHOODS[name](1).kinds)
     assert kinds
     assert kinds <= {"binary", "grey", "real"}
     assert kinds == {"binary"} or "binary" not in kinds
-    if LIKELIHOODS[name].levels is not None:
+    if LIKELIHOODS[name](1).levels is not None:
         assert kinds == {"grey"}
 
 
 def test_the_gradient_of_bernoulli_log_prob_is_x_minus_its_mean():
-    likelihood = LIKELIHOODS["bernoulli"]
+    likelihood = likelihoods.bernoulli
     logits = jnp.float32([-30.0, -3.0, -0.1, 0.0, 0.2, 4.0, 30.0])
     for x in (jnp.zeros(7), jnp.ones(7)):
         gradient = jax.grad(lambda heads, x=x: likelihood.log_prob(heads, x))({"logits": logits})
@@ -232,7 +233,7 @@ def test_the_gradient_of_bernoulli_log_prob_is_x_minus_its_mean():
 
 def test_bernoulli_log_prob_of_a_near_certain_pixel_keeps_its_digits():
     """The value log sigmoid(20) = -2.06e-9 becomes 0 in float32 as log(1 / (1 + exp(-20)))."""
-    log_prob = LIKELIHOODS["bernoulli"].log_prob
+    log_prob = likelihoods.bernoulli.log_prob
     for size in (5.0, 20.0, 60.0):
         certain = log_prob({"logits": jnp.full(1, -size)}, jnp.zeros(1))
         assert certain == pytest.approx(scipy.special.log_expit(size), rel=1e-4)
@@ -241,7 +242,7 @@ def test_bernoulli_log_prob_of_a_near_certain_pixel_keeps_its_digits():
 
 
 def test_the_mean_of_gaussian_unit_mean_stays_in_the_unit_interval():
-    likelihood = LIKELIHOODS["gaussian_unit_mean"]
+    likelihood = likelihoods.gaussian_unit_mean
     logits = jnp.float32([-1e4, -5.0, 0.0, 5.0, 1e4])
     mean = np.asarray(likelihood.mean({"mean_logits": logits, "log_var": jnp.zeros(5)}))
     np.testing.assert_allclose(mean, scipy.special.expit(np.asarray(logits, np.float64)), rtol=1e-5)
@@ -268,7 +269,7 @@ def exact_log_normalizer(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("x", [0.0, 0.25, 0.5, 255 / 256, 1.0])
 def test_continuous_bernoulli_log_prob_keeps_its_digits_at_every_logit(x: float):
-    density = LIKELIHOODS["continuous_bernoulli"].log_prob
+    density = likelihoods.continuous_bernoulli.log_prob
     log_prob = jax.jit(jax.vmap(lambda logit: density({"logits": logit[None]}, jnp.full(1, x))))
     expected = LOGITS.astype(np.float64) * x - exact_log_normalizer(LOGITS)
     np.testing.assert_allclose(log_prob(jnp.asarray(LOGITS)), expected, rtol=1e-6, atol=2e-7)
@@ -276,7 +277,7 @@ def test_continuous_bernoulli_log_prob_keeps_its_digits_at_every_logit(x: float)
 
 def test_continuous_bernoulli_mean_and_gradient_keep_their_digits_at_every_logit():
     """The mean is that of a truncated exponential, and the gradient is x minus it."""
-    likelihood, x = LIKELIHOODS["continuous_bernoulli"], 0.75
+    likelihood, x = likelihoods.continuous_bernoulli, 0.75
     t = np.abs(LOGITS.astype(np.float64))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         distance = np.where(t < 1e-3, 0.5 - t / 12, 1.0 / t - 1.0 / np.expm1(t))
@@ -290,7 +291,7 @@ def test_continuous_bernoulli_mean_and_gradient_keep_their_digits_at_every_logit
 @pytest.mark.parametrize("logit", [0.0, 1e-5, -0.3, 0.6, -4.0, 40.0])
 def test_continuous_bernoulli_samples_have_its_distribution_function(logit: float):
     """The check is a Kolmogorov-Smirnov test, which a right sampler fails for one seed in 1000."""
-    sample = LIKELIHOODS["continuous_bernoulli"].sample
+    sample = likelihoods.continuous_bernoulli.sample
     draws = np.asarray(sample(jax.random.key(0), {"logits": jnp.full(20_000, logit)}))
     distance = draws if logit <= 0 else 1.0 - draws
     exact = continuous_bernoulli(np.array(logit)) if logit else scipy.stats.uniform
@@ -300,16 +301,16 @@ def test_continuous_bernoulli_samples_have_its_distribution_function(logit: floa
 def test_a_bernoulli_density_of_grey_pixels_lacks_the_constant_of_the_continuous_one():
     """The constant is log C(1/2) = log 2 a pixel; for this reason grey pixels are refused."""
     heads, x = {"logits": jnp.zeros(3)}, jnp.full(3, 0.3)
-    lacking = LIKELIHOODS["continuous_bernoulli"].log_prob(heads, x) - LIKELIHOODS[
-        "bernoulli"
-    ].log_prob(heads, x)
+    lacking = likelihoods.continuous_bernoulli.log_prob(heads, x) - likelihoods.bernoulli.log_prob(
+        heads, x
+    )
     assert lacking == pytest.approx(3 * np.log(2.0))
 
 
 # Probabilities of grey levels
 
 every_mass = pytest.mark.parametrize(
-    "name", [name for name, likelihood in LIKELIHOODS.items() if likelihood.levels is not None]
+    "name", [name for name, likelihood in LIKELIHOODS.items() if likelihood(1).levels is not None]
 )
 
 
@@ -324,7 +325,7 @@ def test_a_level_is_found_on_either_scale_and_when_dequantized(scale: float):
 @every_mass
 def test_the_probabilities_of_a_pixels_levels_sum_to_1_however_narrow_they_are(name: str):
     """The one dimension has scales from a thousandth of a level to a thousand levels."""
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     rng = np.random.default_rng(0)
     for size in (0.1, 1.0, 10.0, 1000.0):
         heads = {head: rng.normal(size=n) * size for head, n in likelihood.heads.items()}
@@ -376,7 +377,7 @@ def test_the_density_of_dequantized_pixels_bounds_the_probability_of_the_level(l
 def test_discretized_logistic_of_a_wide_scale_leaves_all_but_nothing_to_inner_levels():
     """The end levels are open: with a scale of 1000 units each has a probability near one half."""
     heads = {head: jnp.float32(value) for head, value in logistic_heads(0.5, np.log(1e3)).items()}
-    log_prob = LIKELIHOODS["discretized_logistic"].log_prob
+    log_prob = likelihoods.discretized_logistic.log_prob
     for end in (0.0, 255 / 256):
         assert log_prob(heads, jnp.full(1, end)) == pytest.approx(np.log(0.5), abs=1e-3)
     inner = log_prob(heads, jnp.full(1, 0.5))
@@ -387,7 +388,7 @@ def test_categorical_reads_256_logits_for_each_dimension_in_turn():
     logits = np.random.default_rng(0).normal(size=(3, 256))
     x = np.array([7, 0, 255])
     expected = scipy.special.log_softmax(logits, axis=1)[[0, 1, 2], x].sum()
-    found = LIKELIHOODS["categorical"].log_prob(
+    found = likelihoods.categorical.log_prob(
         {"logits": jnp.float32(logits.ravel())}, jnp.float32(x / 256)
     )
     assert found == pytest.approx(expected, rel=1e-6)
@@ -398,7 +399,7 @@ def test_categorical_reads_256_logits_for_each_dimension_in_turn():
 
 def test_gaussian_shared_counts_its_one_variance_in_every_dimension():
     heads = {"mean": jnp.zeros(5), "log_std": jnp.full(1, 0.7)}
-    likelihood = LIKELIHOODS["gaussian_shared"]
+    likelihood = likelihoods.gaussian_shared(1)
     expected = 5 * scipy.stats.norm(0.0, np.exp(0.7)).logpdf(0.0)  # pyright: ignore[reportAttributeAccessIssue]
     assert likelihood.log_prob(heads, jnp.zeros(5)) == pytest.approx(expected, rel=1e-6)
     assert likelihood.sample(jax.random.key(0), heads).shape == (5,)
@@ -411,7 +412,7 @@ def test_the_shared_variance_is_best_at_the_mean_squared_residual():
     residual_sq = float(np.mean(np.square(np.asarray(x - means, np.float64))))
 
     def mean_log_prob(log_std: jax.Array) -> jax.Array:
-        log_prob = LIKELIHOODS["gaussian_shared"].log_prob
+        log_prob = likelihoods.gaussian_shared(1).log_prob
         return jnp.mean(
             jax.vmap(lambda mean, x: log_prob({"mean": mean, "log_std": log_std}, x))(means, x)
         )

@@ -486,7 +486,7 @@ def test_vmap_over_datapoints_changes_nothing(name: str):
 
 @every_estimator
 def test_every_entry_says_in_its_first_line_on_which_side_it_is(name: str):
-    function, kind = ESTIMATORS[name]
+    function, kind, *_ = ESTIMATORS[name]
     first_line = (function.__doc__ or "").splitlines()[0]
     assert f"a stochastic {kind.upper()} bound" in first_line
 

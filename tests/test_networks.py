@@ -11,14 +11,16 @@ import pytest
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb.networks import Network, WeightPosterior, mlp, normal_init
+from aevb.networks import NO_CONSTANTS, Network, WeightPosterior, mlp, normal_init
 
 NUM_DRAWS = 20_000
 NUM_INPUTS = 3
 HEADS = {"mean": 4, "log_var": 2}
 
 
-def network(*, hidden: tuple[int, ...] = (), constants: tuple[str, ...] = ()) -> Network:
+def network(
+    *, hidden: tuple[int, ...] = (), constants: Mapping[str, tuple[int, ...]] = NO_CONSTANTS
+) -> Network:
     return mlp(
         NUM_INPUTS, HEADS, hidden=hidden, initialization=normal_init(0.7), constants=constants
     )
@@ -113,7 +115,7 @@ def test_a_units_mean_and_variance_are_those_that_its_weights_give_it(seed: int)
 )
 def test_noisy_units_have_the_distribution_that_noisy_weights_give_them(hidden: tuple[int, ...]):
     """The test covers each unit, the covariances within and across heads, and a constant."""
-    net = network(hidden=hidden, constants=("log_std",))
+    net = network(hidden=hidden, constants={"log_std": (1,)})
     mean, log_var = posterior_of(net)
     drawn = noisy_draws(net)(mean, log_var, inputs()[None])
     by_units = np.concatenate([head[0] for head in drawn.values()], axis=1)
@@ -149,7 +151,7 @@ def test_two_inputs_with_one_key_have_one_noise_and_with_two_keys_have_two():
 @pytest.mark.slow
 def test_without_variance_a_noisy_network_is_the_one_of_the_means():
     """The gradients are equal too, also where exp(log_var) is 0 in float32."""
-    net = network(hidden=(5, 4), constants=("log_std",))
+    net = network(hidden=(5, 4), constants={"log_std": (1,)})
     mean, _ = posterior_of(net)
 
     def total(params: Any) -> jax.Array:

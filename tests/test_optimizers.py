@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def assert_close(visited: list, expected: list) -> None:
     )
 
 
-def refusal(name: str, options: str = "") -> str:
+def refusal(name: str, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         optimizers.make(name, STEP_SIZE, options)
     message = str(caught.value)
@@ -87,7 +88,7 @@ def test_adagrad_is_the_papers_in_numpy():
 
 
 def test_adagrads_defaults_can_be_overridden():
-    visited = trajectory(optimizers.make("adagrad", STEP_SIZE, "initial_accumulator_value=0.1"))
+    visited = trajectory(optimizers.make("adagrad", STEP_SIZE, {"initial_accumulator_value": 0.1}))
     assert_close(
         visited, trajectory(optax.adagrad(STEP_SIZE, initial_accumulator_value=0.1, eps=0.0))
     )
@@ -129,7 +130,7 @@ def test_adagrad_of_a_stack_is_each_members_own():
 def test_adam_with_options_is_adam_in_numpy():
     b1, b2, eps = 0.5, 0.8, 1e-2
     theta, m, v = np.ones((3, 2)), np.zeros((3, 2)), np.zeros((3, 2))
-    visited = trajectory(optimizers.make("adam", STEP_SIZE, f"b1={b1}, b2={b2},eps={eps}"))
+    visited = trajectory(optimizers.make("adam", STEP_SIZE, {"b1": b1, "b2": b2, "eps": eps}))
     for t, (gradient, point) in enumerate(zip(random_gradients(), visited, strict=True), start=1):
         g = gradient["kernel"].astype(np.float64)
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
@@ -145,7 +146,9 @@ def test_without_options_the_defaults_are_optaxs(name: str):
 
 def test_an_option_may_be_a_switch():
     expected = trajectory(optax.sgd(STEP_SIZE, momentum=0.9, nesterov=True))
-    assert_close(trajectory(optimizers.make("sgd", STEP_SIZE, "momentum=0.9,nesterov=1")), expected)
+    assert_close(
+        trajectory(optimizers.make("sgd", STEP_SIZE, {"momentum": 0.9, "nesterov": True})), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,32 +160,21 @@ def test_what_is_no_optimizer_is_refused_with_some_that_are(name: str):
     assert "adagrad" in message
 
 
-@pytest.mark.parametrize("options", ["beta=1", "b1=0.9,beta=1", "learning_rate=1"])
-def test_an_option_that_it_does_not_take_is_refused_with_those_that_it_does(options: str):
-    message = refusal("adam", options)
+@pytest.mark.parametrize(
+    "options", [{"beta": 1.0}, {"b1": 0.9, "beta": 1.0}, {"learning_rate": 1.0}, {"b1": "high"}]
+)
+def test_an_option_that_it_does_not_take_is_refused_with_those_that_it_does(
+    options: dict[str, Any],
+):
+    message = refusal("adam", **options)
     assert repr(options) in message
     assert "b1, b2, eps" in message
-    assert "learning_rate," not in message.partition("may set")[2]
-
-
-@pytest.mark.parametrize(
-    "options", ["b1", "b1=", "b1=high", "b1=0.9=0.8", "b1:0.9", "b1=0.9;b2=0.8"]
-)
-def test_options_that_are_no_numbers_by_name_are_refused_with_an_example(options: str):
-    message = refusal("adam", options)
-    assert repr(options) in message
-    assert "b1=0.9,eps=1e-4" in message
-
-
-@pytest.mark.parametrize("options", ["b1=nan", "eps=inf", "b1=0.9,b1=0.8"])
-def test_options_that_cannot_be_meant_are_refused(options: str):
-    """A NaN would otherwise make the bound NaN, and the step size would be blamed."""
-    assert repr(options) in refusal("adam", options)
+    assert "learning_rate," not in message.partition("can be")[2]
 
 
 def test_an_option_that_breaks_the_arithmetic_is_refused():
     """RAdam divides by 1 - b2, which is 0 here."""
-    assert "'b2=1'" in refusal("radam", "b2=1")
+    assert "{'b2': 1.0}" in refusal("radam", b2=1.0)
 
 
 QUICK = ("adafactor", "adagrad", "adam", "lbfgs", "rprop", "scale_by_rprop", "sgd", "yogi")

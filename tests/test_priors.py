@@ -13,7 +13,7 @@ import scipy.stats
 from marks import slow_but
 from oracles import standard_errors_off
 
-from aevb import experiment, priors, vae
+from aevb import experiment, likelihoods, priors, vae
 from aevb.algorithms.base import Batch
 from aevb.config import Config, default_config, validate
 from aevb.distributions import DiagNormal
@@ -21,7 +21,6 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment
 from aevb.guides import GUIDES, Sizes, diag_normal
-from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS, Guide
 from aevb.networks import Network
 from aevb.priors import PRIORS, Options, Posterior, Prior
@@ -250,7 +249,7 @@ def test_encoder_and_decoder_are_drawn_from_the_same_keys_whatever_else_is_drawn
         params = vae.make(
             keys,
             keys,
-            LIKELIHOODS["gaussian"],
+            likelihoods.gaussian,
             num_latents=NUM_LATENTS,
             guide_family=GUIDES[guide](Sizes(NUM_LATENTS)),
             prior_family=PRIORS[prior](options()),

@@ -51,7 +51,7 @@ def random_params(init: Callable[[jax.Array], Any], seed: int = 0) -> Any:
 def make_vae(
     *, num_dims: int = 5, num_latents: int = 2, hidden: tuple[int, ...] = (), name: str = "gaussian"
 ) -> VAE:
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     encoder = mlp(
         num_dims,
         {"mean": num_latents, "log_var": num_latents},
@@ -185,7 +185,7 @@ def test_every_network_has_the_heads_that_are_asked_for(name: str, part: str):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_constant_is_one_parameter_drawn_as_a_bias_and_the_same_for_every_input(name: str):
     def make(init: Initialization) -> Network:
-        return made(name, "decoder", init, constants=("log_std",))
+        return made(name, "decoder", init, constants={"log_std": (1,)})
 
     network = make(normal_init(0.1))
 

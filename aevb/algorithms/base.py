@@ -24,7 +24,18 @@ class Batch(NamedTuple):
     """One minibatch, in the form that the likelihood scores."""
 
     x: Array  # [M, D] float32
-    indices: Array  # [M] int32, indices of these datapoints in the data set
+    indices: Array  # [M] int32, indices of these datapoints in the dataset
+
+
+class AlgorithmEntry(NamedTuple):
+    """An entry of `ALGORITHMS`: the factory of an algorithm, and what the model must know of it."""
+
+    make: Callable[..., "Algorithm"]  # (vae, optimizer, *, num_data, options) -> the algorithm
+    has_encoder: bool = True  # whether the model has an encoder
+    trains_prior_by_encoder: bool = True  # whether p(z) gets the gradients of the encoder's samples
+    can_pad: bool = False  # whether padded weights stay 0, and padded latents change no result
+    draw_params: Callable[[Key, PyTree], PyTree] | None = None
+    # (key, state.params) -> a sample of the VAE's parameters, if they have a distribution
 
 
 def _as_they_are(params: PyTree) -> PyTree:

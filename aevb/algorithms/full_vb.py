@@ -32,7 +32,7 @@ def make(
     prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """Returns gradient ascent, in phi and q(theta), of a bound on log p(X) of the whole data set.
+    """Returns gradient ascent, in phi and q(theta), of a bound on log p(X) of the whole dataset.
 
     q(theta) is a diagonal Gaussian, theta ~ N(mean, diag(exp(log_var))). The maximized objective is
     E[Sum_i bound(x_i; theta, phi)] - KL(q(theta) || p(theta)), with the KL in closed form;
@@ -61,6 +61,11 @@ def make(
     _require_proper(prior)
     if weight_noise not in NOISES:
         raise ValueError(f"weight_noise is {weight_noise!r}; it must be one of {NOISES}")
+    if weight_noise == "local" and not vae.takes_weight_posteriors:
+        raise ValueError(
+            "weight_noise is 'local', the noise of an mlp's units, and this decoder has none; use "
+            "minibatch or datapoint"
+        )
     if weight_noise == "local" and num_samples > 1 and _is_no_mean(bound):
         raise ValueError(
             f"with num_samples={num_samples} this bound compares samples of z under one theta, "

@@ -35,7 +35,7 @@ def skip_bad_steps(algorithm: Algorithm, most: int) -> Algorithm:
         skipping: Skipping = state.extra
         before = state._replace(extra=skipping.extra)
         after, metrics = algorithm.update(key, before, batch)
-        skipped = ~_is_finite((after, metrics)) & (skipping.num_skipped < most)
+        skipped = ~is_finite((after, metrics)) & (skipping.num_skipped < most)
 
         def unless_skipped(new: Array, old: Array) -> Array:
             return jnp.where(skipped, old, new)
@@ -55,6 +55,7 @@ def num_skipped(state: TrainState) -> int | None:
     return int(state.extra.num_skipped) if isinstance(state.extra, Skipping) else None
 
 
-def _is_finite(tree: PyTree) -> Array:
+@jax.jit
+def is_finite(tree: PyTree) -> Array:
     """Checks whether all numbers of all leaves are finite; returns bool []."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

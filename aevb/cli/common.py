@@ -1,4 +1,4 @@
-"""What commands have in common: how mistakes are told, and that it matters not who listens."""
+"""Error messages of the commands, and output whose reader may close the pipe."""
 
 import argparse
 import os
@@ -36,10 +36,10 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
         print(stop, file=sys.stderr)
         return stop.status
     finally:
-        _leave_nothing_unsaid()
+        _flush_output()
 
 
-def _leave_nothing_unsaid() -> None:
+def _flush_output() -> None:
     """Flushes standard output; discards the rest if its reader has gone.
 
     Otherwise Python would flush at exit and print an error.

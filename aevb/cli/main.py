@@ -1,4 +1,4 @@
-"""The command `aevb`: the table at the foot says what it can do."""
+"""The command `aevb` and its subcommands."""
 
 import importlib
 import sys
@@ -47,7 +47,7 @@ def load(name: str) -> Callable[[Sequence[str]], int]:
         UserError: there is no command of that name, or a library that it needs is not installed.
     """
     if name not in COMMANDS:
-        what = f"{name!r} is no command" if name else "a command is missing"
+        what = f"{name!r} is not a command" if name else "a command is missing"
         raise UserError(f"{what}; it is one of {', '.join(COMMANDS)} (aevb --help)")
     command = COMMANDS[name]
     signals.exit_at_once(goes_on=command.goes_on)  # before the slow imports
@@ -55,8 +55,8 @@ def load(name: str) -> Callable[[Sequence[str]], int]:
         return importlib.import_module(command.module).main
     except ModuleNotFoundError as error:
         raise UserError(
-            f"aevb {name} needs {error.name}, which is not installed; `pip install` aevb with what "
-            "it depends on"
+            f"aevb {name} needs {error.name}, which is not installed; install aevb with its "
+            "dependencies (pip install aevb)"
         ) from error
 
 
@@ -69,7 +69,7 @@ def help_text() -> str:
             "",
             *lines,
             "",
-            "`aevb COMMAND --help` lists the flags of one, `aevb --version` tells the version.",
+            "`aevb COMMAND --help` lists its flags, `aevb --version` prints the version.",
         ]
     )
 
@@ -78,5 +78,5 @@ COMMANDS = {
     "run": Command("aevb.cli.run", "train an experiment, or a sweep of it", goes_on=True),
     "evaluate": Command("aevb.cli.evaluate", "estimate log p(x) of a finished run"),
     "report": Command("aevb.cli.report", "compare runs, as a page and as a table"),
-    "explore": Command("aevb.cli.explore", "make the page of a finished run anew"),
+    "explore": Command("aevb.cli.explore", "write the page of a finished run again"),
 }

@@ -1,26 +1,28 @@
-"""Trains one experiment in its folder, or takes it up where it stopped; --sweep trains several.
+"""Trains an experiment in its folder, or resumes it; --sweep trains several runs.
 
 aevb run [--config=frey_faces] [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug] \
 [--tensorboard] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
 
---config is the name of an experiment that ships with the package, or a file like theirs. In a clone
-of the repository `python experiments/run.py --config=experiments/frey_faces.py` is the same.
+--config names an experiment of the package, or a file with get_config(). In a clone of the
+repository, `python experiments/run.py --config=experiments/frey_faces.py` does the same. A file may
+also have get_sweep() and get_entries(), which brings datasets, likelihoods, bounds and so on.
 
-A run by several processes is started by this command for each, with one folder: --coordinator
-names the first one's HOST:PORT, --num_processes says how many there are and --process_id which of
-them this is (from 0); --coordinator=auto asks SLURM or the TPU.
+For a run in several processes, give this command in each of them with the same folder:
+--coordinator is HOST:PORT of process 0, --num_processes their number, and --process_id the number
+of this one, from 0. --coordinator=auto takes all three from SLURM or the TPU.
 
---debug makes JAX look for leaked tracers, and says of a run that meets a NaN or an infinity in
-which line of the source it arose. A run that was stopped by one can be given it afterwards.
+--debug lets JAX check for leaked tracers, and reports the source line of the first NaN or infinity.
+It can also be given after a run has diverged, with the same --workdir.
 
---tensorboard is short for --config.train.tensorboard=True: the run's folder gets what TensorBoard
-shows, the records, pictures at each evaluation, and the settings, by which it compares runs.
+--tensorboard is short for --config.train.tensorboard=True: the run's folder gets TensorBoard event
+files with the log, pictures at each evaluation, and the settings, for comparing runs.
 
---sweep trains every combination of what get_sweep() in the experiment's file lists. --axis adds an
-axis, or replaces one; a field that is set by --config.FIELD is none. The runs are mapped onto the
-hardware in the way that was measured to be fastest, or by --mapping: one after the other
-(sequence), several at a time (devices), or as one program (stack). --launcher=slurm makes each of
-them a job of SLURM, with sbatch's options by --slurm=OPTION=VALUE; --launcher=local a process.
+--sweep trains a run for each combination of the values in get_sweep(). --axis adds or replaces an
+axis; a field set by --config.FIELD is not an axis. --mapping says how the runs share the hardware:
+one after the other (sequence), one on each device at a time (devices), or stacked into one program
+(stack); by default, it is the one that was measured to be the fastest. --launcher=slurm submits a
+SLURM job for each run, with options of sbatch by --slurm=OPTION=VALUE; --launcher=local starts a
+process for each.
 """
 
 import re
@@ -33,7 +35,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from aevb import experiments
+from aevb import experiments, registry
 from aevb.cli.common import reporting_mistakes
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
 from aevb.errors import UserError
@@ -49,51 +51,53 @@ def define_flags(found: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir",
         "",
-        "The run's folder; runs/<experiment>/<overrides> if it is not given.",
+        "The run's folder; the default is runs/<experiment>/<overrides>.",
         found,
     )
-    flags.DEFINE_bool("sweep", False, "Run the experiment's sweep, or that of --axis.", found)
+    flags.DEFINE_bool("sweep", False, "Train the experiment's sweep, or that of --axis.", found)
     flags.DEFINE_multi_string(
         "axis",
         [],
-        "FIELD=VALUE,VALUE: an axis of the sweep; may be given several times.",
+        "FIELD=VALUE,VALUE: an axis of the sweep; can be repeated.",
         found,
     )
     flags.DEFINE_enum(
         "mapping",
         "auto",
         ("auto", *MAPPINGS),
-        "How a sweep's runs are mapped onto the hardware.",
+        "How the runs of a sweep share the hardware.",
         found,
     )
     flags.DEFINE_enum(
         "launcher",
         "",
         ("", *LAUNCHERS),
-        "Makes a job of each run of a sweep, on SLURM or here.",
+        "Submit each run of a sweep as a job, to SLURM or to local processes.",
         found,
     )
     flags.DEFINE_multi_string(
         "slurm",
         [],
-        "OPTION=VALUE of sbatch, such as partition=gpu; may be given several times.",
+        "OPTION=VALUE of sbatch, such as partition=gpu; can be repeated.",
         found,
     )
     flags.DEFINE_string(
         "coordinator",
         "",
-        "HOST:PORT of the first of several processes, or auto on SLURM and TPUs.",
+        "HOST:PORT of process 0 of several, or auto on SLURM and TPUs.",
         found,
     )
-    flags.DEFINE_integer("num_processes", 1, "How many of them.", 1, flag_values=found)
-    flags.DEFINE_integer("process_id", 0, "Which of them this is.", 0, flag_values=found)
+    flags.DEFINE_integer("num_processes", 1, "The number of processes.", 1, flag_values=found)
+    flags.DEFINE_integer(
+        "process_id", 0, "The number of this process, from 0.", 0, flag_values=found
+    )
     flags.DEFINE_bool(
-        "debug", False, "Look for leaked tracers, and for the source of a NaN.", found
+        "debug", False, "Check for leaked tracers, and find the source line of a NaN.", found
     )
     flags.DEFINE_bool(
         "tensorboard",
         False,
-        "Write what TensorBoard shows; config.train.tensorboard=True.",
+        "Write TensorBoard event files; config.train.tensorboard=True.",
         found,
     )
 
@@ -122,9 +126,11 @@ def parse(
         config_flags.DEFINE_config_file(
             "config",
             experiments.file_of(default) if default else None,
-            "The experiment: a file, or the name of one that ships with the package.",
+            "The experiment: a file, or the name of one of the package's experiments.",
             flag_values=flag_values,
             sys_argv=given,
+            lock_config=False,  # the configs are locked, except for the options
+            accept_new_attributes=True,
         )
         rest = flag_values(given)[1:]
         if flag_values.config is not None:
@@ -194,13 +200,18 @@ def report(summary: dict[str, Any], folder: Path) -> str:
         + ("" if speed is None else f", {speed:,.0f} examples/s")
     )
     if skipped := summary.get("skipped_steps"):
-        lines.append(f"{skipped:,} steps were not finite, and were skipped")
+        lines.append(f"{skipped:,} non-finite steps were skipped")
     lines += [str(picture) for picture in sorted((folder / "figures").glob("*.png"))]
     lines += [str(page) for page in folder.glob("explorer.html")]
     return "\n".join(lines)
 
 
-def declared_sweep(given: flags.FlagValues) -> Plan:
+def entries_of(given: flags.FlagValues) -> str:
+    """Brings the entries of the experiment's file; returns their digest, "" if there are none."""
+    return registry.bring(Path(config_flags.get_config_filename(given["config"])))  # pyright: ignore[reportArgumentType]
+
+
+def declared_sweep(given: flags.FlagValues, entries: str = "") -> Plan:
     """Returns the sweep of the experiment's file, with the axes of the command line.
 
     Raises:
@@ -211,7 +222,7 @@ def declared_sweep(given: flags.FlagValues) -> Plan:
     overrides = config_flags.get_override_values(holder)  # pyright: ignore[reportArgumentType]
     declare = runpy.run_path(file).get("get_sweep", dict)
     axes = {name: axis for name, axis in declare().items() if name not in overrides}
-    return make_plan(given.config, axes | dict(map(parse_axis, given.axis)))
+    return make_plan(given.config, axes | dict(map(parse_axis, given.axis)), entries)
 
 
 def sweep_table(result: dict[str, Any]) -> str:
@@ -249,60 +260,79 @@ def _mean(figure: dict[str, Any] | None) -> str:
 def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
     """Runs `aevb run`; returns the exit status.
 
-    It is 0 if done, 2 for a user's mistake, 3 if a run of a sweep failed, 4 if another process of
-    the run has ended, and 128 + the number of a signal that was received.
+    It is 0 on success, 2 for a user's mistake, 3 if a run of a sweep failed, 4 if another process
+    of the run has ended, and 128 + the number of a signal that was received.
 
     Args:
-        default: the experiment that is used if --config is not given; '' makes --config required.
+        default: the experiment to use without --config; '' makes --config required.
     """
 
     def body() -> int:
         given = parse([it for it in arguments if it not in HELP], default=default)
-        config = given.config
         if HELP & set(arguments):
-            fields = help_text(config or default_config())
+            entries = entries_of(given) if given.config else ""
+            fields = help_text(given.config or default_config(), entries)
             print(f"{__doc__}\nFields, with their values in this experiment:\n\n{fields}")
             return 0
-        if config is None:
+        if given.config is None:
             raise UserError(CONFIG_IS_MISSING)
         if given.tensorboard:
-            config.train.tensorboard = True
-        values = validate(config)
-        folder = Path(given.workdir) if given.workdir else default_workdir(given)
-        if given.sweep and given.coordinator:
-            raise UserError("--coordinator is of one run; a sweep is spread over its own devices")
-        if given.sweep and given.debug:
-            raise UserError(
-                "--debug is of one run and not of a sweep; give it with the --workdir and the "
-                "fields of the sweep's run that failed"
-            )
-        options = dict(map(parse_option, given.slurm))
-        if options and given.launcher != "slurm":
-            raise UserError("--slurm is of --launcher=slurm; give that too")
-        if given.launcher and given.mapping != "auto":
-            raise UserError("--mapping is of runs in one process, and --launcher makes each a job")
-        if given.sweep:
-            plan = declared_sweep(given)
-
-            from aevb.sweeps import sweep  # imports jax; after the checks, which do not need it
-
-            result = sweep.run(
-                plan, folder, given.mapping, launcher=given.launcher, options=options
-            )
-            written = [file for name in ("sweep.*", "comparison.*") for file in folder.glob(name)]
-            print("\n".join([sweep_table(result), *map(str, sorted(written))]))
-            return 3 if any(row["failed"] for row in result["rows"]) else 0
-        if given.axis or given.mapping != "auto" or given.launcher:
-            raise UserError("--axis, --mapping and --launcher are of a sweep; give --sweep too")
-
-        from aevb import runs
-        from aevb.runtime import distributed  # imports jax; after the checks that do not need it
-
-        if given.coordinator:
-            distributed.join(given.coordinator, given.num_processes, given.process_id)
-        summary = runs.run(values, folder, debug=given.debug)
-        if summary:  # empty in every process except process 0
-            print(report(summary, folder))
-        return 0
+            given.config.train.tensorboard = True
+        check_flags(given)
+        return train_sweep(given) if given.sweep else train_run(given)
 
     return reporting_mistakes(body)
+
+
+def check_flags(given: flags.FlagValues) -> None:
+    """Raises a UserError if flags do not fit together."""
+    if given.sweep and given.coordinator:
+        raise UserError("--coordinator is for a single run, without --sweep; leave one of them out")
+    if given.sweep and given.debug:
+        raise UserError(
+            "--debug is for a single run, without --sweep; give it with the --workdir and the "
+            "fields of the sweep's run that failed"
+        )
+    if given.slurm and given.launcher != "slurm":
+        raise UserError("--slurm has options of SLURM jobs; give --launcher=slurm too")
+    if given.launcher and given.mapping != "auto":
+        raise UserError(
+            "--mapping is for runs in one process, and --launcher makes each a job; leave one out"
+        )
+    if not given.sweep and (given.axis or given.mapping != "auto" or given.launcher):
+        raise UserError("--axis, --mapping and --launcher are for a sweep; give --sweep too")
+
+
+def folder_of(given: flags.FlagValues) -> Path:
+    """Returns the folder of the run or the sweep."""
+    return Path(given.workdir) if given.workdir else default_workdir(given)
+
+
+def train_run(given: flags.FlagValues) -> int:
+    """Trains a single run; returns the exit status."""
+    values, folder = validate(given.config, entries_of(given)), folder_of(given)
+
+    from aevb import runs  # imports jax; after the checks that do not need it
+    from aevb.runtime import distributed
+
+    if given.coordinator:
+        distributed.join(given.coordinator, given.num_processes, given.process_id)
+    summary = runs.run(values, folder, debug=given.debug)
+    if summary:  # empty in every process except process 0
+        print(report(summary, folder))
+    return 0
+
+
+def train_sweep(given: flags.FlagValues) -> int:
+    """Trains the runs of a sweep; returns the exit status."""
+    options, folder = dict(map(parse_option, given.slurm)), folder_of(given)
+    entries = entries_of(given)
+    validate(given.config, entries)
+    plan = declared_sweep(given, entries)
+
+    from aevb.sweeps import sweep  # imports jax; after the checks that do not need it
+
+    result = sweep.run(plan, folder, given.mapping, launcher=given.launcher, options=options)
+    written = [file for name in ("sweep.*", "comparison.*") for file in folder.glob(name)]
+    print("\n".join([sweep_table(result), *map(str, sorted(written))]))
+    return 3 if any(row["failed"] for row in result["rows"]) else 0

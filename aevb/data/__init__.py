@@ -1,9 +1,4 @@
-"""Datasets, each in a file of this folder.
-
-Each file has ``SPLITS`` (the possible splits into training and test data), ``KINDS`` (from
-binarizations to kinds of data) and ``load(options) -> Dataset``. The first split and the first
-binarization are the defaults.
-"""
+"""Datasets, in the table `DATASETS`, each in a file of this folder."""
 
 import importlib
 from collections.abc import Callable
@@ -17,10 +12,12 @@ from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 from aevb.types import Key
 
-NAMES = ("binarized_mnist", "frey_faces", "mnist", "synthetic")
-"""The datasets of the package, each in a file of this folder."""
-PREFIXES = {"tfds:": "tfds_images", "npy:": "user_files", "images:": "user_files"}
-"""The prefixes of the names of users' datasets, and the files that load these."""
+PREFIXES = {
+    "tfds:": ("tfds_images", ("train,test",), ("none", "dynamic")),
+    "npy:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
+    "images:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
+}
+"""The prefixes of the names of users' datasets: the file that loads them, splits, binarizations."""
 OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
 
 
@@ -57,8 +54,29 @@ class Options(NamedTuple):
 DEFAULTS = Options()
 
 
+class DatasetEntry(NamedTuple):
+    """An entry of `DATASETS`; the first split and the first binarization are the defaults."""
+
+    load: Callable[..., Dataset]  # (Options, with split and binarization, *, options of its own)
+    splits: tuple[str, ...] = ("standard",)  # into training and test data
+    binarizations: tuple[str, ...] = ("none",)
+
+
+def _of_package(name: str, *offered: tuple[str, ...]) -> DatasetEntry:
+    """Returns the entry of a file in this folder, which is imported when its data are loaded."""
+    return DatasetEntry(lambda options: _module(name).load(options), *offered)
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "binarized_mnist": _of_package("binarized_mnist", ("standard", "train+validation")),
+    "frey_faces": _of_package("frey_faces", ("blocked", "random")),
+    "mnist": _of_package("mnist", ("standard",), ("dynamic", "fixed", "none")),
+    "synthetic": _of_package("synthetic"),
+}
+
+
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
-    """Loads the dataset `name`: one of `NAMES`, or data from outside this package.
+    """Loads the dataset `name`: an entry of `DATASETS`, or data from outside this package.
 
     tfds:NAME is images that TFDS has prepared, npy:FILE is an array that np.save wrote, and
     images:FOLDER is the images in a folder.
@@ -71,9 +89,33 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
             training datapoints than were asked for; the files are not on this machine and cannot be
             downloaded; a file or a prepared folder is damaged; a folder cannot be written.
     """
+    if prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+        file, *offered = PREFIXES[prefix]
+        entry = DatasetEntry(lambda options: _module(file).load(name, options), *offered)
+    elif name in DATASETS:
+        entry = DATASETS[name]
+    else:
+        raise UserError(_unknown(name))
+    return load_entry(name, entry, options)
+
+
+def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> Dataset:
+    """Loads the dataset of an entry.
+
+    Args:
+        own: options of the entry itself.
+
+    Raises:
+        UserError: as for `load`.
+    """
     if options.grey_scale not in (255.0, 256.0):
         raise UserError(f"data.grey_scale is {options.grey_scale}; it must be 255.0 or 256.0")
-    dataset = _load_users(name, options) if _prefix(name) else _load(name, options)
+    split = options.split
+    if not name.startswith("tfds:"):  # its splits have a notation of their own
+        split = _chosen(f"data.split of {name}", split, entry.splits)
+    kind = _chosen(f"data.binarization of {name}", options.binarization, entry.binarizations)
+    chosen = options._replace(split=split or entry.splits[0], binarization=kind)
+    dataset = entry.load(chosen, **own)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(
@@ -84,34 +126,6 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
         return dataset
     kept = np.arange(options.num_train) * number // options.num_train
     return dataset._replace(train=dataset.train[kept])
-
-
-def _load(name: str, options: Options) -> Dataset:
-    module = _module(name)
-    return module.load(
-        options._replace(
-            split=_chosen(f"data.split of {name}", options.split, tuple(module.SPLITS)),
-            binarization=_chosen(
-                f"data.binarization of {name}", options.binarization, tuple(module.KINDS)
-            ),
-        )
-    )
-
-
-def _load_users(name: str, options: Options) -> Dataset:
-    module = importlib.import_module(f"aevb.data.{PREFIXES[_prefix(name)]}")
-    kinds = tuple(module.KINDS)
-    binarization = _chosen(f"data.binarization of {name}", options.binarization, kinds)
-    if _prefix(name) == "tfds:":  # its splits have a notation of their own
-        split = options.split or module.SPLITS[0]
-    else:
-        split = _chosen(f"data.split of {name}", options.split, module.SPLITS)
-    return module.load(name, options._replace(split=split, binarization=binarization))
-
-
-def _prefix(name: str) -> str:
-    """Returns the prefix in PREFIXES with which a name begins, or ""."""
-    return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
 
 
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:
@@ -142,18 +156,20 @@ def prepare(name: str, options: Options = DEFAULTS) -> Path:
     """
     from aevb.data.io import prepared  # here, because datasets without files do not need it
 
+    if name not in DATASETS:
+        raise UserError(_unknown(name))
     source = getattr(_module(name), "SOURCE", None)
     if source is None:
-        raise UserError(f"the data set {name!r} is made by a formula; there is nothing to prepare")
+        raise UserError(f"the dataset {name!r} is made by a formula; there is nothing to prepare")
     return prepared.prepare(source, options)
 
 
-def _module(name: str):
-    if name not in NAMES:
-        raise UserError(
-            f"the data set {name!r} does not exist; there are {', '.join(NAMES)}, {OTHERS}"
-        )
+def _module(name: str) -> Any:
     return importlib.import_module(f"aevb.data.{name}")
+
+
+def _unknown(name: str) -> str:
+    return f"the dataset {name!r} does not exist; there are {', '.join(DATASETS)}, {OTHERS}"
 
 
 def _chosen(field: str, value: str, allowed: tuple[str, ...]) -> str:

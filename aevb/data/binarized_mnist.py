@@ -12,9 +12,6 @@ from aevb.data import Dataset, Options, preprocessing
 from aevb.data.io import prepared
 from aevb.data.io.sources import Download, Part, Source
 
-SPLITS = ("standard", "train+validation")
-KINDS = {"none": "binary"}
-
 IMAGE_SHAPE = (28, 28)
 
 
@@ -33,7 +30,7 @@ def load(options: Options) -> Dataset:
         name="binarized_mnist",
         train=np.concatenate([train, *validation]) if validation else train,
         test=test,
-        kind=KINDS[options.binarization],
+        kind="binary",
         preprocess=preprocessing.unchanged,
         image_shape=IMAGE_SHAPE,
         levels=None,

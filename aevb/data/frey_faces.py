@@ -14,9 +14,6 @@ from aevb.data import Dataset, Options, preprocessing, splits
 from aevb.data.io import sources
 from aevb.data.io.sources import Part, Source
 
-SPLITS = ("blocked", "random")
-KINDS = {"none": "grey"}
-
 IMAGE_SHAPE = (28, 20)
 NUM_FRAMES = 1965
 
@@ -40,7 +37,7 @@ def load(options: Options) -> Dataset:
         name="frey_faces",
         train=train,
         test=test,
-        kind=KINDS[options.binarization],
+        kind="grey",
         preprocess=preprocessing.scaled(options.grey_scale),
         image_shape=IMAGE_SHAPE,
         levels=options.grey_scale,

@@ -10,7 +10,6 @@ from aevb.data import Dataset, Options, preprocessing
 from aevb.data.io import prepared
 from aevb.data.io.sources import Download, Part, Source
 
-SPLITS = ("standard",)
 KINDS = {"dynamic": "binary", "fixed": "binary", "none": "grey"}
 
 IMAGE_SHAPE = (28, 28)

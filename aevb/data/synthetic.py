@@ -16,9 +16,6 @@ from aevb.data import Dataset, Options, preprocessing
 from aevb.errors import UserError
 from aevb.types import Key
 
-SPLITS = ("standard",)
-KINDS = {"none": "real"}
-
 
 class LinearGaussian(NamedTuple):
     """The model p(x, z) = N(z; 0, I) N(x; W z + b, noise_var I)."""
@@ -105,7 +102,7 @@ def load(options: Options) -> Dataset:
         name="synthetic",
         train=x[num_test:],
         test=x[:num_test],
-        kind=KINDS[options.binarization],
+        kind="real",
         preprocess=preprocessing.unchanged,
         image_shape=None,
         levels=None,

@@ -20,7 +20,6 @@ from aevb.errors import UserError
 
 TFDS = "tfds:"
 
-SPLITS = ("train,test",)  # the default; any other two splits in TFDS's notation are allowed
 KINDS = {"none": "grey", "dynamic": "binary"}
 
 INFO = "dataset_info.json"  # TFDS writes this file last
@@ -87,7 +86,7 @@ def _find(name: str, options: Options) -> Path:
         raise UserError(f"data.name is {name!r}, which has several kinds; add one of {choices}")
     if not found:
         raise UserError(
-            f"data.name is {name!r}, and {folder} holds no data set that TFDS has prepared; "
+            f"data.name is {name!r}, and {folder} holds no dataset that TFDS has prepared; "
             + _how_to_prepare(wanted, directory)
         )
     return found[-1]
@@ -172,7 +171,7 @@ def _pixels_of(image: Any, images: Images) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.size != np.prod(images.shape):
         raise ValueError(
-            f"an image is {pixels.dtype} {pixels.shape}, and the data set says uint8 {images.shape}"
+            f"an image is {pixels.dtype} {pixels.shape}, and the dataset says uint8 {images.shape}"
         )
     return pixels
 

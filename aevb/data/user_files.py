@@ -17,7 +17,6 @@ from aevb.errors import UserError
 
 NPY, IMAGES = "npy:", "images:"
 
-SPLITS = ("blocked", "random")  # as in `splits`
 KINDS = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # for grey levels
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm")

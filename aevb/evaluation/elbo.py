@@ -1,4 +1,4 @@
-"""The bound of a trained model on a whole data set, with fixed noise."""
+"""The bound of a trained model on a whole dataset, with fixed noise."""
 
 import math
 from collections.abc import Callable

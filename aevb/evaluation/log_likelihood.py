@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 
 from aevb.losses import Guide, Joint, evidence_lower_bound
-from aevb.marginal import ESTIMATORS, Estimate
-from aevb.proposals import PROPOSALS
+from aevb.marginal import Estimate, Estimator
+from aevb.proposals import Proposal, encoder
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -46,15 +46,19 @@ def elbo(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Estimate:
     return Estimate(jnp.mean(draws), jnp.std(draws, ddof=1) / math.sqrt(BOUND_SAMPLES), {})
 
 
+ELBO = Estimator(elbo, "lower")
+
+Propose = Callable[[Key, PyTree, Guide, Joint], Proposal]  # an entry of `proposals.PROPOSALS`
+
+
 def estimate_points(
     key: Key,
-    vae: VAE,
-    params: PyTree,
+    model: tuple[VAE, PyTree],
     points: Points,
-    name: str,
+    estimator: Estimator,
     settings: Mapping[str, Any],
     *,
-    proposal: str = "encoder",
+    propose: Propose = encoder,
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[Estimate, float]:
     """Runs one estimator at every datapoint.
@@ -64,22 +68,21 @@ def estimate_points(
     datapoints.
 
     Args:
-        name: an entry of `marginal.ESTIMATORS`, or "elbo".
-        settings: keyword arguments of the entry, besides the model.
-        proposal: an entry of `proposals.PROPOSALS`, where the estimator starts; "elbo" uses the
-            encoder's q(z|x).
+        model: a VAE and its parameters.
+        estimator: an entry of `marginal.ESTIMATORS`, or `ELBO`.
+        settings: keyword arguments of the estimator, besides the model.
+        propose: returns the density from which the estimator starts; `ELBO` needs the encoder's.
         progress: called after each batch with the number of datapoints that are done.
     """
+    vae, params = model
 
     def one(params: PyTree, number: Array, x: Array, z: Array | None) -> Estimate:
         point_key = jax.random.fold_in(key, number)
         stats, joint = vae.encode(params, x), vae.joint(params, x)
-        if name == "elbo":
-            return elbo(point_key, stats, vae.guide, joint)
         fit_key, draw_key = jax.random.split(point_key)
-        start, guide = PROPOSALS[proposal](fit_key, stats, vae.guide, joint)
-        exact = {"posterior_sample": z} if name == "reverse_ais" else {}
-        return ESTIMATORS[name].estimate(draw_key, start, guide, joint, **settings, **exact)
+        start, guide = propose(fit_key, stats, vae.guide, joint)
+        exact = {"posterior_sample": z} if estimator.needs_posterior_sample else {}
+        return estimator.estimate(draw_key, start, guide, joint, **settings, **exact)
 
     number = len(points.x)
     batch = math.ceil(number / math.ceil(number / BATCH))  # so that few points are computed twice

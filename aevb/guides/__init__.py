@@ -49,11 +49,12 @@ class GuideFamily(NamedTuple):
     heads: Mapping[str, int]  # name -> size of each encoder output at x
     stats: Callable[[PyTree, Heads], PyTree]  # (own parameters, heads) -> statistics
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
+    nests: bool = False  # whether the statistics of fewer latents are the first of those of more
 
 
 def diag_normal_family(sizes: Sizes) -> GuideFamily:
     heads = {"mean": sizes.num_latents, "log_var": sizes.num_latents}
-    return GuideFamily(diag_normal, heads, lambda own, heads: DiagNormal(**heads))
+    return GuideFamily(diag_normal, heads, lambda own, heads: DiagNormal(**heads), nests=True)
 
 
 def full_normal_family(sizes: Sizes) -> GuideFamily:
@@ -65,7 +66,7 @@ def full_normal_family(sizes: Sizes) -> GuideFamily:
     def stats(own: PyTree, heads: Heads) -> FullNormal:
         return FullNormal(heads["mean"], heads["log_diag"], heads.get("below_diag", jnp.zeros(0)))
 
-    return GuideFamily(full_normal, heads, stats)
+    return GuideFamily(full_normal, heads, stats, nests=True)
 
 
 def planar_family(sizes: Sizes) -> GuideFamily:
@@ -115,7 +116,7 @@ def standard_normal_family(sizes: Sizes) -> GuideFamily:
     return GuideFamily(diag_normal, {}, lambda own, heads: DiagNormal(zeros, zeros))
 
 
-GUIDES: dict[str, Callable[[Sizes], GuideFamily]] = {
+GUIDES: dict[str, Callable[..., GuideFamily]] = {  # (Sizes, *, options) -> GuideFamily
     "diag_normal": diag_normal_family,
     "full_normal": full_normal_family,
     "planar": planar_family,

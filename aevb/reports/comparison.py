@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from aevb.config import WITHOUT_EFFECT, Values, with_defaults
+from aevb.config import DEFAULTS, WITHOUT_EFFECT, Values
 from aevb.errors import UserError
 from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve, mean_over_seeds, read_records, read_signed, replace_text
@@ -120,8 +120,8 @@ def compare(folders: Sequence[Path]) -> Comparison:
         path, why = next(iter(left_out.items()))
         raise UserError(f"of {path} nothing can be shown: {why}")
     runs = list(found.values())
-    names = [name for name in with_defaults({}) if name not in (SEED, *WITHOUT_EFFECT)]
-    fields = tuple(name for name in names if len({_key(run.config[name]) for run in runs}) > 1)
+    names = [name for name in all_fields(runs) if name not in (SEED, *WITHOUT_EFFECT)]
+    fields = tuple(name for name in names if len({_key(run.config.get(name)) for run in runs}) > 1)
     rows = []
     for alike in _alike(runs, names):
         by_seed: dict[int, Run] = {}
@@ -132,12 +132,17 @@ def compare(folders: Sequence[Path]) -> Comparison:
             else:
                 by_seed[seed] = run
         members = tuple(by_seed[seed] for seed in sorted(by_seed))
-        rows.append(Row({name: members[0].config[name] for name in fields}, members))
+        rows.append(Row({name: members[0].config.get(name) for name in fields}, members))
     rows.sort(key=lambda row: [_in_order(value) for value in row.setting.values()])
     known = {column for run in runs for column in run.figures}
     log_p = sorted(known - {*BOUNDS, *COSTS})
     columns = [column for column in (*BOUNDS, *log_p, *COSTS) if column in known]
     return Comparison(tuple(rows), fields, tuple(columns), left_out)
+
+
+def all_fields(runs: Sequence[Run]) -> list[str]:
+    """Returns the names of all fields, and of the options in the configs of runs."""
+    return list(dict.fromkeys([*DEFAULTS, *(name for run in runs for name in run.config)]))
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -155,7 +160,7 @@ def _read(folder: Path) -> Run:
 
     It raises OSError, ValueError, KeyError or TypeError if a file is damaged or is not a run's.
     """
-    config = with_defaults(read_signed(folder / "config.json"))
+    config = read_signed(folder / "config.json")
     summary, evaluated = folder / "summary.json", folder / "marginal.json"
     found = read_signed(summary) if summary.is_file() else {}
     log_p = read_signed(evaluated) if evaluated.is_file() else {}
@@ -168,7 +173,7 @@ def _alike(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[Run]]:
     """Yields the groups of runs that have the same value of every field in `names`."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(_key(run.config[name]) for name in names), []).append(run)
+        groups.setdefault(tuple(_key(run.config.get(name)) for name in names), []).append(run)
     yield from groups.values()
 
 
@@ -295,10 +300,10 @@ def _settings(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "values": [_plain(row.runs[0].config[name]) for row in comparison.rows],
+            "values": [_plain(row.runs[0].config.get(name)) for row in comparison.rows],
             "differs": name in comparison.fields,
         }
-        for name in with_defaults({})
+        for name in all_fields([row.runs[0] for row in comparison.rows])
         if name != SEED and name not in WITHOUT_EFFECT
     ]
 

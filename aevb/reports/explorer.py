@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.config import Values, with_defaults
+from aevb.config import DEFAULTS, Values
 from aevb.distributions import DiagNormal
 from aevb.evaluation import elbo
 from aevb.evaluation.diagnostics import kl_per_unit
@@ -76,8 +76,8 @@ def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
 def _settings(config: Values) -> list[dict[str, Any]]:
     """Returns every field, its value, and whether it is the default."""
     return [
-        {"name": name, "value": str(config[name]), "is_default": config[name] == default}
-        for name, default in with_defaults({}).items()
+        {"name": name, "value": str(value), "is_default": DEFAULTS.get(name) == value}
+        for name, value in config.items()
     ]
 
 

@@ -3,18 +3,21 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from aevb import registry
 from aevb.algorithms.skip_nonfinite import num_skipped
-from aevb.config import WITHOUT_EFFECT, Values, section, with_defaults
+from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, section
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build
+from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
@@ -22,12 +25,13 @@ from aevb.storage import trackers
 from aevb.storage.metrics_log import UNFINISHED, read_signed, replace_text, write_signed
 from aevb.storage.trackers import Pictures
 from aevb.training import trainer
-from aevb.training.trainer import Trained
+from aevb.training.settings import Settings
+from aevb.training.trainer import Run, Trained
 from aevb.types import PyTree
 
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
-BEFORE_CONFIG = (LOCK, CONFIG + UNFINISHED)  # files of a run that was killed before its config
-BY_BOUND = ("aevb", "full_vb")  # algorithms that maximize the bound of config.algorithm.bound
+# The files of a run that was killed before its config was written.
+BEFORE_CONFIG = (LOCK, EXPERIMENT, EXPERIMENT + UNFINISHED, CONFIG + UNFINISHED)
 
 
 def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
@@ -56,6 +60,8 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
 def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
     """Locks a run's folder for this process while the context is open, and writes the config.
 
+    If the experiment's file brings entries, a copy of it is written too.
+
     The value of the context is the summary if another process has finished the run, else None.
 
     Raises:
@@ -66,11 +72,19 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
         finished = inspect(folder, config)
         if finished is None:
             try:
+                keep_experiment(folder, config)
                 write_signed(folder / CONFIG, config)
             except OSError as error:
                 raise unusable(folder, error) from error
         with writing(folder):
             yield finished
+
+
+def keep_experiment(folder: Path, config: Values) -> None:
+    """Writes a copy of the experiment's file into a run's folder, if it brings entries."""
+    if digest := config.get(ENTRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / EXPERIMENT, registry.text_of(digest))
 
 
 def _as_json(config: Values) -> dict[str, Any]:
@@ -91,7 +105,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    found = _as_json(with_defaults(found))
+    if found.get(ENTRIES) != wanted.get(ENTRIES):
+        raise UserError(
+            f"--workdir={folder} holds a run whose entries come from another experiment's file, or "
+            f"from an earlier state of it; its copy is {folder / EXPERIMENT}; name another folder"
+        )
     differing = [
         f"{name} ({found.get(name)!r} there, {wanted.get(name)!r} here)"
         for name in sorted(found.keys() | wanted.keys())
@@ -117,40 +135,42 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
         UserError: an error that the user can correct.
         Interrupted: one of `signals.CAUGHT` was received; everything is saved.
     """
-    with distributed.together(), jax.checking_leaks() if debug else nullcontext():
-        finished = distributed.by_the_first(lambda: inspect(folder, config))
-        if distributed.most_of(int(finished is not None)):
+    leaks = jax.checking_leaks() if debug else nullcontext()
+    with distributed.together(), leaks, ExitStack() as held:
+        finished = None
+        with distributed.stopping_together():
+            if distributed.is_process_0():
+                finished = inspect(folder, config)
+        if distributed.largest(int(finished is not None)):
             return finished or {}
         xla.use_cache()
-        return _run(config, folder, debug)
-
-
-def _run(config: Values, folder: Path, debug: bool) -> dict[str, Any]:
-    experiment = build(config)
-    require_boards(config)
-    with ExitStack() as held:  # after the checks, so that a refused config creates no files
-        claim = claimed(folder, config)
-        finished = distributed.by_the_first(lambda: held.enter_context(claim))
-        if distributed.most_of(int(finished is not None)):
+        experiment = build(config)
+        require_boards(config)
+        with distributed.stopping_together():  # after the checks: a refused config creates no files
+            if distributed.is_process_0():
+                finished = held.enter_context(claimed(folder, config))
+        if distributed.largest(int(finished is not None)):
             return finished or {}
-        score = elbo.make_score(experiment.vae, experiment.dataset.preprocess)
-        if distributed.is_first():
-            print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
-        trained = trainer.fit(
-            experiment.algorithm,
-            experiment.dataset,
-            score,
-            trainer.Settings(**section(config, "train")),
-            key=jax.random.key(config["seed"]),
-            folder=folder,
-            about=about(config),
-            pictures=pictures_of(experiment, config),
-            debug=debug,
-        )
-        summary = distributed.by_the_first(
-            lambda: finish(experiment, score, trained, config, folder)
-        )
-        return summary or {}
+        return _train(experiment, config, folder, debug)
+
+
+def _train(experiment: Experiment, config: Values, folder: Path, debug: bool) -> dict[str, Any]:
+    """Trains and finishes a run in its folder, which this process has claimed."""
+    dataset, vae, algorithm = experiment
+    score = elbo.make_score(vae, dataset.preprocess)
+    if distributed.is_process_0():
+        print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
+    trained = trainer.fit(
+        Run(algorithm, dataset, score, jax.random.key(config["seed"]), debug),
+        Settings(**section(config, "train")),
+        folder,
+        about=about(config),
+        pictures=pictures_of(experiment, config),
+    )
+    with distributed.stopping_together():
+        if distributed.is_process_0():
+            return finish(experiment, score, trained, config, folder)
+    return {}
 
 
 def about(config: Values) -> dict[str, Any]:
@@ -244,7 +264,7 @@ def describe(experiment: Experiment, config: Values) -> str:
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
     how = config["algorithm.name"]
-    if how in BY_BOUND:
+    if "bound" in signature(entry_of(config, "algorithm.name").make).parameters:
         how += f" with {config['algorithm.bound']}"
     return (
         f"data:  {dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test "

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ AXIS = "data"  # the mesh axis over which minibatches are split
 STATUS = re.compile("[A-Z_]+: ")  # the beginning of XLA's error messages, ValueErrors included
 HEARTBEAT_SECONDS = 10  # time without a heartbeat, after which jax aborts the other processes
 
-T = TypeVar("T")
 Placement = Any  # a jax.Device, or a Sharding with a copy on each device
 
 
@@ -85,7 +84,7 @@ def _end(words: str) -> None:
     os._exit(LOST)
 
 
-def is_first() -> bool:
+def is_process_0() -> bool:
     """Returns whether this is process 0, the only one that writes files."""
     return jax.process_index() == 0
 
@@ -176,50 +175,55 @@ def split(placement: Placement) -> Callable[[Array], Array]:
     return lambda minibatch: jax.lax.with_sharding_constraint(minibatch, parts)
 
 
-def as_the_first(number: int) -> int:
-    """Returns the number of process 0, in all processes."""
-    return int(numbers_of_the_first(np.array([number], np.float64))[0])
+def broadcast(tree: PyTree) -> PyTree:
+    """Returns the arrays of process 0, bit by bit, in all processes.
 
-
-def numbers_of_the_first(numbers: np.ndarray) -> np.ndarray:
-    """Returns the float64 numbers of process 0, bit by bit, in all processes.
-
-    The array may have any shape, but the same in all processes.
+    Args:
+        tree: arrays of the same shapes and types in all processes.
     """
     if jax.process_count() == 1:
-        return numbers
-    bits = np.ascontiguousarray(numbers, np.float64).view(np.uint32)
-    found = np.asarray(multihost_utils.broadcast_one_to_all(bits))
-    return found.view(np.float64).reshape(numbers.shape)
+        return tree
+
+    def as_words(leaf: Any) -> np.ndarray:
+        content = np.asarray(leaf).tobytes()
+        return np.frombuffer(content + bytes(-len(content) % 4), np.uint32)
+
+    def as_before(leaf: Any, words: Any) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        content = np.asarray(words).tobytes()[: leaf.nbytes]
+        return np.frombuffer(content, leaf.dtype).reshape(leaf.shape)
+
+    # The processes add their arrays, all but one of zeros; with floats, -0.0 would become 0.0.
+    words = multihost_utils.broadcast_one_to_all(jax.tree.map(as_words, tree))
+    return jax.tree.map(as_before, tree, words)
 
 
-def most_of(number: int) -> int:
+def broadcast_number(number: int) -> int:
+    """Returns the number of process 0, in all processes."""
+    return int(broadcast(np.int64(number)))
+
+
+def largest(number: int) -> int:
     """Returns the largest number of any process, in all processes."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))
 
 
-def by_the_first(action: Callable[[], T]) -> T | None:
-    """Runs an action in process 0 and returns its result there; returns None in the others.
+@contextmanager
+def stopping_together() -> Iterator[None]:
+    """Returns a context for the work of process 0: if it fails there, every process stops.
 
-    The other processes wait until it has ended.
+    The other processes wait at the end of the context.
 
     Raises:
-        Exception: in process 0, the exception of the action.
-        UserError: in the other processes, if the action has failed.
+        UserError: in the other processes, if process 0 has failed.
     """
-    if jax.process_count() == 1:
-        return action()
-    result, error = None, None
-    if is_first():
-        try:
-            result = action()
-        except Exception as raised:
-            error = raised
-    failed = most_of(int(error is not None))
-    if error is not None:
-        raise error
-    if failed:
-        raise UserError("the first process has stopped, and says why")
-    return result
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        anyone_failed = largest(int(failed))
+    if anyone_failed:
+        raise UserError("process 0 has stopped, and says why")

@@ -1,7 +1,8 @@
 """Checkpoints by orbax, with a digest of their contents, which orbax does not store.
 
-A checkpoint holds a `TrainState`, the seconds of training and the log until then, so that state and
-log are always consistent. The latest two and the best are kept, or all of them.
+A checkpoint holds a PyTree, which is the state of a run at some step, with the seconds of training
+and the log until then, so that state and log are always consistent. The latest two and the best are
+kept, or all of them.
 """
 
 import errno
@@ -16,14 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from aevb.algorithms.base import TrainState
+from aevb.errors import UserError
 from aevb.runtime.checksums import is_sound, sign
+from aevb.types import PyTree
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 
-FORMAT = 2  # in format 1 the notes held only the state's digest and the seconds
+FORMAT = 3  # of the notes beside the state
 NO_SPACE = os.strerror(errno.ENOSPC)
 DAMAGED = "damaged"  # folder for damaged checkpoints, next to that of the checkpoints
 
@@ -31,12 +33,13 @@ DAMAGED = "damaged"  # folder for damaged checkpoints, next to that of the check
 class Restored(NamedTuple):
     """The contents of a checkpoint."""
 
-    state: TrainState
+    step: int
+    state: PyTree
     seconds: float  # of training until then
-    records: list[dict[str, Any]] | None  # the log until then; None in format 1
+    records: list[dict[str, Any]]  # the log until then
 
 
-def digest(state: TrainState) -> str:
+def digest(state: PyTree) -> str:
     """Returns the SHA-256 over every leaf's path, shape, type and bytes."""
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(state):
@@ -104,14 +107,15 @@ def _alone() -> Any:
 
 def save(
     manager: "ocp.CheckpointManager",
-    state: TrainState,
+    step: int,
+    state: PyTree,
     *,
     seconds: float,
     records: Sequence[Mapping[str, Any]] = (),
     about: Mapping[str, Any] | None = None,
     test_bound: float | None = None,
 ) -> None:
-    """Saves a state under its step; the checkpoint is complete on disk when this returns.
+    """Saves a state under a step; the checkpoint is complete on disk when this returns.
 
     Does nothing if the step has a checkpoint.
 
@@ -126,11 +130,11 @@ def save(
     """
     import orbax.checkpoint as ocp
 
-    step = int(state.step)
     if step in manager.all_steps():
         return
     notes = {
         "format": FORMAT,
+        "step": step,
         "seconds": seconds,
         "records": list(map(dict, records)),
         "about": dict(about or {}),
@@ -154,7 +158,7 @@ def save(
 
 def restore(
     manager: "ocp.CheckpointManager",
-    like: TrainState,
+    like: PyTree,
     *,
     step: int | None = None,
     only_read: bool = False,
@@ -162,7 +166,7 @@ def restore(
     """Restores the newest sound checkpoint; returns None if there is none.
 
     A damaged checkpoint is reported on stderr and moved to another folder. Then the next older one
-    is tried.
+    is tried. A checkpoint in the format of another version is refused and left as it is.
 
     Args:
         like: a state of the same structure, shapes and types. The restored state is on the devices
@@ -170,11 +174,16 @@ def restore(
             which it was saved do not matter.
         step: restore only the checkpoint of this step; None for any.
         only_read: the manager is a reader, and nothing is moved.
+
+    Raises:
+        UserError: the checkpoint was written by another version.
     """
     steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
     for number in sorted(steps, reverse=True):
         try:
             return _read(manager, number, like)
+        except UserError:
+            raise
         except Exception as error:  # orbax raises many types for damage
             known = error if isinstance(error, _DamagedError) else type(error).__name__
             problem = f"checkpoint of step {number} is damaged ({known}); skipped"
@@ -188,7 +197,7 @@ class _DamagedError(Exception):
     """The exception for a checkpoint that can be read but differs from what was saved."""
 
 
-def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Restored:
+def _read(manager: "ocp.CheckpointManager", number: int, like: PyTree) -> Restored:
     import orbax.checkpoint as ocp
 
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -204,18 +213,16 @@ def _read(manager: "ocp.CheckpointManager", number: int, like: TrainState) -> Re
         ),
     )
     state, notes = found.state, found.notes
-    match notes.get("format", 1):
-        case 1:
-            as_saved = digest(state) == notes["digest"]
-        case 2:
-            as_saved = is_sound(notes) and digest(state) == notes["state"]
-        case other:
-            raise _DamagedError(f"of format {other!r}, and this version reads 1 and {FORMAT}")
-    if not as_saved:
+    if is_sound(notes) and notes["format"] != FORMAT:
+        raise UserError(
+            f"{manager.directory} holds checkpoints of format {notes['format']}, and this version "
+            f"of aevb reads {FORMAT}; use the version that wrote them, or train in a new folder"
+        )
+    if not is_sound(notes) or digest(state) != notes["state"]:
         raise _DamagedError("it does not hold what was saved")
-    if int(state.step) != number:
-        raise _DamagedError(f"it is the one of step {int(state.step)}")
-    return Restored(state, notes["seconds"], notes.get("records"))
+    if notes["step"] != number:
+        raise _DamagedError(f"it is the one of step {notes['step']}")
+    return Restored(number, state, notes["seconds"], notes["records"])
 
 
 def _set_aside(manager: "ocp.CheckpointManager", number: int) -> Path:

@@ -21,11 +21,20 @@ from jax import Array
 
 from aevb import runs
 from aevb.algorithms.base import Algorithm
-from aevb.config import WITHOUT_EFFECT, Values, section
+from aevb.config import WITHOUT_EFFECT, Values, entry_of, section
 from aevb.data.io.array_records import Records
 from aevb.errors import Interrupted
 from aevb.evaluation import elbo
-from aevb.experiment import Experiment, Loader, build, build_algorithm, build_optimizer, data_key
+from aevb.experiment import (
+    Experiment,
+    Loader,
+    build,
+    build_algorithm,
+    build_optimizer,
+    data_key,
+    make_entry,
+)
+from aevb.guides import Sizes
 from aevb.runtime import xla
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
@@ -33,18 +42,17 @@ from aevb.storage.trackers import Pictures
 from aevb.sweeps.grid import SEED, Member
 from aevb.sweeps.outcomes import summary_of
 from aevb.training import loop, stacked_runs, streaming, trainer
+from aevb.training.journal import Journal
+from aevb.training.settings import Settings
 from aevb.training.streaming import Data
-from aevb.training.trainer import Failed, Journal, Settings, Trained
+from aevb.training.trainer import DivergedError, Run, Trained
 
 STEP_SIZE, LATENTS = "optimizer.step_size", "model.num_latents"
-# Guides whose statistics for fewer latents are the first part of those for more latents, and
-# algorithms in which padded weights stay 0 and padded latents do not change the result.
-GUIDES_TO_PAD = ("diag_normal", "full_normal")
-ALGORITHMS_TO_PAD = ("aevb", "wake_sleep", "reweighted_wake_sleep")
 ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 
 Device = Any  # a jax.Device, which the type checker does not accept as a type
+Outcome = tuple[Member, Trained | DivergedError]
 Job = tuple[Member, ...]  # runs that train together; a single run unless the mapping is stack
 
 
@@ -107,7 +115,7 @@ def choose_mapping(num_devices: int, num_runs: int, *, on_cpu: bool) -> str:
     return "devices" if 2 * num_runs >= num_devices > 1 else "sequence"
 
 
-class Workshop:
+class DeviceTrainer:
     """The trainer of a sweep's members on the devices of this process."""
 
     def __init__(self, folder: Path, machine: Machine):
@@ -244,33 +252,65 @@ class Workshop:
     def _train(self, job: Job, device: Device, signals: Signals, report: Report) -> None:
         """Trains and finishes the runs of a job, one stack for each step at which they resume."""
         settings = Settings(**section(job[0].values, "train"))
-        goes: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
+        at_step: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
         for member in job:
-            journal = self._open(member)
+            journal = self._open(member, settings)
             report(journal.step * settings.batch_size, math.nan)
-            goes[journal.step].append((member, journal))
-        for together in goes.values():
-            members, journals = zip(*together, strict=True)
-            dataset = self.dataset(members[0].values)
-            data = self._on_device(members[0].values, device)
-            outcomes = trainer.fit_stack(
-                self.as_stack(members), dataset, data, settings, journals,
-                signals=signals, report=report,
-            )  # fmt: skip
-            for member, outcome in zip(members, outcomes, strict=True):
-                if isinstance(outcome, Failed):
-                    self.failures[member.name] = outcome.reason
+            at_step[journal.step].append((member, journal))
+        for members in at_step.values():
+            train = self._train_stack if len(members) > 1 else self._train_single
+            for member, outcome in train(members, settings, device, signals, report):
+                if isinstance(outcome, DivergedError):
+                    self.failures[member.name] = str(outcome)
                 else:
                     self._finish(member, outcome)
 
-    def _open(self, member: Member) -> Journal:
-        algorithm = self.program(member.values).experiment.algorithm
-        first = stacked_runs.first_state(algorithm.init, jax.random.key(member.values[SEED]))
-        keep_all = member.values["train.keep_checkpoints"]
-        about, pictures = runs.about(member.values), self._pictures_of(member.values)
-        return Journal(
-            self.folder / member.name, first, keep_all=keep_all, about=about, pictures=pictures
+    def _train_single(
+        self,
+        members: Sequence[tuple[Member, Journal]],
+        settings: Settings,
+        device: Device,
+        signals: Signals,
+        report: Report,
+    ) -> list[Outcome]:
+        """Trains one run."""
+        ((member, journal),) = members
+        program, run = self.program(member.values).advance, self.as_run(member)
+        data = self._on_device(member.values, device)
+        keys = loop.run_keys(run.key).loop
+        steps, state = loop.prepare(program, keys, data, journal.state, settings.batch_size)
+        try:
+            trained = trainer.train(
+                run, steps, state, settings, journal, signals=signals, report=report
+            )
+        except DivergedError as error:
+            return [(member, error)]
+        return [(member, trained)]
+
+    def _train_stack(
+        self,
+        members: Sequence[tuple[Member, Journal]],
+        settings: Settings,
+        device: Device,
+        signals: Signals,
+        report: Report,
+    ) -> list[Outcome]:
+        """Trains runs that are at the same step in one program."""
+        job, journals = zip(*members, strict=True)
+        stack = self.as_stack(job)
+        data = self._on_device(job[0].values, device)
+        state = stack.join([journal.state for journal in journals])
+        steps, state = loop.prepare(stack.program, stack.keys, data, state, settings.batch_size)
+        outcomes = stacked_runs.train(
+            stack, steps, state, settings, journals, signals=signals, report=report
         )
+        return list(zip(job, outcomes, strict=True))
+
+    def _open(self, member: Member, settings: Settings) -> Journal:
+        algorithm = self.program(member.values).experiment.algorithm
+        first = loop.first_state(algorithm.init, jax.random.key(member.values[SEED]))
+        about, pictures = runs.about(member.values), self._pictures_of(member.values)
+        return Journal(self.folder / member.name, first, settings, about=about, pictures=pictures)
 
     def _pictures_of(self, values: Values) -> Pictures | None:
         """Returns the function that draws a run's images; runs with the same program share it."""
@@ -291,13 +331,16 @@ class Workshop:
         with self._finishing:
             runs.finish(experiment, score, trained, member.values, self.folder / member.name)
 
+    def as_run(self, member: Member) -> Run:
+        """Returns one run."""
+        experiment, _, score = self.program(member.values)
+        key = jax.random.key(member.values[SEED])
+        return Run(experiment.algorithm, experiment.dataset, score, key)
+
     def as_stack(self, job: Job) -> stacked_runs.Stack:
         """Returns a job's runs as a stack; all runs must have the same `stack_key`."""
         programs = [self.program(member.values) for member in job]
         keys = [jax.random.key(member.values[SEED]) for member in job]
-        if len(job) == 1:
-            experiment, advance, score = programs[0]
-            return stacked_runs.alone(experiment.algorithm, advance, score, keys[0])
         largest = max((member.values for member in job), key=lambda v: v[LATENTS])
         dataset, vae, _ = self.program(largest).experiment
 
@@ -311,7 +354,7 @@ class Workshop:
             keys,
             vae,
             algorithm_of,
-            dataset.preprocess,
+            dataset,
             batch_size=largest["train.batch_size"],
         )
 
@@ -332,8 +375,8 @@ def stack_key(values: Values) -> tuple[Any, ...]:
     of latents.
     """
     padded = (
-        values["algorithm.name"] in ALGORITHMS_TO_PAD
-        and values["model.guide"] in GUIDES_TO_PAD
+        entry_of(values, "algorithm.name").can_pad
+        and make_entry(values, "model.guide", Sizes(values[LATENTS])).nests
         and values["model.prior"] == "standard_normal"
     )
     return _without(values, SEED, STEP_SIZE, *([LATENTS] if padded else []))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb.config import FIELDS, Config, Values, validate, with_values
+from aevb.config import DEFAULTS, OPTIONS, Config, Values, validate, with_values
 from aevb.errors import UserError
 
 SEED = "seed"
@@ -71,6 +71,7 @@ class Plan(NamedTuple):
 
     config: Config
     axes: Axes
+    entries: str = ""  # the digest of the experiment's file, if that brings entries
 
     @property
     def choices(self) -> dict[str, Choice]:
@@ -133,24 +134,24 @@ class Plan(NamedTuple):
         """Returns a run named after its setting; chosen values are not part of the name."""
         whole = {**setting, **(chosen or {})}
         name = ",".join(f"{field}={_plain(value)}" for field, value in setting.items())
-        values = validate(with_values(self.config, whole))
+        values = validate(with_values(self.config, whole), self.entries)
         return Member(str(Path(folder) / (name or "run")), whole, values)
 
 
-def make_plan(config: Config, axes: Axes) -> Plan:
+def make_plan(config: Config, axes: Axes, entries: str = "") -> Plan:
     """Checks the axes of a sweep and returns its plan.
 
     Args:
         config: the experiment's config.
         axes: as `get_sweep()` returns them.
+        entries: the digest of the experiment's file, from `registry.bring`.
 
     Raises:
         UserError: an axis or one of its values is refused; the message names it and the reason.
     """
-    names = [field.name for field in FIELDS]
     for name, axis in axes.items():
         values = axis.values if isinstance(axis, Choice) else axis
-        if name not in names:
+        if not _is_field(name):
             raise UserError(f"the sweep has the axis {name!r}; --help lists the fields")
         if not isinstance(values, tuple) or not values:
             raise UserError(f"the sweep's axis {name} is {values!r}; it must be a tuple of values")
@@ -163,10 +164,14 @@ def make_plan(config: Config, axes: Axes) -> Plan:
             "the sweep has no axis; declare some in get_sweep() of the experiment's file, or give "
             "--axis=FIELD=VALUE,VALUE"
         )
-    plan = Plan(config, axes)
+    plan = Plan(config, axes, entries)
     first = {name: choice.values[0] for name, choice in plan.choices.items()}
     plan.members([first] * len(plan.trials()))  # validates each value of each axis
     return plan
+
+
+def _is_field(name: str) -> bool:
+    return name in DEFAULTS or name.rpartition(".")[0] in OPTIONS
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
@@ -177,12 +182,11 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
             type.
     """
     name, equals, values = text.partition("=")
-    fields = {field.name: field for field in FIELDS}
     if not equals or not values:
         raise UserError(f"--axis={text} is not of the form FIELD=VALUE,VALUE, such as seed=0,1,2")
-    if name not in fields:
+    if not _is_field(name):
         raise UserError(f"--axis={text} names {name!r}, which is no field; --help lists them")
-    kind = type(fields[name].default)
+    kind = type(DEFAULTS.get(name))  # an option has no default
     try:
         if kind is str:
             return name, tuple(values.split(","))

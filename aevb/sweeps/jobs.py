@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from aevb import runs
-from aevb.config import Values
+from aevb.config import ENTRIES, Values, bring_again
 from aevb.errors import Interrupted, UserError
 from aevb.experiment import Loader, build
 from aevb.runtime import xla
@@ -61,6 +61,7 @@ class Task:
 
     def __call__(self) -> Ended:
         exit_at_once([number for number in CAUGHT if number != REQUEUE])
+        bring_again(self.values.get(ENTRIES, ""), self.folder)
         if self.one_thread:
             xla.add_flags("--xla_cpu_multi_thread_eigen=false")
         try:
@@ -326,6 +327,8 @@ class Launcher:
             Task(member.values, self.folder / member.name, one_thread=self._one_thread)
             for member, _ in members
         ]
+        for member, _ in members:
+            runs.keep_experiment(self.folder / member.name, member.values)
         saved = [self._saved(member) for member, _ in members]
         jobs = self._engine.submit(tasks)
         begun = [

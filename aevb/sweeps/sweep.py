@@ -20,8 +20,8 @@ from aevb.storage.metrics_log import (
     reporter,
     write_json,
 )
-from aevb.sweeps.devices import Machine, Workshop
-from aevb.sweeps.grid import SEED, Member, Plan
+from aevb.sweeps.devices import DeviceTrainer, Machine
+from aevb.sweeps.grid import SEED, Member, Plan, Trial
 from aevb.sweeps.jobs import Launcher
 from aevb.sweeps.outcomes import summary_of
 
@@ -80,7 +80,7 @@ def run(
     trainer: Trainer = (
         Launcher(folder, launcher, options or {})
         if launcher
-        else Workshop(folder, Machine(mapping, len(anyhow)))
+        else DeviceTrainer(folder, Machine(mapping, len(anyhow)))
     )
     for member in tried + anyhow:
         trainer.check(member.values)
@@ -99,17 +99,7 @@ def run(
         "mapping": trainer.mapping,
         "devices": list(trainer.devices),
         "trials": [
-            {
-                "setting": dict(trial.setting),
-                "tried": [
-                    {
-                        **_chosen(plan, member),
-                        "train_bound": summary_of(folder, member).get("train_bound"),
-                    }
-                    for member in trial.members
-                ],
-                "chosen": values,
-            }
+            _outcome(plan, folder, trial, values)
             for trial, values in zip(trials, chosen, strict=True)
         ],
         "rows": _rows(members, folder, trainer.failures),
@@ -119,6 +109,15 @@ def run(
         write_json(folder / "sweep.json", result)
         _compare(members, folder)
     return result
+
+
+def _outcome(plan: Plan, folder: Path, trial: Trial, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the training bounds of a trial's members, and the values that were chosen."""
+    tried = [
+        {**_chosen(plan, member), "train_bound": summary_of(folder, member).get("train_bound")}
+        for member in trial.members
+    ]
+    return {"setting": dict(trial.setting), "tried": tried, "chosen": chosen}
 
 
 def _best(folder: Path, members: Sequence[Member]) -> Member:

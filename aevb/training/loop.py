@@ -13,6 +13,7 @@ from jax import Array
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED
 from aevb.runtime import xla
+from aevb.runtime.distributed import place
 from aevb.types import Key, PyTree
 
 FIRST_STRETCH = 10  # steps before the first pause, while the speed is not known
@@ -28,6 +29,24 @@ class LoopKeys(NamedTuple):
 
     order: Key  # for the permutation of the datapoints in each epoch
     step: Key  # for the binarization and the samples of each step
+
+
+class RunKeys(NamedTuple):
+    """The random keys of a run, all derived from its seed."""
+
+    init: Key
+    loop: LoopKeys
+
+
+def run_keys(key: Key) -> RunKeys:
+    """Returns the keys of a run from the key of its seed."""
+    init_key, order_key, step_key = jax.random.split(key, 3)
+    return RunKeys(init_key, LoopKeys(order_key, step_key))
+
+
+def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
+    """Returns the initial state of a run from its `Algorithm.init` and the key of its seed."""
+    return jax.jit(init)(run_keys(key).init)
 
 
 class Order(NamedTuple):
@@ -270,6 +289,29 @@ def require_room(program: jax.stages.Compiled) -> None:
         )
 
 
+class Steps(NamedTuple):
+    """A compiled `advance`, with those of its arguments that are the same in every call."""
+
+    advance: Advance
+    keys: LoopKeys
+    data: Any  # [N, D] on a device, or `streaming.OnDisk`
+    batch_size: int
+
+
+def prepare(
+    program: Program, keys: LoopKeys, data: Any, state: TrainState, batch_size: int
+) -> tuple[Steps, TrainState]:
+    """Places the keys and the state where the data are, and compiles the program there.
+
+    A checkpoint is restored to the device that saved it, which can be another one.
+
+    Raises:
+        UserError: the program needs more memory than is available.
+    """
+    keys, state = place((keys, state), data.device)
+    return Steps(program.compile(keys, data, state), keys, data, batch_size), state
+
+
 class Pause(NamedTuple):
     """The state and the metrics that the host gets at a pause of the loop."""
 
@@ -281,9 +323,7 @@ class Pause(NamedTuple):
 
 
 def pauses(
-    advance: Advance,
-    keys: LoopKeys,
-    data: Array,
+    steps: Steps,
     state: TrainState,
     *,
     num_steps: int,
@@ -292,13 +332,14 @@ def pauses(
 ) -> Iterator[Pause]:
     """Trains until step `num_steps`, and yields at each of `stops` and about twice a second.
 
-    In a pause the caller can evaluate, save or report, and can end the iteration. If `advance` is
-    already compiled, the seconds do not include compilation.
+    In a pause the caller can evaluate, save or report, and can end the iteration. The seconds do
+    not include compilation.
 
     Args:
         agree: makes all processes use the same number of steps until the next pause, which each
             derives from its own timing.
     """
+    advance, keys, data, _ = steps
     order = no_order(keys, data)
     step, stretch = int(state.step), FIRST_STRETCH
     while step < num_steps:

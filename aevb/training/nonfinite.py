@@ -7,7 +7,6 @@ left. Nothing is added to the cost of the steps while a run is finite.
 
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +17,7 @@ from jax import Array
 
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.training import loop
-from aevb.training.loop import Advance, LoopKeys
-from aevb.training.stacked_runs import Stack
+from aevb.training.loop import Steps
 from aevb.types import Key, PyTree
 
 PACKAGE = str(Path(__file__).parent.parent)
@@ -45,95 +43,69 @@ def not_finite(tree: PyTree) -> list[str]:
     ]
 
 
-@partial(jax.jit, static_argnames="size")
-def are_finite(state: TrainState, size: int) -> Array:
-    """Returns whether the parameters, optimizer and extra state of each member are finite, [size].
+class Pick(NamedTuple):
+    """How one run is taken out of a stack of runs; by default there is no stack."""
 
-    Args:
-        state: of a stack of `size` members, or of a single run if `size` is 1.
-    """
-
-    def of_leaf(leaf: Array) -> Array:
-        each = leaf.reshape(size, -1)  # one row with all elements for a single run
-        return jnp.all(jnp.isfinite(each), axis=1)
-
-    flags = [of_leaf(leaf) for leaf in jax.tree.leaves(state._replace(step=()))]
-    return jnp.all(jnp.stack([jnp.ones(size, bool), *flags]), axis=0)
+    state: Callable[[TrainState], TrainState] = lambda state: state
+    row: Callable[[Array], Array] = lambda array: array  # [S, ...] -> [...]
 
 
-def find(
-    runs: Stack,
-    number: int,
-    advance: Advance,
-    keys: LoopKeys,
-    data: Array,
-    state: TrainState,
-    *,
-    stop: int,
-    batch_size: int,
-) -> BadStep | None:
-    """Returns the first step of a member that is not finite, by repeating the steps to `stop`.
+ALONE = Pick()
+
+
+def find(steps: Steps, state: TrainState, stop: int, pick: Pick = ALONE) -> BadStep | None:
+    """Returns the first step of a run that is not finite, by repeating the steps to `stop`.
 
     It returns None if all repeated steps are finite.
 
     Args:
-        number: the index of the member in the stack.
-        advance: the compiled function of all members.
-        state: the state of all members at an earlier step.
+        state: the state at an earlier step, of all runs of a stack.
     """
+    _, keys, data, batch_size = steps
 
     def go(start: TrainState, step: int):
-        """Returns the state at a step, the order of its epoch and the member's metrics."""
+        """Returns the state at a step, the order of its epoch and the run's metrics."""
         copied = jax.tree.map(jnp.copy, start)  # because `advance` donates its argument
-        end, order, means = advance(keys, data, copied, loop.no_order(keys, data), jnp.int32(step))
-        return end, order, {name: np.atleast_1d(mean)[number] for name, mean in means.items()}
+        order = loop.no_order(keys, data)
+        end, order, means = steps.advance(keys, data, copied, order, jnp.int32(step))
+        return end, order, {name: np.asarray(pick.row(mean)) for name, mean in means.items()}
 
-    def own(state: TrainState) -> TrainState:
-        return runs.member(state, number)
-
-    low = int(state.step)
-    if bad := not_finite(own(state)):
+    low, high = int(state.step), stop
+    if bad := not_finite(own := pick.state(state)):
         problem = f"{bad[0]} is not finite to begin with"
-        return BadStep(low, problem, np.zeros(0, np.int32), own(state), own(state))
-    high = stop
+        return BadStep(low, problem, np.zeros(0, np.int32), own, own)
     while high - low > 1:
         middle = (low + high) // 2
         reached, _, means = go(state, middle)
-        if not_finite((own(reached), means)):
+        if not_finite((pick.state(reached), means)):
             high = middle
         else:
             state, low = reached, middle
-    after, order, means = go(state, high)
-    if not not_finite((own(after), means)):
+    end, order, means = go(state, high)
+    before, after = pick.state(state), pick.state(end)
+    if not not_finite((after, means)):
         return None
     position = low % (len(data) // batch_size) * batch_size
-    indices = np.atleast_2d(order.indices)[number if runs.size > 1 else 0]
-    indices = indices[position : position + batch_size]
-    return BadStep(
-        low,
-        _first_of(np.asarray(data[indices]), means, own(after)),
-        indices,
-        own(state),
-        own(after),
-    )
+    indices = np.asarray(pick.row(order.indices))[position : position + batch_size]
+    problem = _first_of(np.asarray(data[indices]), means, after)
+    return BadStep(low, problem, indices, before, after)
 
 
 def origin(
     algorithm: Algorithm,
     preprocess: Callable[[Key, Array], Array],
-    keys: LoopKeys,
-    data: Array,
+    steps: Steps,
     bad: BadStep,
 ) -> str:
     """Returns a description of the source line where the first NaN or infinity of a bad step arose.
 
     The step is repeated without jit, so that JAX checks the result of every operation.
     """
-    indices, stored = jnp.asarray(bad.indices), jnp.asarray(data[bad.indices])
+    indices, stored = jnp.asarray(bad.indices), jnp.asarray(steps.data[bad.indices])
     for looks_for in (jax.debug_nans, jax.debug_infs):
         try:
             with jax.disable_jit(), looks_for(True):
-                loop.train_step(algorithm, preprocess, keys, stored, indices, bad.before)
+                loop.train_step(algorithm, preprocess, steps.keys, stored, indices, bad.before)
         except FloatingPointError as error:
             frames = traceback.extract_tb(error.__traceback__)
             line = [frame for frame in frames if _is_ours(frame.filename)][-1]

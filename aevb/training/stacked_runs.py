@@ -1,4 +1,4 @@
-"""Stacks of runs that train in one program: a single run as it is, or several with stacked arrays.
+"""Stacks of runs, which train in one program with stacked arrays.
 
 Members of a stack can differ in their seed, their step size and their number of latents. The
 parameters of a smaller model occupy the corner of the arrays of the largest one, padded with zeros.
@@ -7,7 +7,9 @@ N(0, 1), so its KL is 0, and the decoder's weights are 0. Noise of shape [Z] beg
 of any smaller shape. The gradients of the padding must be kept at 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -16,19 +18,29 @@ import numpy as np
 from jax import Array
 
 from aevb.algorithms.base import Algorithm, TrainState
+from aevb.algorithms.skip_nonfinite import is_finite
+from aevb.data import Dataset
+from aevb.errors import Interrupted
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Score
 from aevb.optimizers import Optimizer, WithPrior, with_prior
-from aevb.training import loop
-from aevb.training.loop import AheadOfTime, LoopKeys, Program
+from aevb.runtime.signals import Signals
+from aevb.storage.metrics_log import Report
+from aevb.training import loop, nonfinite
+from aevb.training.journal import Journal
+from aevb.training.loop import AheadOfTime, LoopKeys, Pause, Program, Steps, run_keys
+from aevb.training.nonfinite import Pick
+from aevb.training.settings import Settings, evaluation_steps
+from aevb.training.trainer import DivergedError, Speed, Trained, diverged, require_finite
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 
 class Stack(NamedTuple):
-    """S runs as one program; for a single run no array has a leading axis [S]."""
+    """S runs as one program, whose arrays have a leading axis [S]."""
 
     size: int  # S
+    dataset: Dataset
     init: Callable[[], list[TrainState]]  # the members' initial states, each without axis [S]
     join: Callable[[Sequence[TrainState]], TrainState]  # stacks members that are at the same step
     member: Callable[[TrainState, int], TrainState]  # extracts one member from the joined state
@@ -47,58 +59,17 @@ class Setting(NamedTuple):
 Wrap = Callable[[Optimizer], Optimizer]
 
 
-class RunKeys(NamedTuple):
-    """The random keys of a run, all derived from its seed."""
-
-    init: Key
-    loop: LoopKeys
-
-
-def run_keys(key: Key) -> RunKeys:
-    init_key, order_key, step_key = jax.random.split(key, 3)
-    return RunKeys(init_key, LoopKeys(order_key, step_key))
-
-
-def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
-    """Returns the initial state of a run from its `Algorithm.init` and the key of its seed."""
-    return jax.jit(init)(run_keys(key).init)
-
-
-def alone(
-    algorithm: Algorithm,
-    program: Program,
-    score: elbo.Scorer,
-    key: Key,
-) -> Stack:
-    """Returns a stack of a single run, without a leading axis.
-
-    Args:
-        program: compiles the `advance` of `loop.make_advance`; several runs can share it.
-        score: from `elbo.make_score`.
-        key: the key of the run's seed.
-    """
-    return Stack(
-        size=1,
-        init=lambda: [first_state(algorithm.init, key)],
-        join=lambda states: states[0],
-        member=lambda state, number: state,
-        keys=run_keys(key).loop,
-        program=program,
-        score=lambda params, data, index: [score(algorithm.vae_params(params), data, index)],
-    )
-
-
 def stacked(
     inits: Sequence[Callable[[Key], TrainState]],
     step_sizes: Sequence[float],
     keys: Sequence[Key],
     largest: VAE,
     algorithm_of: Callable[[Array, Wrap], Algorithm],
-    preprocess: Callable[[Key, Array], Array],
+    dataset: Dataset,
     *,
     batch_size: int,
 ) -> Stack:
-    """Returns a stack of S runs.
+    """Returns a stack of runs.
 
     Args:
         inits: each member's `Algorithm.init`, which returns arrays of the member's own size.
@@ -107,44 +78,159 @@ def stacked(
         largest: a model whose parameter arrays are at least as large as those of every member.
         algorithm_of: (step size [], a function to apply to the optimizer) -> the algorithm of
             `largest`.
-        preprocess: the preprocessing of the dataset.
     """
     shapes = [jax.eval_shape(init, key) for init, key in zip(inits, keys, strict=True)]
-    params = [state.params for state in shapes]
-    settings = Setting(jnp.asarray(step_sizes, jnp.float32), _differing_sizes(params))
+    sizes = _differing_sizes([state.params for state in shapes])
+    settings = Setting(jnp.asarray(step_sizes, jnp.float32), sizes)
 
     def algorithm(setting: Setting) -> Algorithm:
         return algorithm_of(setting.step_size, lambda it: _within(it, setting.sizes))
 
-    def join(states: Sequence[TrainState]) -> TrainState:
-        def pad_and_stack(*leaves: Array) -> Array:
-            shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int)
-            return jnp.stack([_padded(leaf, tuple(shape)) for leaf in leaves])
-
-        joined = jax.tree.map(pad_and_stack, *states)
-        return joined._replace(step=states[0].step)
-
-    def member(state: TrainState, number: int) -> TrainState:
-        def corner(leaf: Array, like: Any) -> Array:
-            return leaf[number][tuple(slice(size) for size in like.shape)]
-
-        step, like = state.step, shapes[number]
-        rest = jax.tree.map(corner, state._replace(step=()), like._replace(step=()))
-        return rest._replace(step=step)
-
-    score = elbo.make_stacked_score(largest, preprocess)
+    score = elbo.make_stacked_score(largest, dataset.preprocess)
     to_score = jax.vmap(algorithm(jax.tree.map(lambda leaf: leaf[0], settings)).vae_params)
+    advance = loop.make_stacked_advance(
+        algorithm, settings, dataset.preprocess, batch_size=batch_size
+    )
     return Stack(
         size=len(keys),
-        init=lambda: [first_state(init, key) for init, key in zip(inits, keys, strict=True)],
-        join=join,
-        member=member,
+        dataset=dataset,
+        init=lambda: [loop.first_state(init, key) for init, key in zip(inits, keys, strict=True)],
+        join=_join,
+        member=partial(_member, shapes),
         keys=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run_keys(key).loop for key in keys)),
-        program=AheadOfTime(
-            loop.make_stacked_advance(algorithm, settings, preprocess, batch_size=batch_size)
-        ),
+        program=AheadOfTime(advance),
         score=lambda params, data, index: score(to_score(params), data, index),
     )
+
+
+def train(
+    stack: Stack,
+    steps: Steps,
+    state: TrainState,
+    settings: Settings,
+    journals: Sequence[Journal],
+    *,
+    signals: Signals,
+    report: Report,
+) -> list[Trained | DivergedError]:
+    """Trains the members of a stack to the end, each with its own journal.
+
+    A member whose state, objective or test bound is not finite has diverged. It is no longer
+    recorded or saved, and the other members continue.
+
+    Args:
+        steps, state: from `loop.prepare`.
+        journals: one for each member; all are at the same step.
+
+    Raises:
+        Interrupted: a signal was received; the states are saved first.
+    """
+    stops, num_steps, speed = evaluation_steps(settings), settings.num_steps, Speed()
+    failures: dict[int, DivergedError] = {}
+    before = jax.tree.map(jnp.copy, state)  # the state at the last pause
+    is_done = False
+    try:
+        for pause in loop.pauses(steps, state, num_steps=num_steps, stops=stops):
+            state = pause.state
+            bounds = _evaluate(stack, state, settings) if pause.step in stops else None
+            failures |= _new_failures(stack, steps, before, pause, bounds, journals, failures)
+            going = [number for number in range(stack.size) if number not in failures]
+            if not going:
+                break
+            before = jax.tree.map(jnp.copy, state)
+            share = pause.seconds / stack.size
+            speed.add(pause._replace(seconds=share), settings.batch_size)
+            examples = pause.num_steps * settings.batch_size * stack.size
+            report(examples, float(np.mean(pause.metrics["objective"][going])))
+            received = signals.received
+            for number in going:
+                journal = journals[number]
+                journal.seconds += share
+                if bounds or received or journal.is_due():
+                    journal.add(_own(stack, pause, number), bounds[number] if bounds else None)
+            if received and pause.step < num_steps:
+                raise Interrupted(received, pause.step * settings.batch_size)
+        is_done = True
+    finally:
+        for number, journal in enumerate(journals):
+            journal.close(is_done=is_done and number not in failures)
+    return [
+        failures.get(number)
+        or Trained(stack.member(state, number), journal.records, journal.seconds, speed.steady())
+        for number, journal in enumerate(journals)
+    ]
+
+
+def _evaluate(stack: Stack, state: TrainState, settings: Settings) -> list[dict[str, float]]:
+    """Returns the bounds of each member, on at most `eval_examples` datapoints of each split."""
+    bounds = {
+        name: stack.score(state.params, data, elbo.some_of(len(data), settings.eval_examples))
+        for name, data in (("train_bound", stack.dataset.train), ("test_bound", stack.dataset.test))
+    }
+    return [
+        {name: scores[number].mean for name, scores in bounds.items()}
+        for number in range(stack.size)
+    ]
+
+
+_are_finite = jax.jit(jax.vmap(is_finite, in_axes=(loop.MEMBERS,)))
+
+
+def _new_failures(
+    stack: Stack,
+    steps: Steps,
+    before: TrainState,
+    pause: Pause,
+    bounds: Sequence[Mapping[str, float]] | None,
+    journals: Sequence[Journal],
+    failures: Mapping[int, DivergedError],
+) -> dict[int, DivergedError]:
+    """Returns the members that have diverged since the last pause, with their errors."""
+    sound = np.isfinite(pause.metrics["objective"]) & np.asarray(_are_finite(pause.state))
+    found = {}
+    for number in set(range(stack.size)) - failures.keys():
+        try:
+            if not sound[number]:
+                own = partial(lambda number, state: stack.member(state, number), number)
+                pick = Pick(own, itemgetter(number))
+                bad = nonfinite.find(steps, before, pause.step, pick)
+                raise diverged(bad, steps.batch_size, journals[number])
+            require_finite(bounds[number] if bounds else None, pause, steps.batch_size)
+        except DivergedError as error:
+            found[number] = error
+    return found
+
+
+def _own(stack: Stack, pause: Pause, number: int) -> Pause:
+    """Returns the pause of one member, without the axis of the stack."""
+    return pause._replace(
+        state=stack.member(pause.state, number),
+        metrics={name: each[number] for name, each in pause.metrics.items()},
+    )
+
+
+def _join(states: Sequence[TrainState]) -> TrainState:
+    """Stacks the members' states, padded with zeros to the largest size."""
+
+    def pad_and_stack(*leaves: Array) -> Array:
+        shape = np.max([leaf.shape for leaf in leaves], axis=0).astype(int)
+        return jnp.stack([_padded(leaf, tuple(shape)) for leaf in leaves])
+
+    return jax.tree.map(pad_and_stack, *states)._replace(step=states[0].step)
+
+
+def _member(likes: Sequence[TrainState], state: TrainState, number: int) -> TrainState:
+    """Returns the state of one member, in its own sizes.
+
+    Args:
+        likes: the shapes of each member's state.
+    """
+
+    def corner(leaf: Array, like: Any) -> Array:
+        return leaf[number][tuple(slice(size) for size in like.shape)]
+
+    like = likes[number]._replace(step=())
+    return jax.tree.map(corner, state._replace(step=()), like)._replace(step=state.step)
 
 
 def _padded(leaf: Array, shape: tuple[int, ...]) -> Array:

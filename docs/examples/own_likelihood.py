@@ -2,10 +2,10 @@
 
 python docs/examples/own_likelihood.py
 
-`aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` any `Likelihood`. To select it
-by --config.model.likelihood=laplace, put it and its entry of `LIKELIHOODS` into
-aevb/likelihoods.py: the config reads the names from that file, so an entry that is added while a
-program runs has no effect. tests/test_likelihoods.py then needs SciPy's density for comparison.
+`aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` any `Likelihood`. This file is
+also an experiment that brings the likelihood as an entry:
+
+python experiments/run.py --config=docs/examples/own_likelihood.py
 """
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from aevb import data, networks, vae
+from aevb.config import default_config
 from aevb.likelihoods import Likelihood
 from aevb.losses import sgvb_b
 
@@ -37,6 +38,16 @@ laplace = Likelihood(
     mean=lambda heads: heads["location"],
     sample=sample,
 )
+
+
+def get_entries():
+    return {"likelihood": {"laplace": lambda num_dims: laplace}}
+
+
+def get_config():
+    config = default_config()
+    config.model.likelihood = "laplace"
+    return config
 
 
 def integral(log_scale):

@@ -115,6 +115,7 @@ def measure(work: Work) -> dict[str, float]:
     from aevb import marginal, optimizers, vae
     from aevb.algorithms import aevb
     from aevb.algorithms.base import Algorithm
+    from aevb.data import Dataset
     from aevb.evaluation import elbo
     from aevb.likelihoods import bernoulli
     from aevb.losses import sgvb_b
@@ -154,26 +155,27 @@ def measure(work: Work) -> dict[str, float]:
     bounds_of = elbo.make_bounds(model, preprocess)
     if work.num_members == 1:
         advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
-        score = elbo.make_score(model, preprocess)
-        run = stacked_runs.alone(algorithm, loop.AheadOfTime(advance), score, members[0])
-        permute = permutation
+        program, keys = loop.AheadOfTime(advance), loop.run_keys(members[0]).loop
+        state = loop.first_state(algorithm.init, members[0])
+        score, permute = elbo.make_score(model, preprocess), permutation
     else:
-        run = stacked_runs.stacked(
+        stack = stacked_runs.stacked(
             [algorithm.init] * work.num_members,
             [step_size] * work.num_members,
             members,
             model,
             lambda step_size, wrap: algorithm_of(wrap(optimizers.make("adagrad", step_size))),
-            preprocess,
+            Dataset("ones", pixels, pixels, "binary", preprocess, None, None),
             batch_size=work.batch_size,
         )
+        program, keys, state = stack.program, stack.keys, stack.join(stack.init())
+        score = stack.score
         bounds_of = jax.vmap(bounds_of, in_axes=(0, None, None))
         permute = jax.vmap(permutation)
-    keys, state = run.keys, run.join(run.init())
     order = loop.no_order(keys, data)
 
     # Training: steps within an epoch, the cost of a pause, and the order of a new epoch
-    compiled: Any = run.program.compile(keys, data, state)
+    compiled: Any = program.compile(keys, data, state)
     memory: dict[str, float] = _memory("step", compiled)
 
     def train(num_steps: int) -> None:
@@ -202,13 +204,15 @@ def measure(work: Work) -> dict[str, float]:
 
     # Evaluation of all data
     everything = np.arange(work.num_data)
-    evaluation_seconds = timed(lambda: run.score(state.params, pixels, everything))
+    evaluation_seconds = timed(lambda: score(state.params, pixels, everything))
     block = elbo.EVALUATION_BATCH
     stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
     memory |= _memory("evaluation", jax.jit(bounds_of).lower(state.params, stored, index).compile())
 
     # log p(x) of the first member
-    params = run.member(state, 0).params
+    params = state.params
+    if work.num_members > 1:
+        params = jax.tree.map(lambda leaf: leaf[0], params)
 
     def log_p(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
         stats, joint = model.encode(params, x), model.joint(params, x)

@@ -20,10 +20,11 @@ import worker
 from aevb_worker import config_of
 from contender import load_of_others, write_report
 
+from aevb.algorithms.base import TrainState
 from aevb.config import Values
 from aevb.sweeps.grid import Member
-from aevb.sweeps.sweep import Machine, Workshop
-from aevb.training import loop, stacked_runs
+from aevb.sweeps.sweep import DeviceTrainer, Machine
+from aevb.training import loop
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 5
@@ -34,11 +35,12 @@ def members(values: Values, number: int) -> tuple[Member, ...]:
     return tuple(Member(str(seed), {}, {**values, "seed": seed}) for seed in range(number))
 
 
-def seconds_a_step(runs: stacked_runs.Stack, data: jax.Array, num_steps: int) -> list[float]:
+def seconds_a_step(
+    program: loop.Program, keys: loop.LoopKeys, state: TrainState, data: jax.Array, num_steps: int
+) -> list[float]:
     """Returns the seconds per step of each round, without the first, whose epoch needs an order."""
-    keys, state = runs.keys, runs.join(runs.init())
     order = loop.no_order(keys, data)
-    advance = runs.program.compile(keys, data, state)
+    advance = program.compile(keys, data, state)
     rounds = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
@@ -61,12 +63,18 @@ def main() -> None:
     load = load_of_others()
 
     values = config_of(args)
-    workshop = Workshop(RESULTS, Machine("stack", num_runs=1))  # writes nothing here
-    data = jnp.asarray(workshop.dataset(values).train)
+    trainer = DeviceTrainer(RESULTS, Machine("stack", num_runs=1))  # writes nothing here
+    data = jnp.asarray(trainer.dataset(values).train)
     rows: list[dict[str, Any]] = []
     for size in args.members:
-        runs = workshop.as_stack(members(values, size))
-        seconds = seconds_a_step(runs, data, args.steps)
+        if size == 1:
+            experiment, program, _ = trainer.program(values)
+            state = loop.first_state(experiment.algorithm.init, jax.random.key(0))
+            keys = loop.run_keys(jax.random.key(0)).loop
+        else:
+            stack = trainer.as_stack(members(values, size))
+            program, keys, state = stack.program, stack.keys, stack.join(stack.init())
+        seconds = seconds_a_step(program, keys, state, data, args.steps)
         rates = [size * args.batch_size / each for each in seconds]
         rows.append(
             {

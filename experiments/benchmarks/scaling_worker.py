@@ -17,7 +17,7 @@ from worker import answer
 
 from aevb.experiment import build
 from aevb.runtime import distributed
-from aevb.training import loop, stacked_runs, streaming
+from aevb.training import loop, streaming
 
 SECONDS = 0.5  # the least duration of the training that an answer is based on
 
@@ -39,7 +39,7 @@ class Steps:
         )
         self.data = streaming.on_device(dataset.train, placement)
         state: Any = algorithm.init(jax.random.key(0))
-        keys = stacked_runs.run_keys(jax.random.key(0)).loop
+        keys = loop.run_keys(jax.random.key(0)).loop
         self.keys, self.state = distributed.place((keys, state), placement)
         self.advance = program.compile(self.keys, self.data, self.state)
         self.order = loop.no_order(self.keys, self.data)

@@ -40,7 +40,7 @@ class Trainer:
         from worker import SIZES
 
         from aevb.experiment import build
-        from aevb.training import stacked_runs, streaming
+        from aevb.training import loop, streaming
 
         args = argparse.Namespace(
             data=data, data_dir=data_dir, latent_dim=20 if data == "mnist" else 2,
@@ -53,7 +53,7 @@ class Trainer:
         self.num_steps = num_epochs * (SIZES[data].num_train // args.batch_size)
         self.batch_size = args.batch_size
         self.data = streaming.on_device(dataset.train)
-        self.keys = stacked_runs.run_keys(jax.random.key(0)).loop
+        self.keys = loop.run_keys(jax.random.key(0)).loop
         self.state = algorithm.init(jax.random.key(0))
         self.advance = program.compile(self.keys, self.data, self.state)
 
@@ -145,7 +145,7 @@ def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
     from aevb.data import Dataset
     from aevb.data.io.array_records import Records
     from aevb.experiment import build
-    from aevb.training import loop, stacked_runs, streaming
+    from aevb.training import loop, streaming
 
     train = Records(folder)
     test = train[:100]
@@ -156,7 +156,7 @@ def train_on(folder: Path, limit_gib: float) -> dict[str, Any]:
     _, _, algorithm = build(validate(with_values(default_config(), values)), dataset)
     program = streaming.make_program(algorithm, dataset, batch_size=100)
     data = streaming.on_device(train)
-    keys = stacked_runs.run_keys(jax.random.key(0)).loop
+    keys = loop.run_keys(jax.random.key(0)).loop
     state = algorithm.init(jax.random.key(0))
     advance = program.compile(keys, data, state)
     num_steps, held = len(train) // 100, []

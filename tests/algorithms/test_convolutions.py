@@ -12,10 +12,9 @@ import optax
 import pytest
 from marks import slow_but
 
-from aevb import networks
+from aevb import likelihoods, networks
 from aevb.algorithms import aevb, full_vb, mcem, reweighted_wake_sleep, wake_sleep
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS
 from aevb.networks import NETWORKS, Network, conv_decoder, conv_encoder, normal_init
 from aevb.vae import VAE, make
@@ -125,7 +124,7 @@ def model(
     }
     encoder = NETWORKS[name].encoder(64, {"mean": 2, "log_var": 2}, hidden=(16, 8), **common)
     decoder = NETWORKS[name].decoder(2, {"logits": 64}, hidden=(8, 16), **common)
-    return make(wrap(encoder), wrap(decoder), LIKELIHOODS["bernoulli"], num_latents=2)
+    return make(wrap(encoder), wrap(decoder), likelihoods.bernoulli, num_latents=2)
 
 
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {

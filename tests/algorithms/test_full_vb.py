@@ -20,7 +20,7 @@ from configs import changed
 from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 
-from aevb import experiment, losses, networks, optimizers, vae
+from aevb import experiment, likelihoods, losses, networks, optimizers, vae
 from aevb.algorithms import aevb, full_vb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.gradient_ascent import ParamPrior
@@ -181,7 +181,7 @@ def linear_vae() -> VAE:
     return vae.make(
         Network(encoder_init, encoder),
         Network(decoder_init, decoder),
-        LIKELIHOODS["gaussian"],
+        likelihoods.gaussian,
         num_latents=NUM_LATENTS,
     )
 
@@ -195,7 +195,7 @@ def mlp_vae(likelihood: str = "gaussian", **families: str) -> VAE:
     """
     family = GUIDES[families.get("guide", "diag_normal")](Sizes(NUM_LATENTS, 2, 4))
     prior = PRIORS[families.get("prior", "standard_normal")](Options(NUM_LATENTS, 3))
-    chosen, init = LIKELIHOODS[likelihood], networks.normal_init(0.5)
+    chosen, init = LIKELIHOODS[likelihood](1), networks.normal_init(0.5)
     heads = {head: NUM_DIMS * size for head, size in chosen.heads.items()}
     return vae.make(
         mlp(NUM_DIMS, family.heads, hidden=(4,), initialization=init),

@@ -16,8 +16,8 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation.elbo import Score
 from aevb.training import trainer
-from aevb.training.loop import Advance, make_advance, no_order, train_to
-from aevb.training.stacked_runs import run_keys
+from aevb.training.loop import Advance, make_advance, no_order, run_keys, train_to
+from aevb.training.settings import Settings
 
 NUM_STEPS = 40
 DATA = np.zeros((NUM_STEPS, 2), np.float32)
@@ -133,7 +133,7 @@ def test_the_count_goes_on_after_a_pause():
 # In a run
 
 
-SETTINGS = trainer.Settings(
+SETTINGS = Settings(
     num_examples=40, batch_size=1, first_eval=10, evals_per_decade=5, eval_examples=10,
     checkpoint_seconds=3600.0, keep_checkpoints=False, tensorboard=False,
 )  # fmt: skip
@@ -145,7 +145,8 @@ def fit(folder: Path, algorithm: Algorithm) -> trainer.Trained:
     def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
         return Score(0.0, 0.0)
 
-    return trainer.fit(algorithm, DATASET, score, SETTINGS, key=jax.random.key(0), folder=folder)
+    run = trainer.Run(algorithm, DATASET, score, jax.random.key(0))
+    return trainer.fit(run, SETTINGS, folder)
 
 
 def test_a_run_tells_how_many_steps_it_has_skipped_at_each_evaluation(tmp_path: Path):

@@ -104,7 +104,7 @@ MISTAKES = {
     ),
     "local noise of convolutions": (
         [FREY, "--config.model.network=conv", "--config.algorithm.name=full_vb"],
-        ["weight_noise", "local", "conv", "datapoint"],
+        ["weight_noise", "local", "mlp", "datapoint"],
     ),
     "minibatch in unequal parts": (
         [FREY, "--config.algorithm.accumulation_steps=3"],
@@ -112,16 +112,16 @@ MISTAKES = {
     ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (
-        [FREY, "--config.optimizer.name=adam", "--config.optimizer.options=beta=1"],
+        [FREY, "--config.optimizer.name=adam", "--config.optimizer.options.beta=1"],
         ["beta", "b1"],
     ),
     "option of another bound": (
-        [FREY, "--config.algorithm.bound=iwae", "--config.algorithm.bound_options=alpha=1"],
-        ["iwae", "alpha", "none"],
+        [FREY, "--config.algorithm.bound=iwae", "--config.algorithm.bound_options.alpha=1"],
+        ["iwae", "bound_options.alpha", "(none)"],
     ),
     "value that a bound refuses": (
-        [FREY, "--config.algorithm.bound=ciwae", "--config.algorithm.bound_options=beta=2"],
-        ["ciwae", "beta is 2.0", "from 0 to 1", "bound_options"],
+        [FREY, "--config.algorithm.bound=ciwae", "--config.algorithm.bound_options.beta=2"],
+        ["ciwae", "beta is 2", "from 0 to 1", "bound_options"],
     ),
     "a sample too few": (
         [FREY, "--config.algorithm.bound=score_function_loo"],

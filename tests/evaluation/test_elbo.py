@@ -11,7 +11,7 @@ import oracles
 import pytest
 import scipy.stats
 
-from aevb import guides, vae
+from aevb import guides, likelihoods, vae
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import bits_per_dim, fixed_input, make_score, some_of
 from aevb.likelihoods import LIKELIHOODS
@@ -25,7 +25,7 @@ NUM_DATA = 1200  # more than two EVALUATION_BATCHes, and no multiple of one
 
 def make_vae(name: str) -> tuple[VAE, Any]:
     """Returns a linear VAE and its parameters."""
-    likelihood = LIKELIHOODS[name]
+    likelihood = LIKELIHOODS[name](1)
     init = normal_init(0.3)
     heads = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
     encoder = mlp(NUM_DIMS, heads, hidden=(), initialization=init)
@@ -103,7 +103,7 @@ def test_the_score_without_an_encoder_is_the_bound_of_many_samples_of_the_prior(
                   initialization=normal_init(0.3))  # fmt: skip
     family = guides.standard_normal_family(guides.Sizes(NUM_LATENTS))
     model = vae.make(
-        None, decoder, LIKELIHOODS["gaussian"], num_latents=NUM_LATENTS, guide_family=family
+        None, decoder, likelihoods.gaussian, num_latents=NUM_LATENTS, guide_family=family
     )
     params = model.init(jax.random.key(0))
     assert params.keys() == {"decoder"}
@@ -226,10 +226,10 @@ def test_nats_of_probabilities_give_their_code_length_as_they_are():
     """The code length of two pixels is -log2 of a discretized likelihood, without cell volumes."""
     heads = {"location": jnp.float32([0.4, 0.6]), "log_scale": jnp.float32([-3.0, -1.0])}
     x = jnp.float32([90 / 256, 1 / 256])
-    nats = float(LIKELIHOODS["discretized_logistic"].log_prob(heads, x))
+    nats = float(likelihoods.discretized_logistic.log_prob(heads, x))
     edges = np.array([[90, 91], [1, 2]]) / 256
     below = scipy.stats.logistic.cdf(edges, [[0.4], [0.6]], np.exp([[-3.0], [-1.0]]))
     expected = -np.mean(np.log2(below[:, 1] - below[:, 0]))
     assert bits_per_dim(nats, num_dims=2, levels=None) == pytest.approx(expected, rel=1e-5)
-    uniform = LIKELIHOODS["categorical"].log_prob({"logits": jnp.zeros(512)}, x)
+    uniform = likelihoods.categorical.log_prob({"logits": jnp.zeros(512)}, x)
     assert bits_per_dim(float(uniform), num_dims=2, levels=None) == pytest.approx(8.0)

@@ -13,12 +13,19 @@ import pytest
 from oracles import standard_errors_off
 from programs import run_program
 
-from aevb import vae
+from aevb import likelihoods, vae
 from aevb.evaluation import log_likelihood
-from aevb.evaluation.log_likelihood import Points, estimate_points, simulate, summarize, width
-from aevb.likelihoods import LIKELIHOODS
-from aevb.marginal import Estimate, importance_sampling
+from aevb.evaluation.log_likelihood import (
+    ELBO,
+    Points,
+    estimate_points,
+    simulate,
+    summarize,
+    width,
+)
+from aevb.marginal import ESTIMATORS, Estimate, importance_sampling
 from aevb.networks import mlp, normal_init
+from aevb.proposals import laplace
 
 NUM_DIMS, NUM_LATENTS = 4, 2
 
@@ -26,10 +33,11 @@ HEADS = {"mean": NUM_LATENTS, "log_var": NUM_LATENTS}
 MODEL = vae.make(
     mlp(NUM_DIMS, HEADS, hidden=(), initialization=normal_init(0.1)),  # nearly the prior
     mlp(NUM_LATENTS, {"logits": NUM_DIMS}, hidden=(3,), initialization=normal_init(0.5)),
-    LIKELIHOODS["bernoulli"],
+    likelihoods.bernoulli,
     num_latents=NUM_LATENTS,
 )
 PARAMS = MODEL.init(jax.random.key(0))
+IMPORTANCE = ESTIMATORS["importance"]
 
 
 def all_images() -> jax.Array:
@@ -41,7 +49,7 @@ def all_images() -> jax.Array:
 def importance(x: jax.Array, number: int = 500) -> Estimate:
     settings = {"num_samples": number}
     key = jax.random.key(1)
-    return estimate_points(key, MODEL, PARAMS, Points(x, None), "importance", settings)[0]
+    return estimate_points(key, (MODEL, PARAMS), Points(x, None), IMPORTANCE, settings)[0]
 
 
 @pytest.mark.slow
@@ -78,9 +86,7 @@ def test_a_proposal_is_fitted_to_each_datapoint():
     points, settings = Points(all_images(), None), {"num_samples": 500}
     key = jax.random.key(4)
     exact = importance(points.x, 20_000)
-    fitted, _ = estimate_points(
-        key, MODEL, PARAMS, points, "importance", settings, proposal="laplace"
-    )
+    fitted, _ = estimate_points(key, (MODEL, PARAMS), points, IMPORTANCE, settings, propose=laplace)
     off = (fitted.value - exact.value) / np.hypot(fitted.standard_error, exact.standard_error)
     assert np.all(abs(off) < 4.5)
     assert np.mean(fitted.standard_error) < np.mean(importance(points.x).standard_error)
@@ -91,13 +97,13 @@ def test_progress_tells_how_many_are_done(monkeypatch: pytest.MonkeyPatch):
     told: list[int] = []
     points = Points(all_images(), None)
     key = jax.random.key(0)
-    estimate_points(key, MODEL, PARAMS, points, "elbo", {}, progress=told.append)
+    estimate_points(key, (MODEL, PARAMS), points, ELBO, {}, progress=told.append)
     assert told == [6, 12, 16]
 
 
 def test_the_elbo_is_below_log_p():
     x = all_images()
-    elbo, _ = estimate_points(jax.random.key(2), MODEL, PARAMS, Points(x, None), "elbo", {})
+    elbo, _ = estimate_points(jax.random.key(2), (MODEL, PARAMS), Points(x, None), ELBO, {})
     gap = np.asarray(importance(x, 20_000).value - elbo.value, np.float64)
     assert np.all(gap > -4 * elbo.standard_error)
     assert np.mean(gap) > 0.0

@@ -11,7 +11,7 @@ from programs import program, run_program
 
 from aevb import data, runs
 from aevb.config import validate
-from aevb.data import Dataset, Options
+from aevb.data import Options
 from aevb.losses import BOUNDS
 from aevb.storage.metrics_log import read_signed
 
@@ -19,18 +19,13 @@ from aevb.storage.metrics_log import read_signed
 @pytest.fixture
 def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces datasets whose files may be missing by random pixels of the same size and kind."""
-    load = data.load
-
-    def load_or_make(name: str, options: Options) -> Dataset:
-        if name not in ("mnist", "binarized_mnist"):
-            return load(name, options)
-        made = load("synthetic", Options(synthetic_num_dims=784, synthetic_num_train=300))
-        pixels = [(split > 0).astype(np.uint8) for split in (made.train, made.test)]
-        return made._replace(
-            name=name, train=pixels[0], test=pixels[1], kind="binary", image_shape=(28, 28)
-        )
-
-    monkeypatch.setattr(data, "load", load_or_make)
+    made = data.load("synthetic", Options(synthetic_num_dims=784, synthetic_num_train=300))
+    train, test = ((split > 0).astype(np.uint8) for split in (made.train, made.test))
+    images = made._replace(train=train, test=test, kind="binary", image_shape=(28, 28))
+    for name in ("mnist", "binarized_mnist"):
+        named = images._replace(name=name)
+        entry = data.DATASETS[name]._replace(load=lambda options, named=named: named)
+        monkeypatch.setitem(data.DATASETS, name, entry)
 
 
 EXPERIMENTS = [

@@ -19,7 +19,7 @@ from aevb.errors import UserError
 from aevb.experiment import Experiment
 from aevb.optimizers import Optimizer, WithPrior
 from aevb.storage import checkpoint
-from aevb.training import loop, stacked_runs
+from aevb.training import loop
 from aevb.training.trainer import SHOWN
 from aevb.types import Key, PyTree
 
@@ -111,8 +111,8 @@ def a_parameter(sound: Experiment, rng: random.Random) -> tuple[int, str]:
     return number, names[number]
 
 
-def keys() -> stacked_runs.RunKeys:
-    return stacked_runs.run_keys(jax.random.key(small()["seed"]))
+def keys() -> loop.RunKeys:
+    return loop.run_keys(jax.random.key(small()["seed"]))
 
 
 def loop_order(num_data: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def loop_order(num_data: int) -> np.ndarray:
 def state_at(step: int) -> TrainState:
     """Returns the state of an undisturbed run at a step."""
     sound = experiment.build(small())
-    start = stacked_runs.first_state(sound.algorithm.init, jax.random.key(small()["seed"]))
+    start = loop.first_state(sound.algorithm.init, jax.random.key(small()["seed"]))
     size = small()["train.batch_size"]
     advance = loop.make_advance(sound.algorithm, sound.dataset.preprocess, batch_size=size)
     data = jnp.asarray(sound.dataset.train)

@@ -38,7 +38,7 @@ def agree(function: Callable[[Any], Any], num_inputs: int, *, scale: float = 1.0
     ),
 )
 def test_a_page_decodes_as_jax_does(network: str, likelihood: str):
-    likelihood_ = LIKELIHOODS[likelihood]
+    likelihood_ = LIKELIHOODS[likelihood](1)
     heads = {name: SHAPE[0] * SHAPE[1] * size for name, size in likelihood_.heads.items()}
     decoder = NETWORKS[network].decoder(
         NUM_LATENTS, heads, hidden=(4, 6), initialization=normal_init(0.5),

@@ -228,7 +228,7 @@ def test_gradients_are_added_once_a_step():
     program = r"""
 import re
 import jax, jax.numpy as jnp
-from aevb.training import loop, stacked_runs, streaming
+from aevb.training import loop, streaming
 from aevb.runtime import distributed
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import build
@@ -239,8 +239,8 @@ program = streaming.make_program(
     algorithm, dataset, batch_size=100, split=distributed.split(place)
 )
 data = streaming.on_device(dataset.train, place)
-state = stacked_runs.first_state(algorithm.init, jax.random.key(0))
-keys, state = distributed.place((stacked_runs.run_keys(jax.random.key(0)).loop, state), place)
+state = loop.first_state(algorithm.init, jax.random.key(0))
+keys, state = distributed.place((loop.run_keys(jax.random.key(0)).loop, state), place)
 text = program.compile(keys, data, state).as_text()
 print(len(place.mesh.devices), text.count(" all-reduce("), text.count(" all-gather("))
 print(max(int(rows) for rows in re.findall(r"f32\[(\d+),560\]\S* dot", text) if rows != "20"))
@@ -313,19 +313,15 @@ def test_a_refusal_of_the_first_process_is_everyones(tmp_path: Path):
     (first, _, says), (second, _, also) = together(tmp_path / "run", 2)
     assert (first, second) == (2, 2)
     assert "holds files but no config.json" in says
-    assert "the first process has stopped" in also
+    assert "process 0 has stopped" in also
 
 
 def test_a_process_alone_is_the_first_and_its_device_has_all():
     place: Any = distributed.place_for(100)
     assert place.platform == "cpu"
-    assert distributed.as_the_first(7) == distributed.most_of(7) == 7
-    with pytest.raises(UserError, match="no"):
-        distributed.by_the_first(_refuse)
-
-
-def _refuse() -> None:
-    raise UserError("no")
+    assert distributed.broadcast_number(7) == distributed.largest(7) == 7
+    with pytest.raises(UserError, match="no"), distributed.stopping_together():
+        raise UserError("no")
 
 
 def test_as_many_devices_share_a_minibatch_as_divide_it():

@@ -29,11 +29,10 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.reports import run_figures
 from aevb.runtime.run_lock import LOCK
-from aevb.storage import trackers
+from aevb.storage import checkpoint, trackers
 from aevb.storage.trackers import TensorBoard, WeightsAndBiases
 from aevb.sweeps import sweep
 from aevb.sweeps.grid import make_plan
-from aevb.training import trainer
 
 RECORDS = [
     {"examples": 100 * i, "train_bound": -5.0 - i, "test_bound": -6.0 - i} for i in (1, 2, 3, 4)
@@ -274,15 +273,15 @@ class KilledError(Exception):
 
 def killed(values: Values, folder: Path, *, after: int) -> None:
     """Starts a run, and kills it after evaluation number `after` is recorded but not saved."""
-    saved = trainer.Journal.save
+    save = checkpoint.save
 
-    def save(journal: trainer.Journal, *arguments: Any) -> None:
-        if len(journal.log.records) > after:
+    def save_or_die(*args: Any, records: list[Any], **kwargs: Any) -> None:
+        if len(records) > after:
             raise KilledError
-        saved(journal, *arguments)
+        save(*args, records=records, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Journal, "save", save)
+        patch.setattr(checkpoint, "save", save_or_die)
         with pytest.raises(KilledError):
             runs.run(values, folder)
     end_of_process()

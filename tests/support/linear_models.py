@@ -11,10 +11,9 @@ import optax
 import oracles
 from oracles import LinearGaussian
 
-from aevb import guides, optimizers, vae
+from aevb import guides, likelihoods, optimizers, vae
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.gradient_ascent import ParamPrior
-from aevb.likelihoods import LIKELIHOODS
 from aevb.networks import Network
 from aevb.training.loop import LoopKeys, make_advance, train_to
 from aevb.vae import VAE
@@ -75,7 +74,7 @@ def linear_vae(
     model = vae.make(
         Network(encoder_init, encode) if has_encoder else None,
         Network(decoder_init, decode),
-        LIKELIHOODS["gaussian"],
+        likelihoods.gaussian,
         num_latents=num_latents,
         guide_family=family(guides.Sizes(num_latents)),
     )

@@ -1287,8 +1287,8 @@ SLIPS = (
     Slip(
         "a comparison that forgets a field in which runs differ",
         "reports/comparison.py",
-        "if len({_key(run.config[name]) for run in runs}) > 1)",
-        "if len({_key(run.config[name]) for run in runs}) > 2)",
+        "if len({_key(run.config.get(name)) for run in runs}) > 1)",
+        "if len({_key(run.config.get(name)) for run in runs}) > 2)",
         "reports/test_comparison.py",
         "in_their_seed_alone",
     ),

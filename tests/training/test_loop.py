@@ -10,13 +10,21 @@ import optax
 import pytest
 from marks import slow_but
 
-from aevb import vae
+from aevb import likelihoods, vae
 from aevb.algorithms import aevb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS
 from aevb.networks import mlp, normal_init
-from aevb.training.loop import Advance, LoopKeys, Order, Pause, make_advance, pauses, train_to
+from aevb.training.loop import (
+    Advance,
+    LoopKeys,
+    Order,
+    Pause,
+    Steps,
+    make_advance,
+    pauses,
+    train_to,
+)
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -75,7 +83,7 @@ def learner() -> Algorithm:
     model = vae.make(
         mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialization=init),
         mlp(2, {"mean": 2, "log_var": 2}, hidden=(4,), initialization=init),
-        LIKELIHOODS["gaussian"],
+        likelihoods.gaussian,
         num_latents=2,
     )
     optimizer = optax.sgd(0.01, momentum=0.9)
@@ -216,7 +224,9 @@ def paused(start: TrainState, *, num_steps: int, stops: tuple[int, ...]) -> list
     """Returns the pauses; their states are copied to the host before their memory is reused."""
     return [
         pause._replace(state=jax.tree.map(np.array, pause.state))
-        for pause in pauses(RECORD, keys(), DATA, start, num_steps=num_steps, stops=stops)
+        for pause in pauses(
+            Steps(RECORD, keys(), DATA, batch_size=1), start, num_steps=num_steps, stops=stops
+        )
     ]
 
 

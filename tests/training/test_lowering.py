@@ -16,7 +16,7 @@ from aevb import data as datasets
 from aevb import marginal
 from aevb.algorithms.base import Algorithm
 from aevb.config import Values, validate, with_values
-from aevb.data import Dataset, Options, preprocessing
+from aevb.data import Dataset, preprocessing
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.proposals import PROPOSALS
@@ -77,17 +77,14 @@ QUICK = ("frey_faces", "full_vb")
 @pytest.fixture(autouse=True)
 def _without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces MNIST, whose files may be missing, by random pixels of the same kind."""
-    load = datasets.load
-
-    def load_or_make(name: str, options: Options) -> Dataset:
-        if name not in ("mnist", "binarized_mnist"):
-            return load(name, options)
-        levels = 256 if name == "mnist" else 2
+    for name, levels, preprocess in (
+        ("mnist", 256, preprocessing.drawn),
+        ("binarized_mnist", 2, preprocessing.unchanged),
+    ):
         pixels = np.random.default_rng(0).integers(levels, size=(300, 784)).astype(np.uint8)
-        preprocess = preprocessing.drawn if name == "mnist" else preprocessing.unchanged
-        return Dataset(name, pixels, pixels, "binary", preprocess, (28, 28), levels=None)
-
-    monkeypatch.setattr(datasets, "load", load_or_make)
+        made = Dataset(name, pixels, pixels, "binary", preprocess, (28, 28), levels=None)
+        entry = datasets.DATASETS[name]._replace(load=lambda options, made=made: made)
+        monkeypatch.setitem(datasets.DATASETS, name, entry)
 
 
 class Program(NamedTuple):
@@ -128,7 +125,7 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
         [jax.random.key(seed) for seed in range(len(built))],
         vae,
         algorithm_of,
-        dataset.preprocess,
+        dataset,
         batch_size=100,
     )
     state = jax.eval_shape(lambda: members.join(members.init()))

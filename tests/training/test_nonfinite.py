@@ -12,15 +12,20 @@ from aevb import losses
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import build
-from aevb.training import nonfinite, stacked_runs
+from aevb.training import loop, nonfinite
 from aevb.training.nonfinite import BadStep
 
-KEYS = stacked_runs.run_keys(jax.random.key(0)).loop
+KEYS = loop.run_keys(jax.random.key(0)).loop
+
+
+def never(*arguments: object):
+    raise AssertionError("the compiled steps are not taken")
 
 
 def taken(algorithm: Algorithm, state: TrainState, data: jax.Array) -> str:
     bad = BadStep(0, "", np.arange(3), state, state)
-    return nonfinite.origin(algorithm, lambda key, x: x, KEYS, data, bad)
+    steps = loop.Steps(never, KEYS, data, batch_size=3)
+    return nonfinite.origin(algorithm, lambda key, x: x, steps, bad)
 
 
 def of_objective(objective) -> Algorithm:
@@ -66,7 +71,7 @@ def test_it_goes_through_every_algorithm(name: str):
     """Weights of 1e30 overflow in the first place where two of them are multiplied."""
     changes = {"algorithm.name": name, "model.hidden": (5,)}
     dataset, _, algorithm = build(validate(with_values(default_config(), changes)))
-    state = stacked_runs.first_state(algorithm.init, jax.random.key(0))
+    state = loop.first_state(algorithm.init, jax.random.key(0))
     huge = state._replace(params=jax.tree.map(lambda leaf: leaf * 1e30, state.params))
     found = taken(algorithm, huge, jnp.asarray(dataset.train) / 256)
     assert "invalid value" in found

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from programs import OPTIMIZED, ROOT, Done, run_program
 
-from aevb.training import trainer
+from aevb.storage import metrics_log
 
 COMMAND = [
     sys.executable,
@@ -97,15 +97,15 @@ def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The signal is sent at the second evaluation, as if from another process."""
-    folder, append = tmp_path / "run", trainer.MetricsLog.append
+    folder, append = tmp_path / "run", metrics_log.MetricsLog.append
 
-    def append_and_signal(log: trainer.MetricsLog, record: dict[str, float]) -> None:
+    def append_and_signal(log: metrics_log.MetricsLog, record: dict[str, float]) -> None:
         append(log, record)
         if len(log.records) == 2:
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.MetricsLog, "append", append_and_signal)
+        patch.setattr(metrics_log.MetricsLog, "append", append_and_signal)
         stopped = run_small(folder)
     assert stopped.returncode == 128 + number
     assert stopped.stderr.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")

@@ -17,10 +17,10 @@ from configs import changed
 from marks import slow_but
 
 from aevb.algorithms.base import TrainState
-from aevb.config import Values
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build, build_algorithm, build_optimizer
 from aevb.training import loop, stacked_runs
+from aevb.training.loop import LoopKeys
 from aevb.training.stacked_runs import Stack
 
 SMALL = {
@@ -38,9 +38,8 @@ SMALL = {
 class Members(NamedTuple):
     """Single runs, and the same runs as a stack."""
 
-    values: list[Values]
     built: list[Experiment]
-    alone: list[Stack]
+    keys: list[jax.Array]
     stacked: Stack
 
 
@@ -51,15 +50,9 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
     largest = int(np.argmax([each["model.num_latents"] for each in values]))
     dataset, vae, _ = built[largest]
 
-    def single(experiment: Experiment, key: jax.Array) -> Stack:
-        advance = loop.make_advance(experiment.algorithm, dataset.preprocess, batch_size=10)
-        score = elbo.make_score(experiment.vae, dataset.preprocess)
-        return stacked_runs.alone(experiment.algorithm, loop.AheadOfTime(advance), score, key)
-
     return Members(
-        values,
         built,
-        [single(experiment, key) for experiment, key in zip(built, keys, strict=True)],
+        keys,
         stacked_runs.stacked(
             [experiment.algorithm.init for experiment in built],
             [each["optimizer.step_size"] for each in values],
@@ -71,32 +64,49 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
                 len(dataset.train),
                 wrap(build_optimizer(values[largest], step_size)),
             ),
-            dataset.preprocess,
+            dataset,
             batch_size=10,
         ),
     )
 
 
-def trained(members: Stack, data: np.ndarray, num_steps: int) -> tuple[TrainState, np.ndarray]:
-    state = members.join(members.init())
-    advance = members.program.compile(members.keys, jnp.asarray(data), state)
-    return_value = loop.train_to(advance, members.keys, jnp.asarray(data), state, num_steps)
-    return return_value[0], np.atleast_1d(return_value[1]["objective"])
+def trained(
+    program: loop.Program, keys: LoopKeys, state: TrainState, data: np.ndarray, num_steps: int
+) -> tuple[TrainState, np.ndarray]:
+    """Returns the state after some steps, and the mean objective of these steps."""
+    advance = program.compile(keys, jnp.asarray(data), state)
+    state, means = loop.train_to(advance, keys, jnp.asarray(data), state, num_steps)
+    return state, np.asarray(means["objective"])
+
+
+def trained_alone(experiment: Experiment, key: jax.Array, num_steps: int):
+    dataset, _, algorithm = experiment
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=10)
+    state = loop.first_state(algorithm.init, key)
+    keys = loop.run_keys(key).loop
+    return trained(loop.AheadOfTime(advance), keys, state, dataset.train, num_steps)
+
+
+def trained_together(stack: Stack, num_steps: int):
+    state = stack.join(stack.init())
+    return trained(stack.program, stack.keys, state, stack.dataset.train, num_steps)
 
 
 def assert_each_is_as_alone(members: Members, num_steps: int, atol: float) -> None:
-    data = members.built[0].dataset.train
-    state, bounds = trained(members.stacked, data, num_steps)
-    scores = members.stacked.score(state.params, data, np.arange(len(data)))
-    for number, single in enumerate(members.alone):
-        expected, (bound,) = trained(single, data, num_steps)
-        member = members.stacked.member(state, number)
+    stack, data = members.stacked, members.stacked.dataset.train
+    state, bounds = trained_together(stack, num_steps)
+    scores = stack.score(state.params, data, np.arange(len(data)))
+    for number, (experiment, key) in enumerate(zip(members.built, members.keys, strict=True)):
+        expected, bound = trained_alone(experiment, key, num_steps)
+        member = stack.member(state, number)
         assert jax.tree.structure(member) == jax.tree.structure(expected)
         assert member.step == num_steps
         for ours, theirs in zip(jax.tree.leaves(member), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=atol)
-        assert bounds[number] == pytest.approx(bound, rel=1e-4)
-        (alone,) = single.score(expected.params, data, np.arange(len(data)))
+        assert bounds[number] == pytest.approx(float(bound), rel=1e-4)
+        score = elbo.make_score(experiment.vae, experiment.dataset.preprocess)
+        params = experiment.algorithm.vae_params(expected.params)
+        alone = score(params, data, np.arange(len(data)))
         assert scores[number].mean == pytest.approx(alone.mean, rel=1e-4)
 
 
@@ -139,7 +149,7 @@ CASES = {
     "posteriors over theta": ([{"seed": 0}, {"seed": 1}], {"algorithm__name": "full_vb"}),
     "momentum": (
         [{"model__num_latents": 2}, {"model__num_latents": 5}],
-        {"optimizer__options": "momentum=0.9", "optimizer__step_size": 0.001},
+        {"optimizer__options__momentum": 0.9, "optimizer__step_size": 0.001},
     ),
 }
 
@@ -169,7 +179,7 @@ def test_the_first_steps_of_adagrad_are_those_alone():
 def test_what_is_padded_stays_0():
     """The padding covers parameters and optimizer state; this optimizer changes every entry."""
     members = adagrad()
-    state, _ = trained(members.stacked, members.built[0].dataset.train, 12)
+    state, _ = trained_together(members.stacked, 12)
     expected = jax.eval_shape(members.built[0].algorithm.init, jax.random.key(0))
     for leaf, own in zip(
         jax.tree.leaves(state._replace(step=())),

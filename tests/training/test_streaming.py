@@ -16,7 +16,7 @@ from aevb.config import default_config, validate, with_values
 from aevb.data import Dataset, Options
 from aevb.data.io import array_records
 from aevb.data.io.array_records import Records
-from aevb.training import loop, stacked_runs, streaming
+from aevb.training import loop, streaming
 
 N, M, D = 47, 5, 3  # 9 minibatches per epoch; 2 datapoints are left over
 NUM_STEPS = 40
@@ -63,7 +63,7 @@ def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any =
     """Returns the recorded data, the last order, and the metrics of each stretch."""
     algorithm, data = recorder(), streaming.on_device(train)
     program = program or streaming.make_program(algorithm, dataset(train), batch_size=M)
-    keys = stacked_runs.run_keys(jax.random.key(seed)).loop
+    keys = loop.run_keys(jax.random.key(seed)).loop
     state = algorithm.init(jax.random.key(0))
     advance = program.compile(keys, data, state)
     order, objectives = loop.no_order(keys, data), []
@@ -96,7 +96,7 @@ def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
 @pytest.mark.parametrize("stop", slow_but([9], [3, 9, 17, 39]))
 def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: int):
     algorithm, data = recorder(), streaming.on_device(on_disk)
-    keys = stacked_runs.run_keys(jax.random.key(0)).loop
+    keys = loop.run_keys(jax.random.key(0)).loop
 
     def go(state: TrainState, stop: int) -> TrainState:
         program = streaming.make_program(algorithm, dataset(on_disk), batch_size=M)

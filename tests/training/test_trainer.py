@@ -15,10 +15,12 @@ from marks import slow_but
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.data import Dataset
 from aevb.errors import UserError
-from aevb.evaluation.elbo import Score
+from aevb.evaluation.elbo import Score, Scorer
 from aevb.storage import checkpoint
-from aevb.training import stacked_runs, trainer
-from aevb.training.trainer import Settings, evaluation_steps
+from aevb.training import loop, trainer
+from aevb.training.loop import Pause
+from aevb.training.settings import Settings, evaluation_steps
+from aevb.training.trainer import Run
 
 SETTINGS = Settings(
     num_examples=400,
@@ -57,9 +59,15 @@ def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
     return Score(-abs(float(params) - 16.0) - len(index), 0.0)
 
 
-def fit(folder: Path, algorithm: Algorithm, **changes: float) -> trainer.Trained:
-    settings = SETTINGS._replace(**changes)
-    return trainer.fit(algorithm, DATASET, score, settings, key=jax.random.key(0), folder=folder)
+def fit(
+    folder: Path,
+    algorithm: Algorithm,
+    dataset: Dataset = DATASET,
+    score: Scorer = score,
+    **changes: float,
+) -> trainer.Trained:
+    run = Run(algorithm, dataset, score, jax.random.key(0))
+    return trainer.fit(run, SETTINGS._replace(**changes), folder)
 
 
 # Times of evaluations and checkpoints
@@ -73,10 +81,13 @@ def test_evaluations_are_evenly_spaced_in_the_logarithm_of_the_examples(
     num_examples: int, batch_size: int, first_eval: int, per_decade: int
 ):
     settings = SETTINGS._replace(
-        batch_size=batch_size, first_eval=first_eval, evals_per_decade=per_decade
+        num_examples=num_examples,
+        batch_size=batch_size,
+        first_eval=first_eval,
+        evals_per_decade=per_decade,
     )
-    num_steps = num_examples // batch_size
-    steps = evaluation_steps(num_steps, settings)
+    num_steps = settings.num_steps
+    steps = evaluation_steps(settings)
     assert steps == sorted(set(steps))
     assert steps[0] >= 1
     assert steps[-1] == num_steps
@@ -88,7 +99,7 @@ def test_evaluations_are_evenly_spaced_in_the_logarithm_of_the_examples(
 
 def test_the_log_has_a_line_for_each_evaluation(tmp_path: Path):
     trained = fit(tmp_path, counter())
-    steps = evaluation_steps(40, SETTINGS)
+    steps = evaluation_steps(SETTINGS)
     assert len(steps) > 3
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == trained.records
@@ -109,7 +120,7 @@ def test_at_most_so_many_datapoints_are_evaluated(tmp_path: Path):
 
 def test_the_latest_two_checkpoints_and_the_best_are_kept(tmp_path: Path):
     fit(tmp_path, counter())
-    steps = evaluation_steps(40, SETTINGS)
+    steps = evaluation_steps(SETTINGS)
     best = min(steps, key=lambda step: abs(step - 16))
     assert best not in steps[-2:]
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()}
@@ -178,14 +189,11 @@ def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
         return TrainState(state.step + 1, state.params, (), ()), {"objective": objective}
 
     with pytest.raises(UserError) as caught:
-        trainer.fit(
-            counter()._replace(update=update), data, score, SETTINGS, key=jax.random.key(0),
-            folder=tmp_path,
-        )  # fmt: skip
+        fit(tmp_path, counter()._replace(update=update), data)
     step, points = re.search(
         r"at step (\d+) .* of datapoints ([\d, ]+),", str(caught.value)
     ).groups()  # pyright: ignore[reportOptionalMemberAccess]
-    keys = stacked_runs.run_keys(jax.random.key(0)).loop
+    keys = loop.run_keys(jax.random.key(0)).loop
     order = jax.random.permutation(jax.random.fold_in(keys.order, 0), jnp.arange(40))
     position = (int(step) - 1) * 10
     assert list(order[position : position + 8]) == [int(point) for point in points.split(",")]
@@ -201,10 +209,7 @@ def test_data_that_are_not_finite_are_found_out(tmp_path: Path):
         return TrainState(state.step + 1, state.params, (), ()), {"objective": jnp.sum(batch.x)}
 
     with pytest.raises(UserError, match=r"the minibatch is not finite at step [1-4] "):
-        trainer.fit(
-            counter()._replace(update=update), data, score, SETTINGS, key=jax.random.key(0),
-            folder=tmp_path,
-        )  # fmt: skip
+        fit(tmp_path, counter()._replace(update=update), data)
 
 
 @pytest.mark.parametrize("bad", slow_but([17], [0, 17, 39]))
@@ -219,10 +224,7 @@ def test_a_gradient_that_is_not_finite_is_found_at_its_step_while_the_objective_
         return Score(0.0, 0.0)
 
     with pytest.raises(UserError, match=rf"the update of .* is not finite at step {bad + 1} "):
-        trainer.fit(
-            counter()._replace(update=update), DATASET, score, SETTINGS, key=jax.random.key(0),
-            folder=tmp_path,
-        )  # fmt: skip
+        fit(tmp_path, counter()._replace(update=update), score=score)
 
 
 def test_parameters_that_are_not_finite_to_begin_with_are_named(tmp_path: Path):
@@ -237,7 +239,7 @@ def test_a_bound_of_the_test_data_that_is_no_number_stops_the_run(tmp_path: Path
         return Score(math.nan if float(params) > 20 else 0.0, 0.0)
 
     with pytest.raises(UserError, match=r"the test bound is nan at 250 training examples, and all"):
-        trainer.fit(counter(), DATASET, score, SETTINGS, key=jax.random.key(0), folder=tmp_path)
+        fit(tmp_path, counter(), score=score)
 
 
 # Speed
@@ -245,10 +247,15 @@ def test_a_bound_of_the_test_data_that_is_no_number_stops_the_run(tmp_path: Path
 
 def test_the_steady_speed_leaves_out_the_first_two_stretches():
     speed = trainer.Speed()
+
+    def add(num_steps: int, seconds: float) -> None:
+        state = counter().init(jax.random.key(0))
+        speed.add(Pause(state, num_steps, {}, num_steps, seconds), batch_size=10)
+
     assert speed.steady() is None
-    speed.add(10, 5.0)
+    add(1, 5.0)
     assert speed.steady() == 2.0
-    speed.add(10, 5.0)
-    speed.add(300, 1.0)
-    speed.add(100, 1.0)
+    add(1, 5.0)
+    add(30, 1.0)
+    add(10, 1.0)
     assert speed.steady() == 200.0

@@ -1,0 +1,128 @@
+"""The journal of a run during training: its checkpoints, its log and its trackers."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aevb.algorithms.base import TrainState
+from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
+from aevb.storage import checkpoint
+from aevb.storage.metrics_log import MetricsLog
+from aevb.storage.trackers import Pictures, open_boards
+from aevb.training.loop import Pause
+from aevb.training.settings import Settings
+
+
+class Journal:
+    """The checkpoints, the log and the trackers of one run, which one process writes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        first: TrainState,
+        settings: Settings,
+        *,
+        about: Mapping[str, Any] | None = None,
+        pictures: Pictures | None = None,
+    ):
+        """Restores the newest sound checkpoint of a folder, or else begins at the state `first`.
+
+        The log and the trackers are opened and cut back to that step.
+
+        Args:
+            about: JSON metadata that is saved in every checkpoint.
+            pictures: returns the images of the parameters that trackers log at each evaluation.
+        """
+        self.folder, self._settings, self._about = folder, settings, dict(about or {})
+        self._manager = checkpoint.open_manager(
+            folder / "checkpoints", keep_all=settings.keep_checkpoints
+        )
+        restored = checkpoint.restore(self._manager, first)
+        self.resumed = restored is not None
+        self.step, self.state, self.seconds, records = restored or (0, first, 0.0, [])
+        self._log = MetricsLog(folder / "metrics.jsonl", records)
+        self._trackers = open_boards(
+            folder,
+            records,
+            examples=self.step * settings.batch_size,
+            config=self._about.get("config"),
+            tensorboard=settings.tensorboard,
+            wandb=settings.wandb,
+        )
+        self._pictures = pictures if self._trackers else None
+        self._last_save = time.monotonic()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The log until now, one record for each evaluation."""
+        return self._log.records
+
+    def is_due(self) -> bool:
+        """Returns whether the last checkpoint is older than the config allows."""
+        return time.monotonic() - self._last_save > self._settings.checkpoint_seconds
+
+    def add(self, pause: Pause, bounds: Mapping[str, float] | None) -> None:
+        """Records the evaluation of a pause, if there is one, and saves the state.
+
+        Args:
+            pause: a pause of this run alone; its metrics have no axis.
+            bounds: the train_bound and the test_bound.
+        """
+        if bounds is not None:
+            self._record(pause, bounds)
+        checkpoint.save(
+            self._manager,
+            pause.step,
+            pause.state,
+            seconds=self.seconds,
+            records=self.records,
+            about=self._about,
+            test_bound=bounds["test_bound"] if bounds else None,
+        )
+        self._last_save = time.monotonic()
+
+    def _record(self, pause: Pause, bounds: Mapping[str, float]) -> None:
+        record = {
+            "examples": pause.step * self._settings.batch_size,
+            **bounds,
+            **_recent(pause),
+            "seconds": self.seconds,
+        }
+        self._log.append(record)
+        pictures = self._pictures(pause.state.params) if self._pictures else None
+        for tracker in self._trackers:
+            tracker.append(record, pictures)
+
+    def keep_diverged(self, states: Sequence[TrainState]) -> Path:
+        """Saves the states before and after a non-finite step in a folder, which is returned."""
+        folder = self.folder / "diverged"
+        shutil.rmtree(folder, ignore_errors=True)
+        manager = checkpoint.open_manager(folder, keep_all=True)
+        for state in states:
+            checkpoint.save(manager, int(state.step), state, seconds=self.seconds)
+        manager.close()
+        return folder
+
+    def close(self, *, is_done: bool) -> None:
+        """Closes the checkpoints and the trackers; `is_done` is False for an unfinished run."""
+        self._manager.close()
+        for tracker in self._trackers:
+            tracker.close(is_done=is_done)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close(is_done=kind is None)
+
+
+def _recent(pause: Pause) -> dict[str, float]:
+    """Returns the mean metrics since the last pause and the total number of skipped steps."""
+    means = {name: float(mean) for name, mean in pause.metrics.items()}
+    if means.pop(SKIPPED, 0) == pause.num_steps:
+        means = {}
+    total = num_skipped(pause.state)
+    recent = {f"recent_{name}": mean for name, mean in means.items()}
+    return recent if total is None else {**recent, SKIPPED: total}

@@ -1,0 +1,94 @@
+"""The options of a bound reach it from a config, or are refused before training."""
+
+import math
+from typing import Any
+
+import jax
+import pytest
+from cases import joint_of, make_case
+from marks import slow_but
+
+from aevb.config import Values, default_config, validate
+from aevb.errors import UserError
+from aevb.experiment import build_bound
+from aevb.guides import diag_normal
+from aevb.losses import BOUNDS, Guide
+
+
+def values_of(bound: str, options: dict[str, Any], num_samples: int) -> Values:
+    config = default_config()
+    config.algorithm.bound = bound
+    config.algorithm.bound_options.update(options)
+    config.algorithm.num_samples = num_samples
+    return validate(config)
+
+
+def refusal(bound: str, num_samples: int = 6, guide: Guide = diag_normal, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        build_bound(values_of(bound, options, num_samples), guide)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert bound in message
+    return message
+
+
+REACH = [
+    ("sgvb_b", {}),
+    ("renyi", {"alpha": 0.25}),
+    ("miwae", {"num_groups": 3}),
+    ("ciwae", {"beta": 1.0}),
+    ("beta_elbo", {"beta": 2.5}),
+    ("free_bits", {"free_nats": 7.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), slow_but(REACH[1:3], REACH, unpack=True))
+def test_the_options_of_a_config_reach_its_bound(name: str, options: dict[str, Any]):
+    case = make_case(4, 2, seed=1)
+    model = (jax.random.key(0), case.stats(), diag_normal, joint_of(case.model, case.x))
+    value = build_bound(values_of(name, options, 6), diag_normal)(*model, num_samples=6)
+    bound: Any = BOUNDS[name]
+    assert value == bound(*model, num_samples=6, **options)
+    assert not options or value != bound(*model, num_samples=6)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_every_bound_is_built_with_its_defaults(name: str):
+    build_bound(values_of(name, {}, 2), diag_normal)
+
+
+def test_an_option_that_the_bound_does_not_have_is_refused_with_those_that_it_has():
+    unknown = "config.algorithm.bound_options.alpha is unknown; "
+    assert unknown + "iwae has the options (none)" in refusal("iwae", alpha=0.3)
+    assert unknown + "ciwae has the options beta" in refusal("ciwae", alpha=0.3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, [1.0]])
+def test_an_option_that_is_no_finite_number_or_text_is_refused(value: Any):
+    with pytest.raises(UserError, match="it must be a finite number, a bool, a string"):
+        values_of("renyi", {"alpha": value}, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "num_samples", "words"),
+    [
+        ("renyi", {"alpha": -1.0}, 6, "alpha is -1.0"),
+        ("ciwae", {"beta": 1.5}, 6, "from 0 to 1"),
+        ("miwae", {"num_groups": 4}, 6, "num_groups is 4; it must divide num_samples, which is 6"),
+        ("miwae", {"num_groups": 1.5}, 6, "num_groups is 1.5"),
+        ("miwae", {}, 1, "num_samples, which is 1"),
+        ("score_function_loo", {}, 1, "num_samples is 1; it must be at least 2"),
+    ],
+)
+def test_what_a_bound_refuses_is_refused_before_training(
+    name: str, options: dict[str, Any], num_samples: int, words: str
+):
+    message = refusal(name, num_samples, **options)
+    assert words in message
+    assert "config.algorithm.num_samples" in message
+
+
+def test_a_guide_without_a_kl_is_refused_before_training_where_the_bound_needs_one():
+    without = diag_normal._replace(kl=None)
+    assert "sgvb_a" in refusal("sgvb_b", guide=without)
+    build_bound(values_of("sgvb_a", {}, 1), without)
