@@ -354,11 +354,16 @@ def default_config() -> Config:
         for section_name in sections:
             target = target.setdefault(section_name, {})
         target[leaf] = default
-    locked: Any = ConfigDict(config).lock()
+    return _locked(ConfigDict(config))
+
+
+def _locked(config: Config) -> Config:
+    """Locks a config, except for the options, whose names are not known here; returns it."""
+    config.lock()
     for name in OPTIONS:
         section_name, leaf = name.split(".")
-        locked[section_name][leaf].unlock()
-    return locked
+        config[section_name][leaf].unlock()
+    return config
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -382,7 +387,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
             target = target[section_name]
         with target.ignore_type():  # `validate` reports a wrong type
             target[leaf] = value
-    return copy
+    return _locked(copy)
 
 
 def of_finished_run(folder: Path) -> Values:
