@@ -59,13 +59,13 @@ sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces (ARG
 sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST
 	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)
 
-paper: .venv/users  ## every figure of the paper and docs/paper.md, in hours (DATA=folder of MNIST's files)
-	$(BIN)/python experiments/paper.py $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
-	$(BIN)/python experiments/report.py
+paper: .venv/users  ## the paper's figures 2 to 5, full_vb and docs/paper.md, in hours (DATA=folder of MNIST's files)
+	$(BIN)/python -m experiments.paper $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
+	$(BIN)/python -m docs.tools.paper
 
-paper-quick: .venv/users  ## the same in ten minutes, far too short to be worth a look, in runs/paper-quick
-	$(BIN)/python experiments/paper.py --quick $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
-	$(BIN)/python experiments/report.py --folder=runs/paper-quick
+paper-quick: .venv/users  ## a check that `make paper` works, in ten minutes: runs too short to read, in runs/paper-quick
+	$(BIN)/python -m experiments.paper --quick $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
+	$(BIN)/python -m docs.tools.paper --folder=runs/paper-quick
 
 docs: .venv-docs/tools  ## the documentation as a site, site/index.html; a warning is an error
 	rm -rf site
@@ -74,7 +74,7 @@ docs: .venv-docs/tools  ## the documentation as a site, site/index.html; a warni
 	@echo site/index.html
 
 docs-figures: .venv/users  ## the figures of docs/variational_bayes.md, by running the code in it
-	$(BIN)/python experiments/story.py
+	$(BIN)/python -m docs.tools.variational_bayes
 
 bench: .venv/users .venv-bench/peers  ## every benchmark, in about an hour (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }

@@ -3,7 +3,7 @@
     python experiments/benchmarks/agreement.py --data-dir=DATA [--row=frey_blocked_2]
 
 The program trains torch_vae.py, which shares no line with aevb, with the settings of one row of
-`experiments/reproduce.py`. It compares the bounds over several seeds with those in
+`experiments/paper/reproduce.py`. It compares the bounds over several seeds with those in
 `experiments/results/reproduce.json`. PyTorch needs its own environment: see requirements.txt.
 """
 

@@ -14,7 +14,7 @@
     explorer  a drag in the page of a run, with Debian's chromium and playwright (explorer_speed.py)
 
 All of them take an hour and a half on the CPU of an otherwise idle machine. The results files go to
-results/ beside this file, from which `experiments/readme.py` writes the tables. On an accelerator,
+results/ beside this file, from which `python -m docs.tools` writes the tables. On an accelerator,
 only the contenders that run on it take part, with absolute times, and the files go to
 results/<gpu or tpu>/. --quick checks in some minutes that everything runs, and writes to
 runs/bench.

@@ -37,7 +37,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 # The documents with blocks of Python, and the test that runs each.
 RUN_BY = {
     ROOT / "README.md": "test_readme",
-    DOCS / "variational_bayes.md": "test_story",
+    DOCS / "variational_bayes.md": "test_variational_bayes",
     HOW_TO / "data.md": __name__,
     HOW_TO / "model.md": __name__,
     HOW_TO / "log_p.md": __name__,
@@ -90,10 +90,18 @@ def command_of(name: str) -> Path:
     return ROOT / "aevb" / "cli" / f"{name}.py"
 
 
+def program_of(words: list[str]) -> tuple[Path, list[str]]:
+    """Returns the file that `python WORDS` runs, and its arguments."""
+    if words[0] != "-m":
+        return ROOT / words[0], words[1:]
+    path = ROOT / words[1].replace(".", "/")
+    return (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")), words[2:]
+
+
 def with_its_neighbors(script: Path) -> str:
     """Returns the source of a program, of its command, and of its neighbors that it imports."""
     source = script.read_text()
-    names = re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE)
+    names = re.findall(r"^(?:from|import) \.?(\w+)", source, re.MULTILINE)
     files = [script.parent / f"{name}.py" for name in names]
     files += [command_of(name) for name in re.findall(r"^from aevb\.cli\.(\w+)", source, re.M)]
     return "\n".join([source, *(file.read_text() for file in files if file.exists())])
@@ -173,13 +181,13 @@ def test_the_shell_is_told_nothing_that_does_not_exist():
         if program == "make":
             assert all(is_target(word) for word in rest if "=" not in word), where
             continue
-        script, *words = rest
-        flags = [word for word in words if word != "RUN" and not word.startswith("runs/")]
         if program in SCRIPTS:
-            source = command_of(script).read_text()
+            script, words = command_of(rest[0]), rest[1:]
         else:
             assert program in ("python", ".venv/bin/python"), where
-            source = with_its_neighbors(ROOT / script)
+            script, words = program_of(rest)
+        source = with_its_neighbors(script)
+        flags = [word for word in words if word != "RUN" and not word.startswith("runs/")]
         names = [re.split("[=.]", flag.removeprefix("--"))[0] for flag in flags]
         assert all(flag.startswith("--") for flag in flags), where
         for name in names:

@@ -1,14 +1,14 @@
 """The README: its figures are those of the results files, and its code runs."""
 
-import importlib
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+
+from docs.tools import __main__ as maker
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,32 +17,16 @@ RUNS = (ROOT / "docs" / "how_to" / "runs.md").read_text()
 [LOAD] = re.findall(r"```python\n(.*?)```", RUNS, re.DOTALL)
 
 
-@pytest.fixture
-def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns the module experiments/readme.py, which imports its neighbors."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    yield importlib.import_module("readme")
-    for name in (
-        "readme",
-        "reproduce",
-        "documents",
-        "classical_tables",
-        "scaling_tables",
-        "findings",
-    ):
-        sys.modules.pop(name, None)
-
-
-def test_the_tables_are_those_of_the_results_files(maker: Any):
+def test_the_tables_are_those_of_the_results_files():
     used = ""
     for document in maker.DOCUMENTS:
         text = document.read_text()
-        assert maker.filled_in(text, maker.TABLES) == text, "run experiments/readme.py"
+        assert maker.filled_in(text, maker.TABLES) == text, "run python -m docs.tools"
         used += text
     assert {name for name in maker.TABLES if f"<!-- {name} -->" in used} == set(maker.TABLES)
 
 
-def test_a_changed_figure_in_a_table_is_noticed(maker: Any):
+def test_a_changed_figure_in_a_table_is_noticed():
     table = README.index("<!-- headline -->")
     digit = re.compile(r"\d").search(README, table)
     assert digit is not None
@@ -50,7 +34,7 @@ def test_a_changed_figure_in_a_table_is_noticed(maker: Any):
     assert maker.filled_in(forged, maker.TABLES) == README
 
 
-def test_a_mark_without_a_table_is_noticed(maker: Any):
+def test_a_mark_without_a_table_is_noticed():
     with pytest.raises(KeyError, match="headlime"):
         maker.filled_in(README.replace("<!-- headline -->", "<!-- headlime -->"), maker.TABLES)
 

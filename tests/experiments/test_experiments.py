@@ -72,7 +72,12 @@ def test_a_run_on_data_that_are_no_images_draws_its_curve(undisturbed: Path):
 @pytest.mark.slow
 def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopped(tmp_path: Path):
     output = tmp_path / "results.json"
-    command: list[Any] = ["experiments/reproduce.py", "--rows=frey_random_2", "--num_examples=3000"]
+    command: list[Any] = [
+        "-m",
+        "experiments.paper.reproduce",
+        "--rows=frey_random_2",
+        "--num_examples=3000",
+    ]
     command += [f"--runs={tmp_path / 'runs'}", f"--output={output}"]
     program(*command, "--num_seeds=1")
     first = (tmp_path / "runs" / "frey_random_2" / "seed=0" / "summary.json").stat().st_mtime_ns
@@ -94,7 +99,8 @@ def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopp
 def test_reproduce_records_a_run_that_failed(tmp_path: Path):
     output = tmp_path / "results.json"
     program(
-        "experiments/reproduce.py",
+        "-m",
+        "experiments.paper.reproduce",
         "--rows=frey_random_2",
         "--num_seeds=1",
         f"--runs={tmp_path / 'runs'}",
@@ -111,7 +117,8 @@ def test_reproduce_records_a_run_that_failed(tmp_path: Path):
 def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
     output = tmp_path / "variance.json"
     program(
-        "experiments/gradient_variance.py",
+        "-m",
+        "experiments.paper.gradient_variance",
         "--config=experiments/frey_faces.py",
         "--config.data.name=synthetic",
         "--config.data.split=",
@@ -141,7 +148,8 @@ def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
 def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Path):
     for points in ("300,100", "many", "10,300"):
         done = run_program(
-            "experiments/gradient_variance.py",
+            "-m",
+            "experiments.paper.gradient_variance",
             "--config=experiments/frey_faces.py",
             f"--examples={points}",
             f"--output={tmp_path / 'never.json'}",
@@ -155,7 +163,8 @@ def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Pa
 def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopped(tmp_path: Path):
     """The study is the one that needs every part: a sweep, posteriors over theta, log p(x)."""
     command = [
-        "experiments/paper.py",
+        "-m",
+        "experiments.paper",
         "--quick",
         "--only=full_vb_frey",
         f"--runs={tmp_path}",
@@ -182,5 +191,5 @@ def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopp
     again = json.loads(results.read_text())
     assert again["runs"] == found["runs"]
 
-    program("experiments/report.py", f"--folder={tmp_path}")
+    program("-m", "docs.tools.paper", f"--folder={tmp_path}")
     assert "Frey faces, N = 100" in (tmp_path / "paper.md").read_text()

@@ -1,6 +1,6 @@
 """Runs the code of docs/variational_bayes.md from top to bottom, and draws its figures.
 
-    python experiments/story.py [--output=FOLDER]
+    python -m docs.tools.variational_bayes [--output=FOLDER]
 
 The page's blocks of Python share one namespace, and assert the claims of the text. The figures are
 drawn from the values in that namespace, so that the page, its code and its figures agree.
@@ -18,7 +18,7 @@ import numpy as np
 from aevb.reports import figures
 from aevb.reports.plots import Clusters, Contours, Curves, Panel, panels
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "variational_bayes.md"
 PICTURES = ROOT / "docs" / "variational_bayes"
 FENCED = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

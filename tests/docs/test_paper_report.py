@@ -1,30 +1,15 @@
 """The report on the paper: verdicts follow from results files, and missing results are shown."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from docs.tools import claims
+from docs.tools import paper as maker
+
 EXAMPLES = [10_000, 100_000, 1_000_000, 10_000_000]
-
-
-@pytest.fixture
-def maker(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns the module experiments/report.py, which imports its neighbors."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    yield importlib.import_module("report")
-    for name in ("report", "claims", "findings", "paper", "evaluate", "readme", "reproduce"):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def claims(maker: Any) -> Any:
-    """Returns the module experiments/claims.py, as imported by the report."""
-    return sys.modules["claims"]
 
 
 def run(
@@ -49,14 +34,14 @@ def run(
 
 def study(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "command": "python experiments/paper.py",
+        "command": "python -m experiments.paper",
         "machine": {"processor": "some", "cores": 2, "system": "Linux"},
         "versions": {"jax": "0"},
         "runs": runs,
     }
 
 
-def findings_of(maker: Any, folder: Path, **studies: list[dict[str, Any]]) -> Any:
+def findings_of(folder: Path, **studies: list[dict[str, Any]]) -> Any:
     for name, runs in studies.items():
         (folder / f"{name}.json").write_text(json.dumps(study(runs)))
     return maker.Findings(folder)
@@ -72,13 +57,15 @@ def compared(shift: float) -> list[dict[str, Any]]:
     return runs
 
 
-def test_the_tables_are_those_of_the_results_files(maker: Any):
+def test_the_tables_are_those_of_the_results_files():
     text = maker.DOCUMENT.read_text()
-    assert maker.text_of(text, maker.Findings(maker.STUDIED)) == text, "run experiments/report.py"
+    assert maker.text_of(text, maker.Findings(maker.STUDIED)) == text, (
+        "run python -m docs.tools.paper"
+    )
     assert all(f"<!-- {name} -->" in text for name in maker.TABLES)
 
 
-def test_what_was_not_run_is_said_to_be_missing(maker: Any, tmp_path: Path):
+def test_what_was_not_run_is_said_to_be_missing(tmp_path: Path):
     findings = maker.Findings(tmp_path)
     for name, make in maker.TABLES.items():
         assert maker.MISSING in make(findings), name
@@ -88,9 +75,9 @@ def test_what_was_not_run_is_said_to_be_missing(maker: Any, tmp_path: Path):
 
 @pytest.mark.parametrize(("shift", "verdict"), [(5.0, "so far"), (-5.0, "in part")])
 def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
-    maker: Any, claims: Any, tmp_path: Path, shift: float, verdict: str
+    tmp_path: Path, shift: float, verdict: str
 ):
-    claim = claims.claim_better(findings_of(maker, tmp_path, figure_2_mnist=compared(shift)))
+    claim = claims.claim_better(findings_of(tmp_path, figure_2_mnist=compared(shift)))
     assert claim.holds == verdict
     if shift > 0:
         words = "ahead in 6 of 6 cells (panel, decade, split); Frey faces: not run yet"
@@ -100,8 +87,8 @@ def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
         assert "MNIST Z = 20 at 10⁶, test: -4.9 ± 0.1" in claim.measured
 
 
-def test_a_lead_has_the_error_of_its_pairs(maker: Any, tmp_path: Path):
-    findings = findings_of(maker, tmp_path, figure_2_mnist=compared(5.0))
+def test_a_lead_has_the_error_of_its_pairs(tmp_path: Path):
+    findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
     (_, _, _, aevb, other), *rest = maker.panels(findings)
     assert not rest
     lead = maker.paired(aevb, other, maker.at(100_000, "test_bound"))
@@ -109,7 +96,7 @@ def test_a_lead_has_the_error_of_its_pairs(maker: Any, tmp_path: Path):
     assert maker.paired(aevb, other, maker.at(300_000, "test_bound")) is None
 
 
-def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
+def test_fewer_examples_are_counted_to_the_others_best_bound():
     slow = [run("wake_sleep", 0, [-200.0, -150.0, -120.0, -110.0], 20)]
     fast = [run("aevb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
     assert maker.speed_up(fast, slow).mean == 100.0
@@ -117,22 +104,20 @@ def test_fewer_examples_are_counted_to_the_others_best_bound(maker: Any):
 
 
 @pytest.mark.parametrize(("lead", "verdict"), [(0.5, "yes"), (-0.9, "yes"), (-1.1, "no")])
-def test_superfluous_latents_may_cost_a_nat(
-    maker: Any, claims: Any, tmp_path: Path, lead: float, verdict: str
-):
+def test_superfluous_latents_may_cost_a_nat(tmp_path: Path, lead: float, verdict: str):
     few = [run("aevb", 0, [-150.0, -120.0, -105.0, -100.0], 20)]
     many = [run("aevb", 0, [-150.0, -120.0, -105.0, -100.0 + lead], 200)]
-    findings = findings_of(maker, tmp_path, figure_2_mnist=few + many)
+    findings = findings_of(tmp_path, figure_2_mnist=few + many)
     claim, *missing = claims.claim_superfluous(findings)
     assert claim.holds == verdict
     assert [maker.MISSING in other.measured for other in missing] == [True, True]
-    findings = findings_of(maker, tmp_path, superfluous=few + many)
+    findings = findings_of(tmp_path, superfluous=few + many)
     _, claim, _ = claims.claim_superfluous(findings)
     assert claim.holds == verdict
     assert "on test it was 0.0 after 10⁵, 0.0 after 10⁶" in claim.measured
 
 
-def test_the_figures_of_what_was_run_are_drawn(maker: Any, tmp_path: Path):
-    findings = findings_of(maker, tmp_path, figure_2_mnist=compared(5.0))
+def test_the_figures_of_what_was_run_are_drawn(tmp_path: Path):
+    findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
     maker.draw(findings, tmp_path)
     assert [picture.name for picture in tmp_path.glob("*.png")] == ["figure_2_mnist.png"]

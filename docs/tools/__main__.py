@@ -1,6 +1,6 @@
 """Writes the tables and figures of README.md and docs/*.md from the results files.
 
-    python experiments/readme.py
+    python -m docs.tools
 
 Between the marks `<!-- NAME -->` and `<!-- end -->` of a document is the output of `TABLES[NAME]`
 for the committed results. A test checks that the two agree.
@@ -10,14 +10,14 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import classical_tables
 import numpy as np
-import scaling_tables
-from documents import BENCHMARKS, MISSING, ROOT, filled_in, read, table
-from reproduce import RESULTS as REPRODUCED
-from reproduce import ROWS
 
 from aevb.reports import figures
+from experiments.paper.reproduce import RESULTS as REPRODUCED
+from experiments.paper.reproduce import ROWS
+
+from . import classical, scaling
+from .documents import BENCHMARKS, IN_FULL, MISSING, RESULTS, ROOT, filled_in, read, table
 
 DOCUMENTS = (
     ROOT / "README.md",
@@ -29,7 +29,6 @@ DOCUMENTS = (
 CURVES = ROOT / "docs" / "curves.png"
 SPEEDS = ROOT / "docs" / "speed.png"
 GRADIENTS = ROOT / "docs" / "gradient_variance.png"
-RESULTS = ROOT / "experiments" / "results"
 
 HEADLINE = ("frey_blocked_2", "frey_random_20", "binarized_mnist_20")
 
@@ -50,7 +49,6 @@ SHAPES = {
     "train_frey_z2_b100": "Frey faces 560-200-2, minibatches of 100",
     "train_frey_z20_b100": "Frey faces 560-200-20, minibatches of 100",
 }
-IN_FULL = "train_mnist_z20_b100"
 DRAWN = (IN_FULL, "train_frey_z2_b100")
 WAYS = {
     "sweep": "one `run.py --sweep`",
@@ -372,13 +370,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "marginal speed": marginal_speed_table,
     "explorer": explorer_table,
     "cost": cost_table,
-    "mixture": classical_tables.mixture,
-    "sampling": classical_tables.sampling,
-    "streaming": scaling_tables.streaming_table,
-    "held": scaling_tables.held_table,
-    "one device": scaling_tables.alone_table,
-    "devices": scaling_tables.devices_table,
-    "on paper": scaling_tables.paper_table,
+    "mixture": classical.mixture,
+    "sampling": classical.sampling,
+    "streaming": scaling.streaming_table,
+    "held": scaling.held_table,
+    "one device": scaling.alone_table,
+    "devices": scaling.devices_table,
+    "on paper": scaling.paper_table,
 }
 
 

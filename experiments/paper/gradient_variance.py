@@ -1,12 +1,12 @@
 """Measures the variance of the gradient of every bound during the training of one model.
 
-python experiments/gradient_variance.py --config=experiments/binarized_mnist.py \
+python -m experiments.paper.gradient_variance --config=experiments/binarized_mnist.py \
 [--examples=10000,100000,1000000] [--seeds=3] [--config.FIELD=VALUE ...]
 
 The model is trained according to the config. At each count of examples, the gradient of every
 bound, with the same number of samples each, is drawn many times on one minibatch. The variance is
 the sum over the parameters of the encoder or of the decoder. The program writes
-experiments/results/gradient_variance.json, from which `experiments/readme.py` makes the table and
+experiments/results/gradient_variance.json, from which `python -m docs.tools` makes the table and
 the figure of docs/estimators.md.
 """
 
@@ -24,7 +24,7 @@ from aevb.cli.run import CONFIG_IS_MISSING, parse
 from aevb.config import Values, validate
 from aevb.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "gradient_variance.json"
 
 # Maps a bound to another bound whose gradient it also estimates.
@@ -207,7 +207,7 @@ def main(argv: list[str]) -> int:
 
         runs = measure(values, points, given)
         report = {
-            "command": " ".join(["python experiments/gradient_variance.py", *told(argv)]),
+            "command": " ".join(["python -m experiments.paper.gradient_variance", *told(argv)]),
             "machine": provenance.machine(),
             "versions": provenance.versions(),
             "data": values["data.name"],

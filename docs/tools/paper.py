@@ -1,7 +1,6 @@
-"""Writes the tables and figures of docs/paper.md from the results of `experiments/paper.py`.
+"""Writes the tables and figures of docs/paper.md from the results of `python -m experiments.paper`.
 
-    python experiments/report.py [--folder=runs/paper-quick]
-    python experiments/report.py runs/A runs/B ...    # compares runs, as `aevb report` does
+    python -m docs.tools.paper [--folder=runs/paper-quick]
 
 Each claim of the paper is a row: the claim, the measured result, and whether it confirms the claim.
 A study that has not been run is reported as missing. Errors are standard errors over seeds.
@@ -10,14 +9,18 @@ minibatches.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from claims import all_claims
-from documents import MISSING, ROOT, filled_in, table
-from findings import (
+from aevb.reports import figures
+from aevb.reports.figures import Point
+from experiments.paper.__main__ import PICTURES
+from experiments.paper.__main__ import RESULTS as STUDIED
+
+from .claims import all_claims
+from .documents import MISSING, ROOT, filled_in, table
+from .findings import (
     DECADES,
     FIGURE_3,
     FULL_VB,
@@ -34,12 +37,6 @@ from findings import (
     power,
     speed_up,
 )
-from paper import PICTURES
-from paper import RESULTS as STUDIED
-
-from aevb.cli.report import main as compare_runs
-from aevb.reports import figures
-from aevb.reports.figures import Point
 
 DOCUMENT = ROOT / "docs" / "paper.md"
 
@@ -279,19 +276,16 @@ def _predictions(findings: Findings, study: str) -> dict[str, list[Point]]:
     return lines
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--folder", type=Path, help="of `paper.py --quick`, in which the report is left too"
+        "--folder",
+        type=Path,
+        help="of a quick study, whose results are read and to which the report is written",
     )
-    parser.add_argument("runs", nargs="*", help="folders of runs, to be compared instead")
-    parser.add_argument("--output", help="the page that compares them, FILE.html")
-    args = parser.parse_args()
-    if args.runs:
-        return compare_runs([*args.runs, *([f"--output={args.output}"] if args.output else [])])
-    folder = args.folder
+    folder = parser.parse_args().folder
     results, pictures, document = STUDIED, PICTURES, DOCUMENT
     if folder:
         results, pictures, document = folder / "results", folder / "paper", folder / "paper.md"
@@ -300,8 +294,7 @@ def main() -> int:
     draw(findings, pictures)
     document.write_text(text_of(DOCUMENT.read_text(), findings))
     print(f"{document}, of {len(findings.studies)} studies")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

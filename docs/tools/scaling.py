@@ -12,7 +12,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from documents import BENCHMARKS, MISSING, read, table
+
+from .documents import BENCHMARKS, MISSING, read, table
 
 FLOAT = 4  # bytes
 

@@ -1,10 +1,10 @@
 """Trains the models, takes the measurements and draws the figures of the report on the paper.
 
-python experiments/paper.py [--quick] [--only=figure_2_frey,...] [--data-dir=FOLDER] \
+python -m experiments.paper [--quick] [--only=figure_2_frey,...] [--data-dir=FOLDER] \
 [-- FLAGS OF run.py]
 
 Each study is a sweep of `experiments/run.py` in runs/paper/, which is resumed if it was stopped.
-Its results file in experiments/results/paper/ holds every run's curve. `experiments/report.py`
+Its results file in experiments/results/paper/ holds every run's curve. `python -m docs.tools.paper`
 makes docs/paper.md from these files. All studies together take hours on two CPU cores. --quick
 checks in ten minutes that everything works, with runs that are far too short to be informative, and
 writes only to runs/paper-quick.
@@ -25,7 +25,7 @@ from aevb.config import of_finished_run
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "paper"
 PICTURES = ROOT / "docs" / "paper"
 IGNORED = ("seed", "optimizer.step_size")  # axes that do not define a setting of their own
@@ -355,7 +355,7 @@ def main() -> int:
             return status
         found = collect(study, folder, QUICK if args.quick else FULL)
         report = {
-            "command": f"python experiments/paper.py --only={name}"
+            "command": f"python -m experiments.paper --only={name}"
             + (" --quick" if args.quick else ""),
             "flags": [*study.flags, *(study.quick if args.quick else ()), *args.extra],
             "versions": provenance.versions(),

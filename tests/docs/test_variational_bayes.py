@@ -1,4 +1,4 @@
-"""The story of variational Bayes runs, its claims hold, and its pictures are those it makes."""
+"""docs/variational_bayes.md runs, its claims hold, and its pictures are those that it makes."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ PICTURE = re.compile(r"!\[[^\]]+\]\(variational_bayes/(\w+)\.png\)")
 @pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom_and_makes_the_pictures_that_it_shows(tmp_path: Path):
     """It runs in a separate process, because the page sets float64 globally."""
-    python("experiments/story.py", f"--output={tmp_path}")
+    python("-m", "docs.tools.variational_bayes", f"--output={tmp_path}")
     made = {picture.stem for picture in tmp_path.glob("*.png")}
     shown = PICTURE.findall(PAGE.read_text())
     assert len(shown) == len(set(shown))

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MISSING = "not run yet"
 BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
+RESULTS = ROOT / "experiments" / "results"
+IN_FULL = "train_mnist_z20_b100"  # the training benchmark with every contender
 
 
 def read(path: Path) -> dict[str, Any]:

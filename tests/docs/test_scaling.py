@@ -1,12 +1,8 @@
 """The model of a step's cost: counts of the network, and the limiting parts."""
 
-import importlib
 import json
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
@@ -14,19 +10,12 @@ from programs import ROOT, run_python
 
 from aevb.config import default_config, validate, with_values
 from aevb.experiment import build
+from docs.tools import scaling as tables
 
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
 
-@pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    yield importlib.import_module("scaling_tables")
-    for name in ("scaling_tables", "documents"):
-        sys.modules.pop(name, None)
-
-
-def test_the_parameters_are_those_of_the_model(tables: Any):
+def test_the_parameters_are_those_of_the_model():
     values = {
         "model.hidden": (7,), "model.num_latents": 3, "model.likelihood": "gaussian",
         "data.name": "synthetic", "data.synthetic_num_dims": 5,
@@ -38,7 +27,7 @@ def test_the_parameters_are_those_of_the_model(tables: Any):
     assert tables.Network(5, 7, 3).num_params == found - head
 
 
-def test_the_time_of_a_step_is_the_sum_of_what_cannot_overlap(tables: Any):
+def test_the_time_of_a_step_is_the_sum_of_what_cannot_overlap():
     network = tables.Network(2, 3, 1)
     machine = tables.Machine(
         flops=1e3, memory=1e9, launch=0.5, inner_link=1e2, outer_link=1e1, hop=0.25,
@@ -59,7 +48,7 @@ def test_the_time_of_a_step_is_the_sum_of_what_cannot_overlap(tables: Any):
     assert read.limit == "reading"
 
 
-def test_the_line_through_measurements_is_found(tables: Any):
+def test_the_line_through_measurements_is_found():
     rows = [
         {"devices": devices, "batch_size": size, "seconds_a_step": 3e-4 + devices * 2e-5 * size}
         for devices in (1, 2)
@@ -70,7 +59,7 @@ def test_the_line_through_measurements_is_found(tables: Any):
     assert each == pytest.approx(2e-5)
 
 
-def test_no_network_is_faster_on_more_devices_than_their_number_allows(tables: Any):
+def test_no_network_is_faster_on_more_devices_than_their_number_allows():
     for each in (100, 10_000):
         one = tables.step(tables.MNIST, tables.ACCELERATOR, 1, each, on_disk=False)
         many = tables.step(tables.MNIST, tables.ACCELERATOR, 1000, each, on_disk=False)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from documents import BENCHMARKS, read, table
+from .documents import BENCHMARKS, read, table
 
 MIXTURES = {
     "aevb_float32": "`aevb.classical`, float32",

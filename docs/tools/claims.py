@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from documents import MISSING
-from findings import (
+
+from .documents import BENCHMARKS, IN_FULL, MISSING, RESULTS, read
+from .findings import (
     DECADES,
     FIGURE_2,
     FIGURE_3,
@@ -21,7 +22,6 @@ from findings import (
     power,
     verdict,
 )
-from readme import BENCHMARKS, IN_FULL, RESULTS, read
 
 PAPERS_SECONDS = 20 * 60  # for a million examples, at best
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from documents import read
-from paper import STUDIES
 
 from aevb.storage.metrics_log import mean_over_seeds
+from experiments.paper.__main__ import STUDIES
+
+from .documents import read
 
 NAMES = {
     "aevb": "AEVB",

@@ -1,10 +1,11 @@
 """Trains every row of the README's table of results with several seeds, and writes the results.
 
-python experiments/reproduce.py [--rows=frey_random_2,...] [--num_examples=N] [-- FLAGS OF run.py]
+python -m experiments.paper.reproduce [--rows=frey_random_2,...] [--num_examples=N] \
+[-- FLAGS OF run.py]
 
 The runs are trained one after another in runs/reproduce/, each as by `experiments/run.py`. If the
 program is stopped and started again, it continues where it stopped. The requested rows are replaced
-in the results file, with their curves; the others are kept. `experiments/readme.py` makes the table
+in the results file, with their curves; the others are kept. `python -m docs.tools` makes the table
 of the README from that file.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "reproduce.json"
 
 
@@ -133,7 +134,7 @@ def main() -> None:
         report: dict[str, Any] = {"rows": {}}
         if args.output.exists():
             report = json.loads(args.output.read_text())
-        report["command"] = "python experiments/reproduce.py"
+        report["command"] = "python -m experiments.paper.reproduce"
         report |= {"machine": provenance.machine(), "versions": provenance.versions()}
         report["rows"][name] = collect(row, runs)
         args.output.parent.mkdir(parents=True, exist_ok=True)
