@@ -5,10 +5,7 @@ of stdin is a number of images and K, for example "8 5000". The answer has the e
 the seconds, and the peak memory of the process so far.
 """
 
-import os
 import sys
-import time
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -54,24 +51,15 @@ def main() -> None:
         static_argnums=2,
     )
 
-    def run(number: int, num_samples: int) -> dict:
+    def run(request: str) -> dict:
+        number, num_samples = map(int, request.split())
         keys, images = jax.random.split(jax.random.key(0), number), arrays["images"][:number]
         compiled = estimate.lower(keys, images, num_samples).compile()
-        start, cpu_start = time.perf_counter(), time.process_time()
-        values = np.asarray(compiled(keys, images))
-        return {
-            "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - cpu_start,
-            "log_p": values.tolist(),
-            "peak_kib": worker.peak_kib(),
-        }
+        values, times = worker.timed(lambda: np.asarray(compiled(keys, images)))
+        return {**times, "log_p": values.tolist(), "peak_kib": worker.peak_kib()}
 
-    run(1, 500)
-    versions = {name: version(name) for name in ("aevb", "jax")}
-    worker.answer({"ready": True, "versions": versions, "threads": os.cpu_count()})
-    for line in sys.stdin:
-        number, num_samples = map(int, line.split())
-        worker.answer(run(number, num_samples))
+    run("1 500")
+    worker.serve(("aevb", "jax"), run)
 
 
 if __name__ == "__main__":

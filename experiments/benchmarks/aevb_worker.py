@@ -5,7 +5,6 @@ built from a config, and `aevb.training.loop` advances it by one epoch per reque
 """
 
 import argparse
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +47,10 @@ def main() -> None:
         float(metrics["objective"])  # waits for the device
         return steps_per_epoch * args.batch_size
 
-    worker.serve(
+    worker.serve_training(
+        ("aevb", "jax"),
         train_epoch,
         lambda: score(state.params, test, np.arange(len(test))).mean,
-        versions={name: version(name) for name in ("aevb", "jax")},
-        threads=worker.num_cores(),
         device=jax.devices()[0].device_kind,
     )
 

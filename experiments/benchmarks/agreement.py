@@ -14,12 +14,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from aevb.runtime import provenance
-from aevb.storage.metrics_log import mean_over_seeds, write_json
+import harness
 
-BENCHMARKS = Path(__file__).resolve().parent
-ROOT = BENCHMARKS.parent.parent
-OURS = ROOT / "experiments" / "results" / "reproduce.json"
+from aevb.storage.metrics_log import mean_over_seeds
+
+OURS = harness.ROOT / "experiments" / "results" / "reproduce.json"
 
 # The flags of torch_vae.py that are equivalent to a row of reproduce.py.
 ROWS = {
@@ -30,14 +29,8 @@ ROWS = {
 
 def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, float]:
     """Runs the PyTorch program once, and returns its bounds at the end."""
-    command = [
-        str(args.bench_python),
-        str(BENCHMARKS / "torch_vae.py"),
-        f"--data-dir={args.data_dir}",
-        *ROWS[args.row],
-        f"--num-examples={num_examples}",
-        f"--seed={seed}",
-    ]
+    flags = [f"--data-dir={args.data_dir}", f"--num-examples={num_examples}", f"--seed={seed}"]
+    command = harness.command_of("torch_vae.py", *ROWS[args.row], *flags, python=args.bench_python)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     last = json.loads(done.stdout.splitlines()[-1])
     return {split: last[f"{split}_bound"] for split in ("train", "test")}
@@ -47,48 +40,32 @@ def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     """Returns the means, the standard errors, and the difference in units of its standard error."""
     aevb, torch = ({"bounds": bounds, **mean_over_seeds(bounds)} for bounds in (ours, theirs))
     error = math.hypot(aevb["standard_error"], torch["standard_error"])
+    difference = aevb["mean"] - torch["mean"]
     return {
         "aevb": aevb,
         "torch": torch,
-        "difference": aevb["mean"] - torch["mean"],
-        "difference_in_standard_errors": (aevb["mean"] - torch["mean"]) / error,
+        "difference": difference,
+        "difference_in_standard_errors": difference / error,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    parser = harness.argument_parser(__doc__, needs_data=True)
     parser.add_argument("--row", choices=list(ROWS), default="frey_blocked_2")
     parser.add_argument("--ours", type=Path, default=OURS)
-    parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
-    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/agreement.json")
+    harness.add_peers(parser)
     args = parser.parse_args()
-
+    harness.require_peers(parser, args)
     runs = json.loads(args.ours.read_text())["rows"][args.row]["runs"]
-    theirs = []
-    for run in runs:
-        theirs.append(train(args, run["num_examples"], run["seed"]))
-        print(f"seed {run['seed']}: aevb {run['test_bound']:.2f}, torch {theirs[-1]['test']:.2f}")
+    theirs = [train(args, run["num_examples"], run["seed"]) for run in runs]
     result = {
         split: compare([run[f"{split}_bound"] for run in runs], [bound[split] for bound in theirs])
         for split in ("train", "test")
     }
-    for split, compared in result.items():
-        print(
-            f"{split}: {compared['aevb']['mean']:.2f} ± {compared['aevb']['standard_error']:.2f} "
-            f"against {compared['torch']['mean']:.2f} ± {compared['torch']['standard_error']:.2f}, "
-            f"{compared['difference_in_standard_errors']:+.2f} standard errors apart"
-        )
-    report: dict[str, Any] = {"rows": {}}
-    if args.output.exists():
-        report = json.loads(args.output.read_text())
-    report["command"] = "python experiments/benchmarks/agreement.py --data-dir=DATA --row=ROW"
-    report["machine"] = provenance.machine()
-    report["rows"][args.row] = result
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.output, report)
+    print(json.dumps(result, indent=2))
+    before = args.output or harness.BENCHMARKS / "results" / "agreement.json"
+    rows = json.loads(before.read_text())["rows"] if before.exists() else {}
+    harness.write_report(args, None, rows={**rows, args.row: result})
 
 
 if __name__ == "__main__":

@@ -11,19 +11,29 @@ The data are random pixels, and the model is the paper's. The cost does not depe
 learns.
 """
 
-import argparse
-import datetime
-import json
 import math
 import multiprocessing
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb.runtime import provenance
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from worker import peak_kib, timed
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from aevb import marginal, optimizers, vae
+from aevb.algorithms import aevb
+from aevb.algorithms.base import Algorithm, TrainState
+from aevb.data import Dataset
+from aevb.evaluation import elbo
+from aevb.likelihoods import bernoulli
+from aevb.losses import sgvb_b
+from aevb.networks import mlp, normal_init
+from aevb.training import loop, stacked_runs
+from aevb.types import Key
+from aevb.vae import VAE
 
 
 class Work(NamedTuple):
@@ -78,7 +88,7 @@ ROUNDS = 4  # timings of each kind
 IMPORTANCE_POINTS = 8  # datapoints whose log p(x) is estimated at once
 
 
-def timed(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object]) -> float:
     """Returns the seconds of a call that waits for its result.
 
     The first call is a warm-up. The fastest round counts, because other load on a shared machine
@@ -87,10 +97,7 @@ def timed(call: Callable[[], object]) -> float:
     call()
 
     def seconds(number: int) -> float:
-        began = time.perf_counter()
-        for _ in range(number):
-            call()
-        return (time.perf_counter() - began) / number
+        return timed(lambda: [call() for _ in range(number)])[1]["seconds"] / number
 
     once = seconds(1)
     if once > SECONDS:  # long enough to be reliable, and too long to repeat
@@ -99,146 +106,139 @@ def timed(call: Callable[[], object]) -> float:
     return min(seconds(number) for _ in range(ROUNDS))
 
 
-def peak_mib() -> float:
-    """Returns the peak memory of this process; Linux only, 0 elsewhere."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
-
-
 def measure(work: Work) -> dict[str, float]:
     """Returns the figures of `EXPECTED` for one amount of work."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from aevb import marginal, optimizers, vae
-    from aevb.algorithms import aevb
-    from aevb.algorithms.base import Algorithm
-    from aevb.data import Dataset
-    from aevb.evaluation import elbo
-    from aevb.likelihoods import bernoulli
-    from aevb.losses import sgvb_b
-    from aevb.networks import mlp, normal_init
-    from aevb.training import loop, stacked_runs
-
     size: dict[str, Any] = {"hidden": (work.hidden,), "initialization": normal_init(0.01)}
-    heads = {"mean": work.num_latents, "log_var": work.num_latents}
     model = vae.make(
-        mlp(work.num_dims, heads, **size),
+        mlp(work.num_dims, dict.fromkeys(("mean", "log_var"), work.num_latents), **size),
         mlp(work.num_latents, {"logits": work.num_dims}, **size),
         bernoulli,
         num_latents=work.num_latents,
     )
+    shape = (work.num_data, work.num_dims)
+    pixels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
+    trainer, found = training(work, model, pixels)
+    found |= evaluation(work, trainer, model, pixels)
+    params = trainer.state.params
+    if work.num_members > 1:
+        params = jax.tree.map(lambda leaf: leaf[0], params)
+    found |= importance(work, model, params, pixels)
+    found["peak_mib"] = peak_kib() / 1024
+    return {name: found[name] for name in EXPECTED}
+
+
+class Made(NamedTuple):
+    """One run, or a stack of several."""
+
+    program: loop.Program
+    keys: loop.LoopKeys
+    state: TrainState
+    score: Callable[..., Any]
+
+
+def make_run(work: Work, model: VAE, pixels: np.ndarray) -> Made:
+    """Returns one run, or a stack of several."""
 
     def algorithm_of(optimizer: optimizers.Optimizer) -> Algorithm:
         return aevb.make(
-            model,
-            optimizer,
-            num_data=work.num_data,
-            bound=sgvb_b,
-            num_samples=work.num_samples,
+            model, optimizer, num_data=work.num_data, bound=sgvb_b, num_samples=work.num_samples
         )
 
-    def preprocess(key: jax.Array, x: jax.Array) -> jax.Array:
-        return x.astype(jnp.float32)
-
-    def permutation(key: jax.Array) -> jax.Array:
-        return jax.random.permutation(key, work.num_data)
-
-    shape = (work.num_data, work.num_dims)
-    pixels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
-    data = jnp.asarray(pixels)
     step_size = 0.01
     algorithm = algorithm_of(optimizers.make("adagrad", step_size))
     members = [jax.random.key(seed) for seed in range(work.num_members)]
-    bounds_of = elbo.make_bounds(model, preprocess)
     if work.num_members == 1:
-        advance = loop.make_advance(algorithm, preprocess, batch_size=work.batch_size)
-        program, keys = loop.AheadOfTime(advance), loop.run_keys(members[0]).loop
-        state = loop.first_state(algorithm.init, members[0])
-        score, permute = elbo.make_score(model, preprocess), permutation
-    else:
-        stack = stacked_runs.stacked(
-            [algorithm.init] * work.num_members,
-            [step_size] * work.num_members,
-            members,
-            model,
-            lambda step_size, wrap: algorithm_of(wrap(optimizers.make("adagrad", step_size))),
-            Dataset("ones", pixels, pixels, "binary", preprocess, None, None),
-            batch_size=work.batch_size,
+        advance = loop.make_advance(algorithm, as_floats, batch_size=work.batch_size)
+        return Made(
+            loop.AheadOfTime(advance),
+            loop.run_keys(members[0]).loop,
+            loop.first_state(algorithm.init, members[0]),
+            elbo.make_score(model, as_floats),
         )
-        program, keys, state = stack.program, stack.keys, stack.join(stack.init())
-        score = stack.score
-        bounds_of = jax.vmap(bounds_of, in_axes=(0, None, None))
-        permute = jax.vmap(permutation)
-    order = loop.no_order(keys, data)
+    stack = stacked_runs.stacked(
+        [algorithm.init] * work.num_members,
+        [step_size] * work.num_members,
+        members,
+        model,
+        lambda step_size, wrap: algorithm_of(wrap(optimizers.make("adagrad", step_size))),
+        Dataset("ones", pixels, pixels, "binary", as_floats, None, None),
+        batch_size=work.batch_size,
+    )
+    return Made(stack.program, stack.keys, stack.join(stack.init()), stack.score)
 
-    # Training: steps within an epoch, the cost of a pause, and the order of a new epoch
-    compiled: Any = program.compile(keys, data, state)
-    memory: dict[str, float] = _memory("step", compiled)
 
-    def train(num_steps: int) -> None:
-        nonlocal state, order
-        state, order, means = compiled(keys, data, state, order, state.step + num_steps)
+def as_floats(key: Key, x: Array) -> Array:
+    return x.astype(jnp.float32)
+
+
+class Training:
+    """A run in the middle of its training."""
+
+    def __init__(self, run: Made, data: Any):
+        self.run, self.data, self.state = run, data, run.state
+        self.order = loop.no_order(run.keys, data)
+        self.compiled = run.program.compile(run.keys, data, self.state)
+
+    def repeat(self, num_steps: int) -> None:
+        """Repeats the first steps of the epoch, with an existing order."""
+
+        self.state = self.state._replace(step=jnp.int32(0))
+        self.state, self.order, means = self.compiled(
+            self.run.keys, self.data, self.state, self.order, self.state.step + num_steps
+        )
         means["objective"].block_until_ready()
 
-    def train_one_step() -> None:  # with an existing order; repeats the same step
-        nonlocal state
-        state = state._replace(step=jnp.int32(0))
-        train(1)
 
-    one_step = timed(train_one_step)
+def training(work: Work, model: VAE, pixels: np.ndarray) -> tuple[Training, dict[str, float]]:
+    """Measures steps within an epoch, the cost of a pause, and the order of a new epoch."""
+    trainer = Training(make_run(work, model, pixels), jnp.asarray(pixels))
+    found = memory("step", trainer.compiled)
+    one_step = seconds_of(lambda: trainer.repeat(1))
     num_steps = min(work.num_data // work.batch_size, max(2, round(SECONDS / one_step)))
+    step = (seconds_of(lambda: trainer.repeat(num_steps)) - one_step) / (num_steps - 1)
 
-    def train_steps() -> None:
-        nonlocal state
-        state = state._replace(step=jnp.int32(0))
-        train(num_steps)
+    def permutation(key: Key) -> Array:
+        return jax.random.permutation(key, work.num_data)
 
-    many_steps = timed(train_steps)
-    step = (many_steps - one_step) / (num_steps - 1)
-
-    shuffle = jax.jit(permute)
-    shuffle_seconds = timed(lambda: shuffle(keys.order).block_until_ready())
-
-    # Evaluation of all data
-    everything = np.arange(work.num_data)
-    evaluation_seconds = timed(lambda: score(state.params, pixels, everything))
-    block = elbo.EVALUATION_BATCH
-    stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
-    memory |= _memory("evaluation", jax.jit(bounds_of).lower(state.params, stored, index).compile())
-
-    # log p(x) of the first member
-    params = state.params
-    if work.num_members > 1:
-        params = jax.tree.map(lambda leaf: leaf[0], params)
-
-    def log_p(params: Any, key: jax.Array, x: jax.Array) -> jax.Array:
-        stats, joint = model.encode(params, x), model.joint(params, x)
-        estimate = marginal.importance_sampling(
-            key, stats, model.guide, joint, num_samples=work.importance_samples
-        )
-        return estimate.value
-
-    x = jnp.asarray(pixels[:IMPORTANCE_POINTS], jnp.float32)
-    point_keys = jax.random.split(jax.random.key(0), len(x))
-    estimate = jax.jit(jax.vmap(log_p, in_axes=(None, 0, 0)))
-    estimate_compiled = estimate.lower(params, point_keys, x).compile()
-    memory |= _memory("importance", estimate_compiled)
-    importance_seconds = timed(lambda: estimate_compiled(params, point_keys, x).block_until_ready())
-    return {
+    shuffle = jax.jit(permutation if work.num_members == 1 else jax.vmap(permutation))
+    order_key = trainer.run.keys.order
+    return trainer, found | {
         "step_seconds": step,
         "pause_seconds": max(one_step - step, 0.0),
-        "shuffle_seconds": shuffle_seconds,
-        "evaluation_seconds": evaluation_seconds,
-        "importance_seconds": importance_seconds / len(x),
-        "peak_mib": peak_mib(),
-        **{name: value for name, value in memory.items() if name in EXPECTED},
+        "shuffle_seconds": seconds_of(lambda: shuffle(order_key).block_until_ready()),
     }
 
 
-def _memory(name: str, compiled: Any) -> dict[str, float]:
+def evaluation(work: Work, trainer: Training, model: VAE, pixels: np.ndarray) -> dict[str, float]:
+    """Measures the evaluation of all data, and the memory of one block of it."""
+    everything, params = np.arange(work.num_data), trainer.state.params
+    seconds = seconds_of(lambda: trainer.run.score(params, pixels, everything))
+    bounds_of = elbo.make_bounds(model, as_floats)
+    if work.num_members > 1:
+        bounds_of = jax.vmap(bounds_of, in_axes=(0, None, None))
+    block = elbo.EVALUATION_BATCH
+    stored, index = jnp.zeros((block, work.num_dims), jnp.uint8), jnp.arange(block)
+    compiled = jax.jit(bounds_of).lower(params, stored, index).compile()
+    return {"evaluation_seconds": seconds, **memory("evaluation", compiled)}
+
+
+def importance(work: Work, model: VAE, params: Any, pixels: np.ndarray) -> dict[str, float]:
+    """Measures log p(x) of some datapoints."""
+
+    def log_p(params: Any, key: Key, x: Array) -> Array:
+        stats, joint = model.encode(params, x), model.joint(params, x)
+        return marginal.importance_sampling(
+            key, stats, model.guide, joint, num_samples=work.importance_samples
+        ).value
+
+    x = jnp.asarray(pixels[:IMPORTANCE_POINTS], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), len(x))
+    compiled = jax.jit(jax.vmap(log_p, in_axes=(None, 0, 0))).lower(params, keys, x).compile()
+    seconds = seconds_of(lambda: compiled(params, keys, x).block_until_ready())
+    return {"importance_seconds": seconds / len(x), **memory("importance", compiled)}
+
+
+def memory(name: str, compiled: Any) -> dict[str, float]:
     analysis = compiled.memory_analysis()
     return {
         f"{name}_{kind}_bytes": getattr(analysis, f"{kind}_size_in_bytes")
@@ -263,26 +263,11 @@ def growth(axis: str, sizes: list[int], points: list[dict[str, float]]) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--axes", type=lambda text: text.split(","), default=list(AXES))
-    parser.add_argument(
-        "--sizes", type=int, default=None, help="at most so many sizes of each axis (default: all)"
-    )
-    parser.add_argument("--output", type=Path, default=RESULTS / "cost.json")
+    parser = harness.argument_parser(__doc__)
+    harness.add_choices(parser, "--axes", AXES)
+    parser.add_argument("--sizes", type=int, help="at most so many sizes of each axis")
     args = parser.parse_args()
-    if unknown := set(args.axes) - set(AXES):
-        parser.error(f"unknown axes {sorted(unknown)}: choose from {list(AXES)}")
-
-    report: dict[str, Any] = {
-        "command": "python experiments/benchmarks/cost.py",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "base": BASE._asdict(),
-        "axes": {},
-    }
+    load, axes = harness.load_of_others(), {}
     for axis in args.axes:
         sizes, points = list(AXES[axis][: args.sizes]), []
         for size in sizes:
@@ -292,15 +277,9 @@ def main() -> None:
             shown = ", ".join(f"{name} {value:.3g}" for name, value in points[-1].items())
             print(f"{axis} = {size:,}: {shown}", flush=True)
         found = growth(axis, sizes, points)
-        for name, figure in found.items():
-            if figure["surprise"]:
-                print(
-                    f"SURPRISE: {name} grows as {axis}^{figure['slope']:.2f}, "
-                    f"and should as {axis}^{figure['expected']:g}"
-                )
-        report["axes"][axis] = {"sizes": sizes, "points": points, "growth": found}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+        print("surprises:", [name for name, figure in found.items() if figure["surprise"]])
+        axes[axis] = {"sizes": sizes, "points": points, "growth": found}
+        harness.write_report(args, load, base=BASE._asdict(), axes=axes)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ measured for each move: the time of the handler, which decodes and draws the fac
 the event to the end of the next frame, which a screen shows 60 times per second.
 """
 
-import argparse
 import shutil
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from contender import in_turn, load_of_others, summary, write_report
+import harness
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from aevb import runs
 from aevb.config import default_config, validate, with_values
 
-BENCHMARKS = Path(__file__).resolve().parent
 MODELS: dict[str, dict[str, Any]] = {
     "Z = 2, 200 hidden units": {},
     "Z = 20, 500 hidden units": {"model.num_latents": 20, "model.hidden": (500,)},
@@ -84,59 +82,47 @@ def drag(page: Page, moves: int) -> dict[str, list[float]]:
     return found
 
 
+def statistics_of(times: list[float]) -> dict[str, float]:
+    return {**harness.summary(times), "p95": statistics.quantiles(times, n=20)[-1]}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = harness.argument_parser(__doc__, rounds=5)
     parser.add_argument("--moves", type=int, default=60, help="of a drag")
-    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/explorer_speed.json")
     args = parser.parse_args()
     program = shutil.which("chromium")
     if program is None:
         raise SystemExit("there is no chromium; Debian's package has it")
-    load = load_of_others()
-    measured: dict[str, dict[str, list[float]]] = {
-        title: {"handler": [], "painted": []} for title in MODELS
-    }
+    load = harness.load_of_others()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         files = make_pages(Path(folder))
         sizes = {title: file.stat().st_size for title, file in files.items()}
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         version = browser.version
         pages = {title: opened(browser, file) for title, file in files.items()}
+        handler, painted = ({title: [] for title in MODELS} for _ in range(2))
         for number in range(args.rounds):
-            for title in in_turn(list(pages), number):
-                for what, times in drag(pages[title], args.moves).items():
-                    measured[title][what] += times
+            for title in harness.in_turn(list(pages), number):
+                found = drag(pages[title], args.moves)
+                handler[title] += found["handler"]
+                painted[title] += found["painted"]
         browser.close()
-    results = {}
-    for title, times in measured.items():
-        results[title] = {
+    results = {
+        title: {
             "page_bytes": sizes[title],
-            "moves": len(times["handler"]),
-            "handler_ms": {**summary(times["handler"]), "p95": _p95(times["handler"])},
-            "painted_ms": {**summary(times["painted"]), "p95": _p95(times["painted"])},
+            "moves": len(handler[title]),
+            "handler_ms": statistics_of(handler[title]),
+            "painted_ms": statistics_of(painted[title]),
         }
-        handler, painted = results[title]["handler_ms"], results[title]["painted_ms"]
-        print(
-            f"{title}: handler {handler['median']:.2f} ms (95 %: {handler['p95']:.2f}), "
-            f"to the end of the frame {painted['median']:.1f} ms (95 %: {painted['p95']:.1f}), "
-            f"page {sizes[title] / 1e6:.2f} MB"
-        )
-    write_report(
-        args.output,
-        command=f"python experiments/benchmarks/explorer_speed.py --rounds={args.rounds} "
-        f"--moves={args.moves}",
-        load=load,
+        for title in MODELS
+    }
+    harness.write_report(
+        args,
+        load,
         browser=f"chromium {version}, headless, drawn by the CPU",
         frame_ms=FRAME_MS,
         pages=results,
     )
-
-
-def _p95(values: list[float]) -> float:
-    return statistics.quantiles(values, n=20)[-1]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ is ended. A cold start has an empty compilation cache; the warm start after it h
 the cold one filled.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -17,12 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from contender import load_of_others, summary, write_report
+import harness
 
 from aevb.storage.metrics_log import read_records
 
-BENCHMARKS = Path(__file__).resolve().parent
-RUN = BENCHMARKS.parent / "run.py"
+RUN = harness.ROOT / "experiments" / "run.py"
 EPOCHS = {"frey_faces": 1500, "binarized_mnist": 50_000}  # examples, whole minibatches
 PATIENCE_SECONDS = 120.0
 
@@ -67,32 +65,17 @@ def measure(experiment: str, num_rounds: int, extra: list[str]) -> dict[str, Any
             for kind, measured in seconds.items():
                 measured.append(seconds_to_first_epoch(experiment, Path(cache), extra))
                 print(f"{experiment} {kind}: {measured[-1]:.2f} s", flush=True)
-    return {kind: summary(measured) for kind, measured in seconds.items()}
+    return {kind: harness.summary(measured) for kind, measured in seconds.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--experiments", default=",".join(EPOCHS), help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/first_epoch.json")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data sets' files")
+    parser = harness.argument_parser(__doc__, rounds=3, needs_data=False)
+    harness.add_choices(parser, "--experiments", EPOCHS)
     args = parser.parse_args()
-    names = args.experiments.split(",")
-    if unknown := set(names) - set(EPOCHS):
-        parser.error(f"--experiments has {sorted(unknown)}; there are {', '.join(EPOCHS)}")
     extra = [f"--config.data.manual_dir={args.data_dir.absolute()}"] if args.data_dir else []
-    load = load_of_others()
-    seconds = {name: measure(name, args.rounds, extra) for name in names}
-    write_report(
-        args.output,
-        command="python experiments/benchmarks/first_epoch.py --data-dir=DATA "
-        f"--experiments={args.experiments} --rounds={args.rounds}",
-        load=load,
-        rounds=args.rounds,
-        seconds=seconds,
-    )
+    load = harness.load_of_others()
+    seconds = {name: measure(name, args.rounds, extra) for name in args.experiments}
+    harness.write_report(args, load, rounds=args.rounds, seconds=seconds)
 
 
 if __name__ == "__main__":

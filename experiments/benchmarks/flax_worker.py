@@ -6,7 +6,6 @@ the paper's tanh layers, initialization, Adagrad and prior on the parameters, an
 protocol is that of worker.py.
 """
 
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -97,11 +96,10 @@ def main() -> None:
         return steps * args.batch_size
 
     evaluate = jax.jit(lambda params, x: mean_bound(model, params, x, test_key))
-    worker.serve(
+    worker.serve_training(
+        ("flax", "jax", "optax"),
         train_epoch,
         lambda: float(evaluate(state.params, data.test)),
-        versions={name: version(name) for name in ("flax", "jax", "optax")},
-        threads=worker.num_cores(),
         device=jax.devices()[0].device_kind,
     )
 

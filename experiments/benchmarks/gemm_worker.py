@@ -9,7 +9,6 @@ the fastest. The protocol is that of worker.py, without a bound.
 import itertools
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import NamedTuple
 
 import jax
@@ -163,11 +162,10 @@ def main() -> None:
     def no_bound() -> float:
         raise ValueError("there is no model, and so no bound")
 
-    worker.serve(
+    worker.serve_training(
+        ("jax",),
         run_epoch,
         no_bound,
-        versions={"jax": version("jax")},
-        threads=worker.num_cores(),
         device=jax.devices()[0].device_kind,
         layout=str(layout),
         flops_per_example=flops_per_example(sizes, args.latent_dim),

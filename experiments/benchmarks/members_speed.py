@@ -7,18 +7,17 @@ The members are the paper's model of a dataset with different seeds, stacked as 
 after one warm-up round. There is no contender, so a figure is valid only for its device.
 """
 
-import datetime
+import argparse
 import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import worker
 from aevb_worker import config_of
-from contender import load_of_others, write_report
 
 from aevb.algorithms.base import TrainState
 from aevb.config import Values
@@ -26,7 +25,6 @@ from aevb.sweeps.grid import Member
 from aevb.sweeps.sweep import DeviceTrainer, Machine
 from aevb.training import loop
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 5
 
 
@@ -50,56 +48,48 @@ def seconds_a_step(
     return rounds[1:]
 
 
-def main() -> None:
-    parser = worker.argument_parser(__doc__)
-    parser.add_argument(
-        "--members", type=lambda text: [int(size) for size in text.split(",")],
-        default=[1, 4, 16, 64, 256], help="S, comma-separated",
-    )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=50, help="of each member in a round")
-    parser.add_argument("--output", type=Path, default=RESULTS / "members_speed.json")
-    args = parser.parse_args()
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    load = load_of_others()
-
+def measure(args: argparse.Namespace, size: int) -> dict[str, float]:
+    """Returns the speed of `size` members in one program."""
     values = config_of(args)
-    trainer = DeviceTrainer(RESULTS, Machine("stack", num_runs=1))  # writes nothing here
+    trainer = DeviceTrainer(Path(), Machine("stack", num_runs=1))  # writes nothing here
     data = jnp.asarray(trainer.dataset(values).train)
-    rows: list[dict[str, Any]] = []
-    for size in args.members:
-        if size == 1:
-            experiment, program, _ = trainer.program(values)
-            state = loop.first_state(experiment.algorithm.init, jax.random.key(0))
-            keys = loop.run_keys(jax.random.key(0)).loop
-        else:
-            stack = trainer.as_stack(members(values, size))
-            program, keys, state = stack.program, stack.keys, stack.join(stack.init())
-        seconds = seconds_a_step(program, keys, state, data, args.steps)
-        rates = [size * args.batch_size / each for each in seconds]
-        rows.append(
-            {
-                "members": size,
-                "examples_per_second": statistics.median(rates),
-                "min": min(rates),
-                "max": max(rates),
-                "seconds_a_step": statistics.median(seconds),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    device, sizes = jax.devices()[0], ",".join(map(str, args.members))
-    write_report(
-        args.output,
-        command=(
-            f"python experiments/benchmarks/members_speed.py --data-dir=DATA --data={args.data} "
-            f"--latent-dim={args.latent_dim} --batch-size={args.batch_size} "
-            f"--members={sizes} --steps={args.steps}"
-        ),
-        load=load,
-        date=date,
+    if size == 1:
+        experiment, program, _ = trainer.program(values)
+        state = loop.first_state(experiment.algorithm.init, jax.random.key(0))
+        keys = loop.run_keys(jax.random.key(0)).loop
+    else:
+        stack = trainer.as_stack(members(values, size))
+        program, keys, state = stack.program, stack.keys, stack.join(stack.init())
+    seconds = seconds_a_step(program, keys, state, data, args.steps)
+    rates = [size * args.batch_size / each for each in seconds]
+    row = {
+        "members": size,
+        "examples_per_second": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "seconds_a_step": statistics.median(seconds),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def main() -> None:
+    parser = harness.argument_parser(__doc__, needs_data=True)
+    worker.add_model(parser)
+    parser.add_argument(
+        "--members", type=harness.integers, default=[1, 4, 16, 64, 256], help="S, ..."
+    )
+    parser.add_argument("--steps", type=int, default=50, help="of each member in a round")
+    args = parser.parse_args()
+    load = harness.load_of_others()
+    device = jax.devices()[0]
+    harness.write_report(
+        args,
+        load,
         platform=device.platform,
         device=device.device_kind,
         not_measured=[] if device.platform != "cpu" else ["gpu"],
-        rows=rows,
+        rows=[measure(args, size) for size in args.members],
     )
 
 

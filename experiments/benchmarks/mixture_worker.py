@@ -6,14 +6,12 @@ took.
 """
 
 import argparse
-import json
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 
 import numpy as np
+import worker
 
 SEPARATION = 2.0  # of the components' means, in standard deviations per dimension
 
@@ -72,29 +70,23 @@ def aevb(x: np.ndarray, args: argparse.Namespace) -> Callable[[int], Callable[[]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("contender")
-    parser.add_argument("--points", type=int, required=True)
-    parser.add_argument("--dims", type=int, required=True)
-    parser.add_argument("--components", type=int, required=True)
-    parser.add_argument("--restarts", type=int, required=True)
-    parser.add_argument("--sweeps", type=int, required=True)
+    for name in ("points", "dims", "components", "restarts", "sweeps"):
+        parser.add_argument(f"--{name}", type=int, required=True)
     args = parser.parse_args()
     x = simulate(args.points, args.dims, args.components)
-    fit = (aevb if args.contender.startswith("aevb") else scikit_learn)(x, args)
+    is_ours = args.contender.startswith("aevb")
+    fit = (aevb if is_ours else scikit_learn)(x, args)
     began = time.perf_counter()
-    if args.contender.startswith("aevb"):  # the others compile nothing
+    if is_ours:  # the others compile nothing
         fit(0)
-    libraries = ("jax", "jaxlib") if args.contender.startswith("aevb") else ("scikit-learn",)
-    announcement = {
-        "first_seconds": time.perf_counter() - began,
-        "versions": {name: version(name) for name in (*libraries, "numpy", "scipy")},
-    }
-    print(json.dumps(announcement), flush=True)
-    for line in sys.stdin:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        score = fit(int(line))
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-        answer = {"seconds": seconds, "cpu_seconds": cpu_seconds, "score": score()}
-        print(json.dumps(answer), flush=True)
+    first_seconds = time.perf_counter() - began
+
+    def answer_to(request: str) -> dict[str, float]:
+        score, times = worker.timed(lambda: fit(int(request)))
+        return {**times, "score": score()}
+
+    packages = ("jax", "jaxlib") if is_ours else ("scikit-learn",)
+    worker.serve((*packages, "numpy", "scipy"), answer_to, first_seconds=first_seconds)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ loop of `svi.update`. TraceMeanField_ELBO has the KL in closed form. NumPyro's o
 weight decay, so the optimizer is optax's, which NumPyro accepts. The protocol is that of worker.py.
 """
 
-from importlib.metadata import version
-
 import jax
 import jax.numpy as jnp
 import numpyro
@@ -78,11 +76,10 @@ def main() -> None:
         epochs += 1
         return steps * M
 
-    worker.serve(
+    worker.serve_training(
+        ("numpyro", "jax", "optax"),
         train_epoch,
         lambda: -float(evaluate(state, test)) / len(test),
-        versions={name: version(name) for name in ("numpyro", "jax", "optax")},
-        threads=worker.num_cores(),
         device=jax.devices()[0].device_kind,
     )
 

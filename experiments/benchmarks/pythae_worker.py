@@ -11,7 +11,6 @@ worker.py.
 import itertools
 import logging
 import tempfile
-from importlib.metadata import version
 
 import torch
 import torch_vae
@@ -105,12 +104,8 @@ def main() -> None:
         log_lik = torch_vae.bernoulli_log_lik(data.test, model.decoder.logits(z))
         return (log_lik - torch_vae.kl_to_standard_normal(mean, log_var)).mean().item()
 
-    worker.serve(
-        train_epoch,
-        test_bound,
-        versions={"pythae": version("pythae"), "torch": torch.__version__},
-        threads=torch.get_num_threads(),
-    )
+    threads = torch.get_num_threads()
+    worker.serve_training(("pythae", "torch"), train_epoch, test_bound, threads=threads)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ it by a fixed number of the posterior's standard deviations. The error of a mean
 samples is 1 / sqrt(n) of them, so after some time the chain is the more accurate of the two.
 """
 
-import argparse
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contender import load_of_others, summary, write_report
 from jax import Array
+from worker import timed
 
 from aevb.classical import (
     coordinate_ascent,
@@ -36,7 +34,6 @@ from aevb.inference import hmc
 from aevb.inference.hmc import Chains
 from aevb.types import Key
 
-BENCHMARKS = Path(__file__).resolve().parent
 NUM_CHAINS = 4
 WARMUP = 200
 
@@ -157,10 +154,9 @@ def _of_mean_field(q: mixture_model.MeanField, key: Key) -> mixture_gibbs.Sample
     return mixture_gibbs.Sample(nobody, jax.nn.log_softmax(log_gammas), means, whiteners)
 
 
-def timed(compiled: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-    began = time.perf_counter()
-    result = jax.block_until_ready(compiled(*args))
-    return result, time.perf_counter() - began
+def seconds_of(compiled: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    result, times = timed(lambda: jax.block_until_ready(compiled(*args)))
+    return result, times["seconds"]
 
 
 def measure(problem: Problem, rounds: int) -> dict[str, Any]:
@@ -171,11 +167,11 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
     samples, sampling, fitting = [], [], {name: [] for name in fits}
     beliefs: dict[str, Beliefs] = {}
     for key in keys:
-        found, seconds = timed(draw, key)
+        found, seconds = seconds_of(draw, key)
         samples.append(found)
         sampling.append(seconds)
         for name, fit in fits.items():
-            beliefs[name], seconds = timed(fit)
+            beliefs[name], seconds = seconds_of(fit)
             fitting[name].append(seconds)
     chains = Chains(jnp.concatenate(samples), jnp.ones(()), jnp.ones(()))
     pooled = np.asarray(chains.samples, np.float64).reshape(-1, chains.samples.shape[-1])
@@ -185,7 +181,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
     error = float(1.0 / np.sqrt(np.min(sizes)))  # of the reference, in standard deviations
     result: dict[str, Any] = {
         "sampler": problem.sampler,
-        "sampling_seconds": summary(sampling),
+        "sampling_seconds": harness.summary(sampling),
         "effective_samples_per_second": rate,
         "worst_r_hat": float(np.max(np.asarray(hmc.r_hat(chains)))),
         "reference_error": error,
@@ -195,7 +191,7 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
         off = float(np.max(np.abs(np.asarray(belief.mean) - mean) / std))
         ratios = np.asarray(belief.std) / std
         result["fits"][name] = {
-            "seconds": summary(fitting[name]),
+            "seconds": harness.summary(fitting[name]),
             "mean_off_in_std": off,
             "std_ratio": {"least": float(ratios.min()), "most": float(ratios.max())},
             # Unknown if the reference itself may have as large an error.
@@ -204,44 +200,14 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
     return result
 
 
-def after(fit: dict[str, Any]) -> str:
-    seconds = fit["sampler_is_nearer_after_seconds"]
-    return "longer than they ran" if seconds is None else f"{1e3 * seconds:.1f} ms"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = harness.argument_parser(__doc__, rounds=5)
     parser.add_argument("--draws", type=int, default=2000, help="of each chain in a round")
-    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/sampling_speed.json")
     args = parser.parse_args()
-    load = load_of_others()
-    problems = {}
-    for name, make in PROBLEMS.items():
-        problems[name] = result = measure(make(args.draws), args.rounds)
-        print(
-            f"{name}: {result['sampler']}, "
-            f"{result['effective_samples_per_second']:,.0f} effective samples/s, "
-            f"R-hat {result['worst_r_hat']:.4f}"
-        )
-        for fit, it in result["fits"].items():
-            print(
-                f"  {fit}: {1e3 * it['seconds']['median']:.2f} ms, mean off by "
-                f"{it['mean_off_in_std']:.3f} std (reference +- {result['reference_error']:.3f}), "
-                f"std {it['std_ratio']['least']:.2f} to {it['std_ratio']['most']:.2f} of the "
-                f"posterior's; the chains are nearer after {after(it)}"
-            )
-    write_report(
-        args.output,
-        command=f"python experiments/benchmarks/sampling_speed.py --rounds={args.rounds} "
-        f"--draws={args.draws}",
-        load=load,
-        rounds=args.rounds,
-        chains=NUM_CHAINS,
-        draws=args.draws,
-        problems=problems,
+    load = harness.load_of_others()
+    problems = {name: measure(make(args.draws), args.rounds) for name, make in PROBLEMS.items()}
+    harness.write_report(
+        args, load, rounds=args.rounds, chains=NUM_CHAINS, draws=args.draws, problems=problems
     )
 
 

@@ -5,15 +5,12 @@ is the size of a minibatch, and the answer is {"seconds_a_step", "cpu_per_wall"}
 """
 
 import argparse
-import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 from aevb_worker import config_of
-from worker import answer
+from worker import serve, timed
 
 from aevb.experiment import build
 from aevb.runtime import distributed
@@ -55,9 +52,8 @@ class Steps:
     def time(self) -> dict[str, float]:
         number = 1
         while True:
-            began, cpu = time.perf_counter(), time.process_time()
-            self.take(number)
-            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+            times = timed(lambda number=number: self.take(number))[1]
+            wall, cpu = times["seconds"], times["cpu_seconds"]
             if wall > SECONDS:
                 return {"seconds_a_step": wall / number, "cpu_per_wall": cpu / wall}
             number = max(2 * number, int(1.2 * number * SECONDS / wall))
@@ -70,12 +66,14 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
     data_dir = parser.parse_args().data_dir
     known: dict[int, Steps] = {}
-    answer({"ready": True, "devices": jax.device_count()})
-    for line in sys.stdin:
-        size = int(json.loads(line))
+
+    def answer_to(request: str) -> dict[str, float]:
+        size = int(request)
         if size not in known:
             known[size] = Steps(data_dir, size)
-        answer(known[size].time())
+        return known[size].time()
+
+    serve(("jax",), answer_to, devices=jax.device_count())
 
 
 if __name__ == "__main__":

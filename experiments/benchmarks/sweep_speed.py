@@ -18,7 +18,7 @@ dimension shows that the work was equal.
 """
 
 import argparse
-import datetime
+import itertools
 import json
 import os
 import shlex
@@ -27,17 +27,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contender import ROOT, in_turn, load_of_others, summary, write_report
+import harness
 
 from aevb.sweeps.grid import MAPPINGS
 
-BENCHMARKS = Path(__file__).resolve().parent
-RUN = BENCHMARKS.parent / "run.py"
+RUN = harness.ROOT / "experiments" / "run.py"
 LATENTS = (3, 5, 10, 20, 200)  # the values of the paper's figure 2
 SEEDS = (0, 1, 2)
 STEP_SIZE = 0.02  # fixed; the experiment's own sweep chooses it by short trials
@@ -71,7 +70,7 @@ def run(command: list[str], cache: Path) -> Finished:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdout=output, stderr=errors, text=True
+            command, env=environment, cwd=harness.ROOT, stdout=output, stderr=errors, text=True
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
@@ -96,7 +95,7 @@ def run_py(args: argparse.Namespace, folder: Path, *flags: str) -> list[str]:
     return [
         sys.executable,
         str(RUN),
-        f"--config={RUN.parent / 'binarized_mnist.py'}",
+        f"--config={harness.ROOT / 'experiments' / 'binarized_mnist.py'}",
         f"--workdir={folder}",
         f"--config.data.manual_dir={args.data_dir.absolute()}",
         f"--config.train.num_examples={args.num_examples}",
@@ -107,46 +106,43 @@ def run_py(args: argparse.Namespace, folder: Path, *flags: str) -> list[str]:
     ]
 
 
-def total(done: Iterable[Finished], members: Iterable[Member]) -> Way:
+def total(done: Sequence[Finished], members: Sequence[Member]) -> Way:
     """Adds up processes that worked one after another."""
-    done = list(done)
     seconds, peak = sum(each.seconds for each in done), max(each.peak_mib for each in done)
     return Way(seconds, peak, sorted(members))
 
 
+def joined(values: Sequence[int]) -> str:
+    return ",".join(map(str, values))
+
+
 def as_sweep(args: argparse.Namespace, folder: Path, *, mapping: str = "auto") -> Way:
-    axes = {"model.num_latents": args.latents, "seed": args.seeds}
-    flags = [f"--axis={field}={','.join(map(str, values))}" for field, values in axes.items()]
-    flags += ["--sweep", f"--mapping={mapping}"]
+    axes = [f"--axis=model.num_latents={joined(args.latents)}", f"--axis=seed={joined(args.seeds)}"]
+    flags = [*axes, "--sweep", f"--mapping={mapping}"]
     done = run(run_py(args, folder / "sweep", *flags), folder / "cache")
-    if not (folder / "sweep" / "sweep.json").exists():
-        raise SystemExit("run.py --sweep left no sweep.json")
     finished = sorted((folder / "sweep").glob("*/summary.json"))
-    return total([done], [member_of(summary.parent) for summary in finished])
+    return total([done], [member_of(file.parent) for file in finished])
 
 
 def one_by_one(args: argparse.Namespace, folder: Path) -> Way:
     done, members = [], []
-    for num_latents in args.latents:
-        for seed in args.seeds:
-            member = folder / f"{num_latents}-{seed}"
-            flags = [f"--config.model.num_latents={num_latents}", f"--config.seed={seed}"]
-            done.append(run(run_py(args, member, *flags), folder / "cache"))
-            members.append(member_of(member))
-            print(f"  {members[-1]} in {done[-1].seconds:.1f} s", flush=True)
+    for num_latents, seed in itertools.product(args.latents, args.seeds):
+        member = folder / f"{num_latents}-{seed}"
+        flags = [f"--config.model.num_latents={num_latents}", f"--config.seed={seed}"]
+        done.append(run(run_py(args, member, *flags), folder / "cache"))
+        members.append(member_of(member))
     return total(done, members)
 
 
 def in_torch(args: argparse.Namespace, folder: Path) -> Way:
-    command = [
-        str(args.bench_python.absolute()),
-        str(BENCHMARKS / "torch_sweep.py"),
+    flags = [
         f"--data-dir={args.data_dir.absolute()}",
-        f"--latents={','.join(map(str, args.latents))}",
-        f"--seeds={','.join(map(str, args.seeds))}",
+        f"--latents={joined(args.latents)}",
+        f"--seeds={joined(args.seeds)}",
         f"--num-examples={args.num_examples}",
         f"--step-size={STEP_SIZE}",
     ]
+    command = harness.command_of("torch_sweep.py", *flags, python=args.bench_python)
     done = run(command, folder / "cache")
     lines = map(json.loads, done.output.splitlines())
     return total([done], [Member(*(line[name] for name in Member._fields)) for line in lines])
@@ -162,7 +158,7 @@ WAYS = {
 
 def check_members(name: str, way: Way, args: argparse.Namespace) -> None:
     """Checks that every way has trained the same models."""
-    expected = sorted((Z, seed) for Z in args.latents for seed in args.seeds)
+    expected = sorted(itertools.product(args.latents, args.seeds))
     if [member[:2] for member in way.members] != expected:
         raise SystemExit(f"{name} trained {[member[:2] for member in way.members]}")
 
@@ -178,11 +174,12 @@ def mean_bounds(ways: list[Way]) -> dict[str, float]:
 
 def summarize(rounds: dict[str, list[Way]]) -> dict[str, dict[str, Any]]:
     """Summarizes each way; its ratio is its time over that of the first way, taken per round."""
-    ours = next(iter(rounds.values()))
+    seconds = {name: [way.seconds for way in done] for name, done in rounds.items()}
+    ours = next(iter(seconds.values()))
     return {
         name: {
-            "seconds": summary([way.seconds for way in done]),
-            "ratio": summary([b.seconds / a.seconds for a, b in zip(ours, done, strict=True)]),
+            "seconds": harness.summary(seconds[name]),
+            "ratio": harness.ratios(seconds[name], ours),
             "peak_mib": max(way.peak_mib for way in done),
             "test_bound": mean_bounds(done),
         }
@@ -190,71 +187,38 @@ def summarize(rounds: dict[str, list[Way]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def shown_command(args: argparse.Namespace) -> str:
-    """Returns the command that repeats the run, without this machine's folders."""
-    lists = [
-        f"--{name}={','.join(map(str, getattr(args, name)))}"
-        for name in ("latents", "seeds", "ways")
-    ]
-    numbers = [f"--num-examples={args.num_examples}", f"--rounds={args.rounds}"]
-    script = "experiments/benchmarks/sweep_speed.py"
-    return shlex.join(["python", script, "--data-dir=DATA", *numbers, *lists])
-
-
 def parse_args() -> argparse.Namespace:
-    def integers(text: str) -> list[int]:
-        return [int(number) for number in text.split(",")]
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    parser = harness.argument_parser(__doc__, rounds=1, needs_data=True)
     parser.add_argument("--num-examples", type=int, default=1_000_000, help="of each member")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--latents", type=integers, default=list(LATENTS))
-    parser.add_argument("--seeds", type=integers, default=list(SEEDS))
-    parser.add_argument(
-        "--ways",
-        type=lambda text: text.split(","),
-        default=["sweep", "one_by_one", "torch"],
-        help="comma-separated; the ratio is each one's time over the first one's (default: all)",
-    )
-    parser.add_argument("--bench-python", type=Path, default=ROOT / ".venv-bench/bin/python")
-    parser.add_argument("--output", type=Path, default=BENCHMARKS / "results/sweep_speed.json")
+    parser.add_argument("--latents", type=harness.integers, default=list(LATENTS))
+    parser.add_argument("--seeds", type=harness.integers, default=list(SEEDS))
+    harness.add_choices(parser, "--ways", WAYS)
+    parser.set_defaults(ways=["sweep", "one_by_one", "torch"])
+    harness.add_peers(parser)
     parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
     args = parser.parse_args()
-    if unknown := set(args.ways) - set(WAYS):
-        parser.error(f"--ways has {sorted(unknown)}; there are {', '.join(WAYS)}")
-    if "torch" in args.ways and not args.bench_python.exists():
-        parser.error(
-            f"no {args.bench_python}: {BENCHMARKS / 'requirements.txt'} says how to make it"
-        )
+    if "torch" in args.ways:
+        harness.require_peers(parser, args)
     return args
 
 
 def main() -> None:
     args = parse_args()
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    load = load_of_others()
+    load = harness.load_of_others()
     rounds: dict[str, list[Way]] = {name: [] for name in args.ways}
     for number in range(args.rounds):
-        for name in in_turn(args.ways, number):
+        for name in harness.in_turn(args.ways, number):
             with tempfile.TemporaryDirectory() as folder:
                 way = WAYS[name](args, Path(folder))
             check_members(name, way, args)
             rounds[name].append(way)
             print(f"{name}: {way.seconds:.1f} s, {way.peak_mib:.0f} MiB", flush=True)
-    results = summarize(rounds)
-    for name, result in results.items():
-        print(f"{name}: {result['ratio']['median']:.2f}, test bounds {result['test_bound']}")
-    write_report(
-        args.output,
-        command=shown_command(args),
-        load=load,
-        date=date,
+    harness.write_report(
+        args,
+        load,
         num_members=len(args.latents) * len(args.seeds),
         num_examples=args.num_examples,
-        ways=results,
+        ways=summarize(rounds),
     )
 
 

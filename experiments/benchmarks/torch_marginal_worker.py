@@ -7,9 +7,7 @@ no gradient; with --compile through torch.compile.
 
 import math
 import os
-import platform
 import sys
-import time
 
 import numpy as np
 import torch
@@ -49,23 +47,15 @@ def main() -> None:
         chunks = [log_weights(x, mean, log_var, size).logsumexp(0) for size in sizes]
         return (torch.stack(chunks).logsumexp(0) - math.log(num_samples)).item()
 
-    def run(number: int, num_samples: int) -> dict:
-        start, cpu_start = time.perf_counter(), time.process_time()
-        values = [log_prob(x, num_samples) for x in arrays["images"][:number]]
-        return {
-            "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - cpu_start,
-            "log_p": values,
-            "peak_kib": worker.peak_kib(),
-        }
+    def run(request: str) -> dict:
+        number, num_samples = map(int, request.split())
+        images = arrays["images"][:number]
+        values, times = worker.timed(lambda: [log_prob(x, num_samples) for x in images])
+        return {**times, "log_p": values, "peak_kib": worker.peak_kib()}
 
-    run(1, 500)
-    run(1, CHUNK)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    worker.answer({"ready": True, "versions": versions, "threads": torch.get_num_threads()})
-    for line in sys.stdin:
-        number, num_samples = map(int, line.split())
-        worker.answer(run(number, num_samples))
+    run("1 500")
+    run(f"1 {CHUNK}")
+    worker.serve(("torch",), run)
 
 
 if __name__ == "__main__":

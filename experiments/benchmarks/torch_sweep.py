@@ -8,6 +8,8 @@ Each member ends with a line of JSON that has its bound on the test data, in nat
 """
 
 import argparse
+import itertools
+import json
 import time
 from pathlib import Path
 
@@ -29,41 +31,26 @@ def main() -> None:
     torch.set_num_threads(worker.num_cores())
     torch.set_flush_denormal(True)  # see torch_worker.py
 
-    members = [(Z, seed) for Z in args.latents.split(",") for seed in args.seeds.split(",")]
     data = None
-    for num_latents, seed in members:
+    for num_latents, seed in itertools.product(args.latents.split(","), args.seeds.split(",")):
         began = time.perf_counter()
-        settings = torch_vae.argument_parser(None).parse_args(
-            [
-                f"--data-dir={args.data_dir}",
-                "--data=mnist",
-                f"--latent-dim={num_latents}",
-                f"--seed={seed}",
-                f"--step-size={args.step_size}",
-            ]
-        )
+        flags = [f"--data-dir={args.data_dir}", "--data=mnist", f"--latent-dim={num_latents}"]
+        flags += [f"--seed={seed}", f"--step-size={args.step_size}"]
+        settings = torch_vae.argument_parser(None).parse_args(flags)
         data = data or torch_vae.load(settings)
         generator = torch.Generator().manual_seed(settings.seed)
         model = torch_vae.make_model(settings, data, generator)
         optimizer = torch_vae.make_optimizer(model, len(data.train), settings.step_size)
-        minibatches: list[torch.Tensor] = []
-        for _ in range(args.num_examples // settings.batch_size):
-            minibatches = minibatches or torch_vae.shuffled_minibatches(
-                len(data.train), settings.batch_size, generator
-            )
-            x = data.train.index_select(0, minibatches.pop())
-            noise = torch.randn(len(x), model.latent_dim, generator=generator)
-            optimizer.zero_grad()
-            (-model(x, noise).mean()).backward()
-            optimizer.step()
-        worker.answer(
-            {
-                "num_latents": settings.latent_dim,
-                "seed": settings.seed,
-                "test_bound": torch_vae.mean_bound(model, data.test, generator),
-                "seconds": time.perf_counter() - began,
-            }
-        )
+        minibatches = torch_vae.minibatches(data.train, settings.batch_size, generator)
+        for x in itertools.islice(minibatches, args.num_examples // settings.batch_size):
+            torch_vae.step(model, x, optimizer, generator)
+        member = {
+            "num_latents": settings.latent_dim,
+            "seed": settings.seed,
+            "test_bound": torch_vae.mean_bound(model, data.test, generator),
+            "seconds": time.perf_counter() - began,
+        }
+        print(json.dumps(member), flush=True)
 
 
 if __name__ == "__main__":

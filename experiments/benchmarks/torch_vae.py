@@ -12,16 +12,15 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io
+import raw_data
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-NUM_FREY_TRAIN = 1572  # of 1965 frames
 
 # torch.optim.Adagrad computes g / (sqrt(sum of g²) + eps). With eps = 0 this is 0/0 = NaN while
 # all gradients of a parameter are zero. In float32 this eps does not change any root above 2e-13,
@@ -111,12 +110,30 @@ def make_optimizer(model: VAE, num_train: int, step_size: float) -> torch.optim.
     )
 
 
-def shuffled_minibatches(
-    num_train: int, batch_size: int, generator: torch.Generator
-) -> list[Tensor]:
-    """Returns the indices of one epoch's full minibatches; an incomplete last one is dropped."""
-    permutation = torch.randperm(num_train, generator=generator)
-    return list(permutation[: num_train - num_train % batch_size].split(batch_size))
+def minibatches(data: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yields minibatches without end; an epoch's incomplete last one is dropped."""
+    while True:
+        order = torch.randperm(len(data), generator=generator)
+        for indices in order[: len(data) - len(data) % batch_size].split(batch_size):
+            yield data.index_select(0, indices)
+
+
+def loss(model: VAE, x: Tensor, noise: Tensor) -> Tensor:
+    """Returns minus the mean bound of a minibatch; the prior on theta is in the optimizer."""
+    return -model(x, noise).mean()
+
+
+def step(
+    model: VAE,
+    x: Tensor,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    loss: Callable[[VAE, Tensor, Tensor], Tensor] = loss,
+) -> None:
+    noise = torch.randn(len(x), model.latent_dim, generator=generator)
+    optimizer.zero_grad()
+    loss(model, x, noise).backward()
+    optimizer.step()
 
 
 def mean_bound(model: VAE, data: Tensor, generator: torch.Generator) -> float:
@@ -136,36 +153,15 @@ class DataSet(NamedTuple):
     hidden_dim: int  # that of the paper
 
 
-def load_frey(data_dir: Path, split: str) -> DataSet:
-    """Loads Frey faces scaled by 1/256, 1572 for training and 393 for testing, in video order.
-
-    split: "blocked" trains on the first frames; "random" on a fixed random choice of frames.
-    """
-    faces = scipy.io.loadmat(str(data_dir / "frey_faces" / "frey_rawface.mat"))["ff"].T
-    if split == "random":
-        faces = faces[np.random.default_rng(0).permutation(len(faces))]
-    elif split != "blocked":
-        raise ValueError(f"split={split!r}: expected blocked or random")
-    scaled = torch.from_numpy(faces.astype(np.float32) / 256)
-    return DataSet(scaled[:NUM_FREY_TRAIN], scaled[NUM_FREY_TRAIN:], "gaussian_unit_mean", 200)
-
-
-def load_binarized_mnist(data_dir: Path) -> DataSet:
-    """Loads the fixed binarization of MNIST: 50,000 training and 10,000 test images of 0 and 1."""
-
-    def images(name: str) -> Tensor:
-        with np.load(data_dir / "binarized_mnist" / f"{name}.npz") as arrays:
-            return torch.from_numpy(
-                np.unpackbits(arrays["packed_images"], axis=1).astype(np.float32)
-            )
-
-    return DataSet(images("train"), images("test"), "bernoulli", 500)
-
-
 def load(args: argparse.Namespace) -> DataSet:
-    if args.data == "frey":
-        return load_frey(args.data_dir, args.split)
-    return load_binarized_mnist(args.data_dir)
+    """Loads Frey faces or MNIST; the "random" split of the faces is a fixed random choice."""
+    train, test = raw_data.load(args.data_dir, args.data)
+    if args.data == "frey" and args.split == "random":
+        faces = np.concatenate([train, test])
+        faces = faces[np.random.default_rng(0).permutation(len(faces))]
+        train, test = faces[: len(train)], faces[len(train) :]
+    decoder, hidden = {"frey": ("gaussian_unit_mean", 200), "mnist": ("bernoulli", 500)}[args.data]
+    return DataSet(torch.from_numpy(train), torch.from_numpy(test), decoder, hidden)
 
 
 def make_model(args: argparse.Namespace, data: DataSet, generator: torch.Generator) -> VAE:
@@ -207,33 +203,23 @@ def main() -> None:
     generator = torch.Generator().manual_seed(args.seed)
     model = make_model(args, data, generator)
     optimizer = make_optimizer(model, len(data.train), args.step_size)
-    settings = {name: getattr(args, name) for name in ("data", "latent_dim", "step_size", "seed")}
-    if args.data == "frey":
-        settings["split"] = args.split
-
-    points = report_points(args.num_examples)
+    batches = minibatches(data.train, args.batch_size, generator)
     num_examples, seconds = 0, 0.0
-    minibatches: list[Tensor] = []
-    while num_examples < args.num_examples:
+    for point in report_points(args.num_examples):
         start = time.perf_counter()
-        if not minibatches:
-            minibatches = shuffled_minibatches(len(data.train), args.batch_size, generator)
-        x = data.train.index_select(0, minibatches.pop())
-        noise = torch.randn(len(x), model.latent_dim, generator=generator)
-        optimizer.zero_grad()
-        loss = -model(x, noise).mean()
-        loss.backward()
-        optimizer.step()
-        num_examples += len(x)
+        while num_examples < point:
+            x = next(batches)
+            step(model, x, optimizer, generator)
+            num_examples += len(x)
         seconds += time.perf_counter() - start
-        if num_examples >= points[0]:
-            points.pop(0)
-            bounds = {
-                "train_bound": mean_bound(model, data.train, generator),
-                "test_bound": mean_bound(model, data.test, generator),
-            }
-            progress = {"num_examples": num_examples, "seconds": round(seconds, 2)}
-            print(json.dumps(settings | progress | bounds), flush=True)
+        progress = {
+            **{name: getattr(args, name) for name in ("data", "split", "latent_dim", "seed")},
+            "num_examples": num_examples,
+            "seconds": round(seconds, 2),
+            "train_bound": mean_bound(model, data.train, generator),
+            "test_bound": mean_bound(model, data.test, generator),
+        }
+        print(json.dumps(progress), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ The protocol is that of worker.py.
 --compile: loss and gradient through torch.compile (needs a C++ compiler).
 """
 
-import platform
+import functools
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -14,11 +15,6 @@ import torch_vae
 import worker
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-
-
-def loss(model: torch_vae.VAE, x: Tensor, noise: Tensor) -> Tensor:
-    """Returns minus the mean bound of a minibatch; the prior on theta is in the optimizer."""
-    return -model(x, noise).mean()
 
 
 def main() -> None:
@@ -37,36 +33,32 @@ def main() -> None:
     generator = torch.Generator().manual_seed(args.seed)
     model = torch_vae.make_model(args, data, generator)
     optimizer = torch_vae.make_optimizer(model, len(data.train), args.step_size)
-    loss_fn = torch.compile(loss) if args.compile else loss
-    loader = DataLoader(
-        TensorDataset(data.train),
-        batch_size=args.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=0,
-        generator=generator,
-    )
+    loss = torch.compile(torch_vae.loss) if args.compile else torch_vae.loss
+    steps_per_epoch = len(data.train) // args.batch_size
+    if args.feed == "preloaded":
+        endless = torch_vae.minibatches(data.train, args.batch_size, generator)
+        epoch = functools.partial(itertools.islice, endless, steps_per_epoch)
+    else:
+        loader = DataLoader(
+            TensorDataset(data.train),
+            batch_size=args.batch_size,
+            shuffle=True,
+            drop_last=True,
+            generator=generator,
+        )
 
-    def minibatches() -> Iterable[Tensor]:
-        if args.feed == "dataloader":
+        def epoch() -> Iterable[Tensor]:
             return (x for (x,) in loader)
-        indices = torch_vae.shuffled_minibatches(len(data.train), args.batch_size, generator)
-        return (data.train.index_select(0, i) for i in indices)
 
     def train_epoch() -> int:
-        examples = 0
-        for x in minibatches():
-            noise = torch.randn(len(x), args.latent_dim, generator=generator)
-            optimizer.zero_grad()
-            loss_fn(model, x, noise).backward()
-            optimizer.step()
-            examples += len(x)
-        return examples
+        for x in epoch():
+            torch_vae.step(model, x, optimizer, generator, loss)
+        return steps_per_epoch * args.batch_size
 
-    worker.serve(
+    worker.serve_training(
+        ("torch",),
         train_epoch,
         lambda: torch_vae.mean_bound(model, data.test, generator),
-        versions={"python": platform.python_version(), "torch": torch.__version__},
         threads=torch.get_num_threads(),
     )
 

@@ -83,9 +83,9 @@ def test_the_benchmarks_behind_the_tables_run(tmp_path: Path):
     program = (
         "import sys; sys.path.insert(0, 'experiments/benchmarks')\n"
         "from pathlib import Path\n"
-        "from aevb.data import records\n"
+        "from aevb.data.io import array_records\n"
         "import streaming_speed\n"
-        f"records.write(Path({str(folder)!r}), streaming_speed.made(3000))\n"
+        f"array_records.write(Path({str(folder)!r}), streaming_speed.made(3000))\n"
     )
     assert run_python("-c", program, env={"PYTHONPATH": str(ROOT)}).returncode == 0
     done = run_python(small, f"--train-on={folder}", "--limit-gib=2")

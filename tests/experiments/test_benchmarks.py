@@ -100,14 +100,14 @@ def test_a_sweep_is_compared_by_its_time_and_by_the_bounds_of_equal_models(progr
 
 
 def test_every_contender_has_a_turn_in_every_place(program: Any):
-    orders = [program("contender").in_turn(["a", "b", "c"], number) for number in range(3)]
+    orders = [program("harness").in_turn(["a", "b", "c"], number) for number in range(3)]
     assert [order[0] for order in orders] == ["a", "b", "c"]
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="Linux only")
 def test_the_load_of_others_is_in_cores(program: Any):
-    load = program("contender").load_of_others(seconds=0.2)
+    load = program("harness").load_of_others(seconds=0.2)
     assert 0.0 <= load <= (os.cpu_count() or 1)
 
 
@@ -234,9 +234,10 @@ def test_a_worker_answers_line_by_line_and_refuses_what_is_no_request(
     monkeypatch.setattr(worker, "time", clock)
     monkeypatch.setattr(sys, "stdin", io.StringIO("bound\nepoch\nepochs\n"))
     with pytest.raises(ValueError, match="'epochs'"):
-        worker.serve(train_epoch, lambda: -1.5, versions={"a": "1"}, threads=2)
+        worker.serve_training(["numpy"], train_epoch, lambda: -1.5, threads=2)
     ready, bound, epoch = map(json.loads, capsys.readouterr().out.splitlines())
-    assert ready == {"ready": True, "versions": {"a": "1"}, "threads": 2, "device": "cpu"}
+    versions = {"numpy": np.__version__}
+    assert ready == {"ready": True, "versions": versions, "threads": 2, "device": "cpu"}
     assert bound == {"test_bound": -1.5}
     assert epoch["examples"] == 100
     assert epoch["seconds"] == 0.5
@@ -368,23 +369,39 @@ def test_a_process_that_fails_says_so_by_its_last_line(tmp_path: Path, program: 
 def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_path: Path):
     """The flags are those of a quick run; two programs with a `parse_args` parse them here."""
     bench = program("bench")
-    parsers = {"train_speed.py": "train_speed", "sweep_speed.py": "sweep_speed"}
-    outputs = []
     for on_cpu in (True, False):
-        for group in bench.benchmarks(on_cpu).values():
-            for benchmark in group:
-                command = bench.command(benchmark, tmp_path, tmp_path, is_quick=True)
-                assert Path(command[1]).exists()
-                outputs.append(benchmark.output)
-                if benchmark.script in parsers:
-                    module = program(parsers[benchmark.script])
-                    argv = [*command[1:], f"--bench-python={sys.executable}"]
-                    with pytest.MonkeyPatch.context() as patch:
-                        patch.setattr(sys, "argv", argv)
-                        args = module.parse_args()
-                    assert args.output == tmp_path / benchmark.output
-    everywhere = {b.output for group in bench.benchmarks(on_cpu=False).values() for b in group}
-    assert len(set(outputs)) == len(outputs) - len(everywhere)
+        outputs = []
+        for benchmark in (
+            each for name in bench.BY_NAME for each in bench.benchmarks(name, on_cpu)
+        ):
+            command = bench.command(benchmark, tmp_path, tmp_path, on_cpu=on_cpu, is_quick=True)
+            assert Path(command[1]).exists()
+            outputs.append(benchmark.output)
+            if benchmark.script in ("train_speed", "sweep_speed"):
+                module = program(benchmark.script)
+                argv = [*command[1:], f"--bench-python={sys.executable}"]
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(sys, "argv", argv)
+                    args = module.parse_args()
+                assert args.output == tmp_path / benchmark.output
+        assert len(set(outputs)) == len(outputs) > 5
+
+
+def test_a_report_has_the_command_that_repeats_it_without_folders(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    harness = program("harness")
+    flags = [f"--data-dir={tmp_path}", f"--output={tmp_path / 'a.json'}", "--kinds=b", "--rounds=2"]
+    monkeypatch.setattr(sys, "argv", [f"{tmp_path}/some_speed.py", *flags])
+    parser = harness.argument_parser("", rounds=5, needs_data=True)
+    harness.add_choices(parser, "--kinds", "ab")
+    harness.write_report(parser.parse_args(), None, speed=1.0)
+    report = json.loads((tmp_path / "a.json").read_text())
+    shown = "python experiments/benchmarks/some_speed.py --rounds=2 --data-dir=DATA --kinds=b"
+    assert report["command"] == shown
+    assert report["speed"] == 1.0
+    with pytest.raises(SystemExit):
+        parser.parse_args([*flags, "--kinds=c"])
 
 
 # Members of a stack

@@ -14,7 +14,8 @@ BENCHMARKS = Path(__file__).parent.parent.parent / "experiments" / "benchmarks"
 def cost(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("cost")
-    sys.modules.pop("cost", None)
+    for name in ("cost", "harness", "worker"):
+        sys.modules.pop(name, None)
 
 
 def growing(cost: Any, power: float) -> list[dict[str, float]]:
