@@ -2,25 +2,47 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-MISSING = "not run yet"
-BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
 RESULTS = ROOT / "experiments" / "results"
+BENCHMARKS = ROOT / "experiments" / "benchmarks" / "results"
 IN_FULL = "train_mnist_z20_b100"  # the training benchmark with every contender
+MISSING = "not run yet"
 
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Returns a Markdown table; all columns but the first are numbers."""
-    ruler = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ruler, *rows])
+def benchmark(name: str) -> dict[str, Any]:
+    """Reads the results file of a benchmark."""
+    return read(BENCHMARKS / f"{name}.json")
+
+
+def table(rows: Iterable[Mapping[str, str]], *, are_numbers: bool = True) -> str:
+    """Returns a Markdown table, or MISSING if there are no rows.
+
+    Args:
+        rows: maps the headers to the cells; all rows have the same headers.
+        are_numbers: aligns all columns but the first to the right.
+    """
+    rows = list(rows)
+    if not rows:
+        return MISSING
+    header = list(rows[0])
+    assert all(list(row) == header for row in rows)
+    ruler = ["---", *["---:" if are_numbers else "---"] * (len(header) - 1)]
+    lines = [header, ruler, *(row.values() for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def spread(figures: Mapping[str, float], digits: int = 1) -> str:
+    """Formats the median of a figure with its range over rounds."""
+    median, least, most = (f"{figures[name]:.{digits}f}" for name in ("median", "min", "max"))
+    return f"{median} ({least} to {most})"
 
 
 def filled_in(text: str, tables: Mapping[str, Callable[[], str]]) -> str:

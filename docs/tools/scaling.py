@@ -9,11 +9,12 @@ and `Network` the counts.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .documents import BENCHMARKS, MISSING, read, table
+from .documents import benchmark, spread, table
 
 FLOAT = 4  # bytes
 
@@ -121,12 +122,6 @@ ACCELERATOR = Machine(
 IMAGES = 10**10
 
 
-def results(name: str) -> dict[str, Any] | None:
-    """Returns the results of a benchmark, or None if it has not been run."""
-    path = BENCHMARKS / f"{name}.json"
-    return read(path) if path.exists() else None
-
-
 def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
     """Fits seconds per step and per example on one device, by least squares of relative errors."""
     alone = [row for row in rows if row["devices"] == 1]
@@ -138,90 +133,102 @@ def fit(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def alone_table() -> str:
-    """Returns the table of one device: measured times, and the model's straight line."""
-    report = results("scaling_speed")
-    if report is None:
-        return MISSING
-    rows = report["rows"]
+    """Returns the table of one device: measured times, and the straight line fitted to them."""
+    rows = benchmark("scaling_speed")["rows"]
     constant, each = fit(rows)
-    cells = []
-    for row in rows:
-        if row["devices"] == 1:
-            size, seconds = row["batch_size"], row["seconds_a_step"]
-            line = constant + each * size
-            cells.append(
-                [f"M = {size}", f"{1e3 * seconds:.2f}", f"{1e3 * line:.2f}",
-                 f"{size / seconds:,.0f}", f"{row['cpu_per_wall']:.2f}"]
-            )  # fmt: skip
-    title = f"{1e3 * constant:.2f} ms + {1e6 * each:.1f} µs · M"
-    return table(["one device", "ms a step", title, "examples/s", "cpu/wall"], cells)
+    line = f"fit: {1e3 * constant:.2f} ms + {1e6 * each:.1f} µs · M"
+    return table(
+        {
+            "minibatch": f"M = {size}",
+            "step (ms)": f"{1e3 * row['seconds_a_step']:.2f}",
+            line: f"{1e3 * (constant + each * size):.2f}",
+            "examples/s": f"{size / row['seconds_a_step']:,.0f}",
+            "CPU/wall time": f"{row['cpu_per_wall']:.2f}",
+        }
+        for row in rows
+        if row["devices"] == 1
+        for size in [row["batch_size"]]
+    )
 
 
 def devices_table() -> str:
     """Returns the table of simulated devices, with a shared minibatch and with one that grows."""
-    report = results("scaling_speed")
-    if report is None:
-        return MISSING
+    report = benchmark("scaling_speed")
     found = {(row["devices"], row["batch_size"]): row for row in report["rows"]}
     strong, weak = report["strong"], report["weak"]
-    cells = []
-    for number in sorted({devices for devices, _ in found}):
-        line = [str(number)]
-        for size in (strong, weak * number):
-            seconds = found[number, size]["seconds_a_step"]
-            line += [f"{1e3 * seconds:.2f}", f"{seconds / found[1, size]['seconds_a_step']:.2f}"]
-        cells.append([*line, f"{found[number, strong]['cpu_per_wall']:.2f}"])
-    header = ["devices", f"M = {strong}, ms a step", "over one device's"]
-    header += [f"M = {weak} each, ms a step", "over one device's with as many"]
-    return table([*header, "cpu/wall"], cells)
+
+    def times(number: int, size: int, title: str, relative: str) -> dict[str, str]:
+        seconds = found[number, size]["seconds_a_step"]
+        share = seconds / found[1, size]["seconds_a_step"]
+        return {f"{title}: step (ms)": f"{1e3 * seconds:.2f}", relative: f"{share:.2f}"}
+
+    return table(
+        {
+            "devices": str(number),
+            **times(number, strong, f"M = {strong} in all", "relative to one device"),
+            **times(
+                number,
+                weak * number,
+                f"M = {weak} each",
+                "relative to one device with the same sum",
+            ),
+            "CPU/wall time": f"{found[number, strong]['cpu_per_wall']:.2f}",
+        }
+        for number in sorted({devices for devices, _ in found})
+    )
 
 
 def streaming_table() -> str:
     """Returns the table that compares data on disk with data in memory."""
-    report = results("streaming_speed")
-    if report is None:
-        return MISSING
     titles = {"frey": "Frey faces, 560-200-2", "mnist": "MNIST, 784-500-20"}
-    cells = []
-    for data, found in report["data"].items():
-        memory, stream = (found["ways"][way] for way in ("memory", "stream"))
-        ratio = found["ratio"]
-        cells.append(
-            [titles[data], f"{memory['examples_per_second']['median']:,.0f}",
-             f"{stream['examples_per_second']['median']:,.0f}",
-             f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
-             f"{memory['cpu_per_wall']:.2f} and {stream['cpu_per_wall']:.2f}",
-             f"{found['largest_difference_of_a_parameter']:g}"]
-        )  # fmt: skip
-    header = ["", "in memory, examples/s", "on disk, examples/s", "on disk, of in memory"]
-    return table([*header, "cpu/wall", "parameters differ by"], cells)
+    return table(
+        {
+            "": titles[data],
+            "in memory (examples/s)": f"{memory['examples_per_second']['median']:,.0f}",
+            "on disk (examples/s)": f"{disk['examples_per_second']['median']:,.0f}",
+            "disk/memory (range)": spread(found["ratio"], digits=2),
+            "CPU/wall time": f"{memory['cpu_per_wall']:.2f} and {disk['cpu_per_wall']:.2f}",
+            "largest difference of a parameter": f"{found['largest_difference_of_a_parameter']:g}",
+        }
+        for data, found in benchmark("streaming_speed")["data"].items()
+        for memory, disk in [[found["ways"][way] for way in ("memory", "stream")]]
+    )
 
 
 def held_table() -> str:
     """Returns the memory that the process under a limit held during its epoch."""
-    report = results("streaming_speed")
-    if report is None:
-        return MISSING
-    small = report["small_process"]
+    small = benchmark("streaming_speed")["small_process"]
     held = small["resident_mib"]
-    parts = [f"{100 * (number + 1) // len(held)} %" for number in range(len(held))]
-    title = f"{small['gigabytes']:g} GB in a process of {small['limit_gib']:g} GiB, after"
-    return table([title, *parts], [["MiB resident", *(f"{mib:.0f}" for mib in held)]])
+    title = f"{small['gigabytes']:g} GB, process limited to {small['limit_gib']:g} GiB"
+    parts = {
+        f"after {100 * (number + 1) // len(held)} %": f"{mib:.0f}"
+        for number, mib in enumerate(held)
+    }
+    return table([{title: "resident memory (MiB)", **parts}])
 
 
-def paper_table() -> str:
+def accelerators_table() -> str:
     """Returns the model's speed on up to 1,000 accelerators, and the limiting part."""
-    cells = []
-    for devices in (1, 8, 64, 1000):
-        for each in (100, 1000, 10_000):
-            line = [f"{devices:,}", f"{each:,}"]
-            for on_disk in (False, True):
-                it = step(MNIST, ACCELERATOR, devices, each, on_disk=on_disk)
-                rate = devices * each / it.seconds
-                line += [f"{rate:.1e}", _duration(IMAGES / rate), it.limit]
-            cells.append(line)
-    header = ["devices", "M each", "in memory, images/s", "10¹⁰ take", "limit"]
-    return table([*header, "on disk, images/s", "10¹⁰ take", "limit"], cells)
+
+    def speed(devices: int, each: int, place: str) -> dict[str, str]:
+        found = step(MNIST, ACCELERATOR, devices, each, on_disk=place == "on disk")
+        rate = devices * each / found.seconds
+        return {
+            f"{place} (images/s)": f"{rate:.1e}",
+            f"{place}: time for 10¹⁰": _duration(IMAGES / rate),
+            f"{place}: limit": found.limit,
+        }
+
+    return table(
+        {
+            "devices": f"{devices:,}",
+            "M per device": f"{each:,}",
+            **speed(devices, each, "in memory"),
+            **speed(devices, each, "on disk"),
+        }
+        for devices in (1, 8, 64, 1000)
+        for each in (100, 1000, 10_000)
+    )
 
 
 def _duration(seconds: float) -> str:
@@ -229,3 +236,12 @@ def _duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "streaming": streaming_table,
+    "held": held_table,
+    "one device": alone_table,
+    "devices": devices_table,
+    "accelerators": accelerators_table,
+}

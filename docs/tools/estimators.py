@@ -1,0 +1,106 @@
+"""The tables of docs/estimators.md: variances of gradients, and log p(x) from both sides."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from aevb.reports import figures
+
+from .documents import RESULTS, benchmark, read, table
+
+
+def gradient_table() -> str:
+    """Returns the variance of each bound's gradient, in the encoder and in the decoder."""
+    report = read(RESULTS / "gradient_variance.json")
+    points, runs = report["points"], report["runs"]
+
+    def variance(number: int, name: str, part: str) -> str:
+        each = [run[number]["bounds"][name][part] for run in runs]
+        figure = points[number]["bounds"][name][part]
+        return f"{np.median(each):.3g} ({figure['mean']:.2g} ± {figure['standard_error']:.1g})"
+
+    def row(name: str) -> dict[str, str]:
+        bias = [point["bounds"][name].get("bias_in_standard_errors") for point in points]
+        return {
+            "": f"`{name}`",
+            **{
+                f"{symbol} after {point['examples']:,} examples": variance(number, name, part)
+                for symbol, part in (("φ", "encoder"), ("θ", "decoder"))
+                for number, point in enumerate(points)
+            },
+            "bias (standard errors)": ", ".join(f"{each['mean']:.2f}" for each in bias if each),
+            "gradient (ms)": f"{1000 * points[-1]['bounds'][name]['seconds']['mean']:.0f}",
+        }
+
+    return table(map(row, points[0]["bounds"]))
+
+
+def marginal_table(*files: str) -> str:
+    """Returns bounds on log p(x) from both sides, their errors and the gap between them.
+
+    Args:
+        files: results files for the same datapoints.
+    """
+    reports = [read(RESULTS / f"{file}.json") for file in files]
+    first = f"{reports[0]['data']['num_points']:,} test images"
+
+    def row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+        error = found.get("estimator_standard_error")
+        pareto_k = found.get("pareto_k", {"median": None})["median"]
+        return {
+            first: name,
+            "proposal": found.get("proposal", ""),
+            "bound": found.get("kind", "width"),
+            "mean (nats)": f"{found['mean']:.3f}",
+            "standard error over data": f"{found['standard_error']:.3f}",
+            "standard error of the estimator": "" if error is None else f"{error:.4f}",
+            "Pareto k": "" if pareto_k is None else f"{pareto_k:.2f}",
+        }
+
+    rows = {}  # a later file replaces an estimate from the same proposal
+    for report in reports:
+        for name, found in report["estimators"].items():
+            rows[name, found["proposal"]] = row(f"`{name}`", found)
+        for pair, gap in report["sandwich"].items():
+            rows[pair, ""] = row(pair, {key: gap[key] for key in ("mean", "standard_error")})
+    return table(rows.values())
+
+
+def marginal_speed_table() -> str:
+    """Returns medians of the paired benchmark of log p(x)."""
+    return table(
+        {
+            "": name,
+            "images/s": f"{found['images_per_second']['median']:.1f}",
+            "speedup of aevb": "" if name == "aevb" else f"{found['ratio']['median']:.2f}",
+            "mean log p(x) (nats)": f"{found['log_p']:.2f}",
+            "peak memory at K = 500 and 50,000 (MiB)": "{few:.0f} and {many:.0f}".format(
+                **found["peak_mib"]
+            ),
+        }
+        for name, found in benchmark("marginal_speed")["contenders"].items()
+    )
+
+
+def gradient_variance() -> Figure:
+    """Draws the median over models of the variance of each bound's gradient, in the encoder."""
+    runs = read(RESULTS / "gradient_variance.json")["runs"]
+    variances = {
+        name: [
+            float(np.median([point["bounds"][name]["encoder"] for point in same_point]))
+            for same_point in zip(*runs, strict=True)
+        ]
+        for name in runs[0][0]["bounds"]
+    }
+    return figures.gradient_variance([point["examples"] for point in runs[0]], variances)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "gradients": gradient_table,
+    "marginal 3": lambda: marginal_table("marginal_3"),
+    "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
+    "marginal speed": marginal_speed_table,
+}
+FIGURES = {"gradient_variance": gradient_variance}
