@@ -4,21 +4,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .documents import BENCHMARKS, IN_FULL, MISSING, RESULTS, read
+from .documents import IN_FULL, MISSING, RESULTS, benchmark, read
 from .findings import (
     DECADES,
     FIGURE_2,
     FIGURE_3,
     FULL_VB,
-    NUM_TRAIN,
+    Figure,
     Findings,
     Run,
     at,
     log_p,
-    of_figure_3,
     over_seeds,
     paired,
-    panels,
     power,
     verdict,
 )
@@ -31,7 +29,7 @@ class Claim(NamedTuple):
 
     says: str
     measured: str
-    holds: str
+    holds: str = ""
 
 
 def all_claims(findings: Findings) -> list[Claim]:
@@ -41,32 +39,37 @@ def all_claims(findings: Findings) -> list[Claim]:
         *claim_superfluous(findings),
         *claim_figure_3(findings),
         claim_appendix_d(findings),
-        *claim_variance(findings),
+        *claim_variance(),
         claim_one_sample(findings),
-        claim_time(findings),
+        claim_time(),
         claim_full_vb(findings),
     ]
+
+
+def _leads(leads: dict[str, Figure | None], form: str) -> str:
+    return "; ".join(form.format(lead.signed, name) for name, lead in leads.items() if lead)
+
+
+def _test_bound(run: Run) -> float:
+    return run["test_bound"]
 
 
 def claim_better(findings: Findings) -> Claim:
     says = "AEVB converges considerably faster than wake-sleep and reaches a better solution, in "
     says += "all experiments (figure 2)"
-    verdicts, others = [], []
-    for _, title, num_latents, aevb, other in panels(findings):
-        for examples in DECADES:
-            for split in ("train", "test"):
-                lead = paired(aevb, other, at(examples, f"{split}_bound"))
-                if lead is None:
-                    continue
-                verdicts.append(verdict(lead))
-                if verdicts[-1] != "yes":
-                    where = f"{title} Z = {num_latents} at {power(examples)}, {split}"
-                    others.append(f"{where}: {lead.signed}")
-    if not verdicts:
-        return Claim(says, MISSING, "")
-    measured = f"ahead in {verdicts.count('yes')} of {len(verdicts)} cells (panel, decade, split)"
+    cells = {
+        f"{panel.title.replace(',', '')} at {power(examples)}, {split}": lead
+        for panel in findings.panels()
+        for examples in DECADES
+        for split in ("train", "test")
+        if (lead := paired(panel.aevb, panel.other, at(examples, f"{split}_bound")))
+    }
+    if not cells:
+        return Claim(says, MISSING)
+    others = {where: lead for where, lead in cells.items() if verdict(lead) != "yes"}
+    measured = f"ahead in {len(cells) - len(others)} of {len(cells)} cells (panel, decade, split)"
     if others:
-        measured += "; not in " + "; ".join(others)
+        measured += f"; not in {_leads({**others}, '{1}: {0}')}"
     missing = [title for study, title in FIGURE_2.items() if study not in findings.studies]
     measured += "".join(f"; {title}: {MISSING}" for title in missing)
     return Claim(says, measured, "in part" if others else "so far" if missing else "yes")
@@ -84,15 +87,14 @@ def claim_superfluous(findings: Findings) -> list[Claim]:
             findings.runs(study, model__num_latents=number, algorithm__name="aevb")
             for number in (many, few)
         )
-        lead = paired(larger, smaller, lambda run: run["test_bound"])
-        title = f"{data}, test: Z = {many} is ahead of Z = {few} by"
+        lead = paired(larger, smaller, _test_bound)
+        measured = f"{data}, test: Z = {many} is ahead of Z = {few} by"
         if lead is None:
-            claims.append(Claim(says, f"{title}: {MISSING}", ""))
+            claims.append(Claim(says, f"{measured}: {MISSING}"))
             continue
         on_train = paired(larger, smaller, lambda run: run["train_bound"])
-        measured = f"{title} {lead.signed}"
-        if on_train is not None:  # an overfitted model is ahead on the training data
-            measured += f"; on the training data by {on_train.signed}"
+        assert on_train is not None  # an overfitted model is ahead on the training data
+        measured += f" {lead.signed}; on the training data by {on_train.signed}"
         if study == "superfluous":
             measured += _along_training(larger, smaller) + _in_use(larger)
         claims.append(Claim(says, measured, verdict(lead, least)))
@@ -101,8 +103,8 @@ def claim_superfluous(findings: Findings) -> list[Claim]:
 
 def _along_training(first: list[Run], second: list[Run]) -> str:
     leads = {power(number): paired(first, second, at(number, "test_bound")) for number in DECADES}
-    found = [f"{lead.signed} after {number}" for number, lead in leads.items() if lead is not None]
-    return f"; on test it was {', '.join(found)} examples" if found else ""
+    found = _leads(leads, "{0} after {1}").replace(";", ",")
+    return f"; on test it was {found} examples" if found else ""
 
 
 def _in_use(runs: list[Run]) -> str:
@@ -110,7 +112,7 @@ def _in_use(runs: list[Run]) -> str:
     if not found:
         return ""
     numbers = sorted({it["latents_in_use"] for it in found})
-    lost = over_seeds([it["kl_of_the_others"] for it in found])
+    lost = over_seeds(it["kl_of_the_others"] for it in found)
     return f"; it uses {' or '.join(map(str, numbers))} latents, and the others cost {lost} nats"
 
 
@@ -124,21 +126,22 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
     claims = []
     for name, words in says.items():
         leads = {
-            num_train: paired(
-                of_figure_3(findings, "aevb", data__num_train=num_train),
-                of_figure_3(findings, name, data__num_train=num_train),
-                lambda run: run["measured"]["appendix_d"]["test"][-1]["mean"],
+            f"{num_train:,}": lead
+            for num_train in findings.values("figure_3")
+            if (
+                lead := paired(
+                    findings.figure_3("aevb", data__num_train=num_train),
+                    findings.figure_3(name, data__num_train=num_train),
+                    lambda run: run["measured"]["appendix_d"]["test"][-1]["mean"],
+                )
             )
-            for num_train in findings.values("figure_3", NUM_TRAIN)
         }
-        found = {num_train: lead for num_train, lead in leads.items() if lead is not None}
-        if not found:
-            claims.append(Claim(words, MISSING, ""))
+        if not leads:
+            claims.append(Claim(words, MISSING))
             continue
-        measured = "test log p(x) after as many examples, AEVB ahead by " + ", ".join(
-            f"{lead.signed} (N = {num_train:,})" for num_train, lead in found.items()
-        )
-        verdicts = {verdict(lead) for lead in found.values()}
+        found = _leads({**leads}, "{0} (N = {1})").replace(";", ",")
+        measured = f"test log p(x) after as many examples, AEVB ahead by {found}"
+        verdicts = {verdict(lead) for lead in leads.values()}
         claims.append(Claim(words, measured, verdicts.pop() if len(verdicts) == 1 else "in part"))
     return claims
 
@@ -146,36 +149,30 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
 def claim_appendix_d(findings: Findings) -> Claim:
     says = "The estimator of appendix D is good for few latent dimensions"
     gaps = [
-        run["measured"]["sandwich"]["sandwich"]["appendix_d - ais"]["mean"]
+        abs(run["measured"]["sandwich"]["sandwich"]["appendix_d - ais"]["mean"])
         for algorithm in FIGURE_3
-        for run in of_figure_3(findings, algorithm)
+        for run in findings.figure_3(algorithm)
     ]
     if not gaps:
-        return Claim(says, MISSING, "")
-    typical, widest = float(np.median(np.abs(gaps))), float(np.max(np.abs(gaps)))
-    measured = f"3 latents: {typical:.2f} nats from AIS in the median of {len(gaps)} models, "
-    measured += f"{widest:.2f} at most"
-    return Claim(says, measured, "yes" if widest < 1.0 else "in part")
+        return Claim(says, MISSING)
+    measured = f"3 latents: {np.median(gaps):.2f} nats from AIS in the median of {len(gaps)} "
+    measured += f"models, {max(gaps):.2f} at most"
+    return Claim(says, measured, "yes" if max(gaps) < 1.0 else "in part")
 
 
-def claim_variance(findings: Findings) -> list[Claim]:
+def claim_variance() -> list[Claim]:
     runs = read(RESULTS / "gradient_variance.json")["runs"]
-
-    def ratio(name: str) -> list[float]:
-        return [
-            point["bounds"][name]["encoder"] / point["bounds"]["sgvb_b"]["encoder"]
-            for run in runs
-            for point in run
-        ]
-
-    b_below_a = [value > 1 for value in ratio("sgvb_a")]
-    naive = ratio("score_function")
+    points = [point["bounds"] for run in runs for point in run]
+    of_a, naive = (
+        np.array([point[name]["encoder"] / point["sgvb_b"]["encoder"] for point in points])
+        for name in ("sgvb_a", "score_function")
+    )
     return [
         Claim(
             "L^B typically has less variance than L^A (section 2.3)",
-            f"φ's gradient: less in {sum(b_below_a)} of {len(b_below_a)} models and moments, "
-            f"by {np.median(ratio('sgvb_a')):.2f} in the median",
-            "yes" if all(b_below_a) else "in part",
+            f"φ's gradient: less in {sum(of_a > 1)} of {len(of_a)} models and moments, "
+            f"by {np.median(of_a):.2f} in the median",
+            "yes" if all(of_a > 1) else "in part",
         ),
         Claim(
             "The naive gradient estimator has too much variance to be practical (section 2.2)",
@@ -188,43 +185,32 @@ def claim_variance(findings: Findings) -> list[Claim]:
 
 def claim_one_sample(findings: Findings) -> Claim:
     says = "One sample a datapoint is enough for minibatches of 100 (section 2.3)"
-    lead = paired(
-        findings.runs("silent_samples", algorithm__num_samples=1),
-        findings.runs("silent_samples", algorithm__num_samples=10),
-        lambda run: run["test_bound"],
-    )
+    one, ten = (findings.runs("silent_samples", algorithm__num_samples=L) for L in (1, 10))
+    lead = paired(one, ten, _test_bound)
     if lead is None:
-        return Claim(says, MISSING, "")
+        return Claim(says, MISSING)
     measured = f"MNIST, Z = 20, 10⁶ examples, test: L = 1 is ahead of L = 10 by {lead.signed}"
     return Claim(says, measured, verdict(lead, least=-1.0))
 
 
-def claim_time(findings: Findings) -> Claim:
+def claim_time() -> Claim:
     says = "20 to 40 minutes per million training samples, on a Xeon of 40 effective GFLOPS"
-    rate = read(BENCHMARKS / f"{IN_FULL}.json")["contenders"]["aevb"]["examples_per_second"]
-    seconds = 1e6 / rate["median"]
-    share = PAPERS_SECONDS / seconds
-    measured = f"MNIST, Z = 20, two CPU cores: {seconds:.1f} s, 1/{share:.0f} of 20 minutes"
+    rate = benchmark(IN_FULL)["contenders"]["aevb"]["examples_per_second"]["median"]
+    share = PAPERS_SECONDS * rate / 1e6
+    measured = f"MNIST, Z = 20, two CPU cores: {1e6 / rate:.1f} s, 1/{share:.0f} of 20 minutes"
     return Claim(says, measured, f"{share:.0f} times faster")
 
 
 def claim_full_vb(findings: Findings) -> Claim:
     says = "Variational inference can be had for θ too (appendix F; no experiment)"
-    leads = []
+    leads = {}
     for study, title in FULL_VB.items():
-        for num_train in findings.values(study, NUM_TRAIN):
-            lead = paired(
-                findings.runs(study, data__num_train=num_train, algorithm__name="full_vb"),
-                findings.runs(study, data__num_train=num_train, algorithm__name="aevb"),
-                lambda run: log_p(run, "samples"),
-                lambda run: log_p(run, "mean"),
+        for num_train in findings.values(study):
+            point, full = findings.full_vb(study, num_train)
+            leads[f"{title} N = {num_train:,}"] = paired(
+                full, point, lambda run: log_p(run, "samples"), lambda run: log_p(run, "mean")
             )
-            if lead is not None:
-                leads.append(f"{title} N = {num_train:,}: {lead.signed}")
-    if not leads:
-        return Claim(says, MISSING, "")
-    return Claim(
-        says,
-        "test log p(x), ahead of MAP by " + "; ".join(leads),
-        "see full variational Bayes below",
-    )
+    if not any(leads.values()):
+        return Claim(says, MISSING)
+    measured = f"test log p(x), ahead of MAP by {_leads(leads, '{1}: {0}')}"
+    return Claim(says, measured, "see full variational Bayes below")

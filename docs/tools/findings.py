@@ -1,14 +1,14 @@
 """The results files of the paper's studies, and statistics over their seeds."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from aevb.storage.metrics_log import mean_over_seeds
-from experiments.paper.__main__ import STUDIES
+from experiments.paper.studies import STUDIES
 
 from .documents import read
 
@@ -22,10 +22,10 @@ FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
 FIGURE_3 = {"aevb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem"}
 FULL_VB = {"full_vb_mnist": "MNIST", "full_vb_frey": "Frey faces"}
 DECADES = (100_000, 1_000_000, 10_000_000)
-LATENTS, NUM_TRAIN = "model.num_latents", "data.num_train"
+NUM_TRAIN = "data.num_train"
 
 Run = Mapping[str, Any]
-Measure = Callable[[Run], float | None]  # None if the run has no such figure
+Measure = Callable[[Run], Any]  # a number, or None if the run has no such figure
 
 
 class Figure(NamedTuple):
@@ -42,6 +42,15 @@ class Figure(NamedTuple):
         return "+" * (self.mean > 0) + str(self)
 
 
+class Panel(NamedTuple):
+    """The runs of a panel of figure 2."""
+
+    study: str
+    title: str
+    aevb: list[Run]
+    other: list[Run]  # of wake-sleep
+
+
 class Findings:
     """The results files of a folder."""
 
@@ -55,19 +64,38 @@ class Findings:
     def runs(self, study: str, **setting: Any) -> list[Run]:
         """Returns the runs of a study that have these values; `__` stands for a field's dot."""
         wanted = {name.replace("__", "."): value for name, value in setting.items()}
-        return [
-            run
-            for run in self.studies.get(study, {"runs": []})["runs"]
-            if wanted.items() <= run["setting"].items()
-        ]
+        runs = self.studies.get(study, {"runs": []})["runs"]
+        return [run for run in runs if wanted.items() <= run["setting"].items()]
 
-    def values(self, study: str, axis: str) -> list[Any]:
+    def values(self, study: str, axis: str = NUM_TRAIN) -> list[Any]:
         """Returns the sorted values of an axis of a study."""
         return sorted({run["setting"][axis] for run in self.runs(study)})
 
+    def panels(self) -> Iterator[Panel]:
+        """Yields the panels of figure 2."""
+        for study, data in FIGURE_2.items():
+            for Z in self.values(study, "model.num_latents"):
+                runs = (
+                    self.runs(study, model__num_latents=Z, algorithm__name=name)
+                    for name in ("aevb", "wake_sleep")
+                )
+                yield Panel(study, f"{data}, Z = {Z}", *runs)
 
-def over_seeds(values: Sequence[float]) -> Figure:
-    found = mean_over_seeds(values)
+    def figure_3(self, algorithm: str, **setting: Any) -> list[Run]:
+        """Returns the runs of an algorithm that have these values of other fields."""
+        return self.runs(FIGURE_3[algorithm], algorithm__name=algorithm, **setting)
+
+    def full_vb(self, study: str, num_train: int) -> tuple[list[Run], list[Run]]:
+        """Returns the runs with a point estimate of theta, and those with a posterior."""
+        point, full = (
+            self.runs(study, data__num_train=num_train, algorithm__name=name)
+            for name in ("aevb", "full_vb")
+        )
+        return point, full
+
+
+def over_seeds(values: Iterable[float]) -> Figure:
+    found = mean_over_seeds(list(values))
     return Figure(found["mean"], found["standard_error"])
 
 
@@ -96,51 +124,26 @@ def at(examples: int, column: str) -> Measure:
     """Returns a measure: a run's bound at the evaluation nearest to `examples`, at most 10% off."""
 
     def measure(run: Run) -> float | None:
-        curve = run["curve"]
-        nearest = min(
-            range(len(curve["examples"])), key=lambda i: abs(curve["examples"][i] - examples)
-        )
-        if abs(curve["examples"][nearest] - examples) > examples / 10:
-            return None
-        return curve[column][nearest]
+        off = np.abs(np.array(run["curve"]["examples"]) - examples)
+        nearest = int(np.argmin(off))
+        return run["curve"][column][nearest] if off[nearest] <= examples / 10 else None
 
     return measure
 
 
 def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
-    """Returns how many times fewer examples AEVB needs to reach the other's final test bound."""
-    others, found = {run["seed"]: run for run in other}, []
+    """Returns how many times fewer examples AEVB needs to reach the other's best test bound."""
+    others, found = {run["seed"]: run["curve"] for run in other}, []
     for run in aevb:
         if run["seed"] not in others:
             continue
-        curve, target = run["curve"], others[run["seed"]]["curve"]
-        goal = max(target["test_bound"])
-        last = target["examples"][int(np.argmax(target["test_bound"]))]
-        reached = [
-            examples
-            for examples, bound in zip(curve["examples"], curve["test_bound"], strict=True)
-            if bound >= goal
-        ]
-        if not reached:
+        curve, target = run["curve"], others[run["seed"]]
+        best = int(np.argmax(target["test_bound"]))
+        reached = np.array(curve["test_bound"]) >= target["test_bound"][best]
+        if not reached.any():
             return None
-        found.append(last / reached[0])
+        found.append(target["examples"][best] / curve["examples"][int(np.argmax(reached))])
     return over_seeds(found) if found else None
-
-
-def panels(findings: Findings) -> Iterable[tuple[str, str, int, list[Run], list[Run]]]:
-    """Yields (study, title, Z, runs of AEVB, runs of wake-sleep) for each panel of figure 2."""
-    for study, title in FIGURE_2.items():
-        for num_latents in findings.values(study, LATENTS):
-            aevb, other = (
-                findings.runs(study, model__num_latents=num_latents, algorithm__name=name)
-                for name in ("aevb", "wake_sleep")
-            )
-            yield study, title, num_latents, aevb, other
-
-
-def of_figure_3(findings: Findings, algorithm: str, **setting: Any) -> list[Run]:
-    """Returns the runs of an algorithm that have these values of other fields."""
-    return findings.runs(FIGURE_3[algorithm], algorithm__name=algorithm, **setting)
 
 
 def log_p(run: Run, by: str) -> float:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from aevb.reports import figures
 from aevb.reports.figures import Point
-from experiments.paper.__main__ import PICTURES
-from experiments.paper.__main__ import RESULTS as STUDIED
+from experiments.paper.studies import PICTURES
+from experiments.paper.studies import RESULTS as STUDIED
 
 from .claims import all_claims
 from .documents import MISSING, ROOT, filled_in, table
@@ -25,102 +25,18 @@ from .findings import (
     FIGURE_3,
     FULL_VB,
     NAMES,
-    NUM_TRAIN,
     Findings,
+    Measure,
     Run,
     at,
     log_p,
-    of_figure_3,
     over_seeds,
     paired,
-    panels,
     power,
     speed_up,
 )
 
 DOCUMENT = ROOT / "docs" / "paper.md"
-
-
-def claims_table(findings: Findings) -> str:
-    rows = [f"| {' | '.join(claim)} |" for claim in all_claims(findings)]
-    return "\n".join(
-        ["| the paper says | we measured (nats) | holds |", "| --- | --- | --- |", *rows]
-    )
-
-
-def figure_2_table(findings: Findings) -> str:
-    rows = []
-    for _, title, num_latents, aevb, other in panels(findings):
-        ends = [over_seeds([run["test_bound"] for run in runs]) for runs in (aevb, other)]
-        leads = [paired(aevb, other, at(examples, "test_bound")) for examples in DECADES]
-        faster = speed_up(aevb, other)
-        rows.append(
-            [
-                f"{title}, Z = {num_latents}",
-                *map(str, ends),
-                *("" if lead is None else lead.signed for lead in leads),
-                "" if faster is None else f"{faster}",
-                "/".join(_steps(runs) for runs in (aevb, other)),
-                str(len(aevb)),
-            ]
-        )
-    header = ["", "AEVB, test", "wake-sleep, test"]
-    header += [f"AEVB ahead at {power(examples)}" for examples in DECADES]
-    header += ["fewer examples by", "step sizes", "seeds"]
-    return table(header, rows) if rows else MISSING
-
-
-def figure_3_table(findings: Findings) -> str:
-    rows = []
-    for num_train in findings.values("figure_3", NUM_TRAIN):
-        for name in FIGURE_3:
-            runs = of_figure_3(findings, name, data__num_train=num_train)
-            if not runs:
-                continue
-            ends = [
-                over_seeds([r["measured"]["appendix_d"][split][-1]["mean"] for r in runs])
-                for split in ("train", "test")
-            ]
-            sandwich = [
-                over_seeds([r["measured"]["sandwich"]["estimators"][e]["mean"] for r in runs])
-                for e in ("importance", "ais", "appendix_d")
-            ]
-            rows.append(
-                [
-                    f"N = {num_train:,}, {NAMES[name]}",
-                    *map(str, ends + sandwich),
-                    _acceptance(runs),
-                    _steps(runs),
-                    str(len(runs)),
-                ]
-            )
-    header = ["", "train", "test", "importance", "AIS", "appendix D", "acceptance"]
-    return table([*header, "step size", "seeds"], rows) if rows else MISSING
-
-
-def full_vb_table(findings: Findings) -> str:
-    rows = []
-    for study, title in FULL_VB.items():
-        for num_train in findings.values(study, NUM_TRAIN):
-            point = findings.runs(study, data__num_train=num_train, algorithm__name="aevb")
-            full = findings.runs(study, data__num_train=num_train, algorithm__name="full_vb")
-            rows.append(
-                [
-                    f"{title}, N = {num_train:,}",
-                    str(over_seeds([run["test_bound"] for run in point])),
-                    str(over_seeds([run["test_bound"] for run in full])),
-                    str(over_seeds([log_p(run, "mean") for run in point])),
-                    str(over_seeds([log_p(run, "mean") for run in full])),
-                    str(over_seeds([log_p(run, "samples") for run in full])),
-                    str(over_seeds([run["measured"]["evidence"]["bound"] for run in full])),
-                    str(len(full)),
-                ]
-            )
-    header = ["", "bound, MAP", "bound, mean of q(θ)", "log p(x), MAP", "log p(x), mean of q(θ)"]
-    header += ["log p(x), samples of q(θ)", "bound on log p(X) / N", "seeds"]
-    return table(header, rows) if rows else MISSING
-
-
 SILENT = (
     ("silent_binarization", "MNIST's binarization, Z = 20", "data.binarization"),
     ("silent_split", "the split of the Frey faces, Z = 2", "data.split"),
@@ -130,36 +46,10 @@ SILENT = (
 )
 
 
-def silent_table(findings: Findings) -> str:
-    """Returns the choices that the paper leaves open, and the effect of each reading."""
-    rows = []
-    for study, title, axis in SILENT:
-        for value in findings.values(study, axis):
-            runs = findings.runs(study, **{axis.replace(".", "__"): value})
-            bounds = [
-                over_seeds([r[f"{split}_bound"] for r in runs]) for split in ("train", "test")
-            ]
-            rows.append([f"{title}: {value}", *map(str, bounds), _steps(runs), str(len(runs))])
-    header = ["", "train bound", "test bound", "step size", "seeds"]
-    return table(header, rows) if rows else MISSING
-
-
-def provenance_table(findings: Findings) -> str:
-    rows = []
-    for study in findings.studies.values():
-        machine, versions = study["machine"], study["versions"]
-        rows.append(
-            [
-                f"`{study['command']}`",
-                str(len(study["runs"])),
-                str(sorted({run["seed"] for run in study["runs"]})),
-                f"{sum(run['num_examples'] for run in study['runs']):.1e}",
-                f"{sum(run.get('seconds', 0.0) for run in study['runs']) / 60:.0f}",
-                f"{machine['processor']}, jax {versions['jax']}",
-            ]
-        )
-    header = ["command", "runs", "seeds", "examples", "minutes of training", "machine"]
-    return table(header, rows) if rows else MISSING
+def _mean(runs: Sequence[Run], measure: str | Measure) -> str:
+    """Formats the mean over seeds of an entry or of a measure."""
+    values = [run[measure] if isinstance(measure, str) else measure(run) for run in runs]
+    return str(over_seeds(values))
 
 
 def _steps(runs: Sequence[Run]) -> str:
@@ -170,6 +60,105 @@ def _acceptance(runs: Sequence[Run]) -> str:
     """Formats the acceptance of Monte Carlo EM's chains at the end of training."""
     found = [run["last_record"].get("recent_acceptance") for run in runs]
     return "" if None in found else f"{min(found):.2f} to {max(found):.2f}"
+
+
+def claims_table(findings: Findings) -> str:
+    header = ("claim of the paper", "measured (nats)", "confirmed")
+    rows = (dict(zip(header, claim, strict=True)) for claim in all_claims(findings))
+    return table(rows, are_numbers=False)
+
+
+def figure_2_table(findings: Findings) -> str:
+    def lead(aevb: Sequence[Run], other: Sequence[Run], examples: int) -> str:
+        found = paired(aevb, other, at(examples, "test_bound"))
+        return "" if found is None else found.signed
+
+    return table(
+        {
+            "": title,
+            "AEVB, test bound": _mean(aevb, "test_bound"),
+            "wake-sleep, test bound": _mean(other, "test_bound"),
+            **{f"lead of AEVB at {power(n)}": lead(aevb, other, n) for n in DECADES},
+            "speedup in examples": str(speed_up(aevb, other) or ""),
+            "step sizes": f"{_steps(aevb)}/{_steps(other)}",
+            "seeds": str(len(aevb)),
+        }
+        for _, title, aevb, other in findings.panels()
+    )
+
+
+def figure_3_table(findings: Findings) -> str:
+    def appendix_d(split: str) -> Measure:
+        return lambda run: run["measured"]["appendix_d"][split][-1]["mean"]
+
+    def at_the_end(estimator: str) -> Measure:
+        return lambda run: run["measured"]["sandwich"]["estimators"][estimator]["mean"]
+
+    return table(
+        {
+            "": f"N = {num_train:,}, {NAMES[name]}",
+            **{f"log p(x), {split}": _mean(runs, appendix_d(split)) for split in ("train", "test")},
+            "importance sampling": _mean(runs, at_the_end("importance")),
+            "AIS": _mean(runs, at_the_end("ais")),
+            "appendix D": _mean(runs, at_the_end("appendix_d")),
+            "acceptance rate": _acceptance(runs),
+            "step size": _steps(runs),
+            "seeds": str(len(runs)),
+        }
+        for num_train in findings.values("figure_3")
+        for name in FIGURE_3
+        if (runs := findings.figure_3(name, data__num_train=num_train))
+    )
+
+
+def full_vb_table(findings: Findings) -> str:
+    def row(title: str, point: list[Run], full: list[Run]) -> dict[str, str]:
+        return {
+            "": title,
+            "bound, MAP": _mean(point, "test_bound"),
+            "bound, mean of q(θ)": _mean(full, "test_bound"),
+            "log p(x), MAP": _mean(point, lambda run: log_p(run, "mean")),
+            "log p(x), mean of q(θ)": _mean(full, lambda run: log_p(run, "mean")),
+            "log p(x), samples of q(θ)": _mean(full, lambda run: log_p(run, "samples")),
+            "bound on log p(X) / N": _mean(full, lambda run: run["measured"]["evidence"]["bound"]),
+            "seeds": str(len(full)),
+        }
+
+    return table(
+        row(f"{title}, N = {num_train:,}", *findings.full_vb(study, num_train))
+        for study, title in FULL_VB.items()
+        for num_train in findings.values(study)
+    )
+
+
+def silent_table(findings: Findings) -> str:
+    """Returns the choices that the paper leaves open, and the effect of each reading."""
+    return table(
+        {
+            "": f"{title}: {value}",
+            "train bound": _mean(runs, "train_bound"),
+            "test bound": _mean(runs, "test_bound"),
+            "step size": _steps(runs),
+            "seeds": str(len(runs)),
+        }
+        for study, title, axis in SILENT
+        for value in findings.values(study, axis)
+        for runs in [findings.runs(study, **{axis.replace(".", "__"): value})]
+    )
+
+
+def provenance_table(findings: Findings) -> str:
+    return table(
+        {
+            "study": f"`{name}`",
+            "runs": str(len(study["runs"])),
+            "seeds": str(sorted({run["seed"] for run in study["runs"]})),
+            "examples": f"{sum(run['num_examples'] for run in study['runs']):.1e}",
+            "training (minutes)": f"{sum(run['seconds'] for run in study['runs']) / 60:.0f}",
+            "machine": f"{study['machine']['processor']}, jax {study['versions']['jax']}",
+        }
+        for name, study in findings.studies.items()
+    )
 
 
 class Picture(NamedTuple):
@@ -213,43 +202,43 @@ def text_of(document: str, findings: Findings) -> str:
 
 
 def draw(findings: Findings, pictures: Path) -> None:
-    """Draws figures 2, 3 and 6, as far as their studies have been run."""
+    """Draws figures 2, 3 and that of full variational Bayes, as far as their studies were run."""
     for study, limits in (("figure_2_mnist", (-180.0, -90.0)), ("figure_2_frey", (0.0, 1600.0))):
         if study in findings.studies:
-            drawn = {
-                f"{title}, Z = {num_latents}": {
-                    NAMES["aevb"]: [run["curve"] for run in aevb],
-                    NAMES["wake_sleep"]: [run["curve"] for run in other],
-                }
-                for name, title, num_latents, aevb, other in panels(findings)
-                if name == study
-            }
-            best = max(max(r["curve"]["test_bound"]) for r in findings.runs(study))
-            low, high = limits
-            shown = (min(low, best - 0.25 * (high - low)), high)
-            figures.save(
-                figures.compared_curves(drawn, y_limits=shown), str(pictures / f"{study}.png")
-            )
+            _draw_figure_2(findings, study, limits, pictures / f"{study}.png")
     if set(FIGURE_3.values()) <= findings.studies.keys():
         drawn = {
             f"N = {num_train:,}": {
                 NAMES[name]: [_appendix_d_curve(run) for run in runs]
                 for name in FIGURE_3
-                if (runs := of_figure_3(findings, name, data__num_train=num_train))
+                if (runs := findings.figure_3(name, data__num_train=num_train))
             }
-            for num_train in findings.values("figure_3", NUM_TRAIN)
+            for num_train in findings.values("figure_3")
         }
-        figure = figures.compared_curves(
-            drawn, y_label="log p(x) by appendix D (nats per datapoint)"
-        )
-        figures.save(figure, str(pictures / "figure_3.png"))
-    if {"full_vb_mnist", "full_vb_frey"} <= findings.studies.keys():
+        label = "log p(x) by appendix D (nats per datapoint)"
+        figures.save(figures.compared_curves(drawn, y_label=label), str(pictures / "figure_3.png"))
+    if FULL_VB.keys() <= findings.studies.keys():
         figure = figures.measurements(
             {title: _predictions(findings, study) for study, title in FULL_VB.items()},
             x_label="training datapoints N",
             y_label="test log p(x) (nats per datapoint)",
         )
         figures.save(figure, str(pictures / "full_vb.png"))
+
+
+def _draw_figure_2(findings: Findings, study: str, limits: tuple[float, float], file: Path) -> None:
+    drawn = {
+        panel.title: {
+            NAMES["aevb"]: [run["curve"] for run in panel.aevb],
+            NAMES["wake_sleep"]: [run["curve"] for run in panel.other],
+        }
+        for panel in findings.panels()
+        if panel.study == study
+    }
+    best = max(max(run["curve"]["test_bound"]) for run in findings.runs(study))
+    low, high = limits
+    shown = (min(low, best - 0.25 * (high - low)), high)
+    figures.save(figures.compared_curves(drawn, y_limits=shown), str(file))
 
 
 def _appendix_d_curve(run: Run) -> dict[str, list[float]]:
@@ -261,18 +250,16 @@ def _appendix_d_curve(run: Run) -> dict[str, list[float]]:
 
 
 def _predictions(findings: Findings, study: str) -> dict[str, list[Point]]:
-    lines = {}
-    for label, algorithm, by in (
-        ("MAP", "aevb", "mean"),
-        ("mean of q(θ)", "full_vb", "mean"),
-        ("samples of q(θ)", "full_vb", "samples"),
-    ):
-        points = []
-        for num_train in findings.values(study, NUM_TRAIN):
-            runs = findings.runs(study, data__num_train=num_train, algorithm__name=algorithm)
-            found = over_seeds([log_p(run, by) for run in runs])
-            points.append(Point(num_train, found.mean, found.error or 0.0))
-        lines[label] = points
+    lines: dict[str, list[Point]] = {}
+    for num_train in findings.values(study):
+        point, full = findings.full_vb(study, num_train)
+        for label, runs, by in (
+            ("MAP", point, "mean"),
+            ("mean of q(θ)", full, "mean"),
+            ("samples of q(θ)", full, "samples"),
+        ):
+            found = over_seeds(log_p(run, by) for run in runs)
+            lines.setdefault(label, []).append(Point(num_train, found.mean, found.error or 0.0))
     return lines
 
 
@@ -280,11 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        help="of a quick study, whose results are read and to which the report is written",
-    )
+    parser.add_argument("--folder", type=Path, help="of a quick study, to which the report goes")
     folder = parser.parse_args().folder
     results, pictures, document = STUDIED, PICTURES, DOCUMENT
     if folder:

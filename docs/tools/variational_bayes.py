@@ -8,7 +8,7 @@ drawn from the values in that namespace, so that the page, its code and its figu
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -110,19 +110,14 @@ def functionals(its: SimpleNamespace) -> dict[str, Panel]:
             {
                 "cycloid": (radius * (t - np.sin(t)), -radius * (1.0 - np.cos(t))),
                 "found, 64 pieces": (slide.x, -slide.y),
-                "the straight way": (np.array([0.0, slide.x[-1]]), np.array([0.0, -slide.y[-1]])),
+                "straight line": (np.array([0.0, slide.x[-1]]), np.array([0.0, -slide.y[-1]])),
             },
             "across (m)",
             "up (m)",
             equal=True,
         ),
         "The shortest path": Curves(
-            {
-                "where it started": (its.x, np.sin(3.0 * its.x)),
-                "found": (its.x, its.line),
-            },
-            "x",
-            "y",
+            {"start": (its.x, np.sin(3.0 * its.x)), "found": (its.x, its.line)}, "x", "y"
         ),
     }
 
@@ -136,7 +131,7 @@ def mean_field(its: SimpleNamespace) -> dict[str, Panel]:
 
     last = its.states[-1]
     factorized = its.Normal(last.mean, np.diag(last.variance))
-    updates = np.arange(len(its.bounds))
+    updates, best = np.arange(len(its.bounds)), its.correlated.bound(its.optimum)
     return {
         "Coordinate ascent": Contours(
             x,
@@ -149,10 +144,7 @@ def mean_field(its: SimpleNamespace) -> dict[str, Panel]:
         "The bound rises": Curves(
             {
                 "−KL(Q ‖ P)": (updates, np.array(its.bounds)),
-                "the best factorized Q": (
-                    updates,
-                    np.full(len(updates), its.correlated.bound(its.optimum)),
-                ),
+                "the best factorized Q": (updates, np.full(len(updates), best)),
             },
             "updates of a factor",
             "nats",
@@ -207,6 +199,8 @@ def em(its: SimpleNamespace) -> dict[str, Panel]:
 def occam(its: SimpleNamespace) -> dict[str, Panel]:
     degrees = np.arange(len(its.occam.bound))
     fit, points = its.mixture, its.points
+    clusters = its.gaussian_mixture.predict(fit, points)
+    parts = (points, clusters, fit.means, fit.covariances, fit.weights)
     return {
         "Degree of a polynomial": Curves(
             {
@@ -217,18 +211,7 @@ def occam(its: SimpleNamespace) -> dict[str, Panel]:
             "nats",
             marker="o",
         ),
-        "A mixture that has counted": Clusters(
-            *(
-                np.asarray(part)
-                for part in (
-                    points,
-                    its.gaussian_mixture.predict(fit, points),
-                    fit.means,
-                    fit.covariances,
-                    fit.weights,
-                )
-            )
-        ),
+        "A mixture that has counted": Clusters(*map(np.asarray, parts)),
     }
 
 
@@ -268,21 +251,9 @@ def aevb(its: SimpleNamespace) -> dict[str, Panel]:
     }
 
 
-FIGURES: Mapping[str, Callable[[SimpleNamespace], dict[str, Panel]]] = {
-    maker.__name__: maker
-    for maker in (
-        coin,
-        decomposition,
-        divergence,
-        functionals,
-        mean_field,
-        normal_gamma,
-        em,
-        occam,
-        gibbs,
-        aevb,
-    )
-}
+FIGURES = (
+    coin, decomposition, divergence, functionals, mean_field, normal_gamma, em, occam, gibbs, aevb
+)  # fmt: skip
 
 
 def main() -> None:
@@ -293,9 +264,9 @@ def main() -> None:
     output: Path = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
     namespace = run(PAGE)
-    for name, maker in FIGURES.items():
-        figures.save(panels(maker(namespace)), str(output / f"{name}.png"))
-        print(output / f"{name}.png")
+    for make in FIGURES:
+        figures.save(panels(make(namespace)), str(output / f"{make.__name__}.png"))
+        print(output / f"{make.__name__}.png")
 
 
 if __name__ == "__main__":

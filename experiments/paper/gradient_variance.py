@@ -17,14 +17,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from aevb.cli.common import reporting_mistakes
 from aevb.cli.run import CONFIG_IS_MISSING, parse
 from aevb.config import Values, validate
 from aevb.errors import UserError
+from aevb.evaluation import diagnostics
+from aevb.experiment import build
+from aevb.losses import BOUNDS, Bound
+from aevb.runtime import provenance
+from aevb.storage import metrics_log
+from aevb.training import loop
+from aevb.types import Key
 
-ROOT = Path(__file__).parents[2]
+from .studies import ROOT
+
 RESULTS = ROOT / "experiments" / "results" / "gradient_variance.json"
 
 # Maps a bound to another bound whose gradient it also estimates.
@@ -35,14 +46,14 @@ SAME_GRADIENT = {
     "stl": "sgvb_b",
     "dreg": "iwae",
 }
+Moments = dict[str, Callable[[Any, Key], Any]]  # of the gradient of each bound
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Adds the flags of this program, except --config."""
-    flags.DEFINE_list(
-        "examples", ["10000", "100000", "1000000"], "How much training the models have had.",
-        flag_values=flag_values,
-    )  # fmt: skip
+    points = ["10000", "100000", "1000000"]
+    about = "How much training the models have had."
+    flags.DEFINE_list("examples", points, about, flag_values=flag_values)
     for name, value, meaning, least in (
         ("seeds", 3, "How many models are trained.", 2),
         ("samples", 8, "Samples of z per datapoint.", 2),
@@ -57,12 +68,6 @@ def measure(
     values: Values, points: list[int], given: flags.FlagValues
 ) -> list[list[dict[str, Any]]]:
     """Trains one model per seed, and returns the figures of every bound at each point for each."""
-    import jax
-    import jax.numpy as jnp
-
-    from aevb.experiment import build
-    from aevb.training import loop
-
     dataset, vae, algorithm = build(values)
     batch_size = values["train.batch_size"]
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
@@ -73,39 +78,29 @@ def measure(
     runs = []
     for seed in range(given.seeds):
         init_key, order_key, step_key = jax.random.split(jax.random.key(seed), 3)
+        keys = loop.LoopKeys(order_key, step_key)
         state, measured = init(init_key), []
         for point in points:
-            steps = jnp.int32(point // batch_size)
-            state, _ = loop.train_to(
-                advance, loop.LoopKeys(order_key, step_key), data, state, steps
-            )
-            measured.append(
-                {"examples": point, "bounds": summarize(draw, state.params, given.draws)}
-            )
+            state, _ = loop.train_to(advance, keys, data, state, jnp.int32(point // batch_size))
+            bounds = summarize(draw, state.params, given.draws)
+            measured.append({"examples": point, "bounds": bounds})
             print(f"seed {seed}: {point:,} examples", flush=True)
         runs.append(measured)
     return runs
 
 
-def make_moments(
-    vae: Any, x: Any, *, num_samples: int, num_draws: int
-) -> dict[str, Callable[..., Any]]:
+def make_moments(vae: Any, x: Any, *, num_samples: int, num_draws: int) -> Moments:
     """Returns `moments(params, key)` of the gradient averaged over the minibatch x, per bound."""
-    import jax
-    import jax.numpy as jnp
-
-    from aevb.evaluation import diagnostics
-    from aevb.losses import BOUNDS, Bound
 
     def moments_of(bound: Bound):
-        def mean_bound(params: Any, key: Any):
-            def bound_of(key: Any, x: Any):
+        def mean_bound(params: Any, key: Key):
+            def bound_of(key: Key, x: Any):
                 stats, joint = vae.encode(params, x), vae.joint(params, x)
                 return bound(key, stats, vae.guide, joint, num_samples=num_samples)
 
             return jnp.mean(jax.vmap(bound_of)(jax.random.split(key, len(x)), x))
 
-        def moments(params: Any, key: Any):
+        def moments(params: Any, key: Key):
             gradient = jax.grad(mean_bound)
             return diagnostics.gradient_moments(key, lambda k: gradient(params, k), num_draws)
 
@@ -114,56 +109,51 @@ def make_moments(
     return {name: moments_of(bound) for name, bound in BOUNDS.items()}
 
 
-def summarize(
-    draw: dict[str, Callable[..., Any]], params: Any, num_draws: int
-) -> dict[str, dict[str, Any]]:
+def summarize(draw: Moments, params: Any, num_draws: int) -> dict[str, dict[str, Any]]:
     """Returns each bound's variance by part and layer, its bias, and the seconds per gradient."""
-    import jax
-    import numpy as np
-
-    from aevb.evaluation import diagnostics
-
-    moments, seconds = {}, {}
+    moments, found = {}, {}
     for number, (name, moments_of) in enumerate(draw.items()):
         jax.block_until_ready(moments_of(params, jax.random.key(100)))  # compiles it
         began = time.perf_counter()
         moments[name] = jax.block_until_ready(moments_of(params, jax.random.key(101 + number)))
-        seconds[name] = (time.perf_counter() - began) / num_draws
-    found: dict[str, dict[str, Any]] = {}
-    for name, of_bound in moments.items():
+        seconds = (time.perf_counter() - began) / num_draws
         layers = {
             "/".join(str(entry.key) for entry in path): float(np.sum(np.asarray(leaf, np.float64)))
-            for path, leaf in jax.tree.leaves_with_path(of_bound.variance)
+            for path, leaf in jax.tree.leaves_with_path(moments[name].variance)
         }
-        found[name] = {
+        parts = {
             part: sum(value for layer, value in layers.items() if layer.startswith(part))
             for part in ("encoder", "decoder")
         }
-        found[name] |= {"layers": layers, "seconds": seconds[name]}
-        if name in SAME_GRADIENT:
-            bias, error = diagnostics.gradient_bias(of_bound, moments[SAME_GRADIENT[name]])
-            ratios = [
-                np.square(np.asarray(b)[np.asarray(e) > 0] / np.asarray(e)[np.asarray(e) > 0])
-                for b, e in zip(jax.tree.leaves(bias), jax.tree.leaves(error), strict=True)
-            ]
-            found[name]["bias_in_standard_errors"] = math.sqrt(np.mean(np.concatenate(ratios)))
+        found[name] = {**parts, "layers": layers, "seconds": seconds}
+    for name, other in SAME_GRADIENT.items():
+        found[name]["bias_in_standard_errors"] = distance(moments[name], moments[other])
     return found
+
+
+def distance(first: Any, second: Any) -> float:
+    """Returns the root mean square difference of two mean gradients, in standard errors."""
+    bias, error = diagnostics.gradient_bias(first, second)
+    ratios = [
+        np.square(np.asarray(b)[np.asarray(e) > 0] / np.asarray(e)[np.asarray(e) > 0])
+        for b, e in zip(jax.tree.leaves(bias), jax.tree.leaves(error), strict=True)
+    ]
+    return math.sqrt(np.mean(np.concatenate(ratios)))
 
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Returns the mean and standard error over seeds of each figure, point by point."""
-    from aevb.storage.metrics_log import mean_over_seeds
+
+    def of_bound(found: list[dict[str, Any]]) -> dict[str, Any]:
+        names = [figure for figure in found[0] if figure != "layers"]
+        return {name: metrics_log.mean_over_seeds([each[name] for each in found]) for name in names}
 
     return [
         {
             "examples": same_point[0]["examples"],
             "bounds": {
-                name: {
-                    figure: mean_over_seeds([point["bounds"][name][figure] for point in same_point])
-                    for figure in first
-                    if figure != "layers"
-                }
-                for name, first in same_point[0]["bounds"].items()
+                name: of_bound([point["bounds"][name] for point in same_point])
+                for name in same_point[0]["bounds"]
             },
         }
         for same_point in zip(*runs, strict=True)
@@ -189,41 +179,26 @@ def points_of(words: list[str], values: Values) -> list[int]:
     return points
 
 
-def told(argv: list[str]) -> list[str]:
-    """Returns the flags that affect the result."""
-    return [word for word in argv[1:] if not word.startswith("--output")]
-
-
 def main(argv: list[str]) -> int:
-    def body() -> int:
-        given = parse(argv[1:], define_flags)
-        if given.config is None:
-            raise UserError(CONFIG_IS_MISSING)
-        values = validate(given.config)
-        points = points_of(given.examples, values)
-
-        from aevb.runtime import provenance
-        from aevb.storage import metrics_log
-
-        runs = measure(values, points, given)
-        report = {
-            "command": " ".join(["python -m experiments.paper.gradient_variance", *told(argv)]),
-            "machine": provenance.machine(),
-            "versions": provenance.versions(),
-            "data": values["data.name"],
-            "seeds": given.seeds,
-            "samples": given.samples,
-            "draws": given.draws,
-            "datapoints": given.datapoints,
-            "points": over_seeds(runs),
-            "runs": runs,
-        }
-        Path(given.output).parent.mkdir(parents=True, exist_ok=True)
-        metrics_log.write_json(Path(given.output), report)
-        return 0
-
-    return reporting_mistakes(body)
+    given = parse(argv[1:], define_flags)
+    if given.config is None:
+        raise UserError(CONFIG_IS_MISSING)
+    values = validate(given.config)
+    runs = measure(values, points_of(given.examples, values), given)
+    shown = [word for word in argv[1:] if not word.startswith("--output")]
+    report = {
+        "command": " ".join(["python -m experiments.paper.gradient_variance", *shown]),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+        "data": values["data.name"],
+        **{name: getattr(given, name) for name in ("seeds", "samples", "draws", "datapoints")},
+        "points": over_seeds(runs),
+        "runs": runs,
+    }
+    Path(given.output).parent.mkdir(parents=True, exist_ok=True)
+    metrics_log.write_json(Path(given.output), report)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(reporting_mistakes(lambda: main(sys.argv)))

@@ -9,17 +9,16 @@ in the results file, with their curves; the others are kept. `python -m docs.too
 of the README from that file.
 """
 
-import argparse
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
-ROOT = Path(__file__).parents[2]
+from .studies import ROOT, argument_parser, run_py
+
 RESULTS = ROOT / "experiments" / "results" / "reproduce.json"
 
 
@@ -62,23 +61,12 @@ ROWS = {
 }
 
 
-def command(row: Row, seed: int, folder: Path, extra: list[str]) -> list[str]:
-    overrides = {**row.overrides, "seed": seed}
-    return [
-        sys.executable,
-        str(ROOT / "experiments" / "run.py"),
-        f"--config={ROOT / 'experiments' / row.experiment}.py",
-        f"--workdir={folder}",
-        *(f"--config.{field}={value}" for field, value in overrides.items()),
-        *extra,
-    ]
-
-
-def train(name: str, seed: int, runs: Path, extra: list[str]) -> dict[str, Any]:
+def train(row: Row, seed: int, folder: Path, extra: list[str]) -> dict[str, Any]:
     """Trains one run, and returns its summary and curve, or the reason of its failure."""
-    folder = runs / name / f"seed={seed}"
+    overrides = {**row.overrides, "seed": seed}
+    flags = [f"--config.{field}={value}" for field, value in overrides.items()]
     done = subprocess.run(
-        command(ROWS[name], seed, folder, extra),
+        run_py(row.experiment, folder, [*flags, *extra]),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -105,31 +93,19 @@ def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return result | {"runs": runs}
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", default=",".join(ROWS), help="comma-separated (default: all)")
+def main() -> None:
+    parser = argument_parser(__doc__, "--rows", ROWS)
     parser.add_argument("--num_examples", type=int, help="of each run, for a quick look")
     parser.add_argument("--num_seeds", type=int, help="for a quick look")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "reproduce")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
     args = parser.parse_args()
-    args.rows = args.rows.split(",")
-    if unknown := set(args.rows) - set(ROWS):
-        parser.error(f"--rows has {sorted(unknown)}; there are {', '.join(ROWS)}")
     if args.num_examples:
         args.extra.append(f"--config.train.num_examples={args.num_examples}")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
+    folder = args.runs or ROOT / "runs" / "reproduce"
     for name in args.rows:
         row, runs = ROWS[name], []
         for seed in range(args.num_seeds or row.num_seeds):
-            runs.append(train(name, seed, args.runs, args.extra))
+            runs.append(train(row, seed, folder / name / f"seed={seed}", args.extra))
             print(name, seed, runs[-1].get("test_bound", runs[-1].get("failed")), flush=True)
         report: dict[str, Any] = {"rows": {}}
         if args.output.exists():

@@ -89,7 +89,7 @@ def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
 
 def test_a_lead_has_the_error_of_its_pairs(tmp_path: Path):
     findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
-    (_, _, _, aevb, other), *rest = maker.panels(findings)
+    (_, _, aevb, other), *rest = findings.panels()
     assert not rest
     lead = maker.paired(aevb, other, maker.at(100_000, "test_bound"))
     assert (lead.mean, lead.error) == pytest.approx((5.1, 0.1))

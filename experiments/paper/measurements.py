@@ -1,0 +1,121 @@
+"""What is measured on the finished runs of the study: log p(x), latents in use, evidence."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aevb.algorithms import full_vb
+from aevb.algorithms.gradient_ascent import ParamPrior
+from aevb.cli import evaluate
+from aevb.evaluation.diagnostics import kl_per_unit
+from aevb.evaluation.elbo import fixed_inputs
+from aevb.experiment import build
+from aevb.runs.load import read_state
+from aevb.storage import metrics_log
+
+IN_USE = 0.1  # nats of a latent's KL, averaged over the test data
+
+
+class Scale(NamedTuple):
+    """The size of the measurements."""
+
+    num_points: int = 200  # datapoints whose log p(x) is estimated
+    num_chains: int = 4
+    num_samples: int = 1000  # K of importance sampling
+    num_temps: int = 200
+    num_theta: int = 10
+    num_evaluations: int = 6  # measured per run, the last ones: from 10⁴ examples on
+
+
+QUICK = Scale(
+    num_points=10, num_chains=2, num_samples=100, num_temps=10, num_theta=2, num_evaluations=1
+)
+
+
+class Run(NamedTuple):
+    """A finished run of a study."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+
+def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
+    """Returns log p(x) by the paper's estimator at each evaluation, and both bounds at the end.
+
+    All of them use a fit of every mode of each posterior. The posteriors of Monte Carlo EM have
+    several modes; estimates that start from one mode find only a part of p(x).
+    """
+    common = ("--proposal=modes", f"--num_chains={scale.num_chains}")
+    papers = ("--num_draws=50", "--num_leapfrog=4", "--num_warmup=100")  # few, from a fit
+    curve: dict[str, Any] = {"examples": [], "train": [], "test": []}
+    for record in metrics_log.read_records(run.folder / "metrics.jsonl")[-scale.num_evaluations :]:
+        curve["examples"].append(record["examples"])
+        step = record["examples"] // run.config["train.batch_size"]
+        for split in ("train", "test"):
+            flags = ("--estimators=appendix_d", f"--split={split}", f"--step={step}", *common)
+            found = estimate(run, f"{step}_{split}", scale, *flags, *papers)
+            curve[split].append(found["estimators"]["appendix_d"])
+    sizes = (f"--num_samples={scale.num_samples}", f"--num_temps={scale.num_temps}")
+    return {"appendix_d": curve, "sandwich": estimate(run, "sandwich", scale, *sizes, *common)}
+
+
+def predictions(run: Run, scale: Scale) -> dict[str, Any]:
+    """Returns the test log p(x) at the mean of theta and, if it has a posterior, by its samples."""
+    flags = ("--estimators=importance", f"--num_samples={scale.num_samples}")
+    found = {"mean": estimate(run, "mean", scale, *flags)}
+    if run.config["algorithm.name"] == "full_vb":
+        found["samples"] = estimate(run, "samples", scale, *flags, f"--num_theta={scale.num_theta}")
+        found["evidence"] = evidence_bound(run)
+    return found
+
+
+def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
+    """Returns the result of `aevb evaluate`, which runs once for each run and name."""
+    output = run.folder / "marginal" / f"{name}.json"
+    if not output.exists():
+        output.parent.mkdir(exist_ok=True)
+        points = f"--num_points={scale.num_points}"
+        arguments = [f"--workdir={run.folder}", f"--output={output}", points, *flags]
+        evaluate.run(evaluate.parse(arguments))
+    return json.loads(output.read_text())
+
+
+def evidence_bound(run: Run) -> dict[str, float]:
+    """Returns full variational Bayes' bound on log p(X) of its training data, over N; nats."""
+    experiment = build(run.config)
+    dataset, vae, _ = experiment
+    state = read_state(run.folder, experiment, run.config)
+    number = len(dataset.train)
+    x = fixed_inputs(dataset.preprocess, np.arange(number), dataset.train)
+    prior = ParamPrior(run.config["algorithm.param_prior_std"])
+    bound, error = jax.jit(
+        lambda key: full_vb.log_evidence_bound(
+            key, vae, state.params, x, num_samples=100, prior=prior
+        )
+    )(jax.random.key(evaluate.SEED))
+    return {
+        "bound": float(bound) / number,
+        "estimator_standard_error": float(error) / number,
+        "kl_theta": float(full_vb.kl_to_prior(state.params, prior)) / number,
+    }
+
+
+def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
+    """Counts the latents that carry information in the test data, with the KL of both groups."""
+    experiment = build(run.config)
+    dataset, vae, algorithm = experiment
+    state = read_state(run.folder, experiment, run.config)
+    params = algorithm.vae_params(state.params)
+    index = np.linspace(0, len(dataset.test) - 1, 10 * scale.num_points).astype(int)
+    x = fixed_inputs(dataset.preprocess, index, dataset.test[index])
+    kl = np.asarray(jax.vmap(lambda one: kl_per_unit(vae.encode(params, one)))(x)).mean(axis=0)
+    used = kl > IN_USE
+    return {
+        "latents_in_use": int(used.sum()),
+        "kl_in_use": float(kl[used].sum()),
+        "kl_of_the_others": float(kl[~used].sum()),
+    }

@@ -1,0 +1,107 @@
+"""The studies of the paper: sweeps of configs, and the measurement that is made on their runs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .measurements import Run, Scale, appendix_d_along_training, latents_in_use, predictions
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results" / "paper"
+PICTURES = ROOT / "docs" / "paper"
+
+
+class Study(NamedTuple):
+    """A sweep, and the measurement that is made on each of its runs."""
+
+    config: str  # a file of experiments/
+    flags: tuple[str, ...] = ()  # of run.py, in addition to --sweep
+    quick: tuple[str, ...] = ()  # added by --quick
+    measure: Callable[[Run, Scale], dict[str, Any]] | None = None  # further entries of a run
+
+
+STEP = "--config.optimizer.step_size=0.02"
+SHORT = ("--config.train.num_examples=20000", STEP, "--axis=seed=0")
+FEW = (*SHORT, "--axis=data.num_train=1000")
+LONGER = ("--config.train.num_examples=50000", STEP, "--axis=seed=0")
+MILLION = "--config.train.num_examples=1000000"
+
+
+def silent(config: str, *flags: str) -> Study:
+    """Returns the study of a choice that the paper does not state, or states without a figure."""
+    return Study(config, (MILLION, *flags), quick=SHORT)
+
+
+STUDIES: Mapping[str, Study] = {
+    "figure_2_mnist": Study("figure_2_mnist", quick=(*LONGER, "--axis=model.num_latents=3,20")),
+    # The paper sees no overfitting. These runs are longer, at the step size that is best at the
+    # end.
+    "superfluous": Study(
+        "figure_2_mnist",
+        ("--config.train.num_examples=30000000", STEP, "--axis=model.num_latents=20,200",
+         "--axis=algorithm.name=aevb"),
+        quick=(*LONGER, "--axis=model.num_latents=20,200"),
+        measure=latents_in_use,
+    ),
+    "figure_2_frey": Study("figure_2_frey", quick=(*LONGER, "--axis=model.num_latents=2,20")),
+    "figure_3": Study(
+        "figure_3", ("--axis=algorithm.name=aevb,wake_sleep",), FEW, appendix_d_along_training
+    ),
+    "figure_3_mcem": Study(
+        "figure_3", ("--axis=algorithm.name=mcem",), FEW, appendix_d_along_training
+    ),
+    "figure_5": Study("figure_5", quick=LONGER),
+    "full_vb_mnist": Study(
+        "full_vb_mnist", (), (*SHORT, "--axis=data.num_train=100,1000"), predictions
+    ),
+    "full_vb_frey": Study("full_vb_frey", (), SHORT, predictions),
+    "silent_binarization": silent(
+        "mnist", STEP, "--axis=model.num_latents=20", "--axis=data.binarization=dynamic,fixed"
+    ),
+    "silent_split": silent(
+        "frey_faces", STEP, "--axis=model.num_latents=2", "--axis=data.split=random,blocked"
+    ),
+    "silent_init_mnist": silent(
+        "binarized_mnist", "--axis=model.num_latents=20", "--axis=model.init_std=0.1,0.01"
+    ),
+    "silent_init_frey": silent(
+        "frey_faces", "--axis=model.num_latents=2", "--axis=model.init_std=0.1,0.01",
+        "--config.data.split=random",
+    ),
+    "silent_samples": silent(
+        "binarized_mnist", STEP, "--axis=model.num_latents=20",
+        "--axis=algorithm.num_samples=1,10",
+    ),
+    "silent_biases": silent(
+        "binarized_mnist", STEP, "--axis=model.num_latents=20",
+        "--axis=algorithm.prior_on_biases=True,False",
+    ),
+}  # fmt: skip
+
+
+def run_py(config: str, folder: Path, flags: Iterable[str]) -> list[str]:
+    """Returns the command that trains a config of experiments/ in a folder."""
+    experiments = ROOT / "experiments"
+    files = (f"--config={experiments / config}.py", f"--workdir={folder}")
+    return [sys.executable, str(experiments / "run.py"), *files, *flags]
+
+
+def argument_parser(description: str | None, flag: str, names: Iterable[str]) -> Any:
+    """Returns a parser with a flag that selects some of the names, and flags for every run."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = list(names)
+
+    def some(text: str) -> list[str]:
+        if unknown := set(text.split(",")) - set(known):
+            words = f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}"
+            raise argparse.ArgumentTypeError(words)
+        return text.split(",")
+
+    parser.add_argument(flag, type=some, default=known, help="comma-separated (default: all)")
+    parser.add_argument("--runs", type=Path, help="the folder of the runs")
+    parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
+    return parser
