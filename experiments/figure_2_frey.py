@@ -6,25 +6,15 @@ python experiments/run.py --config=experiments/figure_2_frey.py --sweep
 the paper's figure.
 """
 
-from aevb.config import Config, default_config
-from aevb.sweeps.grid import Axes, best_of
+from aevb.config import Config, with_values
+from aevb.experiments import frey_faces
+from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:
-    config = default_config()
-    config.data.name = "frey_faces"
-    config.data.split = "random"
-    config.model.hidden = (200,)
-    config.model.num_latents = 2
-    config.model.likelihood = "gaussian_unit_mean"
-    config.train.num_examples = 10_000_000
-    return config
+    values = {"data.split": "random", "train.num_examples": 10_000_000}
+    return with_values(frey_faces.get_config(), values)
 
 
 def get_sweep() -> Axes:
-    return {
-        "model.num_latents": (2, 5, 10, 20),
-        "algorithm.name": ("aevb", "wake_sleep"),
-        "optimizer.step_size": best_of(0.01, 0.02, 0.1),
-        "seed": (0, 1, 2),
-    }
+    return {"algorithm.name": ("aevb", "wake_sleep"), **frey_faces.get_sweep()}

@@ -6,21 +6,21 @@ python experiments/run.py --config=experiments/figure_3.py --sweep
 3 latent dimensions, for which the paper's estimator of appendix D still works.
 """
 
-from aevb.config import Config, default_config
+from aevb.config import Config, with_values
+from aevb.experiments import binarized_mnist
 from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:
-    config = default_config()
-    config.data.name = "binarized_mnist"
-    config.model.hidden = (100,)
-    config.model.num_latents = 3
-    config.model.likelihood = "bernoulli"
-    config.train.num_examples = 3_000_000
-    config.train.evals_per_decade = 2
-    config.train.eval_examples = 1000
-    config.train.keep_checkpoints = True
-    return config
+    values = {
+        "model.hidden": (100,),
+        "model.num_latents": 3,
+        "train.num_examples": 3_000_000,
+        "train.evals_per_decade": 2,
+        "train.eval_examples": 1000,
+        "train.keep_checkpoints": True,
+    }
+    return with_values(binarized_mnist.get_config(), values)
 
 
 def get_sweep() -> Axes:

@@ -5,19 +5,14 @@ python experiments/run.py --config=experiments/figure_5.py --sweep
 `make paper` runs it. It takes about 10 minutes on two CPU cores.
 """
 
-from aevb.config import Config, default_config
+from aevb.config import Config, with_values
+from aevb.experiments import binarized_mnist
 from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:
-    config = default_config()
-    config.data.name = "binarized_mnist"
-    config.model.hidden = (500,)
-    config.model.num_latents = 2
-    config.model.likelihood = "bernoulli"
-    config.optimizer.step_size = 0.02
-    config.train.num_examples = 10_000_000
-    return config
+    values = {"model.num_latents": 2, "train.num_examples": 10_000_000}
+    return with_values(binarized_mnist.get_config(), values)
 
 
 def get_sweep() -> Axes:

@@ -6,19 +6,14 @@ The paper has no such experiment. Full variational Bayes (appendix F) is compare
 point estimate, on few and on more frames. `make paper` runs it and estimates the test log p(x).
 """
 
-from aevb.config import Config, default_config
+from aevb.config import Config, with_values
+from aevb.experiments import frey_faces
 from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:
-    config = default_config()
-    config.data.name = "frey_faces"
-    config.data.split = "random"
-    config.model.hidden = (200,)
-    config.model.num_latents = 2
-    config.model.likelihood = "gaussian_unit_mean"
-    config.train.num_examples = 3_000_000
-    return config
+    values = {"data.split": "random", "train.num_examples": 3_000_000}
+    return with_values(frey_faces.get_config(), values)
 
 
 def get_sweep() -> Axes:

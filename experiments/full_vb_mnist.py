@@ -6,18 +6,14 @@ The paper has no such experiment. Full variational Bayes (appendix F) is compare
 point estimate, on few and on many images. `make paper` runs it and estimates the test log p(x).
 """
 
-from aevb.config import Config, default_config
+from aevb.config import Config, with_values
+from aevb.experiments import binarized_mnist
 from aevb.sweeps.grid import Axes, best_of
 
 
 def get_config() -> Config:
-    config = default_config()
-    config.data.name = "binarized_mnist"
-    config.model.hidden = (200,)
-    config.model.num_latents = 5
-    config.model.likelihood = "bernoulli"
-    config.train.num_examples = 3_000_000
-    return config
+    values = {"model.hidden": (200,), "model.num_latents": 5, "train.num_examples": 3_000_000}
+    return with_values(binarized_mnist.get_config(), values)
 
 
 def get_sweep() -> Axes:
