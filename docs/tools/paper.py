@@ -63,8 +63,10 @@ def _acceptance(runs: Sequence[Run]) -> str:
 
 
 def claims_table(findings: Findings) -> str:
-    header = ("claim of the paper", "measured (nats)", "confirmed")
-    rows = (dict(zip(header, claim, strict=True)) for claim in all_claims(findings))
+    rows = [
+        {"claim of the paper": says, "measured (nats)": measured, "confirmed": holds}
+        for says, measured, holds in all_claims(findings)
+    ]
     return table(rows, are_numbers=False)
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aevb.reports import figures
-from experiments.paper.reproduce import RESULTS as REPRODUCED
-from experiments.paper.reproduce import ROWS
+from experiments.paper.studies import REPRODUCED, ROWS
 
 from .documents import benchmark, read, table
 

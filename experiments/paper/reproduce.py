@@ -12,53 +12,12 @@ of the README from that file.
 import json
 import subprocess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
-from .studies import ROOT, argument_parser, run_py
-
-RESULTS = ROOT / "experiments" / "results" / "reproduce.json"
-
-
-class Row(NamedTuple):
-    """One setting, trained with each seed."""
-
-    title: str
-    experiment: str  # a file of experiments/
-    overrides: dict[str, Any]
-    num_seeds: int = 3
-
-
-FREY = {"data.split": "random", "train.num_examples": 3_000_000}
-
-ROWS = {
-    "frey_blocked_2": Row("Frey faces, blocked split, Z = 2 (`make run`)", "frey_faces", {}),
-    "frey_random_2": Row("Frey faces, random split, Z = 2", "frey_faces", FREY),
-    "frey_random_20": Row(
-        "Frey faces, random split, Z = 20", "frey_faces", {**FREY, "model.num_latents": 20}
-    ),
-    "binarized_mnist_20": Row("binarized MNIST, Z = 20", "binarized_mnist", {}),
-    "binarized_mnist_60000_20": Row(
-        "binarized MNIST, Z = 20, the validation images train too",
-        "binarized_mnist",
-        {"data.split": "train+validation"},
-    ),
-    # The step is too long for these models: the bound is poor, and the test is that it is finite.
-    "frey_step_0.1": Row(
-        "Frey faces, random split, Z = 2, step 0.1",
-        "frey_faces",
-        {**FREY, "optimizer.step_size": 0.1},
-        num_seeds=10,
-    ),
-    "binarized_mnist_step_0.1": Row(
-        "binarized MNIST, Z = 20, step 0.1",
-        "binarized_mnist",
-        {"optimizer.step_size": 0.1, "train.num_examples": 1_000_000},
-        num_seeds=10,
-    ),
-}
+from .studies import REPRODUCED, ROOT, ROWS, Row, argument_parser, run_py
 
 
 def train(row: Row, seed: int, folder: Path, extra: list[str]) -> dict[str, Any]:
@@ -97,7 +56,7 @@ def main() -> None:
     parser = argument_parser(__doc__, "--rows", ROWS)
     parser.add_argument("--num_examples", type=int, help="of each run, for a quick look")
     parser.add_argument("--num_seeds", type=int, help="for a quick look")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=REPRODUCED)
     args = parser.parse_args()
     if args.num_examples:
         args.extra.append(f"--config.train.num_examples={args.num_examples}")

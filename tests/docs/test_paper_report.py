@@ -92,6 +92,7 @@ def test_a_lead_has_the_error_of_its_pairs(tmp_path: Path):
     (_, _, aevb, other), *rest = findings.panels()
     assert not rest
     lead = maker.paired(aevb, other, maker.at(100_000, "test_bound"))
+    assert lead is not None
     assert (lead.mean, lead.error) == pytest.approx((5.1, 0.1))
     assert maker.paired(aevb, other, maker.at(300_000, "test_bound")) is None
 
@@ -99,7 +100,9 @@ def test_a_lead_has_the_error_of_its_pairs(tmp_path: Path):
 def test_fewer_examples_are_counted_to_the_others_best_bound():
     slow = [run("wake_sleep", 0, [-200.0, -150.0, -120.0, -110.0], 20)]
     fast = [run("aevb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
-    assert maker.speed_up(fast, slow).mean == 100.0
+    found = maker.speed_up(fast, slow)
+    assert found is not None
+    assert found.mean == 100.0
     assert maker.speed_up(slow, fast) is None  # it never reaches that bound
 
 
