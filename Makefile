@@ -117,8 +117,9 @@ clean:  ## remove the environment and every cache, but no run
 	  --requirements experiments/benchmarks/requirements.txt
 	@touch $@
 
-# Sphinx, which reads the package's source and does not import it.
-.venv-docs/tools: .venv/uv requirements-docs.lock
+# Sphinx, and what the package imports.
+.venv-docs/tools: .venv/uv requirements.lock requirements-docs.lock
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-docs
-	$(UV) pip install --quiet --python .venv-docs/bin/python --require-hashes -r requirements-docs.lock
+	$(UV) pip install --quiet --python .venv-docs/bin/python --require-hashes -r requirements.lock \
+	  -r requirements-docs.lock
 	@touch $@

@@ -253,3 +253,4 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {  # (num_dims, *, options) 
     "discretized_logistic": lambda num_dims: discretized_logistic,
     "categorical": lambda num_dims: categorical,
 }
+"""The likelihoods by name, which is `model.likelihood` in a config."""

@@ -408,6 +408,7 @@ BOUNDS: dict[str, Bound] = {
     "beta_elbo": beta_elbo,
     "free_bits": free_bits,
 }
+"""The estimators of the bound by name, which is `algorithm.bound` in a config."""
 
 NOT_BOUNDS_ON_LOG_P = ("beta_elbo",)
 """Entries that can exceed log p(x); their docstrings say when.

@@ -312,3 +312,4 @@ ESTIMATORS: dict[str, Estimator] = {
         appendix_d, "upper", flags={"num_samples": "num_draws"}
     ),
 }
+"""The estimators of log p(x) by name, for `aevb evaluate --estimators`."""

@@ -296,3 +296,4 @@ NETWORKS = {
     "mlp": Architecture(mlp, mlp),
     "conv": Architecture(conv_encoder, conv_decoder),
 }
+"""The networks by name, which is `model.network` in a config."""

@@ -139,3 +139,4 @@ PRIORS: dict[str, Callable[..., PriorFamily]] = {  # (Options, *, options) -> Pr
     "mixture": mixture,
     "vamp": vamp,
 }
+"""The priors by name, which is `model.prior` in a config."""

@@ -160,3 +160,4 @@ PROPOSALS: dict[str, Callable[[Key, PyTree, Guide, Joint], Proposal]] = {
     "laplace": laplace,
     "modes": modes,
 }
+"""The proposals by name, for `aevb evaluate --proposal`."""

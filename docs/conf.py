@@ -14,9 +14,7 @@ from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs"))  # `sphinx-build` does not add it
-
-import reference  # noqa: E402
+sys.path.insert(0, str(ROOT))  # for autodoc, and for docs.tools.docstrings
 
 PAGES = {
     "Reading": [
@@ -37,7 +35,7 @@ PAGES = {
     ],
     "The code": [
         "docs/design.md",
-        "docs/api/index.md",
+        "docs/reference.rst",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
     ],
@@ -51,7 +49,13 @@ OUTSIDE = {
 
 project = "aevb"
 author = "the authors of aevb"
-extensions = ["myst_parser"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "docs.tools.docstrings",
+]
 root_doc = "README"
 include_patterns = [
     "README.md",
@@ -61,6 +65,11 @@ include_patterns = [
 exclude_patterns = [".*", "aevb", "build", "experiments", "runs", "site", "tests"]
 myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 4
+templates_path = ["docs/templates"]
+default_role = "py:obj"  # of a name in backticks, which becomes a link if it is known
+autodoc_default_options = {"members": True, "undoc-members": True}
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
@@ -73,7 +82,6 @@ html_show_sphinx = False
 
 
 def setup(app: Any) -> None:
-    reference.write()
     app.connect("source-read", add_the_pages)
     app.connect("build-finished", finish)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))

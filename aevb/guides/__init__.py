@@ -122,3 +122,4 @@ GUIDES: dict[str, Callable[..., GuideFamily]] = {  # (Sizes, *, options) -> Guid
     "planar": planar_family,
     "iaf": iaf_family,
 }
+"""The guides by name, which is `model.guide` in a config."""

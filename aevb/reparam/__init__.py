@@ -12,3 +12,4 @@ from aevb.reparam.inverse_cdf import INVERSE_CDF
 from aevb.reparam.location_scale import LOCATION_SCALE
 
 FAMILIES: dict[str, Family] = {**INVERSE_CDF, **LOCATION_SCALE, **COMPOSITION}
+"""The reparameterized families by name."""

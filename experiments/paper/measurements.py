@@ -14,6 +14,7 @@ from aevb.cli import evaluate
 from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.evaluation.elbo import fixed_inputs
 from aevb.experiment import build
+from aevb.runs.evaluate import SEED
 from aevb.runs.load import read_state
 from aevb.storage import metrics_log
 
@@ -96,7 +97,7 @@ def evidence_bound(run: Run) -> dict[str, float]:
         lambda key: full_vb.log_evidence_bound(
             key, vae, state.params, x, num_samples=100, prior=prior
         )
-    )(jax.random.key(evaluate.SEED))
+    )(jax.random.key(SEED))
     return {
         "bound": float(bound) / number,
         "estimator_standard_error": float(error) / number,

@@ -1,13 +1,9 @@
 """The documents: valid links and commands, code that runs, and a site with all pages."""
 
 import ast
-import importlib
-import pkgutil
 import re
 import shlex
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,20 +11,21 @@ import jax
 import numpy as np
 import pytest
 
-import aevb
 from aevb import data
+from aevb.algorithms.base import Algorithm
 from aevb.config import OPTIONS, default_config, flatten
 from aevb.data import Options
+from aevb.distributions import DiagNormal
+from aevb.losses import BOUNDS, Guide
+from docs.tools import docstrings
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-MADE = DOCS / "api"  # written by docs/reference.py, and not in the repository
 HOW_TO = DOCS / "how_to"
 TEXTS = {
     path: path.read_text()
     for folder in ("docs", "aevb", "experiments", "tests")
     for path in (*ROOT.glob("*.md"), *sorted((ROOT / folder).rglob("*.md")))
-    if MADE not in path.parents
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -116,7 +113,7 @@ def broken(document: Path, text: str) -> list[str]:
         path, _, anchor = link.partition("#")
         target = (document.parent / path).resolve() if path else document
         headings = anchors(TEXTS.get(target, "") if path else text)
-        if not target.exists() or MADE in target.parents or (anchor and anchor not in headings):
+        if not target.exists() or (anchor and anchor not in headings):
             found.append(link)
     return found
 
@@ -138,7 +135,7 @@ def test_every_picture_is_shown_in_a_document():
         for document, text in TEXTS.items()
         for link in LINK.findall(prose(text))
     }
-    assert {path for path in DOCS.rglob("*.png") if MADE not in path.parents} <= shown
+    assert set(DOCS.rglob("*.png")) <= shown
 
 
 def test_every_block_of_code_is_in_a_language_that_is_tested():
@@ -216,13 +213,6 @@ def test_every_file_of_configs_that_a_command_names_exists():
 # The site
 
 
-@pytest.fixture
-def reference(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(DOCS))
-    yield importlib.import_module("reference")
-    sys.modules.pop("reference", None)
-
-
 def pages() -> list[str]:
     """Returns the site's pages from a literal in docs/conf.py, whose other code needs Sphinx."""
     for statement in ast.parse((DOCS / "conf.py").read_text()).body:
@@ -237,54 +227,41 @@ def test_the_site_has_every_page_once_and_no_other():
     written = {str(path.relative_to(ROOT)) for path in TEXTS.keys() - of_the_code}
     found = ["README.md", *pages()]
     assert len(found) == len(set(found))
-    assert set(found) == written | {"docs/api/index.md"}, "PAGES of docs/conf.py is another list"
+    assert set(found) == written | {"docs/reference.rst"}, "PAGES of docs/conf.py is another list"
 
 
-def test_the_reference_has_every_public_module(reference: Any):
-    walked = {found.name for found in pkgutil.walk_packages(aevb.__path__, "aevb.")}
-    public = {"aevb"} | {name for name in walked if "._" not in name}
-    assert set(reference.SOURCES) == public
-    contents = reference.contents()
-    assert all(f"[{name}]({name}.md)" in contents for name in public)
+def test_a_field_has_the_comment_that_is_its_own():
+    comments = docstrings.comments_of
+    assert comments(DiagNormal) == {"mean": "[Z]", "log_var": "[Z], log sigma^2"}  # behind it
+    guide = comments(Guide)
+    assert guide["sample_and_log_prob"].startswith("z and log q(z|x) at once")  # above it
+    assert "at once" not in guide["kl"]
+    assert "-> the next state" in comments(Algorithm)["update"]  # below it
+    options = comments(Options)
+    assert options["manual_dir"].endswith("downloads/manual in dir")  # behind it and below it
+    assert "downloads" not in options["split"]
 
 
-def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
-    """Yields the public functions and classes, with their methods."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            yield node
-            if isinstance(node, ast.ClassDef):
-                yield from public(node)
+@pytest.mark.parametrize(
+    ("text", "markup"),
+    [
+        ("log q(z|x) + log p(z|x)", r"log q(z\|x) + log p(z\|x)"),
+        ("*args, 2 * x_k and x_", r"\*args, 2 \* x_k and x\_"),
+        ("`a * b|c_` and `Guide`s", r"`a * b|c_` and `Guide`\s"),
+    ],
+)
+def test_a_docstring_is_plain_text_except_in_backticks(text: str, markup: str):
+    assert docstrings.escaped(text) == markup
 
 
-def words(text: str) -> list[str]:
-    """Returns the words, without the parts that the reference turns into markup."""
-    markup = r"\{py:obj\}|^:(?:param|raises|returns)\b|^(?:Args|Raises|Returns):$|\\"
-    return re.findall(r"\w+", re.sub(markup, "", text, flags=re.MULTILINE))
+def test_the_entries_of_a_table_are_named():
+    lines = ["The estimators."]
+    docstrings.prepare(None, "data", "aevb.losses.BOUNDS", BOUNDS, None, lines)
+    assert lines[-1].startswith("Entries: `sgvb_a`, `sgvb_b`, ")
 
 
-def test_the_reference_has_every_public_name_and_each_word_of_its_docstring(reference: Any):
-    for module, path in reference.SOURCES.items():
-        page, tree = reference.page(module), ast.parse(path.read_text())
-        for node in (tree, *public(tree)):
-            said = ast.get_docstring(node) or ""
-            shown = reference.markdown(said)
-            assert words(said) == words(shown), (module, said)
-            assert shown in page, (module, said)
-        for node in public(tree):
-            kinds = "class" if isinstance(node, ast.ClassDef) else "function|method|property"
-            assert re.search(rf"^`+{{py:({kinds})}} {node.name}\b", page, re.MULTILINE), node.name
-
-
-def test_a_field_has_the_comment_that_is_its_own(reference: Any):
-    def said(module: str, field: str) -> str:
-        page = reference.page(module).replace("\\", "")
-        return page.partition(f"{{py:attribute}} {field}\n")[2].partition("`````")[0]
-
-    assert "mean, log_var" not in said("aevb.distributions", "mean")
-    assert said("aevb.distributions", "log_var").endswith("\n\n[Z], log sigma^2\n")  # behind it
-    assert "z and log q(z|x) at once" in said("aevb.losses", "sample_and_log_prob")  # above it
-    assert "at once" not in said("aevb.losses", "kl")
-    assert "-> the next state" in said("aevb.algorithms.base", "update")  # below it
-    assert "downloads/manual in dir" in said("aevb.data", "manual_dir")  # behind it and below it
-    assert "downloads" not in said("aevb.data", "split")
+def test_the_docstring_of_a_field_is_its_comment():
+    lines = ["Alias for field number 1"]
+    name = "aevb.distributions.DiagNormal.log_var"
+    docstrings.describe_field(None, "attribute", name, None, None, lines)
+    assert lines == ["[Z], log sigma^2"]
