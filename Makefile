@@ -59,7 +59,7 @@ sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces (ARG
 sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST
 	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)
 
-paper: .venv/users  ## the paper's figures 2 to 5, full_vb and docs/paper.md, in hours (DATA=folder of MNIST's files)
+paper: .venv/users  ## the study of the paper: its figures, one of our own, docs/paper.md; in hours (DATA=folder of MNIST's files)
 	$(BIN)/python -m experiments.paper $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
 	$(BIN)/python -m docs.tools.paper
 
