@@ -1,11 +1,12 @@
 """A lock on a run's folder, which is released whenever and however its process ends."""
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from aevb.errors import UserError
 
@@ -42,22 +43,20 @@ def owned(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds the lock, or the folder cannot be written.
     """
+    path = folder / LOCK
+    # A soft lock, which replaces a lock that the file system lacks, would outlive a killed process.
+    lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+", errors="replace")
+        held = lock.acquire()
+    except Timeout:
+        owner = path.read_text(errors="replace").strip() or "another process"
+        raise UserError(
+            f"--workdir={folder} is in use by {owner}; wait until that has ended, stop it, or "
+            "name another folder"
+        ) from None
     except OSError as error:
         raise unusable(folder, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise UserError(
-                f"--workdir={folder} is in use by {owner}; wait until that has ended, stop it, or "
-                "name another folder"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    with held:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
