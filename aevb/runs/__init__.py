@@ -145,7 +145,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
             return finished or {}
         xla.use_cache()
         experiment = build(config)
-        require_boards(config)
+        require_trackers(config)
         with distributed.stopping_together():  # after the checks: a refused config creates no files
             if distributed.is_process_0():
                 finished = held.enter_context(claimed(folder, config))
@@ -178,7 +178,7 @@ def about(config: Values) -> dict[str, Any]:
     return {"config": config, "versions": provenance.versions()}
 
 
-def require_boards(config: Values) -> None:
+def require_trackers(config: Values) -> None:
     """Raises a UserError if a library that the run's trackers need is not installed."""
     trackers.require_libraries(tensorboard=config["train.tensorboard"], wandb=config["train.wandb"])
 

@@ -1,142 +1,89 @@
 """Trackers, which show a run during training: TensorBoard and Weights & Biases."""
 
+import importlib.util
 import os
 import secrets
-import struct
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from aevb.errors import UserError
+from aevb.storage.metrics_log import replace_text
 from aevb.types import PyTree
 
 EXAMPLES = "examples"  # the entry of a record that is the x-axis of all others
 OFF = "off"  # no Weights & Biases; the other modes are named as in its library
 METRICS = ("train_bound", "test_bound")  # the metrics that compare runs
+LAST = "last_record"  # a file with the count of examples of the last record that is on the disk
 
+Record = Mapping[str, Any]
 Picture = np.ndarray  # [h, w] or [h, w, 3] uint8
 Pictures = Callable[[PyTree], Mapping[str, Picture]]  # parameters -> pictures by name
 
 
-class Board(Protocol):
-    """The interface of a tracker, which shows a run's records."""
-
-    def append(
-        self, record: Mapping[str, Any], pictures: Mapping[str, Picture] | None = None
-    ) -> None:
-        """Adds a record's numbers, and pictures, at its count of examples."""
-        ...
-
-    def close(self, *, is_done: bool) -> None:
-        """Ends the tracking; `is_done` is False for a run that has failed or was stopped."""
-        ...
-
-
-def require_libraries(*, tensorboard: bool, wandb: str) -> None:
-    """Checks that the libraries of the enabled trackers are installed.
-
-    Raises:
-        UserError: one is not.
-    """
-    if tensorboard:
-        _tensorboard()
-    if wandb != OFF:
-        _wandb()
-
-
-def open_boards(
-    folder: Path,
-    records: Sequence[Mapping[str, Any]],
-    *,
-    examples: int,
-    config: Mapping[str, Any] | None,
-    tensorboard: bool,
-    wandb: str,
-) -> list[Board]:
-    """Opens the enabled trackers of a run, in its folder. The arguments are as for the classes.
-
-    Raises:
-        UserError: a library is not installed, or Weights & Biases cannot be reached.
-    """
-    boards: list[Board] = []
-    if tensorboard:
-        found = TensorBoard(folder / "tensorboard", records, examples=examples, config=config)
-        boards.append(found)
-    if wandb != OFF:
-        boards.append(WeightsAndBiases(folder, records, mode=wandb, config=config))
-    return boards
-
-
 class TensorBoard:
-    """A tracker that writes a run's records, pictures and hyperparameters to event files.
+    """A tracker that writes a run's records, pictures and hyperparameters to event files."""
 
-    Each resumption begins a new file. Data have been handed to the operating system when a call
-    returns, so they reach the disk even if the process is killed.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        records: Sequence[Mapping[str, Any]] = (),
-        *,
-        examples: int = 0,
-        config: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, folder: Path, records: Sequence[Record], examples: int, config: Record):
         """Begins or continues the event files of a folder, so that each record occurs once.
 
-        The folder need not exist. Old files are kept, because pictures of old parameters cannot be
-        drawn again. A new event invalidates their contents after `examples`. The numbers of those
-        `records` that the old files lack are added.
+        Old files are kept, because the pictures of old parameters cannot be drawn again. A new one
+        hides all events after the record that the file `last_record` names, and after `examples`.
+        The numbers of later `records` follow, for example of a time without this tracker.
 
         Args:
+            folder: the folder of the event files, which need not exist.
             records: the log so far.
             examples: the run's current count; later records will be added again.
             config: the hyperparameters: numbers, bools, strings and tuples.
-
-        Raises:
-            UserError: tensorboardX is not installed.
         """
-        record_writer, self._summary, self._event = _tensorboard()
+        # Its SummaryWriter writes in a thread, for which `flush` does not wait.
+        from tensorboardX import RecordWriter, summary
+        from tensorboardX.proto import event_pb2
+
+        self._summary = summary
+        self._messages: Any = event_pb2  # its classes are created at run time
         folder.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder.glob("events.out.tfevents.*"))
-        shown = _examples_shown(files, self._event)
+        self._note = folder / LAST
+        last = min(examples, int(self._note.read_text())) if self._note.exists() else 0
         # Readers sort the files by name, and the clock may have been set back.
-        stamp = max([int(time.time()), *(_stamp(file) + 1 for file in files)])
-        path = folder / f"events.out.tfevents.{stamp:010d}.aevb"
-        self._writer = record_writer.RecordWriter(str(path))
+        number = len(list(folder.glob("events.*.tfevents")))
+        self._writer = RecordWriter(str(folder / f"events.{number:06d}.tfevents"))
         self._write(file_version="brain.Event:2")
-        if shown:
-            start = self._event.SessionLog.START
-            self._write(step=examples + 1, session_log=self._event.SessionLog(status=start))
+        start = self._messages.SessionLog.START
+        self._write(step=last + 1, session_log=self._messages.SessionLog(status=start))
         hyper_parameters = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in (config or {}).items()
+            for name, value in config.items()
         }
-        *begin, self._end = self._summary.hparams(hyper_parameters, dict.fromkeys(METRICS))
-        for summary in begin:
-            self._write(summary=summary)
+        *begin, self._end = summary.hparams(hyper_parameters, dict.fromkeys(METRICS))
+        for each in begin:
+            self._write(summary=each)
         for record in records:
-            if record[EXAMPLES] not in shown:
+            if record[EXAMPLES] > last:
                 self.append(record)
-        self._writer.flush()
 
-    def append(
-        self, record: Mapping[str, Any], pictures: Mapping[str, Picture] | None = None
-    ) -> None:
-        """Adds a record's numbers, and pictures, at its count of examples."""
+    def append(self, record: Record, pictures: Mapping[str, Picture] | None = None) -> None:
+        """Adds a record's numbers, and pictures, at its count of examples.
+
+        When it returns, the operating system has them, so a kill of the process loses none.
+        """
         numbers = {name: value for name, value in record.items() if name != EXAMPLES}
         summaries = [self._summary.scalar(name, value) for name, value in numbers.items()]
         for name, picture in (pictures or {}).items():
             channels = picture.reshape(*picture.shape[:2], -1)
             summaries.append(self._summary.image(name, channels, dataformats="HWC"))
-        for summary in summaries:
-            self._write(step=record[EXAMPLES], summary=summary)
+        for each in summaries:
+            self._write(step=record[EXAMPLES], summary=each)
         self._writer.flush()
+        replace_text(self._note, str(record[EXAMPLES]))
 
     def close(self, *, is_done: bool) -> None:
         """Closes the file; for a run that is done, it first records that."""
@@ -145,254 +92,171 @@ class TensorBoard:
         self._writer.close()
 
     def _write(self, **fields: Any) -> None:
-        event = self._event.Event(wall_time=time.time(), **fields)
+        event = self._messages.Event(wall_time=time.time(), **fields)
         self._writer.write(event.SerializeToString())
-
-
-def _tensorboard() -> tuple[Any, Any, Any]:
-    """Imports and returns tensorboardX's record writer, its summaries and its messages.
-
-    Its SummaryWriter is not used, because it writes in a thread, whose events a kill can lose.
-
-    Raises:
-        UserError: tensorboardX is not installed.
-    """
-    try:
-        from tensorboardX import record_writer, summary
-        from tensorboardX.proto import event_pb2
-    except ImportError as error:
-        raise UserError(
-            "config.train.tensorboard is True, which needs tensorboardX; install it "
-            "(pip install 'aevb[tensorboard]') or set the field to False"
-        ) from error
-    return record_writer, summary, event_pb2
-
-
-def _stamp(file: Path) -> int:
-    """Returns the time in an event file's name, in seconds, or 0 if there is none."""
-    digits = file.name.removeprefix("events.out.tfevents.").partition(".")[0]
-    return int(digits) if digits.isdecimal() else 0
-
-
-def _examples_shown(files: Sequence[Path], event: Any) -> set[int]:
-    """Returns the counts of examples whose records TensorBoard shows for these event files."""
-    shown = set()
-    for file in files:
-        for found in _messages(event.Event, _contents(file.read_bytes())):
-            if found.session_log.status == event.SessionLog.START:
-                shown = {examples for examples in shown if examples < found.step}
-            if any(value.tag == METRICS[-1] for value in found.summary.value):
-                shown.add(found.step)
-    return shown
-
-
-def _messages(kind: Any, contents: Iterable[bytes]) -> Iterator[Any]:
-    """Yields contents as protobuf messages of a type, up to the first that is not one."""
-    for content in contents:
-        try:
-            message = kind.FromString(content)
-        except Exception:  # from protobuf; the rest of the file is unreadable
-            return
-        yield message
-
-
-def _contents(file: bytes) -> Iterator[bytes]:
-    """Yields the complete records of an event file, up to one that a kill truncated."""
-    position, header, footer = 0, 12, 4  # header: length (8 bytes), checksum; footer: checksum
-    while position + header <= len(file):
-        (length,) = struct.unpack_from("<Q", file, position)
-        begin, end = position + header, position + header + length
-        position = end + footer
-        if position <= len(file):
-            yield file[begin:end]
 
 
 class WeightsAndBiases:
     """A tracker that writes a run's records, pictures and config to its folder's wandb/.
 
-    In the mode "online" it also sends them to a server. A background process writes them, so a kill
-    of all processes loses the data of the last second.
+    In the mode "online" it also sends them to a server. A background process does both, so a kill
+    can lose some. A resumption continues the run, by its id, in a new folder in wandb/, with the
+    records that neither the server nor a closed folder has; their pictures are in wandb/pictures/.
+    The new folder then replaces those of the mode "offline" that were not closed.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        records: Sequence[Mapping[str, Any]] = (),
-        *,
-        mode: str,
-        config: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, folder: Path, records: Sequence[Record], mode: str, config: Record):
         """Continues the Weights & Biases run in a folder, or begins one if there is none.
 
-        The numbers of those `records` that the run lacks are added to it.
-
-        Args:
-            folder: the run's folder.
-            records: the log so far.
-            mode: "offline" or "online".
-            config: the run's hyperparameters.
+        The mode is "offline" or "online". The other arguments are as for TensorBoard.
 
         Raises:
-            UserError: wandb is not installed or cannot begin. In the mode "online" this can mean
-                that no user is logged in, or that no server answers.
+            UserError: it cannot begin; online, for example, no user is logged in.
         """
-        library = _wandb()
-        folder.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))  # folders sort by time
-        self._picture = library.Image
-        self._shown = _examples_logged(files)
+        self._pictures = folder / "wandb" / "pictures"
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        files = list(folder.glob("wandb/*run-*/run-*.wandb"))
+        run_id = files[0].stem.removeprefix("run-") if files else secrets.token_hex(4)
+        earlier = [file.parent for file in files]
+        closed = [it for it in earlier if (it / LAST).exists() and mode == "offline"]
+        self._replaced = {it for it in earlier if it.name.startswith("offline-")} - set(closed)
         try:
-            with _HOOKS:
-                self._run = _begin(
-                    library, folder, mode, dict(config or {}),
-                    run_id=files[-1].stem.removeprefix("run-") if files else secrets.token_hex(4),
-                )  # fmt: skip
+            self._run = _begin(folder.absolute(), mode, dict(config), run_id)
         except Exception as error:  # many types, some from wandb's dependencies
-            others = (
-                "'off'" if mode == "offline" else "'offline' (`wandb sync` uploads it) or 'off'"
-            )
+            others = "'off'" if mode == "offline" else "'offline' or 'off'"
             raise UserError(
                 f"config.train.wandb is {mode!r}, and Weights & Biases cannot begin "
                 f"({_first_line(error)}); set it to {others}"
             ) from error
+        notes = [int((it / LAST).read_text()) for it in closed]
+        self._last = max([self._run.starting_step - 1, *notes])
         for record in records:
             self.append(record)
 
-    def append(
-        self, record: Mapping[str, Any], pictures: Mapping[str, Picture] | None = None
-    ) -> None:
-        """Adds a record's numbers and pictures, unless its count of examples was added before."""
-        examples = record[EXAMPLES]
-        if examples in self._shown:
-            return
-        self._shown.add(examples)
+    def append(self, record: Record, pictures: Mapping[str, Picture] | None = None) -> None:
+        """Adds a record's numbers, and pictures, at its count of examples.
 
-        def log(run: Any) -> None:
-            drawn = {name: self._picture(picture) for name, picture in (pictures or {}).items()}
-            run.log({**record, **drawn}, step=examples, commit=True)
+        It ignores a record that the run already has. Without `pictures` it adds those that the
+        record had before a resumption.
+        """
+        from wandb import Image
 
-        self._try(log)
+        step, images = record[EXAMPLES], {}
+        file = self._pictures / f"{step}.npz"
+        if pictures:
+            np.savez_compressed(file, **dict[str, Any](pictures))
+        with self._reporting_failures():
+            if self._run is not None and step > self._last:
+                if file.exists():
+                    with np.load(file) as saved:
+                        images = {name: Image(picture) for name, picture in saved.items()}
+                self._run.log({**record, **images}, step=step, commit=True)
+                self._last = step
 
     def close(self, *, is_done: bool) -> None:
         """Waits until all data are written and, in the mode "online", uploaded (30 s at most)."""
-        self._try(lambda run: run.finish(exit_code=0 if is_done else 1))
+        with self._reporting_failures():
+            if self._run is not None:
+                self._run.finish(exit_code=0 if is_done else 1)
+                (Path(self._run.sync_dir) / LAST).write_text(str(self._last))
+                for folder in self._replaced:
+                    shutil.rmtree(folder)
         self._run = None
 
-    def _try(self, action: Callable[[Any], object]) -> None:
-        """Applies `action` to the tracker's run.
-
-        A failure is reported on stderr and ends the tracking; training continues.
-        """
+    @contextmanager
+    def _reporting_failures(self) -> Iterator[None]:
+        """Returns a context in which a failure is reported on stderr and ends the tracking."""
         try:
-            if self._run is not None:
-                action(self._run)
+            yield
         except Exception as error:
-            said = f"Weights & Biases has failed ({_first_line(error)}); the run goes on without it"
-            print(said, file=sys.stderr)
+            message = f"Weights & Biases has failed ({_first_line(error)}); training continues"
+            print(message, file=sys.stderr)
             self._run = None
 
 
 _HOOKS = threading.Lock()  # held while a run begins, which changes sys.exit and sys.excepthook
 
 
-def _begin(library: Any, folder: Path, mode: str, config: dict[str, Any], *, run_id: str) -> Any:
+def _begin(folder: Path, mode: Any, config: dict[str, Any], run_id: str) -> Any:
     """Begins a silent Weights & Biases run and returns it.
 
     The run records neither the console nor the code or the machine, and it leaves sys.exit and
     sys.excepthook unchanged.
     """
-    where = folder.absolute()
-    settings = library.Settings(
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    settings = wandb.Settings(
         mode=mode,
-        root_dir=str(where),
-        use_dot_wandb=False,
+        project=os.environ.get("WANDB_PROJECT", "aevb"),
+        root_dir=str(folder),
         run_id=run_id,
-        run_name=where.name,
-        run_group=where.parent.name,
+        run_name=folder.name,
+        run_group=folder.parent.name,
         resume="allow" if mode == "online" else None,
         reinit="create_new",  # a sweep has several runs in one process
         init_timeout=30.0,
         finish_timeout=30.0,
-        x_transaction_log_flush_interval=1.0,
         silent=True,
         console="off",
-        symlink=False,
         save_code=False,
-        disable_code=True,
-        disable_git=True,
-        disable_job_creation=True,
-        label_disable=True,
+        symlink=False,
         host="",
         x_disable_machine_info=True,
-        x_disable_meta=True,
         x_disable_stats=True,
         x_save_requirements=False,
     )
-    hooks = sys.exit, sys.excepthook
-    try:
-        library.setup(library.Settings(silent=True))  # for the messages before the run
-        if mode == "online" and not library.login(prompt=False):
-            raise PermissionError("nobody is logged in; `wandb login` does it")
-        project = os.environ.get("WANDB_PROJECT", "aevb")
-        run = library.init(project=project, config=config, settings=settings)
-    finally:
-        sys.exit, sys.excepthook = hooks
+    with _HOOKS:
+        hooks = sys.exit, sys.excepthook
+        try:
+            wandb.setup(wandb.Settings(silent=True))  # for the messages before the run
+            if mode == "online" and not wandb.login(prompt=False):
+                raise PermissionError("nobody is logged in; `wandb login` does it")
+            run = wandb.init(config=config, settings=settings)
+        finally:
+            sys.exit, sys.excepthook = hooks
     run.define_metric("*", step_metric=EXAMPLES)
     return run
-
-
-def _wandb() -> Any:
-    """Imports and returns wandb, with error reports to its developers turned off.
-
-    Raises:
-        UserError: wandb is not installed.
-    """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "config.train.wandb is not 'off', which needs wandb; install it "
-            "(pip install 'aevb[wandb]') or set the field to 'off'"
-        ) from error
-    return wandb
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def _examples_logged(files: Sequence[Path]) -> set[int]:
-    """Returns the counts of examples whose records the files of a run hold."""
-    if not files:
-        return set()
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2  # its classes are created at run time
-    logged = set()
-    for file in files:
-        for found in _messages(messages.Record, _transactions(file.read_bytes())):
-            if found.HasField("history"):
-                logged.add(found.history.step.num)
-    return logged
+Tracker = TensorBoard | WeightsAndBiases
 
 
-def _transactions(file: bytes) -> Iterator[bytes]:
-    """Yields the complete records of a .wandb file, which is a log in LevelDB's format.
+def open_trackers(
+    folder: Path,
+    records: Sequence[Record],
+    *,
+    examples: int,
+    config: Record | None,
+    tensorboard: bool,
+    wandb: str,
+) -> list[Tracker]:
+    """Opens the enabled trackers of a run, in its folder. The arguments are as for the classes.
 
-    Blocks of 32 KiB hold parts of records. Each part follows a checksum of 4 bytes, a length of 2
-    bytes and a kind of 1 byte: 1 for a whole record, or 2, 3 and 4 for its first, a middle and its
-    last part.
+    Raises:
+        UserError: a library is not installed, or Weights & Biases cannot begin.
     """
-    block, header, position, begun = 2**15, 7, 7, b""  # position 7, after the file's own header
-    while position + header <= len(file):
-        if block - position % block < header:  # zero padding up to the next block
-            position += block - position % block
-            continue
-        length, kind = struct.unpack_from("<HB", file, position + 4)
-        begin, position = position + header, position + header + length
-        if position > len(file) or kind not in (1, 2, 3, 4):
-            return
-        begun = file[begin:position] if kind in (1, 2) else begun + file[begin:position]
-        if kind in (1, 4):
-            yield begun
+    require_libraries(tensorboard=tensorboard, wandb=wandb)
+    trackers: list[Tracker] = []
+    if tensorboard:
+        trackers.append(TensorBoard(folder / "tensorboard", records, examples, config or {}))
+    if wandb != OFF:
+        trackers.append(WeightsAndBiases(folder, records, wandb, config or {}))
+    return trackers
+
+
+def require_libraries(*, tensorboard: bool, wandb: str) -> None:
+    """Raises a UserError if a library of the enabled trackers is not installed."""
+    for field, library, is_on, off in (
+        ("tensorboard", "tensorboardX", tensorboard, False),
+        ("wandb", "wandb", wandb != OFF, OFF),
+    ):
+        if is_on and importlib.util.find_spec(library) is None:
+            raise UserError(
+                f"config.train.{field} is not {off!r}, which needs {library}; install it "
+                f"(pip install 'aevb[{field}]') or set the field to {off!r}"
+            )

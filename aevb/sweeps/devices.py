@@ -136,7 +136,7 @@ class DeviceTrainer:
 
     def check(self, values: Values) -> None:
         """Raises a UserError if a config is inconsistent, or something it names is missing."""
-        runs.require_boards(values)
+        runs.require_trackers(values)
         self.program(values)
 
     def program(self, values: Values) -> Program:

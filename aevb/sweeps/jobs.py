@@ -277,7 +277,7 @@ class Launcher:
 
     def check(self, values: Values) -> None:
         """Raises a UserError if a config is inconsistent, or something it names is missing."""
-        runs.require_boards(values)
+        runs.require_trackers(values)
         build(values, self._load(values))
 
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:

@@ -10,7 +10,7 @@ from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import MetricsLog
-from aevb.storage.trackers import Pictures, open_boards
+from aevb.storage.trackers import Pictures, open_trackers
 from aevb.training.loop import Pause
 from aevb.training.settings import Settings
 
@@ -43,7 +43,7 @@ class Journal:
         self.resumed = restored is not None
         self.step, self.state, self.seconds, records = restored or (0, first, 0.0, [])
         self._log = MetricsLog(folder / "metrics.jsonl", records)
-        self._trackers = open_boards(
+        self._trackers = open_trackers(
             folder,
             records,
             examples=self.step * settings.batch_size,

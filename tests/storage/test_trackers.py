@@ -21,6 +21,8 @@ from programs import ON_THE_CPU, ROOT, run_python
 from small_sweep import small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
+from wandb_files import logged, messages, pictures
+from wandb_server import Server, serving
 
 import aevb
 from aevb import experiment, runs
@@ -29,7 +31,7 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.reports import run_figures
 from aevb.runtime.run_lock import LOCK
-from aevb.storage import checkpoint, trackers
+from aevb.storage import checkpoint
 from aevb.storage.trackers import TensorBoard, WeightsAndBiases
 from aevb.sweeps import sweep
 from aevb.sweeps.grid import make_plan
@@ -98,10 +100,20 @@ def picture(record: Mapping[str, float]) -> dict[str, np.ndarray]:
     return {"samples": np.full((4, 6), int(record["examples"]) // 100, np.uint8)}
 
 
+def tensorboard(folder: Path, known: int = 0) -> TensorBoard:
+    """Opens the tracker of a run that resumes after `known` records."""
+    return TensorBoard(folder, RECORDS[:known], examples=100 * known, config={})
+
+
+def weights_and_biases(folder: Path, known: int = 0, mode: str = "offline") -> WeightsAndBiases:
+    """Opens the tracker of a run that resumes after `known` records."""
+    return WeightsAndBiases(folder, RECORDS[:known], mode=mode, config={})
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the folder of a finished run with TensorBoard's files."""
-    folder = tmp_path_factory.mktemp("boards") / "run"
+    folder = tmp_path_factory.mktemp("trackers") / "run"
     runs.run(frey(train__tensorboard=True), folder)
     return folder
 
@@ -203,17 +215,16 @@ def test_the_hyper_parameters_are_the_config(run: Path):
 
 
 @pytest.mark.parametrize("known", [0, 2, 4])
-def test_a_resumed_board_repeats_none_and_misses_none(known: int, tmp_path: Path):
+def test_a_resumed_tensorboard_repeats_no_record_and_misses_none(known: int, tmp_path: Path):
     """The run stopped after a record that no checkpoint has; earlier pictures are unchanged."""
-    board = TensorBoard(tmp_path)
+    tracker = tensorboard(tmp_path)
     for record in RECORDS[:3]:
-        board.append(record, picture(record))
-    board.close(is_done=False)
-    examples = 100 * known
-    board = TensorBoard(tmp_path, RECORDS[:known], examples=examples)
+        tracker.append(record, picture(record))
+    tracker.close(is_done=False)
+    tracker = tensorboard(tmp_path, known)
     for record in RECORDS[known:]:
-        board.append(record, {"samples": picture(record)["samples"] + 100})
-    board.close(is_done=True)
+        tracker.append(record, {"samples": picture(record)["samples"] + 100})
+    tracker.close(is_done=True)
     assert scalars(tmp_path) == RECORDS
     found = images(tmp_path, "samples")
     drawn = {step: image[0, 0] for step, image in found.items()}
@@ -221,48 +232,55 @@ def test_a_resumed_board_repeats_none_and_misses_none(known: int, tmp_path: Path
     assert drawn == old | {100 * i: 100 + i for i in (1, 2, 3, 4) if i > known}
 
 
-def test_a_board_that_is_opened_often_within_a_second_is_read_in_order(tmp_path: Path):
-    """A clock that was set back has no effect either, because readers sort the files by name."""
-    (tmp_path / "events.out.tfevents.4000000000.elsewhere").touch()
+def test_event_files_are_read_in_order_if_the_clock_is_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Readers sort the files by name."""
+    now = time.time()
     for number, record in enumerate(RECORDS):
-        board = TensorBoard(tmp_path, RECORDS[:number], examples=100 * number)
-        board.append(record)
-        board.append({**record, "examples": 900})  # removed when the run is resumed
-        board.close(is_done=False)
-    TensorBoard(tmp_path, RECORDS, examples=400).close(is_done=True)
-    assert len(list(tmp_path.iterdir())) == 6
+        monkeypatch.setattr(time, "time", lambda back=100 * number: now - back)
+        tracker = tensorboard(tmp_path, number)
+        tracker.append(record)
+        tracker.append({**record, "examples": 900})  # removed when the run is resumed
+        tracker.close(is_done=False)
+    tensorboard(tmp_path, 4).close(is_done=True)
+    assert len(list(tmp_path.glob("*tfevents*"))) == 5
     assert scalars(tmp_path) == RECORDS
 
 
-def test_a_board_that_is_switched_on_later_has_the_records_so_far(tmp_path: Path):
-    board = TensorBoard(tmp_path / "new", RECORDS[:2], examples=200)
-    board.append(RECORDS[2])
-    board.close(is_done=False)
+def test_a_tensorboard_that_is_switched_on_later_has_the_records_so_far(tmp_path: Path):
+    tracker = tensorboard(tmp_path / "new", 2)
+    tracker.append(RECORDS[2])
+    tracker.close(is_done=False)
     assert scalars(tmp_path / "new") == RECORDS[:3]
-    TensorBoard(tmp_path / "new", RECORDS, examples=400).close(is_done=True)  # was off for a record
+    tensorboard(tmp_path / "new", 4).close(is_done=True)  # it was off for a record
     assert scalars(tmp_path / "new") == RECORDS
 
 
-@pytest.mark.parametrize("cut", [1, 7, 30])
-def test_an_event_that_a_kill_cut_off_is_written_again(cut: int, tmp_path: Path):
-    board = TensorBoard(tmp_path)
-    for record in RECORDS[:2]:
-        board.append(record)
-    board.close(is_done=False)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-cut])
+@pytest.mark.parametrize("known", [1, 2])
+@pytest.mark.parametrize("cut", [0, 1, 7, 30])
+def test_events_that_a_kill_interrupted_are_written_again(cut: int, known: int, tmp_path: Path):
+    """A kill can come before the file `last_record` notes that a record's events are complete."""
+    tracker = tensorboard(tmp_path)
+    tracker.append(RECORDS[0])
+    note = (tmp_path / "last_record").read_text()
+    tracker.append(RECORDS[1])
+    tracker.close(is_done=False)
+    (tmp_path / "last_record").write_text(note)
+    (file,) = tmp_path.glob("*tfevents*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size - cut])
     assert scalars(tmp_path)[:1] == RECORDS[:1]
-    board = TensorBoard(tmp_path, RECORDS[:1], examples=100)
-    for record in RECORDS[1:]:
-        board.append(record)
-    board.close(is_done=True)
+    tracker = tensorboard(tmp_path, known)
+    for record in RECORDS[known:]:
+        tracker.append(record)
+    tracker.close(is_done=True)
     assert scalars(tmp_path) == RECORDS
 
 
 def test_what_is_added_is_on_the_disk_at_once(tmp_path: Path):
     """A checkpoint that is saved afterward relies on it."""
-    board = TensorBoard(tmp_path)
-    board.append(RECORDS[0], picture(RECORDS[0]))
+    tracker = tensorboard(tmp_path)
+    tracker.append(RECORDS[0], picture(RECORDS[0]))
     assert scalars(tmp_path) == RECORDS[:1]
     assert list(images(tmp_path, "samples")) == [100]
 
@@ -305,7 +323,7 @@ def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_without_boards_makes_no_pictures_and_asks_for_no_library(
+def test_a_run_without_trackers_makes_no_pictures_and_asks_for_no_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(run_figures, "pictures_of", None)
@@ -410,32 +428,6 @@ def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
 # Weights & Biases
 
 
-def transactions(folder: Path) -> list[Any]:
-    """Returns the messages in the files of a run of Weights & Biases, in their order.
-
-    Its Python library has no reader for them; this one is tested against what its writer wrote.
-    """
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2
-    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
-    assert len({file.name for file in files}) == 1  # a single run, for any number of files
-    contents = [content for file in files for content in trackers._transactions(file.read_bytes())]
-    return [messages.Record.FromString(content) for content in contents]
-
-
-def logged(folder: Path) -> list[dict[str, Any]]:
-    """Returns its records without their pictures; each step equals its count of examples."""
-    found = []
-    for transaction in transactions(folder):
-        if transaction.HasField("history"):
-            items = transaction.history.item
-            record = {"/".join(item.nested_key): json.loads(item.value_json) for item in items}
-            assert transaction.history.step.num == record["examples"]
-            found.append({k: v for k, v in record.items() if "/" not in k and k[0] != "_"})
-    return found
-
-
 def without_time(record: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in record.items() if k != "seconds" and "recent" not in k}
 
@@ -448,7 +440,7 @@ def test_weights_and_biases_have_the_log(logged_run: Path):
 @pytest.mark.slow
 def test_weights_and_biases_have_the_config(logged_run: Path):
     run = logged_run
-    (begun,) = [it.run for it in transactions(run) if it.HasField("run")]
+    (begun,) = [it.run for it in messages(run) if it.HasField("run")]
     found = {item.key: json.loads(item.value_json) for item in begun.config.update}
     found.pop("_wandb")
     assert found == {**frey(**BOTH), "model.hidden": [8]}
@@ -458,72 +450,58 @@ def test_weights_and_biases_have_the_config(logged_run: Path):
 @pytest.mark.slow
 def test_weights_and_biases_have_the_pictures(logged_run: Path):
     """The pictures are those of TensorBoard, at the same counts of examples."""
-    run = logged_run
-    steps = {name: [] for name in PICTURES}
-    for transaction in transactions(run):
-        items = {"/".join(i.nested_key): i.value_json for i in transaction.history.item}
-        for name in PICTURES if items else ():
-            (file,) = (run / "wandb").glob(f"*/files/{json.loads(items[f'{name}/path'])}")
-            examples = transaction.history.step.num
-            expected = images(run / "tensorboard", name)[examples]
-            np.testing.assert_array_equal(np.asarray(Image.open(file)), expected)
-            steps[name].append(examples)
-    assert all(found == [record["examples"] for record in log(run)] for found in steps.values())
+    run, found = logged_run, pictures(logged_run)
+    assert set(found) == {(name, record["examples"]) for name in PICTURES for record in log(run)}
+    for (name, examples), file in found.items():
+        expected = images(run / "tensorboard", name)[examples]
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), expected)
 
 
 @pytest.mark.slow
 def test_weights_and_biases_look_at_nothing(logged_run: Path):
     """The files have no data on the machine, the packages, the code or the program's output."""
     run = logged_run
-    kinds = {it.WhichOneof("record_type") for it in transactions(run)}
+    kinds = {it.WhichOneof("record_type") for it in messages(run)}
     assert kinds == {
         "header", "run", "telemetry", "metric", "files", "summary", "history", "exit",
     }  # fmt: skip
-    (begun,) = [it.run for it in transactions(run) if it.HasField("run")]
+    (begun,) = [it.run for it in messages(run) if it.HasField("run")]
     assert not begun.HasField("git")
     assert begun.host == ""
 
 
 @pytest.mark.slow
-def test_a_resumed_run_of_weights_and_biases_is_the_same_run(tmp_path: Path):
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_resumed_run_of_weights_and_biases_is_the_same_run(is_closed: bool, tmp_path: Path):
     """The run stopped after a record without a checkpoint; the tracker was off for another one."""
-    board = WeightsAndBiases(tmp_path, mode="offline")
+    tracker = weights_and_biases(tmp_path)
     for record in RECORDS[:2]:
-        board.append(record)
-    board.close(is_done=False)
+        tracker.append(record, picture(record))
+    if is_closed:
+        tracker.close(is_done=False)
     end_of_process()
-    board = WeightsAndBiases(tmp_path, RECORDS[:1], mode="offline")
-    board.append(RECORDS[1])
-    board.close(is_done=False)
+    tracker = weights_and_biases(tmp_path, 1)
+    tracker.append(RECORDS[1], picture(RECORDS[1]))
+    tracker.close(is_done=False)
     end_of_process()
-    board = WeightsAndBiases(tmp_path, RECORDS[:3], mode="offline")
-    board.append(RECORDS[3])
-    board.close(is_done=True)
+    tracker = weights_and_biases(tmp_path, 3)
+    tracker.append(RECORDS[3], picture(RECORDS[3]))
+    tracker.close(is_done=True)
     end_of_process()
     assert logged(tmp_path) == RECORDS
-
-
-@pytest.mark.slow
-def test_many_records_of_a_run_that_is_opened_again_are_read(tmp_path: Path):
-    """The records fill several blocks of their file, and block boundaries split some of them."""
-    numbers = {f"number_{i}": i / 7 for i in range(100)}
-    records = [{"examples": i, **numbers} for i in range(1, 61)]
-    board = WeightsAndBiases(tmp_path, records, mode="offline")
-    board.close(is_done=False)
-    end_of_process()
-    (file,) = tmp_path.rglob("*.wandb")
-    assert file.stat().st_size > 3 * 2**15
-    assert logged(tmp_path) == records
-    WeightsAndBiases(tmp_path, records, mode="offline").close(is_done=True)
-    end_of_process()
-    assert logged(tmp_path) == records
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == (3 if is_closed else 2)
+    found = pictures(tmp_path)
+    assert {step for _, step in found} == {100, 200, 400}
+    for record in (RECORDS[0], RECORDS[1], RECORDS[3]):
+        image = Image.open(found["samples", record["examples"]])
+        np.testing.assert_array_equal(np.asarray(image), picture(record)["samples"])
 
 
 @pytest.mark.slow
 def test_two_runs_of_weights_and_biases_in_one_process_are_kept_apart(tmp_path: Path):
     """Neither run prints anything, and neither changes the hooks or signals of the process."""
     hooks = sys.exit, sys.excepthook, [signal.getsignal(number) for number in signal.Signals]
-    one, other = (WeightsAndBiases(tmp_path / it, mode="offline") for it in ("one", "other"))
+    one, other = (weights_and_biases(tmp_path / name) for name in ("one", "other"))
     one.append(RECORDS[0])
     other.append(RECORDS[1])
     one.append(RECORDS[2])
@@ -538,22 +516,103 @@ def test_two_runs_of_weights_and_biases_in_one_process_are_kept_apart(tmp_path: 
     assert found == hooks
 
 
-def test_a_board_that_fails_lets_the_run_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    board = WeightsAndBiases(tmp_path, mode="offline")
+def test_training_continues_if_a_tracker_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    tracker = weights_and_biases(tmp_path)
 
     class Broken:
         def log(self, *_: object, **__: object) -> None:
             raise ConnectionError("it has gone\nand more")
 
-    assert board._run is not None
-    board._run.finish()
-    board._run = Broken()
+    assert tracker._run is not None
+    tracker._run.finish()
+    tracker._run = Broken()
     for record in RECORDS:
-        board.append(record)
-    board.close(is_done=True)
+        tracker.append(record)
+    tracker.close(is_done=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == "Weights & Biases has failed (it has gone); the run goes on without it\n"
+    assert err == "Weights & Biases has failed (it has gone); training continues\n"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Yields a server of Weights & Biases, which this process and its children use."""
+    with serving() as found:
+        for name, value in found.environment.items():
+            monkeypatch.setenv(name, value)
+        yield found
+        end_of_process()
+
+
+def uploaded(server: Server) -> tuple[list[dict[str, float]], set[int]]:
+    """Returns the records of a server's only run, and the steps with pictures."""
+    (history,) = server.histories.values()
+    names = RECORDS[0].keys()
+    records = [{name: line[name] for name in names} for line in history]
+    return records, {it["_step"] for it in history if it["samples"]["path"] in server.uploads}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_server_has_each_record_of_a_resumed_run_once(
+    is_closed: bool, server: Server, tmp_path: Path
+):
+    tracker = weights_and_biases(tmp_path, mode="online")
+    for record in RECORDS[:2]:
+        tracker.append(record, picture(record))
+    if is_closed:
+        tracker.close(is_done=False)
+    end_of_process()
+    tracker = weights_and_biases(tmp_path, 1, mode="online")
+    for record in RECORDS[1:]:
+        tracker.append(record, picture(record))
+    tracker.close(is_done=True)
+    assert uploaded(server) == (RECORDS, {100, 200, 300, 400})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_uploaded_twice", [True, False])
+def test_a_server_has_each_record_of_an_offline_run_once(
+    is_uploaded_twice: bool, server: Server, tmp_path: Path
+):
+    """The run is stopped, killed and finished; it can be uploaded in between."""
+
+    def upload() -> None:
+        """Runs `wandb sync` where it may leave a log."""
+        command = [sys.executable, "-m", "wandb", "sync", str(tmp_path / "wandb")]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+
+    tracker = weights_and_biases(tmp_path)
+    tracker.append(RECORDS[0], picture(RECORDS[0]))
+    tracker.close(is_done=False)
+    end_of_process()
+    if is_uploaded_twice:
+        upload()
+    tracker = weights_and_biases(tmp_path, 1)
+    for record in RECORDS[1:3]:
+        tracker.append(record, picture(record))
+    end_of_process()
+    tracker = weights_and_biases(tmp_path, 3)
+    tracker.append(RECORDS[3], picture(RECORDS[3]))
+    tracker.close(is_done=True)
+    end_of_process()
+    upload()
+    assert uploaded(server) == (RECORDS, {100, 200, 300, 400})
+
+
+@pytest.mark.slow
+def test_an_offline_run_that_goes_online_is_uploaded_once(server: Server, tmp_path: Path):
+    tracker = weights_and_biases(tmp_path)
+    for record in RECORDS[:2]:
+        tracker.append(record, picture(record))
+    tracker.close(is_done=False)
+    end_of_process()
+    tracker = weights_and_biases(tmp_path, 2, mode="online")
+    for record in RECORDS[2:]:
+        tracker.append(record, picture(record))
+    tracker.close(is_done=True)
+    assert uploaded(server) == (RECORDS, {100, 200, 300, 400})
+    assert not list(tmp_path.glob("wandb/offline-run-*"))
 
 
 ONLINE = [
