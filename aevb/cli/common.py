@@ -10,7 +10,7 @@ from typing import NoReturn
 from absl import logging
 
 from aevb.errors import Interrupted, UserError
-from aevb.storage.metrics_log import Unminded
+from aevb.storage.metrics_log import IgnoringWriteErrors
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +27,7 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
     """
     logging.set_verbosity(logging.FATAL)  # orbax's warnings are harmless or are reported here
     try:
-        with redirect_stdout(Unminded(sys.stdout)) if sys.stdout else nullcontext():
+        with redirect_stdout(IgnoringWriteErrors(sys.stdout)) if sys.stdout else nullcontext():
             return body()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -105,7 +105,7 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "standard_error": error}
 
 
-class Unminded:
+class IgnoringWriteErrors:
     """A stream that ignores failed writes, for example after its reader has closed the pipe.
 
     If a write failed, tqdm would not release its lock, and a sweep's other threads would wait for
@@ -148,7 +148,7 @@ def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: boo
     On a terminal it is a bar. In a file it is one line every half minute and one at the end.
     """
     common: dict[str, Any] = {
-        "file": Unminded(sys.stderr),
+        "file": IgnoringWriteErrors(sys.stderr),
         "disable": not is_shown,
         "total": total,
         "initial": done,

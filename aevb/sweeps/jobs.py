@@ -14,10 +14,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
@@ -37,7 +36,7 @@ TRIES = 3  # consecutive jobs of a member that may end without a result and with
 REQUEUES = 1000  # of a job that has reached its time limit
 MINUTES = 240  # default time limit of a job; an unfinished run resumes in the next job
 NOT_OF_SBATCH = ("time", "signal_delay_s", "array_parallelism")  # integer options of submitit
-RUNNING, CANCELLED = "RUNNING", "CANCELLED"
+CANCELLED = "CANCELLED"
 ENDED = (
     "BOOT_FAIL", CANCELLED, "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "REVOKED", "TIMEOUT",
@@ -46,20 +45,15 @@ ENDED = (
 Job = Any  # a submitit.Job
 
 
-class Ended(NamedTuple):
-    """The result that a job returns when it ends."""
-
-    reason: str = ""  # why its run has failed
-    is_stopped: bool = False  # whether a signal stopped it, instead of a failure
-
-
-class Task:
+class Task(NamedTuple):
     """The function that a job runs; it is pickled."""
 
-    def __init__(self, values: Values, folder: Path, *, one_thread: bool):
-        self.values, self.folder, self.one_thread = values, folder, one_thread
+    values: Values
+    folder: Path
+    one_thread: bool
 
-    def __call__(self) -> Ended:
+    def __call__(self) -> str | None:
+        """Trains the run; returns "", the reason if it has failed, or None if it was stopped."""
         exit_at_once([number for number in CAUGHT if number != REQUEUE])
         bring_again(self.values.get(ENTRIES, ""), self.folder)
         if self.one_thread:
@@ -67,46 +61,22 @@ class Task:
         try:
             runs.run(self.values, self.folder)
         except UserError as error:
-            return Ended(str(error))
+            return str(error)
         except Interrupted as stop:
             if stop.received == REQUEUE:
                 signal.raise_signal(REQUEUE)  # now handled by submitit, which requeues the job
-            return Ended(is_stopped=True)
+            return None
         except Exception as error:
             traceback.print_exc()
             last = " ".join(traceback.format_exception_only(error)[-1].split())
-            return Ended(f"{last} (the log of its job has the whole of it)")
-        return Ended()
+            return f"{last} (the log of its job has the traceback)"
+        return ""
 
     def checkpoint(self) -> Any:
         """Returns the submission of the next job; submitit calls this before it requeues."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
-
-
-class Engine(Protocol):
-    """A queue to which jobs are submitted."""
-
-    poll_seconds: float  # time between two queries of the jobs' states
-
-    def room(self) -> int:
-        """Returns the number of jobs that can be submitted now."""
-        ...
-
-    def submit(self, tasks: Sequence[Task]) -> list[Job]: ...
-
-    def find(self, job_ids: Sequence[str]) -> list[Job | None]:
-        """Returns jobs that an earlier process submitted; None for each that has ended."""
-        ...
-
-    def states(self, jobs: Sequence[Job]) -> list[str]:
-        """Returns the state of each job, under SLURM's names."""
-        ...
-
-    def leave(self, jobs: Sequence[Job]) -> None:
-        """Releases or ends the jobs before this process stops."""
-        ...
 
 
 class Slurm:
@@ -118,57 +88,44 @@ class Slurm:
         """Raises a UserError if SLURM is not available here, or an option is invalid."""
         import submitit
 
-        with _one_line("--launcher=slurm"):
-            self._executor = submitit.SlurmExecutor(folder / JOBS, max_num_timeout=REQUEUES)
+        with _reporting_errors_of("--launcher=slurm"):
+            self.executor = submitit.SlurmExecutor(folder / JOBS, max_num_timeout=REQUEUES)
         numbers = {name: options[name] for name in NOT_OF_SBATCH if name in options}
         for name, value in numbers.items():
             if not isinstance(value, int):
                 raise UserError(f"--slurm={name}={value}; it must be a whole number")
-        self._executor.update_parameters(
+        self.executor.update_parameters(
             job_name=f"aevb-{folder.name}"[:40],
             additional_parameters={k: v for k, v in options.items() if k not in numbers},
             **{"time": MINUTES, **numbers},
         )
 
-    def room(self) -> int:
-        return sys.maxsize
-
     def submit(self, tasks: Sequence[Task]) -> list[Job]:
-        with _one_line("sbatch"):
-            return list(self._executor.submit_array(tasks))
+        """Submits all tasks."""
+        with _reporting_errors_of("sbatch"):
+            return list(self.executor.submit_array(tasks))
 
-    def find(self, job_ids: Sequence[str]) -> list[Job | None]:
-        import submitit
+    def ends(self, jobs: Sequence[Job]) -> list[str]:
+        """Returns the state in which each job has ended, from `squeue`; "" for a job that has not.
 
-        jobs = [submitit.SlurmJob(self._executor.folder, job_id) for job_id in job_ids]
-        states = self.states(jobs)
-        return [None if state in ENDED else job for job, state in zip(jobs, states, strict=True)]
-
-    def states(self, jobs: Sequence[Job]) -> list[str]:
-        """Returns the state of each job from `squeue`.
-
-        `sacct` keeps states for longer, but not every cluster has it, and it is delayed.
+        The states of submitit are those of `sacct`. On a cluster without accounting they are
+        UNKNOWN, and a job that was killed or cancelled would never end.
         """
-        asked = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", "--me"]
-        told = subprocess.run(asked, capture_output=True, text=True, check=False)
-        if told.returncode != 0:  # SLURM is overloaded; ask again at the next poll
-            return [RUNNING] * len(jobs)
-        known = dict(line.split() for line in told.stdout.splitlines())
-        return [known.get(job.job_id) or self._forgotten(job) for job in jobs]
-
-    def _forgotten(self, job: Job) -> str:
-        """Returns the state of a job that `squeue` no longer lists.
-
-        SLURM lists a job for some minutes after it ran, and not at all if it was cancelled before
-        it started. The job's output file shows whether it started.
-        """
-        return "COMPLETED" if job.paths.stdout.exists() else CANCELLED
+        asked = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:  # SLURM is overloaded; ask again at the next poll
+            return [""] * len(jobs)
+        states = dict(line.split() for line in answer.stdout.splitlines())
+        for job in jobs:  # one that SLURM no longer lists has run, or was cancelled before
+            has_run = job.paths.stdout.exists()
+            states.setdefault(job.job_id, "COMPLETED" if has_run else CANCELLED)
+        return [state if (state := states[job.job_id]) in ENDED else "" for job in jobs]
 
     def leave(self, jobs: Sequence[Job]) -> None:
         """Leaves the jobs running and prints their ids."""
-        ids = sorted({job.job_id.partition("_")[0] for job in jobs})
+        ids = " ".join(sorted({job.job_id.partition("_")[0] for job in jobs}))
         if ids:
-            print(f"\nSLURM goes on with job {', '.join(ids)}; `scancel` ends it", file=sys.stderr)
+            print(f"\nSLURM continues with job {ids}; `scancel {ids}` ends it", file=sys.stderr)
 
 
 class Local:
@@ -184,58 +141,45 @@ class Local:
             raise UserError(
                 f"--slurm has {', '.join(options)}; a job of --launcher=local takes no options"
             )
-        self._gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        self._free = list(range(self._gpus or xla.num_cores()))
-        self._taken: dict[str, int] = {}  # id of a job -> its core or GPU
-        self._executor = submitit.LocalExecutor(folder / JOBS, max_num_timeout=REQUEUES)
-
-    def room(self) -> int:
-        return len(self._free)
+        self._has_gpus = bool(gpus := list(Path("/dev").glob("nvidia[0-9]*")))
+        self._jobs: list[Job | None] = [None] * (len(gpus) or xla.num_cores())  # one for each place
+        self.executor = submitit.LocalExecutor(folder / JOBS, max_num_timeout=REQUEUES)
 
     def submit(self, tasks: Sequence[Task]) -> list[Job]:
-        jobs = []
-        for task in tasks:
-            place = self._free.pop()
-            self._executor.update_parameters(
+        """Submits as many tasks, from the first, as there are free places."""
+        free = [place for place, job in enumerate(self._jobs) if job is None or job.done()]
+        for place, task in zip(free, tasks, strict=False):
+            self.executor.update_parameters(
                 timeout_min=60 * 24 * 365,
-                **({"gpus_per_node": 1, "visible_gpus": (place,)} if self._gpus else {}),
+                **({"gpus_per_node": 1, "visible_gpus": (place,)} if self._has_gpus else {}),
             )
-            with _deaf_to_the_terminal():
-                job = self._executor.submit(task)
-            self._taken[job.job_id] = place
-            jobs.append(job)
-        return jobs
+            with _ignoring_interrupts():
+                self._jobs[place] = self.executor.submit(task)
+        return [self._jobs[place] for place in free[: len(tasks)]]
 
-    def find(self, job_ids: Sequence[str]) -> list[Job | None]:
-        return [None] * len(job_ids)
-
-    def states(self, jobs: Sequence[Job]) -> list[str]:
-        states = []
-        for job in jobs:
-            states.append("COMPLETED" if job.done() else RUNNING)
-            if states[-1] in ENDED and job.job_id in self._taken:
-                self._free.append(self._taken.pop(job.job_id))
-        return states
+    def ends(self, jobs: Sequence[Job]) -> list[str]:
+        """Returns the state in which each job has ended; "" for a job that has not."""
+        return [job.state if job.done() else "" for job in jobs]
 
     def leave(self, jobs: Sequence[Job]) -> None:
         """Sends SIGTERM to each job, on which it saves and ends, and waits for all."""
         for job in jobs:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
-        while not all(state in ENDED for state in self.states(jobs)):
+        while not all(job.done() for job in jobs):
             time.sleep(0.1)
 
 
 ENGINES = {"slurm": Slurm, "local": Local}
 
 
-class _Live(NamedTuple):
-    """A member and its job."""
+class _Attempt(NamedTuple):
+    """A member that is not finished, and its job."""
 
     member: Member
-    job: Job
-    began_at: int  # training examples that were saved when the job was submitted
-    tries: int  # consecutive jobs, including this one, since the last that saved more
+    saved: int  # training examples that are saved before the job
+    number: int  # of consecutive jobs, including this one, since the last that saved more
+    job: Job = None  # if it is submitted
 
 
 class Launcher:
@@ -260,20 +204,16 @@ class Launcher:
         self.devices: Sequence[str] = ()  # known only in the jobs
         self.failures: dict[str, str] = {}
         try:
-            self._engine: Engine = ENGINES[name](self.folder, options)
+            self._engine: Slurm | Local = ENGINES[name](self.folder, options)
         except ImportError as error:
-            raise UserError(
-                "--launcher needs submitit; install it: pip install 'aevb[cluster]'"
-            ) from error
-        self._one_thread = name == "local"
+            message = "--launcher needs submitit; install it: pip install 'aevb[cluster]'"
+            raise UserError(message) from error
         self._load = Loader()
-        self._seen: dict[str, int] = {}  # name of a member -> examples reported so far
+        self._reported: dict[str, int] = {}  # name of a member -> examples reported so far
 
     def describe(self) -> str:
         """Returns a line that describes the launcher and names the folder of the logs."""
-        return (
-            f"launcher: {self.mapping}, a job for each run; their logs are in {self.folder / JOBS}"
-        )
+        return f"launcher: {self.mapping}, a job for each run; logs are in {self.folder / JOBS}"
 
     def check(self, values: Values) -> None:
         """Raises a UserError if a config is inconsistent, or something it names is missing."""
@@ -287,80 +227,79 @@ class Launcher:
             UserError: a folder cannot be used, or a job cannot be submitted.
             Interrupted: a signal was received.
         """
-        todo = []
-        for member in members:
-            if summary_of(self.folder, member):
-                self._tell(member, member.num_examples, report)
-            else:
-                todo.append(member)
-        recorded = self._recorded()
-        found: dict[str, Job | None] = {}
-        if begun := [m.name for m in todo if m.name in recorded]:
-            jobs = self._engine.find([recorded[name] for name in begun])
-            found = dict(zip(begun, jobs, strict=True))
-        live = [_Live(m, job, self._saved(m), 1) for m in todo if (job := found.get(m.name))]
-        waiting = deque((m, 1) for m in todo if not found.get(m.name))
-        while live or waiting:
-            room = min(self._engine.room(), len(waiting))
-            live += self._submit([waiting.popleft() for _ in range(room)])
+        finished = [member for member in members if summary_of(self.folder, member)]
+        for member in finished:
+            self._report_progress(member, member.num_examples, report)
+        todo = [_Attempt(m, self._saved(m), 1) for m in members if m not in finished]
+        running = self._find(todo)
+        found = [attempt.member for attempt in running]
+        waiting = [attempt for attempt in todo if attempt.member not in found]
+        for attempt in waiting:
+            runs.keep_experiment(self.folder / attempt.member.name, attempt.member.values)
+        while running or waiting:
+            submitted = self._submit(waiting)
+            running, waiting = running + submitted, waiting[len(submitted) :]
             self._sleep(signals)
+            jobs = [attempt.job for attempt in running]
             if signals.received:
-                self._engine.leave([each.job for each in live])
+                self._engine.leave(jobs)
                 raise Interrupted(signals.received, 0)
-            states = self._engine.states([each.job for each in live])
-            going_on = []
-            for each, state in zip(live, states, strict=True):
-                self._tell(each.member, self._saved(each.member), report)
-                if state not in ENDED:
-                    going_on.append(each)
-                elif tries := self._judge(each, state):
-                    waiting.append((each.member, tries))
+            running_before, running = running, []
+            for attempt, end in zip(running_before, self._engine.ends(jobs), strict=True):
+                examples = self._saved(attempt.member)
+                if not end:
+                    running.append(attempt)
+                elif again := self._next(attempt, end):
+                    waiting.append(again)
                 else:
-                    self._tell(each.member, each.member.num_examples, report)
-            live = going_on
+                    examples = attempt.member.num_examples
+                self._report_progress(attempt.member, examples, report)
 
-    def _submit(self, members: Sequence[tuple[Member, int]]) -> list[_Live]:
-        """Submits a job for each member, given with the number of its try."""
-        if not members:
-            return []
-        tasks = [
-            Task(member.values, self.folder / member.name, one_thread=self._one_thread)
-            for member, _ in members
+    def _find(self, attempts: Sequence[_Attempt]) -> list[_Attempt]:
+        """Returns those whose job, submitted by an earlier process, has not ended."""
+        executor, ids = self._engine.executor, self._recorded()
+        submitted = [
+            attempt._replace(job=executor.job_class(executor.folder, ids[attempt.member.name]))
+            for attempt in attempts
+            if attempt.member.name in ids
         ]
-        for member, _ in members:
-            runs.keep_experiment(self.folder / member.name, member.values)
-        saved = [self._saved(member) for member, _ in members]
-        jobs = self._engine.submit(tasks)
-        begun = [
-            _Live(member, job, began_at, tries)
-            for (member, tries), job, began_at in zip(members, jobs, saved, strict=True)
-        ]
-        self._record(begun)
-        return begun
+        ends = self._engine.ends([attempt.job for attempt in submitted]) if submitted else []
+        return [attempt for attempt, end in zip(submitted, ends, strict=True) if not end]
 
-    def _judge(self, ended: _Live, state: str) -> int:
-        """Returns the number of the next try of a member whose job has ended, or 0 for none.
+    def _submit(self, attempts: Sequence[_Attempt]) -> list[_Attempt]:
+        """Submits jobs for the first attempts, as many as there is room for; returns these."""
+        one_thread = self.mapping == "local"
+        members = [attempt.member for attempt in attempts]
+        tasks = [Task(member.values, self.folder / member.name, one_thread) for member in members]
+        jobs = self._engine.submit(tasks) if tasks else []
+        if jobs:
+            ids = {member.name: job.job_id for member, job in zip(members, jobs, strict=False)}
+            (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / JOBS / RECORD, self._recorded() | ids)
+        return [attempt._replace(job=job) for attempt, job in zip(attempts, jobs, strict=False)]
+
+    def _next(self, attempt: _Attempt, end: str) -> _Attempt | None:
+        """Returns the next attempt after one whose job has ended, or None if there is none.
 
         If the member has failed, the reason is recorded in `failures`.
         """
-        member, job = ended.member, ended.job
+        member, job = attempt.member, attempt.job
         if summary_of(self.folder, member):
-            return 0
-        said = _result(job)
-        if said is not None and not said.is_stopped:
-            self.failures[member.name] = said.reason
-            return 0
-        if state == CANCELLED:
+            return None
+        reason, saved = _reason_of_failure(job), self._saved(member)
+        number = 1 if saved > attempt.saved else attempt.number + 1
+        if reason is not None:
+            self.failures[member.name] = reason
+        elif end == CANCELLED:
             self.failures[member.name] = f"job {job.job_id} was cancelled"
-            return 0
-        tries = 1 if self._saved(member) > ended.began_at else ended.tries + 1
-        if tries > TRIES:
+        elif number > TRIES:
             self.failures[member.name] = (
-                f"its job has ended ({state}) {TRIES} times without having saved anything; "
-                f"{job.paths.stderr} has its last words"
+                f"its job has ended ({end}) {TRIES} times without saving anything; see "
+                f"{job.paths.stderr}"
             )
-            return 0
-        return tries
+        else:
+            return _Attempt(member, saved, number)
+        return None
 
     def _sleep(self, signals: Signals) -> None:
         until = time.monotonic() + self._engine.poll_seconds
@@ -372,26 +311,19 @@ class Launcher:
         records = read_records(self.folder / member.name / "metrics.jsonl")
         return records[-1]["examples"] if records else 0
 
-    def _tell(self, member: Member, examples: int, report: Report) -> None:
+    def _report_progress(self, member: Member, examples: int, report: Report) -> None:
         """Reports the member's progress since the last call to the progress bar."""
-        report(examples - self._seen.get(member.name, 0), float("nan"))
-        self._seen[member.name] = examples
+        report(examples - self._reported.get(member.name, 0), float("nan"))
+        self._reported[member.name] = examples
 
     def _recorded(self) -> dict[str, str]:
         """Returns name of a member -> id of its last job, from the record on disk."""
-        try:
-            return json.loads((self.folder / JOBS / RECORD).read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def _record(self, begun: Sequence[_Live]) -> None:
-        jobs = self._recorded() | {each.member.name: each.job.job_id for each in begun}
-        (self.folder / JOBS).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / JOBS / RECORD, jobs)
+        path = self.folder / JOBS / RECORD
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _result(job: Job) -> Ended | None:
-    """Returns the result of a job that has ended; None if it was killed."""
+def _reason_of_failure(job: Job) -> str | None:
+    """Returns what the task of an ended job has returned; None if the job was killed."""
     from submitit.core.utils import UncompletedJobError
 
     if not job.paths.result_pickle.exists():
@@ -399,28 +331,21 @@ def _result(job: Job) -> Ended | None:
     try:
         return job.result()
     except UncompletedJobError:
-        return Ended(f"its job could not be done; {job.paths.stderr} says why")
+        return f"its job has failed; see {job.paths.stderr}"
 
 
 @contextlib.contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turns submitit's errors inside the context into a UserError of one line.
-
-    Args:
-        what: the flag or command that the message names.
-    """
+def _reporting_errors_of(command: str) -> Iterator[None]:
+    """Turns submitit's errors inside the context into a UserError of one line with `command`."""
     try:
         yield
     except (ValueError, RuntimeError, TypeError, subprocess.CalledProcessError) as error:
-        raise UserError(f"{what}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"{command}: {str(error).strip().splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
-def _deaf_to_the_terminal() -> Iterator[None]:
-    """Ignores SIGINT inside the context.
-
-    Processes started there ignore Ctrl-C until they install their own handler.
-    """
+def _ignoring_interrupts() -> Iterator[None]:
+    """Ignores Ctrl-C in the context, and in processes started there until they handle it."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

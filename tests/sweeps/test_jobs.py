@@ -25,7 +25,7 @@ from aevb.runtime.signals import REQUEUE, Signals
 from aevb.storage.metrics_log import write_signed
 from aevb.sweeps import jobs, sweep
 from aevb.sweeps.grid import LAUNCHERS, Plan, make_plan, parse_option
-from aevb.sweeps.jobs import Ended, Task
+from aevb.sweeps.jobs import Task
 
 
 class Paths(NamedTuple):
@@ -36,58 +36,57 @@ class Paths(NamedTuple):
 
 
 class ScriptedJob:
-    """A job that does its work at once, or returns what the script specifies instead."""
+    """A job with the result that the script specifies, or without one."""
 
-    def __init__(self, job_id: str, folder: Path, said: Ended | None):
-        self.job_id, self.said = job_id, said
+    def __init__(self, folder: Path, job_id: str, *results: str | None):
+        self.job_id, self.results = job_id, results
         self.paths = Paths(folder / f"{job_id}.pkl", folder / f"{job_id}.err")
-        if said is not None:
+        if results:
             self.paths.result_pickle.touch()
 
-    def result(self) -> Ended | None:
-        return self.said
+    def result(self) -> str | None:
+        return self.results[0]
+
+
+Turn = tuple[str] | tuple[str, str | None]  # a job's last state, and its result unless it is killed
 
 
 class Script:
-    """An engine that gives each job in turn a state, or a state and a result."""
+    """An engine that gives each job in turn a state and a result, or lets it do its work at once.
+
+    It is its own executor.
+    """
 
     poll_seconds = 0.0
+    job_class = ScriptedJob
 
-    def __init__(self, folder: Path, *script: tuple[str, Ended | None] | None, room: int = 9):
+    def __init__(self, folder: Path, *script: Turn | None, room: int = 9):
         folder.mkdir(exist_ok=True)
-        self.folder, self.script, self.most = folder, list(script), room
+        self.executor, self.folder, self.script, self.most = self, folder, list(script), room
         self.jobs: dict[str, str] = {}
         self.left: list[str] = []
         self.begun: list[Path] = []
 
-    def room(self) -> int:
-        return self.most
-
     def submit(self, tasks: Sequence[Task]) -> list[ScriptedJob]:
         jobs = []
-        for task in tasks:
+        for task in tasks[: self.most]:
             number = str(len(self.begun))
             self.begun.append(task.folder)
             turn = self.script.pop(0) if self.script else None
             with Signals():  # restores the signal handlers that the task changes
-                state, said = turn or ("COMPLETED", task())
-            self.jobs[number] = state
-            jobs.append(ScriptedJob(number, self.folder, said))
+                end, *results = turn or ("COMPLETED", task())
+            self.jobs[number] = end
+            jobs.append(ScriptedJob(self.folder, number, *results))
         return jobs
 
-    def find(self, job_ids: Sequence[str]) -> list[ScriptedJob | None]:
-        return [None] * len(job_ids)
-
-    def states(self, jobs: Sequence[ScriptedJob]) -> list[str]:
-        return [self.jobs[job.job_id] for job in jobs]
+    def ends(self, jobs: Sequence[ScriptedJob]) -> list[str]:
+        return [self.jobs.get(job.job_id, "COMPLETED") for job in jobs]
 
     def leave(self, jobs: Sequence[ScriptedJob]) -> None:
         self.left = [job.job_id for job in jobs]
 
 
-def scripted(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *script: tuple[str, Ended | None] | None
-) -> Script:
+def scripted(monkeypatch: pytest.MonkeyPatch, folder: Path, *script: Turn | None) -> Script:
     monkeypatch.setattr(runs, "run", pretend)
     engine = Script(folder / "engine", *script)
     monkeypatch.setitem(jobs.ENGINES, "local", lambda folder, options: engine)
@@ -106,8 +105,8 @@ def one_run(**axes: Any) -> Plan:
     return make_plan(small(), {"seed": (0,), **axes})
 
 
-KILLED = ("OUT_OF_MEMORY", None)
-STOPPED = ("COMPLETED", Ended(is_stopped=True))
+KILLED = ("OUT_OF_MEMORY",)
+STOPPED = ("COMPLETED", None)
 
 
 @pytest.mark.slow
@@ -126,9 +125,9 @@ def test_runs_of_jobs_end_as_those_of_this_process(monkeypatch: pytest.MonkeyPat
     assert len(engine.begun) == 2  # a finished run has no job
 
 
-@pytest.mark.parametrize("end", [KILLED, STOPPED, ("NODE_FAIL", None), ("TIMEOUT", None)])
-def test_a_job_that_ends_without_a_word_is_submitted_again(
-    end: tuple[str, Ended | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("end", [KILLED, STOPPED, ("NODE_FAIL",), ("TIMEOUT",)])
+def test_a_job_that_ends_without_a_result_is_submitted_again(
+    end: Turn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     engine = scripted(monkeypatch, tmp_path, end, end)
     result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
@@ -137,7 +136,9 @@ def test_a_job_that_ends_without_a_word_is_submitted_again(
     assert result["rows"][0]["seeds"] == 1
 
 
-def test_it_is_given_up_where_it_saves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_member_whose_jobs_save_nothing_has_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     engine = scripted(monkeypatch, tmp_path, KILLED, KILLED, KILLED)
     result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
     (reason,) = result["rows"][0]["failed"].values()
@@ -146,10 +147,12 @@ def test_it_is_given_up_where_it_saves_nothing(monkeypatch: pytest.MonkeyPatch, 
         assert word in reason
 
 
-def test_and_not_where_it_gets_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_member_whose_jobs_save_more_is_submitted_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     """Each of these jobs adds a line to the log before it is killed."""
     engine = scripted(monkeypatch, tmp_path, *[KILLED] * 7)
-    states = engine.states
+    ends = engine.ends
 
     def save(jobs: Sequence[ScriptedJob]) -> list[str]:
         folder = engine.begun[-1]
@@ -157,10 +160,10 @@ def test_and_not_where_it_gets_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         line = {"examples": 100 * len(engine.begun), "train_bound": 0.0, "test_bound": 0.0}
         with (folder / "metrics.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
-        return states(jobs)
+        return ends(jobs)
 
     (member,) = one_run().members()
-    monkeypatch.setattr(engine, "states", save)
+    monkeypatch.setattr(engine, "ends", save)
     result = sweep.run(one_run(), tmp_path / "sweep", launcher="local")
     assert len(engine.begun) == 8
     assert result["rows"][0]["failed"] == {}
@@ -170,8 +173,8 @@ def test_and_not_where_it_gets_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_job_that_is_cancelled_or_fails_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    failed = ("COMPLETED", Ended("the loss is nan at step 3"))
-    engine = scripted(monkeypatch, tmp_path, ("CANCELLED", None), failed, None)
+    failed = ("COMPLETED", "the loss is nan at step 3")
+    engine = scripted(monkeypatch, tmp_path, ("CANCELLED",), failed, None)
     plan = make_plan(small(), {"seed": (0, 1, 2)})
     (row,) = sweep.run(plan, tmp_path / "sweep", launcher="local")["rows"]
     assert row["seeds"] == 1
@@ -186,17 +189,17 @@ def test_no_more_jobs_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tm
     engine = scripted(monkeypatch, tmp_path)
     engine.most = 1
     counts = []
-    states = engine.states
-    monkeypatch.setattr(engine, "states", lambda jobs: counts.append(len(jobs)) or states(jobs))
+    ends = engine.ends
+    monkeypatch.setattr(engine, "ends", lambda jobs: counts.append(len(jobs)) or ends(jobs))
     sweep.run(make_plan(small(), AXES), tmp_path / "sweep", launcher="local")
     assert counts == [1] * 4
 
 
 def test_a_signal_leaves_the_jobs_to_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    engine = scripted(monkeypatch, tmp_path, ("RUNNING", None), ("RUNNING", None))
+    engine = scripted(monkeypatch, tmp_path, ("",), ("",))
     launcher = jobs.Launcher(tmp_path / "sweep", "local", {})
     with Signals() as signals:
-        monkeypatch.setattr(engine, "states", lambda jobs: signals.stop() or ["RUNNING"] * 2)
+        monkeypatch.setattr(engine, "ends", lambda jobs: signals.stop() or [""] * len(jobs))
         with pytest.raises(Interrupted):
             launcher.run(make_plan(small(), {"seed": (0, 1)}).members(), signals, lambda *_: None)
     assert engine.left == ["0", "1"]
@@ -210,17 +213,33 @@ def test_jobs_of_an_earlier_command_are_found(monkeypatch: pytest.MonkeyPatch, t
     (folder / "jobs").mkdir(parents=True)
     (folder / "jobs" / "jobs.json").write_text('{"seed=0": "77"}')
     (member,) = one_run().members()
+    asked = []
 
-    def find(job_ids: Sequence[str]) -> list[ScriptedJob]:
-        assert job_ids == ["77"]
-        engine.jobs["77"] = "COMPLETED"  # at the first query
+    def ends(jobs: Sequence[ScriptedJob]) -> list[str]:
+        asked.append([job.job_id for job in jobs])
+        if len(asked) == 1:
+            return [""]
         runs.run(member.values, folder / member.name)
-        return [ScriptedJob("77", engine.folder, None)]
+        return ["COMPLETED"]
 
-    monkeypatch.setattr(engine, "find", find)
+    monkeypatch.setattr(engine, "ends", ends)
     result = sweep.run(one_run(), folder, launcher="local")
     assert result["rows"][0]["seeds"] == 1
+    assert asked[:2] == [["77"], ["77"]]
     assert engine.begun == []
+
+
+def test_an_ended_job_of_an_earlier_command_is_submitted_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    engine = scripted(monkeypatch, tmp_path)
+    folder = tmp_path / "sweep"
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "jobs" / "jobs.json").write_text('{"seed=0": "77"}')
+    engine.jobs["77"] = "CANCELLED"
+    result = sweep.run(one_run(), folder, launcher="local")
+    assert result["rows"][0]["failed"] == {}
+    assert len(engine.begun) == 1
 
 
 def test_an_exception_of_a_job_is_a_line(
@@ -233,17 +252,18 @@ def test_an_exception_of_a_job_is_a_line(
     (member,) = one_run().members()
     with Signals():
         said = Task(member.values, tmp_path, one_thread=False)()
-    assert said.reason.startswith("ZeroDivisionError: in the middle (")
+    assert said is not None
+    assert said.startswith("ZeroDivisionError: in the middle (")
     assert "in broken" in capsys.readouterr().err  # the whole message, for the log
 
 
-def test_what_submitit_cannot_do_names_the_log(tmp_path: Path):
+def test_a_job_that_cannot_call_its_task_names_the_log(tmp_path: Path):
     job = submitit.LocalExecutor(tmp_path).submit(eval, "1 / 0")
     while not job.done():
         time.sleep(0.1)
-    said = jobs._result(job)
+    said = jobs._reason_of_failure(job)
     assert said is not None
-    assert str(job.paths.stderr) in said.reason
+    assert str(job.paths.stderr) in said
 
 
 def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(
@@ -396,8 +416,7 @@ def test_a_job_that_slurm_has_forgotten_has_run_or_was_cancelled_before(
     running, begun, never = (submitit.SlurmJob(tmp_path / "jobs", f"{n}_0") for n in (8, 7, 6))
     (tmp_path / "jobs").mkdir(exist_ok=True)
     begun.paths.stdout.touch()
-    assert slurm.states([running, begun, never]) == ["RUNNING", "COMPLETED", "CANCELLED"]
-    assert slurm.find(["8_0", "7_0"])[1] is None
+    assert slurm.ends([running, begun, never]) == ["", "COMPLETED", "CANCELLED"]
 
 
 @pytest.mark.parametrize(
@@ -450,10 +469,10 @@ def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_pat
         assert word in done.stderr
 
 
-def test_ctrl_c_does_not_reach_a_process_that_does_not_listen_yet():
+def test_ctrl_c_does_not_end_a_process_that_does_not_handle_it_yet():
     """Otherwise Python would end the process before it has set up anything to save."""
     before = signal.getsignal(signal.SIGINT)  # already ignored in a shell's background
-    with jobs._deaf_to_the_terminal():
+    with jobs._ignoring_interrupts():
         child = subprocess.Popen(
             [sys.executable, "-c", "print('ready', flush=True); input()"],
             stdin=subprocess.PIPE,

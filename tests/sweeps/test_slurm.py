@@ -196,8 +196,8 @@ def test_jobs_outlive_the_command_which_finds_them_again(
     _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT, err
     first = jobs(tmp_path)
-    assert f"SLURM goes on with job {first.popitem()[1].partition('_')[0]}" in err
-    first = jobs(tmp_path)
+    (array,) = {job.partition("_")[0] for job in first.values()}
+    assert f"SLURM continues with job {array}; `scancel {array}` ends it" in err
     finished(start(cluster, tmp_path))
     assert jobs(tmp_path) == first
     assert bounds(tmp_path) == undisturbed
