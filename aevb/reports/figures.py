@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -23,42 +23,57 @@ Curve = Mapping[str, Sequence[float]]
 """A run's log by column: examples, train_bound and test_bound, nats per datapoint."""
 
 
+def _panels(
+    titles: Collection[str], size: tuple[float, float], columns: int | None = None, **how: Any
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with one panel of `size` inches per title; by default, in one row."""
+    columns = columns or len(titles)
+    rows = math.ceil(len(titles) / columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(size[0] * columns, size[1] * rows), layout="constrained",
+        squeeze=False, **how,
+    )  # fmt: skip
+    for axes in grid.flat[len(titles) :]:
+        axes.remove()
+    panels = [*grid.flat[: len(titles)]]
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title)
+    return figure, panels
+
+
+def _finish(axes: Axes, x_label: str, y_label: str = "") -> None:
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+
+
 def bound_curve(curve: Curve, *, title: str) -> Figure:
     """Draws the bound against the number of training examples, as in figure 2 of the paper."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    _draw_curves(axes, [curve], title)
+    figure, (axes,) = _panels([title], (6, 4))
+    _draw_bounds(axes, [curve])
     axes.set_ylabel(BOUND_LABEL)
     return figure
 
 
 def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draws one panel for each title, with one line for each run and split."""
-    columns = 2
-    rows = math.ceil(len(runs) / columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(5 * columns, 3.3 * rows), layout="constrained", squeeze=False
-    )
-    for axes in panels.flat[len(runs) :]:
-        axes.remove()
-    for axes, (title, curves) in zip(panels.flat, runs.items(), strict=False):
-        _draw_curves(axes, curves, title)
+    figure, panels = _panels(runs, (5, 3.3), columns=2)
+    for axes, curves in zip(panels, runs.values(), strict=True):
+        _draw_bounds(axes, curves)
     figure.supylabel(BOUND_LABEL.replace(" (", "\n("))
     return figure
 
 
-def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
+def _draw_bounds(axes: Axes, curves: Sequence[Curve]) -> None:
     """Draws the bounds of runs on both splits against the number of training examples.
 
     The y axis is cut off below, because runs can start thousands of nats below their end.
     """
-    for split, color, style in (("train", "tab:blue", "--"), ("test", "tab:red", "-")):
+    for split, style in (("train", "--"), ("test", "-")):
+        color = {"train": "tab:blue", "test": "tab:red"}[split]
         for number, curve in enumerate(curves):
+            label = None if number else split
             axes.semilogx(
-                curve["examples"],
-                curve[f"{split}_bound"],
-                color=color,
-                linestyle=style,
-                label=None if number else split,
+                curve["examples"], curve[f"{split}_bound"], style, color=color, label=label
             )
     values = np.array([v for c in curves for v in [*c["train_bound"], *c["test_bound"]]])
     values = values[np.isfinite(values)]
@@ -66,9 +81,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve], title: str) -> None:
         low, high = np.quantile(values, 0.25), values.max()
         margin = max(0.1 * (high - low), 1.0)
         axes.set_ylim(max(values.min() - margin, low - 2 * (high - low) - margin), high + margin)
-    axes.set_xlabel("training examples seen")
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
+    _finish(axes, "training examples seen")
     axes.legend(loc="best")
 
 
@@ -84,37 +97,33 @@ def compared_curves(
     either side. Lines of the training split are dashed.
     """
     columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 3.2 * rows), layout="constrained", squeeze=False,
-        sharey=y_limits is not None,
-    )  # fmt: skip
-    for axes in grid.flat[len(panels) :]:
-        axes.remove()
-    colors = plt.get_cmap("tab10").colors  # pyright: ignore[reportAttributeAccessIssue]
-    for axes, (title, compared) in zip(grid.flat, panels.items(), strict=False):
-        for color, (label, runs) in zip(colors, compared.items(), strict=False):
-            examples = np.asarray(runs[0]["examples"])
+    figure, grid = _panels(panels, (4.2, 3.2), columns, sharey=y_limits is not None)
+    for axes, compared in zip(grid, panels.values(), strict=True):
+        for number, (label, runs) in enumerate(compared.items()):
             for split, style in (("train", "--"), ("test", "-")):
-                values = np.array([run[f"{split}_bound"] for run in runs], np.float64)
-                mean = np.mean(values, axis=0)
-                axes.semilogx(examples, mean, style, color=color, label=f"{label}, {split}")
-                if len(runs) > 1:
-                    error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
-                    axes.fill_between(
-                        examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0
-                    )
+                _draw_mean(axes, runs, split, style, color=f"C{number}", label=f"{label}, {split}")
         if y_limits is not None:
             axes.set_ylim(*y_limits)
-        axes.set_xlabel("training examples seen")
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-    lines, labels = grid.flat[0].get_legend_handles_labels()
+        _finish(axes, "training examples seen")
+    lines, labels = grid[0].get_legend_handles_labels()
     figure.legend(
         lines, labels, loc="outside upper center", ncols=max(2, len(labels) // 2), fontsize="small"
     )
     figure.supylabel(y_label.replace(" (", "\n("))
     return figure
+
+
+def _draw_mean(
+    axes: Axes, runs: Sequence[Curve], split: str, style: str, *, color: str, label: str
+) -> None:
+    """Draws the mean bound of runs with several seeds, and a band of its standard error."""
+    examples = np.asarray(runs[0]["examples"])
+    values = np.array([run[f"{split}_bound"] for run in runs], np.float64)
+    mean = np.mean(values, axis=0)
+    axes.semilogx(examples, mean, style, color=color, label=label)
+    if len(runs) > 1:
+        error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
+        axes.fill_between(examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
 
 
 class Point(NamedTuple):
@@ -129,19 +138,15 @@ def measurements(
     panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, y_label: str
 ) -> Figure:
     """Draws one panel per title, with a line with error bars per label, over a logarithmic axis."""
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 3.6), layout="constrained", squeeze=False
-    )
-    for axes, (title, lines) in zip(row.flat, panels.items(), strict=True):
+    figure, row = _panels(panels, (4.6, 3.6))
+    for axes, lines in zip(row, panels.values(), strict=True):
         for label, points in lines.items():
             x, mean, error = np.array(points, np.float64).T
             axes.errorbar(x, mean, error, marker="o", capsize=3, label=label)
         axes.set_xscale("log")
-        axes.set_xlabel(x_label)
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
+        _finish(axes, x_label)
         axes.legend(loc="best", fontsize="small")
-    row.flat[0].set_ylabel(y_label)
+    row[0].set_ylabel(y_label)
     return figure
 
 
@@ -150,13 +155,13 @@ def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[
 
     The legend is to the right of the axes.
     """
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    styles = itertools.product(("-", "--"), plt.get_cmap("tab10").colors[:7])  # pyright: ignore[reportAttributeAccessIssue]
-    for (name, values), (style, color) in zip(variances.items(), styles, strict=False):
-        axes.loglog(examples, values, style, color=color, marker=".", label=name)
-    axes.set_xlabel("training examples seen")
-    axes.set_ylabel("variance of φ's gradient, summed over parameters (nats²)")
-    axes.grid(alpha=0.3)
+    figure, (axes,) = _panels([""], (7, 5))
+    styles = itertools.product(("-", "--"), range(7))
+    for (name, values), (style, number) in zip(variances.items(), styles, strict=False):
+        axes.loglog(examples, values, style, color=f"C{number}", marker=".", label=name)
+    _finish(
+        axes, "training examples seen", "variance of φ's gradient, summed over parameters (nats²)"
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -174,23 +179,17 @@ def speeds(panels: Mapping[str, Speeds]) -> Figure:
     The bar is the median over the rounds, with a line from the slowest round to the fastest. A
     dashed line marks the median of the machine's upper limit.
     """
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(5 * len(panels), 3.3), layout="constrained", squeeze=False
-    )
-    for axes, (title, panel) in zip(row.flat, panels.items(), strict=True):
-        names, rounds = list(panel.contenders), list(panel.contenders.values())
-        medians = np.array([np.median(rates) for rates in rounds])
-        spread = [
-            medians - [min(rates) for rates in rounds],
-            [max(rates) for rates in rounds] - medians,
-        ]
-        axes.barh(names, medians, xerr=spread, color="tab:blue", ecolor="black")
-        axes.axvline(np.median(panel.limit), color="tab:red", linestyle="--", label=LIMIT_LABEL)
-        axes.set_xlim(0.0, 1.05 * max(map(max, [*rounds, panel.limit])))
+    figure, row = _panels(panels, (5, 3.3))
+    for axes, (contenders, limit) in zip(row, panels.values(), strict=True):
+        rates = np.array([*contenders.values()])  # [contenders, rounds]
+        medians = np.median(rates, axis=1)
+        spread = [medians - rates.min(axis=1), rates.max(axis=1) - medians]
+        axes.barh([*contenders], medians, xerr=spread, color="tab:blue", ecolor="black")
+        axes.axvline(np.median(limit), color="tab:red", linestyle="--", label=LIMIT_LABEL)
+        axes.set_xlim(0.0, 1.05 * max(rates.max(), *limit))
         axes.invert_yaxis()
         axes.set_xlabel("training examples/s")
         axes.locator_params(axis="x", nbins=4)
-        axes.set_title(title)
         axes.legend(loc="lower right")
     return figure
 
@@ -207,34 +206,22 @@ def _show(axes: Axes, images: np.ndarray) -> None:
     if picture.ndim == 3:
         picture = np.clip(picture, 0.0, 1.0)  # as vmin and vmax do for grey images
     axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def manifold(images: np.ndarray, quantiles: np.ndarray, *, title: str) -> Figure:
-    """Draws the learned 2-D manifold, figure 4 of the paper.
-
-    Args:
-        images: [G, G, h, w], the decoder's mean at (row i, column j). The second latent varies over
-            the rows, with its largest quantile at the top, and the first over the columns.
-        quantiles: [G], the increasing quantiles of N(0, 1) at which both latents were set.
-    """
-    return manifolds({title: images}, quantiles)
+    axes.set(xticks=[], yticks=[])
 
 
 def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure:
-    """Draws the `manifold` of several models, one panel per title."""
-    sizes = []
-    for images in panels.values():
-        count, _, height, width = images.shape[:4]
-        scale = 7.0 / max(count * height, count * width)
-        sizes.append((count * width * scale + 1.0, count * height * scale + 1.0))
-    widths, heights = zip(*sizes, strict=True)
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(sum(widths), max(heights)), layout="constrained", squeeze=False,
-        width_ratios=widths,
-    )  # fmt: skip
-    for axes, (title, images) in zip(row.flat, panels.items(), strict=True):
+    """Draws the learned 2-D manifolds of some models, figure 4 of the paper.
+
+    Args:
+        panels: title -> images [G, G, h, w(, 3)], the decoder's mean at (row i, column j). The
+            second latent varies over the rows, with its largest quantile at the top, and the first
+            over the columns.
+        quantiles: [G], the increasing quantiles of N(0, 1) at which both latents were set.
+    """
+    shapes = [tile(images).shape[1::-1] for images in panels.values()]  # width and height in pixels
+    widths, heights = zip(*(7.0 * np.array(s) / max(s) + 1.0 for s in shapes), strict=True)
+    figure, row = _panels(panels, (sum(widths) / len(panels), max(heights)), width_ratios=widths)
+    for axes, images in zip(row, panels.values(), strict=True):
         count, _, height, width = images.shape[:4]
         _show(axes, images)
         marks = np.linspace(0, count - 1, 5).round().astype(int)
@@ -245,30 +232,24 @@ def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure
         axes.set_yticks(marks * height + height / 2 - 0.5, up)
         axes.set_xlabel("Φ(z₁), quantile of the first latent")
         axes.set_ylabel("Φ(z₂), quantile of the second latent")
-        axes.set_title(title)
     return figure
 
 
 def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> Figure:
     """Draws originals [C, h, w] in the upper row and the model's means [C, h, w] below them."""
-    pairs = np.stack([originals, means])
-    figure, axes = plt.subplots(figsize=(9, 2.6), layout="constrained")
-    _show(axes, pairs)
+    figure, (axes,) = _panels([title], (9, 2.6))
+    _show(axes, np.stack([originals, means]))
     height = originals.shape[1]
     axes.set_yticks([height / 2 - 0.5, 1.5 * height - 0.5], ["x", "E[x|z]"])
-    axes.set_title(title)
     return figure
 
 
 def samples(panels: Mapping[str, np.ndarray]) -> Figure:
     """Draws random samples [B, h, w] of each model on a square grid, figure 5 of the paper."""
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(5 * len(panels), 5.9), layout="constrained", squeeze=False
-    )
-    for axes, (title, images) in zip(row.flat, panels.items(), strict=True):
+    figure, row = _panels(panels, (5, 5.9))
+    for axes, images in zip(row, panels.values(), strict=True):
         side = math.isqrt(len(images))
         _show(axes, images[: side * side].reshape(side, side, *images.shape[1:]))
-        axes.set_title(title)
     return figure
 
 

@@ -30,32 +30,38 @@ def draw_run(
 ) -> None:
     """Writes bound.png and, for images, reconstructions, samples and, if Z = 2, the manifold."""
     dataset, vae = experiment.dataset, experiment.vae
+    model = f"{dataset.name}, {vae.num_latents} latent dimensions"
+    drawn = {"bound": figures.bound_curve(metrics_log.curve(records), title=model)}
+    images = {name: np.asarray(grid) for name, grid in _images(experiment, params).items()}
+    if images:
+        title = f"{model}: test images and their reconstructions"
+        drawn["reconstructions"] = figures.reconstructions(*images["reconstructions"], title=title)
+        title = f"{model}:\nE[x|z] at random z ~ p(z)"
+        drawn["samples"] = figures.samples({title: np.concatenate(images["samples"])})
+    if "manifold" in images:
+        title = f"{dataset.name}: E[x|z] over the latent plane"
+        drawn["manifold"] = figures.manifolds({title: images["manifold"]}, QUANTILES)
     folder.mkdir(exist_ok=True)
-    what = f"{dataset.name}, {vae.num_latents} latent dimensions"
-    pictures = {
-        "bound": figures.bound_curve(metrics_log.curve(records), title=what),
-    }
-    if dataset.image_shape is not None:
-        shape = dataset.image_shape
-        originals, means = reconstruct(vae, params, dataset)
-        pictures["reconstructions"] = figures.reconstructions(
-            originals.reshape(-1, *shape),
-            means.reshape(-1, *shape),
-            title=f"{what}: test images and their reconstructions",
-        )
-        title = f"{what}:\nE[x|z] at random z ~ p(z)"
-        pictures["samples"] = figures.samples(
-            {title: sample_means(vae, params).reshape(-1, *shape)}
-        )
-        if vae.num_latents == 2:
-            grid = decode_unit_square(vae, params)
-            pictures["manifold"] = figures.manifold(
-                grid.reshape(*grid.shape[:2], *shape),
-                QUANTILES,
-                title=f"{dataset.name}: E[x|z] over the latent plane",
-            )
-    for name, figure in pictures.items():
+    for name, figure in drawn.items():
         figures.save(figure, str(folder / f"{name}.png"))
+
+
+def _images(experiment: Experiment, params: PyTree) -> dict[str, Array]:
+    """Returns name -> images [R, C, h, w(, 3)] of a model; {} if the data are not images."""
+    dataset, vae, _ = experiment
+    if dataset.image_shape is None:
+        return {}
+    side = math.isqrt(NUM_SAMPLES)
+    images = {
+        "reconstructions": jnp.stack(reconstruct(vae, params, dataset)),
+        "samples": sample_means(vae, params).reshape(side, side, -1),
+    }
+    if vae.num_latents == 2:
+        images["manifold"] = decode_unit_square(vae, params)
+    return {
+        name: means.reshape(*means.shape[:2], *dataset.image_shape)
+        for name, means in images.items()
+    }
 
 
 def pictures_of(experiment: Experiment) -> Pictures | None:
@@ -65,45 +71,28 @@ def pictures_of(experiment: Experiment) -> Pictures | None:
     program computes them, which is compiled at the first call. If the data are not images,
     `pictures_of` returns None.
     """
-    dataset, vae, algorithm = experiment
-    shape = dataset.image_shape
-    if shape is None:
+    if experiment.dataset.image_shape is None:
         return None
 
     @jax.jit
-    def images(params: PyTree) -> dict[str, Array]:
-        """Returns grids of images, name -> [R, C, h, w(, 3)] uint8."""
-        params = algorithm.vae_params(params)
-        side = math.isqrt(NUM_SAMPLES)
-        means = {
-            "reconstructions": jnp.stack(_reconstruct(vae, params, dataset)),
-            "samples": _sample_means(vae, params).reshape(side, side, -1),
-        }
-        if vae.num_latents == 2:
-            means["manifold"] = _decode_unit_square(vae, params)
+    def in_bytes(params: PyTree) -> dict[str, Array]:
+        images = _images(experiment, experiment.algorithm.vae_params(params))
         return {
-            name: jnp.round(255.0 * jnp.clip(mean, 0.0, 1.0))
-            .astype(jnp.uint8)
-            .reshape(*mean.shape[:2], *shape)
-            for name, mean in means.items()
+            name: jnp.round(255.0 * jnp.clip(grid, 0.0, 1.0)).astype(jnp.uint8)
+            for name, grid in images.items()
         }
 
     def pictures(params: PyTree) -> dict[str, np.ndarray]:
-        return {name: figures.tile(np.asarray(grid)) for name, grid in images(params).items()}
+        return {name: figures.tile(np.asarray(grid)) for name, grid in in_bytes(params).items()}
 
     return pictures
 
 
-def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Array]:
     """Returns evenly spaced test datapoints, and E[x|z] at a z ~ q(z|x) of each; both [B, D]."""
-    originals, means = _reconstruct(vae, params, dataset)
-    return np.asarray(originals), np.asarray(means)
-
-
-def _reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Array]:
     index = np.linspace(0, len(dataset.test) - 1, NUM_RECONSTRUCTIONS).astype(int)
 
-    def one(number, stored):
+    def one(number: Array, stored: Array) -> tuple[Array, Array]:
         x = elbo.fixed_input(dataset.preprocess, number, stored)
         key = jax.random.fold_in(jax.random.key(DRAWING_SEED), number)
         return x, vae.mean(params, vae.guide.sample(key, vae.encode(params, x)))
@@ -111,26 +100,18 @@ def _reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Arr
     return jax.vmap(one)(jnp.asarray(index), jnp.asarray(dataset.test[index]))
 
 
-def sample_means(vae: VAE, params: PyTree) -> np.ndarray:
+def sample_means(vae: VAE, params: PyTree) -> Array:
     """Returns E[x|z] at NUM_SAMPLES draws z ~ p(z), without the noise of p(x|z), [B, D]."""
-    return np.asarray(_sample_means(vae, params))
-
-
-def _sample_means(vae: VAE, params: PyTree) -> Array:
     keys = jax.random.split(jax.random.key(DRAWING_SEED), NUM_SAMPLES)
     return jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys)
 
 
-def decode_unit_square(vae: VAE, params: PyTree) -> np.ndarray:
+def decode_unit_square(vae: VAE, params: PyTree) -> Array:
     """Returns E[x|z] on a grid of latents, for figure 4 of the paper, [G, G, D].
 
     The grid is on the unit square, mapped through the inverse Gaussian CDF: both latents are at the
     QUANTILES of N(0, 1). The first latent increases to the right, the second upward.
     """
-    return np.asarray(_decode_unit_square(vae, params))
-
-
-def _decode_unit_square(vae: VAE, params: PyTree) -> Array:
     values = jax.scipy.special.ndtri(jnp.asarray(QUANTILES, jnp.float32))
     across, up = jnp.meshgrid(values, values[::-1])
     latents = jnp.stack([across, up], axis=-1)

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+from plots import Clusters, Contours, Curves, Panel, panels
 
 from aevb.reports import figures
-from aevb.reports.plots import Clusters, Contours, Curves, Panel, panels
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "variational_bayes.md"
@@ -114,7 +114,7 @@ def functionals(its: SimpleNamespace) -> dict[str, Panel]:
             },
             "across (m)",
             "up (m)",
-            equal=True,
+            axes={"aspect": "equal"},
         ),
         "The shortest path": Curves(
             {"start": (its.x, np.sin(3.0 * its.x)), "found": (its.x, its.line)}, "x", "y"
@@ -190,8 +190,8 @@ def em(its: SimpleNamespace) -> dict[str, Panel]:
             {"its means, from the optimum": (np.array([1, 10, 100]), np.array(its.losses))},
             "copies of the data",
             "nats per datapoint",
-            scale="log",
             marker="o",
+            axes={"xscale": "log", "yscale": "log"},
         ),
     }
 
@@ -246,7 +246,7 @@ def aevb(its: SimpleNamespace) -> dict[str, Panel]:
             },
             "steps",
             "nats per datapoint",
-            scale="log_x",
+            axes={"xscale": "log"},
         )
     }
 

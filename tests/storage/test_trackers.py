@@ -383,9 +383,9 @@ def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
 def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
     built = experiment.build(frey())
     traced = []
-    decode = run_figures._decode_unit_square
+    decode = run_figures.decode_unit_square
     monkeypatch.setattr(
-        run_figures, "_decode_unit_square", lambda *them: traced.append(1) or decode(*them)
+        run_figures, "decode_unit_square", lambda *them: traced.append(1) or decode(*them)
     )
     pictures_of = run_figures.pictures_of(built)
     assert pictures_of is not None
