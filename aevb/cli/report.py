@@ -2,10 +2,12 @@
 
 aevb report FOLDER ... [--output=FILE.html]
 
-Each folder is a run's, a sweep's, or one that holds such. Runs that differ in their seed alone are
-one row, with the mean and the standard error of each figure. A sweep writes its own when it ends.
+Each folder is a run's or a sweep's, or contains such folders. Runs that differ only in the seed
+share a row, with the mean and the standard error of each quantity. A sweep writes its own page when
+it ends.
 """
 
+import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,11 +41,13 @@ def make(folders: Sequence[Path], output: Path | None) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `aevb report`; returns the exit status: 0 if done, 2 for a user's mistake."""
-    parser = Parser(prog="aevb report", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = Parser(
+        prog="aevb report", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("folders", type=Path, nargs="+", help="of runs or sweeps")
-    parser.add_argument(
-        "--output", type=Path, help=f"the page's file; {COMPARISON} in what holds all"
-    )
+    where = f"the page's file; by default, {COMPARISON} in the folder that contains all of these"
+    parser.add_argument("--output", type=Path, help=where)
 
     def body() -> int:
         args = parser.parse_args(arguments)

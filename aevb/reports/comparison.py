@@ -3,7 +3,9 @@
 import base64
 import csv
 import io
+import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,19 +53,16 @@ class Run(NamedTuple):
     log_p: Mapping[str, Any]  # the result of `aevb evaluate` for its last state, or {}
 
     @property
-    def figures(self) -> dict[Column, float]:
+    def quantities(self) -> dict[Column, float]:
         """All measured quantities of the run."""
-        columns = (*BOUNDS, *COSTS)
-        found = {
-            each: value for each in columns if (value := self.summary.get(each.name)) is not None
-        }
+        found = {column: self.summary.get(column.name) for column in (*BOUNDS, *COSTS)}
         if self.log_p:
             split, number = self.log_p["data"]["split"], self.log_p["data"]["num_points"]
             for estimator, measured in self.log_p["estimators"].items():
                 name = f"log_p_{estimator}_{split}_{number}"
                 label = f"log p(x) by {estimator}, {number:,} of {split} (nats)"
                 found[Column(name, label, 2)] = measured["mean"]
-        return found
+        return {column: value for column, value in found.items() if value is not None}
 
 
 class Row(NamedTuple):
@@ -76,13 +75,13 @@ class Row(NamedTuple):
     def finished(self) -> list[Run]:
         return [run for run in self.runs if run.summary]
 
-    def figure(self, column: Column) -> dict[str, Any] | None:
+    def over_seeds(self, column: Column) -> dict[str, Any] | None:
         """Returns {"mean", "standard_error", "values"} over the seeds, or None without values.
 
         The standard error of a single value is None.
         """
-        all_figures = [run.figures for run in self.finished]
-        values = [figures[column] for figures in all_figures if column in figures]
+        found = [run.quantities.get(column) for run in self.finished]
+        values = [value for value in found if value is not None]
         return {**mean_over_seeds(values), "values": values} if values else None
 
 
@@ -103,46 +102,56 @@ def compare(folders: Sequence[Path]) -> Comparison:
     Raises:
         UserError: there is no folder of that name, or no run in it that can be read.
     """
+    runs, left_out = _read_all(folders)
+    fields = tuple(
+        name
+        for name in _compared_fields(runs)
+        if len({json.dumps(run.config.get(name)) for run in runs}) > 1
+    )
+    groups: dict[str, dict[int, Run]] = {}  # setting -> seed -> run
+    for run in sorted(runs, key=lambda run: not run.summary):  # finished ones first
+        by_seed = groups.setdefault(json.dumps([run.config.get(name) for name in fields]), {})
+        seed = run.config[SEED]
+        if seed in by_seed:
+            left_out[run.folder] = f"it has the config and the seed of {by_seed[seed].folder}"
+        else:
+            by_seed[seed] = run
+    rows = []
+    for by_seed in groups.values():
+        members = tuple(by_seed[seed] for seed in sorted(by_seed))
+        rows.append(Row({name: members[0].config.get(name) for name in fields}, members))
+    rows.sort(key=lambda row: [_sort_key(value) for value in row.setting.values()])
+    known = {column for run in runs for column in run.quantities}
+    log_p = sorted(known - {*BOUNDS, *COSTS})
+    columns = tuple(column for column in (*BOUNDS, *log_p, *COSTS) if column in known)
+    return Comparison(tuple(rows), fields, columns, left_out)
+
+
+def _read_all(folders: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
+    """Returns the runs in some folders, each once, and the folders that cannot be read."""
+    runs: dict[Path, Run] = {}
     left_out: dict[Path, str] = {}
-    found: dict[Path, Run] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; name folders of runs or of sweeps")
-        within = list(_run_folders(folder))
-        if not within:
+        run_folders = list(_run_folders(folder))
+        if not run_folders:
             raise UserError(f"{folder} holds no run: there is no config.json in it, or below it")
-        for path in within:
+        for path in run_folders:
             try:
-                found[path.resolve()] = _read(path)
+                runs[path.resolve()] = _read(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 left_out[path] = f"it cannot be read ({error!r})"
-    if not found:
-        path, why = next(iter(left_out.items()))
-        raise UserError(f"of {path} nothing can be shown: {why}")
-    runs = list(found.values())
-    names = [name for name in all_fields(runs) if name not in (SEED, *WITHOUT_EFFECT)]
-    fields = tuple(name for name in names if len({_key(run.config.get(name)) for run in runs}) > 1)
-    rows = []
-    for alike in _alike(runs, names):
-        by_seed: dict[int, Run] = {}
-        for run in sorted(alike, key=lambda run: not run.summary):  # finished ones first
-            seed = run.config[SEED]
-            if seed in by_seed:
-                left_out[run.folder] = f"it has the config and the seed of {by_seed[seed].folder}"
-            else:
-                by_seed[seed] = run
-        members = tuple(by_seed[seed] for seed in sorted(by_seed))
-        rows.append(Row({name: members[0].config.get(name) for name in fields}, members))
-    rows.sort(key=lambda row: [_in_order(value) for value in row.setting.values()])
-    known = {column for run in runs for column in run.figures}
-    log_p = sorted(known - {*BOUNDS, *COSTS})
-    columns = [column for column in (*BOUNDS, *log_p, *COSTS) if column in known]
-    return Comparison(tuple(rows), fields, tuple(columns), left_out)
+    if not runs:
+        path, reason = next(iter(left_out.items()))
+        raise UserError(f"of {path} nothing can be shown: {reason}")
+    return list(runs.values()), left_out
 
 
-def all_fields(runs: Sequence[Run]) -> list[str]:
-    """Returns the names of all fields, and of the options in the configs of runs."""
-    return list(dict.fromkeys([*DEFAULTS, *(name for run in runs for name in run.config)]))
+def _compared_fields(runs: Sequence[Run]) -> list[str]:
+    """Returns the names of the fields and options of runs, without those that may always differ."""
+    names = dict.fromkeys([*DEFAULTS, *(name for run in runs for name in run.config)])
+    return [name for name in names if name not in (SEED, *WITHOUT_EFFECT)]
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -161,32 +170,17 @@ def _read(folder: Path) -> Run:
     It raises OSError, ValueError, KeyError or TypeError if a file is damaged or is not a run's.
     """
     config = read_signed(folder / "config.json")
-    summary, evaluated = folder / "summary.json", folder / "marginal.json"
-    found = read_signed(summary) if summary.is_file() else {}
-    log_p = read_signed(evaluated) if evaluated.is_file() else {}
-    if log_p and log_p["model"]["step"] * config["train.batch_size"] != found.get("num_examples"):
+    summary, log_p = (
+        read_signed(folder / name) if (folder / name).is_file() else {}
+        for name in ("summary.json", "marginal.json")
+    )
+    if log_p and log_p["model"]["step"] * config["train.batch_size"] != summary.get("num_examples"):
         log_p = {}
-    return Run(folder, config, found, curve(read_records(folder / "metrics.jsonl")), log_p)
+    return Run(folder, config, summary, curve(read_records(folder / "metrics.jsonl")), log_p)
 
 
-def _alike(runs: Sequence[Run], names: Sequence[str]) -> Iterator[list[Run]]:
-    """Yields the groups of runs that have the same value of every field in `names`."""
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(_key(run.config.get(name)) for name in names), []).append(run)
-    yield from groups.values()
-
-
-def _key(value: Any) -> Any:
-    """Returns a hashable key of a field's value.
-
-    It is the same for a tuple of a config and its list in JSON, and different for True and 1.
-    """
-    return type(value).__name__, tuple(value) if isinstance(value, list) else value
-
-
-def _in_order(value: Any) -> tuple[bool, float, str]:
-    """Returns a sort key: numbers first, by size, then everything else as text."""
+def _sort_key(value: Any) -> tuple[bool, float, str]:
+    """Returns a key that sorts numbers first, by size, then everything else as text."""
     is_number = isinstance(value, int | float)
     return not is_number, float(value) if is_number else 0.0, _plain(value)
 
@@ -194,6 +188,12 @@ def _in_order(value: Any) -> tuple[bool, float, str]:
 def _plain(value: Any) -> str:
     """Returns a field's value as one word: [200, 100] -> 200x100."""
     return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _label(field: str) -> str:
+    """Returns a short label: model.num_latents -> num_latents, algorithm.name -> algorithm."""
+    section, _, name = field.rpartition(".")
+    return section if name == "name" else name
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -204,34 +204,28 @@ def as_csv(comparison: Comparison) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    measured = ("mean", "standard_error")
-    names = [f"{column.name}_{what}" for column in comparison.columns for what in measured]
+    statistics = ("mean", "standard_error")
+    names = [f"{column.name}_{each}" for column in comparison.columns for each in statistics]
     writer.writerow([*comparison.fields, "finished", "unfinished", *names])
     for row in comparison.rows:
-        setting = [_plain(value) for value in row.setting.values()]
         counts = [len(row.finished), len(row.runs) - len(row.finished)]
-        figures = [row.figure(column) or {} for column in comparison.columns]
-        numbers = [figure.get(what) for figure in figures for what in measured]
-        writer.writerow([*setting, *counts, *numbers])
+        found = [row.over_seeds(column) or {} for column in comparison.columns]
+        numbers = [quantity.get(each) for quantity in found for each in statistics]
+        writer.writerow([*map(_plain, row.setting.values()), *counts, *numbers])
     return out.getvalue()
 
 
-def comparison_page(comparison: Comparison, beside: Path) -> str:
+def comparison_page(comparison: Comparison, folder: Path) -> str:
     """Returns the page as HTML: a table to sort and filter, curves, pictures and settings.
 
     Args:
-        beside: the folder of the page, from which it links to the runs' own pages.
+        folder: the folder of the page, from which it links to the runs' own pages.
     """
     rows, columns = comparison.rows, comparison.columns
     runs = [run for row in rows for run in row.runs]
     data = sorted({run.config["data.name"] for run in runs})
     title = f"{', '.join(data)}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} compared"
-    left, pictures = MOST_PICTURES, []
-    for row in rows:
-        found = _pictures(row)
-        size = sum(map(len, found.values()))
-        pictures.append(found if size <= left else {})
-        left -= size if size <= left else 0
+    pictures = _pictures(rows)
     content = {
         "title": title,
         "fields": [
@@ -242,81 +236,76 @@ def comparison_page(comparison: Comparison, beside: Path) -> str:
         "rows": [
             {
                 "setting": {name: _plain(value) for name, value in row.setting.items()},
-                "runs": [_link(run, beside) for run in row.runs],
-                "figures": [row.figure(column) for column in columns],
+                "runs": [_link(run, folder) for run in row.runs],
+                "quantities": [row.over_seeds(column) for column in columns],
                 "curves": [run.curve for run in row.runs],
                 "pictures": shown,
             }
             for row, shown in zip(rows, pictures, strict=True)
         ],
-        "pictures": sorted(
-            {name for shown in pictures for name in shown},
-            key=lambda name: (-sum(name in shown for shown in pictures), name),
-        ),
-        "settings": _settings(comparison),
-        "left_out": [[str(folder), why] for folder, why in comparison.left_out.items()],
+        "pictures": [  # the most frequent first
+            name
+            for name, _ in Counter(sorted(n for shown in pictures for n in shown)).most_common()
+        ],
+        "settings": [
+            {
+                "name": name,
+                "values": [_plain(row.runs[0].config.get(name)) for row in rows],
+                "differs": name in comparison.fields,
+            }
+            for name in _compared_fields([row.runs[0] for row in rows])
+        ],
+        "left_out": [[str(path), reason] for path, reason in comparison.left_out.items()],
     }
     return page("comparison", title, content)
 
 
-def _label(field: str) -> str:
-    """Returns a short label: model.num_latents -> num_latents, algorithm.name -> algorithm."""
-    section, _, name = field.rpartition(".")
-    return section if name == "name" else name
-
-
 def _values(rows: Sequence[Row], field: str) -> list[str]:
     """Returns the distinct values of a field over the rows, sorted."""
-    ordered = sorted((row.setting[field] for row in rows), key=_in_order)
+    ordered = sorted((row.setting[field] for row in rows), key=_sort_key)
     return list(dict.fromkeys(map(_plain, ordered)))
 
 
-def _pictures(row: Row) -> dict[str, str]:
-    """Returns name -> data URL of the pictures of a row's first finished run."""
-    if not row.finished:
-        return {}
-    files = {name: row.finished[0].folder / "figures" / f"{name}.png" for name in PICTURES}
-    return {
-        name: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-        for name, file in files.items()
-        if file.is_file()
-    }
+def _pictures(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Returns name -> data URL of the pictures of each row's first finished run.
+
+    Rows whose pictures do not fit into the page have none.
+    """
+    pictures, remaining = [], MOST_PICTURES
+    for row in rows:
+        shown = {}
+        for name in PICTURES if row.finished else ():
+            file = row.finished[0].folder / "figures" / f"{name}.png"
+            if file.is_file():
+                encoded = base64.b64encode(file.read_bytes()).decode()
+                shown[name] = f"data:image/png;base64,{encoded}"
+        if sum(map(len, shown.values())) > remaining:
+            shown = {}
+        remaining -= sum(map(len, shown.values()))
+        pictures.append(shown)
+    return pictures
 
 
-def _link(run: Run, beside: Path) -> dict[str, Any]:
+def _link(run: Run, folder: Path) -> dict[str, Any]:
     """Returns a run's seed and folder, the URL of its page if it has one, and if it is finished."""
     explorer = run.folder / "explorer.html"
-    address = quote(os.path.relpath(explorer, beside)) if explorer.is_file() else None
     return {
         "seed": run.config[SEED],
         "folder": str(run.folder),
-        "page": address,
+        "page": quote(os.path.relpath(explorer, folder)) if explorer.is_file() else None,
         "is_finished": bool(run.summary),
     }
-
-
-def _settings(comparison: Comparison) -> list[dict[str, Any]]:
-    """Returns every field except the seed, its value in each row, and whether the rows differ."""
-    return [
-        {
-            "name": name,
-            "values": [_plain(row.runs[0].config.get(name)) for row in comparison.rows],
-            "differs": name in comparison.fields,
-        }
-        for name in all_fields([row.runs[0] for row in comparison.rows])
-        if name != SEED and name not in WITHOUT_EFFECT
-    ]
 
 
 def text_table(comparison: Comparison) -> str:
     """Returns the rows and their bounds as a table for the terminal."""
     shown = [column for column in comparison.columns if column in BOUNDS[:2]]
-    lines = [[*map(_label, comparison.fields), "runs",
-              *(column.label for column in shown)]]  # fmt: skip
+    labels = [column.label for column in shown]
+    lines = [[*map(_label, comparison.fields), "runs", *labels]]
     for row in comparison.rows:
-        figures = [_measured(row.figure(column), column.digits) for column in shown]
-        setting = map(_plain, row.setting.values())
-        lines.append([*setting, f"{len(row.finished)}/{len(row.runs)}", *figures])
+        found = [_formatted(row.over_seeds(column), column.digits) for column in shown]
+        count = f"{len(row.finished)}/{len(row.runs)}"
+        lines.append([*map(_plain, row.setting.values()), count, *found])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -324,11 +313,11 @@ def text_table(comparison: Comparison) -> str:
     )
 
 
-def _measured(figure: Mapping[str, Any] | None, digits: int) -> str:
-    if figure is None:
+def _formatted(quantity: Mapping[str, Any] | None, digits: int) -> str:
+    if quantity is None:
         return ""
-    error = figure["standard_error"]
-    return f"{figure['mean']:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
+    error = quantity["standard_error"]
+    return f"{quantity['mean']:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
 
 
 def write(comparison: Comparison, file: Path) -> tuple[Path, Path]:

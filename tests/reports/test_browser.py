@@ -244,7 +244,7 @@ def test_pictures_can_be_chosen_and_curves_of_both_splits(beside: Page):
         "() => [...document.querySelectorAll('#shown img')].every((one) => one.naturalWidth > 0)"
     )
     assert beside.evaluate(script)
-    beside.get_by_label("bound of").select_option("train")
+    beside.get_by_label("bound on").select_option("train")
     assert "train bound" in (beside.locator("#curves svg").get_attribute("aria-label") or "")
 
 

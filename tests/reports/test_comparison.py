@@ -90,7 +90,7 @@ def test_a_row_has_the_mean_and_its_standard_error_over_seeds(sweep: Path):
     (column,) = (each for each in found.columns if each.name == "test_bound")
     for row, num_latents in zip(found.rows, LATENTS, strict=True):
         bounds = [summary_of(sweep / f"{num_latents},{seed}")["test_bound"] for seed in SEEDS]
-        figure = row.figure(column)
+        figure = row.over_seeds(column)
         assert figure is not None
         assert figure["values"] == bounds
         assert figure["mean"] == pytest.approx(statistics.fmean(bounds))
@@ -134,7 +134,7 @@ def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
     (copy / "2,2" / "summary.json").unlink()
     found = compare([copy])
     row = found.rows[0]
-    figure = row.figure(comparison.BOUNDS[1])
+    figure = row.over_seeds(comparison.BOUNDS[1])
     assert figure is not None
     assert (len(row.runs), len(row.finished), len(figure["values"])) == (3, 2, 2)
     content = shown(found, copy)["rows"][0]
@@ -158,7 +158,7 @@ def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(
     assert "examples/s" not in run.report(after, killed)
     found = compare([copy])
     speed, _ = comparison.COSTS
-    figures = [found.rows[0].figure(column) for column in (speed, comparison.BOUNDS[1])]
+    figures = [found.rows[0].over_seeds(column) for column in (speed, comparison.BOUNDS[1])]
     assert [len(figure["values"]) for figure in figures if figure] == [3, 4]
     assert len(list(csv.DictReader(io.StringIO(comparison.as_csv(found))))) == 2
 
@@ -167,7 +167,7 @@ def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
     file = copy / "2,2" / "summary.json"
     metrics_log.write_signed(file, metrics_log.read_signed(file) | {"train_bound": -math.inf})
     found = compare([copy])
-    assert found.rows[0].figure(comparison.BOUNDS[0]) == {
+    assert found.rows[0].over_seeds(comparison.BOUNDS[0]) == {
         "mean": -math.inf,
         "standard_error": None,
         "values": [each.summary["train_bound"] for each in found.rows[0].runs],
@@ -175,7 +175,7 @@ def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
     first, second = csv.DictReader(io.StringIO(comparison.as_csv(found)))
     assert (first["train_bound_mean"], first["train_bound_standard_error"]) == ("-inf", "")
     assert math.isfinite(float(second["train_bound_mean"]))
-    figure = shown(found, copy)["rows"][0]["figures"][found.columns.index(comparison.BOUNDS[0])]
+    figure = shown(found, copy)["rows"][0]["quantities"][found.columns.index(comparison.BOUNDS[0])]
     assert figure["mean"] is None
 
 
@@ -212,10 +212,10 @@ def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
     found = compare([copy])
     (column,) = (each for each in found.columns if each.name.startswith("log_p"))
     assert column.label == "log p(x) by importance, 100 of test (nats)"
-    figure = found.rows[0].figure(column)
+    figure = found.rows[0].over_seeds(column)
     assert figure is not None
     assert figure["values"] == [-3.0, -5.0]
-    assert found.rows[1].figure(column) is None
+    assert found.rows[1].over_seeds(column) is None
 
 
 def test_the_table_has_the_numbers_of_the_page(sweep: Path):
@@ -225,7 +225,7 @@ def test_the_table_has_the_numbers_of_the_page(sweep: Path):
     assert [line["model.num_latents"] for line in lines] == ["2", "10"]
     for line, row in zip(lines, content["rows"], strict=True):
         assert (line["finished"], line["unfinished"]) == ("3", "0")
-        for column, figure in zip(content["columns"], row["figures"], strict=True):
+        for column, figure in zip(content["columns"], row["quantities"], strict=True):
             for what in ("mean", "standard_error"):
                 assert float(line[f"{column['name']}_{what}"]) == figure[what]
 

@@ -51,7 +51,7 @@ function chart(lines, xLabel, yLabel) {
       "stroke-dasharray": dashed ? "6 4" : "none",
     });
     const end = points.at(-1);
-    line.append(shape("title", {}, `${label}: ${end ? end[1].toFixed(2) : "no number"} at the end`));
+    line.append(shape("title", {}, `${label}: ${end ? end[1].toFixed(2) : "no value"} at the end`));
     svg.append(line);
   }
   const middle = (height - bottom) / 2;
@@ -64,7 +64,7 @@ function chart(lines, xLabel, yLabel) {
 }
 
 // Returns the legend of a chart: the colors of its lines.
-function key(lines) {
+function legend(lines) {
   const made = element("div", { class: "controls" });
   for (const { label, color, dashed } of lines) {
     const style = `border-top: 3px ${dashed ? "dashed" : "solid"} ${color}; width: 2rem`;

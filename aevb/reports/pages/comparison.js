@@ -4,28 +4,28 @@
 const { fields, columns, rows } = content; // fields in which the rows differ
 const state = { by: null, falling: true, filters: new Map() };
 
-// Returns a row's color, which is far from the colors of its neighbors.
+// Returns a row's color; neighboring rows have very different colors.
 const colorOf = (row) => `hsl(${(rows.indexOf(row) * 137.5 + 210) % 360} 65% 50%)`;
 const shownValue = (value) => (value === "" ? "''" : value);
-// The fields that name a row. Fields that follow from the others are left out.
-const telling = [];
+// The fields that name a row, without those that are functions of others.
+const naming = [];
 for (const field of fields) {
-  const apart = (some) => new Set(rows.map((row) =>
+  const numNames = (some) => new Set(rows.map((row) =>
     JSON.stringify(some.map(({ name }) => row.setting[name])))).size;
-  if (apart([...telling, field]) > apart(telling)) telling.push(field);
+  if (numNames([...naming, field]) > numNames(naming)) naming.push(field);
 }
-const named = (row) => telling.map(({ name, label }) => `${label} = ${shownValue(row.setting[name])}`)
+const nameOf = (row) => naming.map(({ name, label }) => `${label} = ${shownValue(row.setting[name])}`)
   .join(", ") || "all runs";
 
 function number(value, digits) {
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-function measured(figure, digits) {
-  if (!figure) return "";
-  if (figure.mean === null) return "not finite";
-  const error = figure.standard_error;
-  return number(figure.mean, digits) + (error === null ? "" : ` ± ${number(error, digits)}`);
+function formatted(quantity, digits) {
+  if (!quantity) return "";
+  if (quantity.mean === null) return "not finite";
+  const error = quantity.standard_error;
+  return number(quantity.mean, digits) + (error === null ? "" : ` ± ${number(error, digits)}`);
 }
 
 // Returns the rows that pass the filters, sorted; rows without a value come last.
@@ -46,10 +46,11 @@ const swatch = (row) => element("span", { class: "swatch", style: `background: $
 const fieldHeads = fields.map(({ name, label, values }) => ({
   label, title: name, valueIn: (row) => values.indexOf(row.setting[name]), falls: false,
 }));
-const figureHeads = columns.map(({ label }, at) => ({
-  label, title: label, valueIn: (row) => row.figures[at] && row.figures[at].mean, falls: true,
+const quantityHeads = columns.map(({ label }, at) => ({
+  label, title: label, falls: true,
+  valueIn: (row) => row.quantities[at] && row.quantities[at].mean,
 }));
-const heads = [...fieldHeads, ...figureHeads];
+const heads = [...fieldHeads, ...quantityHeads];
 
 function sortBy(head) {
   state.falling = state.by === head ? !state.falling : head.falls;
@@ -78,7 +79,7 @@ function bodyRow(row) {
     ...fields.map(({ name }) => element("td", {}, shownValue(row.setting[name]))),
     seeds,
     ...columns.map(({ digits }, at) =>
-      element("td", { class: "number" }, measured(row.figures[at], digits))));
+      element("td", { class: "number" }, formatted(row.quantities[at], digits))));
 }
 
 // ---- the parts below the table
@@ -100,22 +101,22 @@ function show() {
 function showCurves(shown) {
   const split = find("split").value;
   const lines = shown.flatMap((row) => row.curves.map((curve) => ({
-    label: named(row), color: colorOf(row), x: curve.examples, y: curve[`${split}_bound`],
+    label: nameOf(row), color: colorOf(row), x: curve.examples, y: curve[`${split}_bound`],
   })));
-  const first = shown.map((row) => ({ label: named(row), color: colorOf(row) }));
+  const first = shown.map((row) => ({ label: nameOf(row), color: colorOf(row) }));
   find("curves").replaceChildren(
-    chart(lines, "training examples", `${split} bound (nats per datapoint)`), key(first));
+    chart(lines, "training examples", `${split} bound (nats per datapoint)`), legend(first));
 }
 
 function showPictures(shown) {
   const name = find("picture").value;
   const pictured = shown.filter((row) => name in row.pictures);
-  find("pictured").textContent = `Of the first seed of each row; ${pictured.length} of ` +
-    `${shown.length} rows have one.`;
+  find("pictured").textContent = `The pictures are of the first seed of a row. ` +
+    `${pictured.length} of ${shown.length} rows have one.`;
   find("shown").replaceChildren(...pictured.map((row) => {
-    const alt = `${name}: ${named(row)}`;
+    const alt = `${name}: ${nameOf(row)}`;
     return element("figure", {}, element("img", { src: row.pictures[name], alt }),
-      element("figcaption", {}, swatch(row), ` ${named(row)}`));
+      element("figcaption", {}, swatch(row), ` ${nameOf(row)}`));
   }));
 }
 
@@ -124,7 +125,7 @@ function showSettings(shown) {
   const wanted = content.settings.filter(({ differs }) => differs || !find("differing").checked);
   const head = element("tr", {}, element("td"), ...shown.map((row) => element("td", {}, swatch(row))));
   find("settings").tBodies[0].replaceChildren(
-    ...(wanted.length ? [head] : [element("tr", {}, element("td", {}, "Nothing differs."))]),
+    ...(wanted.length ? [head] : [element("tr", {}, element("td", {}, "No setting differs."))]),
     ...wanted.map(({ name, values, differs }) =>
       element("tr", differs ? { class: "changed" } : {}, element("th", { scope: "row" }, name),
         ...places.map((at) => element("td", {}, shownValue(values[at]))))));
@@ -134,7 +135,7 @@ function showSettings(shown) {
 
 find("title").textContent = content.title;
 find("table").tHead.append(element("tr", {}, element("td"), ...fieldHeads.map(cellOf),
-  element("th", { scope: "col" }, "seeds"), ...figureHeads.map(cellOf)));
+  element("th", { scope: "col" }, "seeds"), ...quantityHeads.map(cellOf)));
 for (const { name, label, values } of fields) {
   const select = element("select", {}, element("option", {}, "all"),
     ...values.map((value) => element("option", {}, shownValue(value))));

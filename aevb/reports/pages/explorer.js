@@ -264,7 +264,7 @@ const lines = ["train", "test"].map((split) => ({
   label: split, color: `var(--${split})`, dashed: split === "train",
   x: content.curve.examples, y: content.curve[`${split}_bound`],
 }));
-find("curve").append(key(lines), chart(lines, "training examples", "bound (nats per datapoint)"));
+find("curve").append(legend(lines), chart(lines, "training examples", "bound (nats per datapoint)"));
 
 function showConfig() {
   const shown = content.config.filter((one) => !one.is_default || !find("changed").checked);
