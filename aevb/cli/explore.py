@@ -1,11 +1,13 @@
-"""Makes the page of a finished run anew, on which its latent space can be touched.
+"""Writes the interactive page of a finished run's latent space.
 
 aevb explore RUN [--step=STEP] [--output=FILE]
 
-Every run writes its page, explorer.html, when it ends. This one writes it for a run of before there
-were any, or of another of its checkpoints.
+Every run writes its page, explorer.html, when it ends. This command writes it again, for example
+from another checkpoint. The page works offline, and decodes any point in the browser. If it has no
+JavaScript for an operation of the decoder, it contains precomputed points instead, and says so.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,10 +45,13 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `aevb explore`; returns the exit status: 0 if done, 2 for a user's mistake."""
-    parser = Parser(prog="aevb explore", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = Parser(
+        prog="aevb explore", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--step", type=int, help="of a checkpoint that was kept; the newest")
-    parser.add_argument("--output", type=Path, help="the page's file; RUN/explorer.html")
+    parser.add_argument("--step", type=int, help="step of a checkpoint; by default, the newest")
+    parser.add_argument("--output", type=Path, help="file; by default, RUN/explorer.html")
 
     def body() -> int:
         args = parser.parse_args(arguments)

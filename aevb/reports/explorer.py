@@ -1,10 +1,13 @@
 """The interactive page of a trained run's latent space, one HTML file that works offline.
 
-The decoder runs in the page (`jaxpr_to_js.py`), so a point is decoded while it is dragged.
+The decoder runs in the page (`jaxpr_to_js.py`), so a point is decoded while it is dragged. If the
+page cannot run the decoder, it contains precomputed points, and shows the nearest of these.
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from aevb.config import DEFAULTS, Values
+from aevb.data import Dataset
 from aevb.distributions import DiagNormal
 from aevb.evaluation import elbo
 from aevb.evaluation.diagnostics import kl_per_unit
@@ -21,6 +25,7 @@ from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve
 from aevb.types import Key, PyTree
+from aevb.vae import VAE
 
 SEED = 0  # of the draws from posteriors whose mean has no closed form
 NUM_DRAWS = 64
@@ -29,6 +34,8 @@ MOST_COORDINATES = 100_000  # coordinates of all points together
 MOST_PICTURED = 100  # datapoints that are shown as pictures
 MOST_PIXELS = 200_000  # pixels of all pictures together
 MOST_PROGRAM = 16_000_000  # characters of the decoder's constants
+MOST_AXES = 3  # units over which precomputed points are a grid
+MOST_PRECOMPUTED = 800_000  # bytes of precomputed points and their pictures
 
 
 def explorer_page(
@@ -46,30 +53,32 @@ def explorer_page(
         config: the run's config.
         summary: the run's bounds, as `runs` summarizes them.
     """
-    name = f"{experiment.dataset.name}, {experiment.vae.num_latents} latent dimensions"
-    image = _image(experiment)
+    dataset, vae, _ = experiment
+    name = f"{dataset.name}, {vae.num_latents} latent dimensions"
+    image = _image(dataset)
+    data, means = _data(experiment, params, image)
     content = {
         "title": name,
         "summary": _describe(summary),
         "config": _settings(config),
         "curve": curve(records),
         "image": image,
-        **_decoder(experiment, params),
-        **_data(experiment, params, image),
+        **_decoder(vae, params),
+        **data,
     }
+    if content["decoder"] is None:
+        content["grid"] = _precomputed(vae, params, content, means)
     return page("explorer", name, content)
 
 
 def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
-    rows = [
-        [
-            f"bound, {split}",
-            f"{summary[f'{split}_bound']:.2f} ± {summary[f'{split}_bound_standard_error']:.2f} nats"
-            + (f", {summary[bits]:.3f} bits/dim" if (bits := f"{split}_bits_per_dim") in summary
-               else ""),
-        ]
-        for split in ("train", "test")
-    ]  # fmt: skip
+    """Returns the rows of the page's summary, each a name and a value."""
+    rows = []
+    for split in ("train", "test"):
+        bound, error = summary[f"{split}_bound"], summary[f"{split}_bound_standard_error"]
+        bits = summary.get(f"{split}_bits_per_dim")
+        in_bits = "" if bits is None else f", {bits:.3f} bits/dim"
+        rows.append([f"bound, {split}", f"{bound:.2f} ± {error:.2f} nats{in_bits}"])
     return [*rows, ["training examples", f"{summary['num_examples']:,}"]]
 
 
@@ -81,9 +90,8 @@ def _settings(config: Values) -> list[dict[str, Any]]:
     ]
 
 
-def _image(experiment: Experiment) -> dict[str, Any]:
+def _image(dataset: Dataset) -> dict[str, Any]:
     """Returns the shape of a datapoint's picture, and the values of black and of white."""
-    dataset = experiment.dataset
     shape = dataset.image_shape or (1, dataset.test.shape[1])
     low, high = 0.0, 1.0
     if dataset.kind == "real":
@@ -91,28 +99,37 @@ def _image(experiment: Experiment) -> dict[str, Any]:
     return {"shape": list(shape), "low": low, "high": high}
 
 
-def _decoder(experiment: Experiment, params: PyTree) -> dict[str, Any]:
+def _encode_pixels(values: Any, image: Mapping[str, Any]) -> str:
+    """Returns pixels as base64 of bytes, from 0 for black to 255 for white."""
+    levels = (np.asarray(values) - image["low"]) / (image["high"] - image["low"] or 1.0)
+    pixels = np.clip(np.nan_to_num(255.0 * levels), 0.0, 255.0).round().astype(np.uint8)
+    return base64.b64encode(pixels.tobytes()).decode()
+
+
+def _decoder(vae: VAE, params: PyTree) -> dict[str, Any]:
     """Returns E[x|z] as a program for the page, or the reason why there is none."""
-    vae = experiment.vae
     try:
-        program = portable(lambda z: vae.mean(params, z), vae.num_latents)
+        program = portable(partial(vae.mean, params), vae.num_latents)
     except NotPortableError as error:
         return {"decoder": None, "why_not": str(error)}
     size = sum(len(constant["data"]) for constant in program["constants"])
     if size > MOST_PROGRAM:
-        return {"decoder": None, "why_not": f"the decoder is too large for a page ({size:,} bytes)"}
+        return {"decoder": None, "why_not": f"the decoder is too large ({size:,} bytes)"}
     return {"decoder": program, "why_not": ""}
 
 
-def _data(experiment: Experiment, params: PyTree, image: Mapping[str, Any]) -> dict[str, Any]:
+def _data(
+    experiment: Experiment, params: PyTree, image: Mapping[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
     """Returns test datapoints: the means of q(z|x), their bounds, and pictures of some.
 
-    It also returns the latent units, sorted by KL, the largest first.
+    It also returns the latent units, sorted by KL, the largest first, and separately the means of
+    the datapoints with pictures, [n, Z].
     """
     dataset, vae, _ = experiment
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
-        return {"units": units, "points": None}
+        return {"units": units, "points": None}, np.zeros((0, vae.num_latents))
     number, num_dims = dataset.test.shape
     num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
     num_pictured = min(num_points, MOST_PICTURED, max(MOST_PIXELS // num_dims, 1))
@@ -123,26 +140,25 @@ def _data(experiment: Experiment, params: PyTree, image: Mapping[str, Any]) -> d
     keys = jax.random.split(jax.random.key(SEED), num_points)
 
     @jax.jit
-    def seen(params: PyTree) -> tuple[Array, Array, Array]:
+    def evaluate(params: PyTree) -> tuple[Array, Array, Array]:
         means, kls = jax.vmap(lambda key, one: _marginals(key, vae.encode(params, one), vae.guide))(
             keys, x
         )
         return means, jnp.mean(kls, axis=0), bounds(params, jnp.asarray(stored), jnp.asarray(index))
 
-    means, kl, scores = map(np.asarray, seen(params))
+    means, kl, scores = map(np.asarray, evaluate(params))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
-    levels = (np.asarray(x)[pictured] - image["low"]) / (image["high"] - image["low"] or 1.0)
-    pixels = np.clip(255.0 * levels, 0.0, 255.0).round().astype(np.uint8)
-    return {
+    data = {
         "units": [{"unit": int(unit), "kl": float(kl[unit])} for unit in np.argsort(-kl)],
         "points": {
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
             "places": index.tolist(),
             "pictured": pictured.tolist(),
-            "pictures": base64.b64encode(pixels.tobytes()).decode(),
+            "pictures": _encode_pixels(np.asarray(x)[pictured], image),
         },
     }
+    return data, means[pictured]
 
 
 def _marginals(key: Key, stats: PyTree, guide: Any) -> tuple[Array, Array]:
@@ -156,3 +172,32 @@ def _marginals(key: Key, stats: PyTree, guide: Any) -> tuple[Array, Array]:
     draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, NUM_DRAWS))
     mean, var = jnp.mean(draws, axis=0), jnp.var(draws, axis=0)
     return mean, kl_per_unit(DiagNormal(mean, jnp.log(var + jnp.finfo(var.dtype).tiny)))
+
+
+def _precomputed(
+    vae: VAE, params: PyTree, content: Mapping[str, Any], means: np.ndarray
+) -> dict[str, Any]:
+    """Returns E[x|z] at some z, for a page that cannot decode, and the note that tells its reader.
+
+    The z are a grid over the units of largest KL, at quantiles of N(0, 1) and with the other units
+    at 0, and `means` [n, Z], of the datapoints that the page shows.
+    """
+    axes = [unit["unit"] for unit in content["units"][:MOST_AXES]]
+    size = math.prod(content["image"]["shape"]) + 4 * vae.num_latents  # bytes of a point
+    number = max(MOST_PRECOMPUTED // size - len(means), 1)
+    side = (int(number ** (1 / len(axes))) - 1) // 2 * 2 + 1  # odd, so that the grid contains z = 0
+    values = jax.scipy.special.ndtri(jnp.asarray((np.arange(side) + 0.5) / side, jnp.float32))
+    grid = np.zeros((side ** len(axes), vae.num_latents))
+    grid[:, axes] = np.stack(np.meshgrid(*[values] * len(axes)), axis=-1).reshape(-1, len(axes))
+    z = np.concatenate([grid, means]).astype(np.float32)
+    decode = jax.jit(lambda z: jax.lax.map(partial(vae.mean, params), z, batch_size=50))
+    names = ", ".join(f"z{unit + 1}" for unit in axes)
+    others = " with the other latents at 0" if len(axes) < vae.num_latents else ""
+    data = " and the means of q(z|x) of the test data below" if len(means) else ""
+    return {
+        "note": f"The picture is precomputed, at the nearest of {len(z)} points: a grid over "
+        f"{names}{others}{data}. The page cannot decode, because {content['why_not']}.",
+        "num_axes": len(axes),
+        "latents": encode_floats(z),
+        "pictures": _encode_pixels(decode(z), content["image"]),
+    }

@@ -2,7 +2,8 @@
 
 The conversion follows JAX's trace of the function. Values that do not depend on the vector are
 computed here and become constants. Operations that only move numbers become strided copies. The
-others keep JAX's names and are implemented in `pages/operations.js`.
+others keep JAX's names and are implemented in `pages/decoding.js`. They suffice for the decoders of
+this package and for common activation functions; other decoders get a page of precomputed points.
 """
 
 import base64
@@ -14,28 +15,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.lax import ConvDimensionNumbers
 
 # Elementwise operations; an operand of one element is broadcast.
 ELEMENTWISE = (
-    *("abs", "add", "and", "div", "eq", "erf", "erfc", "exp", "expm1", "ge", "gt", "le", "log"),
-    *("log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "rsqrt"),
-    *("select_n", "sign", "sqrt", "square", "sub", "tanh"),
+    *("abs", "add", "div", "eq", "exp", "expm1", "ge", "gt", "le", "log", "log1p", "logistic"),
+    *("lt", "max", "min", "mul", "ne", "neg", "pow", "rsqrt", "select_n", "sign", "sqrt"),
+    *("square", "sub", "tanh"),
 )
-RENAMED = {"add_any": "add"}
-SAME = ("convert_element_type", "copy", "copy_p", "reduce_precision", "stop_gradient")
+SAME = ("copy", "copy_p", "reduce_precision", "stop_gradient")
 MOVES = ("broadcast_in_dim", "expand_dims", "reshape", "rev", "slice", "squeeze", "transpose")
 REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "largest"}
-INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters that contain a traced inner function
+# Calls of a function that was traced separately; "remat2" is jax.checkpoint.
+CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2")
+FLAX_LAYOUT = ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # of convolutions
 
 
 class NotPortableError(Exception):
     """The error for a function with an operation that pages do not implement."""
 
-
-class _Known(NamedTuple):
-    """A value that does not depend on the input."""
-
-    value: Any
+    def __init__(self, operation: str):
+        super().__init__(f"there is no JavaScript for JAX's operation {operation}")
 
 
 class _Slot(NamedTuple):
@@ -43,6 +43,9 @@ class _Slot(NamedTuple):
 
     number: int
     shape: tuple[int, ...]
+
+
+_Value = Array | _Slot  # an array does not depend on the input
 
 
 def portable(function: Callable[[Array], Array], num_inputs: int) -> dict[str, Any]:
@@ -55,9 +58,9 @@ def portable(function: Callable[[Array], Array], num_inputs: int) -> dict[str, A
         NotPortableError: the trace has an operation that is not in the tables of this file.
     """
     trace = jax.make_jaxpr(function)(jnp.zeros(num_inputs))
-    writer = _Writer(num_inputs)
-    (result,) = writer.follow(trace.jaxpr, trace.consts, [writer.input])
-    output = writer.slot(result)
+    writer = _Writer()
+    (result,) = writer.follow(trace.jaxpr, trace.consts, [writer.new_slot((num_inputs,))])
+    output = writer.slot_of(result)
     steps, needed = [], {output.number}
     for step in reversed(writer.steps):  # leaves out unused results, for example a variance
         if step["out"] in needed:
@@ -77,175 +80,149 @@ def encode_floats(values: Any) -> str:
 
 
 class _Writer:
-    def __init__(self, num_inputs: int):
-        self.input = _Slot(0, (num_inputs,))
-        self.num_slots = 1
+    """The steps and constants of a program that is being written."""
+
+    def __init__(self) -> None:
+        self.num_slots = 0
         self.steps: list[dict[str, Any]] = []
         self.constants: list[dict[str, Any]] = []
 
-    def slot(self, value: _Known | _Slot) -> _Slot:
+    def new_slot(self, shape: Sequence[int]) -> _Slot:
+        self.num_slots += 1
+        return _Slot(self.num_slots - 1, tuple(shape))
+
+    def slot_of(self, value: _Value) -> _Slot:
         """Returns the slot of a value; allocates one if the value is a constant."""
         if isinstance(value, _Slot):
             return value
-        numbers = np.asarray(jnp.asarray(value.value).astype(jnp.float32))
-        made = self._new(numbers.shape)
-        self.constants.append({"slot": made.number, "data": encode_floats(numbers)})
-        return made
+        slot = self.new_slot(value.shape)
+        self.constants.append(
+            {"slot": slot.number, "data": encode_floats(value.astype(jnp.float32))}
+        )
+        return slot
 
-    def follow(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    def follow(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[_Value]) -> list[_Value]:
         """Adds the operations of a traced function and returns its results."""
-        values: dict[Any, _Known | _Slot] = {}
-        values.update(zip(jaxpr.constvars, map(_Known, consts), strict=True))
+        values: dict[Any, _Value] = {}
+        values.update(zip(jaxpr.constvars, map(jnp.asarray, consts), strict=True))
         values.update(zip(jaxpr.invars, inputs, strict=True))
 
-        def read(atom: Any) -> _Known | _Slot:
-            return _Known(atom.val) if hasattr(atom, "val") else values[atom]
+        def read(atom: Any) -> _Value:
+            return jnp.asarray(atom.val, atom.aval.dtype) if hasattr(atom, "val") else values[atom]
 
         for equation in jaxpr.eqns:
             results = self._apply(equation, [read(atom) for atom in equation.invars])
             values.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _apply(self, equation: Any, inputs: list[Any]) -> list[Any]:
-        params = equation.params
-        name = RENAMED.get(equation.primitive.name, equation.primitive.name)
-        inner = next((params[key] for key in INNER if key in params), None)
-        if inner is not None:
-            jaxpr, consts = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
-            return self.follow(jaxpr, consts, inputs)
-        if all(isinstance(value, _Known) for value in inputs):
-            found = equation.primitive.bind(*[value.value for value in inputs], **params)
-            return [*map(_Known, found if equation.primitive.multiple_results else [found])]
-        shape = equation.outvars[0].aval.shape
-        if name in SAME:
-            return inputs
+    def _apply(self, equation: Any, inputs: list[_Value]) -> Sequence[_Value]:
+        """Adds the operation of an equation, or computes it if it does not depend on the input."""
+        primitive, params = equation.primitive, equation.params
+        if primitive.name in CALLS:
+            inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+            return self.follow(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
+        if not any(isinstance(value, _Slot) for value in inputs):
+            found = primitive.bind(*inputs, **params)
+            return found if primitive.multiple_results else [found]
+        return [self._result(equation, inputs)]
+
+    def _result(self, equation: Any, inputs: list[_Value]) -> _Value:
+        """Adds an operation that depends on the input, and returns its result."""
+        name, params = equation.primitive.name, equation.params
+        first, last, shape = inputs[0], inputs[-1], equation.outvars[0].aval.shape
+        if name in SAME or (name == "convert_element_type" and _keeps_numbers(equation)):
+            return first
         if name in MOVES:
-            (source,) = inputs
-            return [self._move(source, lambda x: equation.primitive.bind(x, **params))]
+            return self._move(first, lambda x: equation.primitive.bind(x, **params))
         if name in REDUCTIONS:
-            (source,) = inputs
-            return [self._reduce(source, params["axes"], REDUCTIONS[name], shape)]
+            matrix = self._merge(first, params["axes"], come_first=False)
+            return self._emit(REDUCTIONS[name], [matrix], shape, over=matrix.shape[1])
+        if name == "add_any":
+            name = "add"
         if name == "integer_pow":
-            inputs = [*inputs, _Known(float(params["y"]))]
-            name = "pow"
+            name, inputs = "pow", [first, jnp.float32(params["y"])]
         if name in ELEMENTWISE:
-            return [self._emit(name, [self._operand(value, shape) for value in inputs], shape)]
+            return self._emit(name, [self._operand(value, shape) for value in inputs], shape)
         if name == "dot_general":
-            return [self._product(inputs[0], inputs[1], params["dimension_numbers"], shape)]
+            return self._product(first, last, params["dimension_numbers"], shape)
         if name == "conv_general_dilated":
-            return [self._convolution(inputs[0], inputs[1], params, shape)]
-        raise NotPortableError(f"a page does not know JAX's operation {name}")
+            return self._convolution(first, last, params, shape)
+        raise NotPortableError(name)
 
-    def _operand(self, value: _Known | _Slot, shape: tuple[int, ...]) -> _Slot:
-        """Returns the slot of an elementwise operand: broadcast to `shape`, or a single element."""
-        if isinstance(value, _Known):
-            known = np.asarray(jnp.asarray(value.value).astype(jnp.float32))
-            if known.size and np.all(known == known.flat[0]):
-                value = _Known(known.reshape(-1)[0])
-        found = self.slot(value)
-        if math.prod(found.shape) == 1:
-            return found
-        return self._move(found, lambda x: jnp.broadcast_to(x, shape))
+    def _operand(self, value: _Value, shape: tuple[int, ...]) -> _Value:
+        """Returns an elementwise operand: broadcast to `shape`, or a single element."""
+        if isinstance(value, Array) and value.size and jnp.all(value == value.ravel()[0]):
+            return value.ravel()[0]
+        if math.prod(value.shape) == 1:
+            return value
+        return self._move(self.slot_of(value), lambda x: jnp.broadcast_to(x, shape))
 
-    def _emit(self, op: str, inputs: list[_Slot], shape: tuple[int, ...], **how: Any) -> _Slot:
-        made = self._new(shape)
-        step = {"op": op, "in": [source.number for source in inputs], "out": made.number}
-        self.steps.append({**step, "size": math.prod(shape), **how})
-        return made
+    def _emit(self, op: str, inputs: Sequence[_Value], shape: Sequence[int], **how: Any) -> _Slot:
+        """Adds a step and returns the slot that it writes."""
+        sources = [self.slot_of(value).number for value in inputs]
+        slot = self.new_slot(shape)
+        size = math.prod(shape)
+        self.steps.append({"op": op, "in": sources, "out": slot.number, "size": size, **how})
+        return slot
 
-    def _new(self, shape: tuple[int, ...]) -> _Slot:
-        self.num_slots += 1
-        return _Slot(self.num_slots - 1, tuple(shape))
-
-    def _move(self, source: _Slot, move: Callable[[Array], Array]) -> _Slot:
+    def _move(self, source: _Value, move: Callable[[Array], Array]) -> _Value:
         """Adds an operation that only moves numbers, as a strided copy.
 
         The strides are found by applying the operation to the indices of the numbers.
         """
-        places = jnp.arange(math.prod(source.shape), dtype=jnp.int32).reshape(source.shape)
-        taken = np.asarray(move(places))
-        if taken.size == places.size and np.array_equal(taken.ravel(), places.ravel()):
-            return _Slot(source.number, taken.shape)
-        origin = taken[(0,) * taken.ndim]
+        if not isinstance(source, _Slot):
+            return move(source)
+        size = math.prod(source.shape)
+        indices = np.asarray(move(jnp.arange(size, dtype=jnp.int32).reshape(source.shape)))
+        if np.array_equal(indices.ravel(), np.arange(size)):
+            return _Slot(source.number, indices.shape)
+        offset = indices[(0,) * indices.ndim]
         strides = [
-            int(np.take(taken, 1, axis)[(0,) * (taken.ndim - 1)] - origin) if size > 1 else 0
-            for axis, size in enumerate(taken.shape)
+            int(np.take(indices, 1, axis)[(0,) * (indices.ndim - 1)] - offset) if length > 1 else 0
+            for axis, length in enumerate(indices.shape)
         ]
+        sizes = list(indices.shape)
         return self._emit(
-            "strided", [source], taken.shape, offset=int(origin), sizes=list(taken.shape),
-            strides=strides,
-        )  # fmt: skip
+            "strided", [source], sizes, offset=int(offset), sizes=sizes, strides=strides
+        )
 
-    def _reduce(
-        self, source: _Slot, axes: tuple[int, ...], op: str, shape: tuple[int, ...]
+    def _merge(self, value: _Value, axes: Sequence[int], *, come_first: bool) -> _Value:
+        """Returns a value as a matrix, with `axes` merged into its first or last axis."""
+        kept = [axis for axis in range(len(value.shape)) if axis not in axes]
+        size = math.prod(value.shape[axis] for axis in axes)
+        order, shape = ([*axes, *kept], (size, -1)) if come_first else ([*kept, *axes], (-1, size))
+        ordered = self._move(value, lambda x: jnp.transpose(x, order))
+        return self._move(ordered, lambda x: x.reshape(shape))
+
+    def _product(
+        self, left: _Value, right: _Value, dimensions: Any, shape: tuple[int, ...]
     ) -> _Slot:
-        kept = [axis for axis in range(len(source.shape)) if axis not in axes]
-        last = self._move(source, lambda x: jnp.transpose(x, (*kept, *axes)))
-        return self._emit(op, [last], shape, over=math.prod(source.shape[axis] for axis in axes))
-
-    def _product(self, left: Any, right: Any, dimensions: Any, shape: tuple[int, ...]) -> _Slot:
         """Adds a matrix product of left, arranged as [m, k], and right, arranged as [k, n]."""
-        ((left_axes, right_axes), (left_batch, right_batch)) = dimensions
-        if left_batch or right_batch:
-            raise NotPortableError("a page does not know matrix products with a batch")
-        left, right = self._matrix(left, left_axes, False), self._matrix(right, right_axes, True)
-        inner = left.shape[1]
-        return self._emit("product", [left, right], shape, inner=inner, columns=right.shape[1])
-
-    def _matrix(self, value: _Known | _Slot, axes: tuple[int, ...], come_first: bool) -> _Slot:
-        """Returns an operand as a matrix, with the summed axes merged into its first or last."""
-        ndim = jnp.ndim(value.value) if isinstance(value, _Known) else len(value.shape)
-        kept = tuple(axis for axis in range(ndim) if axis not in axes)
-        order = (*axes, *kept) if come_first else (*kept, *axes)
-
-        def arrange(x: Array) -> Array:
-            size = math.prod(x.shape[axis] for axis in axes)
-            return jnp.transpose(x, order).reshape((size, -1) if come_first else (-1, size))
-
-        if isinstance(value, _Known):
-            return self.slot(_Known(arrange(jnp.asarray(value.value))))
-        return self._move(value, arrange)
+        (left_axes, right_axes), batch = dimensions
+        if any(batch):
+            raise NotPortableError("dot_general with a batch")
+        left = self._merge(left, left_axes, come_first=False)
+        right = self._merge(right, right_axes, come_first=True)
+        inner, columns = right.shape
+        return self._emit("product", [left, right], shape, inner=inner, columns=columns)
 
     def _convolution(
-        self, image: Any, kernel: Any, params: dict[str, Any], shape: tuple[int, ...]
+        self, image: _Value, kernel: _Value, params: dict[str, Any], shape: tuple[int, ...]
     ) -> _Slot:
-        """Adds a convolution of one image [rows, columns, channels], the layout of flax."""
-        numbers = params["dimension_numbers"]
-        if not isinstance(kernel, _Known) or not isinstance(image, _Slot):
-            raise NotPortableError(
-                "a page does not know convolutions with a kernel that is computed"
-            )
-        is_plain = params["feature_group_count"] == params["batch_group_count"] == 1
-        if not is_plain or len(shape) != 4 or set(params["rhs_dilation"]) != {1}:
-            raise NotPortableError("a page does not know grouped or dilated convolutions")
-        image = self._move(image, lambda x: jnp.transpose(x, _last(numbers.lhs_spec)))
-        laid_out = jnp.transpose(jnp.asarray(kernel.value), _inputs_outputs(numbers.rhs_spec))
-        out = numbers.out_spec
-        rows, columns, channels = shape[out[2]], shape[out[3]], shape[out[1]]
-        found = self._emit(
-            "convolution", [image, self.slot(_Known(laid_out))], (1, rows, columns, channels),
-            image=list(image.shape[1:]), kernel=list(laid_out.shape), result=[rows, columns],
+        """Adds a convolution of one image [1, rows, columns, channels], the layout of flax."""
+        is_single = params["feature_group_count"] == params["batch_group_count"] == shape[0] == 1
+        dilation, layout = set(params["rhs_dilation"]), params["dimension_numbers"]
+        if layout != FLAX_LAYOUT or not is_single or dilation != {1}:
+            raise NotPortableError("conv_general_dilated with groups, dilation or another layout")
+        return self._emit(
+            "convolution", [image, kernel], shape, image=list(image.shape[1:]),
+            kernel=list(kernel.shape), result=list(shape[1:3]),
             strides=list(params["window_strides"]), spread=list(params["lhs_dilation"]),
             before=[low for low, _ in params["padding"]],
         )  # fmt: skip
-        return self._move(found, lambda x: jnp.transpose(x, np.argsort(_last(out)).tolist()))
 
 
-def _last(spec: Sequence[int]) -> tuple[int, ...]:
-    """Returns the axis order that puts the channels last.
-
-    Args:
-        spec: the axes (batch, channels, rows, columns).
-    """
-    batch, channels, *space = spec
-    return (batch, *space, channels)
-
-
-def _inputs_outputs(spec: Sequence[int]) -> tuple[int, ...]:
-    """Returns the axis order (rows, columns, in, out) of a kernel.
-
-    Args:
-        spec: the axes (out, in, rows, columns).
-    """
-    outputs, inputs, *space = spec
-    return (*space, inputs, outputs)
+def _keeps_numbers(equation: Any) -> bool:
+    """Returns whether a conversion of types changes no number, except by rounding to a float."""
+    old, new = equation.invars[0].aval.dtype, equation.params["new_dtype"]
+    return jnp.issubdtype(new, jnp.floating) or jnp.issubdtype(old, jnp.bool_)

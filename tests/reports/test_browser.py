@@ -1,6 +1,7 @@
 """Pages in a browser: decoding as in JAX, dragging, sorting and filtering, without any requests.
 
-The page of a run decodes and reacts to the mouse; the page of several runs sorts and filters.
+The page of a run decodes, or shows precomputed points, and reacts to the mouse. The page of several
+runs sorts and filters.
 `make test-browser` runs these tests, if Debian's chromium is installed.
 """
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import page_without_decoder
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import aevb
@@ -62,6 +64,15 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(request: pytest.FixtureRequest, browser: Browser, folder: Path) -> Iterator[Page]:
     """Yields the page of the run."""
     with opened(browser, request.param, folder / "explorer.html") as page:
+        yield page
+
+
+@pytest.fixture(params=SIZES)
+def precomputed(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    """Yields the page of a model with five latents that pages cannot decode."""
+    _, _, text = page_without_decoder(5)
+    (tmp_path / "explorer.html").write_text(text)
+    with opened(browser, request.param, tmp_path / "explorer.html") as page:
         yield page
 
 
@@ -141,7 +152,7 @@ def test_the_keyboard_moves_it(page: Page):
     )
 
 
-def test_a_slider_and_a_walk_move_it(page: Page):
+def test_sliders_move_it_along_a_latent_and_between_two_datapoints(page: Page):
     slider = page.get_by_role("slider").first
     slider.fill("0.9")
     assert page.evaluate("Math.max(...state.z)") == pytest.approx(1.2816, abs=1e-3)
@@ -149,13 +160,35 @@ def test_a_slider_and_a_walk_move_it(page: Page):
     start = page.evaluate("state.z")
     page.locator("#strip button").nth(50).click()
     end = page.evaluate("state.z")
-    page.locator("#walk").fill("0.25")
+    page.locator("#between").fill("0.25")
     found = page.evaluate("state.z")
     np.testing.assert_allclose(found, 0.75 * np.array(start) + 0.25 * np.array(end), atol=1e-6)
 
 
 def test_it_fits_its_screen_and_everything_has_a_name(page: Page):
     check_size_and_names(page)
+
+
+def test_a_page_that_cannot_decode_says_so_and_shows_precomputed_points(precomputed: Page):
+    note = precomputed.locator("#precomputed")
+    assert note.is_visible()
+    assert "no JavaScript for JAX's operation erf" in note.inner_text()
+    assert precomputed.get_by_role("slider").count() == 4  # three latents, and between datapoints
+    assert not precomputed.locator("#random").is_visible()
+    box = precomputed.locator("#plane").bounding_box()
+    assert box is not None
+    decoded = []
+    for share in (0.2, 0.21, 0.7):
+        precomputed.mouse.click(box["x"] + share * box["width"], box["y"] + share * box["height"])
+        decoded.append(255 * np.array(precomputed.evaluate("decode(state.z)")))
+        at = ", ".join(f"{value:.2f}" for value in precomputed.evaluate("at(state.z)"))
+        assert precomputed.locator("#z").inner_text() == at
+    np.testing.assert_array_equal(decoded[0], decoded[1])
+    assert np.any(decoded[0] != decoded[2])
+    np.testing.assert_allclose(shown(precomputed), decoded[2], atol=0.6)
+    precomputed.locator("#strip button").nth(50).click()
+    assert precomputed.evaluate("at(state.z)") == precomputed.evaluate("state.z")
+    check_size_and_names(precomputed)
 
 
 def check_size_and_names(page: Page) -> None:

@@ -3,24 +3,22 @@
 import base64
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probit_entries
 import pytest
-from javascript import Engine
-from pages import content_of
+import scipy.stats
+from javascript import Engine, PageEngine
+from pages import content_of, floats, page_of_untrained, page_without_decoder
 from programs import program
 
 import aevb
 from aevb import runs
 from aevb.cli import explore
-from aevb.config import default_config, validate, with_values
-from aevb.experiment import Experiment, build
-from aevb.reports.explorer import explorer_page
+from aevb.reports import explorer
 from aevb.reports.pages import page
-from aevb.types import PyTree
 
 QUICK = {"train.num_examples": 2000, "train.first_eval": 1000}
 REAL = {
@@ -29,25 +27,6 @@ REAL = {
     "model.hidden": (8,), "model.num_latents": 4, "model.guide": "full_normal",
     "algorithm.bound": "sgvb_a",
 }  # fmt: skip
-
-
-SUMMARY = {
-    "train_bound": -1.0, "train_bound_standard_error": 0.1, "test_bound": -2.0,
-    "test_bound_standard_error": 0.1, "num_examples": 0,
-}  # fmt: skip
-
-
-def page_of_untrained(values: dict[str, Any]) -> tuple[Experiment, PyTree, dict[str, Any]]:
-    """Returns an untrained model, its parameters and the content of its page."""
-    config = validate(with_values(default_config(), values))
-    experiment = build(config)
-    algorithm = experiment.algorithm
-    params = algorithm.vae_params(jax.jit(algorithm.init)(jax.random.key(0)).params)
-    return experiment, params, content_of(explorer_page(experiment, params, [], config, SUMMARY))
-
-
-def floats(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f4")
 
 
 def test_the_page_is_one_small_file_that_asks_for_nothing(faces: Path):
@@ -64,6 +43,17 @@ def test_its_decoder_is_the_runs(faces: Path):
     for key in jax.random.split(jax.random.key(0), 10):
         z = 2.0 * jax.random.normal(key, (2,))
         np.testing.assert_allclose(decode(np.asarray(z)), run.decode(z), atol=1e-5)
+
+
+def test_its_scripts_decode_where_the_point_is(faces: Path):
+    run, engine = aevb.load_run(faces), PageEngine((faces / "explorer.html").read_text())
+    engine("moveTo(0.8, 0.3)")
+    z = engine("state.z")
+    np.testing.assert_allclose(scipy.stats.norm.cdf(z), [0.8, 0.3], atol=1e-6)
+    decoded = engine("Array.from(decode(state.z))")
+    np.testing.assert_allclose(decoded, run.decode(jnp.array(z)), atol=1e-5)
+    assert engine("document.getElementById('z').textContent") == f"{z[0]:.2f}, {z[1]:.2f}"
+    assert engine("document.getElementById('precomputed').textContent") == ""
 
 
 def test_its_points_are_where_the_encoder_puts_the_data(faces: Path):
@@ -98,7 +88,8 @@ def test_settings_tell_what_is_not_the_default(faces: Path):
 
 @pytest.mark.slow
 def test_data_that_are_no_images_and_another_guide_have_a_page():
-    experiment, params, content = page_of_untrained(REAL)
+    experiment, params, text = page_of_untrained(REAL)
+    content = content_of(text)
     assert content["image"]["shape"] == [1, 6]
     assert content["image"]["low"] < 0 < content["image"]["high"]
     x = jnp.asarray(experiment.dataset.test[content["points"]["places"]])
@@ -110,9 +101,93 @@ def test_data_that_are_no_images_and_another_guide_have_a_page():
 @pytest.mark.slow
 def test_a_model_without_an_encoder_has_a_page_without_points():
     values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
-    _, _, content = page_of_untrained(values)
+    _, _, text = page_of_untrained(values)
+    content = content_of(text)
     assert content["points"] is None
     assert content["decoder"] is not None
+    assert PageEngine(text)("state.z") == [0.0] * 4
+
+
+@pytest.mark.parametrize("num_latents", [2, 5])
+def test_a_page_that_cannot_decode_has_precomputed_points(num_latents: int):
+    experiment, params, text = page_without_decoder(num_latents)
+    assert len(text) < 2_000_000
+    content = content_of(text)
+    assert content["decoder"] is None
+    grid = content["grid"]
+    assert "there is no JavaScript for JAX's operation erf" in grid["note"]
+    z = floats(grid["latents"]).reshape(-1, num_latents)
+    means = floats(content["points"]["means"]).reshape(-1, num_latents)
+    pictured = content["points"]["pictured"]
+    np.testing.assert_array_equal(z[-len(pictured) :], means[pictured])
+
+    axes = [unit["unit"] for unit in content["units"][:3]]
+    assert grid["num_axes"] == len(axes) == min(num_latents, 3)
+    on_grid, side = z[: -len(pictured)], {2: 35, 5: 10 - 1}[num_latents]
+    assert len(np.unique(on_grid, axis=0)) == len(on_grid) == side ** len(axes)
+    quantiles = (np.arange(side) + 0.5) / side
+    for unit in axes:
+        found = np.unique(scipy.stats.norm.cdf(on_grid[:, unit]))
+        np.testing.assert_allclose(found, quantiles, atol=1e-6)
+    assert not np.any(np.delete(on_grid, axes, axis=1))
+
+    pictures = np.frombuffer(base64.b64decode(grid["pictures"]), np.uint8).reshape(len(z), -1)
+    expected = 255.0 * jax.vmap(lambda one: experiment.vae.mean(params, one))(jnp.asarray(z))
+    np.testing.assert_allclose(pictures, np.clip(expected, 0.0, 255.0), atol=0.51)
+
+
+def test_a_page_that_cannot_decode_shows_the_nearest_precomputed_point(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Nearest in the square of the page, whose axes are quantiles of N(0, 1)."""
+    monkeypatch.setattr(explorer, "MOST_PRECOMPUTED", 100_000)
+    _, _, text = page_without_decoder(4)
+    engine, content = PageEngine(text), content_of(text)
+    grid = content["grid"]
+    assert engine("document.getElementById('precomputed').textContent") == grid["note"]
+    assert engine("document.getElementById('precomputed').hidden") is False
+    assert engine("state.z") == [0.0] * 4
+    assert engine("[...sliders.keys()]") == [unit["unit"] for unit in content["units"][:3]]
+    z = floats(grid["latents"]).reshape(-1, 4).astype(np.float64)
+    pictures = np.frombuffer(base64.b64decode(grid["pictures"]), np.uint8).reshape(len(z), -1)
+    quantiles = scipy.stats.norm.cdf(z)
+    for wanted in np.random.default_rng(0).normal(size=(20, 4)):
+        engine(f"move({wanted.tolist()})")
+        distances = np.square(quantiles - scipy.stats.norm.cdf(wanted)).sum(axis=1)
+        nearest = int(np.argmin(distances))
+        np.testing.assert_allclose(engine("decode(state.z)"), pictures[nearest] / 255)
+        numbers = engine("document.getElementById('z').textContent").split(", ")
+        np.testing.assert_allclose([*map(float, numbers)], z[nearest], atol=0.00501)
+    engine("choose(3)")
+    datapoint = content["points"]["pictured"][3]
+    np.testing.assert_allclose(engine("state.z"), engine(f"means[{datapoint}]"))
+    reconstruction = pictures[len(z) - len(content["points"]["pictured"]) + 3]
+    np.testing.assert_allclose(engine("decode(state.z)"), reconstruction / 255)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_likelihood_of_its_own_has_a_page_that_works(tmp_path: Path):
+    file = Path(probit_entries.__file__)
+    program("-m", "aevb", "run", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    text = (tmp_path / "run" / "explorer.html").read_text()
+    engine, run = PageEngine(text), aevb.load_run(tmp_path / "run")
+    engine("moveTo(0.31, 0.74)")
+    expected = run.decode(jnp.array(engine("at(state.z)")))
+    np.testing.assert_allclose(engine("decode(state.z)"), expected, atol=0.51 / 255)
+    np.testing.assert_allclose(engine("at(state.z).map(cdf)"), [0.31, 0.74], atol=0.71 / 35)
+
+
+def test_a_decoder_that_is_too_large_has_precomputed_points(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(explorer, "MOST_PROGRAM", 100)
+    values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
+    _, _, text = page_of_untrained(values)
+    assert "the decoder is too large" in PageEngine(text)("grid.note")
+
+
+def test_a_page_that_decodes_has_no_precomputed_points(faces: Path):
+    content = content_of((faces / "explorer.html").read_text())
+    assert content["why_not"] == ""
+    assert "grid" not in content
 
 
 def test_no_text_of_the_content_can_end_it():

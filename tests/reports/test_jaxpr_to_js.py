@@ -49,17 +49,29 @@ def test_a_page_decodes_as_jax_does(network: str, likelihood: str):
 
 
 MATRIX = jax.random.normal(jax.random.key(1), (3, 4))
+CUBE = jax.random.normal(jax.random.key(2), (3, 2, 4))
+IMAGES = jnp.ones((1, 4, 4, 2))
+ACTIVATIONS = (jax.nn.relu, jax.nn.leaky_relu, jax.nn.elu, jax.nn.silu, jax.nn.gelu)
+COMPARISONS = [
+    *enumerate([jnp.equal, jnp.not_equal, jnp.less, jnp.less_equal, jnp.greater, jnp.greater_equal])
+]
+with_own_gradient = jax.custom_vjp(jnp.square)
+with_own_gradient.defvjp(lambda x: (x * x, x), lambda x, slope: (slope * x,))
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "moves": lambda x: jnp.flip(jnp.broadcast_to(x[:, None], (3, 4))[1:, ::2].T, 0) + x[None, :2],
     "a product from the left": lambda x: MATRIX.T @ x,
     "a product of what is computed": lambda x: jnp.outer(x, x) @ MATRIX,
+    "a product over the middle of three axes": lambda x: jnp.tensordot(CUBE * x[0], x[:2], (1, 0)),
+    "a sum over the middle of three axes": lambda x: jnp.sum(CUBE * x[0], axis=1),
     "sums over either axis": lambda x: jnp.sum(x[:, None] * MATRIX, 0) + jnp.sum(MATRIX * x[0]),
     "the greatest": lambda x: jnp.max(x[:, None] * MATRIX, axis=0),
-    "cases": lambda x: jnp.where((x > 0) & (x < 1), jnp.exp(x), -x),
+    "cases": lambda x: jnp.where(x > 0, jnp.where(x < 1, jnp.exp(x), 2.0), -x),
+    "comparisons": lambda x: sum(f(x, x[1]).astype(jnp.float32) * (2.0**n) for n, f in COMPARISONS),
     "unary": lambda x: jnp.log1p(x**2) + jnp.expm1(x) / jnp.sqrt(1 + x**2) + jax.nn.softplus(x),
     "powers": lambda x: jnp.abs(x) ** 1.5 + x**3 + jax.lax.rsqrt(1 + x * x) - jnp.sign(x),
-    "the normal distribution function": lambda x: jax.scipy.special.ndtr(3 * x),
+    "activations": lambda x: sum(f(x) for f in ACTIVATIONS),
     "softmax": jax.nn.softmax,
+    "calls": lambda x: jax.checkpoint(jnp.tanh)(x) + jax.jit(jnp.exp)(x) + with_own_gradient(x),
     "a constant alone": lambda x: jnp.arange(3.0),
     "the input itself": lambda x: x,
 }
@@ -81,8 +93,42 @@ def test_what_nobody_reads_is_left_out():
     assert sum(len(constant["data"]) for constant in program["constants"]) < 100
 
 
-def test_an_operation_that_a_page_does_not_know_is_refused_by_name():
-    with pytest.raises(NotPortableError, match="sin"):
-        portable(jnp.sin, 3)
-    with pytest.raises(NotPortableError, match="sort"):
-        portable(jnp.sort, 3)
+def test_a_program_lists_its_constants_and_steps():
+    """Pages depend on this format, and so does the JavaScript in them."""
+    weights = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert portable(lambda z: jnp.tanh(z @ weights), 2) == {
+        "num_inputs": 2,
+        "constants": [{"slot": 1, "data": "AACAPwAAAEAAAEBAAACAQAAAoEAAAMBA"}],
+        "steps": [
+            {"op": "product", "in": [0, 1], "out": 2, "size": 3, "inner": 2, "columns": 3},
+            {"op": "tanh", "in": [2], "out": 3, "size": 3},
+        ],
+        "output": 3,
+    }
+
+
+def convolution(x: Any, **how: Any) -> Any:
+    kernel = jnp.ones((3, 3, 1, 2))
+    return jax.lax.conv_general_dilated(
+        IMAGES * x[0], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **how
+    )
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "sin": jnp.sin,
+    "sort": jnp.sort,
+    "cumsum": jnp.cumsum,
+    "erf_inv": jax.lax.erf_inv,
+    "and": lambda x: (x > 0) & (x < 1),
+    "scan": lambda x: jax.lax.scan(lambda total, one: (total + one, None), x[0], x)[0],
+    "while": lambda x: jax.lax.while_loop(lambda y: y[0] < 5.0, lambda y: y + 1.0, x),
+    "convert_element_type": lambda x: x.astype(jnp.int32),
+    "dot_general with a batch": lambda x: jax.vmap(jnp.dot)(x[:, None] * MATRIX, MATRIX),
+    "conv_general_dilated with groups": lambda x: convolution(x, feature_group_count=2),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_operation_that_a_page_does_not_know_is_refused_by_name(name: str):
+    with pytest.raises(NotPortableError, match=f"operation {name}"):
+        portable(REFUSED[name], 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 PARTS = Path(__file__).parent
 SCRIPTS = {  # page -> its scripts, in the order in which they run
-    "explorer": ("page.js", "operations.js", "chart.js", "explorer.js"),
+    "explorer": ("page.js", "decoding.js", "chart.js", "explorer.js"),
     "comparison": ("page.js", "chart.js", "comparison.js"),
 }
 

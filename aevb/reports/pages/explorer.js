@@ -1,13 +1,11 @@
 // The explorer page. A point is z; the square shows u = Phi(z) of two of its units.
 "use strict";
 
-const { units, points, image } = content;
+const { units, points, image, grid } = content; // a page without a decoder has a grid
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
-const decode = content.decoder && compile(content.decoder);
 const EDGE = 0.001; // the square ends at this quantile and at 1 minus it
 const MOST_SLIDERS = 30, MOST_NUMBERS = 6;
-
-const cdf = (z) => 0.5 * (1 + errorFunction(z / Math.SQRT2));
+const movable = units.slice(0, grid ? grid.num_axes : MOST_SLIDERS); // the units of largest KL
 
 function inverseCdf(u) {
   let z = Math.log(u / (1 - u)) / 1.702; // a logistic approximation, then Newton steps
@@ -22,18 +20,32 @@ const state = {
   z: new Array(units.length).fill(0),
   across: Math.min(...units.slice(0, 2).map(({ unit }) => unit)), // the two of largest KL
   up: Math.max(...units.slice(0, 2).map(({ unit }) => unit)),
-  chosen: [], // pictured datapoints; the walk goes from the second-last to the last
+  chosen: [], // the one or two last chosen of the pictured datapoints
 };
 
-// ---- datapoints
+// ---- datapoints and the decoder
 
-const means = points ? floats(points.means) : new Float32Array(0);
-const bounds = points ? floats(points.bounds) : new Float32Array(0);
-const bytes = points ? Uint8Array.from(atob(points.pictures), (c) => c.charCodeAt(0)) : [];
-const meanOf = (i) => Array.from(means.subarray(i * units.length, (i + 1) * units.length));
-const levelsOf = (n) => Array.from(
-  bytes.subarray(n * ROWS * COLUMNS * CHANNELS, (n + 1) * ROWS * COLUMNS * CHANNELS),
-  (byte) => image.low + (byte / 255) * (image.high - image.low));
+// Splits a vector into rows of a given size.
+function rowsOf(vector, size) {
+  return Array.from({ length: vector.length / size }, (_, n) =>
+    Array.from(vector.subarray(n * size, (n + 1) * size)));
+}
+
+// Returns the latents [N][Z] and the pictures [N][D], as values of x, of points in the content.
+const latentsOf = (text) => rowsOf(floats(text), units.length);
+const picturesOf = (text) => rowsOf(bytes(text), ROWS * COLUMNS * CHANNELS)
+  .map((row) => row.map((byte) => image.low + (byte / 255) * (image.high - image.low)));
+
+const means = points ? latentsOf(points.means) : [];
+const bounds = points ? Array.from(floats(points.bounds)) : [];
+const pictures = points ? picturesOf(points.pictures) : [];
+
+// Returns {at, decode}: the z that the page shows for a z, and its E[x|z].
+function precomputed({ latents, pictures }) {
+  const decoded = latentsOf(latents), shown = picturesOf(pictures), nearest = nearestOf(decoded);
+  return { at: (z) => decoded[nearest(z)], decode: (z) => shown[nearest(z)] };
+}
+const { at, decode } = grid ? precomputed(grid) : { at: (z) => z, decode: compile(content.decoder) };
 
 // Draws values in row-major order on a canvas, one pixel for each.
 function paint(canvas, values) {
@@ -53,50 +65,49 @@ function paint(canvas, values) {
 // ---- the square
 
 const plane = find("plane");
-const backdrop = document.createElement("canvas"); // the scatter plot; constant while a point moves
-backdrop.width = backdrop.height = plane.width;
+const scatter = document.createElement("canvas"); // the scatter plot; constant while a point moves
+scatter.width = scatter.height = plane.width;
 
 // Returns a color from blue through green to yellow as t goes from 0 to 1, increasingly light.
-const hue = (t) => `hsl(${250 - 200 * t} 75% ${40 + 20 * t}%)`;
+const colorOf = (t) => `hsl(${250 - 200 * t} 75% ${40 + 20 * t}%)`;
 
-function placeOf(u, v) {
-  return [u * plane.width, (1 - v) * plane.height];
+// Returns the pixel of z in the square.
+function pixelOf(z) {
+  return [cdf(z[state.across]) * plane.width, (1 - cdf(z[state.up])) * plane.height];
 }
 
-function drawBackdrop() {
-  const context = backdrop.getContext("2d");
+function drawScatter() {
+  const context = scatter.getContext("2d");
   const style = getComputedStyle(document.documentElement);
   context.fillStyle = style.getPropertyValue("--panel");
-  context.fillRect(0, 0, backdrop.width, backdrop.height);
+  context.fillRect(0, 0, scatter.width, scatter.height);
   context.strokeStyle = style.getPropertyValue("--line");
   for (let i = 1; i < 4; i++) {
-    const at = (i * backdrop.width) / 4;
-    context.strokeRect(at, -1, 0, backdrop.height + 2);
-    context.strokeRect(-1, at, backdrop.width + 2, 0);
+    const at = (i * scatter.width) / 4;
+    context.strokeRect(at, -1, 0, scatter.height + 2);
+    context.strokeRect(-1, at, scatter.width + 2, 0);
   }
   if (!points) return;
-  const values = find("color").value === "bounds" ? Array.from(bounds) : points.places;
+  const values = find("color").value === "bounds" ? bounds : points.places;
   const sorted = [...values].sort((a, b) => a - b);
   const low = sorted[Math.floor(sorted.length * 0.02)];
   const high = sorted[Math.ceil(sorted.length * 0.98) - 1];
-  for (let i = 0; i < values.length; i++) {
-    const mean = meanOf(i);
-    const [x, y] = placeOf(cdf(mean[state.across]), cdf(mean[state.up]));
-    const t = Math.max(0, Math.min(1, (values[i] - low) / (high - low || 1)));
-    context.fillStyle = hue(t);
+  means.forEach((mean, i) => {
+    const [x, y] = pixelOf(mean);
+    context.fillStyle = colorOf(Math.max(0, Math.min(1, (values[i] - low) / (high - low || 1))));
     context.fillRect(x - 2.5, y - 2.5, 5, 5);
-  }
+  });
   const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
   find("legend").innerHTML =
-    `<span style="color:${hue(0)}">■</span> ${number(low)} to ` +
-    `<span style="color:${hue(1)}">■</span> ${number(high)}`;
+    `<span style="color:${colorOf(0)}">■</span> ${number(low)} to ` +
+    `<span style="color:${colorOf(1)}">■</span> ${number(high)}`;
 }
 
 function drawPlane() {
   const context = plane.getContext("2d");
   const style = getComputedStyle(document.documentElement);
-  context.drawImage(backdrop, 0, 0);
-  const [x, y] = placeOf(cdf(state.z[state.across]), cdf(state.z[state.up]));
+  context.drawImage(scatter, 0, 0);
+  const [x, y] = pixelOf(state.z);
   context.beginPath();
   context.arc(x, y, 9, 0, 2 * Math.PI);
   context.lineWidth = 4;
@@ -113,8 +124,8 @@ const sliders = new Map();
 
 function show() {
   drawPlane();
-  if (decode) paint(find("picture"), decode(state.z));
-  const some = state.z.slice(0, MOST_NUMBERS).map((value) => value.toFixed(2));
+  paint(find("picture"), decode(state.z));
+  const some = at(state.z).slice(0, MOST_NUMBERS).map((value) => value.toFixed(2));
   find("z").textContent = some.join(", ") + (state.z.length > MOST_NUMBERS ? ", …" : "");
   for (const [unit, { slider, output }] of sliders) {
     slider.value = cdf(state.z[unit]);
@@ -135,43 +146,41 @@ function moveTo(u, v) {
   move(z);
 }
 
-function pointed(event) {
+function moveToPointer(event) {
   const box = plane.getBoundingClientRect();
   moveTo((event.clientX - box.left) / box.width, 1 - (event.clientY - box.top) / box.height);
 }
 
 plane.addEventListener("pointerdown", (event) => {
   plane.setPointerCapture(event.pointerId);
-  pointed(event);
+  moveToPointer(event);
 });
 plane.addEventListener("pointermove", (event) => {
-  if (plane.hasPointerCapture(event.pointerId)) pointed(event);
+  if (plane.hasPointerCapture(event.pointerId)) moveToPointer(event);
 });
 plane.addEventListener("keydown", (event) => {
-  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-  if (!(event.key in way)) return;
+  const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  if (!(event.key in steps)) return;
   event.preventDefault();
-  const size = event.shiftKey ? 0.1 : 0.01, [right, up] = way[event.key];
+  const size = event.shiftKey ? 0.1 : 0.01, [right, up] = steps[event.key];
   moveTo(cdf(state.z[state.across]) + right * size, cdf(state.z[state.up]) + up * size);
 });
 
-for (const [id, field] of [["across", "across"], ["up", "up"]]) {
-  for (const { unit } of units.slice(0, MOST_SLIDERS)) {
-    find(id).append(element("option", { value: unit }, `z${unit + 1}`));
-  }
-  find(id).value = state[field];
-  find(id).addEventListener("change", () => {
-    state[field] = +find(id).value;
-    drawBackdrop();
+for (const axis of ["across", "up"]) {
+  find(axis).append(...movable.map(({ unit }) => element("option", { value: unit }, `z${unit + 1}`)));
+  find(axis).value = state[axis];
+  find(axis).addEventListener("change", () => {
+    state[axis] = +find(axis).value;
+    drawScatter();
     show();
   });
 }
 find("color").addEventListener("change", () => {
-  drawBackdrop();
+  drawScatter();
   show();
 });
 
-for (const { unit, kl } of units.slice(0, MOST_SLIDERS)) {
+for (const { unit, kl } of movable) {
   const slider = element("input", { type: "range", min: EDGE, max: 1 - EDGE, step: "any" });
   const output = element("output");
   const label = `z${unit + 1}` + (kl === null ? "" : ` (${kl.toFixed(2)} nats)`);
@@ -185,11 +194,12 @@ for (const { unit, kl } of units.slice(0, MOST_SLIDERS)) {
 }
 
 find("middle").addEventListener("click", () => move(state.z.map(() => 0)));
+find("random").hidden = grid && grid.num_axes < units.length;
 find("random").addEventListener("click", () => {
   move(state.z.map(() => inverseCdf(EDGE + (1 - 2 * EDGE) * Math.random())));
 });
 
-// ---- data and walks
+// ---- datapoints
 
 const buttons = [];
 
@@ -197,48 +207,44 @@ function choose(n) {
   state.chosen = [...state.chosen.slice(-1), n];
   buttons.forEach((button, i) => button.setAttribute("aria-pressed", state.chosen.includes(i)));
   find("pairs").replaceChildren(...state.chosen.map(pairOf));
-  find("walk").value = 1;
-  move(meanOf(points.pictured[n]));
+  find("between").value = 1;
+  move(means[points.pictured[n]]);
 }
 
 // Shows a datapoint beside E[x|z] at the mean of its q(z|x).
 function pairOf(n) {
   const place = points.places[points.pictured[n]];
   const original = element("canvas", { role: "img", "aria-label": `test datapoint ${place}` });
-  paint(original, levelsOf(n));
-  const both = element("figure", {}, original);
-  if (decode) {
-    const again = element("canvas", { role: "img", "aria-label": "its reconstruction" });
-    paint(again, decode(meanOf(points.pictured[n])));
-    both.append(again);
-  }
+  paint(original, pictures[n]);
+  const reconstruction = element("canvas", { role: "img", "aria-label": "its reconstruction" });
+  paint(reconstruction, decode(means[points.pictured[n]]));
   const nats = bounds[points.pictured[n]].toFixed(1);
-  both.append(element("figcaption", { class: "soft" }, `datapoint ${place}, bound ${nats} nats`));
-  return both;
+  return element("figure", {}, original, reconstruction,
+    element("figcaption", { class: "soft" }, `datapoint ${place}, bound ${nats} nats`));
 }
 
-function walkTo(t) {
+function moveBetween(t) {
   if (state.chosen.length < 2) return;
-  const [from, to] = state.chosen.map((n) => meanOf(points.pictured[n]));
+  const [from, to] = state.chosen.map((n) => means[points.pictured[n]]);
   move(from.map((value, unit) => (1 - t) * value + t * to[unit]));
 }
 
-if (points && bytes.length) {
+if (pictures.length) {
   points.pictured.forEach((point, n) => {
     const canvas = element("canvas");
-    paint(canvas, levelsOf(n));
+    paint(canvas, pictures[n]);
     const name = `test datapoint ${points.places[point]}`;
     const button = element("button", { type: "button", "aria-label": name, "aria-pressed": false }, canvas);
     button.addEventListener("click", () => choose(n));
     buttons.push(button);
     find("strip").append(button);
   });
-  find("walk").addEventListener("input", () => walkTo(+find("walk").value));
+  find("between").addEventListener("input", () => moveBetween(+find("between").value));
   find("play").addEventListener("click", () => {
     let t = 0;
     const tick = () => {
-      find("walk").value = t;
-      walkTo(t);
+      find("between").value = t;
+      moveBetween(t);
       t += 0.01;
       if (t <= 1) requestAnimationFrame(tick);
     };
@@ -256,10 +262,8 @@ find("title").textContent = content.title;
 for (const [name, value] of content.summary) {
   find("summary").append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
 }
-if (!decode) {
-  find("why-not").hidden = false;
-  find("why-not").textContent = `Points are not decoded here: ${content.why_not}.`;
-}
+find("precomputed").hidden = !grid;
+find("precomputed").textContent = grid ? grid.note : "";
 const lines = ["train", "test"].map((split) => ({
   label: split, color: `var(--${split})`, dashed: split === "train",
   x: content.curve.examples, y: content.curve[`${split}_bound`],
@@ -276,9 +280,9 @@ find("changed").addEventListener("change", showConfig);
 showConfig();
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  drawBackdrop();
+  drawScatter();
   show();
 });
 plane.setAttribute("aria-label", "Latent plane: a point to drag");
-drawBackdrop();
+drawScatter();
 move(state.z.map(() => 0));

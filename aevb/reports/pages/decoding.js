@@ -1,12 +1,11 @@
-// The operations of jaxpr_to_js.py on typed arrays. Intermediate results are float64, so the page
-// differs from JAX's float32 only by JAX's rounding.
+// Decoding: the operations of jaxpr_to_js.py on typed arrays, and the search of precomputed points.
+// Intermediate results are float64, so the page differs from JAX's float32 only by JAX's rounding.
 "use strict";
 
 const UNARY = {
   abs: Math.abs, exp: Math.exp, expm1: Math.expm1, log: Math.log, log1p: Math.log1p,
-  sqrt: Math.sqrt, sign: Math.sign, tanh: Math.tanh, erf: errorFunction, erfc: (a) => 1 - errorFunction(a),
-  logistic: (a) => 1 / (1 + Math.exp(-a)),
-  neg: (a) => -a, not: (a) => (a ? 0 : 1), rsqrt: (a) => 1 / Math.sqrt(a), square: (a) => a * a,
+  sqrt: Math.sqrt, sign: Math.sign, tanh: Math.tanh, logistic: (a) => 1 / (1 + Math.exp(-a)),
+  neg: (a) => -a, rsqrt: (a) => 1 / Math.sqrt(a), square: (a) => a * a,
 };
 
 const BINARY = {
@@ -14,24 +13,7 @@ const BINARY = {
   max: Math.max, min: Math.min, pow: Math.pow,
   eq: (a, b) => +(a === b), ne: (a, b) => +(a !== b), lt: (a, b) => +(a < b),
   le: (a, b) => +(a <= b), gt: (a, b) => +(a > b), ge: (a, b) => +(a >= b),
-  and: (a, b) => +(a && b), or: (a, b) => +(a || b),
 };
-
-// Returns erf(x) by its series near 0 and its continued fraction elsewhere, accurate to rounding.
-function errorFunction(x) {
-  const a = Math.abs(x);
-  if (a < 2.5) {
-    let term = a, sum = a;
-    for (let n = 1; n < 80; n++) {
-      term *= (-a * a) / n;
-      sum += term / (2 * n + 1);
-    }
-    return (Math.sign(x) * 2 * sum) / Math.sqrt(Math.PI);
-  }
-  let fraction = 0;
-  for (let n = 60; n > 0; n--) fraction = n / 2 / (a + fraction);
-  return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction));
-}
 
 const step = (array) => (array.length === 1 ? 0 : 1); // an operand of one element is broadcast
 
@@ -120,11 +102,9 @@ for (const [name, f] of Object.entries(BINARY)) {
   };
 }
 
-// Decodes base64 of little-endian float32 to a Float32Array.
-function floats(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
-}
+// Decodes base64 to a Uint8Array, and base64 of little-endian float32 to a Float32Array.
+const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+const floats = (text) => new Float32Array(bytes(text).buffer);
 
 // Compiles a program of jaxpr_to_js.py to a function from an array to a Float64Array, which each
 // call overwrites.
@@ -139,5 +119,39 @@ function compile(program) {
     slots[0].set(input);
     for (const [run, how, operands, out] of steps) run(how, operands, out);
     return slots[program.output];
+  };
+}
+
+// Returns erf(x) by its series near 0 and its continued fraction elsewhere, accurate to rounding.
+function errorFunction(x) {
+  const a = Math.abs(x);
+  if (a < 2.5) {
+    let term = a, sum = a;
+    for (let n = 1; n < 80; n++) {
+      term *= (-a * a) / n;
+      sum += term / (2 * n + 1);
+    }
+    return (Math.sign(x) * 2 * sum) / Math.sqrt(Math.PI);
+  }
+  let fraction = 0;
+  for (let n = 60; n > 0; n--) fraction = n / 2 / (a + fraction);
+  return Math.sign(x) * (1 - Math.exp(-a * a) / Math.sqrt(Math.PI) / (a + fraction));
+}
+
+// Returns the distribution function of N(0, 1) at z.
+const cdf = (z) => 0.5 * (1 + errorFunction(z / Math.SQRT2));
+
+// Returns a function from z [Z] to the number of the nearest of some points [N][Z]. A distance is
+// between quantiles, as in the square of the page.
+function nearestOf(points) {
+  const quantiles = points.map((point) => point.map(cdf));
+  return (z) => {
+    const wanted = z.map(cdf);
+    let nearest = 0, least = Infinity;
+    quantiles.forEach((found, n) => {
+      const distance = found.reduce((sum, u, unit) => sum + (u - wanted[unit]) ** 2, 0);
+      if (distance < least) [nearest, least] = [n, distance];
+    });
+    return nearest;
   };
 }
