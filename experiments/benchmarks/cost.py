@@ -195,7 +195,8 @@ def training(work: Work, model: VAE, pixels: np.ndarray) -> tuple[Training, dict
     found = memory("step", trainer.compiled)
     one_step = seconds_of(lambda: trainer.repeat(1))
     num_steps = min(work.num_data // work.batch_size, max(2, round(SECONDS / one_step)))
-    step = (seconds_of(lambda: trainer.repeat(num_steps)) - one_step) / (num_steps - 1)
+    more_steps = seconds_of(lambda: trainer.repeat(num_steps)) - one_step
+    step = max(more_steps, 0.0) / (num_steps - 1)  # other load can make the difference negative
 
     def permutation(key: Key) -> Array:
         return jax.random.permutation(key, work.num_data)
