@@ -14,9 +14,10 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from plots import Clusters, Contours, Curves, Panel, panels
 
 from aevb.reports import figures
+
+from .plots import Clusters, Contours, Curves, Panel, panels
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "variational_bayes.md"
