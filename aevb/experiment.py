@@ -1,6 +1,7 @@
 """Builds the objects of a config: the dataset, the model and the algorithm."""
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +13,6 @@ from jax import Array
 
 from aevb import data, guides, likelihoods, networks, optimizers, priors, vae
 from aevb.algorithms.base import Algorithm
-from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
 from aevb.config import ENTRIES, OPTIONS, Values, entry_of, section
 from aevb.data import Dataset
@@ -47,7 +47,7 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
     Raises:
         UserError: the data cannot be loaded, or the parts do not fit together.
     """
-    optimizer = build_optimizer(values)  # first, so that errors come before the data are loaded
+    build_optimizer(values, num_data=1)  # its errors come before the data are loaded
     dataset = load(values) if dataset is None else dataset
     num_data = len(dataset.train)
     if values["train.batch_size"] > num_data:
@@ -56,6 +56,7 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
             f"{num_data} training datapoints of {dataset.name}"
         )
     model = _build_vae(values, dataset)
+    optimizer = build_optimizer(values, num_data)
     algorithm = build_algorithm(values, model, num_data, optimizer)
     _require_room(algorithm)
     return Experiment(dataset, model, algorithm)
@@ -164,19 +165,26 @@ def _require_room(algorithm: Algorithm) -> None:
     )
 
 
-def build_optimizer(values: Values, step_size: float | Array | None = None) -> Optimizer:
-    """Returns the optimizer of a validated config.
+def build_optimizer(
+    values: Values, num_data: int, step_size: float | Array | None = None
+) -> Optimizer:
+    """Returns the optimizer of a validated config, with the prior on the parameters.
 
     Args:
+        num_data: N, over which the prior is spread.
         step_size: [], replaces the config's step size.
 
     Raises:
         UserError: the optimizer cannot be made.
     """
+    std = values["algorithm.param_prior_std"] or math.inf
+    has_own_prior = entry_of(values, "algorithm.name").has_own_prior
     return optimizers.make(
         values["optimizer.name"],
         values["optimizer.step_size"] if step_size is None else step_size,
         section(values, "optimizer.options"),
+        weight_decay=0.0 if has_own_prior else optimizers.prior_decay(std, num_data),
+        mask=None if values["algorithm.prior_on_biases"] else optimizers.all_but_biases,
     )
 
 
@@ -190,21 +198,25 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         UserError: the parts do not fit together.
     """
     options = section(values, "algorithm")
-    name, make = options.pop("name"), entry_of(values, "algorithm.name").make
-    wanted = inspect.signature(make).parameters
-    options["prior"] = ParamPrior(options["param_prior_std"] or None, options["prior_on_biases"])
+    name, entry = options.pop("name"), entry_of(values, "algorithm.name")
+    wanted = inspect.signature(entry.make).parameters
+    if entry.has_own_prior and not options["prior_on_biases"]:
+        raise UserError(
+            f"config.algorithm.name is {name!r}, which refuses a flat prior on biases; set "
+            "config.algorithm.prior_on_biases=True"
+        )
     if "bound" in wanted:
         options["bound"] = build_bound(values, model.guide)
-    _check_options(values, "algorithm.name", make, 2, "num_data", *options)
+    _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
+    sizes = {"num_data": num_data} if "num_data" in wanted else {}
     own = section(values, "algorithm.options")
     try:
-        algorithm = make(model, optimizer, num_data=num_data, **taken, **own)
+        algorithm = entry.make(model, optimizer, **sizes, **taken, **own)
     except ValueError as error:
-        fields = ", ".join(f"config.algorithm.{option}" for option in taken if option != "prior")
+        fields = ", ".join(f"config.algorithm.{option}" for option in taken)
         raise UserError(
-            f"config.algorithm.name is {name!r}, which refuses its arguments: {error} ({fields}, "
-            "config.algorithm.param_prior_std, config.algorithm.prior_on_biases)"
+            f"config.algorithm.name is {name!r}, which refuses its arguments: {error} ({fields})"
         ) from error
     most = options["skip_bad_steps"]
     return skip_bad_steps(algorithm, most) if most else algorithm

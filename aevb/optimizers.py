@@ -1,7 +1,10 @@
-"""Optimizers by name: the paper's Adagrad, and every optimizer of optax."""
+"""Optimizers by name, with the prior on the parameters as weight decay.
+
+They are the paper's Adagrad and every optimizer of optax.
+"""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,66 +17,62 @@ from aevb.errors import UserError
 from aevb.types import PyTree
 
 Optimizer = optax.GradientTransformation
+Mask = Callable[[PyTree], PyTree]  # parameters -> for each leaf, whether the decay covers it
 
 
-class WithPrior(optax.GradientTransformationExtraArgs):
-    """An optimizer whose gradient has two terms, of the data and of the prior.
+def prior_decay(std: float, num_data: int) -> float:
+    """Returns the weight decay 1 / (std^2 N) that stands for the prior N(0, std^2 I) on theta.
 
-    `update(updates, state, params, prior_grads=None)` returns the updates and the state.
+    The loss is minus a mean over the N datapoints, so the prior's share of it is -log p(theta) / N,
+    whose gradient is theta / (std^2 N). An infinite std is a flat prior, without any decay.
     """
+    return 1.0 / std / std / num_data
 
 
-def with_prior(optimizer: Optimizer) -> WithPrior:
-    """Wraps the optimizer so that it takes the two terms and uses their sum.
-
-    Returns a `WithPrior`; one that is already a `WithPrior` is returned unchanged.
-    """
-    if isinstance(optimizer, WithPrior):
-        return optimizer
-
-    def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, *, prior_grads: PyTree = None, **_
-    ) -> tuple[PyTree, PyTree]:
-        return optimizer.update(_sum(updates, prior_grads), state, params)
-
-    return WithPrior(optimizer.init, update)
+def all_but_biases(params: PyTree) -> PyTree:
+    """Returns the mask of a decay that does not cover biases (leaves of at most one dimension)."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def adagrad(
-    learning_rate: float | Array, initial_accumulator_value: float = 0.0, eps: float = 0.0
-) -> WithPrior:
+    learning_rate: float | Array,
+    initial_accumulator_value: float = 0.0,
+    eps: float = 0.0,
+    weight_decay: float = 0.0,
+    mask: Mask | None = None,
+) -> Optimizer:
     """Returns the optimizer theta -= learning_rate * g / sqrt(sum of all g^2 so far + eps).
 
-    Duchi et al. 2011. It is `optax.adagrad` with fewer passes over memory and the paper's defaults:
-    no initial accumulator and no epsilon. A parameter whose gradients have all been zero does not
-    change.
+    Duchi et al. 2011. g is the gradient plus weight_decay * theta, for the leaves of the mask: the
+    decay of a prior, which is scaled like the gradient, and not that of AdamW. It is
+    `optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.adagrad(learning_rate))` with
+    fewer passes over memory and the paper's defaults: no initial accumulator and no epsilon. A
+    parameter whose g has always been zero does not change.
     """
+    decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
+
+    def decayed(grads: PyTree, params: PyTree) -> PyTree:
+        return decay.update(grads, decay.init(params), params)[0]
 
     def init(params: PyTree) -> optax.ScaleByRssState:
         return optax.ScaleByRssState(optax.tree.full_like(params, initial_accumulator_value))
 
     def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, *, prior_grads: PyTree = None, **_
+        updates: PyTree, state: PyTree, params: PyTree = None
     ) -> tuple[PyTree, optax.ScaleByRssState]:
-        del params
-
         def accumulate(total: Array, g: Array) -> Array:
             return total + jnp.square(g)
 
         def descend(total: Array, g: Array) -> Array:
             return -learning_rate * (jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0.0) * g)
 
-        totals = jax.tree.map(accumulate, state.sum_of_squares, _sum(updates, prior_grads))
-        # On a CPU each of these maps is a loop over memory. The two terms are added in both loops,
-        # because adding them once would need a third loop.
-        again = _sum(_not_shared_on_cpu(updates), prior_grads)
+        totals = jax.tree.map(accumulate, state.sum_of_squares, decayed(updates, params))
+        # On a CPU each of these maps is a loop over memory. The decay is added in both loops,
+        # because adding it once would need a third loop.
+        again = decayed(_not_shared_on_cpu(updates), params)
         return jax.tree.map(descend, totals, again), optax.ScaleByRssState(totals)
 
-    return WithPrior(init, update)
-
-
-def _sum(grads: PyTree, prior_grads: PyTree) -> PyTree:
-    return grads if prior_grads is None else jax.tree.map(jnp.add, grads, prior_grads)
+    return Optimizer(init, update)
 
 
 def _not_shared_on_cpu(tree: PyTree) -> PyTree:
@@ -93,13 +92,23 @@ OUR_OWN = {
 }
 
 
-def make(name: str, step_size: float | Array, options: Mapping[str, Any] = NO_OPTIONS) -> Optimizer:
+def make(
+    name: str,
+    step_size: float | Array,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    *,
+    weight_decay: float = 0.0,
+    mask: Mask | None = None,
+) -> Optimizer:
     """Returns the optimizer of this name, from `OUR_OWN` or else from optax.
 
     Args:
         name: for example "adagrad", "adam", "sgd".
         step_size: the learning rate, a float or an array [].
         options: the optimizer's other arguments, for example {"b1": 0.9, "eps": 1e-4}.
+        weight_decay: the multiple of the parameters that is added to their gradient before the
+            optimizer receives it, such as `prior_decay`.
+        mask: for example `all_but_biases`; None for a decay of all parameters.
 
     Raises:
         UserError: optax has no such optimizer, or it does not accept these arguments.
@@ -110,14 +119,22 @@ def make(name: str, step_size: float | Array, options: Mapping[str, Any] = NO_OP
             f"optimizer.name is {name!r}; optax has no optimizer of this name with a learning_rate "
             "(adagrad, adam, rmsprop and sgd are some that it has)"
         )
+    decay: dict[str, Any] = {"weight_decay": weight_decay, "mask": mask}
+    own = decay if name in OUR_OWN else {}  # our own optimizers add the decay themselves
     try:
-        optimizer = maker(learning_rate=step_size, **options)
+        optimizer = maker(learning_rate=step_size, **options, **own)
+        if weight_decay and not own:
+            optimizer = optax.chain(optax.add_decayed_weights(**decay), optimizer)
         jax.eval_shape(  # some optimizers reject arguments only at the first step
             lambda weights: optimizer.update(weights, optimizer.init(weights), weights),
             jax.ShapeDtypeStruct((1,), jnp.float32),
         )
     except (TypeError, ValueError, ArithmeticError) as error:
-        known = ", ".join(p for p in inspect.signature(maker).parameters if p != "learning_rate")
+        known = ", ".join(
+            parameter
+            for parameter in inspect.signature(maker).parameters
+            if parameter not in ("learning_rate", *own)
+        )
         raise UserError(
             f"optimizer {name!r} with options {dict(options)} cannot be made: "
             f"{str(error).splitlines()[0]}; optimizer.options can be {known}"

@@ -1,14 +1,15 @@
 """Optimizers by name: the paper's Adagrad, optax's options, and refused arguments."""
 
 import inspect
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracles
 import pytest
+import scipy.stats
 from marks import slow_but
 
 from aevb import optimizers
@@ -69,22 +70,34 @@ def refusal(name: str, **options: Any) -> str:
     return message
 
 
-def test_adagrad_is_the_papers_in_numpy():
-    """The oracle is theta -= step size * g / sqrt(sum of g^2), from an empty sum and no epsilon."""
+@pytest.mark.parametrize("decayed", [(), ("kernel",), ("kernel", "bias")])
+def test_adagrad_is_the_papers_in_numpy(decayed: tuple[str, ...]):
+    """The oracle is theta -= step size * g / sqrt(sum of g^2), from an empty sum and no epsilon.
+
+    g contains a decay of 0.3 times the parameters named.
+    """
     params = {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
     sums = {name: np.zeros_like(leaf) for name, leaf in params.items()}
     expected = []
     for gradient in random_gradients():
         for name, g in gradient.items():
-            sums[name] += g.astype(np.float64) ** 2
+            g = g.astype(np.float64) + 0.3 * params[name] * (name in decayed)
+            sums[name] += g**2
             root = np.sqrt(sums[name])
             step = np.divide(g, root, out=np.zeros_like(root), where=root > 0.0)
             params[name] = params[name] - STEP_SIZE * step
         expected.append(dict(params))
-    visited = trajectory(optimizers.make("adagrad", STEP_SIZE))
+    optimizer = optimizers.make(
+        "adagrad",
+        STEP_SIZE,
+        weight_decay=0.3 if decayed else 0.0,
+        mask=None if "bias" in decayed else optimizers.all_but_biases,
+    )
+    visited = trajectory(optimizer)
     assert_close(visited, expected)
     np.testing.assert_allclose(np.abs(visited[0]["kernel"] - 1.0), STEP_SIZE, rtol=1e-5)
-    assert all(point["bias"][1] == 1.0 for point in visited)  # the entry whose gradient is always 0
+    # the entry whose gradient is always 0
+    assert all((point["bias"][1] == 1.0) == ("bias" not in decayed) for point in visited)
 
 
 def test_adagrads_defaults_can_be_overridden():
@@ -92,27 +105,6 @@ def test_adagrads_defaults_can_be_overridden():
     assert_close(
         visited, trajectory(optax.adagrad(STEP_SIZE, initial_accumulator_value=0.1, eps=0.0))
     )
-
-
-@pytest.mark.parametrize("name", ["adagrad", "adam"])
-def test_a_gradient_in_two_terms_is_their_sum(name: str):
-    optimizer = optimizers.with_prior(optimizers.make(name, STEP_SIZE))
-    assert optimizers.with_prior(optimizer) is optimizer
-    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
-
-    @jax.jit
-    def two_ways(grads, prior_grads, state):
-        total = jax.tree.map(jnp.add, grads, prior_grads)
-        return (
-            optimizer.update(grads, state, params, prior_grads=prior_grads),
-            optimizer.update(total, state, params),
-        )
-
-    state = optimizer.init(params)
-    for grads, prior_grads in itertools.pairwise(random_gradients()):
-        in_two, in_one = two_ways(grads, prior_grads, state)
-        assert_close(in_two, in_one)
-        state = in_two[1]
 
 
 def test_adagrad_of_a_stack_is_each_members_own():
@@ -127,12 +119,15 @@ def test_adagrad_of_a_stack_is_each_members_own():
     np.testing.assert_allclose(stepped, [[-0.1, 0.1], [-0.2, 0.0]], rtol=1e-6)
 
 
-def test_adam_with_options_is_adam_in_numpy():
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adam_with_options_is_adam_in_numpy(decay: float):
+    """The decay is part of Adam's gradient, unlike that of AdamW."""
     b1, b2, eps = 0.5, 0.8, 1e-2
     theta, m, v = np.ones((3, 2)), np.zeros((3, 2)), np.zeros((3, 2))
-    visited = trajectory(optimizers.make("adam", STEP_SIZE, {"b1": b1, "b2": b2, "eps": eps}))
+    options = {"b1": b1, "b2": b2, "eps": eps}
+    visited = trajectory(optimizers.make("adam", STEP_SIZE, options, weight_decay=decay))
     for t, (gradient, point) in enumerate(zip(random_gradients(), visited, strict=True), start=1):
-        g = gradient["kernel"].astype(np.float64)
+        g = gradient["kernel"].astype(np.float64) + decay * theta
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         theta = theta - STEP_SIZE * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
         np.testing.assert_allclose(point["kernel"], theta, rtol=1e-5)
@@ -172,9 +167,28 @@ def test_an_option_that_it_does_not_take_is_refused_with_those_that_it_does(
     assert "learning_rate," not in message.partition("can be")[2]
 
 
+def test_adagrads_decay_is_no_option_because_it_is_the_prior():
+    message = refusal("adagrad", weight_decay=0.1)
+    assert "multiple values for keyword argument 'weight_decay'" in message
+    assert message.endswith("optimizer.options can be initial_accumulator_value, eps")
+
+
 def test_an_option_that_breaks_the_arithmetic_is_refused():
     """RAdam divides by 1 - b2, which is 0 here."""
     assert "{'b2': 1.0}" in refusal("radam", b2=1.0)
+
+
+@pytest.mark.parametrize("std", [1.0, 0.3])
+def test_the_decay_of_a_prior_is_the_gradient_of_scipys_normal_over_n(std: float):
+    theta = np.random.default_rng(0).normal(size=5)
+    gradient = oracles.finite_difference(
+        lambda theta: float(np.sum(scipy.stats.norm.logpdf(theta, scale=std))), theta
+    )
+    np.testing.assert_allclose(optimizers.prior_decay(std, 7) * theta, -gradient / 7, rtol=1e-6)
+
+
+def test_a_flat_prior_has_no_decay():
+    assert optimizers.prior_decay(np.inf, 7) == 0.0
 
 
 QUICK = ("adafactor", "adagrad", "adam", "lbfgs", "rprop", "scale_by_rprop", "sgd", "yogi")
@@ -186,7 +200,7 @@ def test_every_optimizer_of_optax_steps_or_is_refused(name: str):
     if name in NEEDS_MORE:
         assert repr(name) in refusal(name)
         return
-    optimizer = optimizers.make(name, STEP_SIZE)
+    optimizer = optimizers.make(name, STEP_SIZE, weight_decay=0.01)
     params = jnp.ones(3)
     updates, _ = optimizer.update(jnp.ones(3), optimizer.init(params), params)
     assert np.all(np.isfinite(np.asarray(updates)))

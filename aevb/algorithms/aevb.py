@@ -7,8 +7,8 @@ from jax import Array
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
-from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
-from aevb.losses import Bound, minibatch_objective
+from aevb.algorithms.gradient_ascent import over_datapoints
+from aevb.losses import Bound
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -17,19 +17,16 @@ def make(
     vae: VAE,
     optimizer: optax.GradientTransformation,
     *,
-    num_data: int,
     bound: Bound,
     num_samples: int = 1,
-    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Returns AEVB: gradient ascent on phi and theta together.
 
     Args:
-        num_data: N, which scales the minibatch against the prior on the parameters.
+        optimizer: its weight decay is the prior on phi and theta; `optimizers.prior_decay`.
         bound: an entry of `aevb.losses.BOUNDS`.
         num_samples: L, samples per datapoint.
-        prior: the prior on phi and theta.
         accumulation_steps: number of parts of a minibatch, which are processed one after the other.
     """
 
@@ -42,8 +39,7 @@ def make(
 
         keys = jax.random.split(key, len(batch.x))
         bounds = over_datapoints(bound_of, keys, batch.x, num_parts=accumulation_steps)
-        return minibatch_objective(bounds, num_data) / num_data, {"objective": jnp.mean(bounds)}
+        value = jnp.mean(bounds)
+        return value, {"objective": value}
 
-    return gradient_ascent.algorithm(
-        objective, prior.log_prob, vae.init, optimizer, num_data=num_data
-    )
+    return gradient_ascent.algorithm(objective, vae.init, optimizer)

@@ -33,6 +33,7 @@ class AlgorithmEntry(NamedTuple):
     make: Callable[..., "Algorithm"]  # (vae, optimizer, *, num_data, options) -> the algorithm
     has_encoder: bool = True  # whether the model has an encoder
     trains_prior_by_encoder: bool = True  # whether p(z) gets the gradients of the encoder's samples
+    has_own_prior: bool = False  # whether its objective contains the prior on the parameters
     can_pad: bool = False  # whether padded weights stay 0, and padded latents change no result
     draw_params: Callable[[Key, PyTree], PyTree] | None = None
     # (key, state.params) -> a sample of the VAE's parameters, if they have a distribution

@@ -1,6 +1,7 @@
 """Full variational Bayes, with a posterior over theta too; the paper's appendix F, algorithm 2."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import Array
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
-from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
+from aevb.algorithms.gradient_ascent import over_datapoints
 from aevb.distributions import DiagNormal
 from aevb.losses import BOUNDS, NOT_MEANS, Bound, evidence_lower_bound, minibatch_objective
 from aevb.networks import WeightPosterior
@@ -29,7 +30,7 @@ def make(
     bound: Bound,
     num_samples: int = 1,
     weight_noise: str = "local",
-    prior: ParamPrior = gradient_ascent.PAPERS,
+    param_prior_std: float = 1.0,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Returns gradient ascent, in phi and q(theta), of a bound on log p(X) of the whole dataset.
@@ -41,62 +42,28 @@ def make(
     Metrics: objective, the bound divided by N; kl, KL(q(theta) || p(theta)) divided by N.
 
     Args:
+        optimizer: without weight decay, because the KL contains the prior on theta; phi has none.
         num_data: N, which scales the minibatch against the KL of theta.
         bound: an entry of `aevb.losses.BOUNDS`.
         num_samples: L, samples per datapoint.
-        weight_noise: "datapoint" draws theta separately for each datapoint, as algorithm 2 does.
-            "minibatch" draws theta once for all of them, which is cheaper and noisier. "local"
-            draws the effect of theta's noise on the units of each layer instead (Kingma, Salimans &
-            Welling 2015). It is as cheap as "minibatch" and less noisy than both others, because
-            its gradient is the mean of the gradient of "datapoint" given the units. It needs a
-            decoder that accepts `networks.WeightPosterior`.
-        prior: the prior on theta; phi has none.
+        weight_noise: one of `NOISES`, which `theta_of` explains.
+        param_prior_std: the standard deviation of p(theta) = N(0, std^2 I).
         accumulation_steps: number of parts of a minibatch, which are processed one after the other.
 
     Raises:
-        ValueError: the prior is flat on some parameter, so that its posterior variance would grow
-            without limit; weight_noise is unknown; or weight_noise is "local" and the bound, one of
+        ValueError: the prior is flat, so that the posterior variance would grow without limit;
+            weight_noise is unknown; or weight_noise is "local" and the bound, one of
             `aevb.losses.NOT_MEANS`, compares several samples of z, which would not share one theta.
     """
-    _require_proper(prior)
-    if weight_noise not in NOISES:
-        raise ValueError(f"weight_noise is {weight_noise!r}; it must be one of {NOISES}")
-    if weight_noise == "local" and not vae.takes_weight_posteriors:
-        raise ValueError(
-            "weight_noise is 'local', the noise of an mlp's units, and this decoder has none; use "
-            "minibatch or datapoint"
-        )
-    if weight_noise == "local" and num_samples > 1 and _is_no_mean(bound):
-        raise ValueError(
-            f"with num_samples={num_samples} this bound compares samples of z under one theta, "
-            'and weight_noise="local" draws none; use "datapoint" or "minibatch", or one of '
-            f"{', '.join(name for name in BOUNDS if name not in NOT_MEANS)}"
-        )
-
-    def init_params(key: Key) -> PyTree:
-        mean = vae.init(key)
-        theta = {part: tree for part, tree in mean.items() if part not in POINT_ESTIMATES}
-        log_var = 2.0 * math.log(FIRST_STD)
-        return {
-            "mean": mean,
-            "log_var": jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), theta),
-        }
+    _require_proper(param_prior_std)
+    _require_noise_for(vae, bound, num_samples, weight_noise)
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """Returns the mean bound at random theta [], and the metrics.
-
-        The term -KL enters as the prior does in other algorithms.
-        """
+        """Returns the mean bound at random theta less KL / N [], and the metrics."""
         common_key, theta_key, z_key = jax.random.split(key, 3)
 
         def bound_of(theta_key: Key, z_key: Key, x: Array) -> Array:
-            match weight_noise:
-                case "local":
-                    theta = _with_local_noise(theta_key, params)
-                case "minibatch":
-                    theta = draw(common_key, params)  # one key, so vmap draws once
-                case _:
-                    theta = draw(theta_key, params)
+            theta = theta_of(common_key, theta_key, params, weight_noise)
             stats = vae.encode(theta, x)
             return bound(z_key, stats, vae.guide, vae.joint(theta, x), num_samples=num_samples)
 
@@ -104,17 +71,23 @@ def make(
         bounds = over_datapoints(
             bound_of, theta_keys, z_keys, batch.x, num_parts=accumulation_steps
         )
-        kl = kl_to_prior(params, prior) / num_data
-        value = minibatch_objective(bounds, num_data) / num_data
-        return value, {"objective": value - kl, "kl": kl}
+        kl = kl_to_prior(params, param_prior_std) / num_data
+        value = minibatch_objective(bounds, num_data) / num_data - kl
+        return value, {"objective": value, "kl": kl}
 
-    def log_prior(params: PyTree) -> Array:
-        return -kl_to_prior(params, prior)
-
-    trained = gradient_ascent.algorithm(
-        objective, log_prior, init_params, optimizer, num_data=num_data
-    )
+    trained = gradient_ascent.algorithm(objective, partial(_first_params, vae), optimizer)
     return trained._replace(vae_params=lambda params: params["mean"])
+
+
+def _first_params(vae: VAE, key: Key) -> PyTree:
+    """Returns narrow q(theta) around the VAE's first parameters."""
+    mean = vae.init(key)
+    theta = {part: tree for part, tree in mean.items() if part not in POINT_ESTIMATES}
+    log_var = 2.0 * math.log(FIRST_STD)
+    return {
+        "mean": mean,
+        "log_var": jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), theta),
+    }
 
 
 def draw(key: Key, params: PyTree) -> PyTree:
@@ -132,13 +105,36 @@ def draw(key: Key, params: PyTree) -> PyTree:
     return params["mean"] | drawn
 
 
-def kl_to_prior(params: PyTree, prior: ParamPrior = gradient_ascent.PAPERS) -> Array:
+def theta_of(common_key: Key, own_key: Key, params: PyTree, weight_noise: str) -> PyTree:
+    """Returns the VAE's parameters for one datapoint, with theta's noise as `weight_noise` says.
+
+    "datapoint" draws theta separately for each datapoint, as algorithm 2 does. "minibatch" draws
+    theta once for all of them, which is cheaper and noisier. "local" draws the effect of theta's
+    noise on the units of each layer instead (Kingma, Salimans & Welling 2015). It is as cheap as
+    "minibatch" and less noisy than both others, because its gradient is the mean of the gradient of
+    "datapoint" given the units. It needs a decoder that accepts `networks.WeightPosterior`.
+
+    Args:
+        common_key: the same for all datapoints of a minibatch.
+        own_key: the datapoint's own.
+        params: {"mean", "log_var"}, as in `make`.
+    """
+    match weight_noise:
+        case "local":
+            return _with_local_noise(own_key, params)
+        case "minibatch":
+            return draw(common_key, params)  # one key, so vmap draws once
+        case _:
+            return draw(own_key, params)
+
+
+def kl_to_prior(params: PyTree, std: float = 1.0) -> Array:
     """Returns KL(q(theta) || N(0, std^2 I)) [], in nats; appendix F.1.
 
     Raises:
-        ValueError: the prior is flat on some parameter.
+        ValueError: the prior is flat.
     """
-    std = _require_proper(prior)
+    _require_proper(std)
 
     def kl(mean: Array, log_var: Array) -> Array:  # in units of the prior's std
         return DiagNormal(mean / std, log_var - 2.0 * math.log(std)).kl_to_standard_normal()
@@ -148,7 +144,7 @@ def kl_to_prior(params: PyTree, prior: ParamPrior = gradient_ascent.PAPERS) -> A
 
 
 def log_evidence_bound(
-    key: Key, vae: VAE, params: PyTree, x: Array, *, num_samples: int, prior: ParamPrior
+    key: Key, vae: VAE, params: PyTree, x: Array, *, num_samples: int, param_prior_std: float
 ) -> tuple[Array, Array]:
     """Estimates the bound on log p(X) of all of x [N, D].
 
@@ -157,8 +153,7 @@ def log_evidence_bound(
     eq. (6).
 
     Raises:
-        ValueError: the prior is flat on some parameter; or L is below 2, which gives no standard
-            error.
+        ValueError: the prior is flat; or L is below 2, which gives no standard error.
     """
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
@@ -175,18 +170,39 @@ def log_evidence_bound(
 
     totals = jax.lax.map(at_theta, jax.random.split(key, num_samples))
     error = jnp.std(totals, ddof=1) / jnp.sqrt(num_samples)
-    return jnp.mean(totals) - kl_to_prior(params, prior), error
+    return jnp.mean(totals) - kl_to_prior(params, param_prior_std), error
 
 
-def _require_proper(prior: ParamPrior) -> float:
-    """Checks that the prior is proper on every parameter, and returns its standard deviation.
+def _require_proper(std: float) -> None:
+    """Checks that the prior N(0, std^2 I) on theta is a density.
 
     Raises:
-        ValueError: the prior is flat on some parameter.
+        ValueError: the prior is flat.
     """
-    if prior.std is None or not prior.on_biases:
-        raise ValueError("full_vb needs a prior of finite std on every parameter, biases too")
-    return prior.std
+    if not 0.0 < std < math.inf:
+        raise ValueError(f"param_prior_std is {std:g}; full_vb needs one above 0 and finite")
+
+
+def _require_noise_for(vae: VAE, bound: Bound, num_samples: int, weight_noise: str) -> None:
+    """Checks that theta's noise is known, and suits the decoder and the bound.
+
+    Raises:
+        ValueError: it is unknown, or "local" with a decoder that has no such noise or a bound that
+            compares several samples.
+    """
+    if weight_noise not in NOISES:
+        raise ValueError(f"weight_noise is {weight_noise!r}; it must be one of {NOISES}")
+    if weight_noise == "local" and not vae.takes_weight_posteriors:
+        raise ValueError(
+            "weight_noise is 'local', the noise of an mlp's units, and this decoder has none; use "
+            "minibatch or datapoint"
+        )
+    if weight_noise == "local" and num_samples > 1 and _is_no_mean(bound):
+        raise ValueError(
+            f"with num_samples={num_samples} this bound compares samples of z under one theta, "
+            'and weight_noise="local" draws none; use "datapoint" or "minibatch", or one of '
+            f"{', '.join(name for name in BOUNDS if name not in NOT_MEANS)}"
+        )
 
 
 def _is_no_mean(bound: Bound) -> bool:

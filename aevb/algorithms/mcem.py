@@ -1,7 +1,8 @@
 """Monte Carlo EM: the paper's baseline without an encoder, appendix E."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax import Array
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
+from aevb.algorithms.gradient_ascent import Objective, over_datapoints
 from aevb.inference import hmc
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -34,7 +35,6 @@ def make(
     num_leapfrog: int = 10,
     target_acceptance: float = 0.9,
     num_updates: int = 5,
-    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Returns Monte Carlo EM: HMC samples of p(z|x), then ascent of log p(x, z) in theta.
@@ -48,9 +48,9 @@ def make(
     Metrics: objective, log p(x, z) before the ascent steps; acceptance; step_size.
 
     Args:
+        optimizer: its weight decay is the prior on theta; `optimizers.prior_decay`.
         num_data: N, which is the number of chains.
         num_leapfrog: leapfrog steps of a transition.
-        prior: the prior on theta.
         accumulation_steps: number of parts of a minibatch, which are processed one after the other.
     """
 
@@ -67,41 +67,78 @@ def make(
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         chains: Chains = state.extra
-        step_size = jnp.exp(chains.log_step_size)
-
-        def transition(key: Key, x: Array, z: Array) -> tuple[Array, Array]:
-            log_density = partial(log_joint, state.params, x)
-            return hmc.transition(
-                key, z, step_size, log_density=log_density, num_leapfrog=num_leapfrog
-            )
-
         chains_key, ascent_key = jax.random.split(key)
-        keys = jax.random.split(chains_key, len(batch.x))
-        in_parts = partial(over_datapoints, num_parts=accumulation_steps)
-        z, acceptances = in_parts(transition, keys, batch.x, chains.z[batch.indices])
-        acceptance = jnp.mean(acceptances)
+        z, acceptance = _e_step(
+            chains_key, partial(log_joint, state.params), chains, batch,
+            num_leapfrog=num_leapfrog, num_parts=accumulation_steps,
+        )  # fmt: skip
 
         def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
-            value = jnp.mean(in_parts(partial(log_joint, params), batch.x, z))
+            log_joints = over_datapoints(
+                partial(log_joint, params), batch.x, z, num_parts=accumulation_steps
+            )
+            value = jnp.mean(log_joints)
             return value, {"objective": value}
 
-        def ascend(carry, _):
-            params, opt_state = carry
-            params, opt_state, metrics = gradient_ascent.ascend(
-                objective, prior.log_prob, params, opt_state, ascent_key, batch,
-                optimizer=optimizer, num_data=num_data,
-            )  # fmt: skip
-            return (params, opt_state), metrics
-
-        (params, opt_state), metrics = jax.lax.scan(
-            ascend, (state.params, state.opt_state), length=num_updates
+        params, opt_state, metrics = _m_step(
+            ascent_key, objective, optimizer, state, batch, num_updates
         )
+        metrics |= {"acceptance": acceptance, "step_size": jnp.exp(chains.log_step_size)}
         chains = Chains(
             chains.z.at[batch.indices].set(z),
             chains.log_step_size + GAIN * (acceptance - target_acceptance),
         )
-        metrics = {"objective": metrics["objective"][0], "acceptance": acceptance,
-                   "step_size": step_size}  # fmt: skip
         return TrainState(state.step + 1, params, opt_state, chains), metrics
 
     return Algorithm(init, update)
+
+
+def _e_step(
+    key: Key,
+    log_joint: Callable[[Array, Array], Array],
+    chains: Chains,
+    batch: Batch,
+    *,
+    num_leapfrog: int,
+    num_parts: int,
+) -> tuple[Array, Array]:
+    """Moves the chain of each datapoint of the minibatch by one HMC transition.
+
+    Returns their new states [M, Z] and the mean acceptance [].
+    """
+    step_size = jnp.exp(chains.log_step_size)
+
+    def transition(key: Key, x: Array, z: Array) -> tuple[Array, Array]:
+        log_density = partial(log_joint, x)
+        return hmc.transition(key, z, step_size, log_density=log_density, num_leapfrog=num_leapfrog)
+
+    keys = jax.random.split(key, len(batch.x))
+    z, acceptances = over_datapoints(
+        transition, keys, batch.x, chains.z[batch.indices], num_parts=num_parts
+    )
+    return z, jnp.mean(acceptances)
+
+
+def _m_step(
+    key: Key,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    num_updates: int,
+) -> tuple[PyTree, PyTree, dict[str, Array]]:
+    """Takes several steps up the objective on one minibatch.
+
+    Returns the parameters, the optimizer's state and the metrics before the first step.
+    """
+
+    def ascend(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], Any]:
+        params, opt_state, metrics = gradient_ascent.ascend(
+            objective, optimizer, *carry, key, batch
+        )
+        return (params, opt_state), metrics
+
+    (params, opt_state), metrics = jax.lax.scan(
+        ascend, (state.params, state.opt_state), length=num_updates
+    )
+    return params, opt_state, {name: values[0] for name, values in metrics.items()}

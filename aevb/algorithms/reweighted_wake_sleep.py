@@ -8,7 +8,7 @@ from jax.lax import stop_gradient
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
-from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
+from aevb.algorithms.gradient_ascent import over_datapoints
 from aevb.losses import log_densities
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -18,9 +18,7 @@ def make(
     vae: VAE,
     optimizer: optax.GradientTransformation,
     *,
-    num_data: int,
     num_samples: int = 5,
-    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Returns reweighted wake-sleep with a wake phase for theta and a wake phase for phi.
@@ -32,9 +30,8 @@ def make(
     nothing.
 
     Args:
-        num_data: N, which scales the minibatch against the prior on the parameters.
+        optimizer: its weight decay is the prior on phi and theta; `optimizers.prior_decay`.
         num_samples: K, at least 2.
-        prior: the prior on phi and theta.
         accumulation_steps: number of parts of a minibatch, which are processed one after the other.
 
     Raises:
@@ -62,6 +59,4 @@ def make(
         values, bounds = over_datapoints(awake, keys, batch.x, num_parts=accumulation_steps)
         return jnp.mean(values), {"objective": jnp.mean(bounds)}
 
-    return gradient_ascent.algorithm(
-        objective, prior.log_prob, vae.init, optimizer, num_data=num_data
-    )
+    return gradient_ascent.algorithm(objective, vae.init, optimizer)

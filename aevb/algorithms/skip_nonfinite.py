@@ -24,7 +24,8 @@ def skip_bad_steps(algorithm: Algorithm, most: int) -> Algorithm:
 
     A skipped step changes neither the parameters nor the algorithm's other state. It is counted,
     and the next minibatch follows. After `most` skipped steps, another non-finite step is not
-    skipped.
+    skipped. `optax.apply_if_finite` sees the gradients alone, neither the algorithm's other state
+    nor its metrics, and limits the skipped steps in a row, not in all.
     """
 
     def init(key: Key) -> TrainState:

@@ -10,7 +10,7 @@ from jax.lax import stop_gradient
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch
-from aevb.algorithms.gradient_ascent import ParamPrior, over_datapoints
+from aevb.algorithms.gradient_ascent import over_datapoints
 from aevb.losses import log_densities
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -20,9 +20,7 @@ def make(
     vae: VAE,
     optimizer: optax.GradientTransformation,
     *,
-    num_data: int,
     num_samples: int = 1,
-    prior: ParamPrior = gradient_ascent.PAPERS,
     accumulation_steps: int = 1,
 ) -> Algorithm:
     """Returns wake-sleep: two simultaneous ascents, which share no objective.
@@ -34,9 +32,8 @@ def make(
     at the model's x, whereas the bound contains KL(q || p) at the data's x; this is the bias.
 
     Args:
-        num_data: N, which scales the minibatch against the prior on the parameters.
+        optimizer: its weight decay is the prior on phi and theta; `optimizers.prior_decay`.
         num_samples: L, samples per datapoint in the wake phase.
-        prior: the prior on phi and theta.
         accumulation_steps: number of parts of a minibatch, which are processed one after the other.
     """
 
@@ -62,6 +59,4 @@ def make(
         log_q = in_parts(sleep, jax.random.split(sleep_key, number))
         return jnp.mean(log_joint) + jnp.mean(log_q), {"objective": jnp.mean(bounds)}
 
-    return gradient_ascent.algorithm(
-        objective, prior.log_prob, vae.init, optimizer, num_data=num_data
-    )
+    return gradient_ascent.algorithm(objective, vae.init, optimizer)

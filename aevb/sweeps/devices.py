@@ -345,8 +345,9 @@ class DeviceTrainer:
         dataset, vae, _ = self.program(largest).experiment
 
         def algorithm_of(step_size: Array, wrap: stacked_runs.Wrap) -> Algorithm:
-            optimizer = wrap(build_optimizer(largest, step_size))
-            return build_algorithm(largest, vae, len(dataset.train), optimizer)
+            num_data = len(dataset.train)
+            optimizer = wrap(build_optimizer(largest, num_data, step_size))
+            return build_algorithm(largest, vae, num_data, optimizer)
 
         return stacked_runs.stacked(
             [program.experiment.algorithm.init for program in programs],

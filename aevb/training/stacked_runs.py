@@ -23,7 +23,7 @@ from aevb.data import Dataset
 from aevb.errors import Interrupted
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Score
-from aevb.optimizers import Optimizer, WithPrior, with_prior
+from aevb.optimizers import Optimizer
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
 from aevb.training import loop, nonfinite
@@ -265,13 +265,9 @@ def _within(optimizer: Optimizer, sizes: dict[str, Array]) -> Optimizer:
 
         return jax.tree_util.tree_map_with_path(keep_leaf, tree)
 
-    optimizer = with_prior(optimizer)
-
-    def update(
-        updates: PyTree, state: PyTree, params: PyTree = None, *, prior_grads: PyTree = None, **_
-    ) -> tuple[PyTree, PyTree]:
-        # The gradient of the prior is 0 in the padding, where every weight is 0.
-        updates, state = optimizer.update(keep(updates), state, params, prior_grads=prior_grads)
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        # Weight decay is 0 in the padding, where every weight is 0.
+        updates, state = optimizer.update(keep(updates), state, params)
         return keep(updates), state
 
-    return WithPrior(optimizer.init, update)
+    return Optimizer(optimizer.init, update)

@@ -139,13 +139,15 @@ class Made(NamedTuple):
 def make_run(work: Work, model: VAE, pixels: np.ndarray) -> Made:
     """Returns one run, or a stack of several."""
 
+    def optimizer_of(step_size: float | jax.Array) -> optimizers.Optimizer:
+        decay = optimizers.prior_decay(1.0, work.num_data)
+        return optimizers.make("adagrad", step_size, weight_decay=decay)
+
     def algorithm_of(optimizer: optimizers.Optimizer) -> Algorithm:
-        return aevb.make(
-            model, optimizer, num_data=work.num_data, bound=sgvb_b, num_samples=work.num_samples
-        )
+        return aevb.make(model, optimizer, bound=sgvb_b, num_samples=work.num_samples)
 
     step_size = 0.01
-    algorithm = algorithm_of(optimizers.make("adagrad", step_size))
+    algorithm = algorithm_of(optimizer_of(step_size))
     members = [jax.random.key(seed) for seed in range(work.num_members)]
     if work.num_members == 1:
         advance = loop.make_advance(algorithm, as_floats, batch_size=work.batch_size)
@@ -160,7 +162,7 @@ def make_run(work: Work, model: VAE, pixels: np.ndarray) -> Made:
         [step_size] * work.num_members,
         members,
         model,
-        lambda step_size, wrap: algorithm_of(wrap(optimizers.make("adagrad", step_size))),
+        lambda step_size, wrap: algorithm_of(wrap(optimizer_of(step_size))),
         Dataset("ones", pixels, pixels, "binary", as_floats, None, None),
         batch_size=work.batch_size,
     )

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from aevb.algorithms import full_vb
-from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.cli import evaluate
 from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.evaluation.elbo import fixed_inputs
@@ -92,16 +91,16 @@ def evidence_bound(run: Run) -> dict[str, float]:
     state = read_state(run.folder, experiment, run.config)
     number = len(dataset.train)
     x = fixed_inputs(dataset.preprocess, np.arange(number), dataset.train)
-    prior = ParamPrior(run.config["algorithm.param_prior_std"])
+    std = run.config["algorithm.param_prior_std"]
     bound, error = jax.jit(
         lambda key: full_vb.log_evidence_bound(
-            key, vae, state.params, x, num_samples=100, prior=prior
+            key, vae, state.params, x, num_samples=100, param_prior_std=std
         )
     )(jax.random.key(SEED))
     return {
         "bound": float(bound) / number,
         "estimator_standard_error": float(error) / number,
-        "kl_theta": float(full_vb.kl_to_prior(state.params, prior)) / number,
+        "kl_theta": float(full_vb.kl_to_prior(state.params, std)) / number,
     }
 
 

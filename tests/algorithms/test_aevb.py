@@ -9,9 +9,7 @@ import linear_models
 import numpy as np
 import oracles
 import pytest
-import scipy.stats
 from linear_models import (
-    NO_PRIOR,
     NUM_DATA,
     Params,
     as_float64,
@@ -32,7 +30,6 @@ from oracles import standard_errors_off
 from aevb import optimizers
 from aevb.algorithms import aevb
 from aevb.algorithms.base import Algorithm, Batch
-from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.losses import BOUNDS
 from aevb.vae import VAE
 
@@ -71,7 +68,7 @@ def test_an_update_counts_one_step_and_leaves_extra_alone():
 
 def test_the_update_is_a_pure_function():
     """The same arguments give the same result, to the bit, and are not modified."""
-    algorithm = make(linear_vae(), prior=ParamPrior(std=1.0))
+    algorithm = make(linear_vae(), weight_decay=0.1)
     state, batch = algorithm.init(jax.random.key(0)), gaussian_batch()
     before = jax.tree.map(np.array, state)
     first = algorithm.update(jax.random.key(1), state, batch)
@@ -109,9 +106,10 @@ def test_num_samples_is_l_of_every_datapoint():
 def prior_steps(std: float, num_data: int, *, on_biases: bool = True) -> tuple[Params, Params]:
     """Returns the parameters, and what the prior adds to a step of plain gradient ascent."""
     batch = gaussian_batch()
-    prior = ParamPrior(std, on_biases)
-    with_prior = make(linear_vae(), num_data=num_data, prior=prior)
-    without = make(linear_vae(), num_data=num_data)
+    decay = optimizers.prior_decay(std, num_data)
+    mask = None if on_biases else optimizers.all_but_biases
+    with_prior = make(linear_vae(), weight_decay=decay, mask=mask)
+    without = make(linear_vae())
     state = with_prior.init(jax.random.key(0))
     pulled, free = (
         as_float64(algorithm.update(jax.random.key(1), state, batch)[0].params)
@@ -144,31 +142,6 @@ def test_a_prior_without_biases_leaves_biases_alone():
         np.testing.assert_allclose(steps[part]["kernel"], -kernel / NUM_DATA, atol=1e-6)
 
 
-def test_without_a_prior_the_size_of_the_data_does_not_matter():
-    batch = gaussian_batch()
-    state = make(linear_vae()).init(jax.random.key(0))
-    few, many = (
-        make(linear_vae(), num_data=n).update(jax.random.key(1), state, batch)[0].params
-        for n in (10, 10_000)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), few, many)
-
-
-@pytest.mark.parametrize("std", [1.0, 0.3])
-def test_the_prior_on_the_parameters_is_scipys_normal_up_to_a_constant(std: float):
-    rng = np.random.default_rng(0)
-    kernel, bias = rng.normal(size=(3, 2)), rng.normal(size=2)
-    params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
-    in_kernel, in_bias = (
-        np.sum(scipy.stats.norm.logpdf(leaf, scale=std) - scipy.stats.norm.logpdf(0.0, scale=std))
-        for leaf in (kernel, bias)
-    )
-    everything = ParamPrior(std).log_prob(params)
-    assert everything == pytest.approx(in_kernel + in_bias, rel=1e-5)
-    kernels = ParamPrior(std, on_biases=False).log_prob(params)
-    assert kernels == pytest.approx(in_kernel, rel=1e-5)
-
-
 # The paper's Adagrad
 
 
@@ -177,9 +150,7 @@ def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_m
     algorithm = aevb.make(
         linear_vae(),
         optimizers.make("adagrad", 0.1),
-        num_data=NUM_DATA,
         bound=BOUNDS["sgvb_b"],
-        prior=NO_PRIOR,
     )
     update = jax.jit(algorithm.update)
     state = algorithm.init(jax.random.key(0))

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -127,13 +127,13 @@ def model(
     return make(wrap(encoder), wrap(decoder), likelihoods.bernoulli, num_latents=2)
 
 
+M = 12
 ALGORITHMS: dict[str, Callable[..., Algorithm]] = {
-    "full_vb": lambda *args, **more: full_vb.make(*args, bound=BOUNDS["sgvb_b"], **more),
+    "full_vb": partial(full_vb.make, num_data=M, bound=BOUNDS["sgvb_b"]),
     "wake_sleep": wake_sleep.make,
     "reweighted_wake_sleep": reweighted_wake_sleep.make,
-    "mcem": mcem.make,
+    "mcem": partial(mcem.make, num_data=M),
 }
-M = 12
 X = np.random.default_rng(0).integers(0, 2, (M, 64)).astype(np.float32)
 BATCH = Batch(X, np.arange(M, dtype=np.int32))  # pyright: ignore[reportArgumentType]
 
@@ -146,7 +146,7 @@ def step(
 
 
 def by_sgvb(vae: VAE, **more: Any) -> Algorithm:
-    return aevb.make(vae, optax.sgd(0.1), num_data=M, bound=BOUNDS["sgvb_b"], **more)
+    return aevb.make(vae, optax.sgd(0.1), bound=BOUNDS["sgvb_b"], **more)
 
 
 @cache
@@ -191,11 +191,7 @@ def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str)
     more = {"weight_noise": "datapoint"} if (name, network) == ("full_vb", "conv") else {}
     optimizer = optax.sgd(0.1)
     whole, in_parts = (
-        step(
-            ALGORITHMS[name](
-                model(network), optimizer, num_data=M, accumulation_steps=parts, **more
-            )
-        )
+        step(ALGORITHMS[name](model(network), optimizer, accumulation_steps=parts, **more))
         for parts in (1, 4)
     )
     for one, other in pairs_of(whole, in_parts):

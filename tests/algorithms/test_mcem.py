@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from linear_models import (
+    NUM_DATA,
     Params,
     as_float64,
     assert_equal,
@@ -22,9 +23,9 @@ from linear_models import (
 )
 from oracles import standard_errors_off
 
+from aevb import optimizers
 from aevb.algorithms import aevb, mcem
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.losses import BOUNDS
 from aevb.training.loop import LoopKeys, make_advance, train_to
 
@@ -109,7 +110,7 @@ def some_of(x: np.ndarray, indices: list[int]) -> Batch:
 
 def test_only_the_chains_of_the_minibatch_move():
     x = np.asarray(gaussian_batch(size=10).x)
-    algorithm = make(mcem.make, model())
+    algorithm = make(mcem.make, model(), num_data=NUM_DATA)
     start = start_of(algorithm)
     state, _ = algorithm.update(jax.random.key(1), start, some_of(x, [7, 2, 5]))
     moved = np.any(np.asarray(state.extra.z) != np.asarray(start.extra.z), axis=1)
@@ -119,7 +120,7 @@ def test_only_the_chains_of_the_minibatch_move():
 def test_a_chain_goes_on_from_where_it_was():
     """With a tiny step size the chain stays at its last position through all updates."""
     batch = some_of(np.asarray(gaussian_batch(size=10).x), [7, 2, 5])
-    algorithm = make(mcem.make, model())
+    algorithm = make(mcem.make, model(), num_data=NUM_DATA)
     state = start_of(algorithm)
     for number in range(3):
         state, _ = algorithm.update(jax.random.key(number), state, batch)
@@ -164,7 +165,7 @@ def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
     batch, step_size, std, num_data = gaussian_batch(), 0.05, 0.5, 8
     algorithm = make(
         mcem.make, model(), num_data=num_data, step_size=step_size, num_updates=num_updates,
-        prior=ParamPrior(std),
+        weight_decay=optimizers.prior_decay(std, num_data),
     )  # fmt: skip
     start = start_of(algorithm)
     state, metrics = algorithm.update(jax.random.key(1), start, batch)
@@ -194,7 +195,7 @@ def test_mcem_and_em_reach_the_maximum_likelihood_of_probabilistic_pca():
     x = pca_data()
     optimum = oracles.pca_log_lik(x, 2)
     assert np.mean(oracles.pca_em(x, 2).log_prob(x)) == pytest.approx(optimum, abs=1e-9)
-    by_mcem = trained(mcem.make, x, encoder="none")
+    by_mcem = trained(mcem.make, x, encoder="none", num_data=len(x))
     assert optimum - 0.005 < exact_log_prob(by_mcem, x) <= optimum
 
 

@@ -107,9 +107,7 @@ def test_samples_and_weights_have_no_gradient_in_phi():
 @pytest.mark.parametrize("num_samples", [0, 1])
 def test_one_sample_is_refused_when_the_algorithm_is_made(num_samples: int):
     with pytest.raises(ValueError, match=f"num_samples is {num_samples}; it must be at least 2"):
-        reweighted_wake_sleep.make(
-            linear_vae(), optax.sgd(1.0), num_data=10, num_samples=num_samples
-        )
+        reweighted_wake_sleep.make(linear_vae(), optax.sgd(1.0), num_samples=num_samples)
 
 
 @pytest.mark.slow

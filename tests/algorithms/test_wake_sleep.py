@@ -195,7 +195,7 @@ def test_where_variational_em_ends_the_mean_step_of_wake_sleep_is_0_and_that_of_
     params = jax.tree.map(jnp.float32, {"encoder": encoder, "decoder": decoder})
 
     def misses(make_algorithm: Callable[..., Algorithm]) -> dict[str, dict[str, float]]:
-        algorithm = make(make_algorithm, linear_vae(6, 2, encoder="spherical"), num_data=len(x))
+        algorithm = make(make_algorithm, linear_vae(6, 2, encoder="spherical"))
         state = algorithm.init(jax.random.key(0))._replace(params=params)
         steps, _ = updates_of(algorithm, state, batch_of(x), num_draws=500)
         return jax.tree.map(lambda steps: standard_errors_off(steps, 0.0), steps)

@@ -13,11 +13,10 @@ from jax import Array
 from test_damage import small, what_came_of_it
 
 from aevb import experiment, runs
-from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Batch, TrainState
 from aevb.errors import UserError
 from aevb.experiment import Experiment
-from aevb.optimizers import Optimizer, WithPrior
+from aevb.optimizers import Optimizer
 from aevb.storage import checkpoint
 from aevb.training import loop
 from aevb.training.trainer import SHOWN
@@ -55,30 +54,23 @@ def in_a_gradient(
     """Poisons the gradient of the objective, before the optimizer receives it."""
     bad, (number, name) = rng.randrange(num_steps()), a_parameter(sound, rng)
     is_bad: list[Array] = []
-    plain = gradient_ascent.with_prior
+    num_data = len(sound.dataset.train)
+    optimizer = experiment.build_optimizer(small(), num_data)
+
+    def poisoned(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        (now,) = is_bad
+        return optimizer.update(replaced(updates, number, now, value), state, params)
+
+    algorithm = experiment.build_algorithm(
+        small(), sound.vae, num_data, Optimizer(optimizer.init, poisoned)
+    )
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         is_bad[:] = [state.step == bad]
-        return sound.algorithm.update(key, state, batch)
+        return algorithm.update(key, state, batch)
 
-    def with_prior(optimizer: Optimizer) -> WithPrior:
-        def poisoned(
-            updates: PyTree,
-            state: PyTree,
-            params: PyTree = None,
-            *,
-            prior_grads: PyTree = None,
-            **_,
-        ) -> tuple[PyTree, PyTree]:
-            (now,) = is_bad
-            grads = replaced(updates, number, now, value)
-            return plain(optimizer).update(grads, state, params, prior_grads=prior_grads)
-
-        return WithPrior(optimizer.init, poisoned)
-
-    patch.setattr(gradient_ascent, "with_prior", with_prior)
-    algorithm = sound.algorithm._replace(update=update)
-    return sound._replace(algorithm=algorithm), bad, (f"the update of {name} is",)
+    poisoned_algorithm = algorithm._replace(update=update)
+    return sound._replace(algorithm=poisoned_algorithm), bad, (f"the update of {name} is",)
 
 
 def in_a_parameter(

@@ -7,22 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import oracles
 from oracles import LinearGaussian
 
 from aevb import guides, likelihoods, optimizers, vae
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.gradient_ascent import ParamPrior
 from aevb.networks import Network
+from aevb.optimizers import Mask
 from aevb.training.loop import LoopKeys, make_advance, train_to
 from aevb.vae import VAE
 
 NUM_DIMS, NUM_LATENTS = 4, 2
 NUM_DATA = 10
 NUM_DRAWS = 5000
-
-NO_PRIOR = ParamPrior(std=None)
 
 Params = dict[str, dict[str, np.ndarray]]
 
@@ -143,15 +140,14 @@ def make(
     make_algorithm: Callable[..., Algorithm],
     model: VAE,
     *,
-    num_data: int = NUM_DATA,
     step_size: float = 1.0,
-    prior: ParamPrior = NO_PRIOR,
+    weight_decay: float = 0.0,
+    mask: Mask | None = None,
     **options: Any,
 ) -> Algorithm:
-    """Makes plain gradient ascent with steps of 1, without a prior unless one is given."""
-    algorithm = make_algorithm(
-        model, optax.sgd(step_size), num_data=num_data, prior=prior, **options
-    )
+    """Makes plain gradient ascent with steps of 1, without a prior unless a decay is given."""
+    optimizer = optimizers.make("sgd", step_size, weight_decay=weight_decay, mask=mask)
+    algorithm = make_algorithm(model, optimizer, **options)
     return algorithm._replace(update=jax.jit(algorithm.update))
 
 
@@ -211,8 +207,6 @@ def trained(
     algorithm = make_algorithm(
         linear_vae(x.shape[1], 2, std=0.1, encoder=encoder),
         optimizers.make("adagrad", 0.1),
-        num_data=len(x),
-        prior=NO_PRIOR,
         **options,
     )
     start = algorithm.init(jax.random.key(0))

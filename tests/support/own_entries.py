@@ -58,7 +58,7 @@ def doubled(key, stats, guide, joint, *, num_samples):
     return Estimate((first.value + second.value) / 2.0, error, {})
 
 
-def prior_samples(vae, optimizer, *, num_data, bound, num_samples=1, scale=1.0):
+def prior_samples(vae, optimizer, *, bound, num_samples=1, scale=1.0):
     """Returns ascent of `scale` times a bound whose guide is N(0, I)."""
 
     def objective(params, key, batch):
@@ -70,9 +70,7 @@ def prior_samples(vae, optimizer, *, num_data, bound, num_samples=1, scale=1.0):
         value = jnp.mean(jax.vmap(one)(jax.random.split(key, len(batch.x)), batch.x))
         return scale * value, {"objective": value}
 
-    return gradient_ascent.algorithm(
-        objective, lambda params: jnp.zeros(()), vae.init, optimizer, num_data=num_data
-    )
+    return gradient_ascent.algorithm(objective, vae.init, optimizer)
 
 
 def get_entries():

@@ -87,7 +87,7 @@ def learner() -> Algorithm:
         num_latents=2,
     )
     optimizer = optax.sgd(0.01, momentum=0.9)
-    return aevb.make(model, optimizer, num_data=N, bound=BOUNDS["sgvb_b"])
+    return aevb.make(model, optimizer, bound=BOUNDS["sgvb_b"])
 
 
 LEARNER = learner()

@@ -116,8 +116,9 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
     dataset, vae, _ = built[-1]
 
     def algorithm_of(step_size: jax.Array, wrap: stacked_runs.Wrap) -> Algorithm:
-        optimizer = wrap(build_optimizer(values[-1], step_size))
-        return build_algorithm(values[-1], vae, len(dataset.train), optimizer)
+        num_data = len(dataset.train)
+        optimizer = wrap(build_optimizer(values[-1], num_data, step_size))
+        return build_algorithm(values[-1], vae, num_data, optimizer)
 
     members = stacked_runs.stacked(
         [each.algorithm.init for each in built],

@@ -62,7 +62,7 @@ def make(*differing: dict[str, Any], **common: Any) -> Members:
                 values[largest],
                 vae,
                 len(dataset.train),
-                wrap(build_optimizer(values[largest], step_size)),
+                wrap(build_optimizer(values[largest], len(dataset.train), step_size)),
             ),
             dataset,
             batch_size=10,
