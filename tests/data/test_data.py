@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import http.server
+import io
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -19,15 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from site_files import amat, idx, small
+from refusals import refusal
+from site_files import (
+    BITS,
+    DIGITS,
+    NUM_TEST,
+    NUM_TRAIN,
+    OFFLINE,
+    amat,
+    idx,
+    packed,
+    small,
+)
 
 from aevb import data
 from aevb.data import Options, binarized_mnist, mnist, preprocessing, splits
 from aevb.data import synthetic as synthetic_data
 from aevb.data.io import prepared, sources
 from aevb.errors import UserError
-
-NUM_TRAIN, NUM_TEST, NUM_VALIDATION = 30, 20, 10
 
 RANDOM_TEST_DIGEST = "3fa179cdf96b53d270671c4ea540b51a4b4075437de3081ffe92ac6138223469"
 FIXED_DIGEST = "d6cd060792c323af4c5a02f6b27402f46149018365a0e4bba96e49b064edbcd9"
@@ -84,47 +95,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tfds"
 
 
-def closed_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
-
-
 @pytest.fixture
-def digits() -> list[np.ndarray]:
-    """Returns images and labels for training and testing, in the order of MNIST's SOURCE."""
-    random = np.random.RandomState(0)
-    return [
-        random.randint(0, 256, size, dtype=np.uint8)
-        for size in ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
-    ]
-
-
-@pytest.fixture
-def mnist_files(
-    digits: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, home: Path
-) -> dict[str, bytes]:
+def mnist_files(monkeypatch: pytest.MonkeyPatch, home: Path) -> dict[str, bytes]:
     """Makes a small MNIST, offline, and returns its files by name."""
-    source, files = small(mnist.SOURCE, digits, lambda a: gzip.compress(idx(a)), closed_port())
+    source, files = small(mnist.SOURCE, DIGITS, lambda a: gzip.compress(idx(a)), OFFLINE)
     monkeypatch.setattr(mnist, "SOURCE", source)
     return files
 
 
 @pytest.fixture
-def bits() -> list[np.ndarray]:
-    """Returns 0/1 images to train, validate and test, in the order of binarized MNIST's SOURCE."""
-    random = np.random.RandomState(1)
-    return [
-        random.randint(0, 2, (n, 28, 28), dtype=np.uint8)
-        for n in (NUM_TRAIN, NUM_VALIDATION, NUM_TEST)
-    ]
-
-
-@pytest.fixture
-def binarized_files(
-    bits: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, home: Path
-) -> dict[str, bytes]:
-    source, files = small(binarized_mnist.SOURCE, bits, amat, closed_port())
+def binarized_files(monkeypatch: pytest.MonkeyPatch, home: Path) -> dict[str, bytes]:
+    source, files = small(binarized_mnist.SOURCE, BITS, amat, OFFLINE)
     monkeypatch.setattr(binarized_mnist, "SOURCE", source)
     return files
 
@@ -134,15 +115,6 @@ def bring(files: dict[str, bytes], folder: Path) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
-
-
-def refusal(name: str, options: Options = data.DEFAULTS) -> str:
-    """Returns the one-line message with which a dataset is refused."""
-    with pytest.raises(UserError) as caught:
-        data.load(name, options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # The catalogue
@@ -195,11 +167,11 @@ def _keys(number: int) -> jax.Array:
 
 
 def test_unknown_names_splits_binarizations_and_scales_are_refused_with_what_exists() -> None:
-    assert "binarized_mnist, frey_faces, mnist, synthetic" in refusal("cifar")
-    assert "does not exist" in refusal("preprocessing")
-    assert "blocked, random" in refusal("frey_faces", Options(split="half"))
-    assert "dynamic, fixed, none" in refusal("mnist", Options(binarization="dynamik"))
-    assert "128.0" in refusal("frey_faces", Options(grey_scale=128.0))
+    assert "binarized_mnist, frey_faces, mnist, synthetic" in refusal(data.load, "cifar")
+    assert "does not exist" in refusal(data.load, "preprocessing")
+    assert "blocked, random" in refusal(data.load, "frey_faces", Options(split="half"))
+    assert "dynamic, fixed, none" in refusal(data.load, "mnist", Options(binarization="dynamik"))
+    assert "128.0" in refusal(data.load, "frey_faces", Options(grey_scale=128.0))
 
 
 def test_loading_prepared_data_imports_no_tensorflow_datasets(
@@ -209,19 +181,15 @@ def test_loading_prepared_data_imports_no_tensorflow_datasets(
     bring(mnist_files, home / "downloads" / "manual" / "mnist")
     data.load("mnist")
     program = """if True:
-        import sys
+        import pickle, sys
         from aevb import data
         from aevb.data import mnist
-        from aevb.data.io import sources
-        parts = {"train": (30, sys.argv[1]), "test": (20, sys.argv[2])}
-        mnist.SOURCE = mnist.SOURCE._replace(splits={split: {"image": sources.Part(
-            (), (n, 28, 28), sha256)} for split, (n, sha256) in parts.items()})
+        mnist.SOURCE = pickle.load(sys.stdin.buffer)
         assert len(data.load("mnist").train) == 30
         data.load("frey_faces")
         assert "tensorflow_datasets" not in sys.modules
     """
-    sha256 = [mnist.SOURCE.splits[split]["image"].sha256 for split in ("train", "test")]
-    subprocess.run([sys.executable, "-c", program, *sha256], check=True)
+    subprocess.run([sys.executable, "-c", program], input=pickle.dumps(mnist.SOURCE), check=True)
 
 
 # Frey faces
@@ -264,9 +232,9 @@ def test_damaged_frey_faces_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     name = "frey_rawface.mat"
     content = (sources.SHIPPED / name).read_bytes()
     monkeypatch.setattr(sources, "SHIPPED", bring({name: content[:-100]}, tmp_path))
-    assert str(tmp_path / name) in refusal("frey_faces")
+    assert str(tmp_path / name) in refusal(data.load, "frey_faces")
     (tmp_path / name).unlink()
-    assert str(tmp_path / name) in refusal("frey_faces")
+    assert str(tmp_path / name) in refusal(data.load, "frey_faces")
 
 
 def test_frey_faces_can_be_prepared_for_tfds(home: Path) -> None:
@@ -291,7 +259,6 @@ def test_frey_faces_can_be_prepared_for_tfds(home: Path) -> None:
 def test_mnist_is_read_in_its_order_from_files_brought_by_hand(
     compressed: bool,
     place: str,
-    digits: list[np.ndarray],
     mnist_files: dict[str, bytes],
     home: Path,
 ) -> None:
@@ -303,8 +270,8 @@ def test_mnist_is_read_in_its_order_from_files_brought_by_hand(
     folder = bring(mnist_files, home / place)
     options = Options(manual_dir=str(folder) if place == "elsewhere" else "")
     loaded = data.load("mnist", options)
-    np.testing.assert_array_equal(loaded.train, digits[0].reshape(NUM_TRAIN, 784))
-    np.testing.assert_array_equal(loaded.test, digits[2].reshape(NUM_TEST, 784))
+    np.testing.assert_array_equal(loaded.train, DIGITS[0].reshape(NUM_TRAIN, 784))
+    np.testing.assert_array_equal(loaded.test, DIGITS[2].reshape(NUM_TEST, 784))
 
 
 def test_prepared_mnist_reloads_equal_without_its_files(
@@ -324,15 +291,13 @@ def test_prepared_mnist_reloads_equal_without_its_files(
     assert not list(folder.glob("*.tmp"))
 
 
-def test_prepared_mnist_holds_its_labels(
-    digits: list[np.ndarray], mnist_files: dict[str, bytes], home: Path
-) -> None:
+def test_prepared_mnist_holds_its_labels(mnist_files: dict[str, bytes], home: Path) -> None:
     import tensorflow_datasets as tfds
 
     bring(mnist_files, home / "downloads" / "manual")
     builder: Any = tfds.builder_from_directory(data.prepare("mnist"))
     labels = [int(record["label"]) for record in builder.as_data_source("test")]
-    assert labels == digits[3].tolist()
+    assert labels == DIGITS[3].tolist()
 
 
 def test_dynamic_binarization_has_the_grey_level_as_its_mean() -> None:
@@ -362,20 +327,19 @@ def test_fixed_binarization_has_the_grey_level_as_its_mean_and_is_always_the_sam
 # Binarized MNIST
 
 
-def as_packed(bits: list[np.ndarray], folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for name, images in zip(("train", "valid", "test"), bits, strict=True):
-        packed = np.packbits(images.reshape(len(images), -1), axis=1)
-        np.savez_compressed(folder / f"{name}.npz", packed_images=packed)
+PACKED = {
+    f"{name}.npz": packed(images)
+    for name, images in zip(("train", "valid", "test"), BITS, strict=True)
+}
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("is_packed", [True, False])
 def test_binarized_mnist_is_read_in_its_order_from_text_or_packed_bits(
-    packed: bool, bits: list[np.ndarray], binarized_files: dict[str, bytes], home: Path
+    is_packed: bool, binarized_files: dict[str, bytes], home: Path
 ) -> None:
-    folder = home / "downloads" / "manual" / "binarized_mnist"
-    as_packed(bits, folder) if packed else bring(binarized_files, folder)
-    train, validation, test = (images.reshape(-1, 784) for images in bits)
+    files = PACKED if is_packed else binarized_files
+    bring(files, home / "downloads" / "manual" / "binarized_mnist")
+    train, validation, test = (images.reshape(-1, 784) for images in BITS)
     standard = data.load("binarized_mnist")
     np.testing.assert_array_equal(standard.train, train)
     np.testing.assert_array_equal(standard.test, test)
@@ -384,87 +348,57 @@ def test_binarized_mnist_is_read_in_its_order_from_text_or_packed_bits(
     np.testing.assert_array_equal(both.test, test)
 
 
-# Broken files
+# Broken files. Random damage to them is in faults/test_data_files.py.
 
 
 def _regzip(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     return lambda content: gzip.compress(change(gzip.decompress(content)))
 
 
-BROKEN_IDX = {
-    "truncated gzip": lambda content: content[:-1000],
-    "empty": lambda content: b"",
-    "damaged gzip": lambda content: content[:500] + b"\0\0\0" + content[503:],
-    "truncated content": _regzip(lambda content: content[:-1]),
-    "header only": _regzip(lambda content: content[:7]),
-    "more than its header says": _regzip(lambda content: content + b"\0"),
-    "fewer images": _regzip(lambda _: idx(np.zeros((3, 28, 28), np.uint8))),
-    "other axes": _regzip(lambda _: idx(np.zeros((NUM_TRAIN, 784), np.uint8))),
-    "one bit": _regzip(lambda content: content[:-1] + bytes([content[-1] ^ 1])),
-    "no IDX": lambda content: b"<html>404: Not Found</html>",
+def _npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+# The file, and what becomes of its content
+IDX, TEXT, NPZ = "train-images-idx3-ubyte.gz", "binarized_mnist_valid.amat", "train.npz"
+BROKEN: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "gzip: empty": (IDX, lambda _: b""),
+    "gzip: damaged": (IDX, lambda content: content[:500] + b"\0\0\0" + content[503:]),
+    "idx: truncated": (IDX, _regzip(lambda content: content[:-1])),
+    "idx: header only": (IDX, _regzip(lambda content: content[:7])),
+    "idx: more than its header says": (IDX, _regzip(lambda content: content + b"\0")),
+    "idx: fewer images": (IDX, _regzip(lambda _: idx(DIGITS[0][:3]))),
+    "idx: other axes": (IDX, _regzip(lambda _: idx(DIGITS[0].reshape(NUM_TRAIN, 784)))),
+    "idx: one bit": (IDX, _regzip(lambda content: content[:-1] + bytes([content[-1] ^ 1]))),
+    "idx: another format": (IDX, lambda _: b"<html>404: Not Found</html>"),
+    "text: empty": (TEXT, lambda _: b""),
+    "text: a line missing": (TEXT, lambda content: content[:-1568]),
+    "text: another digit": (TEXT, lambda content: content[:-2] + b"7\n"),
+    "text: other separators": (TEXT, lambda content: content.replace(b" ", b",")),
+    "npz: empty": (NPZ, lambda _: b""),
+    "npz: no such array": (NPZ, lambda _: _npz(images=np.zeros((NUM_TRAIN, 98), np.uint8))),
+    "npz: objects": (NPZ, lambda _: _npz(packed_images=np.array([{}], dtype=object))),
+    "npz: one axis": (NPZ, lambda _: _npz(packed_images=np.zeros(98, np.uint8))),
+    "npz: floats": (NPZ, lambda _: _npz(packed_images=np.zeros((NUM_TRAIN, 98)))),
+    "npz: other bits": (NPZ, lambda _: _npz(packed_images=np.zeros((NUM_TRAIN, 98), np.uint8))),
 }
 
 
-@pytest.mark.parametrize("damage", BROKEN_IDX)
-def test_a_broken_idx_file_is_named_and_refused(
-    damage: str, mnist_files: dict[str, bytes], home: Path
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_file_with_broken_idx_text_or_bits_is_named_and_refused(
+    damage: str, mnist_files: dict[str, bytes], binarized_files: dict[str, bytes], home: Path
 ) -> None:
-    name = "train-images-idx3-ubyte.gz"
-    mnist_files[name] = BROKEN_IDX[damage](mnist_files[name])
-    folder = bring(mnist_files, home / "downloads" / "manual" / "mnist")
-    message = refusal("mnist")
-    assert str(folder / name) in message
-    assert f"expected an IDX file (gzipped or not) of shape ({NUM_TRAIN}, 28, 28)" in message
-    assert not (home / "aevb_mnist" / "1.0.0").exists()
-
-
-BROKEN_TEXT = {
-    "truncated": lambda content: content[:-1],
-    "a line missing": lambda content: content[:-1568],
-    "other digits": lambda content: content[:-2] + b"7\n",
-    "other separators": lambda content: content.replace(b" ", b","),
-    "empty": lambda content: b"",
-}
-
-
-@pytest.mark.parametrize("damage", BROKEN_TEXT)
-def test_a_broken_text_file_is_named_and_refused(
-    damage: str, binarized_files: dict[str, bytes], home: Path
-) -> None:
-    name = "binarized_mnist_valid.amat"
-    binarized_files[name] = BROKEN_TEXT[damage](binarized_files[name])
-    folder = bring(binarized_files, home / "downloads" / "manual")
-    assert str(folder / name) in refusal("binarized_mnist")
-
-
-def _without_its_array(path: Path) -> None:
-    np.savez(path, images=np.zeros((NUM_TRAIN, 98), np.uint8))
-
-
-def _with_objects(path: Path) -> None:
-    np.savez(path, packed_images=np.array([{}], dtype=object))
-
-
-BROKEN_PACKED = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-50]),
-    "empty": lambda path: path.write_bytes(b""),
-    "no array": _without_its_array,
-    "objects": _with_objects,
-    "one axis": lambda path: np.savez(path, packed_images=np.zeros(98, np.uint8)),
-    "floats": lambda path: np.savez(path, packed_images=np.zeros((NUM_TRAIN, 98))),
-    "other bits": lambda path: np.savez(path, packed_images=np.zeros((NUM_TRAIN, 98), np.uint8)),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-}
-
-
-@pytest.mark.parametrize("damage", BROKEN_PACKED)
-def test_a_broken_packed_file_is_named_and_refused(
-    damage: str, bits: list[np.ndarray], binarized_files: dict[str, bytes], home: Path
-) -> None:
-    folder = home / "downloads" / "manual" / "binarized_mnist"
-    as_packed(bits, folder)
-    BROKEN_PACKED[damage](folder / "train.npz")
-    assert str(folder / "train.npz") in refusal("binarized_mnist")
+    file, change = BROKEN[damage]
+    files = {IDX: mnist_files, TEXT: binarized_files, NPZ: PACKED}[file]
+    name = "mnist" if file == IDX else "binarized_mnist"
+    folder = bring(files | {file: change(files[file])}, home / "downloads" / "manual" / name)
+    message = refusal(data.load, name)
+    assert str(folder / file) in message
+    expected = f"expected an IDX file (gzipped or not) of shape ({NUM_TRAIN}, 28, 28)"
+    assert (expected in message) == (file == IDX)
+    assert not (home / f"aevb_{name}" / "1.0.0").exists()
 
 
 # Folders
@@ -473,7 +407,9 @@ def test_a_broken_packed_file_is_named_and_refused(
 def test_a_manual_folder_that_does_not_exist_is_refused(
     mnist_files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    assert "which is not a folder" in refusal("mnist", Options(manual_dir=str(tmp_path / "none")))
+    assert "which is not a folder" in refusal(
+        data.load, "mnist", Options(manual_dir=str(tmp_path / "none"))
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_refused(
@@ -482,18 +418,14 @@ def test_a_folder_that_cannot_be_written_is_refused(
     (tmp_path / "file").write_text("")
     manual = bring(mnist_files, tmp_path / "manual")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        message = refusal("mnist", Options(dir=str(folder), manual_dir=str(manual)))
+        message = refusal(data.load, "mnist", Options(dir=str(folder), manual_dir=str(manual)))
         assert f"cannot be prepared in {folder}" in message
         assert "data.dir" in message
 
 
 PREPARED_DAMAGE = {
     "bit of a piece": lambda folder: _flip(folder / "train.npy", -5),
-    "header of a piece": lambda folder: _flip(folder / "test.npy", 3),
-    "truncated piece": lambda folder: (folder / "train.npy").write_bytes(b"\x93NUMPY"),
-    "empty piece": lambda folder: (folder / "train.npy").write_bytes(b""),
     "bit of the records": lambda folder: _flip(_records_alone(folder), 2000),
-    "truncated records": lambda folder: os.truncate(_records_alone(folder), 1000),
     "records gone": lambda folder: _records_alone(folder).unlink(),
     "everything gone": lambda folder: [file.unlink() for file in folder.iterdir()],
 }
@@ -518,7 +450,7 @@ def test_damaged_prepared_data_are_refused_with_the_way_out(
     data.load("mnist")
     folder = home / "aevb_mnist" / "1.0.0"
     PREPARED_DAMAGE[damage](folder)
-    message = refusal("mnist")
+    message = refusal(data.load, "mnist")
     assert str(folder) in message
     assert "delete" in message
 
@@ -529,26 +461,20 @@ def test_preparation_killed_half_way_is_done_anew(
 ) -> None:
     manual = bring(mnist_files, tmp_path / "manual")
     program = """if True:
-        import os, signal, sys
-        from pathlib import Path
+        import os, pickle, signal, sys
+        from aevb import data
         from aevb.data import mnist
         from aevb.data.io import tfds_builder
-        sha256 = dict(zip(sys.argv[3::3], zip(map(int, sys.argv[4::3]), sys.argv[5::3])))
-        part = lambda old: old._replace(
-            shape=(sha256[old.names[0]][0], *old.shape[1:]), sha256=sha256[old.names[0]][1])
-        source = mnist.SOURCE._replace(splits={split: {name: part(old) for name, old in f.items()}
-            for split, f in mnist.SOURCE.splits.items()})
+        mnist.SOURCE = pickle.load(sys.stdin.buffer)
         def dies(self, columns):
             yield 0, {"index": 0, **{name: column[0] for name, column in columns.items()}}
             os.kill(os.getpid(), signal.SIGKILL)
         tfds_builder.Builder._generate_examples = dies
-        files = {part: Path(sys.argv[2]) / part.names[0]
-            for f in source.splits.values() for part in f.values()}
-        tfds_builder.write(source, Path(sys.argv[1]), files, "")
+        data.load("mnist", data.Options(manual_dir=sys.argv[1]))
     """
-    parts = [part for f in mnist.SOURCE.splits.values() for part in f.values()]
-    described = [word for p in parts for word in (p.names[0], str(p.shape[0]), p.sha256)]
-    killed = subprocess.run([sys.executable, "-c", program, home, manual, *described])
+    killed = subprocess.run(
+        [sys.executable, "-c", program, manual], input=pickle.dumps(mnist.SOURCE), check=False
+    )
     assert killed.returncode == -9
     assert list((home / "aevb_mnist").iterdir())  # it left something
     assert not (home / "aevb_mnist" / "1.0.0").exists()
@@ -603,7 +529,7 @@ def test_offline_without_files_is_refused_at_once_with_the_way_out(
 
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     monkeypatch.setattr("aevb.data.io.tfds_builder.write", no_tfds)
-    message = refusal("mnist")
+    message = refusal(data.load, "mnist")
     assert "Network is unreachable" in message
     assert not (home / "aevb_mnist").exists()
     assert f"put these files into {home / 'downloads' / 'manual' / 'mnist'} " in message
@@ -614,36 +540,32 @@ def test_offline_without_files_is_refused_at_once_with_the_way_out(
 
 @pytest.mark.parametrize("limit", ["CONNECT_SECONDS", "PATIENCE_SECONDS"])
 def test_a_server_that_does_not_answer_is_not_waited_for(
-    limit: str, digits: list[np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, limit, 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr(mnist, "SOURCE", small(mnist.SOURCE, digits, idx, url)[0])
+        monkeypatch.setattr(mnist, "SOURCE", small(mnist.SOURCE, DIGITS, idx, url)[0])
         hang_up = threading.Timer(120, silent.close)  # otherwise an endless wait hangs the test
         hang_up.start()
-        assert "cannot be downloaded" in refusal("mnist")
+        assert "cannot be downloaded" in refusal(data.load, "mnist")
         assert hang_up.is_alive()
         hang_up.cancel()
 
 
 @pytest.fixture
-def served(
-    site: Site, digits: list[np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Site:
+def served(site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Returns a site that serves a small MNIST."""
-    source, files = small(mnist.SOURCE, digits, lambda a: gzip.compress(idx(a)), site.url)
+    source, files = small(mnist.SOURCE, DIGITS, lambda a: gzip.compress(idx(a)), site.url)
     monkeypatch.setattr(mnist, "SOURCE", source)
     site.content = {f"/{name}": content for name, content in files.items()}
     return site
 
 
-def test_mnist_is_downloaded_once(
-    served: Site, digits: list[np.ndarray], capfd: pytest.CaptureFixture[str]
-) -> None:
-    np.testing.assert_array_equal(data.load("mnist").train, digits[0].reshape(-1, 784))
+def test_mnist_is_downloaded_once(served: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    np.testing.assert_array_equal(data.load("mnist").train, DIGITS[0].reshape(-1, 784))
     out, err = capfd.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -667,7 +589,7 @@ def test_a_failed_download_is_refused_and_leaves_nothing_that_counts(
 ) -> None:
     whole = dict(served.content)
     DOWNLOAD_DAMAGE[damage](served, f"/{name}")
-    message = refusal("mnist")
+    message = refusal(data.load, "mnist")
     assert "download" in message
     assert f"{served.url}/{name}" in message
     assert len(capfd.readouterr().err.splitlines()) <= 1
@@ -685,7 +607,7 @@ def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_missing(
         wait_until(lambda: len(list((home / "downloads").rglob("*.INFO"))) == len(there))
 
     served.before[missing] = wait_for_the_others
-    refusal("mnist")
+    refusal(data.load, "mnist")
     # A second request for the other files would get other content.
     served.content = dict.fromkeys(there, b"nothing") | {missing: held_back}
     assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
@@ -764,7 +686,7 @@ def test_synthetic_data_depend_on_their_seed_alone() -> None:
 )
 def test_impossible_synthetic_data_are_refused(field: str, value: float) -> None:
     assert f"synthetic_{field} is {value}" in refusal(
-        "synthetic", SYNTHETIC._replace(**{f"synthetic_{field}": value})
+        data.load, "synthetic", SYNTHETIC._replace(**{f"synthetic_{field}": value})
     )
 
 

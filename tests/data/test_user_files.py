@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from programs import run_program
+from refusals import refusal
 
 from aevb import data
 from aevb.config import default_config, validate, with_values
@@ -20,7 +20,6 @@ from aevb.errors import UserError
 from aevb.experiment import build, load
 
 NUMBER, HEIGHT, WIDTH = 20, 6, 5
-DEFAULTS = Options()
 
 
 def levels(*channels: int) -> np.ndarray:
@@ -41,14 +40,6 @@ def drawn(folder: Path, images: np.ndarray, suffix: str = "png") -> str:
 
 def rows(dataset: data.Dataset) -> np.ndarray:
     return np.concatenate([dataset.train, dataset.test])
-
-
-def refusal(name: str, options: Options = DEFAULTS) -> str:
-    with pytest.raises(UserError) as caught:
-        data.load(name, options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # Accepted files
@@ -112,18 +103,12 @@ def test_the_random_split_takes_every_datapoint_once(tmp_path: Path):
     np.testing.assert_array_equal(data.load(name, Options(split="random")).test, dataset.test)
 
 
-def test_binarizations_have_the_grey_level_as_their_mean(tmp_path: Path):
-    images = np.repeat(levels()[:1], 4000, axis=0)
-    name, expected = saved(tmp_path, images), images[0].ravel() / 255
-    fixed = data.load(name, Options(binarization="fixed"))
-    dynamic = data.load(name, Options(binarization="dynamic"))
-    keys = jax.random.split(jax.random.key(0), len(dynamic.train))
-    for dataset in (fixed, dynamic):
-        assert (dataset.kind, dataset.levels) == ("binary", None)
-        x = np.asarray(jax.vmap(dataset.preprocess)(keys, jnp.asarray(dataset.train)))
-        assert set(np.unique(x)) == {0.0, 1.0}
-        error = np.sqrt(expected * (1 - expected) / len(x))
-        assert np.all(np.abs(x.mean(0) - expected) <= 4 * error)
+@pytest.mark.parametrize("binarization", ["fixed", "dynamic"])
+def test_grey_levels_are_binarized(binarization: str, tmp_path: Path):
+    dataset = data.load(saved(tmp_path, levels()), Options(binarization=binarization))
+    assert (dataset.kind, dataset.levels) == ("binary", None)
+    x = jax.jit(dataset.preprocess)(jax.random.key(0), jnp.asarray(dataset.train[0]))
+    assert set(np.unique(x)) == {0.0, 1.0}
 
 
 def test_other_files_and_folders_are_passed_over(tmp_path: Path):
@@ -145,14 +130,23 @@ def test_black_and_white_images_are_grey_levels(tmp_path: Path):
 # Refused files
 
 
-def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], str]:
+def damaged(
+    change: Callable[[bytes], bytes],
+    make: Callable[[Path, np.ndarray], str] = saved,
+    file: str = "own.npy",
+) -> Callable[[Path], str]:
+    """Returns a function that writes sound data, and then changes a file's content."""
+
     def write(folder: Path) -> str:
-        name = saved(folder, levels())
-        file = folder / "own.npy"
-        file.write_bytes(change(file.read_bytes()))
+        name = make(folder, levels())
+        (folder / file).write_bytes(change((folder / file).read_bytes()))
         return name
 
     return write
+
+
+def damaged_image(change: Callable[[bytes], bytes]) -> Callable[[Path], str]:
+    return damaged(change, drawn, "frame7.png")
 
 
 def array(array: Any) -> Callable[[Path], str]:
@@ -218,27 +212,15 @@ BAD_ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_ARRAYS)
-def test_a_bad_array_is_refused_in_one_line(case: str, tmp_path: Path):
-    write, words = BAD_ARRAYS[case]
-    message = refusal(write(tmp_path))
-    for word in words:
-        assert word in message
-    assert not (tmp_path / "ran").exists()
+def replaced(image: Image.Image) -> Callable[[Path], str]:
+    """Returns a function that makes a folder with another frame7.png."""
 
+    def write(folder: Path) -> str:
+        name = drawn(folder, levels())
+        image.save(folder / "frame7.png")
+        return name
 
-def replaced(folder: Path, image: Image.Image) -> str:
-    """Makes a folder with another frame7.png."""
-    name = drawn(folder, levels())
-    image.save(folder / "frame7.png")
-    return name
-
-
-def damaged_image(folder: Path, change: Callable[[bytes], bytes]) -> str:
-    name = drawn(folder, levels())
-    file = folder / "frame7.png"
-    file.write_bytes(change(file.read_bytes()))
-    return name
+    return write
 
 
 def only_text(folder: Path) -> str:
@@ -253,58 +235,61 @@ BAD_FOLDERS = {
     "empty": (only_text, ["holds no image", ".png"]),
     "one image": (lambda folder: drawn(folder, levels()[:1]), ["one datapoint"]),
     "another size": (
-        lambda folder: replaced(folder, Image.new("L", (4, 4))),
+        replaced(Image.new("L", (4, 4))),
         ["frame7.png is 4 x 4 of grey", "frame0.png is 6 x 5 of grey"],
     ),
     "colors among grey": (
-        lambda folder: replaced(folder, Image.new("RGB", SIZE)),
+        replaced(Image.new("RGB", SIZE)),
         ["frame7.png is 6 x 5 of colors", "6 x 5 of grey"],
     ),
     "transparent": (
-        lambda folder: replaced(folder, Image.new("RGBA", SIZE)),
+        replaced(Image.new("RGBA", SIZE)),
         ["frame7.png", "'RGBA'", "convert('L')"],
     ),
-    "16 bits": (lambda folder: replaced(folder, Image.new("I;16", SIZE)), ["frame7.png", "'I;16'"]),
-    "palette": (lambda folder: replaced(folder, Image.new("P", SIZE)), ["frame7.png", "'P'"]),
-    "no byte": (
-        lambda folder: damaged_image(folder, lambda content: b""),
-        ["frame7.png", "cannot be read"],
-    ),
-    "no image": (
-        lambda folder: damaged_image(folder, lambda content: b"text"),
-        ["frame7.png", "cannot be read"],
-    ),
+    "16 bits": (replaced(Image.new("I;16", SIZE)), ["frame7.png", "'I;16'"]),
+    "palette": (replaced(Image.new("P", SIZE)), ["frame7.png", "'P'"]),
+    "no byte": (damaged_image(lambda content: b""), ["frame7.png", "cannot be read"]),
+    "no image": (damaged_image(lambda content: b"text"), ["frame7.png", "cannot be read"]),
     "cut off": (
-        lambda folder: damaged_image(folder, lambda content: content[: len(content) // 2]),
+        damaged_image(lambda content: content[: len(content) // 2]),
         ["frame7.png", "cannot be read"],
     ),
     "a changed byte": (
-        lambda folder: damaged_image(folder, lambda content: content[:50] + b"?" + content[51:]),
+        damaged_image(lambda content: content[:50] + b"?" + content[51:]),
         ["frame7.png", "cannot be read"],
     ),
 }
 
 
-@pytest.mark.parametrize("case", BAD_FOLDERS)
-def test_a_bad_folder_is_refused_in_one_line_with_the_image(case: str, tmp_path: Path):
-    write, words = BAD_FOLDERS[case]
-    message = refusal(write(tmp_path))
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        pytest.param(*case, id=f"{kind}: {name}")
+        for kind, cases in (("array", BAD_ARRAYS), ("folder", BAD_FOLDERS))
+        for name, case in cases.items()
+    ],
+)
+def test_a_bad_array_or_image_is_refused_in_one_line_that_names_it(
+    write: Callable[[Path], str], words: list[str], tmp_path: Path
+):
+    message = refusal(data.load, write(tmp_path))
     for word in words:
         assert word in message
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("kind", ["real", "binary"])
 def test_only_grey_levels_are_binarized(kind: str, tmp_path: Path):
     name = saved(tmp_path, levels() / 256 if kind == "real" else levels() > 127)
-    message = refusal(name, Options(binarization="fixed"))
+    message = refusal(data.load, name, Options(binarization="fixed"))
     assert "'fixed'" in message
     assert f"holds {kind} data" in message
 
 
 def test_other_splits_and_binarizations_are_refused_with_what_exists(tmp_path: Path):
     name = saved(tmp_path, levels())
-    assert "blocked, random" in refusal(name, Options(split="half"))
-    assert "none, dynamic, fixed" in refusal(name, Options(binarization="drawn"))
+    assert "blocked, random" in refusal(data.load, name, Options(split="half"))
+    assert "none, dynamic, fixed" in refusal(data.load, name, Options(binarization="drawn"))
 
 
 # In a run
@@ -343,14 +328,3 @@ def test_a_name_without_a_path_is_refused():
     for prefix in ("npy:", "images:"):
         with pytest.raises(UserError, match=r"npy:FILE or images:FOLDER"):
             values_of(prefix)
-
-
-def test_the_name_is_a_flag(tmp_path: Path):
-    done = run_program(
-        "experiments/run.py", "--config=experiments/frey_faces.py",
-        f"--config.data.name=images:{tmp_path}", f"--workdir={tmp_path / 'run'}",
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert "holds no image" in done.stderr
-    assert not (tmp_path / "run").exists()

@@ -3,10 +3,9 @@
 from collections import Counter
 
 import pytest
-from _pytest.terminal import TerminalReporter
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints a table of every report that has the properties "fault" and "outcome"."""
     found: Counter[tuple[str, str]] = Counter()
     for reports in terminalreporter.stats.values():

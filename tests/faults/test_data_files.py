@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from site_files import amat, idx, small
+from site_files import BITS, DIGITS, OFFLINE, amat, idx, packed, small
 
 from aevb import data
 from aevb.data import Options, binarized_mnist, frey_faces, mnist, user_files
@@ -20,32 +20,17 @@ from aevb.data.io.sources import Part, Source
 from aevb.errors import UserError
 
 NUM_DAMAGES = 50
-OFFLINE = "http://127.0.0.1:1"
-
-
-def npz(images: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    packed = np.packbits(images.reshape(len(images), -1), axis=1)
-    np.savez_compressed(file, packed_images=packed)
-    return file.getvalue()
-
-
-def digits() -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    sizes = ((30, 28, 28), (30,), (20, 28, 28), (20,))
-    return [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
 
 
 def of_mnist(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, bytes]:
-    source, files = small(mnist.SOURCE, digits(), encode, OFFLINE)
-    part = source.splits["train"]["image"]
-    return source, part, files[part.names[0]]
+    return training_images(*small(mnist.SOURCE, DIGITS, encode, OFFLINE))
 
 
 def of_binarized(encode: Callable[[np.ndarray], bytes]) -> tuple[Source, Part, bytes]:
-    rng = np.random.default_rng(0)
-    arrays = [rng.integers(0, 2, (number, 28, 28), dtype=np.uint8) for number in (30, 10, 20)]
-    source, files = small(binarized_mnist.SOURCE, arrays, encode, OFFLINE)
+    return training_images(*small(binarized_mnist.SOURCE, BITS, encode, OFFLINE))
+
+
+def training_images(source: Source, files: dict[str, bytes]) -> tuple[Source, Part, bytes]:
     part = source.splits["train"]["image"]
     return source, part, files[part.names[0]]
 
@@ -60,7 +45,7 @@ FORMATS: dict[str, Callable[[], tuple[Source, Part, bytes]]] = {
     "idx": lambda: of_mnist(idx),
     "idx.gz": lambda: of_mnist(lambda array: gzip.compress(idx(array), mtime=0)),
     "amat": lambda: of_binarized(amat),
-    "npz": lambda: of_binarized(npz),
+    "npz": lambda: of_binarized(packed),
 }
 
 
@@ -117,7 +102,7 @@ def test_damaged_prepared_data_are_refused_by_their_folder(
     record_property: Callable[[str, object], None],
 ):
     """Any file of the folder is damaged, read or not; data that are read are never wrong."""
-    source, files = small(mnist.SOURCE, digits(), idx, OFFLINE)
+    source, files = small(mnist.SOURCE, DIGITS, idx, OFFLINE)
     monkeypatch.setattr(mnist, "SOURCE", source)
     brought, sound = tmp_path / "brought", tmp_path / "sound"
     brought.mkdir()
@@ -155,7 +140,7 @@ def test_damaged_prepared_data_are_refused_by_their_folder(
 def one_array(dtype: type) -> Callable[[], bytes]:
     def encoded() -> bytes:
         file = io.BytesIO()
-        np.save(file, digits()[0].astype(dtype))
+        np.save(file, DIGITS[0].astype(dtype))
         return file.getvalue()
 
     return encoded
@@ -164,7 +149,7 @@ def one_array(dtype: type) -> Callable[[], bytes]:
 def one_image(suffix: str) -> Callable[[], bytes]:
     def encoded() -> bytes:
         file = io.BytesIO()
-        Image.fromarray(digits()[0][0]).save(file, Image.registered_extensions()[suffix])
+        Image.fromarray(DIGITS[0][0]).save(file, Image.registered_extensions()[suffix])
         return file.getvalue()
 
     return encoded

@@ -1,12 +1,28 @@
 """Small versions of the public files of datasets, as their sites serve them."""
 
 import hashlib
+import io
 from collections.abc import Callable
 
 import numpy as np
 
 from aevb.data.io import sources
 from aevb.data.io.sources import Download, Source
+
+OFFLINE = "http://127.0.0.1:1"  # where no server answers
+NUM_TRAIN, NUM_VALIDATION, NUM_TEST = 30, 10, 20
+RNG = np.random.default_rng(0)
+
+# Images and labels for training and testing, in the order of MNIST's SOURCE.
+DIGITS = [
+    RNG.integers(0, 256, size, dtype=np.uint8)
+    for size in ((NUM_TRAIN, 28, 28), (NUM_TRAIN,), (NUM_TEST, 28, 28), (NUM_TEST,))
+]
+# 0/1 images to train, validate and test, in the order of binarized MNIST's SOURCE.
+BITS = [
+    RNG.integers(0, 2, (number, 28, 28), dtype=np.uint8)
+    for number in (NUM_TRAIN, NUM_VALIDATION, NUM_TEST)
+]
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -17,6 +33,12 @@ def idx(array: np.ndarray) -> bytes:
 def amat(images: np.ndarray) -> bytes:
     rows = images.reshape(len(images), -1)
     return "".join(" ".join(str(pixel) for pixel in row) + "\n" for row in rows).encode()
+
+
+def packed(images: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, packed_images=np.packbits(images.reshape(len(images), -1), axis=1))
+    return file.getvalue()
 
 
 def small(
