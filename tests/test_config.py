@@ -1,8 +1,6 @@
 """Checks of a config: which values an experiment file may set, and what is returned."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from configs import FILES, changed, config_of
@@ -101,13 +99,3 @@ def test_a_config_without_a_field_or_with_one_too_many_is_refused():
         config.sede = 1
     with pytest.raises(UserError, match="sede is unknown"):
         validate(config)
-
-
-# The settings in a run's folder
-
-
-def folder_of_a_run(tmp_path: Path, **fields: Any) -> Path:
-    """Returns the folder of a run with these settings, from before data.num_train existed."""
-    config = {k: v for k, v in changed(**fields).items() if k != "data.num_train"}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return tmp_path

@@ -3,8 +3,6 @@
 The same small VAE is written as a user of each library would write it. Bare JAX is the reference.
 """
 
-import itertools
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,10 +12,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
-from marks import slow_but
 
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.guides import diag_normal
@@ -25,7 +21,6 @@ from aevb.likelihoods import bernoulli
 from aevb.losses import BOUNDS, Joint
 
 NUM_DIMS, NUM_HIDDEN, NUM_LATENTS = 5, 4, 2
-STEP_SIZE = 0.1
 
 SIZES = {
     "encoder_hidden": (NUM_DIMS, NUM_HIDDEN),
@@ -43,7 +38,6 @@ class Outcome(NamedTuple):
 
     loss: float
     gradient: Layers
-    loss_after_a_step: float
 
 
 def weights() -> Layers:
@@ -94,10 +88,8 @@ def bare_jax() -> Outcome:
         )
 
     params = weights()
-    value_and_grad = jax.jit(jax.value_and_grad(loss))
-    value, gradient = value_and_grad(params)
-    after, _ = value_and_grad(jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient))
-    return Outcome(float(value), gradient, float(after))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    return Outcome(float(value), gradient)
 
 
 def flax_nnx() -> Outcome:
@@ -121,12 +113,9 @@ def flax_nnx() -> Outcome:
     for name, (kernel, bias) in weights().items():
         layer = getattr(model, name)
         layer.kernel[...], layer.bias[...] = kernel, bias
-    optimizer = nnx.Optimizer(model, optax.sgd(STEP_SIZE), wrt=nnx.Param)
-    value_and_grad = nnx.jit(nnx.value_and_grad(loss))
-    value, gradient = value_and_grad(model)
-    optimizer.update(model, gradient)
+    value, gradient = nnx.jit(nnx.value_and_grad(loss))(model)
     layers = {name: (gradient[name]["kernel"][...], gradient[name]["bias"][...]) for name in SIZES}
-    return Outcome(float(value), layers, float(value_and_grad(model)[0]))
+    return Outcome(float(value), layers)
 
 
 def equinox() -> Outcome:
@@ -162,12 +151,10 @@ def equinox() -> Outcome:
             (kernel.T, bias),  # Equinox keeps [outputs, inputs]
         )
     value, gradient = loss(model)
-    updates = jax.tree.map(lambda g: -STEP_SIZE * g, gradient)
-    after, _ = loss(eqx.apply_updates(model, updates))
     layers = {
         name: (getattr(gradient, name).weight.T, getattr(gradient, name).bias) for name in SIZES
     }
-    return Outcome(float(value), layers, float(after))
+    return Outcome(float(value), layers)
 
 
 def haiku() -> Outcome:
@@ -189,20 +176,21 @@ def haiku() -> Outcome:
     params = {**encoder.init(key, X[0]), **decoder.init(key, jnp.zeros(NUM_LATENTS))}
     assert params.keys() == SIZES.keys()
     params = {name: {"w": kernel, "b": bias} for name, (kernel, bias) in weights().items()}
-    value_and_grad = jax.jit(jax.value_and_grad(loss))
-    value, gradient = value_and_grad(params)
-    after, _ = value_and_grad(jax.tree.map(lambda p, g: p - STEP_SIZE * g, params, gradient))
-    layers = {name: (layer["w"], layer["b"]) for name, layer in gradient.items()}
-    return Outcome(float(value), layers, float(after))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    return Outcome(
+        float(value), {name: (layer["w"], layer["b"]) for name, layer in gradient.items()}
+    )
 
 
 @pytest.mark.parametrize(
     ("library", "names"),
-    slow_but(
-        [(equinox, FEW_BOUNDS)],
-        itertools.product([flax_nnx, equinox, haiku], [FEW_BOUNDS, tuple(BOUNDS)]),
-        unpack=True,
-    ),
+    [
+        (equinox, FEW_BOUNDS),
+        *(
+            pytest.param(library, tuple(BOUNDS), marks=pytest.mark.slow)
+            for library in (flax_nnx, equinox, haiku)
+        ),
+    ],
 )
 def test_the_losses_give_another_librarys_model_the_bounds_and_gradient_of_bare_jax(
     library: Callable[[], Outcome], names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -215,32 +203,3 @@ def test_the_losses_give_another_librarys_model_the_bounds_and_gradient_of_bare_
         for leaf, other in zip(leaves, outcome.gradient[layer], strict=True):
             assert np.any(leaf != 0.0)
             np.testing.assert_allclose(other, leaf, rtol=1e-4, atol=1e-6)
-    assert outcome.loss_after_a_step == pytest.approx(expected.loss_after_a_step, rel=1e-5)
-    assert outcome.loss_after_a_step < outcome.loss - 0.01
-
-
-HEAVY = (
-    "flax",
-    "optax",
-    "tensorflow_datasets",
-    "ml_collections",
-    "orbax",
-    "matplotlib",
-    "tqdm",
-    "haiku",
-    "equinox",
-)
-
-
-def test_the_mathematics_can_be_imported_with_jax_alone():
-    """Users copy it into their own projects, which have other libraries and versions."""
-    program = (
-        "import sys; from aevb import distributions, likelihoods, losses, types\n"
-        "print(*{name.partition('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
-    )
-    loaded = set(done.stdout.split())
-    assert {"aevb", "jax"} <= loaded
-    assert not loaded & set(HEAVY)
