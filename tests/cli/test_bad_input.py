@@ -69,7 +69,15 @@ MISTAKES = {
     "binarized faces": ([FREY, "--config.data.binarization=fixed"], ["fixed", "none"]),
     "grey scale": ([FREY, "--config.data.grey_scale=100"], ["grey_scale", "100", "256"]),
     "less than a minibatch": ([FREY, "--config.train.num_examples=50"], ["num_examples", "50"]),
-    # The cases below import jax.
+    "axis without a sweep": ([FREY, "--axis=seed=0,1"], ["--axis", "--sweep"]),
+    "mapping without a sweep": ([FREY, "--mapping=stack"], ["--mapping", "--sweep"]),
+    "axis of no field": ([FREY, "--sweep", "--axis=sede=0,1"], ["sede"]),
+    "axis with a value twice": ([FREY, "--sweep", "--axis=seed=0,0"], ["seed", "twice"]),
+    "axis with a bad value": (
+        [FREY, "--sweep", "--axis=train.batch_size=100,0"],
+        ["batch_size", "0"],
+    ),
+    "unknown mapping": ([FREY, "--sweep", "--mapping=cloud"], ["cloud", "devices"]),
     "grey pixels under Bernoulli": (
         [FREY, "--config.model.likelihood=bernoulli"],
         ["bernoulli", "grey", "frey_faces", "continuous_bernoulli", "data.binarization"],
@@ -141,6 +149,11 @@ MISTAKES = {
     ),
     "batch beyond the data": ([FREY, "--config.train.batch_size=2000"], ["2000", "1572"]),
     "data missing": ([MNIST, "--config.data.dir={tmp}"], ["mnist", "{tmp}"]),
+    "folder without an image": (
+        [FREY, "--config.data.name=images:{tmp}/other"],
+        ["holds no image"],
+    ),
+    "tfds without a name": ([FREY, "--config.data.name=tfds:"], ["tfds:NAME"]),
     "workdir is a file": ([FREY, "--workdir={tmp}/file"], ["{tmp}/file"]),
     "workdir below a file": ([FREY, "--workdir={tmp}/file/run"], ["{tmp}/file/run"]),
     "workdir of something else": ([FREY, "--workdir={tmp}/other"], ["{tmp}/other", "config.json"]),
@@ -167,24 +180,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp
 
 
-# A few kinds of errors that are found after jax is imported, which takes seconds each.
-NEEDS_JAX = list(MISTAKES)[list(MISTAKES).index("grey pixels under Bernoulli") :]
-LONG = set(NEEDS_JAX) - {
-    "grey pixels under Bernoulli",
-    "unknown optimizer",
-    "data missing",
-    "workdir is a file",
-}
-
-
 def no_network(*arguments: object, **options: object) -> NoReturn:
     raise OSError("Network is unreachable")
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MISTAKES],
-)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_and_status_2(
     mistake: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

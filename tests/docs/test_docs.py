@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from programs import ROOT
 
 from aevb import data
 from aevb.algorithms.base import Algorithm
@@ -19,7 +20,6 @@ from aevb.distributions import DiagNormal
 from aevb.losses import BOUNDS, Guide
 from docs.tools import docstrings
 
-ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 HOW_TO = DOCS / "how_to"
 TEXTS = {

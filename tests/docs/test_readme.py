@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from programs import ROOT
 
 from docs.tools import __main__ as maker
 
-ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 RUNS = (ROOT / "docs" / "how_to" / "runs.md").read_text()
 [LOSS] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -89,8 +89,3 @@ def test_what_is_no_finished_run_is_refused(folder: Path, tmp_path: Path):
         aevb.load_run(tmp_path)
     with pytest.raises(UserError, match=r"step is 7, .* keeps those of 10, .*, 40 "):
         aevb.load_run(folder, step=7)
-
-
-def test_the_package_has_no_other_name():
-    with pytest.raises(AttributeError, match="no attribute 'load_runs'"):
-        aevb.load_runs  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

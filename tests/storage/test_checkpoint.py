@@ -61,14 +61,6 @@ def flip_a_bit(folder: Path) -> None:
     largest.write_bytes(content)
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path):
-    save_all(tmp_path, {7: -3.0})
-    restored = restored_from(tmp_path)
-    assert restored is not None
-    assert_same(restored.state, state_at(7))
-    assert restored.seconds == 7.0
-
-
 def test_an_empty_folder_holds_nothing(tmp_path: Path):
     assert restored_from(tmp_path / "new") is None
 
@@ -84,25 +76,20 @@ def test_a_checkpoint_without_a_bound_is_not_taken_for_the_best(tmp_path: Path):
     assert kept(tmp_path) == {1, 4, 5}
 
 
-def test_a_damaged_checkpoint_is_named_and_skipped(
+def test_a_damaged_checkpoint_is_named_skipped_and_set_aside(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    save_all(tmp_path, {1: -1.0, 2: -2.0})
-    flip_a_bit(tmp_path / "2" / "state")
-    restored = restored_from(tmp_path)
-    assert restored is not None
-    assert_same(restored.state, state_at(1))
-    assert "checkpoint of step 2 is damaged" in capfd.readouterr().err
-
-
-def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     folder = tmp_path / "checkpoints"
     save_all(folder, {1: -1.0, 2: -2.0})
     flip_a_bit(folder / "2" / "state")
-    assert restored_from(folder) is not None
+    restored = restored_from(folder)
+    assert restored is not None
+    assert_same(restored.state, state_at(1))
     assert kept(folder) == {1}
     assert kept(tmp_path / "damaged") == {2}
-    assert f"set aside in {tmp_path / 'damaged' / '2'}" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "checkpoint of step 2 is damaged" in told
+    assert f"set aside in {tmp_path / 'damaged' / '2'}" in told
     save_all(folder, {2: -2.0})  # the resumed run reaches this step again
     assert kept(folder) == {1, 2}
 
@@ -114,12 +101,13 @@ def notes_of(folder: Path, step: int) -> Path:
     return folder / str(step) / "notes" / "metadata"
 
 
-def test_the_log_comes_back_with_the_state(tmp_path: Path):
+def test_a_state_comes_back_as_it_was_with_the_log(tmp_path: Path):
     manager = checkpoint.open_manager(tmp_path)
     about = {"config": {"model.hidden": (200,)}}
     checkpoint.save(manager, 1, state_at(1), seconds=0.1, records=RECORDS, about=about)
     restored = checkpoint.restore(manager, state_at(0))
     assert restored is not None
+    assert_same(restored.state, state_at(1))
     assert restored.records == RECORDS
     assert restored.seconds == 0.1
     assert json.loads(notes_of(tmp_path, 1).read_text())["about"] == {

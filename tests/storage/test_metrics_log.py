@@ -3,14 +3,13 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import termios
 import threading
 from pathlib import Path
 
 import pytest
-from programs import ON_THE_CPU, ROOT
+from programs import run_program
 
 from aevb.storage.metrics_log import (
     MetricsLog,
@@ -174,21 +173,12 @@ def test_two_progress_bars_in_a_file_write_whole_lines(
 
 
 @pytest.mark.slow
-def test_a_run_whose_errors_go_to_a_file_leaves_whole_lines_in_it():
-    program = (
-        "import sys; sys.path += ['tests/training', 'tests/support']\n"
-        "import jax, tempfile, test_trainer as t\n"
-        "from pathlib import Path\n"
-        "t.fit(Path(tempfile.mkdtemp()), t.counter())"
+def test_a_run_whose_errors_go_to_a_file_leaves_whole_lines_in_it(tmp_path: Path):
+    done = run_program(
+        "experiments/run.py", "--config=tests/support/small_run.py", f"--workdir={tmp_path / 'run'}"
     )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **ON_THE_CPU}, capture_output=True,
-        timeout=300, check=True,
-    )  # fmt: skip
-    assert_whole_lines(done.stderr)
-    (line,) = done.stderr.decode().splitlines()
-    assert line.startswith("100%  400/400 examples, ")
+    assert_whole_lines(done.stderr.encode())
+    assert done.stderr.splitlines()[0].startswith("100%  20.0k/20.0k examples, ")
 
 
 def test_a_progress_bar_on_a_terminal_is_drawn_over_itself(monkeypatch: pytest.MonkeyPatch):

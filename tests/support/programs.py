@@ -7,7 +7,8 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,19 +61,29 @@ def run_program(*arguments: object) -> Done:
 
 @contextlib.contextmanager
 def _process_state() -> Iterator[None]:
-    argv, path, modules = sys.argv, list(sys.path), set(sys.modules)
+    argv, path = sys.argv, list(sys.path)
     handlers = {number: signal.getsignal(number) for number in CAUGHT}
     try:
-        with contextlib.chdir(ROOT):
+        with contextlib.chdir(ROOT), modules_of(ROOT / "experiments"):
             yield
     finally:
         sys.argv, sys.path[:] = argv, path
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        beside = ROOT / "experiments"
+
+
+@contextlib.contextmanager
+def modules_of(folder: Path) -> Iterator[None]:
+    """Allows imports from a folder of scripts, and forgets its modules afterwards."""
+    path, modules = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
         for name in set(sys.modules) - modules:
             file = getattr(sys.modules[name], "__file__", None)
-            if file and beside in Path(file).parents:
+            if file and folder in Path(file).parents:
                 del sys.modules[name]
 
 
@@ -83,20 +94,39 @@ def program(*arguments: object) -> str:
     return done.stdout
 
 
-def run_python(
-    *arguments: object, input: str = "", env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Starts `python arguments` at the root and waits for it; env is added to the environment."""
-    return subprocess.run(
+def start_python(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Starts `python arguments` at the root; env is added to the environment."""
+    return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, **ON_THE_CPU, **(env or {})},
-        input=input,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
+
+
+def ended(process: subprocess.Popen[str], *, input: str = "", seconds: float = 600.0) -> Done:
+    """Waits for a process and returns its exit status and output."""
+    try:
+        out, err = process.communicate(input, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Done(process.returncode, out, err)
+
+
+def wait_for(ready: Callable[[], object], *processes: subprocess.Popen[str]) -> None:
+    """Waits until `ready` holds, while none of the processes ends."""
+    while not ready():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+def run_python(*arguments: object, input: str = "", env: Mapping[str, str] | None = None) -> Done:
+    """Runs `python arguments` at the root in another process; env is added to the environment."""
+    return ended(start_python(*arguments, env=env), input=input)
 
 
 def python(*arguments: object, input: str = "") -> str:
