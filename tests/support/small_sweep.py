@@ -1,11 +1,14 @@
-"""A sweep of four small runs."""
+"""A sweep of four small runs, and runs of any configs as a stack."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aevb.config import Config, default_config
-from aevb.sweeps.grid import Axes
+from aevb.config import Config, Values, default_config
+from aevb.sweeps.devices import DeviceTrainer, Machine
+from aevb.sweeps.grid import Axes, Member
+from aevb.training.stacked_runs import Stack
 
 
 def small() -> Config:
@@ -32,3 +35,9 @@ def bounds(folder: Path) -> dict[str, float]:
         str(summary.parent.relative_to(folder)): read(summary)["test_bound"]
         for summary in sorted(folder.rglob("summary.json"))
     }
+
+
+def stack_of(configs: Iterable[Values]) -> Stack:
+    """Returns runs as the program in which a sweep would train them."""
+    members = tuple(Member("", {}, values) for values in configs)
+    return DeviceTrainer(Path(), Machine("stack", len(members))).as_stack(members)

@@ -1,50 +1,19 @@
 """A run that is stopped and started again ends in the same state as an undisturbed one.
 
-The quick tests stop it in the test's process; the slow ones start separate processes. The tests
-that damage a run's files are in `faults/`.
+Most tests stop it in the test's process; one starts separate processes. Random damage to a run's
+files is in `faults/`.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from programs import OPTIMIZED, ROOT, Done, run_program
+from programs import OPTIMIZED, Done, ended, run_program, start_python, wait_for
 
 from aevb.storage import metrics_log
-
-COMMAND = [
-    sys.executable,
-    "experiments/run.py",
-    "--config=experiments/frey_faces.py",
-    "--config.model.hidden=(50,)",
-    "--config.train.num_examples=400000",
-    "--config.train.evals_per_decade=5",
-    "--config.train.checkpoint_seconds=0.2",
-]
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, f"--workdir={folder}"],
-        cwd=ROOT,
-        env={**os.environ, **OPTIMIZED},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(folder: Path) -> str:
-    process = start(folder)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -71,7 +40,7 @@ def bounds(folder: Path) -> dict[str, float]:
 
 
 def assert_same_end(folder: Path, undisturbed: Path) -> None:
-    last = str(400000 // 100)
+    last = max(digests(undisturbed), key=int)
     assert digests(folder)[last] == digests(undisturbed)[last]
     assert log(folder) == log(undisturbed)
     assert bounds(folder) == bounds(undisturbed)
@@ -112,10 +81,7 @@ def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
     done = run_small(folder)
     assert done.returncode == 0, done.stderr
     assert "resuming from the checkpoint" in done.stdout
-    last = max(digests(undisturbed), key=int)
-    assert digests(folder)[last] == digests(undisturbed)[last]
-    assert log(folder) == log(undisturbed)
-    assert bounds(folder) == bounds(undisturbed)
+    assert_same_end(folder, undisturbed)
 
 
 def test_a_finished_run_given_again_prints_its_summary_and_changes_nothing(undisturbed: Path):
@@ -124,56 +90,46 @@ def test_a_finished_run_given_again_prints_its_summary_and_changes_nothing(undis
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
 
 
-# In separate processes
-
-
-@pytest.fixture(scope="module")
-def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the folder of a run that was not interrupted."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    finish(folder)
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(
-    number: signal.Signals, long_run: Path, tmp_path: Path
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_it(
+    undisturbed: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    process = start(folder)
-    while not (folder / "metrics.jsonl").exists() or not log(folder):
-        time.sleep(0.05)
-        assert process.poll() is None
-    process.send_signal(number)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + number
-    assert err.splitlines()[-1].startswith(f"stopped by {number.name} and saved at ")
-    assert "resuming from the checkpoint" in finish(folder)
-    assert_same_end(folder, long_run)
-
-
-@pytest.mark.slow
-def test_two_runs_end_bitwise_the_same(long_run: Path, tmp_path: Path):
-    finish(tmp_path / "run")
-    assert_same_end(tmp_path / "run", long_run)
-
-
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
-    long_run: Path, tmp_path: Path
-):
-    folder = tmp_path / "run"
-    shutil.copytree(long_run, folder)
+    shutil.copytree(undisturbed, folder)
     (folder / "summary.json").unlink()
-    last = folder / "checkpoints" / str(400000 // 100)
+    last = max((folder / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     largest = max((last / "state").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
+    done = run_small(folder)
+    assert done.returncode == 0, done.stderr
+    assert f"checkpoint of step {last.name} is damaged" in done.stderr
+    assert "resuming from the checkpoint" in done.stdout
+    assert_same_end(folder, undisturbed)
+
+
+# In separate processes
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return start_python(
+        "experiments/run.py", "--config=experiments/frey_faces.py",
+        "--config.model.hidden=(50,)", "--config.train.num_examples=200000",
+        "--config.train.evals_per_decade=5", "--config.train.checkpoint_seconds=0.2",
+        f"--workdir={folder}", env=OPTIMIZED,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_goes_on_and_ends_bitwise_as_another_that_is_not(tmp_path: Path):
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    assert ended(start(whole)).returncode == 0
     process = start(folder)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert "checkpoint of step 4000 is damaged" in err
-    assert "resuming from the checkpoint" in out
-    assert_same_end(folder, long_run)
+    wait_for(lambda: (folder / "metrics.jsonl").exists() and log(folder), process)
+    process.send_signal(signal.SIGTERM)
+    stopped = ended(process)
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert stopped.stderr.splitlines()[-1].startswith("stopped by SIGTERM and saved at ")
+    assert "resuming from the checkpoint" in ended(start(folder)).stdout
+    assert_same_end(folder, whole)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from marks import slow_but
+from recorder import recorder
 
 from aevb import data, experiment, runs
-from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.base import TrainState
 from aevb.config import default_config, validate, with_values
 from aevb.data import Dataset, Options
 from aevb.data.io import array_records
@@ -31,25 +32,6 @@ def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
     return array_records.write(tmp_path / "records", [DATA])
 
 
-def recorder() -> Algorithm:
-    """Returns an algorithm that learns nothing, and records the data of each step."""
-
-    def init(key: jax.Array) -> TrainState:
-        extra = {
-            "indices": jnp.full((NUM_STEPS, M), -1, jnp.int32),
-            "x": jnp.zeros((NUM_STEPS, M, D)),
-            "noise": jnp.zeros(NUM_STEPS),
-        }
-        return TrainState(jnp.int32(0), (), (), extra)
-
-    def update(key: jax.Array, state: TrainState, batch: Batch):
-        now = {"indices": batch.indices, "x": batch.x, "noise": jax.random.uniform(key)}
-        extra = {name: log.at[state.step].set(now[name]) for name, log in state.extra.items()}
-        return TrainState(state.step + 1, (), (), extra), {"objective": now["noise"]}
-
-    return Algorithm(init, update)
-
-
 def dataset(train: Any) -> Dataset:
     """Returns a dataset whose preprocessing records its key."""
 
@@ -61,41 +43,41 @@ def dataset(train: Any) -> Dataset:
 
 def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any = None):
     """Returns the recorded data, the last order, and the metrics of each stretch."""
-    algorithm, data = recorder(), streaming.on_device(train)
+    algorithm, data = recorder(NUM_STEPS, M, D), streaming.on_device(train)
     program = program or streaming.make_program(algorithm, dataset(train), batch_size=M)
     keys = loop.run_keys(jax.random.key(seed)).loop
     state = algorithm.init(jax.random.key(0))
     advance = program.compile(keys, data, state)
-    order, objectives = loop.no_order(keys, data), []
+    order, noises = loop.no_order(keys, data), []
     for stop in stops:
         state, order, means = advance(keys, data, state, order, jnp.int32(stop))
-        objectives.append(float(means["objective"]))
-    return jax.tree.map(np.asarray, state.extra), np.asarray(order.indices), objectives
+        noises.append(float(means["noise"]))
+    return jax.tree.map(np.asarray, state.extra), np.asarray(order.indices), noises
 
 
 @pytest.mark.parametrize(
     "stops",
-    slow_but([(3, 8, 10, 31, 40)], [(40,), (1, 2, 40), (4, 9, 18, 40), (3, 8, 10, 31, 40)]),
+    slow_but([(3, 8, 10, 31, 40)], [(3, 8, 10, 31, 40), (4, 9, 18, 40)]),
 )
 def test_every_step_is_shown_what_it_is_in_memory(on_disk: Records, stops: tuple[int, ...]):
-    expected, order, objectives = trained(DATA, stops)
-    found, its_order, its_objectives = trained(on_disk, stops)
+    expected, order, noises = trained(DATA, stops)
+    found, its_order, its_noises = trained(on_disk, stops)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     np.testing.assert_array_equal(its_order, order)
-    np.testing.assert_allclose(its_objectives, objectives, rtol=1e-6)
+    np.testing.assert_allclose(its_noises, noises, rtol=1e-6)
 
 
 def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
-    program = streaming.make_program(recorder(), dataset(on_disk), batch_size=M)
+    program = streaming.make_program(recorder(NUM_STEPS, M, D), dataset(on_disk), batch_size=M)
     for seed in (0, 1, 0):
         found, _, _ = trained(on_disk, (40,), seed=seed, program=program)
         expected, _, _ = trained(DATA, (40,), seed=seed)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.parametrize("stop", slow_but([9], [3, 9, 17, 39]))
+@pytest.mark.parametrize("stop", slow_but([9], [9, 17]))
 def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: int):
-    algorithm, data = recorder(), streaming.on_device(on_disk)
+    algorithm, data = recorder(NUM_STEPS, M, D), streaming.on_device(on_disk)
     keys = loop.run_keys(jax.random.key(0)).loop
 
     def go(state: TrainState, stop: int) -> TrainState:

@@ -1,10 +1,11 @@
 """Training in a folder: times of evaluation, kept checkpoints, and the stop at a NaN."""
 
-import itertools
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,12 +45,16 @@ DATASET = Dataset(
 )
 
 
-def counter(bound_at_step=lambda step: step.astype(jnp.float32)) -> Algorithm:
-    """Returns an algorithm that only counts its steps; its bound is a function of the count."""
+def counter(
+    objective: Callable[[TrainState, Batch], Any] = lambda state, batch: state.step,
+    added: Callable[[jax.Array], Any] = lambda step: 1.0,
+) -> Algorithm:
+    """Returns an algorithm whose only parameter counts the steps, with any objective."""
 
     def update(key: jax.Array, state: TrainState, batch: Batch):
-        params = state.params + 1.0
-        return TrainState(state.step + 1, params, (), ()), {"objective": bound_at_step(state.step)}
+        params = state.params + added(state.step)
+        metrics = {"objective": jnp.float32(objective(state, batch))}
+        return TrainState(state.step + 1, params, (), ()), metrics
 
     return Algorithm(lambda key: TrainState(jnp.int32(0), jnp.float32(0.0), (), ()), update)
 
@@ -144,19 +149,12 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path):
 # Non-finite objectives
 
 
-@pytest.mark.parametrize(
-    ("value", "bad"),
-    slow_but(
-        [("nan", 0), ("inf", 9), ("-inf", 10), ("nan", 39)],
-        itertools.product(["nan", "inf", "-inf"], [0, 9, 10, 25, 39]),
-        unpack=True,
-    ),
-)
+@pytest.mark.parametrize(("value", "bad"), [("nan", 0), ("inf", 9), ("-inf", 10), ("nan", 39)])
 def test_a_bad_objective_stops_the_run_at_the_very_step_and_keeps_the_checkpoint_before_it(
     value: str, bad: int, tmp_path: Path
 ):
-    """An evaluation and a checkpoint precede step 25, and none precedes step 10."""
-    algorithm = counter(lambda step: jnp.where(step == bad, float(value), 0.0))
+    """An evaluation and a checkpoint precede step 39, and none precedes step 10."""
+    algorithm = counter(lambda state, batch: jnp.where(state.step == bad, float(value), 0.0))
     with pytest.raises(UserError) as caught:
         fit(tmp_path, algorithm)
     message = str(caught.value)
@@ -171,7 +169,7 @@ def test_a_bad_objective_stops_the_run_at_the_very_step_and_keeps_the_checkpoint
 
 def test_the_states_around_a_bad_step_are_kept(tmp_path: Path):
     with pytest.raises(UserError, match="before and after that step are in"):
-        fit(tmp_path, counter(lambda step: jnp.where(step == 25, jnp.nan, 0.0)))
+        fit(tmp_path, counter(lambda state, batch: jnp.where(state.step == 25, jnp.nan, 0.0)))
     kept = checkpoint.open_reader(tmp_path / "diverged")
     like = counter().init(jax.random.key(0))
     for step in (25, 26):
@@ -183,13 +181,9 @@ def test_the_states_around_a_bad_step_are_kept(tmp_path: Path):
 def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
     """Each epoch has 4 steps. One of them has datapoint 7, whose value makes the objective NaN."""
     data = DATASET._replace(train=np.arange(80, dtype=np.uint8).reshape(40, 2))
-
-    def update(key: jax.Array, state: TrainState, batch: Batch):
-        objective = jnp.where(jnp.any(batch.indices == 7), jnp.nan, 0.0)
-        return TrainState(state.step + 1, state.params, (), ()), {"objective": objective}
-
+    algorithm = counter(lambda state, batch: jnp.where(jnp.any(batch.indices == 7), jnp.nan, 0.0))
     with pytest.raises(UserError) as caught:
-        fit(tmp_path, counter()._replace(update=update), data)
+        fit(tmp_path, algorithm, data)
     step, points = re.search(
         r"at step (\d+) .* of datapoints ([\d, ]+),", str(caught.value)
     ).groups()  # pyright: ignore[reportOptionalMemberAccess]
@@ -204,27 +198,17 @@ def test_data_that_are_not_finite_are_found_out(tmp_path: Path):
     train_data = np.ones((40, 2), np.float32)
     train_data[3, 1] = np.nan
     data = DATASET._replace(train=train_data, test=np.ones((20, 2), np.float32))
-
-    def update(key: jax.Array, state: TrainState, batch: Batch):
-        return TrainState(state.step + 1, state.params, (), ()), {"objective": jnp.sum(batch.x)}
-
     with pytest.raises(UserError, match=r"the minibatch is not finite at step [1-4] "):
-        fit(tmp_path, counter()._replace(update=update), data)
+        fit(tmp_path, counter(lambda state, batch: jnp.sum(batch.x)), data)
 
 
 @pytest.mark.parametrize("bad", slow_but([17], [0, 17, 39]))
 def test_a_gradient_that_is_not_finite_is_found_at_its_step_while_the_objective_is_fine(
     bad: int, tmp_path: Path
 ):
-    def update(key: jax.Array, state: TrainState, batch: Batch):
-        params = state.params + jnp.where(state.step == bad, jnp.nan, 1.0)
-        return TrainState(state.step + 1, params, (), ()), {"objective": jnp.float32(0.0)}
-
-    def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
-        return Score(0.0, 0.0)
-
+    algorithm = counter(added=lambda step: jnp.where(step == bad, jnp.nan, 1.0))
     with pytest.raises(UserError, match=rf"the update of .* is not finite at step {bad + 1} "):
-        fit(tmp_path, counter()._replace(update=update), score=score)
+        fit(tmp_path, algorithm, score=lambda params, data, index: Score(0.0, 0.0))
 
 
 def test_parameters_that_are_not_finite_to_begin_with_are_named(tmp_path: Path):
