@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from programs import ROOT, run_program
+from programs import ended, run_program, start_python
 
 from aevb.errors import UserError
 from aevb.runtime.run_lock import LOCK, owned
@@ -17,38 +16,25 @@ HOLD += "with owned(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.rea
 
 def holder(folder: Path) -> subprocess.Popen[str]:
     """Starts a process that owns the folder until its stdin is closed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start_python("-c", HOLD, folder)
     assert process.stdout is not None
     assert process.stdout.readline() == "mine\n"
     return process
 
 
-def test_another_process_is_refused_and_told_whose_the_folder_is(tmp_path: Path):
-    process = holder(tmp_path / "run")
-    told = rf"is in use by process {process.pid} on .*; wait until"
-    with pytest.raises(UserError, match=told), owned(tmp_path / "run"):
-        pass
-    process.communicate()
-    with owned(tmp_path / "run"):
-        assert f"process {os.getpid()} on" in (tmp_path / "run" / LOCK).read_text()
-
-
-def test_a_run_in_a_folder_that_another_process_has_is_refused_in_one_line(tmp_path: Path):
+def test_a_run_in_a_folder_that_another_process_has_is_refused_and_told_whose_it_is(tmp_path: Path):
     process = holder(tmp_path / "run")
     done = run_program(
         "experiments/run.py", "--config=tests/support/small_run.py", f"--workdir={tmp_path / 'run'}"
     )
-    process.communicate()
+    ended(process)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: --workdir=")
     assert f"is in use by process {process.pid} on" in line
+    assert "; wait until" in line
+    with owned(tmp_path / "run"):
+        assert f"process {os.getpid()} on" in (tmp_path / "run" / LOCK).read_text()
 
 
 def test_the_lock_of_a_killed_process_means_nothing(tmp_path: Path):
