@@ -26,10 +26,6 @@ def test_every_experiment_is_valid_and_says_how_to_run_it(file: Path):
     assert f"--config=experiments/{file.name}" in file.read_text()
 
 
-def test_there_are_experiments():
-    assert {"frey_faces", "mnist", "binarized_mnist"} <= {file.stem for file in FILES}
-
-
 def test_a_config_is_locked():
     with pytest.raises(AttributeError, match="num_latent"):
         default_config().model.num_latent = 3

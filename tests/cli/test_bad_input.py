@@ -9,6 +9,8 @@ from typing import NoReturn
 import pytest
 from programs import ROOT, Done, run_program, run_python
 
+from aevb.config import FIELDS, default_config, validate
+
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
 CATEGORICAL = "--config.model.likelihood=categorical"
@@ -174,8 +176,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp / "other").mkdir()
     (tmp / "other" / "thesis.txt").write_text("precious")
     (tmp / "run").mkdir()
-    from aevb.config import default_config, validate
-
     (tmp / "run" / "config.json").write_text(json.dumps(validate(default_config())))
     return tmp
 
@@ -195,12 +195,10 @@ def test_a_mistake_gets_one_line_and_status_2(
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     done = run(*arguments)
     assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert done.stderr.splitlines() == errors  # nothing but that line
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
     for word in words:
-        assert word.format(tmp=folder) in errors[0], errors[0]
+        assert word.format(tmp=folder) in line
     assert not (folder / "new").exists()  # a refused command leaves no files
 
 
@@ -209,8 +207,6 @@ def test_help_shows_every_field_without_importing_jax(tmp_path: Path):
     env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = run_python("experiments/run.py", FREY, "--help", env=env)
     assert done.returncode == 0, done.stderr
-    from aevb.config import FIELDS
-
     for field in FIELDS:
         assert f"--config.{field.name}=" in done.stdout
         assert field.help in done.stdout

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from programs import ON_THE_CPU, ROOT
+from programs import ROOT, ended, start_python, wait_for
 
 MIB = 2**20
 HOURS = 10.0
 PAUSES, CHECKPOINTS = HOURS * 3600 / 0.5, HOURS * 3600 / 60  # of a run of this length
-
-SUPPORT = ROOT / "tests" / "support"
 
 
 class Seen(NamedTuple):
@@ -54,25 +51,18 @@ def test_memory_files_and_disk_stay_flat(
 ):
     folder = tmp_path / "run"
     seconds = 60.0 * minutes
-    process = subprocess.Popen(
-        [sys.executable, "tests/faults/soak.py", str(folder),
-         str(PAUSES / 1200), str(1200 / CHECKPOINTS)],
-        cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU, "PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start_python(
+        "tests/faults/soak.py", folder, PAUSES / 1200, 1200 / CHECKPOINTS,
+        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}"},
     )  # fmt: skip
-    while not (folder / "metrics.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for((folder / "metrics.jsonl").exists, process)
     seen: list[Seen] = []
     while len(seen) < 100 and process.poll() is None:
         seen.append(look(process, folder))
         time.sleep(seconds / 100)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGTERM, err
+    stopped = ended(process)
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     early, late = seen[20:40], seen[80:]
 

@@ -1,23 +1,21 @@
 """A run or a sweep that is killed or stopped at any moment ends as if undisturbed."""
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from programs import ON_THE_CPU, ROOT
+from programs import ended, start_python, wait_for
 from small_run import get_config, get_sweep
 from test_damage import what_came_of_it
 
 from aevb.sweeps.grid import make_plan
 
-COMMAND = [sys.executable, "experiments/run.py", "--config=tests/support/small_run.py"]
+COMMAND = ("experiments/run.py", "--config=tests/support/small_run.py")
 NUM_KILLS, NUM_SIGNALS, NUM_PAIRS = 100, 40, 20
 SWEEPS = 4  # one in this many is a sweep
 PHASES = ("metrics.jsonl", "figures")  # the first outputs of training and of the time after it
@@ -32,31 +30,21 @@ class Undisturbed(NamedTuple):
 
 
 def start(folder: Path, sweep: bool) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, f"--workdir={folder}", *(["--sweep"] if sweep else [])],
-        cwd=ROOT,
-        env={**os.environ, **ON_THE_CPU},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_python(*COMMAND, f"--workdir={folder}", *(["--sweep"] if sweep else []))
 
 
 def finish(folder: Path, sweep: bool) -> list[dict[str, Any]]:
-    process = start(folder, sweep)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
+    done = ended(start(folder, sweep))
+    assert done.returncode == 0, done.stderr
     if not sweep:
         return [what_came_of_it(folder)]
     members = make_plan(get_config(), get_sweep()).members()
     return [what_came_of_it(folder / member.name, member.values) for member in members]
 
 
-def wait_for(process: subprocess.Popen[str], folder: Path, sweep: bool, name: str) -> float:
+def wait_for_file(process: subprocess.Popen[str], folder: Path, sweep: bool, name: str) -> float:
     """Waits until a run has such a file, and returns the time."""
-    while not any(folder.glob(f"*/{name}" if sweep else name)):
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_for(lambda: any(folder.glob(f"*/{name}" if sweep else name)), process)
     return time.monotonic()
 
 
@@ -70,8 +58,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
             finish(folder / "first", sweep)  # fills the compilation cache
             began = time.monotonic()
             process = start(folder / "second", sweep)
-            first, last = (wait_for(process, folder / "second", sweep, name) for name in PHASES)
-            assert process.wait(timeout=600) == 0
+            first, last = (
+                wait_for_file(process, folder / "second", sweep, name) for name in PHASES
+            )
+            assert ended(process).returncode == 0
             seconds = time.monotonic() - began
             found = finish(folder / "second", sweep)  # it has nothing left to do
             known[sweep] = Undisturbed(seconds, last - first, found)
@@ -96,7 +86,7 @@ def test_killed_at_any_moment_it_ends_the_same(
     process = start(folder, sweep)
     time.sleep(reference.seconds * (number + random.Random(number).random()) / NUM_KILLS)
     process.kill()
-    process.communicate()
+    ended(process)
     assert finish(folder, sweep) == reference.found
     record_property("outcome", "the same end")
 
@@ -117,12 +107,12 @@ def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
     process = start(folder, sweep)
     part = (number + random.Random(number).random()) / NUM_SIGNALS
     if number % 5 < 3:  # during training, which is a small part of its time
-        wait_for(process, folder, sweep, PHASES[0])
+        wait_for_file(process, folder, sweep, PHASES[0])
         time.sleep(part * reference.training)
     else:  # at any moment
         time.sleep(0.2 + part * (reference.seconds - 0.2))
     process.send_signal(wish)
-    _, err = process.communicate(timeout=600)
+    err = ended(process).stderr
     assert process.returncode in (0, 128 + wish), err
     if process.returncode:
         assert err.splitlines()[-1].startswith(f"stopped by {wish.name}")
@@ -147,8 +137,7 @@ def test_of_two_processes_on_one_folder_exactly_one_runs(
     both = [start(folder, sweep)]
     time.sleep(random.Random(number).random() * 0.3 * reference.seconds)
     both.append(start(folder, sweep))
-    errors = [process.communicate(timeout=600)[1] for process in both]
-    statuses = [process.returncode for process in both]
+    statuses, _, errors = zip(*map(ended, both), strict=True)
     assert sorted(statuses) == [0, 2], errors
     refused = errors[statuses.index(2)].splitlines()[-1]
     winner = both[statuses.index(0)].pid
