@@ -350,7 +350,7 @@ def _regzip(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     return lambda content: gzip.compress(change(gzip.decompress(content)))
 
 
-def _npz(**arrays: np.ndarray) -> bytes:
+def _npz(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
