@@ -1,15 +1,12 @@
 """The coin: exact answers, and two guides fitted by gradients of the bound."""
 
-import itertools
 import math
-from collections.abc import Iterator
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.integrate
 import scipy.special
 import scipy.stats
 from oracles import integrate, standard_errors_off
@@ -23,14 +20,7 @@ from aevb.inference import lbfgs
 
 A, B = 1.5, 2.5
 HEADS, TAILS = 7, 3
-EXACT = scipy.stats.beta(A + HEADS, B + TAILS)
 LOG_EVIDENCE = float(scipy.special.betaln(A + HEADS, B + TAILS) - scipy.special.betaln(A, B))
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def prior() -> Beta:
@@ -61,25 +51,7 @@ def logit_normal_kl(logit: DiagNormal) -> float:
 # Exact inference
 
 
-def test_the_evidence_is_the_integral_of_the_joint():
-    def joint(z: float) -> float:
-        return float(z**HEADS * (1.0 - z) ** TAILS * scipy.stats.beta.pdf(z, A, B))
-
-    expected, _ = scipy.integrate.quad(joint, 0.0, 1.0, epsabs=1e-14, epsrel=1e-12)
-    found = beta_bernoulli.log_evidence(prior(), flips())
-    np.testing.assert_allclose(found, np.log(expected), rtol=1e-10)
-
-
-def test_the_probabilities_of_all_sequences_add_up_to_one():
-    log_evidence = [
-        beta_bernoulli.log_evidence(prior(), beta_bernoulli.count(jnp.array(x, jnp.float64)))
-        for x in itertools.product((0, 1), repeat=6)
-    ]
-    np.testing.assert_allclose(np.sum(np.exp(log_evidence)), 1.0, rtol=1e-12)
-
-
-def test_counts_in_whatever_order_have_the_binomial_coefficient_more():
-    """SciPy's beta-binomial is a distribution of the number of heads alone."""
+def test_the_evidence_times_the_binomial_coefficient_is_scipys_beta_binomial():
     for heads in range(11):
         found = beta_bernoulli.log_evidence(prior(), flips(heads, 10 - heads))
         expected = scipy.stats.betabinom.logpmf(heads, 10, A, B)
@@ -87,30 +59,22 @@ def test_counts_in_whatever_order_have_the_binomial_coefficient_more():
 
 
 def test_the_evidence_is_the_product_of_the_predictives():
+    """The flips that are counted together give the same posterior as one after the other."""
+    sequence = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
     total, family = 0.0, prior()
-    for heads in (1, 0, 1, 1, 0, 1, 1, 1, 0, 1):
+    for heads in sequence:
         of_heads = float(beta_bernoulli.predictive(family))
         total += math.log(of_heads if heads else 1.0 - of_heads)
         family = beta_bernoulli.posterior(family, flips(heads, 1 - heads))
     np.testing.assert_allclose(total, LOG_EVIDENCE, rtol=1e-12)
-    np.testing.assert_allclose(family, beta_bernoulli.posterior(prior(), flips()), rtol=1e-12)
-
-
-def test_a_flat_prior_has_laplaces_rule_of_succession():
-    flat = Beta(jnp.float64(1.0), jnp.float64(1.0))
-    found = beta_bernoulli.predictive(beta_bernoulli.posterior(flat, flips()))
-    np.testing.assert_allclose(found, (HEADS + 1) / (HEADS + TAILS + 2), rtol=1e-12)
+    counted = beta_bernoulli.count(jnp.array(sequence))
+    np.testing.assert_allclose(family, beta_bernoulli.posterior(prior(), counted), rtol=1e-12)
 
 
 def test_no_flips_leave_the_prior_and_the_evidence_of_nothing():
     none = beta_bernoulli.count(jnp.zeros(0))
     assert beta_bernoulli.posterior(prior(), none) == prior()
     assert beta_bernoulli.log_evidence(prior(), none) == 0.0
-
-
-def test_flips_are_counted():
-    found = beta_bernoulli.count(jnp.array([1, 0, 1, 1]))
-    assert (int(found.heads), int(found.tails)) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -171,22 +135,10 @@ def test_robbins_and_monros_steps_reach_it_through_the_noise(bound: losses.Bound
 
 
 def test_the_beta_guides_kl_is_to_the_prior():
-    stats = jnp.log(jnp.array([3.0, 4.0]))
     guide = beta_bernoulli.beta_guide(prior())
-    joint = beta_bernoulli.make_joint(prior(), flips())
     assert guide.kl is not None
-
-    @jax.jit
-    @jax.vmap
-    def log_ratio(key: jax.Array) -> jax.Array:
-        z = guide.sample(key, stats)
-        return guide.log_prob(stats, z) - joint.log_prior(z)
-
-    log_ratios = log_ratio(jax.random.split(jax.random.key(0), 5000))
-    assert standard_errors_off(log_ratios, guide.kl(stats)) < 4
-    np.testing.assert_allclose(
-        guide.kl(stats), Beta(*jnp.array([3.0, 4.0])).kl(prior()), rtol=1e-12
-    )
+    found = guide.kl(jnp.log(jnp.array([3.0, 4.0])))
+    np.testing.assert_allclose(found, Beta(*jnp.array([3.0, 4.0])).kl(prior()), rtol=1e-12)
 
 
 # The logit-normal guide
@@ -200,21 +152,19 @@ def test_a_logit_normal_density_integrates_to_one():
 
 
 @pytest.mark.parametrize(("mean", "log_var"), [(0.0, 0.0), (1.0, -2.0), (-2.0, 1.5)])
-def test_the_gap_of_a_logit_normal_is_the_kl(mean: float, log_var: float):
+def test_the_gap_of_a_logit_normal_is_the_kl_and_sampled_within_its_error(
+    mean: float, log_var: float
+):
     q = logit_normal(mean, log_var)
+    kl = logit_normal_kl(q)
     gap = LOG_EVIDENCE - beta_bernoulli.logit_normal_bound(prior(), flips(), q)
-    np.testing.assert_allclose(gap, logit_normal_kl(q), atol=1e-10)
-
-
-@pytest.mark.parametrize(("mean", "log_var"), [(0.0, 0.0), (1.0, -2.0)])
-def test_the_sampled_gap_of_a_logit_normal_is_the_kl_within_its_error(mean: float, log_var: float):
-    q = logit_normal(mean, log_var)
+    np.testing.assert_allclose(gap, kl, atol=1e-10)
     guide = beta_bernoulli.logit_normal_guide()
     joint = beta_bernoulli.make_joint(prior(), flips())
     log_w = jax.jit(lambda key: losses.log_weights(key, q, guide, joint, num_samples=50_000))(
         jax.random.key(2)
     )
-    assert standard_errors_off(LOG_EVIDENCE - np.asarray(log_w), np.array(logit_normal_kl(q))) < 4
+    assert standard_errors_off(LOG_EVIDENCE - np.asarray(log_w), kl) < 4
 
 
 @cache

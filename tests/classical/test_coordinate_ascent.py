@@ -1,6 +1,5 @@
 """Coordinate ascent on a problem of two numbers, for which every sweep is known."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,12 +12,6 @@ from aevb.classical.coordinate_ascent import CoordinateAscent, ascend, maximize
 CORRELATION = 0.8
 LOG_EVIDENCE = -3.0
 TOP = (1.0, -2.0)
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 class Means(NamedTuple):
@@ -75,29 +68,6 @@ def test_the_bounds_are_those_after_every_update_in_the_order_of_the_factors():
     np.testing.assert_allclose(end, TOP + errors[-1, -1], rtol=1e-12)
 
 
-def test_the_bound_rises_at_every_update_to_the_evidence():
-    problem = correlated()
-    _, bounds = ascend(problem, start(), num_sweeps=60)
-    history = np.concatenate([[problem.bound(start())], np.ravel(bounds)])
-    assert np.all(np.diff(history) > -1e-12)
-    assert np.diff(history)[0] > 1.0
-    np.testing.assert_allclose(history[-1], LOG_EVIDENCE, rtol=1e-10)
-
-
-def test_an_update_that_looks_at_a_stale_factor_would_be_seen_to_fall():
-    """Updating both factors at once from the old state shows that the previous test can fail."""
-    problem = correlated()
-
-    def both(q: Means) -> Means:
-        return Means(problem.updates["first"](q).first, problem.updates["second"](q).second)
-
-    stale = problem._replace(updates={"both": both})
-    begin = Means(*map(jnp.float64, (TOP[0] + 1.0, TOP[1] - 1.0)))
-    _, bounds = ascend(problem, begin, num_sweeps=1)
-    _, of_stale = ascend(stale, begin, num_sweeps=1)
-    assert float(of_stale[0, 0]) < float(bounds[0, 0])
-
-
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-4, 1e-9])
 def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(tolerance: float):
     found = maximize(correlated(), start(), tolerance=tolerance, max_sweeps=100)
@@ -110,17 +80,15 @@ def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(toler
     np.testing.assert_allclose(correlated().bound(found.state), found.bound, rtol=1e-12)
 
 
-def test_too_few_sweeps_are_said_to_be():
-    found = maximize(correlated(), start(), tolerance=1e-9, max_sweeps=3)
-    assert int(found.num_sweeps) == 3
+@pytest.mark.parametrize("max_sweeps", [0, 3])
+def test_too_few_sweeps_are_said_to_be_and_none_leave_the_start(max_sweeps: int):
+    found = maximize(correlated(), start(), tolerance=1e-9, max_sweeps=max_sweeps)
+    assert int(found.num_sweeps) == max_sweeps
     assert not found.converged
-    np.testing.assert_allclose(found.bound, by_hand(3)[1][-1, -1], rtol=1e-12)
-
-
-def test_none_at_all_leave_the_start():
-    found = maximize(correlated(), start(), tolerance=1e-9, max_sweeps=0)
-    assert found.state == start()
-    assert not found.converged
+    if max_sweeps == 0:
+        assert found.state == start()
+    else:
+        np.testing.assert_allclose(found.bound, by_hand(max_sweeps)[1][-1, -1], rtol=1e-12)
 
 
 def test_a_bound_that_is_nan_does_not_pass_for_a_maximum():

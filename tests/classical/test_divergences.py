@@ -1,7 +1,5 @@
 """KL by sums and by samples, both directions on two modes, and the properties of a distance."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +12,6 @@ from aevb.classical import divergences
 from aevb.classical.divergences import Mixture
 from aevb.classical.families import Gamma, Normal
 from aevb.distributions import DiagNormal
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def two_normals(apart: float = 1.0) -> tuple[DiagNormal, DiagNormal, float]:
@@ -235,34 +227,14 @@ def test_a_detour_can_be_shorter_than_the_direct_way(seed: int):
     np.testing.assert_allclose(found.violation, direct - detour, rtol=1e-8)
 
 
-def test_three_normals_in_a_row_are_the_plainest_counterexample():
-    """The normals have unit variance and means 0, 1, 2, so the KLs are 2 against 1/2 + 1/2."""
-    a, b, c = (Normal(jnp.full(1, mean), jnp.eye(1)) for mean in (0.0, 1.0, 2.0))
-    np.testing.assert_allclose([a.kl(c), a.kl(b), b.kl(c)], [2.0, 0.5, 0.5], rtol=1e-12)
-
-
-def test_kl_is_not_symmetric():
-    narrow, wide = (Normal(jnp.zeros(1), variance * jnp.eye(1)) for variance in (1.0, 9.0))
-    np.testing.assert_allclose(narrow.kl(wide), np.log(3.0) - 4.0 / 9.0, rtol=1e-12)
-    np.testing.assert_allclose(wide.kl(narrow), 4.0 - np.log(3.0), rtol=1e-12)
-
-
 @pytest.mark.slow
-def test_float32_stays_float32():
+def test_float32_stays_float32_and_both_reverse_kls_are_right():
     with jax.enable_x64(False):
         target = two_modes(3.0)
         forward = divergences.fit_forward(target)
-        reverse = reverse_kl(target, forward.mean, forward.std)
-    assert all(leaf.dtype == jnp.float32 for leaf in (*forward, reverse))
-    expected = kl_oracle(target, float(forward.mean), float(forward.std), forward=False)
-    np.testing.assert_allclose(reverse, expected, rtol=1e-4)
-
-
-@pytest.mark.slow
-def test_in_float32_the_reverse_fit_knows_its_kl():
-    with jax.enable_x64(False):
-        target = two_modes(3.0)
+        at_forward = reverse_kl(target, forward.mean, forward.std)
         reverse = fit_reverse(target, jnp.array([-3.0]))
-    assert all(leaf.dtype == jnp.float32 for leaf in reverse)
-    expected = kl_oracle(target, float(reverse.mean[0]), float(reverse.std[0]), forward=False)
-    np.testing.assert_allclose(reverse.kl, expected, atol=1e-4)
+    assert all(leaf.dtype == jnp.float32 for leaf in (*forward, at_forward, *reverse))
+    for fit, found in ((forward, at_forward), (reverse, reverse.kl[0])):
+        expected = kl_oracle(target, np.ravel(fit.mean)[0], np.ravel(fit.std)[0], forward=False)
+        assert found == pytest.approx(expected, abs=1e-4)

@@ -1,28 +1,20 @@
 """The families against SciPy: densities, expectations, entropies and KLs, in float64."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.integrate
 import scipy.special
 import scipy.stats
-from marks import slow_but
 from oracles import kl_gaussians, standard_errors_off
 
 from aevb.classical.families import Beta, Dirichlet, Gamma, Normal, Wishart, log_beta
 
 NUM_DRAWS = 20_000
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 class Known(NamedTuple):
@@ -95,12 +87,13 @@ KNOWN = {
 EACH = [
     pytest.param(known, id=f"{name} {i}") for name in KNOWN for i, known in enumerate(KNOWN[name])
 ]
-PAIRS = [
-    pytest.param(*pair, id=f"{name} {i}")
-    for name in KNOWN
-    for i, pair in enumerate(itertools.permutations(KNOWN[name], 2))
-]
-FAMILIES = pytest.mark.parametrize("name", KNOWN)
+
+
+def pairs(name: str) -> list[Any]:
+    """Returns every two different ones of a family, in both orders."""
+    each = itertools.permutations(KNOWN[name], 2)
+    return [pytest.param(*pair, id=f"{name} {i}") for i, pair in enumerate(each)]
+
 
 # Each family is compiled once.
 log_probs = jax.jit(jax.vmap(lambda law, x: law.log_prob(x), in_axes=(None, 0)))
@@ -133,23 +126,17 @@ def test_the_mean_is_scipys(known: Known):
 
 
 @pytest.mark.parametrize("known", KNOWN["gamma"])
-def test_a_gammas_expected_log_is_an_integral(known: Known):
-    """The integral is over u = log x, where the integrand has no pole."""
-    expected, _ = scipy.integrate.quad(
-        lambda u: u * known.law.pdf(np.exp(u)) * np.exp(u), -80.0, 8.0, epsabs=1e-12, limit=400
-    )
+def test_a_gammas_expected_log_is_scipys_integral(known: Known):
+    expected = known.law.expect(np.log)
     np.testing.assert_allclose(known.here().expected_log(), expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("known", KNOWN["dirichlet"])
 def test_a_dirichlets_expected_logs_are_integrals_over_its_beta_marginals(known: Known):
     (concentration,) = known.params
-    for k, alone in enumerate(concentration):
-        marginal: Any = scipy.stats.beta(alone, sum(concentration) - alone)
-        expected, _ = scipy.integrate.quad(
-            lambda u, law=marginal: u * law.pdf(np.exp(u)) * np.exp(u), -80.0, 0.0, epsabs=1e-12
-        )
-        np.testing.assert_allclose(known.here().expected_log()[k], expected, rtol=1e-7)
+    marginals: Any = [scipy.stats.beta(a, sum(concentration) - a) for a in concentration]
+    expected = [marginal.expect(np.log) for marginal in marginals]
+    np.testing.assert_allclose(known.here().expected_log(), expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("known", KNOWN["wishart"])
@@ -163,14 +150,6 @@ def test_a_normals_second_moment_is_a_mean_over_draws():
     draws = known.draws(NUM_DRAWS)
     products = np.einsum("ni,nj->nij", draws, draws)
     assert standard_errors_off(products, known.here().second_moment()) < 4
-
-
-@pytest.mark.parametrize("name", ["gamma", "beta"])
-def test_the_density_integrates_to_one(name: str):
-    known = KNOWN[name][0].here()
-    x = np.linspace(1e-9, 1.0 if name == "beta" else 60.0, 40_001)
-    density = np.exp(log_probs(known, jnp.asarray(x)))
-    np.testing.assert_allclose(np.trapezoid(density, x), 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("a", [1e-3, 0.5, 3.0, 8.5, 60.0, 1e4])
@@ -196,8 +175,8 @@ def test_a_betas_density_is_finite_at_an_end_where_its_exponent_is_zero(a: float
 # Two distributions
 
 
-@pytest.mark.parametrize(("q", "p"), PAIRS)
-def test_the_kl_is_the_mean_log_ratio(q: Known, p: Known):
+@pytest.mark.parametrize(("q", "p"), [*pairs("dirichlet"), *pairs("wishart")])
+def test_a_dirichlets_and_a_wisharts_kl_are_the_mean_log_ratio(q: Known, p: Known):
     """The draws and densities are SciPy's, and the tolerance is 4 standard errors."""
     draws = q.draws(4_000 if q.make is Wishart else NUM_DRAWS)  # SciPy's Wishart is slow
     log_ratios = q.scipy_log_prob(draws) - p.scipy_log_prob(draws)
@@ -206,33 +185,19 @@ def test_the_kl_is_the_mean_log_ratio(q: Known, p: Known):
     assert np.std(log_ratios) / np.sqrt(len(draws)) < 0.05 * found
 
 
-@pytest.mark.parametrize(("q", "p"), [*itertools.permutations(KNOWN["gamma"], 2)])
-def test_a_gammas_kl_is_an_integral(q: Known, p: Known):
-    def integrand(u: float) -> float:
-        x = np.exp(u)
-        return q.law.pdf(x) * x * (q.law.logpdf(x) - p.law.logpdf(x))
-
-    expected, _ = scipy.integrate.quad(integrand, -80.0, 6.0, epsabs=1e-12, limit=400)
-    np.testing.assert_allclose(kl(q.here(), p.here()), expected, rtol=1e-7)
+@pytest.mark.parametrize(("q", "p"), [*pairs("gamma"), *pairs("beta")])
+def test_a_gammas_and_a_betas_kl_are_scipys_integrals(q: Known, p: Known):
+    expected = q.law.expect(lambda x: q.law.logpdf(x) - p.law.logpdf(x))
+    np.testing.assert_allclose(kl(q.here(), p.here()), expected, rtol=1e-8)
 
 
-@pytest.mark.parametrize(("q", "p"), [*itertools.permutations(KNOWN["beta"], 2)])
-def test_a_betas_kl_is_an_integral_and_that_of_a_dirichlet_over_two(q: Known, p: Known):
-    def integrand(u: float) -> float:
-        x, rest = scipy.special.expit(u), scipy.special.expit(-u)
-        log_q = scipy.special.xlogy(q.params[0], x) + scipy.special.xlogy(q.params[1], rest)
-        log_p = scipy.special.xlogy(p.params[0], x) + scipy.special.xlogy(p.params[1], rest)
-        log_q -= scipy.special.betaln(*q.params)
-        return np.exp(log_q) * (log_q - log_p + scipy.special.betaln(*p.params))
-
-    expected, _ = scipy.integrate.quad(integrand, -70.0, 70.0, epsabs=1e-12, limit=400)
-    found = kl(q.here(), p.here())
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
+@pytest.mark.parametrize(("q", "p"), pairs("beta"))
+def test_a_dirichlets_kl_over_two_is_that_of_betas(q: Known, p: Known):
     of_two = kl(Dirichlet(jnp.array(q.params)), Dirichlet(jnp.array(p.params)))
-    np.testing.assert_allclose(of_two, found, rtol=1e-12)
+    np.testing.assert_allclose(of_two, kl(q.here(), p.here()), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("q", "p"), [*itertools.permutations(KNOWN["normal"], 2)])
+@pytest.mark.parametrize(("q", "p"), pairs("normal"))
 def test_a_normals_kl_is_the_closed_form(q: Known, p: Known):
     expected = kl_gaussians(*q.params, *p.params)
     np.testing.assert_allclose(kl(q.here(), p.here()), expected, rtol=1e-12)
@@ -249,44 +214,9 @@ def test_a_wishart_of_one_dimension_is_a_gamma():
 
 
 @pytest.mark.parametrize("known", EACH)
-def test_the_kl_of_a_distribution_from_itself_is_zero(known: Known):
+def test_the_kl_of_a_distribution_from_itself_is_zero_and_flat(known: Known):
+    """Its slope there is 0 in every parameter, because it grows with the square of a step."""
     np.testing.assert_allclose(kl(known.here(), known.here()), 0.0, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", slow_but(["gamma"], KNOWN))
-def test_the_kl_is_positive_between_a_hundred_random_pairs_and_is_not_symmetric(name: str):
-    keys = jax.random.split(jax.random.key(0), 4)
-
-    def positive(key: jax.Array, *shape: int) -> jax.Array:
-        return jnp.exp(jax.random.normal(key, (100, *shape)))
-
-    def matrices(key: jax.Array) -> jax.Array:
-        factors = jax.random.normal(key, (100, 2, 2))
-        return factors @ jnp.swapaxes(factors, 1, 2) + 0.1 * jnp.eye(2)[None]
-
-    def draw(first: jax.Array, second: jax.Array) -> Any:
-        match name:
-            case "gamma":
-                return Gamma(positive(first), positive(second))
-            case "beta":
-                return Beta(positive(first), positive(second))
-            case "dirichlet":
-                return Dirichlet(positive(first, 4))
-            case "normal":
-                return Normal(jax.random.normal(first, (100, 2)), matrices(second))
-            case _:
-                return Wishart(1.0 + positive(first), matrices(second))
-
-    q, p = draw(keys[0], keys[1]), draw(keys[2], keys[3])
-    each = jax.jit(jax.vmap(lambda q, p: (q.kl(p), p.kl(q))))
-    there, back = each(q, p)
-    assert np.all(np.asarray(there) > 1e-4)
-    assert not np.any(np.isclose(there, back, rtol=1e-6))
-
-
-@pytest.mark.parametrize("known", EACH)
-def test_the_kl_grows_from_zero_with_the_second_power_of_a_step(known: Known):
-    """Its slope at the distribution itself is 0 in every parameter."""
     for slope in jax.tree.leaves(kl_slopes(known.here(), known.here())):
         np.testing.assert_allclose(slope, 0.0, atol=1e-9)
 

@@ -16,6 +16,7 @@ from aevb.classical import gaussian_mixture, mixture_model
 from aevb.classical.gaussian_mixture import Fit, make_prior
 from aevb.classical.mixture_model import Parameters, Prior
 
+IN_FLOAT32 = True
 KEY = jax.random.key(0)
 NUM_POINTS = 300
 CORNERS = np.array([[0.0, 0.0], [6.0, 1.0], [-2.0, 6.0], [7.0, 8.0], [-7.0, -3.0]])

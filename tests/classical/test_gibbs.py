@@ -13,6 +13,7 @@ from aevb.classical import gibbs, normal_gamma
 from aevb.classical.normal_gamma import NormalGamma
 from aevb.inference import hmc
 
+IN_FLOAT32 = True
 DATA = np.random.default_rng(0).normal(1.5, 0.7, size=4).astype(np.float32)
 
 

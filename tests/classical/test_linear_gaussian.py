@@ -1,7 +1,6 @@
 """Probabilistic PCA: exact inference, closed-form maxima, and the algorithms that reach them."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,16 +9,12 @@ import linear_models
 import numpy as np
 import oracles
 import pytest
-import scipy.optimize
-import scipy.special
 import scipy.stats
 
-from aevb.algorithms import aevb, mcem
 from aevb.classical import coordinate_ascent, linear_gaussian, linear_gaussian_em
 from aevb.classical.families import Normal
 from aevb.classical.linear_gaussian import Params
 from aevb.classical.matrix_normal import point_mass
-from aevb.losses import BOUNDS
 
 NUM_LATENTS = 2
 
@@ -28,12 +23,6 @@ posterior = jax.jit(linear_gaussian.posterior)
 bound = jax.jit(linear_gaussian.bound)
 maximum_likelihood = jax.jit(linear_gaussian.maximum_likelihood, static_argnums=1)
 spherical_maximum = jax.jit(linear_gaussian.spherical_maximum, static_argnums=1)
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def data() -> jax.Array:
@@ -66,35 +55,12 @@ def mean_log_lik(params: Params) -> jax.Array:
 # Exact inference
 
 
-def test_log_prob_is_that_of_the_marginal_normal():
-    found = log_prob(params(), jnp.asarray(POINT))
-    np.testing.assert_allclose(found, oracle(params()).log_prob(POINT), rtol=1e-12)
-
-
-def test_log_prob_is_the_integral_over_the_latents():
-    def log_joint(z: np.ndarray) -> np.ndarray:
-        means = z @ np.asarray(params().weights).T + np.asarray(params().bias)
-        log_lik = -0.5 * np.sum((POINT - means) ** 2 / 0.4 + np.log(2 * np.pi * 0.4), axis=1)
-        return log_lik - 0.5 * np.sum(z**2 + np.log(2 * np.pi), axis=1)
-
-    expected = oracles.quadrature_log_prob(log_joint, 2, points=401)
-    found = log_prob(params(), jnp.asarray(POINT))
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
-
-
-def test_the_posterior_is_bayes_rule():
-    """The identity is log p(z|x) + log p(x) = log p(x, z); the oracle gives the moments."""
-    exact = posterior(params(), jnp.asarray(POINT))
+def test_log_prob_and_the_posterior_are_the_oracles():
+    x = jnp.asarray(POINT)
+    np.testing.assert_allclose(log_prob(params(), x), oracle(params()).log_prob(POINT), rtol=1e-12)
     mean, covariance = oracle(params()).posterior(POINT)
-    np.testing.assert_allclose(exact.mean, mean, rtol=1e-12)
-    np.testing.assert_allclose(exact.covariance, covariance, rtol=1e-12)
-    log_evidence = log_prob(params(), jnp.asarray(POINT))
-    for z in np.random.default_rng(5).normal(size=(3, 2)):
-        point = oracle(params()).weights @ z + oracle(params()).bias
-        log_lik = np.sum(scipy.stats.norm.logpdf(POINT, point, 0.4**0.5))
-        log_prior = -0.5 * np.sum(z**2 + np.log(2 * np.pi))
-        bayes = jax.jit(Normal.log_prob)(exact, z) + log_evidence
-        np.testing.assert_allclose(bayes, log_lik + log_prior, rtol=1e-12)
+    np.testing.assert_allclose(posterior(params(), x).mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(posterior(params(), x).covariance, covariance, rtol=1e-12)
 
 
 def test_log_prob_is_the_bound_and_the_kl_to_the_posterior():
@@ -110,13 +76,6 @@ def test_log_prob_is_the_bound_and_the_kl_to_the_posterior():
         np.testing.assert_allclose(found, log_prob(params(), x), atol=1e-10)
     at_posterior = bound(params(), x, exact)
     np.testing.assert_allclose(at_posterior, log_prob(params(), x), atol=1e-10)
-
-
-def test_the_bound_of_a_diagonal_guide_is_the_oracles():
-    mean, log_var = np.array([0.3, -0.2]), np.array([-1.0, 0.5])
-    q = Normal(jnp.asarray(mean), jnp.diag(jnp.exp(log_var)))
-    found = bound(params(), jnp.asarray(POINT), q)
-    np.testing.assert_allclose(found, oracle(params()).elbo(POINT, mean, log_var), rtol=1e-12)
 
 
 def test_float32_is_kept_and_within_rounding():
@@ -147,13 +106,6 @@ def test_the_maximum_likelihood_is_the_oracles_and_no_step_from_it_rises():
     np.testing.assert_allclose(columns[0, 1], 0.0, atol=1e-12)
 
 
-def test_rotating_the_latents_changes_nothing():
-    found = maximum_likelihood(data(), NUM_LATENTS)
-    turn = jnp.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])
-    turned = found._replace(weights=found.weights @ turn)
-    np.testing.assert_allclose(mean_log_lik(turned), mean_log_lik(found), rtol=1e-13)
-
-
 @jax.jit
 def spherical_bound(params: Params, x: jax.Array) -> jax.Array:
     """Returns the bound per datapoint under the best spherical guide, whose variance is Z/tr(P)."""
@@ -178,26 +130,6 @@ def test_the_spherical_maximum_is_stationary_and_loses_what_its_docstring_says()
     optimum = oracles.pca_log_lik(np.asarray(data()), NUM_LATENTS)
     np.testing.assert_allclose(spherical_bound(found, data()), optimum - loss, rtol=1e-12)
     assert loss > 0.01
-
-
-def test_the_spherical_maximum_is_where_an_optimizer_of_its_spectrum_ends():
-    """The optimizer varies two model eigenvalues and the noise, without using the closed form."""
-    x = np.asarray(data())
-    eigenvalues = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
-
-    def loss(log: np.ndarray) -> float:
-        noise, fitted = np.exp(log[0]), np.exp(log[0]) + np.exp(log[1:])
-        log_det = np.sum(np.log(fitted)) + 4 * np.log(noise)
-        trace = np.sum(eigenvalues[:2] / fitted) + np.sum(eigenvalues[2:]) / noise
-        precisions = fitted / noise
-        kl = 2.0 * np.log(np.mean(precisions)) - np.sum(np.log(precisions))
-        return 0.5 * (log_det + trace + kl)
-
-    log = scipy.optimize.minimize(loss, np.zeros(3), tol=1e-12).x
-    found = spherical_maximum(data(), NUM_LATENTS)
-    np.testing.assert_allclose(found.noise_var, np.exp(log[0]), rtol=1e-5)
-    lengths = jnp.sum(jnp.square(found.weights), axis=0)
-    np.testing.assert_allclose(np.sort(lengths), np.sort(np.exp(log[1:])), rtol=1e-4)
 
 
 # EM
@@ -255,9 +187,6 @@ def test_variational_em_of_a_spherical_guide_rises_to_its_biased_maximum():
         linear_gaussian.marginal(closed).covariance,
         atol=1e-5,
     )
-
-    def spherical(covariance: np.ndarray) -> np.ndarray:
-        return 2.0 / np.trace(np.linalg.inv(covariance)) * np.eye(2)
 
     by_oracle = oracles.pca_em(
         np.asarray(data()),
@@ -373,22 +302,12 @@ def test_the_distance_to_em_falls_as_one_over_the_copies_of_the_data():
 
 
 @pytest.mark.slow
-def test_the_bound_of_variational_bayes_is_below_the_evidence_by_the_kl():
-    """With D = 2, Z = 1, N = 3, the evidence is by quadrature over W and the KL by sampling Q."""
+def test_the_bound_of_variational_bayes_is_the_mean_of_log_joint_less_log_q():
+    """The mean is over samples of Q, with SciPy's densities, for D = 2, Z = 1 and N = 3."""
     x = small_data()[:3, :2]
     problem = bayes(x, 1)
     q, _ = ended(problem, 200)
     centred = np.asarray(x - jnp.mean(x, axis=0, keepdims=True))
-    axis = np.linspace(-12.0, 12.0, 241)
-    w = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    # x_n ~ N(0, w w' + 0.3 I); its inverse and determinant follow from the rank-one update.
-    lengths = 0.3 + np.sum(w**2, axis=1)
-    projections = centred @ w.T
-    squares = (np.sum(centred**2, axis=1)[:, None] - projections**2 / lengths) / 0.3
-    log_lik = -np.sum(0.5 * (squares + 2 * np.log(2 * np.pi) + np.log(0.3 * lengths)), axis=0)
-    log_prior = -0.5 * np.sum(0.5 * w**2 + np.log(2 * np.pi / 0.5), axis=1)
-    evidence = scipy.special.logsumexp(log_lik + log_prior) + 2 * np.log(axis[1] - axis[0])
-
     rng = np.random.default_rng(0)
     draws = 30_000
     std_z, std_w = (np.sqrt(float(part.covariance[0, 0])) for part in q)
@@ -402,69 +321,8 @@ def test_the_bound_of_variational_bayes_is_below_the_evidence_by_the_kl():
     log_q = np.sum(norm.logpdf(z, np.asarray(q.latents.mean)[:, 0], std_z), axis=1)
     log_q += np.sum(norm.logpdf(v, np.asarray(q.weights.mean)[:, 0], std_w), axis=1)
     assert oracles.standard_errors_off(log_joint - log_q, float(problem.bound(q))) < 4
-    assert problem.bound(q) < evidence
-    assert evidence - problem.bound(q) < 3.0
 
 
-# The same model, fitted by algorithms of this package that do not use its structure
-
-
-@pytest.mark.slow
-def test_em_variational_em_mcem_and_aevb_side_by_side():
-    """They end below the closed maximum, per datapoint: EM 0, AEVB < 0.001, MCEM < 0.005 nats."""
-    x = linear_models.pca_data()
-    optimum = oracles.pca_log_lik(x, NUM_LATENTS)
-    below = {}
-    for guide in ("full", "diagonal", "spherical"):
-        problem = linear_gaussian_em.variational_em(data(), NUM_LATENTS, guide=guide)
-        fit, _ = ended(problem, 1500)
-        below[guide] = optimum - np.mean(oracle(fit.params).log_prob(x))
-    with jax.enable_x64(False):  # as in training
-        by_aevb = linear_models.trained(partial(aevb.make, bound=BOUNDS["sgvb_b"]), x)
-        by_mcem = linear_models.trained(mcem.make, x, encoder="none")
-    below["aevb"] = optimum - linear_models.exact_log_prob(by_aevb, x)
-    below["mcem"] = optimum - linear_models.exact_log_prob(by_mcem, x)
-    assert all(loss > -1e-6 for loss in below.values())
-    assert below["full"] < 1e-5
-    assert below["diagonal"] < 1e-5
-    assert below["aevb"] < 0.001
-    assert below["mcem"] < 0.005
-    assert below["spherical"] > 0.005
-
-
-# Invalid arguments
-
-
-MISTAKES = {
-    "a vector": (np.zeros(3), 1, "must be \\[N, D\\]"),
-    "no data": (np.zeros((0, 3)), 1, "no axis may be empty"),
-    "not a number": (
-        np.array([[0.0, np.nan], [1.0, 2.0], [1.0, 1.0]]),
-        1,
-        "1 values that",
-    ),
-    "no latents": (np.zeros((9, 3)), 0, "num_latents is 0"),
-    "as many latents as dimensions": (np.zeros((9, 3)), 3, "from 1 to 2"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_said_in_one_line(mistake: str):
-    x, num_latents, words = MISTAKES[mistake]
-    known = {"bias": jnp.zeros(3), "noise_var": jnp.ones(()), "weight_precision": jnp.ones(())}
-    for function in (
-        linear_gaussian.maximum_likelihood,
-        linear_gaussian.spherical_maximum,
-        linear_gaussian_em.em,
-        partial(linear_gaussian_em.variational_bayes, **known),
-    ):
-        with pytest.raises(ValueError, match=words) as caught:
-            function(jnp.asarray(x), num_latents)
-        assert "\n" not in str(caught.value)
-
-
-def test_too_few_datapoints_and_an_unknown_guide_are_refused():
-    with pytest.raises(ValueError, match="at least 4"):
-        linear_gaussian.maximum_likelihood(data()[:3], 2)
+def test_an_unknown_guide_is_refused():
     with pytest.raises(ValueError, match="guide is 'banded'"):
         linear_gaussian_em.variational_em(data(), 2, guide="banded")  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,6 @@
 """Gibbs sampling of the Gaussian mixture, against enumeration and mean field."""
 
 import math
-from collections.abc import Iterator
 
 import enumerated_mixture as brute
 import jax
@@ -11,26 +10,11 @@ import pytest
 from oracles import standard_errors_off
 
 from aevb.classical import coordinate_ascent, gibbs, mixture_gibbs, mixture_model
-from aevb.classical.families import Wishart
-from aevb.classical.mixture_model import Prior
-from aevb.classical.normal_wishart import NormalWishart
+from aevb.classical.gaussian_mixture import make_prior
 
-RNG = np.random.default_rng(0)
-TINY = np.concatenate([RNG.normal(-1.0, 0.6, size=(3, 2)), RNG.normal(1.5, 0.6, size=(4, 2))])
+TINY, KNOWN = brute.tiny_data(), brute.TINY_PRIOR
 NEW = np.array([[0.5, 0.5]])
-KNOWN = brute.Prior(0.8, np.array([0.2, -0.1]), 0.5, 3.5, np.array([[1.0, 0.3], [0.3, 0.7]]))
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-def prior() -> Prior:
-    precision = Wishart(jnp.float64(KNOWN.nu), jnp.asarray(KNOWN.scatter))
-    component = NormalWishart(jnp.asarray(KNOWN.mean), jnp.float64(KNOWN.beta), precision)
-    return Prior(jnp.float64(KNOWN.alpha), component)
+PRIOR = make_prior(*KNOWN)
 
 
 def density_of_new(exact: brute.Enumeration, num_components: int) -> float:
@@ -52,7 +36,7 @@ def test_gibbs_has_the_probabilities_of_enumeration_and_mean_field_has_not(num_c
         starts = jax.vmap(lambda key: mixture_gibbs.start(key, x, num_components))(
             jax.random.split(start_key, 400)
         )
-        transition = mixture_gibbs.transition(prior(), x, num_components)
+        transition = mixture_gibbs.transition(PRIOR, x, num_components)
         return gibbs.sample(key, starts, transition, num_samples=40, num_warmup=40)
 
     samples = draw(jax.random.key(0))
@@ -68,7 +52,7 @@ def test_gibbs_has_the_probabilities_of_enumeration_and_mean_field_has_not(num_c
         standard_errors_off(np.mean(densities, axis=1), density_of_new(exact, num_components)) < 4
     )
 
-    problem = mixture_model.coordinate_ascent(x, prior(), num_components)
+    problem = mixture_model.coordinate_ascent(x, PRIOR, num_components)
 
     @jax.jit
     def mean_field(key: jax.Array) -> jax.Array:
@@ -85,7 +69,7 @@ def test_a_transition_leaves_the_exact_posterior_invariant():
     chosen = np.random.default_rng(0).choice(len(exact.z), size=20_000, p=exact.posterior)
     x = jnp.asarray(TINY)
     begun = mixture_gibbs.start(jax.random.key(0), x, 2)
-    transition = mixture_gibbs.transition(prior(), x, 2)
+    transition = mixture_gibbs.transition(PRIOR, x, 2)
 
     @jax.jit
     @jax.vmap

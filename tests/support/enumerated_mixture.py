@@ -24,6 +24,15 @@ class Prior(NamedTuple):
     scatter: Array
 
 
+TINY_PRIOR = Prior(0.8, np.array([0.2, -0.1]), 0.5, 3.5, np.array([[1.0, 0.3], [0.3, 0.7]]))
+
+
+def tiny_data() -> Array:
+    """Returns x [7, 2], of which all assignments to 2 or 3 components can be enumerated."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.normal(-1.0, 0.6, size=(3, 2)), rng.normal(1.5, 0.6, size=(4, 2))])
+
+
 class NormalWishart(NamedTuple):
     """The posterior of one component's parameters given its datapoints."""
 
