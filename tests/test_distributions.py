@@ -58,38 +58,10 @@ def test_entropy_is_scipys(seed: int):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_entropy_is_the_mean_of_minus_log_prob(seed: int):
-    normal, _, _ = random_case(seed)
-    log_probs = jax.vmap(normal.log_prob)(jnp.float32(draws_of(normal)))
-    assert standard_errors_off(-log_probs, float(normal.entropy())) < 4
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 def test_kl_to_standard_normal_is_the_closed_form_of_any_two_gaussians(seed: int):
     normal, mean, log_var = random_case(seed)
     expected = oracles.kl_to_standard_normal(mean, log_var)
     assert normal.kl_to_standard_normal() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_kl_to_standard_normal_is_its_integral(seed: int):
-    normal, mean, log_var = random_case(seed, num_dims=1)
-
-    def integrand(z: np.ndarray) -> np.ndarray:
-        log_q = scipy.stats.norm.logpdf(z, mean[0], np.exp(0.5 * log_var[0]))
-        return np.exp(log_q) * (log_q - scipy.stats.norm.logpdf(z))
-
-    expected = oracles.integrate(integrand, -30.0, 30.0)
-    assert normal.kl_to_standard_normal() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_kl_to_standard_normal_is_the_mean_log_ratio(seed: int):
-    """The test compares `sample`, both `log_prob` and the KL with one another."""
-    normal, _, _ = random_case(seed)
-    z = jnp.float32(draws_of(normal))
-    ratios = jax.vmap(normal.log_prob)(z) - jax.vmap(StandardNormal(4).log_prob)(z)
-    assert standard_errors_off(ratios, float(normal.kl_to_standard_normal())) < 4
 
 
 def test_kl_vanishes_at_the_standard_normal_with_its_gradient():
@@ -142,19 +114,6 @@ def test_the_sample_is_differentiable_along_its_path():
     np.testing.assert_allclose(jacobian.log_var, np.diag((z - normal.mean) / 2.0), rtol=1e-5)
 
 
-def test_the_reparameterized_gradient_is_unbiased():
-    """The expectation E[z^2] is mean^2 + var, so its gradient is 2 mean and var."""
-    normal, mean, log_var = random_case(1)
-    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
-
-    def objective(n: DiagNormal, key: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(n.sample(key)))
-
-    gradients = jax.vmap(jax.grad(objective), in_axes=(None, 0))(normal, keys)
-    assert standard_errors_off(gradients.mean, 2.0 * mean) < 4
-    assert standard_errors_off(gradients.log_var, np.exp(log_var)) < 4
-
-
 @pytest.mark.parametrize("log_var", [-80.0, 80.0])
 def test_everything_is_finite_at_extreme_variances(log_var: float):
     normal = DiagNormal(jnp.full(3, 0.5), jnp.full(3, log_var))
@@ -168,13 +127,3 @@ def test_everything_is_finite_at_extreme_variances(log_var: float):
         jax.grad(DiagNormal.kl_to_standard_normal)(normal),
     )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
-
-
-def test_jit_and_vmap_change_nothing():
-    normal, _, _ = random_case(2)
-    other, _, _ = random_case(3)
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), normal, other)
-    z = jnp.float32(np.random.default_rng(0).normal(size=(2, 4)))
-    together = jax.jit(jax.vmap(DiagNormal.log_prob))(both, z)
-    one_by_one = [normal.log_prob(z[0]), other.log_prob(z[1])]
-    np.testing.assert_allclose(together, one_by_one, rtol=1e-6)

@@ -201,17 +201,6 @@ def test_everything_is_finite_at_extreme_statistics(name: str):
 
 
 @every_likelihood
-def test_jit_and_vmap_change_nothing(name: str):
-    likelihood = LIKELIHOODS[name](1)
-    each = [random_heads(likelihood, seed) for seed in range(3)]
-    x = [likelihood.sample(jax.random.key(seed), heads) for seed, heads in enumerate(each)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-    together = jax.jit(jax.vmap(likelihood.log_prob))(stacked, jnp.stack(x))
-    one_by_one = [likelihood.log_prob(heads, point) for heads, point in zip(each, x, strict=True)]
-    np.testing.assert_allclose(together, one_by_one, rtol=1e-5)
-
-
-@every_likelihood
 def test_each_says_for_which_kinds_of_data_it_is_a_density(name: str):
     """Grey pixels under a Bernoulli likelihood have no density and no probability."""
     kinds = set(LIKELIHOODS[name](1).kinds)
@@ -239,14 +228,6 @@ def test_bernoulli_log_prob_of_a_near_certain_pixel_keeps_its_digits():
         assert certain == pytest.approx(scipy.special.log_expit(size), rel=1e-4)
         wrong = log_prob({"logits": jnp.full(1, -size)}, jnp.ones(1))
         assert wrong == pytest.approx(scipy.special.log_expit(-size), rel=1e-5)
-
-
-def test_the_mean_of_gaussian_unit_mean_stays_in_the_unit_interval():
-    likelihood = likelihoods.gaussian_unit_mean
-    logits = jnp.float32([-1e4, -5.0, 0.0, 5.0, 1e4])
-    mean = np.asarray(likelihood.mean({"mean_logits": logits, "log_var": jnp.zeros(5)}))
-    np.testing.assert_allclose(mean, scipy.special.expit(np.asarray(logits, np.float64)), rtol=1e-5)
-    assert np.all((mean >= 0.0) & (mean <= 1.0))
 
 
 # Continuous Bernoulli
@@ -342,12 +323,15 @@ def logistic_heads(location: float, log_scale: float) -> dict[str, np.ndarray]:
     return {"location": np.array([location]), "log_scale": np.array([log_scale])}
 
 
-@pytest.mark.parametrize("log_scale", [-5.0, -3.0, 0.0, 3.0])
+@pytest.mark.parametrize("log_scale", [-5.0, -3.0, 0.0, 3.0, 7.0])
 @pytest.mark.parametrize("location", [-0.5, 0.4, 1.2])
 def test_discretized_logistic_log_prob_is_the_difference_of_the_cdf(
     location: float, log_scale: float
 ):
-    """The reference is in float64, also in tails where float32 would subtract 1 from 1."""
+    """The reference is in float64, also in tails where float32 would subtract 1 from 1.
+
+    With a scale of 1000 units, nearly all probability is in the end levels, which are open.
+    """
     exact_heads = logistic_heads(location, log_scale)
     heads = {head: jnp.float32(value) for head, value in exact_heads.items()}
     levels = np.float32(np.arange(256)[:, None] / 256)
@@ -374,35 +358,7 @@ def test_the_density_of_dequantized_pixels_bounds_the_probability_of_the_level(l
     assert np.max(gaps) > 0.1 or log_scale > -6.0
 
 
-def test_discretized_logistic_of_a_wide_scale_leaves_all_but_nothing_to_inner_levels():
-    """The end levels are open: with a scale of 1000 units each has a probability near one half."""
-    heads = {head: jnp.float32(value) for head, value in logistic_heads(0.5, np.log(1e3)).items()}
-    log_prob = likelihoods.discretized_logistic.log_prob
-    for end in (0.0, 255 / 256):
-        assert log_prob(heads, jnp.full(1, end)) == pytest.approx(np.log(0.5), abs=1e-3)
-    inner = log_prob(heads, jnp.full(1, 0.5))
-    assert inner == pytest.approx(np.log(0.25 / 256 / 1e3), rel=1e-5)  # density 1/(4 s), one cell
-
-
-def test_categorical_reads_256_logits_for_each_dimension_in_turn():
-    logits = np.random.default_rng(0).normal(size=(3, 256))
-    x = np.array([7, 0, 255])
-    expected = scipy.special.log_softmax(logits, axis=1)[[0, 1, 2], x].sum()
-    found = likelihoods.categorical.log_prob(
-        {"logits": jnp.float32(logits.ravel())}, jnp.float32(x / 256)
-    )
-    assert found == pytest.approx(expected, rel=1e-6)
-
-
 # One variance
-
-
-def test_gaussian_shared_counts_its_one_variance_in_every_dimension():
-    heads = {"mean": jnp.zeros(5), "log_std": jnp.full(1, 0.7)}
-    likelihood = likelihoods.gaussian_shared(1)
-    expected = 5 * scipy.stats.norm(0.0, np.exp(0.7)).logpdf(0.0)  # pyright: ignore[reportAttributeAccessIssue]
-    assert likelihood.log_prob(heads, jnp.zeros(5)) == pytest.approx(expected, rel=1e-6)
-    assert likelihood.sample(jax.random.key(0), heads).shape == (5,)
 
 
 def test_the_shared_variance_is_best_at_the_mean_squared_residual():
@@ -425,16 +381,3 @@ def test_the_shared_variance_is_best_at_the_mean_squared_residual():
     assert value == pytest.approx(highest, rel=1e-6)
     for shift in (-0.1, 0.1):
         assert value_and_slope(best + shift)[0] < highest - 1e-3
-
-
-def test_a_variance_that_is_computed_from_x_would_be_no_density():
-    """With c |x - mean|^-D in D = 2, each ring ten times as wide as the last adds the same mass."""
-
-    def mass(low: float, high: float) -> float:
-        radii = np.geomspace(low, high, 100_001)
-        residual_sq = radii**2 / 2
-        log_prob = -np.log(2 * np.pi * residual_sq) - 1.0
-        return float(np.trapezoid(np.exp(log_prob) * 2 * np.pi * radii, radii))
-
-    assert mass(1.0, 10.0) == pytest.approx(mass(10.0, 100.0), rel=1e-6)
-    assert mass(1e-3, 1e3) > 1.0

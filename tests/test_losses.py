@@ -5,7 +5,6 @@ import inspect
 import itertools
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import jax
@@ -20,7 +19,6 @@ from cases import (
     EXPECTED,
     NUM_DRAWS,
     PHI,
-    Case,
     Estimates,
     draws_of,
     estimates_of,
@@ -36,13 +34,11 @@ from cases import (
 )
 from oracles import standard_errors_off
 
-from aevb.distributions import DiagNormal
 from aevb.guides import diag_normal
 from aevb.losses import (
     BOUNDS,
     NOT_BOUNDS_ON_LOG_P,
     Bound,
-    Guide,
     log_weights,
     minibatch_objective,
     renyi,
@@ -55,24 +51,11 @@ every_bound = pytest.mark.parametrize("name", BOUNDS)
 
 
 @every_case
-def test_the_oracles_agree_with_one_another(sizes: tuple[int, int, int]):
-    """The checks are log p(x) - ELBO = KL(q || posterior), eq. (1); differences; and SciPy."""
+def test_the_oracles_agree_by_eq_1(sizes: tuple[int, int, int]):
+    """log p(x) - ELBO = KL(q || posterior)."""
     model, x, mean, log_var = case = make_case(*sizes)
     gap = oracles.kl_gaussians(mean, np.diag(np.exp(log_var)), *model.posterior(x))
     assert model.log_prob(x) - case.elbo() == pytest.approx(gap, rel=1e-9)
-    gradient = model.elbo_gradient(x, mean, log_var)
-    differences = {
-        "mean": oracles.finite_difference(lambda v: model.elbo(x, v, log_var), mean),
-        "log_var": oracles.finite_difference(lambda v: model.elbo(x, mean, v), log_var),
-        "weights": oracles.finite_difference(
-            lambda v: model._replace(weights=v).elbo(x, mean, log_var), model.weights
-        ),
-        "bias": oracles.finite_difference(
-            lambda v: model._replace(bias=v).elbo(x, mean, log_var), model.bias
-        ),
-    }
-    for name, expected in differences.items():
-        np.testing.assert_allclose(gradient[name], expected, rtol=1e-6, atol=1e-6)
 
 
 @every_case
@@ -83,10 +66,6 @@ def test_the_quadrature_agrees_with_closed_forms_and_with_simulation(sizes: tupl
     noise = np.random.default_rng(seed).normal(size=(2, 200_000, num_latents))
     simulated = np.logaddexp(*(log_weights_at(case, each) for each in noise)) - np.log(2.0)
     assert standard_errors_off(simulated, iwae_of_two(case)) < 4
-
-
-def test_every_bound_has_an_expected_value():
-    assert EXPECTED.keys() == BOUNDS.keys()
 
 
 @functools.cache
@@ -194,37 +173,6 @@ def test_importance_weights_are_unbiased_for_p_and_their_logs_for_the_elbo(
     log_prob = case.model.log_prob(case.x)
     assert standard_errors_off(np.exp(log_w - log_prob), 1.0) < 4
     assert standard_errors_off(log_w, case.elbo()) < 4
-    estimates = scipy.special.logsumexp(log_w.reshape(-1, 10), axis=1) - np.log(10)
-    elbo, importance_weighted = np.mean(log_w), np.mean(estimates)
-    standard_error = np.std(estimates) / np.sqrt(len(estimates))
-    assert elbo < importance_weighted < log_prob + 4 * standard_error
-
-
-def test_sgvb_a_takes_a_guide_of_another_family_without_a_kl():
-    """A Laplace guide, whose statistics are a dictionary, is compared with quadrature."""
-    case = make_case(3, 1, seed=3)
-    location, scale = 0.3, 0.6
-    guide = Guide(
-        sample=lambda key, stats: (
-            stats["location"] + stats["scale"] * jax.random.laplace(key, (1,))
-        ),
-        log_prob=lambda stats, z: jnp.sum(
-            -jnp.abs(z - stats["location"]) / stats["scale"] - jnp.log(2.0 * stats["scale"])
-        ),
-    )
-    stats = {"location": jnp.float32(location), "scale": jnp.float32(scale)}
-    joint = joint_of(case.model, case.x)
-    draws = jax.jit(jax.vmap(lambda key: BOUNDS["sgvb_a"](key, stats, guide, joint)))(keys())
-
-    noise_std = np.sqrt(case.model.noise_var)
-
-    def integrand(z: np.ndarray) -> np.ndarray:
-        means = z[:, None] @ case.model.weights.T + case.model.bias
-        log_lik = scipy.stats.norm.logpdf(case.x, means, noise_std).sum(axis=1)
-        log_q = scipy.stats.laplace.logpdf(z, location, scale)
-        return np.exp(log_q) * (scipy.stats.norm.logpdf(z) + log_lik - log_q)
-
-    assert standard_errors_off(draws, oracles.integrate(integrand, -25.0, 25.0)) < 4
 
 
 @pytest.mark.parametrize("name", ["sgvb_b", "beta_elbo", "free_bits"])
@@ -239,16 +187,13 @@ def test_a_guide_without_a_kl_is_refused_with_the_way_out(name: str):
         )
 
 
-@every_bound
-@pytest.mark.parametrize("num_samples", [0, -1])
-def test_a_bound_refuses_to_average_over_no_sample(name: str, num_samples: int):
-    case = make_case(1, 1, seed=0)
-    with pytest.raises(ValueError, match=rf"num_samples is {num_samples}; .*at least [12]"):
-        draws_of(BOUNDS[name], case, num_samples=num_samples)
-
-
 # the bound, its arguments, and words of the error message
 REFUSED = [
+    *(
+        (name, {"num_samples": number}, f"num_samples is {number}; .*at least [12]")
+        for name in BOUNDS
+        for number in (0, -1)
+    ),
     ("score_function_loo", {"num_samples": 1}, "num_samples is 1; it must be at least 2"),
     *(
         (name, {"num_samples": 6, "num_groups": groups}, f"num_groups is {groups}; .* which is 6")
@@ -281,8 +226,9 @@ def test_arguments_that_have_no_meaning_are_refused(
 
 
 @every_bound
-def test_every_entry_of_bounds_can_be_called_as_a_bound(name: str):
+def test_every_entry_of_bounds_can_be_called_as_a_bound_and_is_named_as_its_function(name: str):
     """It has Bound's signature; all further arguments are keyword-only and have defaults."""
+    assert getattr(BOUNDS[name], "__name__", None) == name
     expected = [p for n, p in inspect.signature(Bound.__call__).parameters.items() if n != "self"]
     parameters = list(inspect.signature(BOUNDS[name]).parameters.values())
     for parameter, other in zip(parameters, expected, strict=False):
@@ -292,42 +238,6 @@ def test_every_entry_of_bounds_can_be_called_as_a_bound(name: str):
     for parameter in parameters[len(expected) :]:
         assert parameter.kind == parameter.KEYWORD_ONLY
         assert type(parameter.default) in (int, float)
-
-
-@every_bound
-def test_every_bound_is_named_as_its_function(name: str):
-    assert getattr(BOUNDS[name], "__name__", None) == name
-
-
-def bounds_of_six(key: jax.Array, stats: DiagNormal, x: jax.Array) -> dict[str, jax.Array]:
-    """Returns every bound, with 6 samples each."""
-    joint = joint_of(CASE.model, x)
-    return {
-        name: bound(key, stats, diag_normal, joint, num_samples=6) for name, bound in BOUNDS.items()
-    }
-
-
-def test_jit_and_vmap_change_nothing():
-    cases = [make_case(4, 2, seed) for seed in range(3)]
-    x = jnp.stack([jnp.float32(case.x) for case in cases])
-    stats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[case.stats() for case in cases])
-    together = jax.jit(jax.vmap(bounds_of_six))(keys(3), stats, x)
-    alone = bounds_of_six(keys(3)[1], jax.tree.map(itemgetter(1), stats), x[1])
-    for name in BOUNDS:
-        assert together[name].shape == (3,)
-        assert float(together[name][1]) == pytest.approx(float(alone[name]), rel=1e-5), name
-
-
-@functools.cache
-def drawn_again() -> dict[str, np.ndarray]:
-    return draws_of_every_bound.__wrapped__(1, 1)
-
-
-@every_bound
-def test_the_same_key_gives_the_same_value_and_another_another(name: str):
-    first, other = (draws_of_every_bound(1, seed)[name] for seed in (1, 2))
-    np.testing.assert_array_equal(first, drawn_again()[name])
-    assert np.all(first != other)
 
 
 @every_bound
@@ -476,34 +386,3 @@ def test_minibatch_objective_is_unbiased_for_the_sum_over_the_data():
             for chosen in itertools.combinations(range(7), size)
         ]
         assert np.mean(objectives) == pytest.approx(bounds.sum(), rel=1e-5)
-
-
-def test_minibatch_objective_weighs_each_datapoint_by_n_over_m():
-    bounds = jnp.float32([-3.0, 1.0, 4.0, 5.0])
-    assert minibatch_objective(bounds, num_data=100) == pytest.approx(100 / 4 * 7.0)
-    gradient = jax.grad(lambda bounds: minibatch_objective(bounds, num_data=100))(bounds)
-    np.testing.assert_allclose(gradient, 100 / 4)
-
-
-Estimator = Callable[[Case, int], np.ndarray]
-
-
-def without_constants(case: Case, seed: int) -> np.ndarray:
-    """Returns draws of sgvb_b with a squared error in place of the log-likelihood."""
-    dropped = 0.5 * np.sum(np.log(2.0 * np.pi * case.model.noise_var))
-    return draws_of(BOUNDS["sgvb_b"], case, seed=seed) + dropped
-
-
-def without_kl(case: Case, seed: int) -> np.ndarray:
-    kl = oracles.kl_to_standard_normal(case.mean, case.log_var)
-    return draws_of(BOUNDS["sgvb_b"], case, seed=seed) + kl
-
-
-def slightly_wrong(case: Case, seed: int) -> np.ndarray:
-    return draws_of(BOUNDS["sgvb_b"], case, seed=seed) + 0.2
-
-
-@pytest.mark.parametrize("wrong", [without_constants, without_kl, slightly_wrong])
-def test_four_standard_errors_are_tight_enough_to_catch(wrong: Estimator):
-    case = make_case(4, 2, seed=1)
-    assert standard_errors_off(wrong(case, 1), case.elbo()) > 4

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import joint_of
 from marks import slow_but
-from oracles import LinearGaussian, linear_gaussian
+from oracles import linear_gaussian
 
 from aevb import proposals
 from aevb.distributions import DiagNormal, StandardNormal
@@ -19,15 +20,6 @@ from aevb.marginal import Estimate, importance_sampling
 from aevb.proposals import PROPOSALS, laplace
 
 KEY = jax.random.key(0)
-
-
-def joint_of(model: LinearGaussian, x: np.ndarray | jax.Array) -> Joint:
-    weights, bias, noise_var = jax.tree.map(jnp.float32, model)
-    x = jnp.asarray(x, jnp.float32)
-    return Joint(
-        log_prior=StandardNormal(weights.shape[1]).log_prob,
-        log_lik=lambda z: DiagNormal(weights @ z + bias, jnp.log(noise_var)).log_prob(x),
-    )
 
 
 def broad(num_latents: int) -> DiagNormal:
@@ -75,14 +67,6 @@ def fits(name: str) -> Fitted:
 @pytest.mark.parametrize("name", slow_but(["encoder"], ["encoder", "laplace", "modes"]))
 def test_each_can_be_jitted_and_vmapped(name: str):
     np.testing.assert_allclose(fits(name).estimate.value, MODEL.log_prob(XS), atol=0.3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PROPOSALS)
-def test_vmap_over_datapoints_changes_nothing(name: str):
-    alone = jax.jit(fit(name))(jax.random.split(KEY, 4)[2], jnp.float32(XS[2]))
-    together = fits(name).estimate.value
-    np.testing.assert_allclose(together[2], alone.estimate.value, rtol=1e-4)
 
 
 def test_the_fit_to_a_gaussian_posterior_is_exact():

@@ -17,6 +17,7 @@ import oracles
 import pytest
 import scipy.stats
 from configs import changed
+from linear_models import as_float64, batch_of
 from marks import slow_but
 from oracles import LinearGaussian, standard_errors_off
 
@@ -25,13 +26,11 @@ from aevb.algorithms import aevb, full_vb
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
-from aevb.evaluation import elbo
 from aevb.guides import GUIDES, Sizes
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS, Guide, Joint
 from aevb.networks import Network, WeightPosterior, mlp
 from aevb.priors import PRIORS, Options
-from aevb.training.loop import LoopKeys, make_advance, train_to
 from aevb.vae import VAE
 
 NUM_DIMS, NUM_LATENTS = 3, 2
@@ -44,10 +43,6 @@ every_noise = pytest.mark.parametrize(
 )
 
 Params = dict[str, Any]
-
-
-def as_float64(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
 def by_path(tree: Any) -> dict[str, np.ndarray]:
@@ -179,7 +174,7 @@ def linear_vae() -> VAE:
 
     return vae.make(
         Network(encoder_init, encoder),
-        Network(decoder_init, decoder),
+        Network(decoder_init, decoder, takes_weight_posteriors=True),
         likelihoods.gaussian,
         num_latents=NUM_LATENTS,
     )
@@ -236,10 +231,6 @@ def state_of(algorithm: Algorithm, params: Params) -> TrainState:
     shapes = jax.eval_shape(algorithm.init, jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return zeros._replace(params=params)
-
-
-def batch_of(x: np.ndarray) -> Batch:
-    return Batch(jnp.float32(x), jnp.arange(len(x), dtype=jnp.int32))
 
 
 def some_batch(size: int = 5) -> Batch:
@@ -607,18 +598,6 @@ def expected_coverage(level: float) -> float:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_exact_posteriors_are_calibrated_and_mean_field_is_too_narrow_by_theory(level: float):
-    """In closed form, the best q(b) covers 35 % and 74 % of the biases, not 50 and 90."""
-    biases, sets = simulate(seed=1, num_sets=20_000)
-    mean, cov = EXACT.posterior(sets)
-    exact = is_inside(mean, np.sqrt(np.diag(cov)), biases, level)
-    assert standard_errors_off(exact, level) < 4
-    best = is_inside(mean, np.sqrt(EXACT.best_bias_var(NUM_DATA)), biases, level)
-    assert standard_errors_off(best, expected_coverage(level)) < 4
-    assert expected_coverage(level) < level - 0.1
-
-
-@pytest.mark.parametrize("level", LEVELS)
 def test_trained_posteriors_hold_the_true_bias_as_often_as_mean_field_does_by_theory(level: float):
     """On 400 datasets it is 35.0 % (error 1.4) and 73.2 % (1.4); theory says 35.4 and 73.6."""
     params = as_float64(trained("local"))
@@ -626,6 +605,7 @@ def test_trained_posteriors_hold_the_true_bias_as_often_as_mean_field_does_by_th
     inside = is_inside(mean, np.exp(0.5 * log_var), BIASES, level)
     assert standard_errors_off(inside, expected_coverage(level)) < 4
     assert standard_errors_off(inside, level) > 4
+    assert expected_coverage(level) < level - 0.1
 
 
 def test_trained_posteriors_have_the_mean_of_the_posterior_and_the_variance_of_mean_field():
@@ -732,28 +712,3 @@ def test_what_full_vb_refuses_is_one_line_to_a_user(overrides: dict[str, Any], w
     assert message.startswith("config.algorithm.name is 'full_vb', which refuses")
     assert words in message
     assert "\n" not in message
-
-
-@pytest.mark.slow
-def test_it_trains():
-    """Its objective rises, and so does the bound at the mean of theta on test data."""
-    built = experiment.build(synthetic(optimizer__step_size=0.1))
-    algorithm, dataset = built.algorithm, built.dataset
-    advance = make_advance(algorithm, dataset.preprocess, batch_size=20)
-    keys = LoopKeys(*jax.random.split(jax.random.key(1)))
-    data = jnp.asarray(dataset.train)
-    score = elbo.make_score(built.vae, dataset.preprocess)
-    index = np.arange(len(dataset.test))
-
-    start = algorithm.init(jax.random.key(0))
-    scores = [score(algorithm.vae_params(start.params), dataset.test, index)]
-    state, first = train_to(advance, keys, data, start, 20)
-    state, _ = train_to(advance, keys, data, state, 1000)
-    state, last = train_to(advance, keys, data, state, 1020)
-    scores.append(score(algorithm.vae_params(state.params), dataset.test, index))
-    assert last["objective"] > first["objective"] + 1.0
-    before, after = scores
-    error = np.hypot(before.standard_error, after.standard_error)
-    assert after.mean > before.mean + 4 * error
-    for leaf in jax.tree.leaves(state):
-        assert np.all(np.isfinite(leaf))

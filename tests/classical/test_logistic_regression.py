@@ -162,9 +162,8 @@ def test_the_full_normal_has_nearly_the_posteriors_moments(num_columns: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_columns", [1, 2])
-def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
+def test_hmc_has_the_posteriors_moments(num_columns: int):
     known = exact(num_columns)
-    vb = np.asarray(fitted(logistic_regression.fit, num_columns).mean)
     with jax.enable_x64(False):  # HMC runs in float32
         fewer = Data(*(jnp.asarray(part, jnp.float32) for part in arrays(num_columns)))
 
@@ -185,7 +184,6 @@ def test_hmc_has_the_posteriors_moments_and_vb_agrees_with_it(num_columns: int):
     std = np.sqrt(np.diag(known.covariance))
     errors = np.abs(np.mean(samples, axis=(0, 1)) - known.mean)
     assert np.all(errors < 4.0 * std / np.sqrt(effective))
-    assert np.all(np.abs(vb - np.mean(samples, axis=(0, 1))) < 0.1 * std)
 
 
 def expected_hessian(q: FullNormal) -> np.ndarray:

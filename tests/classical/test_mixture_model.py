@@ -176,7 +176,8 @@ def test_runs_over_blocks_are_coordinate_ascent(monkeypatch: pytest.MonkeyPatch)
     problem = mixture_model.coordinate_ascent(x, PRIOR, 3)
     bound = jax.jit(problem.bound)
     updates = {name: jax.jit(update) for name, update in problem.updates.items()}
-    starts = [problem.init(jax.random.key(seed)) for seed in range(4)]
+    init = jax.jit(problem.init)
+    starts = [init(jax.random.key(seed)) for seed in range(4)]
     states = [updates["z"](q) for q in starts]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(q.parameters for q in starts))
     priors = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, *leaf.shape)), PRIOR)

@@ -108,16 +108,6 @@ def test_pareto_k_is_the_shape_of_a_generalized_pareto_tail(exact: float):
         assert np.std(fitted) == pytest.approx((1.0 + exact) / math.sqrt(num_tail), rel=0.25)
 
 
-@pytest.mark.parametrize("exact", [0.3, 0.8])
-def test_pareto_k_agrees_with_maximum_likelihood(exact: float):
-    rng = np.random.default_rng(1)
-    excesses = np.sort(scipy.stats.genpareto(exact).rvs(size=300, random_state=rng))[::-1]
-    by_likelihood, _, _ = scipy.stats.genpareto.fit(excesses, floc=0.0)
-    largest = np.append(np.log(1.0 + excesses), 0.0).astype(np.float32)
-    fitted = (float(pareto_k_of_each(largest[None])[0]) * 310 - 5.0) / 300
-    assert fitted == pytest.approx(by_likelihood, abs=0.03)
-
-
 def test_pareto_k_of_gaussian_weights_is_their_ratio_of_variances():
     """For q = N(0, s^2) and p = N(0, 1), the density ratio has a tail of index 1 - s^2."""
     num_weights = 100_000

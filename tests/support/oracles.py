@@ -61,19 +61,6 @@ class LinearGaussian(NamedTuple):
         cov = of_z @ of_z.T + (kernel.T * self.noise_var) @ kernel
         return expected_log_normal(-(kernel.T @ self.bias + bias), cov, log_var)
 
-    def elbo_gradient(self, x: Array, mean: Array, log_var: Array) -> dict[str, Array]:
-        """Returns the gradient of `elbo` in the guide's statistics, W and b, derived by hand."""
-        var = np.exp(log_var)
-        precise_residual = (x - self.bias - self.weights @ mean) / self.noise_var
-        precision = np.sum(np.square(self.weights) / self.noise_var[:, None], axis=0)
-        return {
-            "mean": self.weights.T @ precise_residual - mean,
-            "log_var": 0.5 * (1.0 - var - var * precision),
-            "weights": np.outer(precise_residual, mean)
-            - self.weights * var / self.noise_var[:, None],
-            "bias": precise_residual,
-        }
-
 
 def linear_gaussian(seed: int, num_dims: int, num_latents: int) -> LinearGaussian:
     """Returns a model with normal weights and noise of unequal sizes."""
@@ -107,15 +94,11 @@ def pca_log_lik(x: Array, num_latents: int) -> float:
     return float(-0.5 * (num_dims * LOG_2PI + log_det + num_dims))
 
 
-def _as_it_is(cov: Array) -> Array:
-    return cov
-
-
 def pca_em(
     x: Array,
     num_latents: int,
     *,
-    guide_cov: Callable[[Array], Array] = _as_it_is,
+    guide_cov: Callable[[Array], Array] = lambda cov: cov,
     num_steps: int = 2000,
 ) -> LinearGaussian:
     """Runs EM for probabilistic PCA on x [N, D]; Tipping & Bishop (1999), section 3.3.
