@@ -1,9 +1,8 @@
 """Draws the figures of the paper; each function takes arrays and returns a Figure."""
 
-import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 
@@ -16,14 +15,13 @@ from matplotlib.figure import Figure
 
 DPI = 150
 BOUND_LABEL = "evidence lower bound (nats per datapoint)"
-LIMIT_LABEL = "the matrix products alone"
 
 
 Curve = Mapping[str, Sequence[float]]
 """A run's log by column: examples, train_bound and test_bound, nats per datapoint."""
 
 
-def _panels(
+def titled_axes(
     titles: Collection[str], size: tuple[float, float], columns: int | None = None, **how: Any
 ) -> tuple[Figure, list[Axes]]:
     """Returns a figure with one panel of `size` inches per title; by default, in one row."""
@@ -41,14 +39,15 @@ def _panels(
     return figure, panels
 
 
-def _finish(axes: Axes, x_label: str, y_label: str = "") -> None:
+def label_axes(axes: Axes, x_label: str, y_label: str = "") -> None:
+    """Labels the axes and draws a grid."""
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
 
 
 def bound_curve(curve: Curve, *, title: str) -> Figure:
     """Draws the bound against the number of training examples, as in figure 2 of the paper."""
-    figure, (axes,) = _panels([title], (6, 4))
+    figure, (axes,) = titled_axes([title], (6, 4))
     _draw_bounds(axes, [curve])
     axes.set_ylabel(BOUND_LABEL)
     return figure
@@ -56,7 +55,7 @@ def bound_curve(curve: Curve, *, title: str) -> Figure:
 
 def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draws one panel for each title, with one line for each run and split."""
-    figure, panels = _panels(runs, (5, 3.3), columns=2)
+    figure, panels = titled_axes(runs, (5, 3.3), columns=2)
     for axes, curves in zip(panels, runs.values(), strict=True):
         _draw_bounds(axes, curves)
     figure.supylabel(BOUND_LABEL.replace(" (", "\n("))
@@ -81,117 +80,8 @@ def _draw_bounds(axes: Axes, curves: Sequence[Curve]) -> None:
         low, high = np.quantile(values, 0.25), values.max()
         margin = max(0.1 * (high - low), 1.0)
         axes.set_ylim(max(values.min() - margin, low - 2 * (high - low) - margin), high + margin)
-    _finish(axes, "training examples seen")
+    label_axes(axes, "training examples seen")
     axes.legend(loc="best")
-
-
-def compared_curves(
-    panels: Mapping[str, Mapping[str, Sequence[Curve]]],
-    *,
-    y_label: str = BOUND_LABEL,
-    y_limits: tuple[float, float] | None = None,
-) -> Figure:
-    """Draws figures 2 and 3 of the paper: one panel per title, one color per label.
-
-    The lines are means over runs that differ only in the seed, with a band of one standard error to
-    either side. Lines of the training split are dashed.
-    """
-    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
-    figure, grid = _panels(panels, (4.2, 3.2), columns, sharey=y_limits is not None)
-    for axes, compared in zip(grid, panels.values(), strict=True):
-        for number, (label, runs) in enumerate(compared.items()):
-            for split, style in (("train", "--"), ("test", "-")):
-                _draw_mean(axes, runs, split, style, color=f"C{number}", label=f"{label}, {split}")
-        if y_limits is not None:
-            axes.set_ylim(*y_limits)
-        _finish(axes, "training examples seen")
-    lines, labels = grid[0].get_legend_handles_labels()
-    figure.legend(
-        lines, labels, loc="outside upper center", ncols=max(2, len(labels) // 2), fontsize="small"
-    )
-    figure.supylabel(y_label.replace(" (", "\n("))
-    return figure
-
-
-def _draw_mean(
-    axes: Axes, runs: Sequence[Curve], split: str, style: str, *, color: str, label: str
-) -> None:
-    """Draws the mean bound of runs with several seeds, and a band of its standard error."""
-    examples = np.asarray(runs[0]["examples"])
-    values = np.array([run[f"{split}_bound"] for run in runs], np.float64)
-    mean = np.mean(values, axis=0)
-    axes.semilogx(examples, mean, style, color=color, label=label)
-    if len(runs) > 1:
-        error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
-        axes.fill_between(examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-
-
-class Point(NamedTuple):
-    """A measurement with its standard error."""
-
-    x: float
-    mean: float
-    error: float
-
-
-def measurements(
-    panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, y_label: str
-) -> Figure:
-    """Draws one panel per title, with a line with error bars per label, over a logarithmic axis."""
-    figure, row = _panels(panels, (4.6, 3.6))
-    for axes, lines in zip(row, panels.values(), strict=True):
-        for label, points in lines.items():
-            x, mean, error = np.array(points, np.float64).T
-            axes.errorbar(x, mean, error, marker="o", capsize=3, label=label)
-        axes.set_xscale("log")
-        _finish(axes, x_label)
-        axes.legend(loc="best", fontsize="small")
-    row[0].set_ylabel(y_label)
-    return figure
-
-
-def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws the variance of the encoder's gradient of each bound during training.
-
-    The legend is to the right of the axes.
-    """
-    figure, (axes,) = _panels([""], (7, 5))
-    styles = itertools.product(("-", "--"), range(7))
-    for (name, values), (style, number) in zip(variances.items(), styles, strict=False):
-        axes.loglog(examples, values, style, color=f"C{number}", marker=".", label=name)
-    _finish(
-        axes, "training examples seen", "variance of φ's gradient, summed over parameters (nats²)"
-    )
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-class Speeds(NamedTuple):
-    """Measured speeds in examples/s, one number per round."""
-
-    contenders: Mapping[str, Sequence[float]]
-    limit: Sequence[float]  # the upper limit that the machine sets
-
-
-def speeds(panels: Mapping[str, Speeds]) -> Figure:
-    """Draws one panel per title, with one bar per contender.
-
-    The bar is the median over the rounds, with a line from the slowest round to the fastest. A
-    dashed line marks the median of the machine's upper limit.
-    """
-    figure, row = _panels(panels, (5, 3.3))
-    for axes, (contenders, limit) in zip(row, panels.values(), strict=True):
-        rates = np.array([*contenders.values()])  # [contenders, rounds]
-        medians = np.median(rates, axis=1)
-        spread = [medians - rates.min(axis=1), rates.max(axis=1) - medians]
-        axes.barh([*contenders], medians, xerr=spread, color="tab:blue", ecolor="black")
-        axes.axvline(np.median(limit), color="tab:red", linestyle="--", label=LIMIT_LABEL)
-        axes.set_xlim(0.0, 1.05 * max(rates.max(), *limit))
-        axes.invert_yaxis()
-        axes.set_xlabel("training examples/s")
-        axes.locator_params(axis="x", nbins=4)
-        axes.legend(loc="lower right")
-    return figure
 
 
 def tile(images: np.ndarray) -> np.ndarray:
@@ -220,7 +110,9 @@ def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure
     """
     shapes = [tile(images).shape[1::-1] for images in panels.values()]  # width and height in pixels
     widths, heights = zip(*(7.0 * np.array(s) / max(s) + 1.0 for s in shapes), strict=True)
-    figure, row = _panels(panels, (sum(widths) / len(panels), max(heights)), width_ratios=widths)
+    figure, row = titled_axes(
+        panels, (sum(widths) / len(panels), max(heights)), width_ratios=widths
+    )
     for axes, images in zip(row, panels.values(), strict=True):
         count, _, height, width = images.shape[:4]
         _show(axes, images)
@@ -237,7 +129,7 @@ def manifolds(panels: Mapping[str, np.ndarray], quantiles: np.ndarray) -> Figure
 
 def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> Figure:
     """Draws originals [C, h, w] in the upper row and the model's means [C, h, w] below them."""
-    figure, (axes,) = _panels([title], (9, 2.6))
+    figure, (axes,) = titled_axes([title], (9, 2.6))
     _show(axes, np.stack([originals, means]))
     height = originals.shape[1]
     axes.set_yticks([height / 2 - 0.5, 1.5 * height - 0.5], ["x", "E[x|z]"])
@@ -246,7 +138,7 @@ def reconstructions(originals: np.ndarray, means: np.ndarray, *, title: str) -> 
 
 def samples(panels: Mapping[str, np.ndarray]) -> Figure:
     """Draws random samples [B, h, w] of each model on a square grid, figure 5 of the paper."""
-    figure, row = _panels(panels, (5, 5.9))
+    figure, row = titled_axes(panels, (5, 5.9))
     for axes, images in zip(row, panels.values(), strict=True):
         side = math.isqrt(len(images))
         _show(axes, images[: side * side].reshape(side, side, *images.shape[1:]))

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from aevb.reports import figures
-
+from . import plots
 from .documents import RESULTS, benchmark, read, table
 
 
@@ -94,7 +93,7 @@ def gradient_variance() -> Figure:
         ]
         for name in runs[0][0]["bounds"]
     }
-    return figures.gradient_variance([point["examples"] for point in runs[0]], variances)
+    return plots.gradient_variance([point["examples"] for point in runs[0]], variances)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {

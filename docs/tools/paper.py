@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aevb.reports import figures
-from aevb.reports.figures import Point
 from experiments.paper.studies import PICTURES
 from experiments.paper.studies import RESULTS as STUDIED
 
+from . import plots
 from .claims import all_claims
 from .documents import MISSING, ROOT, filled_in, table
 from .findings import (
@@ -218,9 +218,9 @@ def draw(findings: Findings, pictures: Path) -> None:
             for num_train in findings.values("figure_3")
         }
         label = "log p(x) by appendix D (nats per datapoint)"
-        figures.save(figures.compared_curves(drawn, y_label=label), str(pictures / "figure_3.png"))
+        figures.save(plots.compared_curves(drawn, y_label=label), str(pictures / "figure_3.png"))
     if FULL_VB.keys() <= findings.studies.keys():
-        figure = figures.measurements(
+        figure = plots.measurements(
             {title: _predictions(findings, study) for study, title in FULL_VB.items()},
             x_label="training datapoints N",
             y_label="test log p(x) (nats per datapoint)",
@@ -240,7 +240,7 @@ def _draw_figure_2(findings: Findings, study: str, limits: tuple[float, float], 
     best = max(max(run["curve"]["test_bound"]) for run in findings.runs(study))
     low, high = limits
     shown = (min(low, best - 0.25 * (high - low)), high)
-    figures.save(figures.compared_curves(drawn, y_limits=shown), str(file))
+    figures.save(plots.compared_curves(drawn, y_limits=shown), str(file))
 
 
 def _appendix_d_curve(run: Run) -> dict[str, list[float]]:
@@ -251,8 +251,8 @@ def _appendix_d_curve(run: Run) -> dict[str, list[float]]:
     }
 
 
-def _predictions(findings: Findings, study: str) -> dict[str, list[Point]]:
-    lines: dict[str, list[Point]] = {}
+def _predictions(findings: Findings, study: str) -> dict[str, list[plots.Point]]:
+    lines: dict[str, list[plots.Point]] = {}
     for num_train in findings.values(study):
         point, full = findings.full_vb(study, num_train)
         for label, runs, by in (
@@ -261,7 +261,9 @@ def _predictions(findings: Findings, study: str) -> dict[str, list[Point]]:
             ("samples of q(θ)", full, "samples"),
         ):
             found = over_seeds(log_p(run, by) for run in runs)
-            lines.setdefault(label, []).append(Point(num_train, found.mean, found.error or 0.0))
+            lines.setdefault(label, []).append(
+                plots.Point(num_train, found.mean, found.error or 0.0)
+            )
     return lines
 
 

@@ -1,6 +1,11 @@
-"""Plots functions, densities and point clouds for the documents; arrays in, Figure out."""
+"""Plots for the documents: results of several runs, functions, densities and point clouds.
 
-from collections.abc import Mapping
+Each function takes arrays and returns a Figure.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +14,122 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
+from aevb.reports.figures import BOUND_LABEL, Curve, label_axes, titled_axes
+
 COLORS = ("tab:blue", "tab:red", "tab:green", "tab:orange", "tab:purple", "tab:brown")
 STYLES = ("-", "--", ":", "-.")
 PANEL = (4.4, 3.4)  # inches
 ELLIPSE_STDS = 2.0
+LIMIT_LABEL = "the matrix products alone"
+
+
+def compared_curves(
+    panels: Mapping[str, Mapping[str, Sequence[Curve]]],
+    *,
+    y_label: str = BOUND_LABEL,
+    y_limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draws figures 2 and 3 of the paper: one panel per title, one color per label.
+
+    The lines are means over runs that differ only in the seed, with a band of one standard error to
+    either side. Lines of the training split are dashed.
+    """
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    figure, grid = titled_axes(panels, (4.2, 3.2), columns, sharey=y_limits is not None)
+    for axes, compared in zip(grid, panels.values(), strict=True):
+        for number, (label, runs) in enumerate(compared.items()):
+            for split, style in (("train", "--"), ("test", "-")):
+                _draw_mean(axes, runs, split, style, color=f"C{number}", label=f"{label}, {split}")
+        if y_limits is not None:
+            axes.set_ylim(*y_limits)
+        label_axes(axes, "training examples seen")
+    lines, labels = grid[0].get_legend_handles_labels()
+    figure.legend(
+        lines, labels, loc="outside upper center", ncols=max(2, len(labels) // 2), fontsize="small"
+    )
+    figure.supylabel(y_label.replace(" (", "\n("))
+    return figure
+
+
+def _draw_mean(
+    axes: Axes, runs: Sequence[Curve], split: str, style: str, *, color: str, label: str
+) -> None:
+    """Draws the mean bound of runs with several seeds, and a band of its standard error."""
+    examples = np.asarray(runs[0]["examples"])
+    values = np.array([run[f"{split}_bound"] for run in runs], np.float64)
+    mean = np.mean(values, axis=0)
+    axes.semilogx(examples, mean, style, color=color, label=label)
+    if len(runs) > 1:
+        error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
+        axes.fill_between(examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+
+
+class Point(NamedTuple):
+    """A measurement with its standard error."""
+
+    x: float
+    mean: float
+    error: float
+
+
+def measurements(
+    panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, y_label: str
+) -> Figure:
+    """Draws one panel per title, with a line with error bars per label, over a logarithmic axis."""
+    figure, row = titled_axes(panels, (4.6, 3.6))
+    for axes, lines in zip(row, panels.values(), strict=True):
+        for label, points in lines.items():
+            x, mean, error = np.array(points, np.float64).T
+            axes.errorbar(x, mean, error, marker="o", capsize=3, label=label)
+        axes.set_xscale("log")
+        label_axes(axes, x_label)
+        axes.legend(loc="best", fontsize="small")
+    row[0].set_ylabel(y_label)
+    return figure
+
+
+def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
+    """Draws the variance of the encoder's gradient of each bound during training.
+
+    The legend is to the right of the axes.
+    """
+    figure, (axes,) = titled_axes([""], (7, 5))
+    styles = itertools.product(("-", "--"), range(7))
+    for (name, values), (style, number) in zip(variances.items(), styles, strict=False):
+        axes.loglog(examples, values, style, color=f"C{number}", marker=".", label=name)
+    label_axes(
+        axes, "training examples seen", "variance of φ's gradient, summed over parameters (nats²)"
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+class Speeds(NamedTuple):
+    """Measured speeds in examples/s, one number per round."""
+
+    contenders: Mapping[str, Sequence[float]]
+    limit: Sequence[float]  # the upper limit that the machine sets
+
+
+def speeds(panels: Mapping[str, Speeds]) -> Figure:
+    """Draws one panel per title, with one bar per contender.
+
+    The bar is the median over the rounds, with a line from the slowest round to the fastest. A
+    dashed line marks the median of the machine's upper limit.
+    """
+    figure, row = titled_axes(panels, (5, 3.3))
+    for axes, (contenders, limit) in zip(row, panels.values(), strict=True):
+        rates = np.array([*contenders.values()])  # [contenders, rounds]
+        medians = np.median(rates, axis=1)
+        spread = [medians - rates.min(axis=1), rates.max(axis=1) - medians]
+        axes.barh([*contenders], medians, xerr=spread, color="tab:blue", ecolor="black")
+        axes.axvline(np.median(limit), color="tab:red", linestyle="--", label=LIMIT_LABEL)
+        axes.set_xlim(0.0, 1.05 * max(rates.max(), *limit))
+        axes.invert_yaxis()
+        axes.set_xlabel("training examples/s")
+        axes.locator_params(axis="x", nbins=4)
+        axes.legend(loc="lower right")
+    return figure
 
 
 class Curves(NamedTuple):
@@ -89,11 +206,8 @@ Panel = Curves | Contours | Clusters
 
 def panels(named: Mapping[str, Panel]) -> Figure:
     """Draws panels side by side, each under its title."""
-    width, height = PANEL
-    figure = Figure(figsize=(width * len(named), height), layout="constrained")
-    row = figure.subplots(1, len(named), squeeze=False)
-    for axes, (title, panel) in zip(row.flat, named.items(), strict=True):
+    figure, row = titled_axes(named, PANEL)
+    for axes, panel in zip(row, named.values(), strict=True):
         panel.draw(axes)
-        axes.set_title(title)
         axes.grid(alpha=0.3)
     return figure

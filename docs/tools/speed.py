@@ -6,8 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from aevb.reports import figures
-
+from . import plots
 from .documents import BENCHMARKS, IN_FULL, benchmark, read, spread, table
 
 # The order in tables and figures, with a short name for the figures.
@@ -266,7 +265,7 @@ def speeds() -> Figure:
     for file in DRAWN:
         report = benchmark(file)
         contenders = report["contenders"]
-        panels[SHAPES[file]] = figures.Speeds(
+        panels[SHAPES[file]] = plots.Speeds(
             {
                 short: rates(contenders[name])
                 for name, (_, short) in CONTENDERS.items()
@@ -274,7 +273,7 @@ def speeds() -> Figure:
             },
             rates(report["limit"]),
         )
-    return figures.speeds(panels)
+    return plots.speeds(panels)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
