@@ -398,11 +398,11 @@ def of_finished_run(folder: Path) -> Values:
             the copy of its experiment's file has changed.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no run's folder: it has no config.json")
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     if not (folder / "summary.json").is_file():
         raise UserError(
             f"{folder} holds a run that is not finished; give the command that started it again, "
-            "which goes on with it"
+            "which resumes it"
         )
     try:
         found = read_signed(folder / "config.json")

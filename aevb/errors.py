@@ -21,5 +21,5 @@ class Interrupted(Exception):  # noqa: N818, it is not an error
         self.status = 128 + received
         super().__init__(
             f"stopped by {received.name} and saved at {examples:,} training examples; "
-            "the same command goes on from there"
+            "the same command resumes from there"
         )

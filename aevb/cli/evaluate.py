@@ -110,7 +110,7 @@ def table(result: dict[str, Any]) -> str:
             for key, value in row.items()
             if isinstance(value, dict) and "worst" in value
         ]
-    for pair, gap in result["sandwich"].items():
+    for pair, gap in result["widths"].items():
         error = gap["standard_error"]
         plus_minus = "" if error is None else f" +- {error:.4f}"
         lines.append(f"{pair}: {gap['mean']:.4f}{plus_minus}, widest {gap['widest']:.3f}")

@@ -14,7 +14,7 @@ class Command(NamedTuple):
 
     module: str  # has main(arguments) -> exit status; imported only if the command is given
     help: str
-    goes_on: bool = False  # whether the same command resumes after an interruption
+    resumes: bool = False  # whether the same command resumes after an interruption
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def load(name: str) -> Callable[[Sequence[str]], int]:
         what = f"{name!r} is not a command" if name else "a command is missing"
         raise UserError(f"{what}; it is one of {', '.join(COMMANDS)} (aevb --help)")
     command = COMMANDS[name]
-    signals.exit_at_once(goes_on=command.goes_on)  # before the slow imports
+    signals.exit_at_once(resumes=command.resumes)  # before the slow imports
     try:
         return importlib.import_module(command.module).main
     except ModuleNotFoundError as error:
@@ -75,7 +75,7 @@ def help_text() -> str:
 
 
 COMMANDS = {
-    "run": Command("aevb.cli.run", "train an experiment, or a sweep of it", goes_on=True),
+    "run": Command("aevb.cli.run", "train an experiment, or a sweep of it", resumes=True),
     "evaluate": Command("aevb.cli.evaluate", "estimate log p(x) of a finished run"),
     "report": Command("aevb.cli.report", "compare runs, as a page and as a table"),
     "explore": Command("aevb.cli.explore", "write the page of a finished run again"),

@@ -40,14 +40,14 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
     The folder does not have to exist.
 
     Raises:
-        UserError: the folder belongs to another run or is no run's folder, or it cannot be read.
+        UserError: the folder belongs to another run or to something else, or it cannot be read.
     """
     try:
         if (folder / CONFIG).exists():
             _refuse_another(_read(folder / CONFIG), _as_json(config), folder)
         elif folder.exists() and any(file.name not in BEFORE_CONFIG for file in folder.iterdir()):
             raise UserError(
-                f"--workdir={folder} holds files but no config.json, so it is no run's folder; "
+                f"--workdir={folder} holds files but no config.json, so it is no folder of a run; "
                 "name a new or an empty one"
             )
         summary = folder / SUMMARY

@@ -83,12 +83,11 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     # Over several theta the elbo is left out: log p(x) is not the log of a mean of exp(bound).
     wanted = ("elbo" if not request.num_theta else "", *request.estimators)
     found, rows = {}, {}
-    for number, (name, estimator) in enumerate(estimators.items()):
+    for number, named in enumerate(estimators.items()):
+        name, estimator = named
         if name in wanted:
             key, settings = jax.random.fold_in(noise_key, number), settings_of(estimator, request)
-            found[name], seconds = _estimate(
-                key, model, points, (name, estimator), settings, propose
-            )
+            found[name], seconds = _estimate(key, model, points, named, settings, propose)
             rows[name] = {
                 "kind": estimator.kind,
                 "proposal": "encoder" if name == "elbo" else request.proposal,
@@ -106,7 +105,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
         },
         "noise_seed": SEED,
         "estimators": rows,
-        "sandwich": _widths(request, found, estimators),
+        "widths": _widths(request, found, estimators),
         "versions": provenance.versions(),
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }

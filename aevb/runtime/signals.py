@@ -18,16 +18,16 @@ REQUEUE = signal.SIGUSR2  # submitit's request to save, before it requeues the j
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, REQUEUE)
 
 
-def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, goes_on: bool = True) -> None:
+def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, resumes: bool = True) -> None:
     """Installs handlers that end the process with one line and status 128 + signal.
 
     A signal during Python's shutdown is ignored, so that the exit status is that of the finished
     program.
 
     Args:
-        goes_on: whether the same command resumes from saved files; otherwise it starts again.
+        resumes: whether the same command resumes from saved files; otherwise it starts again.
     """
-    then = "goes on from what was saved" if goes_on else "begins anew"
+    then = "resumes from what was saved" if resumes else "starts again"
 
     def leave(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

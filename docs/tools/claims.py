@@ -149,7 +149,7 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
 def claim_appendix_d(findings: Findings) -> Claim:
     says = "The estimator of appendix D is good for few latent dimensions"
     gaps = [
-        abs(run["measured"]["sandwich"]["sandwich"]["appendix_d - ais"]["mean"])
+        abs(run["measured"]["sandwich"]["widths"]["appendix_d - ais"]["mean"])
         for algorithm in FIGURE_3
         for run in findings.figure_3(algorithm)
     ]

@@ -62,7 +62,7 @@ def marginal_table(*files: str) -> str:
     for report in reports:
         for name, found in report["estimators"].items():
             rows[name, found["proposal"]] = row(f"`{name}`", found)
-        for pair, gap in report["sandwich"].items():
+        for pair, gap in report["widths"].items():
             rows[pair, ""] = row(pair, {key: gap[key] for key in ("mean", "standard_error")})
     return table(rows.values())
 

@@ -98,9 +98,9 @@ def test_a_library_that_is_missing_is_named_in_one_line(tmp_path: Path):
     assert line.startswith("error: aevb run needs absl")
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("resumes", [True, False])
 def test_a_command_can_be_stopped_before_it_is_imported(
-    goes_on: bool, monkeypatch: pytest.MonkeyPatch
+    resumes: bool, monkeypatch: pytest.MonkeyPatch
 ):
     told: list[object] = []
 
@@ -111,17 +111,17 @@ def test_a_command_can_be_stopped_before_it_is_imported(
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(main.signals, "exit_at_once", lambda **how: told.append(how))
     monkeypatch.setattr(main.importlib, "import_module", load)
-    monkeypatch.setitem(COMMANDS, "do", Command("a.module", "", goes_on=goes_on))
+    monkeypatch.setitem(COMMANDS, "do", Command("a.module", "", resumes=resumes))
     assert main.main(["do", "--this"]) == 7
-    assert told == [{"goes_on": goes_on}, "a.module", (["--this"], ["aevb do", "--this"])]
+    assert told == [{"resumes": resumes}, "a.module", (["--this"], ["aevb do", "--this"])]
 
 
-@pytest.mark.parametrize(("goes_on", "then"), [(True, "goes on"), (False, "begins anew")])
-def test_a_signal_says_what_the_same_command_will_do(goes_on: bool, then: str):
+@pytest.mark.parametrize(("resumes", "then"), [(True, "resumes"), (False, "starts again")])
+def test_a_signal_says_what_the_same_command_will_do(resumes: bool, then: str):
     done = run_python(
         "-c",
         "import signal; from aevb.runtime import signals\n"
-        f"signals.exit_at_once(goes_on={goes_on}); signal.raise_signal(signal.SIGTERM)",
+        f"signals.exit_at_once(resumes={resumes}); signal.raise_signal(signal.SIGTERM)",
     )
     assert done.returncode == 128 + 15
     assert f"stopped by SIGTERM; the same command {then}" in done.stderr

@@ -205,7 +205,7 @@ def test_the_command_tables_both_sides_and_they_agree(folder: Path):
             assert abs(row["mean"] - rows["importance"]["mean"]) < 4 * error, name
     assert rows["elbo"]["mean"] < rows["importance"]["mean"]
     pairs = {f"{u} - {w}" for u in ("reverse_ais", "appendix_d") for w in ("importance", "ais")}
-    assert set(result["sandwich"]) == pairs
+    assert set(result["widths"]) == pairs
 
 
 # arguments, and words of the error line

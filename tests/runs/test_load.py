@@ -79,7 +79,7 @@ def test_nothing_in_the_folder_changes(folder: Path):
 
 
 def test_what_is_no_finished_run_is_refused(folder: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"no run's folder: it has no config\.json"):
+    with pytest.raises(UserError, match=r"not the folder of a run: it has no config\.json"):
         aevb.load_run(tmp_path)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     with pytest.raises(UserError, match="not finished"):

@@ -359,7 +359,7 @@ def test_ctrl_c_lets_the_processes_save_and_the_same_command_goes_on(tmp_path: P
     _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT, err
     assert workers(folder) == []
-    assert "goes on from there" in err.splitlines()[-1]
+    assert "resumes from there" in err.splitlines()[-1]
     again = start(folder, "--axis=seed=0,1")
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err

@@ -205,7 +205,7 @@ def stop(folder: Path, mapping: str, axis: str) -> None:
     process.send_signal(signal.SIGTERM)
     stopped = ended(process)
     assert stopped.returncode == 128 + signal.SIGTERM, stopped
-    assert "goes on from there" in stopped.stderr.splitlines()[-1]
+    assert "resumes from there" in stopped.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
