@@ -381,3 +381,13 @@ def test_the_shared_variance_is_best_at_the_mean_squared_residual():
     assert value == pytest.approx(highest, rel=1e-6)
     for shift in (-0.1, 0.1):
         assert value_and_slope(best + shift)[0] < highest - 1e-3
+
+
+def test_gaussian_shared_can_have_a_variance_for_each_dimension_as_factor_analysis_has():
+    likelihood = likelihoods.gaussian_shared(3, per_dim=True)
+    assert likelihood.shared == {"log_std": (3,)}
+    rng = np.random.default_rng(0)
+    mean, log_std, x = (jnp.float32(rng.normal(size=3)) for _ in range(3))
+    found = likelihood.log_prob({"mean": mean, "log_std": log_std}, x)
+    exact = scipy.stats.norm.logpdf(x, mean, np.exp(log_std)).sum()
+    assert found == pytest.approx(exact, rel=1e-5)
