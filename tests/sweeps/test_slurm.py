@@ -170,7 +170,8 @@ def test_a_job_that_is_stopped_goes_on(
     assert examples == sorted(set(examples))
     words = "".join(path.read_text() for path in (tmp_path / "jobs").glob("*_log.*"))
     assert (jobs(tmp_path)[name] == first[name]) == (number == signal.SIGUSR2)
-    assert ("Requeued job" in words) == (number == signal.SIGUSR2)
+    # SLURM can end the job before submitit writes that it has queued it again.
+    assert number != signal.SIGUSR2 or "resuming from the checkpoint" in words
 
 
 def test_a_job_that_is_cancelled_is_reported_and_the_same_command_runs_it(
