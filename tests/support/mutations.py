@@ -66,9 +66,8 @@ def copy_of_the_package() -> Iterator[Path]:
         folder = Path(name).resolve()
         for item in COPIED:
             if (ROOT / item).is_dir():
-                shutil.copytree(
-                    ROOT / item, folder / item, ignore=shutil.ignore_patterns("__pycache__")
-                )
+                no_caches = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / item, folder / item, symlinks=True, ignore=no_caches)
             else:
                 shutil.copy(ROOT / item, folder / item)
         imported = _python(folder, "-c", "import aevb; print(aevb.__file__)").stdout.strip()
