@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from programs import ROOT, Done, run_program
+from programs import ROOT, Done, run_program, run_python
 
 from aevb import load_run, registry
 from aevb.errors import UserError
@@ -86,7 +86,8 @@ def test_a_copy_that_has_changed_is_refused(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize("how", ["--mapping=stack", "--launcher=local"])
 def test_a_sweep_has_the_entries_in_each_run(how: str, tmp_path: Path):
     folder = tmp_path / "sweep"
-    done = command("run", f"--config={FILE}", f"--workdir={folder}", "--sweep", how)
+    flags = (f"--config={FILE}", f"--workdir={folder}", "--sweep", how)
+    done = run_python("-m", "aevb", "run", *flags)
     assert done.returncode == 0, done.stderr
     members = sorted(folder.glob("model.likelihood_options.df=*"))
     assert len(members) == 2
