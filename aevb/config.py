@@ -4,6 +4,7 @@ The rest of the package sees validated values, not a ConfigDict. This file impor
 numpy, so that `--help` and the message about a wrong setting appear without delay.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -452,6 +453,24 @@ def entry_of(values: Values, field: str) -> Any:
     return registry.find(KINDS[field], values[field], values.get(ENTRIES, ""))
 
 
+def is_field(name: str) -> bool:
+    """Returns whether a dotted name is a field, or an option within one of OPTIONS."""
+    return name in DEFAULTS or name.rpartition(".")[0] in OPTIONS
+
+
+def require_field(name: str) -> None:
+    """Raises a UserError if a dotted name is not a field; it names the one that may be meant."""
+    if name in OPTIONS:
+        raise UserError(
+            f"config.{name} holds the options of config.{OPTIONS[name]}; set each by its name: "
+            f"config.{name}.NAME=VALUE"
+        )
+    if not is_field(name):
+        similar = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.8)
+        meant = f" (do you mean config.{similar[0]}?)" if similar else ""
+        raise UserError(f"config.{name} is unknown{meant}; --help lists the fields")
+
+
 def allowed(field: Field, entries: str = "") -> str:
     """Returns the allowed values of a field in words.
 
@@ -521,8 +540,7 @@ def _accepts(field: Field, value: Any, entries: str) -> bool:
 
 def _check_option(name: str, value: Any) -> None:
     """Raises a UserError for a name that is no option, or whose value is of another type."""
-    if name.rpartition(".")[0] not in OPTIONS:
-        raise UserError(f"config.{name} is unknown; --help lists the fields")
+    require_field(name)
     each = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(one, bool | int | str) or _is_finite(one) for one in each):
         raise UserError(

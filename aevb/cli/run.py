@@ -37,7 +37,7 @@ from ml_collections import config_flags
 
 from aevb import experiments, registry
 from aevb.cli.common import reporting_mistakes
-from aevb.config import WITHOUT_EFFECT, default_config, help_text, validate
+from aevb.config import WITHOUT_EFFECT, default_config, help_text, require_field, validate
 from aevb.errors import UserError
 from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
@@ -118,6 +118,9 @@ def parse(
     Raises:
         UserError: a flag or field is unknown, a value has the wrong type, or the file is no config.
     """
+    for argument in arguments:
+        if field := re.match(r"--?config\.([\w.]+)", argument):
+            require_field(field[1])
     flag_values = flags.FlagValues()
     define(flag_values)
     given = [sys.argv[0], *_with_files(arguments)]
@@ -139,7 +142,7 @@ def parse(
         words = " ".join(str(error).split())
         if "get_config" in words:
             raise UserError("--config names a file without get_config()") from error
-        raise UserError(f"unknown field: {words} (--help lists the fields)") from error
+        raise UserError(f"--config: {words} (--help lists the fields)") from error
     except (flags.Error, KeyError, TypeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise UserError(f"{words} (--help lists flags and fields)") from error

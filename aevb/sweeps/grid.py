@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb.config import DEFAULTS, OPTIONS, Config, Values, validate, with_values
+from aevb.config import DEFAULTS, Config, Values, is_field, validate, with_values
 from aevb.errors import UserError
 
 SEED = "seed"
@@ -151,7 +151,7 @@ def make_plan(config: Config, axes: Axes, entries: str = "") -> Plan:
     """
     for name, axis in axes.items():
         values = axis.values if isinstance(axis, Choice) else axis
-        if not _is_field(name):
+        if not is_field(name):
             raise UserError(f"the sweep has the axis {name!r}; --help lists the fields")
         if not isinstance(values, tuple) or not values:
             raise UserError(f"the sweep's axis {name} is {values!r}; it must be a tuple of values")
@@ -170,10 +170,6 @@ def make_plan(config: Config, axes: Axes, entries: str = "") -> Plan:
     return plan
 
 
-def _is_field(name: str) -> bool:
-    return name in DEFAULTS or name.rpartition(".")[0] in OPTIONS
-
-
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     """Parses FIELD=VALUE,VALUE into the field and its values.
 
@@ -184,7 +180,7 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"--axis={text} is not of the form FIELD=VALUE,VALUE, such as seed=0,1,2")
-    if not _is_field(name):
+    if not is_field(name):
         raise UserError(f"--axis={text} names {name!r}, which is no field; --help lists them")
     kind = type(DEFAULTS.get(name))  # an option has no default
     try:

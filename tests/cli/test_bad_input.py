@@ -28,7 +28,10 @@ MISTAKES = {
     "no config in file": (["--config={tmp}/empty.py"], ["get_config"]),
     "config file with an error": (["--config={tmp}/broken.py"], ["broken.py"]),
     "unknown flag": ([FREY, "--wrokdir=x"], ["wrokdir"]),
-    "unknown field": ([FREY, "--config.model.num_latent=3"], ["num_latent"]),
+    "unknown field": (
+        [FREY, "--config.model.num_latent=3"],
+        ["config.model.num_latent is unknown", "do you mean config.model.num_latents?", "--help"],
+    ),
     "unknown section": ([FREY, "--config.modle.num_latents=3"], ["modle"]),
     "stray word": ([FREY, "latents=3"], ["latents=3", "--config.FIELD=VALUE"]),
     "value missing": ([FREY, "--config.seed"], ["config.seed"]),
@@ -119,6 +122,10 @@ MISTAKES = {
     "minibatch in unequal parts": (
         [FREY, "--config.algorithm.accumulation_steps=3"],
         ["accumulation_steps", "3", "batch_size=100"],
+    ),
+    "options in one string": (
+        [FREY, "--config.optimizer.options=b1=0.9"],
+        ["config.optimizer.options holds", "optimizer.name", "config.optimizer.options.NAME=VALUE"],
     ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (
