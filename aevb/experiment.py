@@ -81,12 +81,11 @@ def load(values: Values) -> Dataset:
             "the synthetic data",
             "config.data.synthetic_*",
         )
-    if name.startswith(tuple(data.PREFIXES)):
-        dataset = data.load(name, data.Options(**options))
-    else:
-        entry, own = entry_of(values, "data.name"), section(values, "data.options")
-        _check_options(values, "data.name", entry.load, 1)
-        dataset = data.load_entry(name, entry, data.Options(**options), **own)
+    has_prefix = name.startswith(tuple(data.PREFIXES))
+    entry = data.find(name) if has_prefix else entry_of(values, "data.name")
+    _check_options(values, "data.name", entry.load, 1)
+    own = section(values, "data.options")
+    dataset = data.load_entry(name, entry, data.Options(**options), **own)
     fits = dataset.train.nbytes <= share * xla.memory()
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))

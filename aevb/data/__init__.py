@@ -89,14 +89,20 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
             training datapoints than were asked for; the files are not on this machine and cannot be
             downloaded; a file or a prepared folder is damaged; a folder cannot be written.
     """
+    return load_entry(name, find(name), options)
+
+
+def find(name: str) -> DatasetEntry:
+    """Returns the entry of a dataset of this package, or of data with one of the PREFIXES.
+
+    Raises:
+        UserError: there is none.
+    """
     if prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
         file, *offered = PREFIXES[prefix]
-        entry = DatasetEntry(lambda options: _module(file).load(name, options), *offered)
-    elif name in DATASETS:
-        entry = DATASETS[name]
-    else:
-        raise UserError(_unknown(name))
-    return load_entry(name, entry, options)
+        return DatasetEntry(lambda options: _module(file).load(name, options), *offered)
+    _require_known(name)
+    return DATASETS[name]
 
 
 def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> Dataset:
@@ -156,20 +162,22 @@ def prepare(name: str, options: Options = DEFAULTS) -> Path:
     """
     from aevb.data.io import prepared  # here, because datasets without files do not need it
 
-    if name not in DATASETS:
-        raise UserError(_unknown(name))
+    _require_known(name)
     source = getattr(_module(name), "SOURCE", None)
     if source is None:
         raise UserError(f"the dataset {name!r} is made by a formula; there is nothing to prepare")
     return prepared.prepare(source, options)
 
 
+def _require_known(name: str) -> None:
+    if name not in DATASETS:
+        raise UserError(
+            f"the dataset {name!r} does not exist; there are {', '.join(DATASETS)}, {OTHERS}"
+        )
+
+
 def _module(name: str) -> Any:
     return importlib.import_module(f"aevb.data.{name}")
-
-
-def _unknown(name: str) -> str:
-    return f"the dataset {name!r} does not exist; there are {', '.join(DATASETS)}, {OTHERS}"
 
 
 def _chosen(field: str, value: str, allowed: tuple[str, ...]) -> str:

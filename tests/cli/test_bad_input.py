@@ -127,6 +127,10 @@ MISTAKES = {
         [FREY, "--config.optimizer.options=b1=0.9"],
         ["config.optimizer.options holds", "optimizer.name", "config.optimizer.options.NAME=VALUE"],
     ),
+    "option of data in a file": (
+        [FREY, "--config.data.name=npy:{tmp}/file", "--config.data.options.scale=2.0"],
+        ["config.data.options.scale is unknown", "npy:", "(none)"],
+    ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (
         [FREY, "--config.optimizer.name=adam", "--config.optimizer.options.beta=1"],
