@@ -28,20 +28,20 @@ SEED = 20131221  # of the noise and of simulated data: the day after the paper a
 
 
 class Request(NamedTuple):
-    """What is estimated, and how; the fields are the flags of `aevb evaluate`."""
+    """The flags of `aevb evaluate`, which has their defaults."""
 
-    estimators: tuple[str, ...] = ("importance", "ais", "appendix_d")
-    proposal: str = "laplace"  # the density from which they start
-    split: str = "test"  # or train, or simulated
-    step: int | None = None  # of the checkpoint; None for the newest
-    num_points: int = 1000  # n, the first so many datapoints of the split
-    num_samples: int = 5000  # K of importance
-    num_temps: int = 200  # T of ais and reverse_ais
-    num_chains: int = 16  # C of ais, reverse_ais and appendix_d
-    num_draws: int = 100  # L of each chain of appendix_d
-    num_leapfrog: int = 10
-    num_warmup: int = 200
-    num_theta: int = 0  # samples of theta, if it has a posterior; 0 for its mean
+    estimators: tuple[str, ...]
+    proposal: str  # the density from which they start
+    split: str  # test, train or simulated
+    step: int | None  # of the checkpoint; None for the newest
+    num_points: int  # n, the number of datapoints, from the start of the split
+    num_samples: int  # K of importance
+    num_temps: int  # T of ais and reverse_ais
+    num_chains: int  # C of ais, reverse_ais and appendix_d
+    num_draws: int  # L of each chain of appendix_d
+    num_leapfrog: int
+    num_warmup: int
+    num_theta: int  # samples of theta, if it has a posterior; 0 for its mean
 
 
 class Model(NamedTuple):

@@ -93,10 +93,7 @@ def open_reader(folder: Path) -> "ocp.CheckpointManager":
 
 
 def _alone() -> Any:
-    """Returns options with which orbax does not wait for other processes.
-
-    Each of several processes has its own manager.
-    """
+    """Returns options with which orbax does not wait for other processes, which have no manager."""
     import orbax.checkpoint as ocp
 
     here = jax.process_index()

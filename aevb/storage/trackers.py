@@ -168,7 +168,7 @@ class WeightsAndBiases:
         """Returns a context in which a failure is reported on stderr and ends the tracking."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # many types; a tracker must not stop the training
             message = f"Weights & Biases has failed ({_first_line(error)}); training continues"
             print(message, file=sys.stderr)
             self._run = None

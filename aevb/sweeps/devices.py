@@ -52,7 +52,6 @@ ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 
 Device = Any  # a jax.Device, which the type checker does not accept as a type
-Outcome = tuple[Member, Trained | DivergedError]
 Job = tuple[Member, ...]  # runs that train together; a single run unless the mapping is stack
 
 
@@ -258,8 +257,12 @@ class DeviceTrainer:
             report(journal.step * settings.batch_size, math.nan)
             at_step[journal.step].append((member, journal))
         for members in at_step.values():
-            train = self._train_stack if len(members) > 1 else self._train_single
-            for member, outcome in train(members, settings, device, signals, report):
+            if len(members) == 1:
+                trained = self._train_single(*members[0], settings, device, signals, report)
+                outcomes = [(members[0][0], trained)]
+            else:
+                outcomes = self._train_stack(members, settings, device, signals, report)
+            for member, outcome in outcomes:
                 if isinstance(outcome, DivergedError):
                     self.failures[member.name] = str(outcome)
                 else:
@@ -267,25 +270,24 @@ class DeviceTrainer:
 
     def _train_single(
         self,
-        members: Sequence[tuple[Member, Journal]],
+        member: Member,
+        journal: Journal,
         settings: Settings,
         device: Device,
         signals: Signals,
         report: Report,
-    ) -> list[Outcome]:
+    ) -> Trained | DivergedError:
         """Trains one run."""
-        ((member, journal),) = members
         program, run = self.program(member.values).advance, self.as_run(member)
         data = self._on_device(member.values, device)
         keys = loop.run_keys(run.key).loop
         steps, state = loop.prepare(program, keys, data, journal.state, settings.batch_size)
         try:
-            trained = trainer.train(
+            return trainer.train(
                 run, steps, state, settings, journal, signals=signals, report=report
             )
         except DivergedError as error:
-            return [(member, error)]
-        return [(member, trained)]
+            return error
 
     def _train_stack(
         self,
@@ -294,7 +296,7 @@ class DeviceTrainer:
         device: Device,
         signals: Signals,
         report: Report,
-    ) -> list[Outcome]:
+    ) -> list[tuple[Member, Trained | DivergedError]]:
         """Trains runs that are at the same step in one program."""
         job, journals = zip(*members, strict=True)
         stack = self.as_stack(job)

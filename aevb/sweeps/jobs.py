@@ -55,10 +55,10 @@ class Task(NamedTuple):
     def __call__(self) -> str | None:
         """Trains the run; returns "", the reason if it has failed, or None if it was stopped."""
         exit_at_once([number for number in CAUGHT if number != REQUEUE])
-        bring_again(self.values.get(ENTRIES, ""), self.folder)
         if self.one_thread:
             xla.add_flags("--xla_cpu_multi_thread_eigen=false")
         try:
+            bring_again(self.values.get(ENTRIES, ""), self.folder)
             runs.run(self.values, self.folder)
         except UserError as error:
             return str(error)
@@ -66,7 +66,7 @@ class Task(NamedTuple):
             if stop.received == REQUEUE:
                 signal.raise_signal(REQUEUE)  # now handled by submitit, which requeues the job
             return None
-        except Exception as error:
+        except Exception as error:  # reported as the failure of this run
             traceback.print_exc()
             last = " ".join(traceback.format_exception_only(error)[-1].split())
             return f"{last} (the log of its job has the traceback)"

@@ -8,7 +8,7 @@ left. Nothing is added to the cost of the steps while a run is finite.
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class Pick(NamedTuple):
     """How one run is taken out of a stack of runs; by default there is no stack."""
 
     state: Callable[[TrainState], TrainState] = lambda state: state
-    row: Callable[[Array], Array] = lambda array: array  # [S, ...] -> [...]
+    row: Callable[[Any], Any] = lambda array: array  # [S, ...] -> [...]
 
 
 ALONE = Pick()

@@ -191,9 +191,7 @@ def _new_failures(
     for number in set(range(stack.size)) - failures.keys():
         try:
             if not sound[number]:
-                own = partial(lambda number, state: stack.member(state, number), number)
-                pick = Pick(own, itemgetter(number))
-                bad = nonfinite.find(steps, before, pause.step, pick)
+                bad = nonfinite.find(steps, before, pause.step, _pick(stack, number))
                 raise diverged(bad, steps.batch_size, journals[number])
             require_finite(bounds[number] if bounds else None, pause, steps.batch_size)
         except DivergedError as error:
@@ -203,10 +201,13 @@ def _new_failures(
 
 def _own(stack: Stack, pause: Pause, number: int) -> Pause:
     """Returns the pause of one member, without the axis of the stack."""
-    return pause._replace(
-        state=stack.member(pause.state, number),
-        metrics={name: each[number] for name, each in pause.metrics.items()},
-    )
+    pick = _pick(stack, number)
+    metrics = {name: pick.row(each) for name, each in pause.metrics.items()}
+    return pause._replace(state=pick.state(pause.state), metrics=metrics)
+
+
+def _pick(stack: Stack, number: int) -> Pick:
+    return Pick(lambda state: stack.member(state, number), itemgetter(number))
 
 
 def _join(states: Sequence[TrainState]) -> TrainState:
