@@ -145,10 +145,10 @@ FIELDS = (
         *_entry(),
     ),
     Field(
-        "data.split", "", "how training and test data are chosen; '' is the dataset's first "
-        "split. frey_faces, npy:FILE, images:FOLDER: blocked (the last fifth is test data) or "
-        "random (as in the literature; of a film, near-copies of each test frame are trained on). "
-        "tfds:NAME: two TFDS splits, such as train[:80%],train[80%:]",
+        "data.split", "", "how training, validation and test data are chosen; '' is the dataset's "
+        "first split. frey_faces, npy:FILE, images:FOLDER: blocked (the last fifth is test data) "
+        "or random (as in the literature; of a film, near-copies of each test frame are trained "
+        "on). tfds:NAME: two or three TFDS splits, such as train[:80%],train[80%:]",
         *_anything("a split of the dataset"),
     ),
     Field(
@@ -174,6 +174,12 @@ FIELDS = (
     Field(
         "data.num_train", 0, "N, the number of training datapoints used, evenly spaced; 0 for all",
         *_at_least(0),
+    ),
+    Field(
+        "data.num_valid", -1, "number of validation datapoints, on which choices are made; they "
+        "are not trained on. -1 is the dataset's own number; with 0 no checkpoint is the best, and "
+        "the bound of the test data is followed during training",
+        *_at_least(-1),
     ),
     Field(
         "data.access", "auto", "memory: training data are copied to the device; stream: "
@@ -314,7 +320,7 @@ FIELDS = (
     ),
     Field(
         "train.eval_examples", 10_000, "largest number of datapoints of each split in an "
-        "evaluation (the summary uses all)",
+        "evaluation during training (the summary uses all)",
         *_at_least(1),
     ),
     Field(
@@ -324,7 +330,7 @@ FIELDS = (
     ),
     Field(
         "train.keep_checkpoints", False, "keep every checkpoint, instead of the last two and the "
-        "best",
+        "best by the validation bound",
         *_anything("True or False"),
     ),
     Field(

@@ -74,7 +74,8 @@ def load(values: Values) -> Dataset:
     access, share = options.pop("access"), options.pop("memory_share")
     name = options.pop("name")
     if name == "synthetic":
-        number = options["synthetic_num_train"] + options["synthetic_num_test"]
+        valid = options["num_valid"] if options["num_valid"] >= 0 else options["synthetic_num_test"]
+        number = options["synthetic_num_train"] + options["synthetic_num_test"] + valid
         width = max(number, options["synthetic_num_latents"])
         xla.require_memory(
             8 * width * options["synthetic_num_dims"],

@@ -2,8 +2,9 @@
 
 python experiments/run.py --config=experiments/figure_2_frey.py --sweep
 
-`make paper` runs it. The split is the random one of the literature, which agrees with the axes of
-the paper's figure.
+`make paper` runs it. The split is random, as in the literature, which agrees with the axes of the
+paper's figure. As there, the curves are of the training and the test data, and there are no
+validation data: nothing is chosen by the test bound.
 """
 
 from aevb.config import Config, with_values
@@ -12,7 +13,7 @@ from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:
-    values = {"data.split": "random", "train.num_examples": 10_000_000}
+    values = {"data.split": "random", "data.num_valid": 0, "train.num_examples": 10_000_000}
     return with_values(frey_faces.get_config(), values)
 
 

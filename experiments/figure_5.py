@@ -11,7 +11,7 @@ from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:
-    values = {"model.num_latents": 2, "train.num_examples": 10_000_000}
+    values = {"data.num_valid": 0, "model.num_latents": 2, "train.num_examples": 10_000_000}
     return with_values(binarized_mnist.get_config(), values)
 
 

@@ -52,3 +52,6 @@ class Algorithm(NamedTuple):
     # "objective" is the maximized value, in nats per datapoint
     vae_params: Callable[[PyTree], PyTree] = _as_they_are
     # state.params -> the VAE's parameters for evaluation; means, if they have a distribution
+    objective: Callable[[Key, PyTree, Array], Array] | None = None
+    # (key, state.params, x [D]) -> []; its mean over the training data is what is maximized, in
+    # nats per datapoint. None if this is the bound of `vae_params`, or if there is no such function

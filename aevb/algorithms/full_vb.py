@@ -9,7 +9,7 @@ import optax
 from jax import Array
 
 from aevb.algorithms import gradient_ascent
-from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.gradient_ascent import over_datapoints
 from aevb.distributions import DiagNormal
 from aevb.losses import BOUNDS, NOT_MEANS, Bound, evidence_lower_bound, minibatch_objective
@@ -20,6 +20,7 @@ from aevb.vae import VAE
 FIRST_STD = 0.01  # standard deviation of q(theta) before training
 POINT_ESTIMATES = ("encoder", "guide")  # phi, which has no distribution; all other parts are theta
 NOISES = ("minibatch", "datapoint", "local")
+PRIOR_SCALES = ("constant", "fan_in")
 
 
 def make(
@@ -32,6 +33,9 @@ def make(
     weight_noise: str = "local",
     param_prior_std: float = 1.0,
     accumulation_steps: int = 1,
+    prior_scale: str = "constant",
+    first_std: float = FIRST_STD,
+    kl_warm_up_steps: int = 0,
 ) -> Algorithm:
     """Returns gradient ascent, in phi and q(theta), of a bound on log p(X) of the whole dataset.
 
@@ -49,41 +53,72 @@ def make(
         weight_noise: one of `NOISES`, which `theta_of` explains.
         param_prior_std: the standard deviation of p(theta) = N(0, std^2 I).
         accumulation_steps: number of parts of a minibatch, which are processed one after the other.
+        prior_scale: one of `PRIOR_SCALES`, which `prior_stds` explains.
+        first_std: the standard deviation of q(theta) before training.
+        kl_warm_up_steps: the number of first steps over which the weight of the KL increases
+            linearly from 0 to 1. Until then the objective is not a bound.
 
     Raises:
         ValueError: the prior is flat, so that the posterior variance would grow without limit;
-            weight_noise is unknown; or weight_noise is "local" and the bound, one of
-            `aevb.losses.NOT_MEANS`, compares several samples of z, which would not share one theta.
+            prior_scale or weight_noise is unknown; first_std is not above 0; kl_warm_up_steps is
+            below 0; or weight_noise is "local" and the bound, one of `aevb.losses.NOT_MEANS`,
+            compares several samples of z, which would not share one theta.
     """
     _require_proper(param_prior_std)
     _require_noise_for(vae, bound, num_samples, weight_noise)
+    if prior_scale not in PRIOR_SCALES:
+        raise ValueError(f"prior_scale is {prior_scale!r}; it must be one of {PRIOR_SCALES}")
+    if not 0.0 < first_std < math.inf:
+        raise ValueError(f"first_std is {first_std:g}; it must be above 0 and finite")
+    if kl_warm_up_steps < 0:
+        raise ValueError(f"kl_warm_up_steps is {kl_warm_up_steps}; it must be at least 0")
 
-    def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    def kl_theta(params: PyTree) -> Array:
+        return kl_to_prior(params, prior_stds(params, param_prior_std, prior_scale)) / num_data
+
+    def bound_at(theta: PyTree, key: Key, x: Array) -> Array:
+        stats = vae.encode(theta, x)
+        return bound(key, stats, vae.guide, vae.joint(theta, x), num_samples=num_samples)
+
+    def objective(
+        step: Array, params: PyTree, key: Key, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
         """Returns the mean bound at random theta less KL / N [], and the metrics."""
         common_key, theta_key, z_key = jax.random.split(key, 3)
 
         def bound_of(theta_key: Key, z_key: Key, x: Array) -> Array:
-            theta = theta_of(common_key, theta_key, params, weight_noise)
-            stats = vae.encode(theta, x)
-            return bound(z_key, stats, vae.guide, vae.joint(theta, x), num_samples=num_samples)
+            return bound_at(theta_of(common_key, theta_key, params, weight_noise), z_key, x)
 
         theta_keys, z_keys = (jax.random.split(key, len(batch.x)) for key in (theta_key, z_key))
         bounds = over_datapoints(
             bound_of, theta_keys, z_keys, batch.x, num_parts=accumulation_steps
         )
-        kl = kl_to_prior(params, param_prior_std) / num_data
-        value = minibatch_objective(bounds, num_data) / num_data - kl
+        kl = kl_theta(params)
+        weight = jnp.minimum(step / max(kl_warm_up_steps, 1), 1.0) if kl_warm_up_steps else 1.0
+        value = minibatch_objective(bounds, num_data) / num_data - weight * kl
         return value, {"objective": value, "kl": kl}
 
-    trained = gradient_ascent.algorithm(objective, partial(_first_params, vae), optimizer)
-    return trained._replace(vae_params=lambda params: params["mean"])
+    def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        at_step = gradient_ascent.algorithm(partial(objective, state.step), first, optimizer)
+        return at_step.update(key, state, batch)
+
+    def of_datapoint(key: Key, params: PyTree, x: Array) -> Array:
+        """Returns the bound at random theta less KL / N [], with theta of the datapoint's own."""
+        theta_key, z_key = jax.random.split(key)
+        noise = "datapoint" if weight_noise == "minibatch" else weight_noise
+        theta = theta_of(theta_key, theta_key, params, noise)
+        return bound_at(theta, z_key, x) - kl_theta(params)
+
+    first = partial(_first_params, vae, first_std)
+    init = gradient_ascent.algorithm(partial(objective, jnp.int32(0)), first, optimizer).init
+    return Algorithm(init, update, lambda params: params["mean"], of_datapoint)
 
 
-def _first_params(vae: VAE, key: Key) -> PyTree:
+def _first_params(vae: VAE, first_std: float, key: Key) -> PyTree:
     """Returns narrow q(theta) around the VAE's first parameters."""
     mean = vae.init(key)
     theta = {part: tree for part, tree in mean.items() if part not in POINT_ESTIMATES}
-    log_var = 2.0 * math.log(FIRST_STD)
+    log_var = 2.0 * math.log(first_std)
     return {
         "mean": mean,
         "log_var": jax.tree.map(lambda leaf: jnp.full_like(leaf, log_var), theta),
@@ -128,23 +163,49 @@ def theta_of(common_key: Key, own_key: Key, params: PyTree, weight_noise: str) -
             return draw(own_key, params)
 
 
-def kl_to_prior(params: PyTree, std: float = 1.0) -> Array:
-    """Returns KL(q(theta) || N(0, std^2 I)) [], in nats; appendix F.1.
+def prior_stds(params: PyTree, std: float, scale: str = "constant") -> PyTree:
+    """Returns the standard deviation of p(theta) for each array of theta, as a tree of floats.
+
+    "constant" is `std` for all parameters. "fan_in" is std / sqrt(fan-in) for weights, where the
+    fan-in is the number of inputs of a unit, and `std` for biases and other vectors. The units then
+    have a prior variance that does not depend on the width of the layer before them.
+    """
+
+    def of(leaf: Array) -> float:
+        fan_in = math.prod(leaf.shape[:-1]) if scale == "fan_in" else 1  # 1 for a vector
+        return std / math.sqrt(fan_in)
+
+    return jax.tree.map(of, params["log_var"])
+
+
+def kl_to_prior(params: PyTree, stds: PyTree | float = 1.0) -> Array:
+    """Returns KL(q(theta) || N(0, diag(std^2))) [], in nats; appendix F.1.
+
+    Args:
+        params: {"mean", "log_var"}, as in `make`.
+        stds: from `prior_stds`, or a number for all parameters.
 
     Raises:
         ValueError: the prior is flat.
     """
-    _require_proper(std)
+    return sum(jax.tree.leaves(kl_per_array(params, stds)), jnp.zeros(()))
 
-    def kl(mean: Array, log_var: Array) -> Array:  # in units of the prior's std
+
+def kl_per_array(params: PyTree, stds: PyTree | float = 1.0) -> PyTree:
+    """Returns the terms [] of `kl_to_prior`, one for each array of theta."""
+    if isinstance(stds, float | int):
+        stds = prior_stds(params, stds)
+
+    def kl(mean: Array, log_var: Array, std: float) -> Array:  # in units of the prior's std
+        _require_proper(std)
         return DiagNormal(mean / std, log_var - 2.0 * math.log(std)).kl_to_standard_normal()
 
     theta = {part: params["mean"][part] for part in params["log_var"]}
-    return sum(jax.tree.leaves(jax.tree.map(kl, theta, params["log_var"])), jnp.zeros(()))
+    return jax.tree.map(kl, theta, params["log_var"], stds)
 
 
 def log_evidence_bound(
-    key: Key, vae: VAE, params: PyTree, x: Array, *, num_samples: int, param_prior_std: float
+    key: Key, vae: VAE, params: PyTree, x: Array, *, num_samples: int, stds: PyTree | float
 ) -> tuple[Array, Array]:
     """Estimates the bound on log p(X) of all of x [N, D].
 
@@ -170,7 +231,7 @@ def log_evidence_bound(
 
     totals = jax.lax.map(at_theta, jax.random.split(key, num_samples))
     error = jnp.std(totals, ddof=1) / jnp.sqrt(num_samples)
-    return jnp.mean(totals) - kl_to_prior(params, param_prior_std), error
+    return jnp.mean(totals) - kl_to_prior(params, stds), error
 
 
 def _require_proper(std: float) -> None:

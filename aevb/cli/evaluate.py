@@ -1,7 +1,7 @@
 """Estimates log p(x) of a finished run's model, from below and from above.
 
 aevb evaluate --workdir=RUN [--estimators=importance,ais,appendix_d] [--proposal=laplace] \
-[--split=test] [--num_points=1000] [--step=STEP] [--num_theta=S]
+[--split=test] [--num_points=1000] [--which=best] [--step=STEP] [--num_theta=S]
 
 The result is printed as a table and written to RUN/marginal.json, or to --output, with the settings
 and versions that a published number needs. The estimators start from a density that is fitted to
@@ -20,7 +20,7 @@ from typing import Any
 from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
 
-SPLITS = ("test", "train", "simulated")
+SPLITS = ("test", "valid", "train", "simulated")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -44,7 +44,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--output", type=Path, help="the file to write (RUN/marginal.json)")
     parser.add_argument(
-        "--step", type=_at_least(1), help="step of a checkpoint that the run kept (the newest)"
+        "--which",
+        choices=("last", "best"),
+        default="last",
+        help="the state at the end, or the one with the highest validation bound (last)",
+    )
+    parser.add_argument(
+        "--step", type=_at_least(1), help="step of another checkpoint that the run kept"
     )
     for name, least, default, meaning in (
         ("num_points", 1, 1000, "n, the number of datapoints, from the start of the split"),

@@ -1,6 +1,6 @@
 """Writes the interactive page of a finished run's latent space.
 
-aevb explore RUN [--step=STEP] [--output=FILE]
+aevb explore RUN [--which=best] [--step=STEP] [--output=FILE]
 
 Every run writes its page, explorer.html, when it ends. This command writes it again, for example
 from another checkpoint. The page works offline, and decodes any point in the browser. If it has no
@@ -15,7 +15,7 @@ from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
 
 
-def make(folder: Path, step: int | None, output: Path | None) -> Path:
+def make(folder: Path, which: str, step: int | None, output: Path | None) -> Path:
     """Writes the page of a finished run and returns its file.
 
     Raises:
@@ -31,7 +31,8 @@ def make(folder: Path, step: int | None, output: Path | None) -> Path:
     from aevb.storage import metrics_log  # imports jax; after the check, which does not need it
 
     experiment = build(config)
-    params = experiment.algorithm.vae_params(read_state(folder, experiment, config, step).params)
+    state = read_state(folder, experiment, config, step, which=which)
+    params = experiment.algorithm.vae_params(state.params)
     records = metrics_log.read_records(folder / "metrics.jsonl")
     summary = runs.inspect(folder, config) or {}
     written = output or folder / runs.EXPLORER
@@ -50,12 +51,16 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--step", type=int, help="step of a checkpoint; by default, the newest")
+    parser.add_argument(
+        "--which", choices=("last", "best"), default="last",
+        help="the state at the end (default), or the one with the highest validation bound",
+    )  # fmt: skip
+    parser.add_argument("--step", type=int, help="step of another checkpoint that the run kept")
     parser.add_argument("--output", type=Path, help="file; by default, RUN/explorer.html")
 
     def body() -> int:
         args = parser.parse_args(arguments)
-        print(make(args.run, args.step, args.output))
+        print(make(args.run, args.which, args.step, args.output))
         return 0
 
     return reporting_mistakes(body)

@@ -190,12 +190,20 @@ def default_workdir(given: flags.FlagValues) -> Path:
 def report(summary: dict[str, Any], folder: Path) -> str:
     """Returns a run's result as text for the terminal."""
     lines = [f"{'':6} {'bound (nats)':>12} {'std. error':>11} {'bits/dim':>9}"]
-    for split in ("train", "test"):
+    for split in ("train", "valid", "test"):
+        if f"{split}_bound" not in summary:
+            continue
         bits = summary.get(f"{split}_bits_per_dim")
         lines.append(
             f"{split:6} {summary[f'{split}_bound']:12.2f} "
             f"{summary[f'{split}_bound_standard_error']:11.2f} "
             f"{'' if bits is None else format(bits, '9.3f'):>9}"
+        )
+    if (best := summary.get("best_num_examples")) is not None:
+        lines.append(
+            f"the best checkpoint by the validation bound, after {best:,} examples, has "
+            f"{summary['best_valid_bound']:.2f} on the validation and "
+            f"{summary['best_test_bound']:.2f} on the test data"
         )
     speed = summary["examples_per_second"]
     lines.append(
@@ -236,17 +244,23 @@ def sweep_table(result: dict[str, Any]) -> str:
     for trial in result["trials"]:
         setting = ", ".join(f"{name}={value}" for name, value in trial["setting"].items())
         tried = ", ".join(
-            f"{' '.join(str(v) for k, v in one.items() if k != 'train_bound')} "
-            f"({'no number' if one['train_bound'] is None else format(one['train_bound'], '.1f')})"
+            f"{' '.join(str(one[name]) for name in trial['chosen'])} "
+            f"({'no number' if (found := one[trial['by']]) is None else format(found, '.1f')})"
             for one in trial["tried"]
         )
         chosen = ", ".join(f"{name}={value}" for name, value in trial["chosen"].items())
-        lines.append(f"{setting or 'all'}: {chosen} by the training bound, of {tried}")
+        lines.append(f"{setting or 'all'}: {chosen} by the {trial['by']}, of {tried}")
     header = [f"{title:>14}" for title in titles]
-    lines.append(" ".join([*header, f"{'train bound':>18}", f"{'test bound':>18}", "seeds"]))
+    splits = [
+        split
+        for split in ("train", "valid", "test")
+        if any(f"{split}_bound" in row for row in result["rows"])
+    ]
+    titles = [f"{f'{split} bound':>18}" for split in splits]
+    lines.append(" ".join([*header, *titles, "seeds"]))
     for row in result["rows"]:
         cells = [f"{row['setting'][name]!s:>14}" for name in names]
-        for split in ("train", "test"):
+        for split in splits:
             cells.append(f"{_mean(row.get(f'{split}_bound')):>18}")
         lines.append(" ".join([*cells, f"{row['seeds']:>5}"]))
         lines += [f"  {name} failed: {reason}" for name, reason in row["failed"].items()]

@@ -22,7 +22,7 @@ OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
 
 
 class Dataset(NamedTuple):
-    """Training and test data as stored, with the preprocessing that the model needs."""
+    """Training, validation and test data as stored, with the preprocessing that the model needs."""
 
     name: str
     train: Any  # [N, D]: uint8, or float32 for real-valued data; an ndarray, or Records on disk
@@ -31,6 +31,26 @@ class Dataset(NamedTuple):
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
     image_shape: tuple[int, ...] | None  # rows, columns, channels if in color; their product is D
     levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
+    valid: np.ndarray | None = None  # [N'', D], on which choices are made; may have no rows.
+    # None: `load` holds out the last of the training data, by default a sixth
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """The data by split: train, test, and valid if there are validation data."""
+        has_valid = self.valid is not None and len(self.valid)
+        return {
+            "train": self.train,
+            **({"valid": self.valid} if has_valid else {}),
+            "test": self.test,
+        }
+
+    @property
+    def followed(self) -> str:
+        """The split whose bound is followed during training, beside that of the training data.
+
+        The test data are followed only where there are no validation data.
+        """
+        return "valid" if "valid" in self.splits else "test"
 
 
 class Options(NamedTuple):
@@ -43,6 +63,7 @@ class Options(NamedTuple):
     binarization: str = ""  # "" = the dataset's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
     num_train: int = 0  # number of training datapoints kept, evenly spaced in their order; 0 = all
+    num_valid: int = -1  # number of validation datapoints; -1 = the dataset's own number
     synthetic_num_train: int = 1000
     synthetic_num_test: int = 1000
     synthetic_num_dims: int = 10
@@ -121,7 +142,7 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         split = _chosen(f"data.split of {name}", split, entry.splits)
     kind = _chosen(f"data.binarization of {name}", options.binarization, entry.binarizations)
     chosen = options._replace(split=split or entry.splits[0], binarization=kind)
-    dataset = entry.load(chosen, **own)
+    dataset = _with_validation(entry.load(chosen, **own), options.num_valid)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(
@@ -132,6 +153,38 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         return dataset
     kept = np.arange(options.num_train) * number // options.num_train
     return dataset._replace(train=dataset.train[kept])
+
+
+def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
+    """Returns a loaded dataset with the validation data that the options ask for.
+
+    A dataset without validation data of its own has the last of its training data for that, by
+    default a sixth (which is 10,000 of MNIST's 60,000).
+
+    Args:
+        wanted: as in the options.
+
+    Raises:
+        UserError: it does not have that many.
+    """
+    if dataset.valid is not None:
+        own = len(dataset.valid)
+        if wanted not in (-1, 0, own):
+            raise UserError(
+                f"data.num_valid is {wanted}; this split of {dataset.name} has {own} validation "
+                "datapoints: -1 uses them, and 0 leaves them out"
+            )
+        return dataset if wanted else dataset._replace(valid=dataset.valid[:0])
+    train, number = dataset.train, len(dataset.train)
+    num_valid = number // 6 if wanted < 0 else wanted
+    if num_valid >= number:
+        raise UserError(
+            f"data.num_valid is {num_valid}; {dataset.name} has {number} datapoints for training "
+            "and validation together"
+        )
+    kept = number - num_valid
+    head = train.head(kept) if isinstance(train, Records) else train[:kept]
+    return dataset._replace(train=head, valid=np.asarray(train[kept:]))
 
 
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:

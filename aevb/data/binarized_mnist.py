@@ -16,19 +16,21 @@ IMAGE_SHAPE = (28, 28)
 
 
 def load(options: Options) -> Dataset:
-    """Returns 50,000 or 60,000 training images and 10,000 test images, with pixels 0/1.
+    """Returns 50,000 training, 10,000 validation and 10,000 test images, with pixels 0/1.
 
-    The split `standard` leaves out the 10,000 validation images. The split `train+validation`
-    appends them to the training images.
+    The split `train+validation` appends the validation images to the training images, and has none
+    for validation.
 
     Raises:
         UserError: the files are not on this machine and cannot be downloaded, or are damaged.
     """
-    splits = ("train", "test") if options.split == "standard" else ("train", "test", "validation")
-    train, test, *validation = prepared.load(SOURCE, splits, options)
+    train, valid, test = prepared.load(SOURCE, ("train", "validation", "test"), options)
+    if options.split == "train+validation":
+        train, valid = np.concatenate([train, valid]), valid[:0]
     return Dataset(
         name="binarized_mnist",
-        train=np.concatenate([train, *validation]) if validation else train,
+        train=train,
+        valid=valid,
         test=test,
         kind="binary",
         preprocess=preprocessing.unchanged,

@@ -16,13 +16,16 @@ from aevb.data.io.sources import Part, Source
 
 IMAGE_SHAPE = (28, 20)
 NUM_FRAMES = 1965
+NUM_VALID = 200  # by default, as in the literature
 
 
 def load(options: Options) -> Dataset:
-    """Returns 1,572 training frames and 393 test frames.
+    """Returns the frames in three parts, by default of 1,372 + 200 + 393 or 1,565 + 200 + 200.
 
-    The split `blocked` takes the first 80% of the film for training and the last 20% for the test.
-    The split `random`, common in the literature, is a permutation with a fixed seed. Frames are a
+    The split `blocked` takes the last 20% of the film for the test, the frames before them for
+    validation and the others for training. The split `random`, common in the literature, is a
+    permutation with a fixed seed, with as many frames for the test as for validation. Without
+    validation data both have 1,572 training frames and 393 test frames. Frames are a
     fraction of a second apart, and neighbors are near-duplicates. With `random`, nearly every test
     frame has a near-duplicate in the training set, so its scores reward memorization and are not
     comparable with those of `blocked`.
@@ -32,10 +35,12 @@ def load(options: Options) -> Dataset:
     """
     part = SOURCE.splits["film"]["image"]
     film = sources.read(SOURCE, part, sources.SHIPPED / part.names[0]).reshape(NUM_FRAMES, -1)
-    train, test = splits.four_fifths(film, options.split)
+    num_valid = NUM_VALID if options.num_valid < 0 else options.num_valid
+    train, valid, test = splits.split(film, options.split, num_valid)
     return Dataset(
         name="frey_faces",
         train=train,
+        valid=valid,
         test=test,
         kind="grey",
         preprocess=preprocessing.scaled(options.grey_scale),

@@ -18,6 +18,8 @@ IMAGE_SHAPE = (28, 28)
 def load(options: Options) -> Dataset:
     """Returns the standard 60,000 training and 10,000 test images.
 
+    `aevb.data.load` makes the last 10,000 of the training images validation images, by default.
+
     The binarization `dynamic` draws each pixel x as 1 with probability x / 255 on every call, from
     the key (a fixed key gives a fixed image). `fixed` draws once in the same way, with a fixed
     seed; this is not Larochelle's draw, which is the dataset `binarized_mnist`. `none` keeps the

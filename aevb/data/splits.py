@@ -1,20 +1,35 @@
-"""Splits of an ordered dataset: four fifths for training and one fifth for the test."""
+"""Splits of an ordered dataset into training, validation and test data."""
 
 import numpy as np
+
+from aevb.errors import UserError
 
 SPLITS = ("blocked", "random")
 RANDOM_SPLIT_SEED = 0
 
 
-def four_fifths(x: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns training and test datapoints of x [N, ...], each in their original order.
+def split(x: np.ndarray, how: str, num_valid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns training, validation and test datapoints of x [N, ...], each in original order.
 
-    The split `blocked` takes the first four fifths for training and the last fifth for the test. It
-    is the valid one where neighbors resemble each other, as the frames of a film do. The split
-    `random` uses a permutation with a fixed seed, for data whose order has no meaning.
+    The split `blocked` takes the last fifth for the test, and the `num_valid` datapoints before it
+    for validation. It is the valid one where neighbors resemble each other, as the frames of a film
+    do. The split `random` uses a permutation with a fixed seed, for data whose order has no
+    meaning. It takes `num_valid` datapoints for validation and as many for the test or, without
+    validation data, a fifth for the test.
+
+    Raises:
+        UserError: no datapoint is left for training.
     """
-    num_train = len(x) * 4 // 5
-    if split == "blocked":
-        return x[:num_train], x[num_train:]
+    num_test = num_valid if how == "random" and num_valid else len(x) - len(x) * 4 // 5
+    first_test = len(x) - num_test
+    first_valid = first_test - num_valid
+    if first_valid < 1:
+        raise UserError(
+            f"data.num_valid is {num_valid}, and {num_test} of {len(x)} datapoints are for the "
+            "test; none would be left for training"
+        )
+    if how == "blocked":
+        return x[:first_valid], x[first_valid:first_test], x[first_test:]
     order = np.random.RandomState(RANDOM_SPLIT_SEED).permutation(len(x))
-    return x[np.sort(order[:num_train])], x[np.sort(order[num_train:])]
+    train, valid, test = (np.sort(part) for part in np.split(order, [first_valid, first_test]))
+    return x[train], x[valid], x[test]

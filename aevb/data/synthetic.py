@@ -89,19 +89,23 @@ def make_model(options: Options) -> LinearGaussian:
 def load(options: Options) -> Dataset:
     """Returns independent samples of `make_model(options)`, float32.
 
-    They are determined by the seed. The test data do not depend on the number of training data.
+    They are determined by the seed. By default there are as many validation as test data. The test
+    data do not depend on the number of training data, nor these on the number of validation data.
 
     Raises:
         UserError: as for `make_model`.
     """
     model = make_model(options)
     num_test = options.synthetic_num_test
-    index = np.arange(num_test + options.synthetic_num_train, dtype=np.uint32)
-    x = np.asarray(_samples(_keys(options)[1], model, index))
+    num_valid = num_test if options.num_valid < 0 else options.num_valid
+    ends = np.cumsum([num_test, options.synthetic_num_train, num_valid])
+    x = np.asarray(_samples(_keys(options)[1], model, np.arange(ends[-1], dtype=np.uint32)))
+    test, train, valid = np.split(x, ends[:-1])
     return Dataset(
         name="synthetic",
-        train=x[num_test:],
-        test=x[:num_test],
+        train=train,
+        valid=valid,
+        test=test,
         kind="real",
         preprocess=preprocessing.unchanged,
         image_shape=None,

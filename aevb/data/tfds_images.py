@@ -36,11 +36,12 @@ class Images(NamedTuple):
 
 
 def load(name: str, options: Options) -> Dataset:
-    """Returns the images of two splits; those of the training split stay on disk.
+    """Returns the images of two or three splits; those of the training split stay on disk.
 
     Args:
         name: the dataset's name, with its prefix.
-        options: `split` holds both splits, separated by a comma: train[:80%],train[80%:].
+        options: `split` holds the splits for training, for validation (optional) and for the
+            test, separated by commas: train[:80%],train[80%:].
 
     Raises:
         UserError: the dataset is not prepared, or not as array_record; it has no such split, or no
@@ -49,16 +50,18 @@ def load(name: str, options: Options) -> Dataset:
     folder = _find(name, options)
     images = _open(name, folder)
     parts = re.split(r",(?![^\[]*\])", options.split)
-    if len(parts) != 2:
+    if len(parts) not in (2, 3):
         raise UserError(
-            f"data.split of {name} is {options.split!r}; it must be two of TFDS's splits, for "
-            "training and for the test, such as train,test or train[:80%],train[80%:]"
+            f"data.split of {name} is {options.split!r}; it must be two or three of TFDS's splits, "
+            "for training, validation (optional) and the test, such as train,test or "
+            "train[:80%],train[80%:90%],train[90%:]"
         )
-    train, test = (_records(name, images, part, options) for part in parts)
+    train, *valid, test = (_records(name, images, part, options) for part in parts)
     is_grey = options.binarization == "none"
     return Dataset(
         name=name,
         train=train,
+        valid=np.asarray(valid[0]) if valid else None,
         test=np.asarray(test),
         kind=KINDS[options.binarization],
         preprocess=preprocessing.scaled(options.grey_scale) if is_grey else preprocessing.drawn,

@@ -25,7 +25,7 @@ HIGHEST = 255
 
 
 def load(name: str, options: Options) -> Dataset:
-    """Loads the data that `name` refers to: four fifths for training and one fifth for the test.
+    """Loads the data that `name` refers to, and splits them as `splits.split` does.
 
     Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none.
 
@@ -44,18 +44,20 @@ def load(name: str, options: Options) -> Dataset:
             f"data.binarization is {options.binarization!r}, which is for grey levels; {name} "
             f"holds {kind} data, for which it must be none"
         )
-    train, test = splits.four_fifths(x, options.split)
+    num_valid = len(x) // 10 if options.num_valid < 0 else options.num_valid
+    train, valid, test = splits.split(x, options.split, num_valid)
     is_grey, preprocess = kind == "grey" and options.binarization == "none", preprocessing.unchanged
     if is_grey:
         preprocess = preprocessing.scaled(options.grey_scale)
     elif options.binarization == "dynamic":
         preprocess = preprocessing.drawn
     elif options.binarization == "fixed":
-        train, test = preprocessing.binarized_once(train, test)
+        train, valid, test = preprocessing.binarized_once(train, valid, test)
     return Dataset(
         name=f"{prefix}{path.name}",
         train=train,
-        test=np.array(test),  # a copy, because the user may overwrite the file
+        valid=np.array(valid),  # copies, because the user may overwrite the file
+        test=np.array(test),
         kind=KINDS[options.binarization] if kind == "grey" else kind,
         preprocess=preprocess,
         image_shape=image_shape,

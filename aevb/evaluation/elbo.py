@@ -61,23 +61,41 @@ def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf
     else:
         bound = evidence_lower_bound(vae.guide)
 
-    def bounds_of(params: PyTree, stored: Array, numbers: Array) -> Array:
-        def bound_of(stored: Array, number: Array) -> Array:
+    def bound_of(key: Key, params: PyTree, x: Array) -> Array:
+        return bound(key, vae.encode(params, x), vae.guide, vae.joint(params, x))
+
+    return with_fixed_noise(bound_of, preprocess)
+
+
+def with_fixed_noise(
+    value_of: Callable[[Key, PyTree, Array], Array], preprocess: Callable[[Key, Array], Array]
+) -> BoundsOf:
+    """Returns `values_of(params, stored [n, D], index [n])`, [n], from (key, params, x [D]) -> [].
+
+    The noise and the binarization of a datapoint depend on its number alone.
+    """
+
+    def values_of(params: PyTree, stored: Array, numbers: Array) -> Array:
+        def one(stored: Array, number: Array) -> Array:
             x = fixed_input(preprocess, number, stored)
-            noise_key = jax.random.fold_in(jax.random.key(NOISE_SEED), number)
-            return bound(noise_key, vae.encode(params, x), vae.guide, vae.joint(params, x))
+            return value_of(jax.random.fold_in(jax.random.key(NOISE_SEED), number), params, x)
 
-        return jax.vmap(bound_of)(stored, numbers)
+        return jax.vmap(one)(stored, numbers)
 
-    return bounds_of
+    return values_of
 
 
 def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
     """Returns `score(params, data [N, D], index)`, the mean bound of the datapoints `index`."""
-    bounds_of = jax.jit(make_bounds(vae, preprocess))
+    return scorer(make_bounds(vae, preprocess))
+
+
+def scorer(bounds_of: BoundsOf) -> Scorer:
+    """Returns `score(params, data [N, D], index)`, the mean of `bounds_of` at these datapoints."""
+    compiled = jax.jit(bounds_of)
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
-        return _score(_in_blocks(bounds_of, params, data, index))
+        return _score(_in_blocks(compiled, params, data, index))
 
     return score
 

@@ -33,7 +33,9 @@ class Column(NamedTuple):
 
 BOUNDS = (
     Column("train_bound", "train bound (nats)", 2),
+    Column("valid_bound", "valid bound (nats)", 2),
     Column("test_bound", "test bound (nats)", 2),
+    Column("best_test_bound", "test bound, best checkpoint (nats)", 2),
     Column("train_bits_per_dim", "train bits/dim", 3),
     Column("test_bits_per_dim", "test bits/dim", 3),
 )
@@ -299,7 +301,7 @@ def _link(run: Run, folder: Path) -> dict[str, Any]:
 
 def text_table(comparison: Comparison) -> str:
     """Returns the rows and their bounds as a table for the terminal."""
-    shown = [column for column in comparison.columns if column in BOUNDS[:2]]
+    shown = [column for column in comparison.columns if column in BOUNDS[:3]]
     labels = [column.label for column in shown]
     lines = [[*map(_label, comparison.fields), "runs", *labels]]
     for row in comparison.rows:

@@ -74,7 +74,9 @@ def explorer_page(
 def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
     """Returns the rows of the page's summary, each a name and a value."""
     rows = []
-    for split in ("train", "test"):
+    for split in ("train", "valid", "test"):
+        if f"{split}_bound" not in summary:
+            continue
         bound, error = summary[f"{split}_bound"], summary[f"{split}_bound_standard_error"]
         bits = summary.get(f"{split}_bits_per_dim")
         in_bits = "" if bits is None else f", {bits:.3f} bits/dim"

@@ -18,7 +18,9 @@ BOUND_LABEL = "evidence lower bound (nats per datapoint)"
 
 
 Curve = Mapping[str, Sequence[float]]
-"""A run's log by column: examples, train_bound and test_bound, nats per datapoint."""
+"""A run's log by column: examples, and the bounds of its splits, nats per datapoint."""
+
+COLORS = {"train": "tab:blue", "valid": "tab:green", "test": "tab:red"}  # by split
 
 
 def titled_axes(
@@ -63,18 +65,20 @@ def bound_curves(runs: Mapping[str, Sequence[Curve]]) -> Figure:
 
 
 def _draw_bounds(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Draws the bounds of runs on both splits against the number of training examples.
+    """Draws the bounds of runs on each split against the number of training examples.
 
     The y axis is cut off below, because runs can start thousands of nats below their end.
     """
-    for split, style in (("train", "--"), ("test", "-")):
-        color = {"train": "tab:blue", "test": "tab:red"}[split]
-        for number, curve in enumerate(curves):
-            label = None if number else split
+    drawn = []
+    for split, color in COLORS.items():
+        having = [curve for curve in curves if f"{split}_bound" in curve]
+        for number, curve in enumerate(having):
+            style, label = "--" if split == "train" else "-", None if number else split
             axes.semilogx(
                 curve["examples"], curve[f"{split}_bound"], style, color=color, label=label
             )
-    values = np.array([v for c in curves for v in [*c["train_bound"], *c["test_bound"]]])
+            drawn += curve[f"{split}_bound"]
+    values = np.array(drawn)
     values = values[np.isfinite(values)]
     if len(values):
         low, high = np.quantile(values, 0.25), values.max()

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from aevb import registry
+from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import num_skipped
 from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, section
 from aevb.data import Dataset
@@ -19,6 +20,7 @@ from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
+from aevb.runs.load import best_record, read_state
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
 from aevb.storage import trackers
@@ -200,13 +202,16 @@ def finish(
 ) -> dict[str, Any]:
     """Writes the figures, the page and the summary of a trained run; returns the summary.
 
-    The summary is written last and marks the run as finished.
+    The test data are scored here, once for the last state and once for the best. The summary is
+    written last and marks the run as finished.
     """
     dataset = experiment.dataset
     params = experiment.algorithm.vae_params(trained.state.params)
     speed = trained.examples_per_second
     summary = {
         **_bounds(score, params, dataset, is_density=experiment.vae.levels is None),
+        **_objective(experiment, trained.state),
+        **_of_best(experiment, score, trained, config, folder),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "skipped_steps": num_skipped(trained.state) or 0,
         "examples_per_second": None if speed is None else round(speed, 1),
@@ -230,7 +235,7 @@ def _bounds(
 ) -> dict[str, float]:
     """Returns the bound on each whole split, its standard error, and bits/dim for grey data."""
     figures = {}
-    for split, data in (("train", dataset.train), ("test", dataset.test)):
+    for split, data in dataset.splits.items():
         mean, error = score(params, data, np.arange(len(data)))
         figures[f"{split}_bound"] = mean
         figures[f"{split}_bound_standard_error"] = error
@@ -243,6 +248,42 @@ def _bounds(
     return figures
 
 
+def _objective(experiment: Experiment, state: TrainState) -> dict[str, float]:
+    """Returns what the algorithm maximizes, on all training data, if it is not their bound."""
+    dataset, _, algorithm = experiment
+    if algorithm.objective is None:
+        return {}
+    score = elbo.scorer(elbo.with_fixed_noise(algorithm.objective, dataset.preprocess))
+    found = score(state.params, dataset.train, np.arange(len(dataset.train)))
+    return {"train_objective": found.mean}
+
+
+def _of_best(
+    experiment: Experiment, score: elbo.Scorer, trained: Trained, config: Values, folder: Path
+) -> dict[str, float]:
+    """Returns the bounds of the checkpoint with the highest validation bound.
+
+    It returns {} if there are no validation data, or if that checkpoint was damaged.
+    """
+    dataset, _, algorithm = experiment
+    best = best_record(trained.records)
+    if best is None:
+        return {}
+    num_examples = best["examples"]
+    state = trained.state
+    if (step := num_examples // config["train.batch_size"]) != state.step:
+        try:
+            state = read_state(folder, experiment, config, step)
+        except UserError:  # a reason is on stderr already
+            return {}
+    figures: dict[str, float] = {"best_num_examples": num_examples}
+    for split in ("valid", "test"):
+        data = dataset.splits[split]
+        found = score(algorithm.vae_params(state.params), data, np.arange(len(data)))
+        figures[f"best_{split}_bound"], figures[f"best_{split}_bound_standard_error"] = found
+    return figures
+
+
 def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
     """Returns the description of the data that must accompany a published number."""
     return {
@@ -252,6 +293,7 @@ def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
         "kind": dataset.kind,
         "levels": dataset.levels,
         "num_train": len(dataset.train),
+        "num_valid": len(dataset.splits.get("valid", ())),
         "num_test": len(dataset.test),
         "num_dims": dataset.train.shape[1],
     }
@@ -262,13 +304,14 @@ def describe(experiment: Experiment, config: Values) -> str:
     dataset = experiment.dataset
     params = jax.eval_shape(experiment.vae.init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    num_valid = len(dataset.splits.get("valid", ()))
     sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
     how = config["algorithm.name"]
     if "bound" in signature(entry_of(config, "algorithm.name").make).parameters:
         how += f" with {config['algorithm.bound']}"
     return (
-        f"data:  {dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test "
-        f"datapoints ({dataset.kind})\n"
+        f"data:  {dataset.name}, {len(dataset.train):,} training, {num_valid:,} validation "
+        f"and {len(dataset.test):,} test datapoints ({dataset.kind})\n"
         f"model: {config['model.network']} {'-'.join(map(str, sizes))} and back, "
         f"{config['model.likelihood']}, {num_params:,} parameters\n"
         f"train: {how}, "

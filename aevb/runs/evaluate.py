@@ -32,8 +32,9 @@ class Request(NamedTuple):
 
     estimators: tuple[str, ...]
     proposal: str  # the density from which they start
-    split: str  # test, train or simulated
-    step: int | None  # of the checkpoint; None for the newest
+    split: str  # test, valid, train or simulated
+    which: str  # of the checkpoints, "last" or "best" by the validation bound
+    step: int | None  # of another checkpoint, or None
     num_points: int  # n, the number of datapoints, from the start of the split
     num_samples: int  # K of importance
     num_temps: int  # T of ais and reverse_ais
@@ -71,7 +72,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     xla.use_cache()
     experiment = build(config)
     dataset, vae, algorithm = experiment
-    state = read_state(folder, experiment, config, request.step)
+    state = read_state(folder, experiment, config, request.step, which=request.which)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
     model = Model(vae, [algorithm.vae_params(state.params)])
     if request.num_theta:
@@ -164,7 +165,12 @@ def _points(request: Request, key: Key, dataset: Dataset, model: Model) -> Point
     """
     if request.split == "simulated":
         return log_likelihood.simulate(key, model.vae, model.thetas[0], request.num_points)
-    stored = {"test": dataset.test, "train": dataset.train}[request.split]
+    if request.split not in dataset.splits:
+        raise UserError(
+            f"--split is {request.split}, but the run has no validation data "
+            "(config.data.num_valid); use test or train"
+        )
+    stored = dataset.splits[request.split]
     if request.num_points > len(stored):
         raise UserError(
             f"--num_points is {request.num_points}; it can be at most the {len(stored)} datapoints "

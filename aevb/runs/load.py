@@ -1,6 +1,6 @@
 """Loads a finished run as pure functions of one datapoint, for use in other programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,11 @@ from aevb.experiment import Experiment, build
 from aevb.marginal import importance_sampling
 from aevb.proposals import PROPOSALS
 from aevb.storage import checkpoint
+from aevb.storage.metrics_log import read_records
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
+
+WHICH = ("last", "best")
 
 
 class TrainedRun(NamedTuple):
@@ -37,7 +40,7 @@ class TrainedRun(NamedTuple):
     config: Values
 
 
-def load_run(folder: str | Path, *, step: int | None = None) -> TrainedRun:
+def load_run(folder: str | Path, *, which: str = "last", step: int | None = None) -> TrainedRun:
     """Loads the model of a finished run.
 
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
@@ -46,16 +49,20 @@ def load_run(folder: str | Path, *, step: int | None = None) -> TrainedRun:
     Args:
         folder: the run's folder. The dataset is loaded too, because it determines the model's
             shape.
-        step: the step of a checkpoint that the run kept; None for the newest.
+        which: "last", the state at the end of training, or "best", the one with the highest
+            validation bound.
+        step: the step of a checkpoint that the run kept, instead of these two.
 
     Raises:
-        UserError: there is no finished run, it has no sound checkpoint, or its data are missing.
+        UserError: there is no finished run, it has no such checkpoint that is sound, or its data
+            are missing.
     """
     folder = Path(folder)
     config = of_finished_run(folder)
     experiment = build(config)
     dataset, vae, algorithm = experiment
-    params = algorithm.vae_params(read_state(folder, experiment, config, step).params)
+    state = read_state(folder, experiment, config, step, which=which)
+    params = algorithm.vae_params(state.params)
 
     def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
         fit_key, draw_key = jax.random.split(key)
@@ -76,17 +83,29 @@ def load_run(folder: str | Path, *, step: int | None = None) -> TrainedRun:
 
 
 def read_state(
-    folder: Path, experiment: Experiment, config: Values, step: int | None = None
+    folder: Path,
+    experiment: Experiment,
+    config: Values,
+    step: int | None = None,
+    *,
+    which: str = "last",
 ) -> TrainState:
-    """Returns the state of a run's newest sound checkpoint, or of the one at `step`.
+    """Returns the state of a run's newest sound checkpoint, of its best, or of the one at `step`.
 
     It writes nothing.
+
+    Args:
+        which: "last" or "best", of which `step` takes precedence.
 
     Raises:
         UserError: there is no such checkpoint.
     """
+    if step is None and which not in WHICH:
+        raise UserError(f"which is {which!r}; it must be one of {', '.join(WHICH)}")
     restored, kept = None, []
     if (folder / "checkpoints").is_dir():
+        if step is None and which == "best":
+            step = _best_step(folder, config)
         manager = checkpoint.open_reader(folder / "checkpoints")
         like: Any = jax.eval_shape(experiment.algorithm.init, jax.random.key(config["seed"]))
         restored = checkpoint.restore(manager, like, step=step, only_read=True)
@@ -100,3 +119,27 @@ def read_state(
     if restored is None:
         raise UserError(f"{folder} has no sound checkpoint; train in a new folder")
     return restored.state
+
+
+def best_record(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Returns the record of a log with the highest validation bound, or None without such bounds.
+
+    Of several it is the last, as for the checkpoints that are kept.
+    """
+    scored = [record for record in records if "valid_bound" in record]
+    return max(reversed(scored), key=lambda record: record["valid_bound"], default=None)
+
+
+def _best_step(folder: Path, config: Values) -> int:
+    """Returns the step of a run's best checkpoint.
+
+    Raises:
+        UserError: the run has no validation data.
+    """
+    best = best_record(read_records(folder / "metrics.jsonl"))
+    if best is None:
+        raise UserError(
+            f"which is 'best', but {folder} is a run without validation data (config.data.num_valid"
+            "), in which no checkpoint is the best; use which='last', or a step"
+        )
+    return best["examples"] // config["train.batch_size"]

@@ -1,8 +1,8 @@
 """Checkpoints by orbax, with a digest of their contents, which orbax does not store.
 
 A checkpoint holds a PyTree, which is the state of a run at some step, with the seconds of training
-and the log until then, so that state and log are always consistent. The latest two and the best are
-kept, or all of them.
+and the log until then, so that state and log are always consistent. The latest two and the one with
+the highest validation bound are kept, or all of them.
 """
 
 import errno
@@ -55,7 +55,8 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
     Leftovers of a killed save are removed.
 
     Args:
-        keep_all: keep all checkpoints, instead of the latest two and the best.
+        keep_all: keep all checkpoints, instead of the latest two and the one with the highest
+            validation bound.
     """
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
@@ -65,7 +66,7 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
         [
             policies.LatestN(None if keep_all else 2),
             policies.BestN(
-                get_metric_fn=lambda metrics: metrics["test_bound"],
+                get_metric_fn=lambda metrics: metrics["valid_bound"],
                 n=1,
                 keep_checkpoints_without_metrics=False,
             ),
@@ -110,7 +111,7 @@ def save(
     seconds: float,
     records: Sequence[Mapping[str, Any]] = (),
     about: Mapping[str, Any] | None = None,
-    test_bound: float | None = None,
+    valid_bound: float | None = None,
 ) -> None:
     """Saves a state under a step; the checkpoint is complete on disk when this returns.
 
@@ -120,7 +121,7 @@ def save(
         seconds: of training until now.
         records: the log until now.
         about: additional information for people: the config, versions.
-        test_bound: nats per datapoint, chooses the best checkpoint; None if it is not known.
+        valid_bound: nats per datapoint, chooses the best checkpoint; None if it is not known.
 
     Raises:
         OSError: the checkpoint cannot be written; the earlier ones are unchanged.
@@ -143,7 +144,7 @@ def save(
         state=ocp.args.StandardSave(state),
         notes=ocp.args.JsonSave(sign(notes)),
     )
-    metrics = None if test_bound is None else {"test_bound": test_bound}
+    metrics = None if valid_bound is None else {"valid_bound": valid_bound}
     try:
         manager.save(step, args=items, metrics=metrics)
         manager.wait_until_finished()

@@ -88,9 +88,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Returns the columns of a log: the training examples, and the bounds of both splits."""
-    columns = ("examples", "train_bound", "test_bound")
-    return {column: [record[column] for record in records] for column in columns}
+    """Returns the columns of a log: the training examples, and the bounds of the splits in it."""
+    columns = ("examples", *(f"{split}_bound" for split in ("train", "valid", "test")))
+    return {
+        column: [record[column] for record in records]
+        for column in columns
+        if not records or column in records[0]
+    }
 
 
 def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from aevb.types import PyTree
 
 EXAMPLES = "examples"  # the entry of a record that is the x-axis of all others
 OFF = "off"  # no Weights & Biases; the other modes are named as in its library
-METRICS = ("train_bound", "test_bound")  # the metrics that compare runs
+METRICS = ("train_bound", "valid_bound", "test_bound")  # the metrics that compare runs
 LAST = "last_record"  # a file with the count of examples of the last record that is on the disk
 
 Record = Mapping[str, Any]

@@ -31,15 +31,22 @@ class Choice(NamedTuple):
 
     values: tuple[Any, ...]
     num_examples: int  # training examples of each trial run
+    by: str  # one of BY
 
 
-def best_of(*values: Any, num_examples: int = 100_000) -> Choice:
-    """Returns an axis that takes the value with the highest training bound after `num_examples`.
+BY = ("train", "valid")
 
+
+def best_of(*values: Any, num_examples: int = 100_000, by: str = "train") -> Choice:
+    """Returns an axis that takes the best value after `num_examples`, by trial runs.
+
+    By "train", the best is the one with the highest objective of the algorithm on the training
+    data, which is the bound of the model unless the algorithm has another (`Algorithm.objective`).
     The paper chooses the step size in this way; section 5: "stepsizes were chosen ... based on
-    performance on the training set in the first few iterations". The trial runs use the first seed.
+    performance on the training set in the first few iterations". By "valid", it is the one with the
+    highest bound on the validation data. The trial runs use the first seed.
     """
-    return Choice(values, num_examples)
+    return Choice(values, num_examples, by)
 
 
 Axes = Mapping[str, tuple[Any, ...] | Choice]  # axes of the product; the last varies fastest
@@ -157,6 +164,11 @@ def make_plan(config: Config, axes: Axes, entries: str = "") -> Plan:
             raise UserError(f"the sweep's axis {name} is {values!r}; it must be a tuple of values")
         if len(set(values)) < len(values):
             raise UserError(f"the sweep's axis {name} is {values!r}, which has a value twice")
+        if isinstance(axis, Choice) and axis.by not in BY:
+            raise UserError(
+                f"the sweep's axis {name} is chosen by {axis.by!r}; it must be one of "
+                f"{', '.join(BY)}"
+            )
         if name == SEED and isinstance(axis, Choice):
             raise UserError("the sweep's axis seed is a choice; no seed is better than another")
     if not axes:

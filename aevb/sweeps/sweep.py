@@ -90,7 +90,7 @@ def run(
         report = reporter(bar)
         try:
             trainer.run(tried, signals, report)
-            chosen = [_chosen(plan, _best(folder, trial.members)) for trial in trials]
+            chosen = [_chosen(plan, _best(plan, folder, trial)) for trial in trials]
             members = plan.members(chosen)
             trainer.run(members, signals, report)
         except Interrupted as stop:
@@ -112,17 +112,37 @@ def run(
 
 
 def _outcome(plan: Plan, folder: Path, trial: Trial, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the training bounds of a trial's members, and the values that were chosen."""
+    """Returns the criterion of a trial's members, and the values that were chosen."""
+    by = _criterion(plan, folder, trial)
     tried = [
-        {**_chosen(plan, member), "train_bound": summary_of(folder, member).get("train_bound")}
+        {**_chosen(plan, member), by: summary_of(folder, member).get(by)}
         for member in trial.members
     ]
-    return {"setting": dict(trial.setting), "tried": tried, "chosen": chosen}
+    return {"setting": dict(trial.setting), "by": by, "tried": tried, "chosen": chosen}
 
 
-def _best(folder: Path, members: Sequence[Member]) -> Member:
-    """Returns the member with the highest training bound."""
-    return max(members, key=lambda m: summary_of(folder, m).get("train_bound", -math.inf))
+def _best(plan: Plan, folder: Path, trial: Trial) -> Member:
+    """Returns the member of a trial that is best by the trial's criterion."""
+    by = _criterion(plan, folder, trial)
+    return max(trial.members, key=lambda m: summary_of(folder, m).get(by, -math.inf))
+
+
+def _criterion(plan: Plan, folder: Path, trial: Trial) -> str:
+    """Returns the entry of a summary by which the members of a trial are compared.
+
+    Raises:
+        UserError: it is the validation bound, and there are no validation data.
+    """
+    summaries = [found for m in trial.members if (found := summary_of(folder, m))]
+    if any(choice.by == "valid" for choice in plan.choices.values()):
+        if any("valid_bound" not in summary for summary in summaries):
+            raise UserError(
+                "the sweep chooses by the validation bound, and there are no validation data; set "
+                "config.data.num_valid above 0"
+            )
+        return "valid_bound"
+    has_objective = any("train_objective" in summary for summary in summaries)
+    return "train_objective" if has_objective else "train_bound"
 
 
 def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
@@ -148,7 +168,11 @@ def _rows(
     rows = []
     for setting, alike in _by_setting(members):
         outcomes = [summary for member in alike if (summary := summary_of(folder, member))]
-        columns = ("train_bound", "test_bound", "train_bits_per_dim", "test_bits_per_dim")
+        columns = [
+            f"{split}_{unit}"
+            for unit in ("bound", "bits_per_dim")
+            for split in ("train", "valid", "test", "best_test")
+        ]
         rows.append(
             {
                 "setting": setting,

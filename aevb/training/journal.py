@@ -68,7 +68,7 @@ class Journal:
 
         Args:
             pause: a pause of this run alone; its metrics have no axis.
-            bounds: the train_bound and the test_bound.
+            bounds: the train_bound, and the valid_bound or the test_bound.
         """
         if bounds is not None:
             self._record(pause, bounds)
@@ -79,7 +79,7 @@ class Journal:
             seconds=self.seconds,
             records=self.records,
             about=self._about,
-            test_bound=bounds["test_bound"] if bounds else None,
+            valid_bound=bounds.get("valid_bound") if bounds else None,
         )
         self._last_save = time.monotonic()
 

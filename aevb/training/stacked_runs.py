@@ -115,7 +115,7 @@ def train(
 ) -> list[Trained | DivergedError]:
     """Trains the members of a stack to the end, each with its own journal.
 
-    A member whose state, objective or test bound is not finite has diverged. It is no longer
+    A member whose state, objective or bound is not finite has diverged. It is no longer
     recorded or saved, and the other members continue.
 
     Args:
@@ -163,9 +163,12 @@ def train(
 
 def _evaluate(stack: Stack, state: TrainState, settings: Settings) -> list[dict[str, float]]:
     """Returns the bounds of each member, on at most `eval_examples` datapoints of each split."""
+    splits = {name: stack.dataset.splits[name] for name in ("train", stack.dataset.followed)}
     bounds = {
-        name: stack.score(state.params, data, elbo.some_of(len(data), settings.eval_examples))
-        for name, data in (("train_bound", stack.dataset.train), ("test_bound", stack.dataset.test))
+        f"{name}_bound": stack.score(
+            state.params, data, elbo.some_of(len(data), settings.eval_examples)
+        )
+        for name, data in splits.items()
     }
     return [
         {name: scores[number].mean for name, scores in bounds.items()}

@@ -148,28 +148,31 @@ def train(
 
 
 def _evaluate(run: Run, state: TrainState, settings: Settings) -> dict[str, float]:
-    """Returns the bounds on both splits, which process 0 computes.
+    """Returns the bounds on the training data and the followed split, which process 0 computes.
 
     At most `eval_examples` datapoints of each split are used.
     """
-    bounds = np.zeros(2)
+    splits = ("train", run.dataset.followed)
+    bounds = np.zeros(len(splits))
     if distributed.is_process_0():
         params = run.algorithm.vae_params(state.params)
-        splits = (run.dataset.train, run.dataset.test)
-        some = [elbo.some_of(len(data), settings.eval_examples) for data in splits]
-        pairs = zip(splits, some, strict=True)
-        bounds[:] = [run.score(params, data, index).mean for data, index in pairs]
-    train_bound, test_bound = map(float, distributed.broadcast(bounds))
-    return {"train_bound": train_bound, "test_bound": test_bound}
+        for number, split in enumerate(splits):
+            data = run.dataset.splits[split]
+            index = elbo.some_of(len(data), settings.eval_examples)
+            bounds[number] = run.score(params, data, index).mean
+    bounds = map(float, distributed.broadcast(bounds))
+    return {f"{split}_bound": bound for split, bound in zip(splits, bounds, strict=True)}
 
 
 def require_finite(bounds: Mapping[str, float] | None, pause: Pause, batch_size: int) -> None:
-    """Raises a DivergedError if the test bound of a pause is not finite."""
-    if bounds is not None and not math.isfinite(bound := bounds["test_bound"]):
-        raise DivergedError(
-            f"the test bound is {bound} at {pause.step * batch_size:,} training examples, and "
-            f"all else is finite; the checkpoint before it is kept; {REMEDY}"
-        )
+    """Raises a DivergedError if the training or validation bound of a pause is not finite."""
+    names = {"train_bound": "training", "valid_bound": "validation"}  # the test data decide nothing
+    for name, words in names.items():
+        if bounds and not math.isfinite(bound := bounds.get(name, 0.0)):
+            raise DivergedError(
+                f"the {words} bound is {bound} at {pause.step * batch_size:,} training examples, "
+                f"and the state is finite; the checkpoint before it is kept; {REMEDY}"
+            )
 
 
 def _source(run: Run, steps: Steps, bad: BadStep | None) -> str:

@@ -98,6 +98,7 @@ def run_py(args: argparse.Namespace, folder: Path, *flags: str) -> list[str]:
         f"--config={harness.ROOT / 'experiments' / 'binarized_mnist.py'}",
         f"--workdir={folder}",
         f"--config.data.manual_dir={args.data_dir.absolute()}",
+        "--config.data.num_valid=0",  # as the peers
         f"--config.train.num_examples={args.num_examples}",
         f"--config.optimizer.step_size={STEP_SIZE}",
         "--config.train.evals_per_decade=1",

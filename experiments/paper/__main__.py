@@ -29,6 +29,7 @@ from aevb.storage import metrics_log
 from .measurements import QUICK, Run, Scale
 from .studies import PICTURES, RESULTS, ROOT, STUDIES, Study, argument_parser, run_py
 
+SPLITS = ("train_", "valid_", "test_", "best_")
 IGNORED = ("seed", "optimizer.step_size")  # axes that do not define a setting of their own
 
 
@@ -49,7 +50,7 @@ def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
     for run in runs_of(folder):
         summary = json.loads((run.folder / "summary.json").read_text())
         records = metrics_log.read_records(run.folder / "metrics.jsonl")
-        bounds = {k: v for k, v in summary.items() if k.startswith(("train_", "test_"))}
+        bounds = {k: v for k, v in summary.items() if k.startswith(SPLITS)}
         runs.append(
             {
                 "setting": {axis: run.config[axis] for axis in axes},

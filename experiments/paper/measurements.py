@@ -1,6 +1,7 @@
 """What is measured on the finished runs of the study: log p(x), latents in use, evidence."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 
 from aevb.algorithms import full_vb
 from aevb.cli import evaluate
+from aevb.distributions import DiagNormal
 from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.evaluation.elbo import fixed_inputs
 from aevb.experiment import build
@@ -64,12 +66,20 @@ def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
 
 
 def predictions(run: Run, scale: Scale) -> dict[str, Any]:
-    """Returns the test log p(x) at the mean of theta and, if it has a posterior, by its samples."""
+    """Returns the test log p(x) at the mean of theta and, if it has a posterior, by its samples.
+
+    That at the mean is of the last state and of the best by the validation bound.
+    """
     flags = ("--estimators=importance", f"--num_samples={scale.num_samples}")
-    found = {"mean": estimate(run, "mean", scale, *flags)}
+    found: dict[str, Any] = {
+        "mean": estimate(run, "mean", scale, *flags),
+        "best": estimate(run, "best", scale, *flags, "--which=best"),
+    }
     if run.config["algorithm.name"] == "full_vb":
         found["samples"] = estimate(run, "samples", scale, *flags, f"--num_theta={scale.num_theta}")
         found["evidence"] = evidence_bound(run)
+        found["convergence"] = convergence(run)
+        found["kl_theta"] = kl_by_unit(run)
     return found
 
 
@@ -91,17 +101,71 @@ def evidence_bound(run: Run) -> dict[str, float]:
     state = read_state(run.folder, experiment, run.config)
     number = len(dataset.train)
     x = fixed_inputs(dataset.preprocess, np.arange(number), dataset.train)
-    std = run.config["algorithm.param_prior_std"]
+    stds = _stds(run, state.params)
     bound, error = jax.jit(
         lambda key: full_vb.log_evidence_bound(
-            key, vae, state.params, x, num_samples=100, param_prior_std=std
+            key, vae, state.params, x, num_samples=100, stds=stds
         )
     )(jax.random.key(SEED))
     return {
         "bound": float(bound) / number,
         "estimator_standard_error": float(error) / number,
-        "kl_theta": float(full_vb.kl_to_prior(state.params, std)) / number,
+        "kl_theta": float(full_vb.kl_to_prior(state.params, stds)) / number,
     }
+
+
+def convergence(run: Run) -> dict[str, Any]:
+    """Returns the objective and KL(q(theta) || p(theta)) / N along training, in nats a datapoint.
+
+    Both are means over the steps since the evaluation before. `last_tenth` has their changes over
+    the last tenth of the training examples.
+    """
+    records = metrics_log.read_records(run.folder / "metrics.jsonl")
+    columns = {"objective": "recent_objective", "kl_theta": "recent_kl"}
+    found = {name: [record[column] for record in records] for name, column in columns.items()}
+    examples = [record["examples"] for record in records]
+    before = int(np.argmin(np.abs(np.array(examples) - 0.9 * examples[-1])))
+    last_tenth = {
+        "from": examples[before],
+        **{name: values[-1] - values[before] for name, values in found.items()},
+    }
+    return {"examples": examples, **found, "last_tenth": last_tenth}
+
+
+def kl_by_unit(run: Run) -> dict[str, Any]:
+    """Returns KL(q(theta) || p(theta)) of the decoder's weights by unit, in nats, decreasing.
+
+    The weights of a hidden unit are those from the latents to it, and from it to the heads. The
+    weights of a latent are those from it to the hidden units.
+    """
+    params, stds = _theta(run)
+    kl = jax.tree.map(_kl_per_weight, params["mean"]["decoder"], params["log_var"]["decoder"], stds)
+    kernels = {name: np.asarray(layer["kernel"]) for name, layer in kl.items() if "kernel" in layer}
+    into = kernels.pop("hidden_0")  # [Z, H]
+    if any(kernel.shape[0] != into.shape[1] for kernel in kernels.values()):
+        raise ValueError("the decoder has more than one hidden layer")
+    of_hidden = into.sum(axis=0) + sum(kernel.sum(axis=1) for kernel in kernels.values())
+    return {
+        "hidden_units": np.sort(of_hidden)[::-1].tolist(),
+        "latents": np.sort(into.sum(axis=1))[::-1].tolist(),
+        "all": float(full_vb.kl_to_prior(params, _stds(run, params))),
+    }
+
+
+def _theta(run: Run) -> tuple[Any, Any]:
+    """Returns the parameters of a run, and the prior's standard deviations of the decoder."""
+    params = read_state(run.folder, build(run.config), run.config).params
+    return params, _stds(run, params)["decoder"]
+
+
+def _stds(run: Run, params: Any) -> Any:
+    scale = run.config.get("algorithm.options.prior_scale", "constant")
+    return full_vb.prior_stds(params, run.config["algorithm.param_prior_std"], scale)
+
+
+def _kl_per_weight(mean: jax.Array, log_var: jax.Array, std: float) -> jax.Array:
+    scaled = DiagNormal((mean / std).ravel(), log_var.ravel() - 2.0 * math.log(std))
+    return kl_per_unit(scaled).reshape(mean.shape)
 
 
 def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:

@@ -319,6 +319,45 @@ def test_the_kl_is_0_at_the_prior():
     assert full_vb.kl_to_prior(at_prior, 0.5) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_with_fan_in_the_prior_variance_of_a_unit_does_not_depend_on_the_number_of_inputs():
+    params = params_of(mlp_vae())
+    stds = by_path(full_vb.prior_stds(params, 0.4, "fan_in"))
+    for path, log_var in by_path(params["log_var"]).items():
+        fan_in = log_var.shape[0] if log_var.ndim == 2 else 1
+        assert stds[path] == pytest.approx(0.4 / np.sqrt(fan_in), rel=1e-12)
+    assert len({float(std) for std in stds.values()}) > 1
+    assert {*by_path(full_vb.prior_stds(params, 0.4)).values()} == {0.4}
+
+
+def test_the_kl_with_fan_in_is_that_of_gaussians_with_these_deviations():
+    params = params_of(mlp_vae(), log_var=-1.0)
+    stds = full_vb.prior_stds(params, 0.4, "fan_in")
+    mean, log_var, std = (by_path(tree) for tree in (params["mean"], params["log_var"], stds))
+    expected = sum(
+        oracles.kl_gaussians(
+            mean[path].ravel(),
+            np.diag(np.exp(log_var[path].ravel())),
+            np.zeros(mean[path].size),
+            std[path] ** 2 * np.eye(mean[path].size),
+        )
+        for path in log_var
+    )
+    assert full_vb.kl_to_prior(params, stds) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (3, 0.3), (10, 1.0), (25, 1.0)])
+def test_the_weight_of_the_kl_of_theta_rises_linearly_to_1(step: int, weight: float):
+    model = linear_vae()
+    batch = batch_of(jnp.float32(SETS[0]))
+    metrics = {}
+    for warm_up in (0, 10):
+        algorithm = make(model, kl_warm_up_steps=warm_up)
+        state = algorithm.init(jax.random.key(0))._replace(step=jnp.int32(step))
+        _, metrics[warm_up] = algorithm.update(jax.random.key(1), state, batch)
+    gained = metrics[10]["objective"] - metrics[0]["objective"]
+    assert gained == pytest.approx(float((1.0 - weight) * metrics[0]["kl"]), rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.slow
 def test_theta_is_what_the_model_generates_by_and_phi_has_no_distribution():
     """The decoder and a learned p(z) are drawn; the encoder and a flow's own layers are not."""
@@ -562,7 +601,7 @@ def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     exact, evidence = EXACT.bound(as_float64(params), x), EXACT.log_evidence(x)
     estimate = partial(
         full_vb.log_evidence_bound,
-        vae=model, params=params, x=jnp.float32(x), num_samples=40, param_prior_std=PRIOR_STD,
+        vae=model, params=params, x=jnp.float32(x), num_samples=40, stds=PRIOR_STD,
     )  # fmt: skip
     keys = jax.random.split(jax.random.key(1), 200)
     bounds, errors = as_float64(jax.jit(jax.vmap(estimate))(keys))
@@ -633,6 +672,19 @@ def test_a_flat_prior_is_refused(std: float):
             refused()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prior_scale": "fan_out"}, "prior_scale is 'fan_out'; it must be one of .*'fan_in'"),
+        ({"first_std": 0.0}, "first_std is 0; it must be above 0"),
+        ({"kl_warm_up_steps": -1}, "kl_warm_up_steps is -1; it must be at least 0"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        make(linear_vae(), **options)
+
+
 def test_an_unknown_noise_is_refused():
     with pytest.raises(ValueError, match=r"weight_noise is 'global'; it must be one of .*'local'"):
         make(linear_vae(), weight_noise="global")
@@ -642,7 +694,7 @@ def test_an_estimate_without_an_error_is_refused():
     with pytest.raises(ValueError, match="num_samples is 1; it must be at least 2"):
         full_vb.log_evidence_bound(
             jax.random.key(0), linear_vae(), params_of(linear_vae()), jnp.float32(SETS[0]),
-            num_samples=1, param_prior_std=PRIOR_STD,
+            num_samples=1, stds=PRIOR_STD,
         )  # fmt: skip
 
 

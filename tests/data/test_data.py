@@ -35,12 +35,13 @@ from site_files import (
 )
 
 from aevb import data
-from aevb.data import Options, binarized_mnist, mnist, preprocessing, splits
+from aevb.data import Options, binarized_mnist, mnist, preprocessing
 from aevb.data import synthetic as synthetic_data
 from aevb.data.io import prepared, sources
 from aevb.errors import UserError
 
 RANDOM_TEST_DIGEST = "3fa179cdf96b53d270671c4ea540b51a4b4075437de3081ffe92ac6138223469"
+TWO_SPLITS = Options(num_valid=0)
 FIXED_DIGEST = "d6cd060792c323af4c5a02f6b27402f46149018365a0e4bba96e49b064edbcd9"
 
 
@@ -144,6 +145,10 @@ def test_every_data_set_keeps_the_contract(
             assert dataset.name == name
             assert dataset.kind == kind
             assert dataset.train.ndim == dataset.test.ndim == 2
+            assert dataset.followed == ("test" if split == "train+validation" else "valid")
+            for held_out in dataset.splits.values():
+                assert held_out.dtype == dataset.train.dtype
+                assert held_out.shape[1:] == dataset.train.shape[1:]
             assert dataset.train.shape[1] == dataset.test.shape[1]
             assert dataset.train.dtype == (np.float32 if kind == "real" else np.uint8)
             assert (dataset.levels == 256.0) if kind == "grey" else (dataset.levels is None)
@@ -185,7 +190,7 @@ def test_loading_prepared_data_imports_no_tensorflow_datasets(
         from aevb import data
         from aevb.data import mnist
         mnist.SOURCE = pickle.load(sys.stdin.buffer)
-        assert len(data.load("mnist").train) == 30
+        assert len(data.load("mnist").train) == 25
         data.load("frey_faces")
         assert "tensorflow_datasets" not in sys.modules
     """
@@ -196,26 +201,38 @@ def test_loading_prepared_data_imports_no_tensorflow_datasets(
 
 
 def test_frey_faces_are_the_published_film_in_its_order() -> None:
-    film = np.concatenate([(faces := data.load("frey_faces")).train, faces.test])
+    film = np.concatenate([*data.load("frey_faces").splits.values()])
     assert film.shape == (1965, 560)
     digest = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
     assert hashlib.sha256(film.tobytes()).hexdigest() == digest
     assert film[0, :4].tolist() == [0x51, 0x88, 0xA7, 0xB9]
 
 
-@pytest.mark.parametrize("split", splits.SPLITS)
-def test_frey_faces_splits_are_disjoint_and_complete(split: str) -> None:
-    faces = data.load("frey_faces", Options(split=split))
-    film = np.concatenate([(blocked := data.load("frey_faces")).train, blocked.test])
-    assert (len(faces.train), len(faces.test)) == (1572, 393)
+FREY_SIZES = {  # by split and data.num_valid
+    ("blocked", -1): [1372, 200, 393],
+    ("blocked", 0): [1572, 393],
+    ("random", -1): [1565, 200, 200],
+    ("random", 0): [1572, 393],
+    ("random", 100): [1765, 100, 100],
+}
+
+
+@pytest.mark.parametrize(("split", "num_valid"), FREY_SIZES)
+def test_frey_faces_splits_are_disjoint_and_complete(split: str, num_valid: int) -> None:
+    faces = data.load("frey_faces", Options(split=split, num_valid=num_valid))
+    film = np.concatenate([*data.load("frey_faces").splits.values()])
+    parts = [*faces.splits.values()]
+    assert [len(part) for part in parts] == FREY_SIZES[split, num_valid]
     np.testing.assert_array_equal(
-        np.unique(np.concatenate([faces.train, faces.test]), axis=0, return_counts=True)[1],
+        np.unique(np.concatenate(parts), axis=0, return_counts=True)[1],
         np.unique(film, axis=0, return_counts=True)[1],
     )
+    if split == "blocked":  # three blocks of time
+        np.testing.assert_array_equal(np.concatenate(parts), film)
 
 
 def test_frey_faces_random_split_is_the_same_on_every_machine_and_not_contiguous() -> None:
-    test = data.load("frey_faces", Options(split="random")).test
+    test = data.load("frey_faces", Options(split="random", num_valid=0)).test
     assert hashlib.sha256(test.tobytes()).hexdigest() == RANDOM_TEST_DIGEST
     assert not np.array_equal(test, data.load("frey_faces").test)
 
@@ -223,7 +240,7 @@ def test_frey_faces_random_split_is_the_same_on_every_machine_and_not_contiguous
 def test_frey_faces_need_no_folder_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", os.devnull)
     monkeypatch.setenv("HOME", os.devnull)
-    assert len(data.load("frey_faces", Options(manual_dir=os.devnull)).train) == 1572
+    assert len(data.load("frey_faces", Options(manual_dir=os.devnull)).train) == 1372
 
 
 def test_damaged_frey_faces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +260,7 @@ def test_frey_faces_can_be_prepared_for_tfds(home: Path) -> None:
     builder: Any = tfds.builder_from_directory(folder)
     records = builder.as_data_source("film[:80%]")
     images = np.stack([record["image"].reshape(-1) for record in records])
-    np.testing.assert_array_equal(images, data.load("frey_faces").train)
+    np.testing.assert_array_equal(images, data.load("frey_faces", TWO_SPLITS).train)
     assert [int(record["index"]) for record in records] == list(range(1572))
     with pytest.raises(UserError, match="formula"):
         data.prepare("synthetic")
@@ -268,7 +285,9 @@ def test_mnist_is_read_in_its_order_from_files_brought_by_hand(
     folder = bring(mnist_files, home / place)
     options = Options(manual_dir=str(folder) if place == "elsewhere" else "")
     loaded = data.load("mnist", options)
-    np.testing.assert_array_equal(loaded.train, DIGITS[0].reshape(NUM_TRAIN, 784))
+    assert [*map(len, loaded.splits.values())] == [25, 5, NUM_TEST]
+    held_in = np.concatenate([loaded.splits["train"], loaded.splits["valid"]])
+    np.testing.assert_array_equal(held_in, DIGITS[0].reshape(NUM_TRAIN, 784))
     np.testing.assert_array_equal(loaded.test, DIGITS[2].reshape(NUM_TEST, 784))
 
 
@@ -337,10 +356,14 @@ def test_binarized_mnist_is_read_in_its_order_from_text_or_packed_bits(
     train, validation, test = (images.reshape(-1, 784) for images in BITS)
     standard = data.load("binarized_mnist")
     np.testing.assert_array_equal(standard.train, train)
+    np.testing.assert_array_equal(standard.splits["valid"], validation)
     np.testing.assert_array_equal(standard.test, test)
+    assert "valid" not in data.load("binarized_mnist", TWO_SPLITS).splits
     both = data.load("binarized_mnist", Options(split="train+validation"))
     np.testing.assert_array_equal(both.train, np.concatenate([train, validation]))
     np.testing.assert_array_equal(both.test, test)
+    assert "valid" not in both.splits
+    assert "-1 uses them, and 0" in refusal(data.load, "binarized_mnist", Options(num_valid=7))
 
 
 # Broken files. Random damage to them is in faults/test_data_files.py.
@@ -685,17 +708,40 @@ def test_impossible_synthetic_data_are_refused(field: str, value: float) -> None
     )
 
 
-@pytest.mark.parametrize("number", [1, 7, 100, 1572])
+@pytest.mark.parametrize("number", [1, 7, 100, 1372])
 def test_some_training_data_are_evenly_spaced_and_the_test_data_stay(number: int) -> None:
     everything = data.load("frey_faces")
     some = data.load("frey_faces", Options(num_train=number))
     assert len(some.train) == number
     for position, frame in enumerate(some.train):
-        np.testing.assert_array_equal(frame, everything.train[position * 1572 // number])
+        np.testing.assert_array_equal(frame, everything.train[position * 1372 // number])
     np.testing.assert_array_equal(some.test, everything.test)
 
 
-@pytest.mark.parametrize("number", [-1, 1573])
+@pytest.mark.parametrize("number", [-1, 1373])
 def test_more_training_data_than_there_are_cannot_be_had(number: int) -> None:
-    with pytest.raises(UserError, match=rf"num_train is {number}.*1572"):
+    with pytest.raises(UserError, match=rf"num_train is {number}.*1372"):
         data.load("frey_faces", Options(num_train=number))
+
+
+@pytest.mark.parametrize("number", [0, 1, 29])
+def test_validation_data_are_the_last_of_the_training_data(
+    number: int, mnist_files: dict[str, bytes], home: Path
+) -> None:
+    bring(mnist_files, home / "downloads" / "manual" / "mnist")
+    options = Options(binarization="none", num_valid=number)
+    some, images = data.load("mnist", options), DIGITS[0].reshape(NUM_TRAIN, 784)
+    assert [*some.splits] == (["train", "valid", "test"] if number else ["train", "test"])
+    np.testing.assert_array_equal(some.train, images[: NUM_TRAIN - number])
+    np.testing.assert_array_equal(
+        some.splits.get("valid", images[:0]), images[NUM_TRAIN - number :]
+    )
+    assert len(data.load("mnist", options._replace(num_train=1)).splits.get("valid", ())) == number
+
+
+@pytest.mark.parametrize("number", [1572, 5000])
+def test_validation_data_that_leave_none_for_training_are_refused(number: int) -> None:
+    assert f"num_valid is {number}" in refusal(data.load, "frey_faces", Options(num_valid=number))
+    assert f"num_valid is {number}" in refusal(
+        data.load, "frey_faces", Options(split="random", num_valid=number)
+    )

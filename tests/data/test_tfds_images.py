@@ -77,7 +77,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_images_are_those_that_were_written(name: str, home: Path):
     dataset = data.load(f"tfds:{name}", Options(dir=str(home)))
     assert isinstance(dataset.train, Records)
-    assert rows(np.asarray(dataset.train)) == rows(pixels(name, "train"))
+    held_in = np.concatenate([np.asarray(dataset.train), dataset.splits["valid"]])
+    assert rows(held_in) == rows(pixels(name, "train"))
+    assert len(dataset.splits["valid"]) == len(held_in) // 6
     assert rows(dataset.test) == rows(pixels(name, "test"))
     height, width, *channels = SHAPES[name]
     assert dataset.image_shape == ((height, width, 3) if channels == [3] else (height, width))
@@ -92,6 +94,9 @@ def test_the_images_are_those_that_were_written(name: str, home: Path):
 
 def test_splits_are_in_the_words_of_tfds(home: Path):
     options = Options(dir=str(home), split="train[:75%],train[75%:]", binarization="dynamic")
+    three = data.load("tfds:digits", options._replace(split="train[:50%],train[50%:75%],test"))
+    assert [*map(len, three.splits.values())] == [20, 10, len(pixels("digits", "test"))]
+    options = options._replace(num_valid=0)
     dataset = data.load("tfds:digits", options)
     parts = [rows(np.asarray(dataset.train)), rows(dataset.test)]
     assert [len(part) for part in parts] == [30, 10]

@@ -39,7 +39,7 @@ def drawn(folder: Path, images: np.ndarray, suffix: str = "png") -> str:
 
 
 def rows(dataset: data.Dataset) -> np.ndarray:
-    return np.concatenate([dataset.train, dataset.test])
+    return np.concatenate([np.asarray(part) for part in dataset.splits.values()])
 
 
 # Accepted files
@@ -53,7 +53,7 @@ def test_images_are_those_that_were_written_in_their_order(
     images = levels(*channels)
     dataset = data.load(write(tmp_path, images))  # frame10 comes after frame9
     np.testing.assert_array_equal(rows(dataset), images.reshape(NUMBER, -1))
-    assert (len(dataset.train), len(dataset.test)) == (16, 4)
+    assert [*map(len, dataset.splits.values())] == [14, 2, 4]
     assert (dataset.kind, dataset.levels) == ("grey", 256.0)
     assert dataset.image_shape == (HEIGHT, WIDTH, *channels)
     assert dataset.train.dtype == np.uint8
@@ -97,9 +97,9 @@ def test_bool_is_binary(tmp_path: Path):
 def test_the_random_split_takes_every_datapoint_once(tmp_path: Path):
     name, images = saved(tmp_path, levels()), levels().reshape(NUMBER, -1)
     dataset = data.load(name, Options(split="random"))
-    assert (len(dataset.train), len(dataset.test)) == (16, 4)
+    assert [*map(len, dataset.splits.values())] == [16, 2, 2]
     assert {row.tobytes() for row in rows(dataset)} == {row.tobytes() for row in images}
-    assert not np.array_equal(dataset.test, images[16:])
+    assert not np.array_equal(dataset.test, images[18:])
     np.testing.assert_array_equal(data.load(name, Options(split="random")).test, dataset.test)
 
 

@@ -38,7 +38,7 @@ def assert_same(state: Any, other: Any) -> None:
 def save_all(folder: Path, bounds: dict[int, float | None]) -> None:
     manager = checkpoint.open_manager(folder)
     for step, bound in bounds.items():
-        checkpoint.save(manager, step, state_at(step), seconds=float(step), test_bound=bound)
+        checkpoint.save(manager, step, state_at(step), seconds=float(step), valid_bound=bound)
     manager.close()
 
 

@@ -37,6 +37,7 @@ SETTINGS = Settings(
 DATASET = Dataset(
     name="zeros",
     train=np.zeros((40, 2), np.uint8),
+    valid=np.zeros((25, 2), np.uint8),
     test=np.zeros((20, 2), np.uint8),
     kind="binary",
     preprocess=lambda key, x: x.astype(jnp.float32),
@@ -111,7 +112,8 @@ def test_the_log_has_a_line_for_each_evaluation(tmp_path: Path):
     assert [line["examples"] for line in lines] == [10 * step for step in steps]
     for line, step in zip(lines, steps, strict=True):
         assert line["train_bound"] == -abs(step - 16.0) - 40
-        assert line["test_bound"] == -abs(step - 16.0) - 20
+        assert line["valid_bound"] == -abs(step - 16.0) - 25
+        assert "test_bound" not in line
         assert math.isfinite(line["recent_objective"])
     assert trained.state.step == 40
     assert trained.seconds == pytest.approx(lines[-1]["seconds"])
@@ -120,7 +122,7 @@ def test_the_log_has_a_line_for_each_evaluation(tmp_path: Path):
 def test_at_most_so_many_datapoints_are_evaluated(tmp_path: Path):
     trained = fit(tmp_path, counter(), eval_examples=30)
     assert trained.records[-1]["train_bound"] == -24.0 - 30
-    assert trained.records[-1]["test_bound"] == -24.0 - 20
+    assert trained.records[-1]["valid_bound"] == -24.0 - 25
 
 
 def test_the_latest_two_checkpoints_and_the_best_are_kept(tmp_path: Path):
@@ -218,12 +220,46 @@ def test_parameters_that_are_not_finite_to_begin_with_are_named(tmp_path: Path):
         fit(tmp_path, start)
 
 
-def test_a_bound_of_the_test_data_that_is_no_number_stops_the_run(tmp_path: Path):
-    def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
-        return Score(math.nan if float(params) > 20 else 0.0, 0.0)
+@pytest.mark.parametrize(("split", "words"), [("train", "training"), ("valid", "validation")])
+def test_a_training_or_validation_bound_that_is_not_finite_stops_the_run(
+    split: str, words: str, tmp_path: Path
+):
+    with pytest.raises(UserError, match=rf"the {words} bound is nan at 250 training examples, and"):
+        fit(tmp_path, counter(), score=nan_on(split))
 
-    with pytest.raises(UserError, match=r"the test bound is nan at 250 training examples, and all"):
-        fit(tmp_path, counter(), score=score)
+
+def nan_on(split: str) -> Scorer:
+    """Returns a scorer whose bound of a split is NaN after 20 steps."""
+
+    def score(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
+        is_bad = float(params) > 20 and data is DATASET.splits[split]
+        return Score(math.nan if is_bad else -abs(float(params) - 16.0), 0.0)
+
+    return score
+
+
+# The test data
+
+
+def test_a_run_with_validation_data_never_scores_the_test_data(tmp_path: Path):
+    scored = []
+
+    def recorded(params: jax.Array, data: np.ndarray, index: np.ndarray) -> Score:
+        scored.append(data)
+        return score(params, data, index)
+
+    fit(tmp_path, counter(), score=recorded)
+    assert {id(data) for data in scored} == {id(DATASET.train), id(DATASET.valid)}
+
+
+def test_without_validation_data_the_test_bound_is_logged_and_decides_nothing(tmp_path: Path):
+    """A NaN of the test bound does not stop the run, and no checkpoint is the best."""
+    dataset = DATASET._replace(valid=None)
+    trained = fit(tmp_path, counter(), dataset, score=nan_on("test"))
+    assert math.isnan(trained.records[-1]["test_bound"])
+    assert "valid_bound" not in trained.records[-1]
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()}
+    assert kept == set(evaluation_steps(SETTINGS)[-2:])
 
 
 # Speed

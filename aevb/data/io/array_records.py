@@ -5,6 +5,7 @@ is complete. Its `records.json` describes the contents. Every chunk of a shard h
 is verified on reading.
 """
 
+import copy
 import json
 import math
 import shutil
@@ -45,6 +46,12 @@ class Records:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def head(self, number: int) -> "Records":
+        """Returns the first `number` datapoints, still on disk."""
+        part = copy.copy(self)
+        part.shape = (number, self.shape[1])
+        return part
 
     @property
     def nbytes(self) -> int:

@@ -99,13 +99,15 @@ function show() {
 }
 
 function showCurves(shown) {
-  const split = find("split").value;
+  const isTrain = find("split").value === "train";
+  const words = isTrain ? "training" : "held-out";
+  const bound = (curve) => isTrain ? curve.train_bound : curve.valid_bound ?? curve.test_bound;
   const lines = shown.flatMap((row) => row.curves.map((curve) => ({
-    label: nameOf(row), color: colorOf(row), x: curve.examples, y: curve[`${split}_bound`],
+    label: nameOf(row), color: colorOf(row), x: curve.examples, y: bound(curve),
   })));
   const first = shown.map((row) => ({ label: nameOf(row), color: colorOf(row) }));
   find("curves").replaceChildren(
-    chart(lines, "training examples", `${split} bound (nats per datapoint)`), legend(first));
+    chart(lines, "training examples", `${words} bound (nats per datapoint)`), legend(first));
 }
 
 function showPictures(shown) {

@@ -264,10 +264,12 @@ for (const [name, value] of content.summary) {
 }
 find("precomputed").hidden = !grid;
 find("precomputed").textContent = grid ? grid.note : "";
-const lines = ["train", "test"].map((split) => ({
-  label: split, color: `var(--${split})`, dashed: split === "train",
-  x: content.curve.examples, y: content.curve[`${split}_bound`],
-}));
+const lines = ["train", "valid", "test"].filter((split) => `${split}_bound` in content.curve)
+  .map((split) => ({
+    label: split, color: `var(--${split === "train" ? "train" : "test"})`,
+    dashed: split === "train",
+    x: content.curve.examples, y: content.curve[`${split}_bound`],
+  }));
 find("curve").append(legend(lines), chart(lines, "training examples", "bound (nats per datapoint)"));
 
 function showConfig() {
