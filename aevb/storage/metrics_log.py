@@ -89,12 +89,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Returns the columns of a log: the training examples, and the bounds of the splits in it."""
-    columns = ("examples", *(f"{split}_bound" for split in ("train", "valid", "test")))
-    return {
-        column: [record[column] for record in records]
-        for column in columns
-        if not records or column in records[0]
-    }
+    held_out = [name for name in ("valid_bound", "test_bound") if records and name in records[0]]
+    columns = ("examples", "train_bound", *held_out)
+    return {column: [record[column] for record in records] for column in columns}
 
 
 def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ MISTAKES = {
     ),
     "more pseudo-inputs than data": (
         [FREY, "--config.model.prior=vamp", "--config.model.prior_components=2000"],
-        ["prior_components", "2000", "1572"],
+        ["prior_components", "2000", "1372"],
     ),
     "convolutions of no image": (
         [FREY, *SYNTHETIC, "--config.data.split=", "--config.model.network=conv"],
@@ -158,9 +158,9 @@ MISTAKES = {
     ),
     "more training data than there are": (
         [FREY, "--config.data.num_train=2000"],
-        ["num_train", "2000", "1572"],
+        ["num_train", "2000", "1372"],
     ),
-    "batch beyond the data": ([FREY, "--config.train.batch_size=2000"], ["2000", "1572"]),
+    "batch beyond the data": ([FREY, "--config.train.batch_size=2000"], ["2000", "1372"]),
     "data missing": ([MNIST, "--config.data.dir={tmp}"], ["mnist", "{tmp}"]),
     "folder without an image": (
         [FREY, "--config.data.name=images:{tmp}/other"],

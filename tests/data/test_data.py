@@ -496,7 +496,7 @@ def test_preparation_killed_half_way_is_done_anew(
     assert killed.returncode == -9
     assert list((home / "aevb_mnist").iterdir())  # it left something
     assert not (home / "aevb_mnist" / "1.0.0").exists()
-    loaded = data.load("mnist", Options(manual_dir=str(manual)))
+    loaded = data.load("mnist", Options(manual_dir=str(manual), num_valid=0))
     assert (len(loaded.train), len(loaded.test)) == (NUM_TRAIN, NUM_TEST)
 
 
@@ -521,7 +521,7 @@ def test_a_second_process_that_prepares_meanwhile_does_no_harm(
         write(*args)
 
     monkeypatch.setattr(tfds_builder, "write", write_while_another_does)
-    assert len(data.load("mnist").train) == NUM_TRAIN
+    assert len(data.load("mnist", TWO_SPLITS).train) == NUM_TRAIN
     assert count
 
 
@@ -583,13 +583,14 @@ def served(site: Site, home: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def test_mnist_is_downloaded_once(served: Site, capfd: pytest.CaptureFixture[str]) -> None:
-    np.testing.assert_array_equal(data.load("mnist").train, DIGITS[0].reshape(-1, 784))
+    found = data.load("mnist", TWO_SPLITS).train
+    np.testing.assert_array_equal(found, DIGITS[0].reshape(-1, 784))
     out, err = capfd.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
     assert err.startswith("preparing mnist in ")
     requests = served.requests
-    assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
+    assert data.load("mnist", TWO_SPLITS).train.shape == (NUM_TRAIN, 784)
     assert served.requests == requests
 
 
@@ -612,7 +613,7 @@ def test_a_failed_download_is_refused_and_leaves_nothing_that_counts(
     assert f"{served.url}/{name}" in message
     assert len(capfd.readouterr().err.splitlines()) <= 1
     served.content, served.truncated = whole, False
-    assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
+    assert data.load("mnist", TWO_SPLITS).train.shape == (NUM_TRAIN, 784)
 
 
 def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_missing(
@@ -628,7 +629,7 @@ def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_missing(
     refusal(data.load, "mnist")
     # A second request for the other files would get other content.
     served.content = dict.fromkeys(there, b"nothing") | {missing: held_back}
-    assert data.load("mnist").train.shape == (NUM_TRAIN, 784)
+    assert data.load("mnist", TWO_SPLITS).train.shape == (NUM_TRAIN, 784)
 
 
 # Synthetic data

@@ -165,8 +165,8 @@ def test_the_page_on_data_of_your_own_is_a_data_set(tmp_path: Path):
     np.save(tmp_path / "spectra.npy", x)
     entry = user["get_entries"]()["dataset"]["spectra"]
     dataset = data.load_entry("spectra", entry, Options(dir=str(tmp_path)))
-    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test]), x)
-    assert (len(dataset.train), dataset.kind) == (8, "real")
+    np.testing.assert_array_equal(np.concatenate([*dataset.splits.values()]), x)
+    assert ([*map(len, dataset.splits.values())], dataset.kind) == ([7, 1, 2], "real")
     np.testing.assert_array_equal(dataset.preprocess(jax.random.key(0), x[0]), x[0])
 
 

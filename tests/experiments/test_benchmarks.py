@@ -44,7 +44,7 @@ def frey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Writes the Frey faces of the package in the format of their original file."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "frey_faces").mkdir()
-    dataset = data.load("frey_faces", Options(split="blocked"))
+    dataset = data.load("frey_faces", Options(split="blocked", num_valid=0))
     faces = np.concatenate([dataset.train, dataset.test])
     scipy.io.savemat(folder / "frey_faces" / "frey_rawface.mat", {"ff": faces.T})
     return folder
@@ -215,7 +215,7 @@ def test_the_flax_way_is_the_same_model(program: Any, frey_folder: Path):
 
 def test_raw_data_are_those_of_the_package(program: Any, frey_folder: Path):
     arrays = program("raw_data").load(frey_folder, "frey")
-    dataset = data.load("frey_faces", Options(split="blocked"))
+    dataset = data.load("frey_faces", Options(split="blocked", num_valid=0))
     np.testing.assert_array_equal(arrays.train, dataset.train.astype(np.float32) / 256)
     np.testing.assert_array_equal(arrays.test, dataset.test.astype(np.float32) / 256)
 

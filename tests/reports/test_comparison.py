@@ -50,7 +50,7 @@ def made(undisturbed: Path) -> Maker:
 
 
 def shifted(figures: Mapping[str, Any], shift: float) -> dict[str, Any]:
-    bounds = {name: figures[name] + shift for name in ("train_bound", "test_bound")}
+    bounds = {name: value + shift for name, value in figures.items() if name.endswith("_bound")}
     return {**figures, **bounds}
 
 

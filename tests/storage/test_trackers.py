@@ -206,8 +206,8 @@ def test_the_hyper_parameters_are_the_config(run: Path):
     assert found == {**frey(train__tensorboard=True), "model.hidden": "(8,)"}
     session = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     metrics = {info.name.tag for info in session.metric_infos}
-    assert metrics == {"train_bound", "test_bound"}
-    assert metrics <= set(shown(run / "tensorboard").Tags()["scalars"])
+    assert metrics == {"train_bound", "valid_bound", "test_bound"}
+    assert {"train_bound", "valid_bound"} <= set(shown(run / "tensorboard").Tags()["scalars"])
     assert {info.name for info in session.hparam_infos} == set(found)
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
     statuses: Any = api_pb2  # created at run time
