@@ -157,9 +157,15 @@ FIELDS = (
         *_anything("a binarization of the dataset"),
     ),
     Field(
-        "data.grey_scale", 256.0, "grey level k becomes k / grey_scale; 256 makes bits per "
-        "dimension exact, 255 reaches 1",
+        "data.grey_scale", 256.0, "grey level k becomes k / grey_scale; 255 reaches 1, but "
+        "likelihoods of levels and data.dequantize need 256, at which the levels tile [0, 1]",
         "255.0 or 256.0", lambda value: value in (255.0, 256.0),
+    ),
+    Field(
+        "data.dequantize", False, "grey level k becomes (k + u) / 256 with u uniform on [0, 1), "
+        "drawn anew in each step and fixed in evaluations. The bound of a density, such as a "
+        "gaussian one, then bounds the bits per dimension; without it a density has none",
+        *_anything("True or False"),
     ),
     Field(
         "data.dir", "", "where datasets are prepared; '' is $TFDS_DATA_DIR or "

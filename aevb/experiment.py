@@ -258,6 +258,11 @@ def _build_likelihood(values: Values, dataset: Dataset) -> Likelihood:
             f"{likelihood.levels:g}, and those of {dataset.name} are k / {dataset.levels:g}; set "
             f"config.data.grey_scale={likelihood.levels:g}, which changes no probability"
         )
+    if dataset.is_dequantized and likelihood.levels is not None:
+        raise UserError(
+            f"config.data.dequantize is True, and config.model.likelihood is {name!r}, which gives "
+            "the levels themselves a probability; set config.data.dequantize=False"
+        )
     return likelihood
 
 

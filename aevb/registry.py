@@ -33,6 +33,7 @@ NAMES = {
         "gaussian_unit_mean",
         "gaussian_shared",
         "discretized_logistic",
+        "discretized_gaussian",
         "categorical",
     ),
     "guide": ("diag_normal", "full_normal", "planar", "iaf"),

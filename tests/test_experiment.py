@@ -11,7 +11,7 @@ from marks import slow_but
 from aevb import experiment, registry, runs
 from aevb.algorithms.base import Batch, TrainState
 from aevb.config import default_config, validate, with_values
-from aevb.data import Dataset
+from aevb.data import Dataset, preprocessing
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Score
@@ -117,19 +117,42 @@ def test_every_likelihood_learns(name: str):
     assert np.mean(last) > np.mean(first) + 4 * standard_error
 
 
-@pytest.mark.parametrize("name", GREY)
-def test_the_bits_of_a_run_are_those_of_probabilities_of_grey_levels(name: str):
-    """A density's nats include the volume of a level, 8 bits a pixel; a probability's do not."""
-    built = build(name, dataset("grey"))
+DISCRETE = [name for name in GREY if LIKELIHOODS[name](1).levels is not None]
+
+
+def dequantized() -> Dataset:
+    plain = dataset("grey")
+    noisy = preprocessing.dequantized(plain.preprocess)
+    return plain._replace(preprocess=noisy, is_dequantized=True)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_a_likelihood_of_levels_is_refused_dequantized_data(name: str):
+    with pytest.raises(UserError, match=rf"dequantize is True.*{name}.*dequantize=False"):
+        build(name, dequantized())
+
+
+def reported_bits(name: str, data_set: Dataset) -> dict[str, float]:
+    """Returns what a run's summary has besides the bounds, for bounds of N nats on N datapoints."""
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
-        return Score(float(len(index)), 0.1)  # nats
+        return Score(float(len(index)), 0.1)
 
-    found = runs._bounds(score, (), built.dataset, is_density=built.vae.levels is None)
-    volume_bits = 0.0 if name in ("discretized_logistic", "categorical") else 8.0
-    for split, nats in (("train", NUM_DATA), ("test", 10)):
-        expected = volume_bits - nats / NUM_DIMS / np.log(2.0)
-        assert found[f"{split}_bits_per_dim"] == pytest.approx(expected)
+    found = runs._bounds(score, (), build(name, data_set))
+    return {column: value for column, value in found.items() if "_bound" not in column}
+
+
+@pytest.mark.parametrize("name", GREY)
+def test_a_run_reports_bits_of_probabilities_and_bounds_of_bits_of_dequantized_data(name: str):
+    """A density's nats include the volume of a level, 8 bits a pixel; a probability's do not."""
+    bits = {split: -n / NUM_DIMS / np.log(2.0) for split, n in (("train", NUM_DATA), ("test", 10))}
+    if name in DISCRETE:
+        expected = {f"{split}_bits_per_dim": value for split, value in bits.items()}
+        assert reported_bits(name, dataset("grey")) == pytest.approx(expected)
+        return
+    assert reported_bits(name, dataset("grey")) == {}
+    expected = {f"{split}_dequantized_bits_per_dim": 8.0 + value for split, value in bits.items()}
+    assert reported_bits(name, dequantized()) == pytest.approx(expected)
 
 
 ALGORITHMS = {

@@ -37,6 +37,7 @@ SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
         np.where(h["logits"] > 0, 1.0 - x, x)
     ),
     "discretized_logistic": lambda h, x: np.log(level_probabilities(h)[[0, 1], as_levels(x)]),
+    "discretized_gaussian": lambda h, x: gaussian_masses(h)[[0, 1], as_levels(x)],
     "categorical": lambda h, x: scipy.special.log_softmax(h["logits"].reshape(-1, 256), axis=1)[
         [0, 1], as_levels(x)
     ],
@@ -58,6 +59,17 @@ def level_probabilities(heads: dict[str, np.ndarray]) -> np.ndarray:
     location, scale = heads["location"][:, None], np.exp(heads["log_scale"])[:, None]
     edges = np.concatenate([[-np.inf], np.arange(1, 256) / 256, [np.inf]])
     return np.diff(scipy.stats.logistic.cdf(edges, location, scale), axis=1)
+
+
+def gaussian_masses(heads: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns log P(level), [D, 256], from the tail of the normal that is nearer to each cell."""
+    mean, std = heads["mean"][:, None], np.exp(0.5 * heads["log_var"])[:, None]
+    edges = (np.concatenate([[-np.inf], np.arange(1, 256) / 256, [np.inf]]) - mean) / std
+    low, high = edges[:, :-1], edges[:, 1:]
+    is_above = low + high > 0
+    low, high = np.where(is_above, -high, low), np.where(is_above, -low, high)
+    log_below: Any = scipy.stats.norm.logcdf
+    return log_below(high) + np.log(-np.expm1(log_below(low) - log_below(high)))
 
 
 # the supports of densities that are neither on {0, 1} nor on the real line
@@ -311,6 +323,7 @@ def test_the_probabilities_of_a_pixels_levels_sum_to_1_however_narrow_they_are(n
     for size in (0.1, 1.0, 10.0, 1000.0):
         heads = {head: rng.normal(size=n) * size for head, n in likelihood.heads.items()}
         heads |= {"location": np.array([0.3]), "log_scale": -np.log([256 * size])}
+        heads |= {"mean": heads["location"], "log_var": 2.0 * heads["log_scale"]}
         heads = {head: jnp.float32(heads[head]) for head in likelihood.heads}
         levels = np.float32(np.arange(256)[:, None] / 256)
         probabilities = np.exp(log_probs(name, heads, levels), dtype=np.float64)
@@ -341,6 +354,78 @@ def test_discretized_logistic_log_prob_is_the_difference_of_the_cdf(
     direct = level_probabilities(exact_heads)[0]
     exact = np.where(np.arange(256) / 256 > location, flipped[0, ::-1], direct)
     np.testing.assert_allclose(found, np.log(exact), rtol=1e-5, atol=1e-5)
+
+
+def gaussian_cases() -> dict[str, np.ndarray]:
+    """Returns means [n] and log-variances [n] for which every formula of a cell's mass is used.
+
+    The means lie within the levels and far outside. The standard deviations are from a thousandth
+    of a level to a thousand units.
+    """
+    means = np.array([-20.0, -0.5, 0.0, 0.4, 100.5 / 256, 1.2, 30.0])
+    log_stds = np.log(np.array([1e-3, 0.1, 0.3, 1.0, 3.0, 30.0, 256.0, 256e3]) / 256)
+    mean, log_std = np.meshgrid(means, log_stds)
+    return {"mean": mean.ravel(), "log_var": 2.0 * log_std.ravel()}
+
+
+def gaussian_log_probs(heads: Any) -> jax.Array:
+    """Returns log P(level) [n, 256] of each mean and log-variance [n]."""
+    levels = (jnp.arange(256) / 256).astype(heads["mean"].dtype)[:, None]
+
+    def of_one(mean: jax.Array, log_var: jax.Array) -> jax.Array:
+        own = {"mean": mean[None], "log_var": log_var[None]}
+        return jax.vmap(likelihoods.discretized_gaussian.log_prob, (None, 0))(own, levels)
+
+    return jax.vmap(of_one)(heads["mean"], heads["log_var"])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-9)])
+def test_discretized_gaussian_log_prob_is_the_difference_of_the_cdf(dtype: str, tolerance: float):
+    """The relative error is small also where a cell is 10^7 standard deviations from the mean."""
+    cases = {name: value.astype(dtype) for name, value in gaussian_cases().items()}
+    exact = gaussian_masses({name: value.astype(np.float64) for name, value in cases.items()})
+    with jax.enable_x64(dtype == "float64"):
+        found = jax.jit(gaussian_log_probs)(jax.tree.map(jnp.asarray, cases))
+        assert found.dtype == dtype
+    # In float32 the position of a cell has an error too, of 1e-7 units.
+    std = np.exp(0.5 * cases["log_var"].astype(np.float64))[:, None]
+    position = np.finfo(dtype).eps * np.maximum(1.0, np.abs(cases["mean"]))[:, None] / std
+    allowed = tolerance + tolerance * np.abs(exact) + 4.0 * position * np.sqrt(1.0 - 2.0 * exact)
+    assert np.all(np.abs(found - exact) < allowed)
+
+
+def test_discretized_gaussian_gradients_in_float32_are_those_in_float64_and_of_differences():
+    cases = gaussian_cases()
+
+    def gradients(dtype: str, heads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with jax.enable_x64(dtype == "float64"):
+            own = {name: jnp.asarray(value.astype(dtype)) for name, value in heads.items()}
+            total = jax.jit(jax.grad(lambda h: jnp.sum(gaussian_log_probs(h)[:, ::15])))
+            return {name: np.asarray(value, np.float64) for name, value in total(own).items()}
+
+    exact = gradients("float64", cases)
+    rounded = {name: value.astype(np.float32) for name, value in cases.items()}
+    for name, found in gradients("float32", rounded).items():
+        reference = gradients("float64", rounded)[name]
+        np.testing.assert_allclose(found, reference, rtol=1e-3, atol=1e-3, err_msg=name)
+    for name in cases:
+        step = 1e-6 * np.exp(0.5 * cases["log_var"]) if name == "mean" else 1e-6
+        above, below = (
+            np.sum(gaussian_masses({**cases, name: cases[name] + s})[:, ::15], axis=1)
+            for s in (step, -step)
+        )
+        np.testing.assert_allclose(
+            exact[name], (above - below) / (2.0 * step), rtol=1e-4, atol=1e-4, err_msg=name
+        )
+
+
+def test_a_density_at_the_levels_is_no_probability():
+    """At a deviation of 0.3 levels the levels' densities times their width sum to 1.34, not 1."""
+    levels = np.float32(np.arange(256)[:, None] / 256)
+    for std, total in ((0.3, 1.34), (0.1, 3.99), (3.0, 1.0)):
+        heads = {"mean": np.float32([100 / 256]), "log_var": np.float32([2 * np.log(std / 256)])}
+        densities = np.exp(np.asarray(log_probs("gaussian", heads, levels), np.float64))
+        assert np.sum(densities) / 256 == pytest.approx(total, abs=5e-3)
 
 
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0])

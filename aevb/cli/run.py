@@ -43,6 +43,14 @@ from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, p
 
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+BITS = {  # entries of a summary, without the split -> the column's header
+    "bits_per_dim": "bits/dim",
+    "dequantized_bits_per_dim": "bits/dim, dequantized (at most)",
+}
+NO_BITS = (
+    "p(x|z) is a density, which has no bits/dim; likelihoods of levels (discretized_logistic) and "
+    "config.data.dequantize=True have them"
+)
 LONGEST_NAME = 120  # characters of a folder's name; every file system allows as many
 
 
@@ -189,16 +197,19 @@ def default_workdir(given: flags.FlagValues) -> Path:
 
 def report(summary: dict[str, Any], folder: Path) -> str:
     """Returns a run's result as text for the terminal."""
-    lines = [f"{'':6} {'bound (nats)':>12} {'std. error':>11} {'bits/dim':>9}"]
+    bits = [name for name in BITS if f"test_{name}" in summary]
+    headers = "".join(f"  {BITS[name]}" for name in bits)
+    lines = [f"{'':6} {'bound (nats)':>12} {'std. error':>11}{headers}"]
     for split in ("train", "valid", "test"):
         if f"{split}_bound" not in summary:
             continue
-        bits = summary.get(f"{split}_bits_per_dim")
         lines.append(
             f"{split:6} {summary[f'{split}_bound']:12.2f} "
-            f"{summary[f'{split}_bound_standard_error']:11.2f} "
-            f"{'' if bits is None else format(bits, '9.3f'):>9}"
+            f"{summary[f'{split}_bound_standard_error']:11.2f}"
+            + "".join(f"  {summary[f'{split}_{name}']:{len(BITS[name])}.3f}" for name in bits)
         )
+    if summary["data"]["kind"] == "grey" and not bits:
+        lines.append(NO_BITS)
     if (best := summary.get("best_num_examples")) is not None:
         lines.append(
             f"the best checkpoint by the validation bound, after {best:,} examples, has "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
+from aevb.data import preprocessing
 from aevb.data.io.array_records import Records
 from aevb.errors import UserError
 from aevb.types import Key
@@ -33,6 +34,7 @@ class Dataset(NamedTuple):
     levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
     valid: np.ndarray | None = None  # [N'', D], on which choices are made; may have no rows.
     # None: `load` holds out the last of the training data, by default a sixth
+    is_dequantized: bool = False  # whether `preprocess` adds noise that fills the cell of a level
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Options(NamedTuple):
     split: str = ""  # "" = the dataset's first
     binarization: str = ""  # "" = the dataset's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
+    dequantize: bool = False  # grey level k becomes (k + u) / 256, u uniform on [0, 1)
     num_train: int = 0  # number of training datapoints kept, evenly spaced in their order; 0 = all
     num_valid: int = -1  # number of validation datapoints; -1 = the dataset's own number
     synthetic_num_train: int = 1000
@@ -106,9 +109,10 @@ def load(name: str, options: Options = DEFAULTS) -> Dataset:
     before in `options.dir`; files in `options.manual_dir`; the network. Data are always checked.
 
     Raises:
-        UserError: the dataset, split, binarization or scale does not exist; there are fewer
-            training datapoints than were asked for; the files are not on this machine and cannot be
-            downloaded; a file or a prepared folder is damaged; a folder cannot be written.
+        UserError: the dataset, split, binarization or scale does not exist, or there are no levels
+            to dequantize; there are fewer training datapoints than were asked for; the files are
+            not on this machine and cannot be downloaded; a file or a prepared folder is damaged; a
+            folder cannot be written.
     """
     return load_entry(name, find(name), options)
 
@@ -143,6 +147,8 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
     kind = _chosen(f"data.binarization of {name}", options.binarization, entry.binarizations)
     chosen = options._replace(split=split or entry.splits[0], binarization=kind)
     dataset = _with_validation(entry.load(chosen, **own), options.num_valid)
+    if options.dequantize:
+        dataset = _dequantized(dataset)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(
@@ -185,6 +191,24 @@ def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
     kept = number - num_valid
     head = train.head(kept) if isinstance(train, Records) else train[:kept]
     return dataset._replace(train=head, valid=np.asarray(train[kept:]))
+def _dequantized(dataset: Dataset) -> Dataset:
+    """Returns grey data with uniform noise within the cell of each level.
+
+    Raises:
+        UserError: the data are not grey levels k / 256.
+    """
+    if dataset.kind != "grey":
+        raise UserError(
+            f"data.dequantize is True, which is for grey levels (data.binarization=none); "
+            f"{dataset.name} holds {dataset.kind} data, for which it must be False"
+        )
+    if dataset.levels != 256.0:
+        raise UserError(
+            f"data.dequantize is True, and the grey levels of {dataset.name} are k / "
+            f"{dataset.levels}, whose cells do not tile [0, 1]; set data.grey_scale=256"
+        )
+    noisy = preprocessing.dequantized(dataset.preprocess)
+    return dataset._replace(preprocess=noisy, is_dequantized=True)
 
 
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aevb.data import Dataset
 from aevb.losses import evidence_lower_bound, iwae
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -18,6 +19,9 @@ EVALUATION_SEED = 20131220  # seed of binarizations: the day that the paper appe
 NOISE_SEED = EVALUATION_SEED + 1  # seed of z, the same in every evaluation of every model
 EVALUATION_BATCH = 500  # datapoints per compiled call
 PRIOR_SAMPLES = 100  # samples of the prior for a model without an encoder
+
+
+BITS, DEQUANTIZED_BITS = "bits_per_dim", "dequantized_bits_per_dim"
 
 
 class Score(NamedTuple):
@@ -34,8 +38,8 @@ Scorer = Callable[[PyTree, np.ndarray, np.ndarray], Score]
 def fixed_input(preprocess: Callable[[Key, Array], Array], index: Array, stored: Array) -> Array:
     """Returns x [D] of datapoint number `index`, stored [D], as every evaluation sees it.
 
-    The key of a dynamic binarization depends only on the number, so the binarization is always the
-    same.
+    The key of a dynamic binarization or of dequantization depends only on the number, so its result
+    is always the same.
     """
     return preprocess(jax.random.fold_in(jax.random.key(EVALUATION_SEED), index), stored)
 
@@ -141,11 +145,30 @@ def some_of(num_data: int, limit: int) -> np.ndarray:
     return np.sort(np.random.default_rng(EVALUATION_SEED).permutation(num_data)[:limit])
 
 
-def bits_per_dim(nats: float, *, num_dims: int, levels: float | None) -> float:
-    """Returns the bits per dimension log2(levels) - nats / (D ln 2), for pixels scaled by 1/levels.
+def bits_per_dim(nats: float, *, num_dims: int, levels: float | None = None) -> float:
+    """Returns the bits per dimension of grey levels: -log2 of their probability, over D.
 
-    This is -log2 P of one grey level: a density of pixels k / levels, times the width 1 / levels of
-    each level, is a probability. If levels is None, `nats` are already of probabilities.
+    If `levels` is None, `nats` are log P of the levels, as of a likelihood with `levels`. Otherwise
+    they are the mean log-density of dequantized pixels (k + u) / levels. Minus log(levels) a pixel
+    these are a lower bound on log P, where P is the density's integral over the cell of each level,
+    so that the bits are an upper bound (Theis et al., 2016).
+
+    A density at the points k / levels has no bits: it can exceed 1 / (the width of a cell), and
+    times that width it does not sum to 1 over the levels.
     """
-    density_bits = 0.0 if levels is None else math.log2(levels)
-    return density_bits - nats / (num_dims * math.log(2.0))
+    width_bits = 0.0 if levels is None else math.log2(levels)
+    return width_bits - nats / (num_dims * math.log(2.0))
+
+
+def bits_of(nats: float, dataset: Dataset, vae: VAE) -> dict[str, float]:
+    """Returns the bits per dimension of a bound on a dataset, by the name of their meaning.
+
+    The name is BITS if p(x|z) is a probability of grey levels, and DEQUANTIZED_BITS if it is a
+    density of dequantized ones. Otherwise the result is {}.
+    """
+    num_dims = dataset.train.shape[1]
+    if vae.levels is not None:
+        return {BITS: bits_per_dim(nats, num_dims=num_dims)}
+    if dataset.is_dequantized:
+        return {DEQUANTIZED_BITS: bits_per_dim(nats, num_dims=num_dims, levels=dataset.levels)}
+    return {}

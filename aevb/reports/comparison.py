@@ -38,6 +38,8 @@ BOUNDS = (
     Column("best_test_bound", "test bound, best checkpoint (nats)", 2),
     Column("train_bits_per_dim", "train bits/dim", 3),
     Column("test_bits_per_dim", "test bits/dim", 3),
+    Column("train_dequantized_bits_per_dim", "train bits/dim, dequantized (at most)", 3),
+    Column("test_dequantized_bits_per_dim", "test bits/dim, dequantized (at most)", 3),
 )
 COSTS = (
     Column("examples_per_second", "examples/s", 0),

@@ -78,8 +78,14 @@ def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
         if f"{split}_bound" not in summary:
             continue
         bound, error = summary[f"{split}_bound"], summary[f"{split}_bound_standard_error"]
-        bits = summary.get(f"{split}_bits_per_dim")
-        in_bits = "" if bits is None else f", {bits:.3f} bits/dim"
+        in_bits = "".join(
+            f", {summary[name]:.3f} {unit}"
+            for name, unit in (
+                (f"{split}_{elbo.BITS}", "bits/dim"),
+                (f"{split}_{elbo.DEQUANTIZED_BITS}", "bits/dim, dequantized (at most)"),
+            )
+            if name in summary
+        )
         rows.append([f"bound, {split}", f"{bound:.2f} ± {error:.2f} nats{in_bits}"])
     return [*rows, ["training examples", f"{summary['num_examples']:,}"]]
 

@@ -19,9 +19,9 @@ from jax.lax import ConvDimensionNumbers
 
 # Elementwise operations; an operand of one element is broadcast.
 ELEMENTWISE = (
-    *("abs", "add", "div", "eq", "exp", "expm1", "ge", "gt", "le", "log", "log1p", "logistic"),
-    *("lt", "max", "min", "mul", "ne", "neg", "pow", "rsqrt", "select_n", "sign", "sqrt"),
-    *("square", "sub", "tanh"),
+    *("abs", "add", "div", "eq", "erfc", "exp", "expm1", "ge", "gt", "le", "log", "log1p"),
+    *("logistic", "lt", "max", "min", "mul", "ne", "neg", "pow", "rsqrt", "select_n", "sign"),
+    *("sqrt", "square", "sub", "tanh"),
 )
 SAME = ("copy", "copy_p", "reduce_precision", "stop_gradient")
 MOVES = ("broadcast_in_dim", "expand_dims", "reshape", "rev", "slice", "squeeze", "transpose")

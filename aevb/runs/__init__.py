@@ -209,7 +209,7 @@ def finish(
     params = experiment.algorithm.vae_params(trained.state.params)
     speed = trained.examples_per_second
     summary = {
-        **_bounds(score, params, dataset, is_density=experiment.vae.levels is None),
+        **_bounds(score, params, experiment),
         **_objective(experiment, trained.state),
         **_of_best(experiment, score, trained, config, folder),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
@@ -230,21 +230,15 @@ def finish(
     return summary
 
 
-def _bounds(
-    score: elbo.Scorer, params: PyTree, dataset: Dataset, *, is_density: bool
-) -> dict[str, float]:
-    """Returns the bound on each whole split, its standard error, and bits/dim for grey data."""
-    figures = {}
+def _bounds(score: elbo.Scorer, params: PyTree, experiment: Experiment) -> dict[str, float]:
+    """Returns the bound on each whole split, its standard error, and bits/dim if it has any."""
+    dataset, figures = experiment.dataset, {}
     for split, data in dataset.splits.items():
         mean, error = score(params, data, np.arange(len(data)))
         figures[f"{split}_bound"] = mean
         figures[f"{split}_bound_standard_error"] = error
-        if dataset.levels is not None:
-            figures[f"{split}_bits_per_dim"] = elbo.bits_per_dim(
-                mean,
-                num_dims=data.shape[1],
-                levels=dataset.levels if is_density else None,
-            )
+        for name, bits in elbo.bits_of(mean, dataset, experiment.vae).items():
+            figures[f"{split}_{name}"] = bits
     return figures
 
 
@@ -292,6 +286,7 @@ def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
         "binarization": config["data.binarization"],
         "kind": dataset.kind,
         "levels": dataset.levels,
+        "is_dequantized": dataset.is_dequantized,
         "num_train": len(dataset.train),
         "num_valid": len(dataset.splits.get("valid", ())),
         "num_test": len(dataset.test),

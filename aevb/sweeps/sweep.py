@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
+from aevb.evaluation import elbo
 from aevb.reports import comparison
 from aevb.runtime.run_lock import owned, writing
 from aevb.runtime.signals import Signals
@@ -170,7 +171,7 @@ def _rows(
         outcomes = [summary for member in alike if (summary := summary_of(folder, member))]
         columns = [
             f"{split}_{unit}"
-            for unit in ("bound", "bits_per_dim")
+            for unit in ("bound", elbo.BITS, elbo.DEQUANTIZED_BITS)
             for split in ("train", "valid", "test", "best_test")
         ]
         rows.append(

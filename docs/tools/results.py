@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from aevb.reports import figures
@@ -41,13 +40,11 @@ def results_table() -> str:
     rows = []
     for name, row in ROWS.items():
         runs = _finished(found[name])
-        bits = [run["test_bits_per_dim"] for run in runs if "test_bits_per_dim" in run]
         rows.append(
             {
                 "": row.title,
                 "training examples": f"{runs[0]['num_examples'] / 1e6:g}·10⁶",
                 **_bounds(found[name]),
-                "test bits/dim": f"{np.mean(bits):.2f}" if bits else "",
                 "seeds": str(len(runs)),
             }
         )

@@ -14,6 +14,7 @@ from aevb.config import FIELDS, default_config, validate
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
 CATEGORICAL = "--config.model.likelihood=categorical"
+DEQUANTIZE = "--config.data.dequantize=True"
 SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian")
 
 
@@ -94,6 +95,14 @@ MISTAKES = {
     "grey levels on another scale": (
         [FREY, CATEGORICAL, "--config.data.grey_scale=255"],
         ["categorical", "k / 256", "k / 255", "data.grey_scale=256"],
+    ),
+    "dequantized real numbers": (
+        [FREY, "--config.data.name=synthetic", "--config.data.split=", DEQUANTIZE],
+        ["data.dequantize is True", "synthetic holds real data"],
+    ),
+    "dequantized levels under probabilities of levels": (
+        [FREY, CATEGORICAL, DEQUANTIZE],
+        ["config.data.dequantize is True", "categorical", "dequantize=False"],
     ),
     "closed KL of a flow": (
         [FREY, "--config.model.guide=planar"],

@@ -16,12 +16,43 @@ import aevb
 from aevb import experiments
 from aevb.cli import main
 from aevb.cli.main import COMMANDS, Command
+from aevb.cli.run import report
 
+SUMMARY = {
+    "train_bound": 900.0, "train_bound_standard_error": 1.0, "test_bound": 500.0,
+    "test_bound_standard_error": 2.0, "examples_per_second": 1e4, "num_examples": 1000,
+    "seconds": 0.1, "data": {"kind": "grey"},
+}  # fmt: skip
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def run(*arguments: str) -> Done:
     return run_program("-m", "aevb", *arguments)
+
+
+# The report of a run
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [("bits_per_dim", "bits/dim"), ("dequantized_bits_per_dim", "bits/dim, dequantized (at most)")],
+)
+def test_a_report_has_a_column_for_bits_of_each_meaning(name: str, header: str, tmp_path: Path):
+    summary = {**SUMMARY, f"train_{name}": 3.25, f"test_{name}": 3.5}
+    head, train, test, *rest = report(summary, tmp_path).splitlines()
+    assert head.endswith(f"std. error  {header}")
+    assert (train.split()[-1], test.split()[-1]) == ("3.250", "3.500")
+    assert len(head) == len(train) == len(test)
+    assert not any("bits" in line for line in rest)
+
+
+def test_a_report_of_a_density_of_grey_levels_says_in_one_line_that_it_has_no_bits(tmp_path: Path):
+    head, _, _, why, *_ = report(SUMMARY, tmp_path).splitlines()
+    assert "bits" not in head
+    assert "density" in why
+    assert "dequantize=True" in why
+    binary = {**SUMMARY, "data": {"kind": "binary"}}
+    assert "bits" not in report(binary, tmp_path)
 
 
 # The table of commands

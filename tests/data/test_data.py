@@ -338,6 +338,68 @@ def test_fixed_binarization_has_the_grey_level_as_its_mean_and_is_always_the_sam
     assert hashlib.sha256(once.tobytes()).hexdigest() == FIXED_DIGEST  # on every machine
 
 
+# Dequantized levels
+
+
+def test_a_dequantized_level_is_uniform_within_its_cell() -> None:
+    """A pixel of the highest level does not round up to 1, nor any other into the next cell."""
+    x = jnp.arange(256).astype(jnp.uint8)
+    preprocess = preprocessing.dequantized(preprocessing.scaled(256.0))
+    found = np.asarray(jax.jit(jax.vmap(preprocess, (0, None)))(_keys(1000), x), np.float64)
+    np.testing.assert_array_equal(np.floor(found * 256), np.tile(np.arange(256), (1000, 1)))
+    noise = found * 256 - np.arange(256)
+    assert scipy.stats.kstest(noise[:, 255], scipy.stats.uniform.cdf).pvalue > 1e-3
+    assert scipy.stats.kstest(noise[0], scipy.stats.uniform.cdf).pvalue > 1e-3
+    (_, correlation), _ = np.asarray(np.corrcoef(noise[:, :2].T))  # pixels have their own noise
+    assert abs(correlation) < 4 / np.sqrt(1000)
+    high, low = np.divmod(noise * 2**16, 2**8)  # all digits of the noise are drawn
+    assert {len(np.unique(digit)) for digit in (high, low)} == {256}
+
+
+def test_dequantization_has_a_key_of_its_own() -> None:
+    """A preprocessing that draws from its key does not draw the same numbers."""
+    x = jnp.zeros(4)
+    seen = []
+
+    def preprocess(key: jax.Array, x: jax.Array) -> jax.Array:
+        seen.append(key)
+        return x
+
+    noise = preprocessing.dequantized(preprocess)(jax.random.key(0), x)
+    from_its_key = jax.random.bits(seen[0], x.shape, jnp.uint16).astype(jnp.float32) / 2**24
+    assert not np.array_equal(noise, from_its_key)
+
+
+def test_data_are_dequantized_by_an_option() -> None:
+    plain, noisy = (data.load("frey_faces", Options(dequantize=d)) for d in (False, True))
+    assert (plain.is_dequantized, noisy.is_dequantized) == (False, True)
+    stored = jnp.asarray(noisy.test[0])
+    one, other = (noisy.preprocess(key, stored) for key in _keys(2))
+    assert not np.array_equal(one, other)
+    np.testing.assert_array_equal(np.floor(np.asarray(one) * 256), noisy.test[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("synthetic", {}, ["synthetic holds real data", "must be False"]),
+        ("mnist", {"binarization": "fixed"}, ["mnist holds binary data", "binarization=none"]),
+        ("frey_faces", {"grey_scale": 255.0}, ["k / 255", "tile [0, 1]", "grey_scale=256"]),
+    ],
+)
+def test_data_without_levels_that_tile_the_unit_interval_are_not_dequantized(
+    name: str,
+    options: dict[str, Any],
+    words: list[str],
+    mnist_files: dict[str, bytes],
+    home: Path,
+) -> None:
+    bring(mnist_files, home / "downloads" / "manual" / "mnist")
+    message = refusal(data.load, name, Options(dequantize=True, **options))
+    for word in ("data.dequantize is True", *words):
+        assert word in message
+
+
 # Binarized MNIST
 
 

@@ -165,6 +165,7 @@ def test_a_convolutional_model_of_colors_trains_and_draws(home: Path, tmp_path: 
     config = default_config()
     config.data.name, config.data.dir = "tfds:colors", str(home)
     config.model.network, config.model.hidden = "conv", (4, 6)
+    config.model.likelihood = "discretized_logistic"
     config.train.batch_size, config.train.num_examples, config.train.first_eval = 10, 80, 40
     assert isinstance(load(validate(config)).train, np.ndarray)
     config.data.access = "stream"

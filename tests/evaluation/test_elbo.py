@@ -1,7 +1,7 @@
 """Evaluation: which bound it computes, the same noise every time, and bits per dimension."""
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from aevb import guides, likelihoods, vae
+from aevb.data import Dataset
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import bits_per_dim, fixed_input, make_score, some_of
 from aevb.likelihoods import LIKELIHOODS
@@ -203,25 +204,6 @@ def test_the_uniform_density_over_the_unit_cube_costs_8_bits_a_dimension(num_dim
     assert bits_per_dim(0.0, num_dims=num_dims, levels=256) == 8.0
 
 
-def test_bits_do_not_depend_on_the_scale_of_the_pixels():
-    """A uniform density over 256 levels k / 255, each standing for 1 / 255, is 255 / 256."""
-    nats = 560 * math.log(255 / 256)
-    assert bits_per_dim(nats, num_dims=560, levels=255) == pytest.approx(8.0)
-
-
-def test_bits_are_the_code_length_of_the_grey_level():
-    """The code length is -log2 of a normal density's probability for the cell of a level."""
-    normal, level = scipy.stats.norm(0.4, 0.2), 90
-    nats = float(normal.logpdf(level / 256))  # pyright: ignore[reportAttributeAccessIssue]
-    probability = normal.cdf((level + 0.5) / 256) - normal.cdf((level - 0.5) / 256)
-    assert bits_per_dim(nats, num_dims=1, levels=256) == pytest.approx(
-        -math.log2(probability), rel=1e-4
-    )
-    assert bits_per_dim(5 * nats, num_dims=5, levels=256) == pytest.approx(
-        -math.log2(probability), rel=1e-4
-    )
-
-
 def test_nats_of_probabilities_give_their_code_length_as_they_are():
     """The code length of two pixels is -log2 of a discretized likelihood, without cell volumes."""
     heads = {"location": jnp.float32([0.4, 0.6]), "log_scale": jnp.float32([-3.0, -1.0])}
@@ -230,6 +212,65 @@ def test_nats_of_probabilities_give_their_code_length_as_they_are():
     edges = np.array([[90, 91], [1, 2]]) / 256
     below = scipy.stats.logistic.cdf(edges, [[0.4], [0.6]], np.exp([[-3.0], [-1.0]]))
     expected = -np.mean(np.log2(below[:, 1] - below[:, 0]))
-    assert bits_per_dim(nats, num_dims=2, levels=None) == pytest.approx(expected, rel=1e-5)
+    assert bits_per_dim(nats, num_dims=2) == pytest.approx(expected, rel=1e-5)
     uniform = likelihoods.categorical.log_prob({"logits": jnp.zeros(512)}, x)
-    assert bits_per_dim(float(uniform), num_dims=2, levels=None) == pytest.approx(8.0)
+    assert bits_per_dim(float(uniform), num_dims=2) == pytest.approx(8.0)
+
+
+STDS = (0.01, 0.3, 3.0, 1000.0)  # of one pixel, in levels
+NOISE = (np.arange(400) + 0.5) / 400  # of dequantization, in levels: the midpoints of a quadrature
+
+
+def heads_of(name: str, std: float) -> dict[str, jax.Array]:
+    """Returns a pixel's statistics: around the middle, with about this standard deviation."""
+    known = {
+        "mean": 0.4, "mean_logits": -0.4, "location": 0.4, "logits": std,
+        "log_scale": math.log(std / 256), "log_std": math.log(std / 256),
+        "log_var": 2.0 * math.log(std / 256),
+    }  # fmt: skip
+    likelihood, rng = LIKELIHOODS[name](1), np.random.default_rng(0)
+    sizes = dict(likelihood.heads) | dict.fromkeys(likelihood.shared, 1)
+    return {
+        head: jnp.float32(np.full(1, known[head]) if n == 1 else std * rng.normal(size=n))
+        for head, n in sizes.items()
+    }
+
+
+def nats_of_levels(name: str, data_set: Dataset, std: float) -> np.ndarray:
+    """Returns log p(x|z) [levels, noise] of each value of a pixel, or of each point of its cell."""
+    values = np.arange(2 if data_set.kind == "binary" else 256)[:, None]
+    noise = NOISE[None] if data_set.is_dequantized else np.zeros((1, 1))
+    x = jnp.float32((values + noise) / (data_set.levels or 1.0))[..., None]
+    log_prob = partial(LIKELIHOODS[name](1).log_prob, heads_of(name, std))
+    return np.asarray(jax.jit(jax.vmap(jax.vmap(log_prob)))(x), np.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "is_dequantized"),
+    [
+        (name, kind, is_dequantized)
+        for name, make in LIKELIHOODS.items()
+        for kind in make(1).kinds
+        for is_dequantized in ([False, True] if kind == "grey" else [False])
+    ],
+)
+def test_reported_bits_are_of_probabilities_that_sum_to_1_or_are_bounds_of_their_bits(
+    name: str, kind: str, is_dequantized: bool
+):
+    """The bits of dequantized data are compared with the integral of the density over each cell."""
+    model, stored = make_vae(name)[0], np.zeros((1, 1), np.uint8)
+    levels = 256.0 if kind == "grey" else None
+    data_set = Dataset("some", stored, stored, kind, unchanged, None, levels, is_dequantized)
+    for std in STDS:
+        nats = nats_of_levels(name, data_set, std)
+        reported = [elbo.bits_of(float(mean), data_set, model) for mean in np.mean(nats, axis=1)]
+        if LIKELIHOODS[name](1).levels is not None:
+            assert sum(2.0 ** -bits[elbo.BITS] for bits in reported) == pytest.approx(1, abs=1e-4)
+        elif is_dequantized:
+            bounds = np.array([2.0 ** -bits[elbo.DEQUANTIZED_BITS] for bits in reported])
+            cells = np.mean(np.exp(nats), axis=1) / 256
+            assert np.all(bounds <= cells * (1.0 + 1e-4))
+            assert np.sum(cells) <= 1.0 + 1e-4
+            assert np.sum(bounds) > 0.95 or std != 3.0  # the bound is tight there
+        else:
+            assert not any(reported)

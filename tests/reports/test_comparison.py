@@ -218,6 +218,18 @@ def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
     assert found.rows[1].over_seeds(column) is None
 
 
+def test_bits_of_probabilities_and_bounds_of_bits_are_columns_of_their_own(copy: Path):
+    for name, column in (("2,1", "test_bits_per_dim"), ("10,1", "test_dequantized_bits_per_dim")):
+        summary = metrics_log.read_signed(copy / name / "summary.json")
+        metrics_log.write_signed(copy / name / "summary.json", summary | {column: 5.0})
+    found = compare([copy])
+    columns = {c.label: c for c in found.columns if "bits" in c.name}
+    assert set(columns) == {"test bits/dim", "test bits/dim, dequantized (at most)"}
+    for row, label in zip(found.rows, columns, strict=True):
+        figures = {name: row.over_seeds(column) for name, column in columns.items()}
+        assert [name for name, figure in figures.items() if figure] == [label]
+
+
 def test_the_table_has_the_numbers_of_the_page(sweep: Path):
     found = compare([sweep])
     lines = list(csv.DictReader(io.StringIO(comparison.as_csv(found))))

@@ -68,6 +68,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "cases": lambda x: jnp.where(x > 0, jnp.where(x < 1, jnp.exp(x), 2.0), -x),
     "comparisons": lambda x: sum(f(x, x[1]).astype(jnp.float32) * (2.0**n) for n, f in COMPARISONS),
     "unary": lambda x: jnp.log1p(x**2) + jnp.expm1(x) / jnp.sqrt(1 + x**2) + jax.nn.softplus(x),
+    "a distribution function": jax.scipy.special.erfc,
     "powers": lambda x: jnp.abs(x) ** 1.5 + x**3 + jax.lax.rsqrt(1 + x * x) - jnp.sign(x),
     "activations": lambda x: sum(f(x) for f in ACTIVATIONS),
     "softmax": jax.nn.softmax,

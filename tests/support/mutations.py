@@ -31,6 +31,7 @@ MORE_TESTS = {
     "matrix_normal": "linear_gaussian",
     "mixture_runs": "mixture_model",
     "networks": "convolutions vae",
+    "preprocessing": "data",
     "run": "main",
     "run_figures": "trackers",
     "sources": "data",

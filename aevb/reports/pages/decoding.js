@@ -6,6 +6,7 @@ const UNARY = {
   abs: Math.abs, exp: Math.exp, expm1: Math.expm1, log: Math.log, log1p: Math.log1p,
   sqrt: Math.sqrt, sign: Math.sign, tanh: Math.tanh, logistic: (a) => 1 / (1 + Math.exp(-a)),
   neg: (a) => -a, rsqrt: (a) => 1 / Math.sqrt(a), square: (a) => a * a,
+  erfc: (a) => 1 - errorFunction(a),
 };
 
 const BINARY = {
