@@ -210,7 +210,7 @@ def _mean_of_levels(cdf: Callable[[Array], Array], location: Array, inverse_scal
     Args:
         cdf: the distribution function of a symmetric density, which is moved and scaled.
     """
-    edges = jnp.arange(1, NUM_LEVELS) / NUM_LEVELS
+    edges = jnp.arange(1, NUM_LEVELS, dtype=location.dtype) / NUM_LEVELS
     distance = location[:, None] - edges[None, :]
     return jnp.sum(cdf(distance * inverse_scale[:, None]), axis=1) / NUM_LEVELS
 
