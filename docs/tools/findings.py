@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aevb.storage.metrics_log import mean_over_seeds
-from experiments.paper.studies import STUDIES
+from experiments.paper.studies import STUDIES, long_name
 
 from .documents import read
 
@@ -49,6 +49,7 @@ class Panel(NamedTuple):
     title: str
     aevb: list[Run]
     other: list[Run]  # of wake-sleep
+    longest: Mapping[str, Run] = {}  # algorithm -> its run of 10^8 examples, with one seed
 
 
 class Findings:
@@ -79,7 +80,12 @@ class Findings:
                     self.runs(study, model__num_latents=Z, algorithm__name=name)
                     for name in ("aevb", "wake_sleep")
                 )
-                yield Panel(study, f"{data}, Z = {Z}", *runs)
+                longest = {
+                    name: run
+                    for name in ("aevb", "wake_sleep")
+                    for run in self.runs(long_name(study, Z, name))
+                }
+                yield Panel(study, f"{data}, Z = {Z}", *runs, longest)
 
     def figure_3(self, algorithm: str, **setting: Any) -> list[Run]:
         """Returns the runs of an algorithm that have these values of other fields."""

@@ -35,6 +35,7 @@ from .findings import (
     power,
     speed_up,
 )
+from .papers_ends import ENDS, EXAMPLES
 
 DOCUMENT = ROOT / "docs" / "paper.md"
 SILENT = (
@@ -79,13 +80,57 @@ def figure_2_table(findings: Findings) -> str:
         {
             "": title,
             "AEVB, test bound": _mean(aevb, "test_bound"),
+            "paper's AEVB at 10⁸, from memory": str(ENDS[title]),
             "wake-sleep, test bound": _mean(other, "test_bound"),
             **{f"lead of AEVB at {power(n)}": lead(aevb, other, n) for n in DECADES},
             "speedup in examples": str(speed_up(aevb, other) or ""),
             "step sizes": f"{_steps(aevb)}/{_steps(other)}",
             "seeds": str(len(aevb)),
         }
-        for _, title, aevb, other in findings.panels()
+        for _, title, aevb, other, _ in findings.panels()
+    )
+
+
+def longest_table(findings: Findings) -> str:
+    """Returns the test bounds of the runs of 10⁸ examples beside those of 10⁷."""
+    return table(
+        {
+            "": title,
+            **{
+                f"{NAMES[name]}, {power(n)}": _bound_at(longest[name], n) if name in longest else ""
+                for name in ("aevb", "wake_sleep")
+                for n in (DECADES[-1], EXAMPLES)
+            },
+            "paper's AEVB, from memory": str(ENDS[title]),
+        }
+        for _, title, _, _, longest in findings.panels()
+        if longest
+    )
+
+
+def _bound_at(run: Run, examples: int) -> str:
+    """Formats a run's test bound at a number of examples; "" if it has not been reached."""
+    found = at(examples, "test_bound")(run)
+    return "" if found is None else f"{found:.1f}"
+
+
+def ends_paragraph(findings: Findings) -> str:
+    """Returns a sentence that lists the panels where AEVB ends outside the paper's range."""
+    outside, panels = [], list(findings.panels())
+    for _, title, aevb, _, longest in panels:
+        end, examples = ENDS[title], DECADES[-1]
+        bound = over_seeds(run["test_bound"] for run in aevb).mean
+        if "aevb" in longest:
+            bound, examples = longest["aevb"]["test_bound"], longest["aevb"]["num_examples"]
+        if not end.has(bound):
+            words = "below" if bound < end.bound else "above"
+            outside.append(f"{title} ({bound:.0f} at {power(examples)} here, {words} {end} there)")
+    if not panels:
+        return MISSING
+    inside = len(panels) - len(outside)
+    return (
+        f"AEVB's test bound ends within the remembered range of the paper's curve in {inside} of "
+        f"{len(panels)} panels. The others are {'; '.join(outside) or 'none'}."
     )
 
 
@@ -179,6 +224,8 @@ class Picture(NamedTuple):
 TABLES: Mapping[str, Callable[[Findings], str]] = {
     "claims": claims_table,
     "figure 2": figure_2_table,
+    "ends": ends_paragraph,
+    "longest": longest_table,
     "picture 2 mnist": Picture(
         "figure_2_mnist", "The bound along training, MNIST", ("figure_2_mnist",)
     ),
@@ -240,7 +287,16 @@ def _draw_figure_2(findings: Findings, study: str, limits: tuple[float, float], 
     best = max(max(run["curve"]["test_bound"]) for run in findings.runs(study))
     low, high = limits
     shown = (min(low, best - 0.25 * (high - low)), high)
-    figures.save(plots.compared_curves(drawn, y_limits=shown), str(file))
+    marks = {
+        title: {"AEVB in the paper, from memory": plots.Point(EXAMPLES, *ENDS[title])}
+        for title in drawn
+    }
+    longest = {
+        panel.title: {NAMES[name]: run["curve"] for name, run in panel.longest.items()}
+        for panel in findings.panels()
+    }
+    figure = plots.compared_curves(drawn, y_limits=shown, marks=marks, longest=longest)
+    figures.save(figure, str(file))
 
 
 def _appendix_d_curve(run: Run) -> dict[str, list[float]]:

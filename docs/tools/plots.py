@@ -6,6 +6,7 @@ Each function takes arrays and returns a Figure.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,30 +24,54 @@ ELLIPSE_STDS = 2.0
 LIMIT_LABEL = "the matrix products alone"
 
 
+class Point(NamedTuple):
+    """A measurement with its error."""
+
+    x: float
+    mean: float
+    error: float
+
+
 def compared_curves(
     panels: Mapping[str, Mapping[str, Sequence[Curve]]],
     *,
     y_label: str = BOUND_LABEL,
     y_limits: tuple[float, float] | None = None,
+    marks: Mapping[str, Mapping[str, Point]] = MappingProxyType({}),
+    longest: Mapping[str, Mapping[str, Curve]] = MappingProxyType({}),
 ) -> Figure:
     """Draws figures 2 and 3 of the paper: one panel per title, one color per label.
 
     The lines are means over runs that differ only in the seed, with a band of one standard error to
     either side. Lines of the training split are dashed.
+
+    Args:
+        marks: title -> label -> a value with its error, drawn as a mark with a bar.
+        longest: title -> label -> the curve of a single run, whose test bound is a dotted line.
     """
     columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
     figure, grid = titled_axes(panels, (4.2, 3.2), columns, sharey=y_limits is not None)
-    for axes, compared in zip(grid, panels.values(), strict=True):
+    for axes, (title, compared) in zip(grid, panels.items(), strict=True):
         for number, (label, runs) in enumerate(compared.items()):
             for split, style in (("train", "--"), ("test", "-")):
                 _draw_mean(axes, runs, split, style, color=f"C{number}", label=f"{label}, {split}")
+            if curve := longest.get(title, {}).get(label):
+                alone = f"{label}, test, one seed"
+                examples, bounds = curve["examples"], curve["test_bound"]
+                axes.semilogx(examples, bounds, ":", color=f"C{number}", label=alone)
+        for label, (x, mean, error) in marks.get(title, {}).items():
+            axes.errorbar(x, mean, error, color="black", marker="D", ms=4, capsize=3, label=label)
         if y_limits is not None:
             axes.set_ylim(*y_limits)
         label_axes(axes, "training examples seen")
-    lines, labels = grid[0].get_legend_handles_labels()
+    drawn: dict[str, Any] = {}
+    for axes in grid:
+        lines, labels = axes.get_legend_handles_labels()
+        drawn |= dict(zip(labels, lines, strict=True))
     figure.legend(
-        lines, labels, loc="outside upper center", ncols=max(2, len(labels) // 2), fontsize="small"
-    )
+        drawn.values(), drawn, loc="outside upper center", ncols=max(2, len(drawn) // 2),
+        fontsize="small",
+    )  # fmt: skip
     figure.supylabel(y_label.replace(" (", "\n("))
     return figure
 
@@ -62,14 +87,6 @@ def _draw_mean(
     if len(runs) > 1:
         error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
         axes.fill_between(examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-
-
-class Point(NamedTuple):
-    """A measurement with its standard error."""
-
-    x: float
-    mean: float
-    error: float
 
 
 def measurements(

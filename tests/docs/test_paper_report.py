@@ -8,6 +8,9 @@ import pytest
 
 from docs.tools import claims
 from docs.tools import paper as maker
+from docs.tools.papers_ends import ENDS
+from experiments.paper.studies import LONG_STEPS
+from experiments.paper.studies import RESULTS as STUDIED
 
 EXAMPLES = [10_000, 100_000, 1_000_000, 10_000_000]
 
@@ -89,12 +92,52 @@ def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed(
 
 def test_a_lead_has_the_error_of_its_pairs(tmp_path: Path):
     findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
-    (_, _, aevb, other), *rest = findings.panels()
+    (_, _, aevb, other, longest), *rest = findings.panels()
+    assert not longest
     assert not rest
     lead = maker.paired(aevb, other, maker.at(100_000, "test_bound"))
     assert lead is not None
     assert (lead.mean, lead.error) == pytest.approx((5.1, 0.1))
     assert maker.paired(aevb, other, maker.at(300_000, "test_bound")) is None
+
+
+@pytest.mark.parametrize(("shift", "words"), [(-1.5, "in 1 of 1"), (-5.0, "in 0 of 1")])
+def test_an_end_is_compared_with_the_papers(tmp_path: Path, shift: float, words: str):
+    end = ENDS["MNIST, Z = 20"]
+    bounds = [-150.0, -120.0, -110.0, end.bound + shift]
+    runs = [run(name, 0, bounds, 20) for name in ("aevb", "wake_sleep")]
+    found = maker.ends_paragraph(findings_of(tmp_path, figure_2_mnist=runs))
+    assert words in found
+    outside = "MNIST, Z = 20 (-106 at 10⁷ here, below -102 ± 3 there)"
+    assert (outside in found) == (shift < -end.error)
+
+
+def test_the_longest_run_of_a_panel_is_its_end_and_has_a_row(tmp_path: Path):
+    long_run = run("aevb", 0, [-150.0, -120.0, -110.0, -108.0], 20) | {
+        "num_examples": 10**8,
+        "test_bound": -103.0,
+    }
+    long_run["curve"] = {
+        "examples": [*EXAMPLES, 10**8],
+        "train_bound": [-150.0, -120.0, -110.0, -108.0, -102.0],
+        "test_bound": [-150.0, -120.0, -110.0, -108.0, -103.0],
+    }
+    studies = {"figure_2_mnist": compared(-5.0), "figure_2_long_mnist_20_aevb": [long_run]}
+    findings = findings_of(tmp_path, **studies)
+    assert "in 1 of 1" in maker.ends_paragraph(findings)
+    row = maker.longest_table(findings).splitlines()[-1]
+    assert row == "| MNIST, Z = 20 | -108.0 | -103.0 |  |  | -102 ± 3 |"
+    maker.draw(findings, tmp_path)
+    assert (tmp_path / "figure_2_mnist.png").exists()
+
+
+@pytest.mark.parametrize(("study", "num_latents", "algorithm"), LONG_STEPS)
+def test_the_longest_runs_have_the_step_sizes_that_the_rule_chose(
+    study: str, num_latents: int, algorithm: str
+):
+    setting = {"model__num_latents": num_latents, "algorithm__name": algorithm}
+    runs = maker.Findings(STUDIED).runs(study, **setting)
+    assert {run["step_size"] for run in runs} == {LONG_STEPS[study, num_latents, algorithm]}
 
 
 def test_fewer_examples_are_counted_to_the_others_best_bound():

@@ -42,6 +42,27 @@ def test_compared_curves_are_means_over_seeds_in_a_band_of_their_error():
     assert (np.min(at_the_end), np.max(at_the_end)) == pytest.approx((-117.0, -113.0))
 
 
+def test_a_single_run_and_what_is_compared_with_it_are_marked_as_such():
+    curve = {**CURVE, "test_bound": [-205.0, -125.0, -110.0]}
+    figure = plots.compared_curves(
+        {"Z = 2": {"AEVB": [CURVE]}, "Z = 5": {"AEVB": [CURVE]}},
+        marks={"Z = 5": {"elsewhere": plots.Point(1e5, -105.0, 3.0)}},
+        longest={"Z = 5": {"AEVB": curve}},
+    )
+    first, second = figure.axes
+    assert len(first.lines) == 2
+    lines = {str(line.get_label()): line for line in second.lines}
+    alone = lines["AEVB, test, one seed"]
+    np.testing.assert_array_equal(np.asarray(alone.get_ydata()), curve["test_bound"])
+    assert alone.get_linestyle() == ":"
+    assert alone.get_color() == lines["AEVB, test"].get_color()
+    (bar,) = [c for c in second.collections if isinstance(c, LineCollection)]
+    np.testing.assert_allclose(bar.get_segments()[0], [[1e5, -108.0], [1e5, -102.0]])
+    (legend,) = figure.legends
+    named = {text.get_text() for text in legend.get_texts()}
+    assert named == {"AEVB, train", "AEVB, test", "AEVB, test, one seed", "elsewhere"}
+
+
 def test_measurements_have_their_error_bars():
     points = [plots.Point(100, -200.0, 3.0), plots.Point(1000, -150.0, 1.0)]
     figure = plots.measurements({"MNIST": {"MAP": points}}, x_label="N", y_label="log p(x)")
