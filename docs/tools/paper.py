@@ -124,7 +124,7 @@ def ends_paragraph(findings: Findings) -> str:
             bound, examples = longest["aevb"]["test_bound"], longest["aevb"]["num_examples"]
         if not end.has(bound):
             words = "below" if bound < end.bound else "above"
-            outside.append(f"{title} ({bound:.0f} at {power(examples)} here, {words} {end} there)")
+            outside.append(f"{title} ({bound:.1f} at {power(examples)} here, {words} {end} there)")
     if not panels:
         return MISSING
     inside = len(panels) - len(outside)

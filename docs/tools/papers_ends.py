@@ -16,7 +16,7 @@ class End(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return f"{self.bound:.0f} ± {self.error:.0f}"
+        return f"{self.bound:g} ± {self.error:g}"
 
     def has(self, bound: float) -> bool:
         """Returns whether a bound is within the error."""

@@ -108,7 +108,7 @@ def test_an_end_is_compared_with_the_papers(tmp_path: Path, shift: float, words:
     runs = [run(name, 0, bounds, 20) for name in ("aevb", "wake_sleep")]
     found = maker.ends_paragraph(findings_of(tmp_path, figure_2_mnist=runs))
     assert words in found
-    outside = "MNIST, Z = 20 (-106 at 10⁷ here, below -102 ± 3 there)"
+    outside = "MNIST, Z = 20 (-106.5 at 10⁷ here, below -101.5 ± 3 there)"
     assert (outside in found) == (shift < -end.error)
 
 
@@ -126,7 +126,7 @@ def test_the_longest_run_of_a_panel_is_its_end_and_has_a_row(tmp_path: Path):
     findings = findings_of(tmp_path, **studies)
     assert "in 1 of 1" in maker.ends_paragraph(findings)
     row = maker.longest_table(findings).splitlines()[-1]
-    assert row == "| MNIST, Z = 20 | -108.0 | -103.0 |  |  | -102 ± 3 |"
+    assert row == "| MNIST, Z = 20 | -108.0 | -103.0 |  |  | -101.5 ± 3 |"
     maker.draw(findings, tmp_path)
     assert (tmp_path / "figure_2_mnist.png").exists()
 
