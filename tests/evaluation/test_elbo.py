@@ -260,7 +260,9 @@ def test_reported_bits_are_of_probabilities_that_sum_to_1_or_are_bounds_of_their
     """The bits of dequantized data are compared with the integral of the density over each cell."""
     model, stored = make_vae(name)[0], np.zeros((1, 1), np.uint8)
     levels = 256.0 if kind == "grey" else None
-    data_set = Dataset("some", stored, stored, kind, unchanged, None, levels, is_dequantized)
+    data_set = Dataset(
+        "some", stored, stored, kind, unchanged, None, levels, is_dequantized=is_dequantized
+    )
     for std in STDS:
         nats = nats_of_levels(name, data_set, std)
         reported = [elbo.bits_of(float(mean), data_set, model) for mean in np.mean(nats, axis=1)]
