@@ -385,8 +385,8 @@ def test_discretized_gaussian_log_prob_is_the_difference_of_the_cdf(dtype: str, 
     cases = {name: value.astype(dtype) for name, value in gaussian_cases().items()}
     exact = gaussian_masses({name: value.astype(np.float64) for name, value in cases.items()})
     with jax.enable_x64(dtype == "float64"):
-        found = jax.jit(gaussian_log_probs)(jax.tree.map(jnp.asarray, cases))
-        assert found.dtype == dtype
+        found = np.asarray(jax.jit(gaussian_log_probs)(jax.tree.map(jnp.asarray, cases)))
+    assert found.dtype == dtype
     # In float32 the position of a cell has an error too, of 1e-7 units.
     std = np.exp(0.5 * cases["log_var"].astype(np.float64))[:, None]
     position = np.finfo(dtype).eps * np.maximum(1.0, np.abs(cases["mean"]))[:, None] / std
@@ -395,28 +395,25 @@ def test_discretized_gaussian_log_prob_is_the_difference_of_the_cdf(dtype: str, 
 
 
 def test_discretized_gaussian_gradients_in_float32_are_those_in_float64_and_of_differences():
-    cases = gaussian_cases()
+    cases = {name: np.float32(value) for name, value in gaussian_cases().items()}
+    gradient = jax.jit(jax.grad(lambda heads: jnp.sum(gaussian_log_probs(heads)[:, ::15])))
 
-    def gradients(dtype: str, heads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def gradients(dtype: str) -> dict[str, np.ndarray]:
         with jax.enable_x64(dtype == "float64"):
-            own = {name: jnp.asarray(value.astype(dtype)) for name, value in heads.items()}
-            total = jax.jit(jax.grad(lambda h: jnp.sum(gaussian_log_probs(h)[:, ::15])))
-            return {name: np.asarray(value, np.float64) for name, value in total(own).items()}
+            own = {name: jnp.asarray(value.astype(dtype)) for name, value in cases.items()}
+            return {name: np.asarray(slope) for name, slope in gradient(own).items()}
 
-    exact = gradients("float64", cases)
-    rounded = {name: value.astype(np.float32) for name, value in cases.items()}
-    for name, found in gradients("float32", rounded).items():
-        reference = gradients("float64", rounded)[name]
-        np.testing.assert_allclose(found, reference, rtol=1e-3, atol=1e-3, err_msg=name)
-    for name in cases:
-        step = 1e-6 * np.exp(0.5 * cases["log_var"]) if name == "mean" else 1e-6
+    rounded, exact = gradients("float32"), gradients("float64")
+    wide = {name: value.astype(np.float64) for name, value in cases.items()}
+    for name, slopes in exact.items():
+        np.testing.assert_allclose(rounded[name], slopes, rtol=1e-3, atol=1e-3, err_msg=name)
+        step = 1e-4 * (np.exp(0.5 * wide["log_var"]) if name == "mean" else 1.0)
         above, below = (
-            np.sum(gaussian_masses({**cases, name: cases[name] + s})[:, ::15], axis=1)
-            for s in (step, -step)
+            np.sum(gaussian_masses({**wide, name: wide[name] + shift})[:, ::15], axis=1)
+            for shift in (step, -step)
         )
-        np.testing.assert_allclose(
-            exact[name], (above - below) / (2.0 * step), rtol=1e-4, atol=1e-4, err_msg=name
-        )
+        differences = (above - below) / (2.0 * step)
+        np.testing.assert_allclose(slopes, differences, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_a_density_at_the_levels_is_no_probability():
