@@ -191,6 +191,8 @@ def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
     kept = number - num_valid
     head = train.head(kept) if isinstance(train, Records) else train[:kept]
     return dataset._replace(train=head, valid=np.asarray(train[kept:]))
+
+
 def _dequantized(dataset: Dataset) -> Dataset:
     """Returns grey data with uniform noise within the cell of each level.
 
