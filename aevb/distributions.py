@@ -23,8 +23,17 @@ class DiagNormal(NamedTuple):
 
         Returns z [Z], differentiable in self.
         """
+        return self.sample_and_log_prob(key)[0]
+
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """Draws z as `sample` does, and computes its log-density from eps.
+
+        Returns z [Z] and its log-density [] in nats. z is rounded, so that its log-density by
+        `log_prob` has lost digits where sigma is small: 0.05 nats at a log_var of -24 in float32.
+        """
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.exp(0.5 * self.log_var) * noise
+        z = self.mean + jnp.exp(0.5 * self.log_var) * noise
+        return z, -0.5 * jnp.sum(LOG_2PI + self.log_var + jnp.square(noise))
 
     def log_prob(self, z: Array) -> Array:
         """Returns log N(z; mean, diag(sigma^2)) [] of z [Z], in nats."""
@@ -39,6 +48,19 @@ class DiagNormal(NamedTuple):
         """Returns KL(self || N(0, I)) [], in nats; appendix B."""
         # expm1 keeps the digits that exp(t) - 1 loses where the posterior is close to the prior.
         return 0.5 * jnp.sum(jnp.square(self.mean) + jnp.expm1(self.log_var) - self.log_var)
+
+    def kl(self, other: object) -> Array | None:
+        """Returns KL(self || other) [], in nats.
+
+        It is None if `other` is neither a `StandardNormal` nor a `DiagNormal`.
+        """
+        if type(other) is StandardNormal:  # not isinstance: a subclass may have another density
+            return self.kl_to_standard_normal()
+        if type(other) is not DiagNormal:
+            return None
+        # The map that standardizes `other` changes no KL.
+        mean = (self.mean - other.mean) * jnp.exp(-0.5 * other.log_var)
+        return DiagNormal(mean, self.log_var - other.log_var).kl_to_standard_normal()
 
 
 class FullNormal(NamedTuple):
@@ -87,6 +109,10 @@ class FullNormal(NamedTuple):
         """
         diagonal = DiagNormal(self.mean, 2.0 * self.log_diag).kl_to_standard_normal()
         return diagonal + 0.5 * jnp.sum(jnp.square(self.below_diag))
+
+    def kl(self, other: object) -> Array | None:
+        """Returns KL(self || other) [] in nats, or None if other is not a `StandardNormal`."""
+        return self.kl_to_standard_normal() if type(other) is StandardNormal else None
 
 
 class StandardNormal(NamedTuple):

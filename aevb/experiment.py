@@ -20,11 +20,12 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
 from aevb.likelihoods import Likelihood
-from aevb.losses import Bound, Guide, Joint
+from aevb.losses import Bound, Guide, Joint, closed_kl
 from aevb.networks import Network
 from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
 from aevb.runtime import xla
+from aevb.types import Key
 from aevb.vae import VAE
 
 SECTION_OF = {field: options for options, field in OPTIONS.items()}
@@ -206,7 +207,7 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
             "config.algorithm.prior_on_biases=True"
         )
     if "bound" in wanted:
-        options["bound"] = build_bound(values, model.guide)
+        options["bound"] = build_bound(values, has_closed_kl=_has_closed_kl(model))
     _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
     sizes = {"num_data": num_data} if "num_data" in wanted else {}
@@ -328,18 +329,30 @@ def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
     return family
 
 
-def build_bound(values: Values, guide: Guide) -> Bound:
+def _has_closed_kl(model: VAE) -> bool:
+    """Returns whether the KL of the model's guide to its prior has a closed form."""
+
+    def kl(key: Key) -> Array | None:
+        params = model.init(key)
+        _, x = model.sample(key, params)
+        return closed_kl(model.encode(params, x), model.guide, model.joint(params, x))
+
+    return jax.eval_shape(kl, jax.random.key(0)) is not None
+
+
+def build_bound(values: Values, *, has_closed_kl: bool) -> Bound:
     """Returns the bound with its options applied, after a trial call.
 
     Raises:
-        UserError: the bound has no such option, or refuses a value, config.algorithm.num_samples or
-            the guide.
+        UserError: the bound has no such option, refuses a value or config.algorithm.num_samples, or
+            needs a closed-form KL.
     """
     bound = entry_of(values, "algorithm.bound")
     _check_options(values, "algorithm.bound", bound, 4, "num_samples")
     bound = partial(bound, **section(values, "algorithm.bound_options"))
     # A trial call with scalar densities, so that wrong arguments are found before training.
-    toy = Guide(lambda key, stats: stats, lambda stats, z: z, guide.kl and (lambda stats: stats))
+    kl = (lambda stats, prior: stats) if has_closed_kl else None
+    toy = Guide(lambda key, stats: stats, lambda stats, z: z, kl)
     rehearse = partial(bound, num_samples=values["algorithm.num_samples"])
     try:
         jax.eval_shape(
@@ -348,7 +361,7 @@ def build_bound(values: Values, guide: Guide) -> Bound:
         )
     except (TypeError, ValueError) as error:
         fields = "config.algorithm.num_samples, config.algorithm.bound_options"
-        if guide.kl is None:  # flows have none, nor has any guide if the prior is not N(0, I)
+        if not has_closed_kl:
             fields += ", config.model.guide, config.model.prior"
         raise UserError(
             f"config.algorithm.bound is {values['algorithm.bound']!r}, which refuses its "

@@ -16,7 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from aevb.types import Key, PyTree
+from aevb.types import Key, LogDensity, PyTree
+
+
+class Density(Protocol):
+    """A normalized density of z [Z]: a distribution, or one of `aevb.priors`."""
+
+    def log_prob(self, z: Array, /) -> Array: ...
 
 
 class Guide(NamedTuple):
@@ -24,16 +30,25 @@ class Guide(NamedTuple):
 
     sample: Callable[[Key, PyTree], Array]  # (key, statistics) -> z [Z], reparameterized
     log_prob: Callable[[PyTree, Array], Array]  # (statistics, z [Z]) -> [], nats
-    kl: Callable[[PyTree], Array] | None = None  # KL(q || prior) [], nats; None if not closed-form
+    # (statistics, prior of a `Joint`) -> KL(q || prior) [], nats; None if not closed-form
+    kl: Callable[[PyTree, object], Array | None] | None = None
     # z and log q(z|x) at once, where this is cheaper; gives the same z as `sample` for the same key
     sample_and_log_prob: Callable[[Key, PyTree], tuple[Array, Array]] | None = None
 
 
 class Joint(NamedTuple):
-    """The joint density p_theta(x, z) at one x, with theta and x closed over."""
+    """The joint density p_theta(x, z) at one x, with theta and x closed over.
 
-    log_prior: Callable[[Array], Array]  # z [Z] -> log p(z) [], nats
-    log_lik: Callable[[Array], Array]  # z [Z] -> log p(x|z) [], nats
+    The guide finds the closed form of KL(q || p(z)) by the type of the prior, so a prior that is
+    only a function has none.
+    """
+
+    prior: Density | LogDensity  # p(z), or the function z [Z] -> log p(z) [], nats
+    log_lik: LogDensity  # z [Z] -> log p(x|z) [], nats
+
+    def log_prior(self, z: Array) -> Array:
+        """Returns log p(z) [] of z [Z], in nats."""
+        return getattr(self.prior, "log_prob", self.prior)(z)
 
 
 class Bound(Protocol):
@@ -42,6 +57,11 @@ class Bound(Protocol):
     def __call__(
         self, key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
     ) -> Array: ...
+
+
+def closed_kl(stats: PyTree, guide: Guide, joint: Joint) -> Array | None:
+    """Returns KL(q(z|x) || p(z)) [] in nats, or None if this pair has no closed form."""
+    return None if guide.kl is None else guide.kl(stats, joint.prior)
 
 
 # Log-densities at samples of z
@@ -146,17 +166,23 @@ def sgvb_a(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: 
 def sgvb_b(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
     """Estimates the ELBO by -KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x); eq. (7).
 
-    Returns [] in nats. It is unbiased for the ELBO of eq. (3), for a guide with a closed-form KL.
-    Its variance is typically less than that of `sgvb_a`, but not always: at the exact posterior
-    `sgvb_a` has zero variance.
+    Returns [] in nats. It is unbiased for the ELBO of eq. (3), and needs a guide with a closed-form
+    KL to the prior. Its variance is typically less than that of `sgvb_a`, but not always: at the
+    exact posterior `sgvb_a` has zero variance.
     """
     kl, log_lik = _kl_and_log_lik("sgvb_b", key, stats, guide, joint, num_samples)
     return log_lik - kl
 
 
-def evidence_lower_bound(guide: Guide) -> Bound:
-    """Returns the ELBO estimator for evaluation: `sgvb_b`, or `sgvb_a` without a closed-form KL."""
-    return sgvb_a if guide.kl is None else sgvb_b
+def evidence_lower_bound(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
+) -> Array:
+    """Estimates the ELBO by `sgvb_b`, or by `sgvb_a` if the KL has no closed form.
+
+    Returns [] in nats. It is the estimator for evaluation, whatever the bound used for training.
+    """
+    bound = sgvb_a if closed_kl(stats, guide, joint) is None else sgvb_b
+    return bound(key, stats, guide, joint, num_samples=num_samples)
 
 
 def score_function(
@@ -305,9 +331,9 @@ def beta_elbo(
 ) -> Array:
     """Estimates -beta KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x).
 
-    Returns [] in nats. Higgins et al. 2017, for a guide with a closed-form KL; beta must be at
-    least 0. Below beta = 1 IT IS NOT A BOUND on log p(x). Above 1 it is a bound, looser than
-    `sgvb_b` by (beta - 1) KL.
+    Returns [] in nats. Higgins et al. 2017, for a guide with a closed-form KL to the prior; beta
+    must be at least 0. Below beta = 1 IT IS NOT A BOUND on log p(x). Above 1 it is a bound, looser
+    than `sgvb_b` by (beta - 1) KL.
     """
     _require(0 <= beta < math.inf, f"beta is {beta}; it must be a finite number of at least 0")
     kl, log_lik = _kl_and_log_lik("beta_elbo", key, stats, guide, joint, num_samples)
@@ -326,9 +352,9 @@ def free_bits(
     """Estimates -max(free_nats, KL(q(z|x) || p(z))) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x).
 
     Returns [] in nats. Kingma et al. 2016, applied to all latents as one group and to each
-    datapoint separately, for a guide with a closed-form KL; free_nats must be at least 0. Reducing
-    a KL below free_nats changes nothing, so its gradient there is 0. The value is still a bound on
-    log p(x), looser than `sgvb_b` by the unused free nats.
+    datapoint separately, for a guide with a closed-form KL to the prior; free_nats must be at least
+    0. Reducing a KL below free_nats changes nothing, so its gradient there is 0. The value is still
+    a bound on log p(x), looser than `sgvb_b` by the unused free nats.
     """
     _require(
         0 <= free_nats < math.inf,
@@ -366,15 +392,20 @@ def _kl_and_log_lik(
     """Returns KL(q || prior) [] in closed form, and 1/L Sum_l log p(x|z_l) []; both in nats.
 
     Raises:
-        ValueError: the guide has no closed-form KL, or num_samples is below 1.
+        ValueError: the guide has no closed-form KL to the prior, or num_samples is below 1.
     """
-    if guide.kl is None:
-        raise ValueError(f"{name} needs a guide with a closed-form kl; use sgvb_a for this guide")
+    kl = closed_kl(stats, guide, joint)
+    if kl is None:
+        raise ValueError(
+            f"{name} needs a closed-form KL of the guide to the prior, and there is none for this "
+            f"guide and a prior of type {type(joint.prior).__name__}; use sgvb_a, or a prior that "
+            "guide.kl knows, such as StandardNormal(Z) and not its log_prob"
+        )
 
     def log_lik(key: Key) -> Array:
         return joint.log_lik(guide.sample(key, stats))
 
-    return guide.kl(stats), jnp.mean(over_samples(log_lik, key, num_samples))
+    return kl, jnp.mean(over_samples(log_lik, key, num_samples))
 
 
 def _log_mean_exp(log_w: Array) -> Array:

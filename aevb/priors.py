@@ -24,6 +24,10 @@ class Prior(NamedTuple):
     log_prob: LogDensity
 
 
+AnyPrior = Prior | StandardNormal | DiagNormal
+"""p(z) of a model. By the last two types, Gaussian guides know their closed-form KL to it."""
+
+
 class Posterior(NamedTuple):
     """The guide at any x, for priors that are made from it."""
 
@@ -34,10 +38,9 @@ class Posterior(NamedTuple):
 class PriorFamily(NamedTuple):
     """A prior as a function of its parameters."""
 
-    prior: Callable[[PyTree, Posterior], Prior]  # (own parameters, the guide) -> p(z)
+    prior: Callable[[PyTree, Posterior], AnyPrior]  # (own parameters, the guide) -> p(z)
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
     uses_encoder: bool = False  # whether it is made from the guide
-    is_standard_normal: bool = False  # whether p(z) is N(0, I); the guide's KL is to N(0, I)
 
 
 class Options(NamedTuple):
@@ -52,9 +55,7 @@ class Options(NamedTuple):
 def standard_normal(options: Options) -> PriorFamily:
     """Returns N(0, I), the paper's prior; it has no parameters."""
     normal = StandardNormal(options.num_latents)
-    return PriorFamily(
-        lambda own, posterior: Prior(normal.sample, normal.log_prob), is_standard_normal=True
-    )
+    return PriorFamily(lambda own, posterior: normal)
 
 
 def mixture(options: Options) -> PriorFamily:

@@ -11,7 +11,7 @@ from aevb.guides import GuideFamily
 from aevb.likelihoods import Heads, Likelihood
 from aevb.losses import Guide, Joint
 from aevb.networks import Network
-from aevb.priors import Posterior, Prior, PriorFamily
+from aevb.priors import AnyPrior, Posterior, PriorFamily
 from aevb.types import Key, PyTree
 
 
@@ -22,7 +22,7 @@ class VAE(NamedTuple):
     init: Callable[[Key], PyTree]
     encode: Callable[[PyTree, Array], PyTree]  # (params, x [D]) -> statistics of q(z|x)
     guide: Guide
-    joint: Callable[[PyTree, Array], Joint]  # (params, x [D]) -> log p(z), log p(x|z)
+    joint: Callable[[PyTree, Array], Joint]  # (params, x [D]) -> p(z) and log p(x|z)
     mean: Callable[[PyTree, Array], Array]  # (params, z [Z]) -> E[x|z] [D]
     sample: Callable[[Key, PyTree], tuple[Array, Array]]  # (key, params) -> z [Z], x [D], ancestral
     num_latents: int
@@ -50,14 +50,11 @@ def make(
         num_latents: Z.
         guide_family: q(z|x), an entry of `guides.GUIDES`; None for the diagonal Gaussian, whose
             heads are mean [Z] and log_var [Z].
-        prior_family: p(z), an entry of `priors.PRIORS`; None for N(0, I). With any other prior the
-            guide has no closed-form KL.
+        prior_family: p(z), an entry of `priors.PRIORS`; None for N(0, I), the only entry to which
+            the Gaussian guides have a closed-form KL.
     """
     family = guide_family or guides.diag_normal_family(guides.Sizes(num_latents))
     prior_family = prior_family or priors.standard_normal(priors.Options(num_latents))
-    guide = family.guide
-    if not prior_family.is_standard_normal:
-        guide = guide._replace(kl=None)
 
     def init(key: Key) -> PyTree:
         """Draws the parameters. A part without parameters has no entry."""
@@ -75,8 +72,8 @@ def make(
         heads = {} if encoder is None else encoder.apply(params["encoder"], x)
         return family.stats(params.get("guide"), heads)
 
-    def prior(params: PyTree) -> Prior:
-        posterior = Posterior(guide, lambda x: encode(params, x))
+    def prior(params: PyTree) -> AnyPrior:
+        posterior = Posterior(family.guide, lambda x: encode(params, x))
         return prior_family.prior(params.get("prior"), posterior)
 
     def decode(params: PyTree, z: Array) -> Heads:
@@ -84,7 +81,7 @@ def make(
 
     def joint(params: PyTree, x: Array) -> Joint:
         return Joint(
-            log_prior=prior(params).log_prob,
+            prior=prior(params),
             log_lik=lambda z: likelihood.log_prob(decode(params, z), x),
         )
 
@@ -97,6 +94,6 @@ def make(
         return z, likelihood.sample(likelihood_key, decode(params, z))
 
     return VAE(
-        init, encode, guide, joint, mean, sample, num_latents, encoder is not None,
+        init, encode, family.guide, joint, mean, sample, num_latents, encoder is not None,
         likelihood.levels, decoder.takes_weight_posteriors,
     )  # fmt: skip

@@ -1,5 +1,7 @@
 """Distributions, against SciPy in float64, quadrature, and their own samples."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb.distributions import DiagNormal, StandardNormal
+from aevb.distributions import DiagNormal, FullNormal, StandardNormal
 
 NUM_DRAWS = 20_000
 SEEDS = (0, 1, 2)
@@ -64,6 +66,30 @@ def test_kl_to_standard_normal_is_the_closed_form_of_any_two_gaussians(seed: int
     assert normal.kl_to_standard_normal() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_kl_of_two_diag_normals_is_the_closed_form_of_any_two_gaussians(seed: int):
+    (normal, *first), (other, *second) = random_case(seed), random_case(seed + 10)
+    (mean, log_var), (other_mean, other_log_var) = first, second
+    covs = np.diag(np.exp(log_var)), np.diag(np.exp(other_log_var))
+    expected = oracles.kl_gaussians(mean, covs[0], other_mean, covs[1])
+    assert normal.kl(other) == pytest.approx(expected, rel=1e-5)
+    assert normal.kl(normal) == 0.0
+    assert normal.kl(StandardNormal(4)) == normal.kl_to_standard_normal()
+
+
+def test_a_kl_without_a_closed_form_is_none():
+    class Shifted(StandardNormal):
+        pass
+
+    full = FullNormal(jnp.zeros(2), jnp.zeros(2), jnp.zeros(1))
+    assert full.kl(StandardNormal(2)) == 0.0
+    for normal, other in itertools.product(
+        (DiagNormal(jnp.zeros(2), jnp.zeros(2)), full), (full, Shifted(2), StandardNormal.log_prob)
+    ):
+        assert normal.kl(other) is None
+    assert full.kl(DiagNormal(jnp.zeros(2), jnp.zeros(2))) is None
+
+
 def test_kl_vanishes_at_the_standard_normal_with_its_gradient():
     kl = DiagNormal.kl_to_standard_normal
     prior = DiagNormal(jnp.zeros(3), jnp.zeros(3))
@@ -114,6 +140,20 @@ def test_the_sample_is_differentiable_along_its_path():
     np.testing.assert_allclose(jacobian.log_var, np.diag((z - normal.mean) / 2.0), rtol=1e-5)
 
 
+def test_the_log_density_of_a_sample_keeps_its_digits_at_a_small_variance():
+    """It does not depend on the mean; at mean 0 z is not rounded, and SciPy gives the density."""
+    log_var = np.float32(-24.0)
+    narrow = DiagNormal(jnp.full(10, 3.0), jnp.full(10, log_var))
+    keys = jax.random.split(jax.random.key(0), 100)
+    z, found = jax.vmap(narrow.sample_and_log_prob)(keys)
+    around_0 = jax.vmap(narrow._replace(mean=jnp.zeros(10)).sample)(keys)
+    expected = scipy.stats.norm.logpdf(np.float64(around_0), scale=np.exp(log_var / 2)).sum(axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(z, jax.vmap(narrow.sample)(keys))
+    by_z = np.asarray(jax.vmap(narrow.log_prob)(z))
+    assert np.max(np.abs(by_z - expected)) > 0.05  # what the digits of z that were lost cost
+
+
 @pytest.mark.parametrize("log_var", [-80.0, 80.0])
 def test_everything_is_finite_at_extreme_variances(log_var: float):
     normal = DiagNormal(jnp.full(3, 0.5), jnp.full(3, log_var))
@@ -122,7 +162,7 @@ def test_everything_is_finite_at_extreme_variances(log_var: float):
         normal.log_prob(z),
         normal.entropy(),
         normal.kl_to_standard_normal(),
-        normal.sample(jax.random.key(0)),
+        normal.sample_and_log_prob(jax.random.key(0)),
         jax.grad(lambda n: n.log_prob(z))(normal),
         jax.grad(DiagNormal.kl_to_standard_normal)(normal),
     )

@@ -67,7 +67,7 @@ def loss_of(encode: Encode, decode: Decode) -> jax.Array:
     def bounds_of(key: jax.Array, x: jax.Array) -> jax.Array:
         stats = DiagNormal(*jnp.split(encode(x), 2))
         joint = Joint(
-            log_prior=StandardNormal(NUM_LATENTS).log_prob,
+            prior=StandardNormal(NUM_LATENTS),
             log_lik=lambda z: bernoulli.log_prob({"logits": decode(z)}, x),
         )
         values = [BOUNDS[name](key, stats, diag_normal, joint, num_samples=4) for name in bounds]

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -34,11 +35,14 @@ from cases import (
 )
 from oracles import standard_errors_off
 
-from aevb.guides import diag_normal
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.guides import diag_normal, full_normal
 from aevb.losses import (
     BOUNDS,
     NOT_BOUNDS_ON_LOG_P,
     Bound,
+    Joint,
+    evidence_lower_bound,
     log_weights,
     minibatch_objective,
     renyi,
@@ -175,16 +179,86 @@ def test_importance_weights_are_unbiased_for_p_and_their_logs_for_the_elbo(
     assert standard_errors_off(log_w, case.elbo()) < 4
 
 
-@pytest.mark.parametrize("name", ["sgvb_b", "beta_elbo", "free_bits"])
-def test_a_guide_without_a_kl_is_refused_with_the_way_out(name: str):
-    case = make_case(1, 1, seed=0)
-    with pytest.raises(ValueError, match=f"{name} needs .*sgvb_a"):
-        BOUNDS[name](
-            jax.random.key(0),
-            case.stats(),
-            diag_normal._replace(kl=None),
-            joint_of(case.model, case.x),
-        )
+# The closed-form KL to a prior that need not be N(0, I)
+
+
+class Shifted(StandardNormal):
+    """N(1, 4) in each dimension, as a class that a user might write."""
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        return jnp.sum(jax.scipy.stats.norm.logpdf(z, 1.0, 2.0))
+
+
+def kl_to_shifted(stats: DiagNormal, prior: object) -> jax.Array | None:
+    """Returns the KL to `Shifted`, as a user might write it for `diag_normal`."""
+    if not isinstance(prior, Shifted):
+        return None
+    var = jnp.exp(stats.log_var)
+    return 0.5 * jnp.sum((var + (stats.mean - 1.0) ** 2) / 4.0 - 1.0 - stats.log_var + math.log(4))
+
+
+SHIFTED = DiagNormal(jnp.float32([1.0, 1.0]), jnp.log(jnp.float32([4.0, 4.0])))
+PAIRS = {
+    "a prior of a known type": (diag_normal, SHIFTED),
+    "a KL of the user's own": (diag_normal._replace(kl=kl_to_shifted), Shifted(2)),
+}
+UNKNOWN_PAIRS = {
+    "a guide without a KL": (diag_normal._replace(kl=None), StandardNormal(2)),
+    "a prior of the user's own": (diag_normal, Shifted(2)),
+    "a function": (diag_normal, Shifted(2).log_prob),
+    "the density of a known prior": (diag_normal, StandardNormal(2).log_prob),
+    "a full covariance": (full_normal, SHIFTED),
+}
+needs_kl = pytest.mark.parametrize("name", ["sgvb_b", "beta_elbo", "free_bits"])
+
+
+@pytest.mark.parametrize("pair", UNKNOWN_PAIRS)
+@needs_kl
+def test_a_bound_refuses_a_guide_without_a_closed_kl_to_the_prior(name: str, pair: str):
+    guide, prior = UNKNOWN_PAIRS[pair]
+    stats = DiagNormal(jnp.zeros(2), jnp.zeros(2))
+
+    @jax.jit
+    @jax.vmap
+    def bound(key: jax.Array) -> jax.Array:
+        return BOUNDS[name](key, stats, guide, Joint(prior, jnp.sum))
+
+    with pytest.raises(ValueError, match=f"{name} needs .* prior of type .*; use sgvb_a") as caught:
+        bound(keys(2))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_kl_to_a_prior_of_another_mean_and_variance_is_that_by_quadrature(pair: str):
+    """log p(x|z) is 0, so that every bound of one sample is the KL times its weight."""
+    guide, prior = PAIRS[pair]
+    mean, std = np.array([-0.4, 2.5]), np.array([0.3, 1.7])
+    stats = DiagNormal(jnp.float32(mean), 2.0 * jnp.log(jnp.float32(std)))
+    nodes, masses = np.polynomial.hermite_e.hermegauss(20)
+    z = mean + std * nodes[:, None]
+    log_ratio = scipy.stats.norm.logpdf(z, mean, std) - scipy.stats.norm.logpdf(z, 1.0, 2.0)
+    kl = masses @ np.sum(log_ratio, axis=1) / np.sum(masses)
+
+    @jax.jit
+    @jax.vmap
+    def bounds(key: jax.Array) -> jax.Array:
+        arguments = (key, stats, guide, Joint(prior, lambda z: jnp.float32(0.0)))
+        return jnp.stack([BOUNDS[name](*arguments) for name in ("sgvb_a", "sgvb_b", "beta_elbo")])
+
+    by_samples, closed, weighted = np.asarray(bounds(keys()), np.float64).T
+    np.testing.assert_allclose(closed, -kl, rtol=1e-6)
+    np.testing.assert_allclose(weighted, -4.0 * kl, rtol=1e-6)
+    assert standard_errors_off(by_samples, -kl) < 4
+
+
+def test_the_bound_for_evaluation_is_sgvb_b_only_where_the_kl_has_a_closed_form():
+    stats, key = DiagNormal(jnp.zeros(2), jnp.zeros(2)), jax.random.key(0)
+    for (guide, prior), expected in (
+        *((pair, "sgvb_b") for pair in PAIRS.values()),
+        *((pair, "sgvb_a") for pair in list(UNKNOWN_PAIRS.values())[:-1]),
+    ):
+        arguments = (key, stats, guide, Joint(prior, jnp.sum))
+        assert evidence_lower_bound(*arguments) == BOUNDS[expected](*arguments)
 
 
 # the bound, its arguments, and words of the error message

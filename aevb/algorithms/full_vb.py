@@ -218,14 +218,14 @@ def log_evidence_bound(
     """
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 2")
-    bound = evidence_lower_bound(vae.guide)
 
     def at_theta(key: Key) -> Array:
         theta_key, z_key = jax.random.split(key)
         theta = draw(theta_key, params)
 
         def bound_of(key: Key, x: Array) -> Array:
-            return bound(key, vae.encode(theta, x), vae.guide, vae.joint(theta, x))
+            stats = vae.encode(theta, x)
+            return evidence_lower_bound(key, stats, vae.guide, vae.joint(theta, x))
 
         return jnp.sum(jax.vmap(bound_of)(jax.random.split(z_key, len(x)), x))
 

@@ -71,19 +71,29 @@ def log_evidence(prior: Beta, flips: Flips) -> Array:
 # Fitting by gradients: the coin as a Joint, and two guides for z [1]
 
 
+class HeadsPrior(NamedTuple):
+    """The Beta prior of z [1], the probability of heads."""
+
+    beta: Beta
+
+    def log_prob(self, z: Array) -> Array:
+        """Returns log p(z) [] of z [1], in nats."""
+        return self.beta.log_prob(z[0])
+
+
 def make_joint(prior: Beta, flips: Flips) -> Joint:
     """Returns the Joint p(x, z) of one sequence, where z [1] is the probability of heads."""
 
     def log_lik(z: Array) -> Array:
         return xlogy(flips.heads, z[0]) + xlog1py(flips.tails, -z[0])
 
-    return Joint(lambda z: prior.log_prob(z[0]), log_lik)
+    return Joint(HeadsPrior(prior), log_lik)
 
 
-def beta_guide(prior: Beta) -> Guide:
+def beta_guide() -> Guide:
     """Returns the guide q(z) = Beta(exp(stats[0]), exp(stats[1])), with statistics [2].
 
-    This family contains the posterior.
+    This family contains the posterior. Its KL is to a `HeadsPrior`.
     """
 
     def params(stats: Array) -> dict[str, Array]:
@@ -92,10 +102,13 @@ def beta_guide(prior: Beta) -> Guide:
     def family(stats: Array) -> Beta:
         return Beta(*jnp.exp(stats))
 
+    def kl(stats: Array, prior: object) -> Array | None:
+        return family(stats).kl(prior.beta) if isinstance(prior, HeadsPrior) else None
+
     return Guide(
         sample=lambda key, stats: reparam.FAMILIES["beta"].sample(key, params(stats)),
         log_prob=lambda stats, z: family(stats).log_prob(z[0]),
-        kl=lambda stats: family(stats).kl(prior),
+        kl=kl,
     )
 
 

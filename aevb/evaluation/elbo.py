@@ -55,15 +55,12 @@ def fixed_inputs(
 def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf:
     """Returns `bounds_of(params, stored [n, D], index [n])`, the ELBO of each datapoint [n].
 
-    It is eq. (7), or eq. (6) for a guide without a closed-form KL, in nats, with one sample of z
-    per datapoint. It does not depend on the bound used for training, so that the curves of
-    different bounds can be compared. For a model without an encoder it is the bound of Burda et al.
-    (2015) with 100 samples of the prior.
+    It is eq. (7), or eq. (6) if the KL has no closed form, in nats, with one sample of z per
+    datapoint. It does not depend on the bound used for training, so that the curves of different
+    bounds can be compared. For a model without an encoder it is the bound of Burda et al. (2015)
+    with 100 samples of the prior.
     """
-    if not vae.has_encoder:
-        bound = partial(iwae, num_samples=PRIOR_SAMPLES)
-    else:
-        bound = evidence_lower_bound(vae.guide)
+    bound = evidence_lower_bound if vae.has_encoder else partial(iwae, num_samples=PRIOR_SAMPLES)
 
     def bound_of(key: Key, params: PyTree, x: Array) -> Array:
         return bound(key, vae.encode(params, x), vae.guide, vae.joint(params, x))

@@ -37,10 +37,9 @@ def simulate(key: Key, vae: VAE, params: PyTree, number: int) -> Points:
 def elbo(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Estimate:
     """Estimates the evidence lower bound and its standard error, for comparison.
 
-    It uses eq. (7), or eq. (6) for a guide without a closed-form KL.
+    It uses eq. (7), or eq. (6) if the KL has no closed form.
     """
-    bound = evidence_lower_bound(guide)
-    draws = jax.vmap(lambda key: bound(key, stats, guide, joint))(
+    draws = jax.vmap(lambda key: evidence_lower_bound(key, stats, guide, joint))(
         jax.random.split(key, BOUND_SAMPLES)
     )
     return Estimate(jnp.mean(draws), jnp.std(draws, ddof=1) / math.sqrt(BOUND_SAMPLES), {})

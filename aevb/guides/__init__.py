@@ -19,17 +19,24 @@ from aevb.types import Key, PyTree
 diag_normal = Guide(
     sample=lambda key, stats: stats.sample(key),
     log_prob=lambda stats, z: stats.log_prob(z),
-    kl=lambda stats: stats.kl_to_standard_normal(),
+    kl=lambda stats, prior: stats.kl(prior),
+    sample_and_log_prob=lambda key, stats: stats.sample_and_log_prob(key),
 )
-"""N(mean, diag(exp(log_var))), eq. (9). Its statistics are a `DiagNormal`; its KL is to N(0, I)."""
+"""N(mean, diag(exp(log_var))), eq. (9).
+
+Its statistics are a `DiagNormal`. Its closed-form KL is to a `StandardNormal` or a `DiagNormal`.
+"""
 
 full_normal = Guide(
     sample=lambda key, stats: stats.sample(key),
     log_prob=lambda stats, z: stats.log_prob(z),
-    kl=lambda stats: stats.kl_to_standard_normal(),
+    kl=lambda stats, prior: stats.kl(prior),
     sample_and_log_prob=lambda key, stats: stats.sample_and_log_prob(key),
 )
-"""A Gaussian with any covariance. Its statistics are a `FullNormal`; its KL is to N(0, I)."""
+"""A Gaussian with any covariance.
+
+Its statistics are a `FullNormal`. Its closed-form KL is to a `StandardNormal`.
+"""
 
 Heads = Mapping[str, Array]
 
@@ -45,7 +52,7 @@ class Sizes(NamedTuple):
 class GuideFamily(NamedTuple):
     """A guide, and how its statistics are made."""
 
-    guide: Guide  # its kl, if it has one, is to N(0, I)
+    guide: Guide
     heads: Mapping[str, int]  # name -> size of each encoder output at x
     stats: Callable[[PyTree, Heads], PyTree]  # (own parameters, heads) -> statistics
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any

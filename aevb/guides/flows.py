@@ -45,13 +45,13 @@ def flow_guide(layer: Layer) -> Guide:
     """
 
     def sample_and_log_prob(key: Key, stats: FlowStats) -> tuple[Array, Array]:
-        start = stats.base.sample(key)
+        start, log_q = stats.base.sample_and_log_prob(key)
 
         def step(z: Array, layer_stats: PyTree) -> tuple[Array, Array]:
             return layer.forward(layer_stats, z)
 
         z, log_dets = jax.lax.scan(step, start, stats.layers)
-        return z, stats.base.log_prob(start) - jnp.sum(log_dets)
+        return z, log_q - jnp.sum(log_dets)
 
     def log_prob(stats: FlowStats, z: Array) -> Array:
         def step(y: Array, layer_stats: PyTree) -> tuple[Array, Array]:

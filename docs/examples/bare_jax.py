@@ -42,7 +42,7 @@ def loss(params, key, x):
             logits = dense(params["pixels"], jnp.tanh(dense(params["back"], z)))
             return bernoulli.log_prob({"logits": logits}, x)
 
-        joint = Joint(StandardNormal(NUM_LATENTS).log_prob, log_lik)
+        joint = Joint(StandardNormal(NUM_LATENTS), log_lik)
         return sgvb_b(key, DiagNormal(mean, log_var), diag_normal, joint)
 
     return -jnp.mean(jax.vmap(bound)(jax.random.split(key, len(x)), x))

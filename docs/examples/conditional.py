@@ -37,7 +37,7 @@ def loss(params, key, x, y):
             return bernoulli.log_prob(decoder.apply(params[1], jnp.concatenate([z, y])), x)
 
         posterior = DiagNormal(**encoder.apply(params[0], jnp.concatenate([x, y])))
-        joint = Joint(StandardNormal(NUM_LATENTS).log_prob, log_lik)
+        joint = Joint(StandardNormal(NUM_LATENTS), log_lik)
         return sgvb_b(key, posterior, diag_normal, joint)
 
     return -jnp.mean(jax.vmap(bound)(jax.random.split(key, len(x)), x, y))

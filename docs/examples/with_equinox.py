@@ -29,7 +29,7 @@ class VAE(eqx.Module):
     def bound(self, key, x):
         """Returns eq. (7) for one datapoint x [D] of 0 and 1, in nats."""
         joint = Joint(
-            StandardNormal(NUM_LATENTS).log_prob,
+            StandardNormal(NUM_LATENTS),
             lambda z: bernoulli.log_prob({"logits": self.decoder(z)}, x),
         )
         posterior = DiagNormal(*jnp.split(self.encoder(x), 2))

@@ -34,7 +34,7 @@ def loss(params, key, x):
 
     def bound(key, x):  # of one datapoint; vmap adds the minibatch
         joint = Joint(
-            StandardNormal(NUM_LATENTS).log_prob,
+            StandardNormal(NUM_LATENTS),
             lambda z: bernoulli.log_prob({"logits": decoder.apply(params, z)}, x),
         )
         posterior = DiagNormal(*jnp.split(encoder.apply(params, x), 2))

@@ -30,7 +30,7 @@ class VAE(nnx.Module):
     def bound(self, key, x):
         """Returns eq. (7) for one datapoint x [D] of 0 and 1, in nats."""
         joint = Joint(
-            StandardNormal(NUM_LATENTS).log_prob,
+            StandardNormal(NUM_LATENTS),
             lambda z: bernoulli.log_prob({"logits": self.decode(z)}, x),
         )
         posterior = DiagNormal(*jnp.split(self.heads(jnp.tanh(self.hidden(x))), 2))

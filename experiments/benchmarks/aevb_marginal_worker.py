@@ -36,7 +36,7 @@ def main() -> None:
             return dense("decoder/logits", jnp.tanh(dense("decoder/hidden_0", z)))
 
         joint = Joint(
-            StandardNormal(len(stats.mean)).log_prob,
+            StandardNormal(len(stats.mean)),
             lambda z: bernoulli.log_prob({"logits": logits(z)}, x),
         )
         estimate = marginal.importance_sampling(

@@ -721,9 +721,9 @@ def test_a_bound_is_a_mean_over_samples_if_it_is_affine_in_their_log_weights(bou
         guide = Guide(
             sample=lambda key, stats: jax.random.normal(key),
             log_prob=lambda stats, z: jnp.zeros(()),
-            kl=lambda stats: jnp.zeros(()),
+            kl=lambda stats, prior: jnp.zeros(()),
         )
-        joint = Joint(log_prior=lambda z: jnp.zeros(()), log_lik=lambda z: scale * z)
+        joint = Joint(prior=lambda z: jnp.zeros(()), log_lik=lambda z: scale * z)
         return BOUNDS[bound](jax.random.key(0), (), guide, joint, num_samples=4)
 
     curvature = np.diff(value(jnp.float32([0.0, 1.0, 2.0])), n=2)

@@ -97,7 +97,7 @@ def fit_beta(bound: losses.Bound, *, num_steps: int, power: float) -> jax.Array:
     return beta_bernoulli.fit(
         jax.random.key(0),
         jnp.zeros(2),
-        beta_bernoulli.beta_guide(prior()),
+        beta_bernoulli.beta_guide(),
         beta_bernoulli.make_joint(prior(), flips()),
         bound=bound,
         num_steps=num_steps,
@@ -113,7 +113,7 @@ def test_a_beta_guide_reaches_the_posterior_and_no_gap():
     found = fit_beta(losses.stl, num_steps=700, power=0.0)
     exact = beta_bernoulli.posterior(prior(), flips())
     np.testing.assert_allclose(jnp.exp(found), jnp.stack(exact), rtol=1e-8)
-    guide = beta_bernoulli.beta_guide(prior())
+    guide = beta_bernoulli.beta_guide()
     joint = beta_bernoulli.make_joint(prior(), flips())
     bounds = jax.jit(lambda key: losses.log_weights(key, found, guide, joint, num_samples=100))(
         jax.random.key(1)
@@ -134,11 +134,13 @@ def test_robbins_and_monros_steps_reach_it_through_the_noise(bound: losses.Bound
     assert float(Beta(*jnp.exp(jnp.zeros(2))).kl(exact)) > 1.0  # at the start
 
 
-def test_the_beta_guides_kl_is_to_the_prior():
-    guide = beta_bernoulli.beta_guide(prior())
-    assert guide.kl is not None
-    found = guide.kl(jnp.log(jnp.array([3.0, 4.0])))
+def test_the_beta_guides_kl_is_to_a_beta_prior_and_no_other():
+    guide, stats = beta_bernoulli.beta_guide(), jnp.log(jnp.array([3.0, 4.0]))
+    joint = beta_bernoulli.make_joint(prior(), flips())
+    found = losses.closed_kl(stats, guide, joint)
+    assert found is not None
     np.testing.assert_allclose(found, Beta(*jnp.array([3.0, 4.0])).kl(prior()), rtol=1e-12)
+    assert losses.closed_kl(stats, guide, joint._replace(prior=joint.log_prior)) is None
 
 
 # The logit-normal guide

@@ -84,7 +84,7 @@ def joint_of(model: Any, x: Any) -> Joint:
     """Returns the model as a `Joint` that is differentiable in its weights and bias."""
     (weights, bias, noise_var), x = jax.tree.map(jnp.float32, (model, x))
     return Joint(
-        log_prior=StandardNormal(weights.shape[1]).log_prob,
+        prior=StandardNormal(weights.shape[1]),
         log_lik=lambda z: DiagNormal(weights @ z + bias, jnp.log(noise_var)).log_prob(x),
     )
 
