@@ -317,10 +317,18 @@ def renyi(
     log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
     if alpha == 1:
         return jnp.mean(log_w)
-    # As alpha nears 1, so does the mean of exp; expm1 keeps the digits that its log needs.
-    powers = (1 - alpha) * log_w
-    highest = stop_gradient(jnp.max(powers))
-    return (highest + jnp.log1p(jnp.mean(jnp.expm1(powers - highest)))) / (1 - alpha)
+    shift = stop_gradient(jnp.max(log_w) if alpha < 1 else jnp.min(log_w))
+    powers = (1 - alpha) * (log_w - shift)  # at most 0
+    # As alpha nears 1, so does the mean of exp(powers), and only expm1 keeps the digits of its log.
+    # Where the mean is small, expm1 would lose them.
+    change = jnp.mean(jnp.expm1(powers))
+    is_near_1 = change > -0.5
+    log_mean = jnp.where(
+        is_near_1,
+        jnp.log1p(jnp.where(is_near_1, change, 0.0)),
+        jnp.log(jnp.mean(jnp.exp(powers))),
+    )
+    return shift + log_mean / (1 - alpha)
 
 
 # Objectives with another weight on the KL

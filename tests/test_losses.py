@@ -35,6 +35,7 @@ from cases import (
 )
 from oracles import standard_errors_off
 
+from aevb import losses
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.guides import diag_normal, full_normal
 from aevb.losses import (
@@ -408,6 +409,32 @@ def test_renyi_falls_as_alpha_rises():
         difference = values("renyi", alpha=alpha) - values("renyi", alpha=larger)
         assert np.all(difference > -1e-4)
         assert np.mean(difference) > 1e-4
+
+
+@pytest.mark.parametrize("num_samples", [6, 5000, 100_000])
+def test_renyi_in_float32_is_within_4_roundings_of_float64(
+    num_samples: int, monkeypatch: pytest.MonkeyPatch
+):
+    """A rounding is that of the largest log weight: 1e-5 nats at 100 nats."""
+    alphas = (0, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1.0001, 1.001, 1.5, 2, 10)
+    noise = np.random.default_rng(0).normal(size=num_samples)
+    log_w = np.float32(-100.0 + np.outer([0.01, 1.0, 10.0, 100.0], noise))
+
+    @jax.jit
+    @jax.vmap
+    def found(log_w: jax.Array) -> jax.Array:
+        monkeypatch.setattr(losses, "log_weights", lambda *_, num_samples: log_w)
+        arguments = (jax.random.key(0), CASE.stats(), diag_normal, joint_of(CASE.model, CASE.x))
+        return jnp.stack([renyi(*arguments, alpha=alpha) for alpha in alphas])
+
+    def exact(alpha: float) -> np.ndarray:
+        highest = np.max(log_w, axis=1) if alpha < 1 else np.min(log_w, axis=1)
+        powers = (1 - alpha) * (np.float64(log_w) - highest[:, None])
+        return highest + np.log1p(np.mean(np.expm1(powers), axis=1)) / (1 - alpha)
+
+    errors = np.abs(np.asarray(found(log_w)) - np.stack([exact(a) for a in alphas], axis=1))
+    rounding = np.finfo(np.float32).eps * np.max(np.abs(log_w), axis=1, keepdims=True)
+    assert np.all(errors < 4 * rounding)
 
 
 def test_renyi_is_finite_where_the_weights_are_hundreds_of_nats_apart():
