@@ -204,9 +204,8 @@ def score_function_loo(
 ) -> Array:
     """Estimates the ELBO as `score_function`, with f(z_l) minus the mean f of the other samples.
 
-    Returns [] in nats. This is the leave-one-out baseline (VIMCO of Mnih & Rezende 2016; RLOO of
-    Kool et al. 2019). It does not depend on z_l, so it adds no bias. It needs num_samples of at
-    least 2.
+    Returns [] in nats. This is the leave-one-out baseline (Salimans & Knowles 2014; Kool et al.
+    2019). It does not depend on z_l, so it adds no bias. It needs num_samples of at least 2.
     """
     log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples, at_least=2)
     f = log_joint - log_q
@@ -234,8 +233,9 @@ def stl(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int
 def iwae(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
     """Estimates the IWAE bound by log 1/K Sum_k p(x, z_k) / q(z_k|x), z_k ~ q(z|x).
 
-    Returns [] in nats; Burda et al. 2015. Its mean is the ELBO at K = 1, does not decrease in K,
-    and tends to log p(x).
+    Returns [] in nats; Burda et al. 2015. Its mean is the ELBO at K = 1 and does not decrease in K.
+    It tends to log p(x) if q(z|x) > 0 wherever p(x, z) > 0, so that the weights have the mean p(x),
+    and if the ELBO is finite. The theorem of the paper assumes more: a bounded p(x, z) / q(z|x).
     """
     return _log_mean_exp(log_weights(key, stats, guide, joint, num_samples=num_samples))
 
