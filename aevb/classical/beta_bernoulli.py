@@ -13,9 +13,10 @@ from jax import Array
 from jax.scipy.special import xlog1py, xlogy
 
 from aevb import reparam
-from aevb.classical.families import Beta, log_beta
+from aevb.classical.families import Beta
 from aevb.distributions import DiagNormal
 from aevb.losses import Bound, Guide, Joint, sgvb_a
+from aevb.reparam.gamma_functions import log_beta
 from aevb.types import Key, PyTree
 
 REACH = 10.0  # quadrature covers this many standard deviations on either side

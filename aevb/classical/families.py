@@ -8,19 +8,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import betaln, digamma, gammaln, multigammaln, xlog1py, xlogy
+from jax.scipy.special import digamma, gammaln, multigammaln, xlog1py, xlogy
 
 from aevb.classical import cholesky
 from aevb.distributions import LOG_2PI
+from aevb.reparam.gamma_functions import log_beta
 
 LOG_2 = math.log(2.0)
-
-
-def log_beta(a: Array, b: Array) -> Array:
-    """Returns log B(a, b) = log Gamma(a) + log Gamma(b) - log Gamma(a + b), shape []."""
-    if a.dtype == jnp.float64:  # jax's betaln omits terms, with errors of up to 8e-7
-        return gammaln(a) + gammaln(b) - gammaln(a + b)
-    return betaln(a, b)
 
 
 class Gamma(NamedTuple):

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
-from jax.scipy.stats import t as student_t
 
 from aevb.classical import observations
 from aevb.classical.coordinate_ascent import CoordinateAscent
 from aevb.classical.families import Gamma
 from aevb.distributions import LOG_2PI
+from aevb.reparam.location_scale import student_t
 from aevb.types import Key
 
 
@@ -85,7 +85,8 @@ def log_predictive(family: NormalGamma, new: Array) -> Array:
     """
     spread = (family.mean_precision + 1.0) / family.mean_precision
     scale = jnp.sqrt(family.rate * spread / family.shape)
-    return student_t.logpdf(new, 2.0 * family.shape, family.mean, scale)
+    params = {"location": family.mean, "scale": scale, "df": 2.0 * family.shape}
+    return student_t.log_prob(params, new)
 
 
 class MeanField(NamedTuple):

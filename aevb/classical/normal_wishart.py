@@ -15,6 +15,7 @@ from jax.scipy.special import digamma, gammaln
 from aevb.classical.cholesky import factorize, solve_lower
 from aevb.classical.families import LOG_2, Wishart
 from aevb.distributions import LOG_2PI
+from aevb.reparam.gamma_functions import log_gamma_ratio
 from aevb.types import Key
 
 
@@ -51,8 +52,8 @@ class NormalWishart(NamedTuple):
         freedom = df - num_dims + 1.0
         spread = (1.0 + self.mean_precision) / self.mean_precision  # spread of x plus that of mu
         whitener = self.whitener() / jnp.sqrt(df * spread)
-        gammas = gammaln(0.5 * (freedom + num_dims)) - gammaln(0.5 * freedom)
-        constant = gammas + log_det(whitener) - 0.5 * num_dims * math.log(math.pi)
+        constant = log_det(whitener) - 0.5 * num_dims * math.log(math.pi)
+        constant -= log_gamma_ratio(0.5 * freedom, 0.5 * num_dims)
         squared = squared_distances(x, self.mean, whitener)
         return constant - 0.5 * (freedom + num_dims) * jnp.log1p(squared)
 

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import logsumexp
-from jax.scipy.special import betaln, gammaln, xlog1py, xlogy
+from jax.scipy.special import gammaln, xlog1py, xlogy
 from jax.typing import DTypeLike
 
 from aevb.reparam.family import Family, Params, Shape, elementwise, positive, where_inside
 from aevb.reparam.gamma import GammaNoise, gamma, gamma_noise, log_gamma
+from aevb.reparam.gamma_functions import log_beta
 from aevb.reparam.location_scale import gaussian
 from aevb.types import Key
 
@@ -51,7 +52,7 @@ def _beta_transform(p: Params, noise: TwoGammas) -> Array:
 
 def _beta_log_density(p: Params, z: Array) -> Array:
     one, zero = p["concentration1"], p["concentration0"]
-    log_density = xlogy(one - 1.0, z) + xlog1py(zero - 1.0, -z) - betaln(one, zero)
+    log_density = xlogy(one - 1.0, z) + xlog1py(zero - 1.0, -z) - log_beta(one, zero)
     return where_inside((z >= 0.0) & (z <= 1.0), log_density)
 
 
@@ -72,7 +73,7 @@ def _f_log_density(p: Params, z: Array) -> Array:
     half_df1, half_df2 = 0.5 * p["df1"], 0.5 * p["df2"]
     ratio = half_df1 / half_df2
     log_density = xlogy(half_df1 - 1.0, z) - (half_df1 + half_df2) * jnp.log1p(ratio * z)
-    log_normalizer = betaln(half_df1, half_df2) - half_df1 * jnp.log(ratio)
+    log_normalizer = log_beta(half_df1, half_df2) - half_df1 * jnp.log(ratio)
     return where_inside(z >= 0.0, log_density - log_normalizer)
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import betaln, gammaln
 from jax.typing import DTypeLike
 
 from aevb.distributions import LOG_2PI
@@ -25,6 +24,7 @@ from aevb.reparam.family import (
     where_inside,
 )
 from aevb.reparam.gamma import GammaNoise, gamma_noise, log_gamma
+from aevb.reparam.gamma_functions import log_gamma_ratio
 from aevb.reparam.inverse_cdf import logistic
 from aevb.types import Key, PyTree
 
@@ -88,8 +88,8 @@ def _heavy_tail(df: Array, noise: GammaNoise) -> Array:
 
 def _student_t_log_density(p: Params, t: Array) -> Array:
     df = p["df"]
-    # betaln keeps the digits that a difference of two gammaln would lose at large df.
-    log_normalizer = betaln(0.5, 0.5 * df) + 0.5 * jnp.log(df)
+    half_df = 0.5 * df
+    log_normalizer = log_gamma_ratio(half_df, 0.5) + 0.5 * jnp.log(jnp.pi * df)
     return -0.5 * (df + 1.0) * jnp.log1p(jnp.square(t) / df) - log_normalizer
 
 
@@ -102,13 +102,9 @@ def _elliptical_log_prob(p: Params, z: Array) -> Array:
     df, num_dims = p["df"], z.shape[-1]
     t = solve_triangular(p["scale_tril"], z - p["location"], lower=True)
     log_det = jnp.sum(jnp.log(jnp.diagonal(p["scale_tril"])))
-    half_dims = 0.5 * num_dims
-    log_normalizer = (
-        betaln(half_dims, 0.5 * df)
-        - gammaln(jnp.asarray(half_dims, z.dtype))
-        + half_dims * jnp.log(jnp.pi * df)
-        + log_det
-    )
+    half_df, half_dims = 0.5 * df, 0.5 * num_dims
+    log_normalizer = log_gamma_ratio(half_df, half_dims) + log_det
+    log_normalizer += half_dims * jnp.log(jnp.pi * df)
     return -0.5 * (df + num_dims) * jnp.log1p(jnp.sum(jnp.square(t)) / df) - log_normalizer
 
 
