@@ -1,22 +1,27 @@
 """Bayesian logistic regression: it has no conjugate prior, so gradients maximize the bound.
 
 p(y_n = 1 | w) = sigmoid(x_n'w), w ~ N(0, prior_var I). Under a normal q(w) the expected
-log-likelihood is a sum of integrals over one projection x_n'w each, which quadrature computes
-accurately. The result is the bound that SGVB estimates, without noise. `log_joint` is the density
+log-likelihood is a sum of integrals over one projection x_n'w each, which quadrature computes to
+all digits. The result is the bound that SGVB estimates, without noise. `log_joint` is the density
 that HMC needs.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.stats import norm
+from jax.typing import DTypeLike
 
 from aevb.classical import observations
 from aevb.distributions import LOG_2PI, FullNormal
 from aevb.inference import lbfgs
 
-NUM_NODES = 40  # Gauss-Hermite; the error is 1e-9 nats a datapoint for projections of std up to 1
+SPACING = 0.5  # of the nodes of both trapezoid rules; their error is about 1e-15
+REACH = 9.0  # standard deviations that the nodes of the normal cover
+LOGISTIC_REACH = 37.0  # half-width that the nodes of the logistic cover; the rest has mass 2e-16
 
 
 class Data(NamedTuple):
@@ -39,8 +44,8 @@ def _log_lik(y: Array, logits: Array) -> Array:
 def bound(data: Data, prior_var: Array, q: FullNormal) -> Array:
     """Returns E_q[log p(y | w)] - KL(q || p(w)) [] of any normal q(w), in nats.
 
-    This is a lower bound on log p(y). The expectation is computed by Gauss-Hermite quadrature over
-    each x_n'w ~ N(x_n'mean, ||L'x_n||^2).
+    This is a lower bound on log p(y). The expectation is computed by quadrature over each
+    x_n'w ~ N(x_n'mean, ||L'x_n||^2).
     """
     # In units of sqrt(prior_var) the prior of w is N(0, I).
     log_std = 0.5 * jnp.log(prior_var)
@@ -50,23 +55,35 @@ def bound(data: Data, prior_var: Array, q: FullNormal) -> Array:
 
 
 def _expected_log_lik(data: Data, q: FullNormal) -> Array:
-    nodes, weights = _gauss_hermite(q.mean.dtype)
     mean = data.design @ q.mean
     std = jnp.sqrt(jnp.sum(jnp.square(data.design @ q.factor()), axis=1))
-    logits = mean[:, None] + std[:, None] * nodes[None, :]
-    return jnp.sum(_log_lik(data.y[:, None], logits) @ weights)
+    return -jnp.sum(expected_softplus(jnp.where(data.y == 1.0, -mean, mean), std))
 
 
-def _gauss_hermite(dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Returns the nodes and weights [NUM_NODES] of E[f(a)], a ~ N(0, 1); Golub & Welsch (1969).
+def expected_softplus(mean: Array, std: Array) -> Array:
+    """Returns E[log(1 + exp(a))] [N] of a ~ N(mean, std^2), for mean [N] and std [N].
 
-    The nodes are the eigenvalues of the polynomials' recurrence matrix. The weights are the squares
-    of the first entries of its eigenvectors.
+    The trapezoid rule, over one of two densities. Its error falls faster than any power of the
+    spacing if the integrand is smooth on the scale of the nodes. Up to a std of 1 the integrand is
+    log(1 + exp(a)) under the normal density of a. Above, it would need ever more nodes. But
+    log(1 + exp(a)) is E[max(a - u, 0)] over a standard logistic u, so that here the integrand is
+    E[max(a - u, 0)] over a, in closed form, under the logistic density of u.
     """
-    with jax.ensure_compile_time_eval():
-        beside = jnp.sqrt(jnp.arange(1, NUM_NODES, dtype=dtype))
-        nodes, vectors = jnp.linalg.eigh(jnp.diag(beside, 1) + jnp.diag(beside, -1))
-        return nodes, jnp.square(vectors[0])
+    nodes, weights = _nodes(REACH, mean.dtype, lambda t: -0.5 * jnp.square(t))
+    by_normal = jax.nn.softplus(mean[:, None] + std[:, None] * nodes) @ weights
+    nodes, weights = _nodes(LOGISTIC_REACH, mean.dtype, lambda u: -u - 2.0 * jax.nn.softplus(-u))
+    wide = jnp.maximum(std, 1.0)[:, None]  # a safe input where the rule is not used
+    apart = mean[:, None] - nodes
+    ramps = apart * norm.cdf(apart / wide) + wide * norm.pdf(apart / wide)
+    return jnp.where(std > 1.0, ramps @ weights, by_normal)
+
+
+def _nodes(
+    reach: float, dtype: DTypeLike, log_density: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """Returns evenly spaced nodes from -reach to reach, as [1, n], and their weights [n]."""
+    nodes = jnp.linspace(-reach, reach, 1 + round(2.0 * reach / SPACING), dtype=dtype)
+    return nodes[None, :], jax.nn.softmax(log_density(nodes))
 
 
 def fit(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:

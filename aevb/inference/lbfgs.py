@@ -21,8 +21,15 @@ def maximize(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: i
 
     Args:
         function: point -> [], differentiable.
-        start: any pytree of floats that may take any real value.
+        start: any pytree of floats that may take any real value, all of one dtype.
     """
+    dtype = jnp.result_type(*jax.tree.leaves(start))
+    # optax keeps numbers of JAX's default dtype in its state, and mixes them with the point's.
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("standard"):
+        return _maximize(function, start, num_steps)
+
+
+def _maximize(function: Callable[[PyTree], Array], start: PyTree, num_steps: int) -> PyTree:
     import optax
 
     def loss(point: PyTree) -> Array:

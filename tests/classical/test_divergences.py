@@ -165,7 +165,6 @@ def test_the_reverse_kl_is_an_integral(skewed: Mixture, mean: float, std: float)
 fit_reverse = jax.jit(divergences.fit_reverse)  # the fit from 4 starts is compiled once
 
 
-@pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 class TestReverseFit:
     @pytest.mark.slow
     def test_it_sits_on_one_mode_and_pays_log_2_where_the_forward_covers_both(self):

@@ -149,7 +149,6 @@ def test_mean_field_has_the_right_means_and_variances_too_small_by_the_known_fac
     np.testing.assert_allclose(narrow / of_tau, shape / (shape + 0.5))
 
 
-@pytest.mark.usefixtures("standard_promotion")  # optax's L-BFGS in float64
 @pytest.mark.slow
 def test_sgvb_finds_the_mean_field_optimum():
     """L-BFGS maximizes eq. (6) with the noise of 500 samples fixed, in 8 repetitions."""
