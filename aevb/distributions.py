@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from aevb.types import Key
 
@@ -119,10 +120,11 @@ class StandardNormal(NamedTuple):
     """The Gaussian N(0, I): the paper's prior p(z), and its prior on the parameters."""
 
     num_dims: int
+    dtype: DTypeLike = float  # of samples; `float` is JAX's default
 
     def sample(self, key: Key) -> Array:
         """Draws eps ~ N(0, I) [num_dims]."""
-        return jax.random.normal(key, (self.num_dims,))
+        return jax.random.normal(key, (self.num_dims,), self.dtype)
 
     def log_prob(self, z: Array) -> Array:
         """Returns log N(z; 0, I) [] of z [num_dims], in nats."""

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import DTypeLike
 
 from aevb.distributions import LOG_2PI, DiagNormal
 from aevb.types import Key
@@ -348,14 +349,19 @@ def _logits_by_level(heads: Heads) -> Array:
     return heads["logits"].reshape(-1, NUM_LEVELS)
 
 
+def _levels(dtype: DTypeLike) -> Array:
+    """Returns the values x = k/256 of the grey levels [256]."""
+    return jnp.arange(NUM_LEVELS, dtype=dtype) / NUM_LEVELS
+
+
 categorical = Likelihood(
     heads={"logits": NUM_LEVELS},
     kinds=("grey",),
     log_prob=categorical_log_prob,
-    mean=lambda heads: (
-        jax.nn.softmax(_logits_by_level(heads)) @ (jnp.arange(NUM_LEVELS) / NUM_LEVELS)
-    ),
-    sample=lambda key, heads: jax.random.categorical(key, _logits_by_level(heads)) / NUM_LEVELS,
+    mean=lambda heads: jax.nn.softmax(_logits_by_level(heads)) @ _levels(heads["logits"].dtype),
+    sample=lambda key, heads: _levels(heads["logits"].dtype)[
+        jax.random.categorical(key, _logits_by_level(heads))
+    ],
     levels=float(NUM_LEVELS),
 )
 

@@ -27,6 +27,8 @@ from aevb.losses import Guide, Joint, log_weights
 from aevb.types import Key, LogDensity, PyTree
 
 CANDIDATES = 20  # draws of the guide per chain, from which its start is resampled
+MAX_R_HAT = 1.05  # above it, or with fewer chains than these, appendix D claims no upper bound
+MIN_CHAINS = 4
 
 
 class Estimate(NamedTuple):
@@ -62,8 +64,11 @@ def importance_sampling(
     numbers. Each sample has its own key, so that the chunk size changes the result only by
     rounding.
 
-    Diagnostics: effective_sample_size, out of K; pareto_k. If pareto_k is above 0.7, the guide's
-    tails are too thin for K samples, and the value is too low by more than its standard error says.
+    Diagnostics: effective_sample_size, out of K; pareto_k; pareto_smoothed, the estimate in nats
+    from Pareto-smoothed weights (`importance_weights.pareto_smoothed`), which is a bound on neither
+    side. If pareto_k is above `importance_weights.pareto_k_threshold(K)`, the guide's tails are too
+    thin for K samples, and the value is too low by more than its standard error says. From 0.5 up
+    to the threshold, the smoothed estimate usually has the smaller error.
 
     Raises:
         ValueError: num_samples is below 2, or chunk_size below 1.
@@ -82,8 +87,12 @@ def importance_sampling(
         )
 
     num_chunks = math.ceil(num_samples / len(indices))
-    running = jax.lax.fori_loop(0, num_chunks, add_chunk, importance_weights.none_of(num_samples))
-    return _log_mean_of(running, num_samples)
+    dtype = jax.eval_shape(log_weight, indices[0]).dtype
+    nothing = importance_weights.none_of(num_samples, dtype)
+    running = jax.lax.fori_loop(0, num_chunks, add_chunk, nothing)
+    estimate = _log_mean_of(running, num_samples)
+    smoothed = importance_weights.log_mean_smoothed(running, num_samples)
+    return estimate._replace(diagnostics={**estimate.diagnostics, "pareto_smoothed": smoothed})
 
 
 def ais(
@@ -157,7 +166,7 @@ def reverse_ais(
     num_leapfrog = settings.num_leapfrog
 
     def part(z: Array, key: Key) -> tuple[Array, None]:
-        z, _ = hmc.move(key, z, step_sizes[-1], log_density=path.log_p, num_leapfrog=num_leapfrog)
+        z, *_ = hmc.move(key, z, step_sizes[-1], log_density=path.log_p, num_leapfrog=num_leapfrog)
         return z, None
 
     alike = jnp.tile(posterior_sample, (num_chains, 1))
@@ -189,19 +198,24 @@ def appendix_d(
     reach is missing from both sets. The value is then the log of the part of p(x) that the chains
     reached, and not an upper bound.
 
-    Diagnostics: acceptance, of the fresh chains; r_hat, their largest potential scale reduction
-    over the dimensions, near 1 if the chains agree; pareto_k, of the terms of the sum. The standard
-    error comes from the spread between the chains, so it includes the autocorrelation along each
-    chain.
+    Diagnostics, of the fresh chains: acceptance; r_hat, their largest potential scale reduction
+    over the dimensions, near 1 if the chains agree; bulk_effective_sample_size and
+    tail_effective_sample_size, their smallest over the dimensions, out of C L; num_divergent, the
+    number of trajectories that diverged; pareto_k, of the terms of the sum; is_upper_bound, a bool,
+    which is False if r_hat is above 1.05 or NaN, a trajectory diverged, or there are fewer than 4
+    chains. Only where it is True is the value called an upper bound. It is no proof: chains can
+    agree on one of two modes. The standard error comes from the spread between the chains, so it
+    includes the autocorrelation along each chain.
 
     Args:
         num_samples: L of each chain, in each of the two sets.
 
     Raises:
-        ValueError: num_samples or num_chains is below 2, num_leapfrog or num_warmup is below 1, or
-            C L is too small to fit a covariance.
+        ValueError: num_samples is below 4, num_chains below 2, num_leapfrog or num_warmup below 1,
+            or C L is too small to fit a covariance.
     """
-    _at_least(2, num_samples=num_samples, num_chains=num_chains)
+    _at_least(4, num_samples=num_samples)
+    _at_least(2, num_chains=num_chains)
     _at_least(1, num_leapfrog=settings.num_leapfrog, num_warmup=settings.num_warmup)
     path = _path(stats, guide, joint)
     start_key, fitted_key, fresh_key = jax.random.split(key, 3)
@@ -217,12 +231,23 @@ def appendix_d(
     log_ratios = jax.vmap(jax.vmap(lambda z: log_q(z) - path.log_p(z)))(fresh.samples)  # [C, L]
     chain_means = jax.nn.logsumexp(log_ratios, axis=1) - math.log(num_samples)
     value, error = importance_weights.log_mean(importance_weights.of(chain_means), num_chains)
-    diagnostics = {
-        "acceptance": fresh.acceptance,
-        "r_hat": jnp.max(hmc.r_hat(fresh)),
-        "pareto_k": importance_weights.pareto_k(importance_weights.of(log_ratios.ravel()).largest),
-    }
+    terms = importance_weights.of(log_ratios.ravel())
+    diagnostics = diagnostics_of(fresh) | {"pareto_k": importance_weights.pareto_k(terms.largest)}
     return Estimate(-value, error, diagnostics)
+
+
+def diagnostics_of(chains: hmc.Chains) -> dict[str, Array]:
+    """Returns the diagnostics of `appendix_d` that are those of its chains, each []."""
+    r_hat = jnp.max(hmc.r_hat(chains.samples))
+    agree = (r_hat <= MAX_R_HAT) & (chains.num_divergent == 0)
+    return {
+        "acceptance": chains.acceptance,
+        "r_hat": r_hat,
+        "bulk_effective_sample_size": jnp.min(hmc.bulk_effective_sample_size(chains.samples)),
+        "tail_effective_sample_size": jnp.min(hmc.tail_effective_sample_size(chains.samples)),
+        "num_divergent": chains.num_divergent,
+        "is_upper_bound": agree & (len(chains.samples) >= MIN_CHAINS),
+    }
 
 
 def _path(stats: PyTree, guide: Guide, joint: Joint) -> Path:
@@ -298,7 +323,7 @@ class Estimator(NamedTuple):
     """An estimator, and the side of log p(x) on which its expectation lies."""
 
     estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, own settings)
-    kind: str  # "lower" or "upper"
+    kind: str  # "lower" or "upper"; a diagnostic is_upper_bound says where it is not "upper"
     needs_posterior_sample: bool = False  # an argument of its own, which only simulated data have
     flags: Mapping[str, str] = MappingProxyType({})
     # argument -> the flag of `aevb evaluate` that sets it, if that has another name
@@ -308,7 +333,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "importance": Estimator(importance_sampling, "lower"),
     "ais": Estimator(ais, "lower"),
     "reverse_ais": Estimator(reverse_ais, "upper", needs_posterior_sample=True),
-    "appendix_d": Estimator(  # "upper", if its chains reach every mode
+    "appendix_d": Estimator(  # "upper" where its diagnostic is_upper_bound is True
         appendix_d, "upper", flags={"num_samples": "num_draws"}
     ),
 }

@@ -105,7 +105,7 @@ def vamp(options: Options) -> PriorFamily:
         learned = own["pseudo_inputs"]
         pseudo_inputs = jax.nn.sigmoid(learned) if options.in_unit_interval else learned
         components = jax.vmap(posterior.encode)(pseudo_inputs)
-        equal = jnp.zeros(options.num_components)
+        equal = jnp.zeros(options.num_components, learned.dtype)
         return _mixture(equal, components, posterior.guide.log_prob, posterior.guide.sample)
 
     return PriorFamily(prior, init, uses_encoder=True)

@@ -75,7 +75,8 @@ def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
     log_dets = jnp.sum(jnp.log(jnp.diagonal(fitted["scale_tril"], axis1=1, axis2=2)), axis=1)
     log_masses = jnp.where(_is_first(fitted, heights), heights + log_dets, -jnp.inf)
     by_mass = jax.nn.log_softmax(log_masses)
-    evenly = jax.nn.log_softmax(jnp.where(jnp.isfinite(log_masses), 0.0, -jnp.inf))
+    zeros = jnp.zeros_like(log_masses)
+    evenly = jax.nn.log_softmax(jnp.where(jnp.isfinite(log_masses), zeros, -jnp.inf))
     log_mixed = jnp.logaddexp(jnp.log1p(-EVEN) + by_mass, jnp.log(EVEN) + evenly)
     params = {
         "log_weights": log_mixed,
@@ -88,7 +89,7 @@ def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
 
 
 def _inverse(tril: Array) -> Array:
-    return solve_triangular(tril, jnp.eye(len(tril)), lower=True)
+    return solve_triangular(tril, jnp.eye(len(tril), dtype=tril.dtype), lower=True)
 
 
 def _log_density(joint: Joint) -> LogDensity:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from aevb import guides, priors
@@ -90,7 +91,8 @@ def make(
 
     def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
         prior_key, likelihood_key = jax.random.split(key)
-        z = prior(params).sample(prior_key)
+        dtype = jnp.result_type(*jax.tree.leaves(params["decoder"]))
+        z = prior(params).sample(prior_key).astype(dtype)
         return z, likelihood.sample(likelihood_key, decode(params, z))
 
     return VAE(

@@ -94,7 +94,9 @@ def make(
             bound_of, theta_keys, z_keys, batch.x, num_parts=accumulation_steps
         )
         kl = kl_theta(params)
-        weight = jnp.minimum(step / max(kl_warm_up_steps, 1), 1.0) if kl_warm_up_steps else 1.0
+        weight = 1.0
+        if kl_warm_up_steps:
+            weight = jnp.minimum(step.astype(kl.dtype) / kl_warm_up_steps, 1.0)
         value = minibatch_objective(bounds, num_data) / num_data - weight * kl
         return value, {"objective": value, "kl": kl}
 
@@ -188,7 +190,8 @@ def kl_to_prior(params: PyTree, stds: PyTree | float = 1.0) -> Array:
     Raises:
         ValueError: the prior is flat.
     """
-    return sum(jax.tree.leaves(kl_per_array(params, stds)), jnp.zeros(()))
+    kls = jax.tree.leaves(kl_per_array(params, stds))
+    return sum(kls, jnp.zeros((), kls[0].dtype))
 
 
 def kl_per_array(params: PyTree, stds: PyTree | float = 1.0) -> PyTree:

@@ -1,5 +1,6 @@
 """Monte Carlo EM: the paper's baseline without an encoder, appendix E."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ def make(
         params_key, chains_key = jax.random.split(key)
         params = vae.init(params_key)
         z = jax.vmap(lambda key: vae.sample(key, params)[0])(jax.random.split(chains_key, num_data))
-        chains = Chains(z, jnp.log(jnp.float32(FIRST_STEP)))
+        chains = Chains(z, jnp.full((), math.log(FIRST_STEP), z.dtype))
         return TrainState(jnp.int32(0), params, optimizer.init(params), chains)
 
     def log_joint(params: PyTree, x: Array, z: Array) -> Array:
@@ -110,7 +111,10 @@ def _e_step(
 
     def transition(key: Key, x: Array, z: Array) -> tuple[Array, Array]:
         log_density = partial(log_joint, x)
-        return hmc.transition(key, z, step_size, log_density=log_density, num_leapfrog=num_leapfrog)
+        z, acceptance, _ = hmc.transition(
+            key, z, step_size, log_density=log_density, num_leapfrog=num_leapfrog
+        )
+        return z, acceptance
 
     keys = jax.random.split(key, len(batch.x))
     z, acceptances = over_datapoints(

@@ -40,7 +40,7 @@ def transition(prior: Prior, x: Array, num_components: int) -> Transition:
         data = mixture_model.statistics(x.T, members, centres)
         given_z = mixture_model.update_parameters(prior, data, centres)
         # Log-gammas, since a weight near 0 would underflow.
-        log_gammas = jax.random.loggamma(weights_key, given_z.weights.concentration)
+        log_gammas = jax.random.loggamma(weights_key, given_z.weights.concentration, dtype=x.dtype)
         keys = jax.random.split(components_key, num_components)
         means, whiteners = jax.vmap(NormalWishart.sample)(given_z.components, keys)
         return Sample(z, jax.nn.log_softmax(log_gammas), means, whiteners)

@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         ("num_samples", 2, 5000, "K, samples of importance"),
         ("num_temps", 2, 200, "T, temperatures of ais and reverse_ais"),
         ("num_chains", 2, 16, "C, chains of ais, reverse_ais and appendix_d"),
-        ("num_draws", 2, 100, "L, samples of each chain of appendix_d"),
+        ("num_draws", 4, 100, "L, samples of each chain of appendix_d"),
         ("num_leapfrog", 1, 10, "leapfrog steps of an HMC trajectory"),
         ("num_warmup", 1, 200, "HMC transitions that are discarded"),
         ("num_theta", 0, 0, "full_vb: samples of theta; 0 for its mean"),

@@ -1,5 +1,6 @@
 """Diagnostics of a trained model: inference gaps, gradient moments and active latents."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -75,9 +76,9 @@ def inference_gaps(
     approximation, amortization = log_prob - best, best - terms(stats)
     return Gaps(
         jnp.mean(approximation),
-        jnp.std(approximation, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
+        jnp.std(approximation, ddof=1) / math.sqrt(num_samples),
         jnp.mean(amortization),
-        jnp.std(amortization, ddof=1) / jnp.sqrt(jnp.float32(num_samples)),
+        jnp.std(amortization, ddof=1) / math.sqrt(num_samples),
         best_stats,
     )
 
@@ -117,8 +118,7 @@ def gradient_moments(key: Key, grad_fn: Callable[[Key], PyTree], num_draws: int)
     def add(number: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         mean, squares = carry
         draw = grad_fn(jax.random.fold_in(key, number))
-        count = (number + 1).astype(jnp.float32)
-        new_mean = jax.tree.map(lambda m, x: m + (x - m) / count, mean, draw)
+        new_mean = jax.tree.map(lambda m, x: m + (x - m) / (number + 1).astype(x.dtype), mean, draw)
         squares = jax.tree.map(
             lambda s, x, m, n: s + (x - m) * (x - n), squares, draw, mean, new_mean
         )

@@ -18,6 +18,10 @@ from aevb.vae import VAE
 
 BATCH = 50  # datapoints per compiled call, at most
 BOUND_SAMPLES = 100  # L of the evidence lower bound
+LEAST_IS_WORST = (
+    "acceptance", "effective_sample_size", "bulk_effective_sample_size",
+    "tail_effective_sample_size", "is_upper_bound",
+)  # fmt: skip
 
 
 class Points(NamedTuple):
@@ -123,8 +127,8 @@ def summarize(estimate: Estimate) -> dict[str, Any]:
     """Returns the mean over datapoints [n] in nats, its two standard errors and the diagnostics.
 
     One standard error is over datapoints, the other is that of the estimator. An entry `worst` is
-    the smallest value of effective_sample_size and acceptance, and the largest value of other
-    diagnostics.
+    the smallest value of `LEAST_IS_WORST`, and the largest value of other diagnostics. Of
+    pareto_smoothed, itself an estimate of log p(x), the mean is returned.
     """
     value, error = (np.asarray(leaf, np.float64) for leaf in estimate[:2])
     number = len(value)
@@ -136,8 +140,10 @@ def summarize(estimate: Estimate) -> dict[str, Any]:
     }
     for name, leaf in estimate.diagnostics.items():
         each = np.asarray(leaf, np.float64)
-        worst = np.min if name in ("effective_sample_size", "acceptance") else np.max
+        worst = np.min if name in LEAST_IS_WORST else np.max
         summary[name] = {"median": _finite(np.median(each)), "worst": _finite(worst(each))}
+        if name == "pareto_smoothed":
+            summary[name] = {"mean": _finite(np.mean(each))}
     return summary
 
 

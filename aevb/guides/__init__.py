@@ -71,7 +71,8 @@ def full_normal_family(sizes: Sizes) -> GuideFamily:
         heads["below_diag"] = num_below
 
     def stats(own: PyTree, heads: Heads) -> FullNormal:
-        return FullNormal(heads["mean"], heads["log_diag"], heads.get("below_diag", jnp.zeros(0)))
+        none = jnp.zeros(0, heads["mean"].dtype)
+        return FullNormal(heads["mean"], heads["log_diag"], heads.get("below_diag", none))
 
     return GuideFamily(full_normal, heads, stats, nests=True)
 

@@ -46,7 +46,8 @@ def sigmoid_schedule(num_temps: int) -> Array:
     """Returns the inverse temperatures beta_0 = 0 < beta_1 < ... < beta_T = 1, as [T + 1].
 
     Grosse et al. (2015): a sigmoid at T + 1 evenly spaced points between -4 and 4, rescaled to end
-    at 0 and 1. The steps are small at both ends, where the densities change fast.
+    at 0 and 1. The steps are small at both ends, where the densities change fast. The dtype is
+    JAX's default; `anneal` and `pilot` convert it to that of the chains.
 
     Raises:
         ValueError: num_temps, T, is below 2. T = 1 would be importance sampling.
@@ -76,14 +77,17 @@ def anneal(
         key, beta, change, step_size = inputs
         log_w += change * jax.vmap(path.log_ratio)(z)
         density = partial(path.log_density, beta)
-        z, acceptance = hmc.move(key, z, step_size, log_density=density, num_leapfrog=num_leapfrog)
+        z, acceptance, _ = hmc.move(
+            key, z, step_size, log_density=density, num_leapfrog=num_leapfrog
+        )
         return (z, log_w), acceptance
 
+    betas, step_sizes = betas.astype(z.dtype), step_sizes.astype(z.dtype)
     changes = jnp.diff(betas)
     keys = jax.random.split(key, len(changes) - 1)
     # The last beta has no transition, because it would come after the last factor of the weight.
     inner = (keys, betas[1:-1], changes[:-1], step_sizes[1:-1])
-    (z, log_w), acceptance = jax.lax.scan(step, (z, jnp.zeros(len(z))), inner)
+    (z, log_w), acceptance = jax.lax.scan(step, (z, jnp.zeros(len(z), z.dtype)), inner)
     return Annealed(log_w + changes[-1] * jax.vmap(path.log_ratio)(z), jnp.mean(acceptance))
 
 
@@ -100,15 +104,16 @@ def pilot(key: Key, z: Array, path: Path, betas: Array, settings: hmc.Settings) 
         z, log_step = carry
         key, beta = inputs
         density = partial(path.log_density, beta)
-        z, acceptance = hmc.move(
+        z, acceptance, _ = hmc.move(
             key, z, jnp.exp(log_step), log_density=density, num_leapfrog=settings.num_leapfrog
         )
         log_step += GAIN * (acceptance - settings.target_acceptance)
         return (z, log_step), jnp.exp(log_step)
 
+    betas = betas.astype(z.dtype)
     repeats = math.ceil(SHORTEST_PILOT / len(betas))
     stay_then_go = jnp.concatenate([jnp.repeat(betas[:1], WARMUP), jnp.repeat(betas, repeats)])
     keys = jax.random.split(key, len(stay_then_go))
-    start = (z, jnp.log(jnp.float32(hmc.FIRST_STEP)))
+    start = (z, jnp.full((), math.log(hmc.FIRST_STEP), z.dtype))
     _, step_sizes = jax.lax.scan(follow, start, (keys, stay_then_go))
     return step_sizes[WARMUP:][repeats - 1 :: repeats]

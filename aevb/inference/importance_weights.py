@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 SMALLEST_EXCESS = 1e-30  # lower limit of excesses, because the logarithm of 0 is not finite
 
@@ -16,14 +17,14 @@ SMALLEST_EXCESS = 1e-30  # lower limit of excesses, because the logarithm of 0 i
 class Running(NamedTuple):
     """Sums and tail of the log-weights so far; the size does not depend on how many there are."""
 
-    log_sum: Array  # [], log Sum_k w_k
-    log_sum_sq: Array  # [], log Sum_k w_k^2
-    largest: Array  # [R], the largest log-weights, decreasing; -inf until there are R
+    log_rest: Array  # [], log Sum w_k over the weights that are not among the largest
+    log_sum_sq: Array  # [], log Sum_k w_k^2 over all weights
+    largest: Array  # [M + 1], the largest log-weights, decreasing; -inf until there are M + 1
 
 
-def none_of(num_weights: int) -> Running:
+def none_of(num_weights: int, dtype: DTypeLike = float) -> Running:
     """Returns the initial `Running` for `num_weights` log-weights, with space for their tail."""
-    nothing = jnp.float32(-jnp.inf)
+    nothing = jnp.full((), -jnp.inf, dtype)
     return Running(nothing, nothing, jnp.full(tail_size(num_weights) + 1, nothing))
 
 
@@ -32,23 +33,28 @@ def add(running: Running, log_weights: Array) -> Running:
 
     A log-weight of -inf, which is a weight of 0, changes nothing.
     """
+    ordered = jnp.sort(jnp.concatenate([running.largest, log_weights]), descending=True)
+    largest, others = jnp.split(ordered, [len(running.largest)])
     return Running(
-        log_sum=jnp.logaddexp(running.log_sum, jax.nn.logsumexp(log_weights)),
+        log_rest=jnp.logaddexp(running.log_rest, jax.nn.logsumexp(others)),
         log_sum_sq=jnp.logaddexp(running.log_sum_sq, jax.nn.logsumexp(2.0 * log_weights)),
-        largest=jax.lax.top_k(
-            jnp.concatenate([running.largest, log_weights]), len(running.largest)
-        )[0],
+        largest=largest,
     )
 
 
 def of(log_weights: Array) -> Running:
     """Returns the `Running` of all log-weights [K] at once."""
-    return add(none_of(len(log_weights)), log_weights)
+    return add(none_of(len(log_weights), log_weights.dtype), log_weights)
+
+
+def log_sum(running: Running) -> Array:
+    """Returns log Sum_k w_k []."""
+    return jnp.logaddexp(running.log_rest, jax.nn.logsumexp(running.largest))
 
 
 def effective_sample_size(running: Running) -> Array:
     """Returns (Sum_k w_k)^2 / Sum_k w_k^2 [], between 1 and K; Kong (1992)."""
-    return jnp.exp(2.0 * running.log_sum - running.log_sum_sq)
+    return jnp.exp(2.0 * log_sum(running) - running.log_sum_sq)
 
 
 def log_mean(running: Running, num_weights: int) -> tuple[Array, Array]:
@@ -61,7 +67,7 @@ def log_mean(running: Running, num_weights: int) -> tuple[Array, Array]:
     ratio = num_weights / effective_sample_size(running)
     # Rounding can make the ratio less than 1 if all weights are equal.
     variance = jnp.maximum(ratio - 1.0, 0.0) / (num_weights - 1)
-    return running.log_sum - math.log(num_weights), jnp.sqrt(variance)
+    return log_sum(running) - math.log(num_weights), jnp.sqrt(variance)
 
 
 def tail_size(num_weights: int) -> int:
@@ -72,35 +78,93 @@ def tail_size(num_weights: int) -> int:
     return math.ceil(min(0.2 * num_weights, 3.0 * math.sqrt(num_weights)))
 
 
+def pareto_k_threshold(num_weights: int) -> float:
+    """Returns the largest `pareto_k` at which the mean of K weights is reliable.
+
+    Vehtari et al. (2024): min(1 - 1 / log10 K, 0.7). The larger k is, the more weights the mean
+    needs; up to the threshold, K are enough. Above 0.7 more weights hardly help.
+    """
+    return min(1.0 - 1.0 / math.log10(num_weights), 0.7)
+
+
 def pareto_k(largest: Array) -> Array:
     """Estimates Pareto k-hat [], the shape of the tail, from the M + 1 largest log-weights [M + 1].
 
     Vehtari et al. (2024): a generalized Pareto distribution is fitted to the amounts by which the M
-    largest weights exceed the next one. Moments of order above 1/k do not exist. Above 0.7 the mean
-    is not reliable; above 0.5 its standard error is not reliable. Returns NaN for a tail of fewer
-    than 5 weights, and 0 if they are all equal, as at the exact posterior.
+    largest weights exceed the next one. Moments of order above 1/k do not exist. Above
+    `pareto_k_threshold` the mean is not reliable; above 0.5 its standard error is not reliable.
+    Returns NaN for a tail of fewer than 5 weights, and 0 if they are all equal, as at the exact
+    posterior.
+
+    Args:
+        largest: in decreasing order.
+    """
+    if len(largest) < 6:
+        return jnp.full((), jnp.nan, largest.dtype)
+    excesses = _excesses(largest)
+    return jnp.where(excesses[0] > 0.0, _fit_tail(excesses).shape, 0.0)
+
+
+def pareto_smoothed_tail(largest: Array) -> Array:
+    """Returns smoothed values of the M largest log-weights [M], from the M + 1 largest [M + 1].
+
+    Pareto-smoothed importance sampling (PSIS), Vehtari et al. (2024): the weights of the tail are
+    replaced by the quantiles (j - 1/2) / M of the generalized Pareto distribution fitted to them,
+    but by at most the largest weight. The mean then varies less, and has a small bias. A tail of
+    fewer than 5 weights, or of equal weights, is not changed.
 
     Args:
         largest: in decreasing order.
     """
     num_tail = len(largest) - 1
     if num_tail < 5:
-        return jnp.float32(jnp.nan)
+        return largest[:-1]
+    excesses = _excesses(largest)
+    tail = _fit_tail(excesses)
+    log_above = jnp.log((jnp.arange(num_tail, dtype=largest.dtype) + 0.5) / num_tail)
+    quantiles = tail.scale * jnp.expm1(-tail.shape * log_above) / tail.shape
+    smoothed = largest[0] + jnp.log(jnp.exp(largest[-1] - largest[0]) + quantiles)
+    smoothed = jnp.minimum(smoothed, largest[0])
+    return jnp.where(excesses[0] > 0.0, smoothed, largest[:-1])
+
+
+def pareto_smoothed(log_weights: Array) -> Array:
+    """Returns log-weights [K], of which the tail is replaced by `pareto_smoothed_tail`."""
+    largest, where = jax.lax.top_k(log_weights, tail_size(len(log_weights)) + 1)
+    return log_weights.at[where[:-1]].set(pareto_smoothed_tail(largest))
+
+
+def log_mean_smoothed(running: Running, num_weights: int) -> Array:
+    """Returns the log of the mean of the `pareto_smoothed` weights []; it bounds from no side."""
+    tail = jnp.append(pareto_smoothed_tail(running.largest), running.largest[-1])
+    return jnp.logaddexp(running.log_rest, jax.nn.logsumexp(tail)) - math.log(num_weights)
+
+
+class Tail(NamedTuple):
+    """A generalized Pareto distribution of excesses."""
+
+    shape: Array  # [], k
+    scale: Array  # [], sigma
+
+
+def _excesses(largest: Array) -> Array:
+    """Returns the amounts [M] by which the largest weights exceed the last one, decreasing.
+
+    They are in units of the largest weight.
+    """
     weights = jnp.exp(largest - largest[0])
-    excesses = weights[:-1] - weights[-1]
-    # A weakly informative prior, equivalent to 10 more excesses with k = 0.5.
-    shape = (num_tail * _fit_shape(excesses) + 10 * 0.5) / (num_tail + 10)
-    return jnp.where(excesses[0] > 0.0, shape, 0.0)
+    return weights[:-1] - weights[-1]
 
 
-def _fit_shape(excesses: Array) -> Array:
-    """Estimates the shape k [] of a generalized Pareto distribution from excesses [M], decreasing.
+def _fit_tail(excesses: Array) -> Tail:
+    """Fits a generalized Pareto distribution to excesses [M], decreasing.
 
     Zhang & Stephens (2009): for b = -k / sigma and excesses y, the likelihood is maximal in k at
     the mean of log(1 - b y). The grid of b for this profile likelihood starts just below the
     largest b that the data allow. The spacing of the grid follows a prior whose scale is estimated
     from the data. The profile likelihood weights the grid, b is estimated by its weighted mean, and
-    k follows from b.
+    k and sigma follow from b. A weakly informative prior, equivalent to 10 more excesses with
+    k = 0.5, then moves k; Vehtari et al. (2024).
     """
     num = len(excesses)
     y = jnp.maximum(excesses, SMALLEST_EXCESS)
@@ -114,4 +178,6 @@ def _fit_shape(excesses: Array) -> Array:
 
     shapes = jax.vmap(shape_at)(b)
     log_lik = num * (jnp.log(-b / shapes) - shapes - 1.0)
-    return shape_at(jnp.sum(jax.nn.softmax(log_lik) * b))
+    best = jnp.sum(jax.nn.softmax(log_lik) * b)
+    shape = shape_at(best)
+    return Tail((num * shape + 10 * 0.5) / (num + 10), -shape / best)

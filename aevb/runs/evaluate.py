@@ -90,7 +90,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
             key, settings = jax.random.fold_in(noise_key, number), settings_of(estimator, request)
             found[name], seconds = _estimate(key, model, points, named, settings, propose)
             rows[name] = {
-                "kind": estimator.kind,
+                "kind": kind_of(estimator, found[name]),
                 "proposal": "encoder" if name == "elbo" else request.proposal,
                 "settings": {k: v._asdict() if k == "settings" else v for k, v in settings.items()},
                 **log_likelihood.summarize(found[name]),
@@ -147,6 +147,18 @@ def check(request: Request, config: Values, estimators: Mapping[str, Estimator])
     proposals = registry.names("proposal", config.get(ENTRIES, ""))
     if request.proposal not in proposals:
         raise UserError(f"--proposal is {request.proposal!r}; it is one of {', '.join(proposals)}")
+
+
+def kind_of(estimator: Estimator, estimate: Estimate) -> str:
+    """Returns the side of log p(x) on which the estimates at the datapoints [n] lie.
+
+    An upper bound whose diagnostic is_upper_bound is False at some datapoints is "upper at A of N",
+    and its mean is no upper bound.
+    """
+    holds = np.asarray(estimate.diagnostics.get("is_upper_bound", True))
+    if np.all(holds):
+        return estimator.kind
+    return f"{estimator.kind} at {np.sum(holds):,} of {len(holds):,}"
 
 
 def settings_of(estimator: Estimator, request: Request) -> dict[str, Any]:

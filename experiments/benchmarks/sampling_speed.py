@@ -31,7 +31,6 @@ from aevb.classical import (
 )
 from aevb.classical.logistic_regression import Data
 from aevb.inference import hmc
-from aevb.inference.hmc import Chains
 from aevb.types import Key
 
 NUM_CHAINS = 4
@@ -173,8 +172,8 @@ def measure(problem: Problem, rounds: int) -> dict[str, Any]:
         for name, fit in fits.items():
             beliefs[name], seconds = seconds_of(fit)
             fitting[name].append(seconds)
-    chains = Chains(jnp.concatenate(samples), jnp.ones(()), jnp.ones(()))
-    pooled = np.asarray(chains.samples, np.float64).reshape(-1, chains.samples.shape[-1])
+    chains = jnp.concatenate(samples)
+    pooled = np.asarray(chains, np.float64).reshape(-1, chains.shape[-1])
     mean, std = pooled.mean(axis=0), pooled.std(axis=0)
     sizes = np.asarray(hmc.effective_sample_size(chains))
     rate = float(np.min(sizes)) / sum(sampling)  # of the quantity that mixes worst

@@ -149,12 +149,15 @@ def test_every_block_of_python_is_run_by_a_test():
     assert {document for document in TEXTS if blocks(document, "python")} == set(RUN_BY)
 
 
-def test_the_pages_on_a_model_of_your_own_run():
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_pages_on_a_model_of_your_own_run_in_float32_and_in_float64(x64: bool):
     user: dict[str, Any] = {}
-    for document in (HOW_TO / "model.md", HOW_TO / "log_p.md"):
-        for block in blocks(document, "python"):
-            exec(compile(block, str(document), "exec"), user)
+    with jax.enable_x64(x64):
+        for document in (HOW_TO / "model.md", HOW_TO / "log_p.md"):
+            for block in blocks(document, "python"):
+                exec(compile(block, str(document), "exec"), user)
     assert user["estimate"].value < 0.0
+    assert user["estimate"].value.dtype == (np.float64 if x64 else np.float32)
 
 
 def test_the_page_on_data_of_your_own_is_a_data_set(tmp_path: Path):

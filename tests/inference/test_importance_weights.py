@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -88,6 +89,64 @@ def test_one_weight_above_all_others_is_all_there_is():
     assert value == pytest.approx(-math.log(1000))
     assert error == pytest.approx(1.0, rel=1e-3)
     assert 1.0 < k < math.inf
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (333, 333, 334)])
+def test_the_smoothed_mean_is_that_of_the_smoothed_weights_however_the_weights_come(
+    sizes: tuple[int, ...],
+):
+    """It needs no more memory than the plain mean: the sum of all but the tail, and the tail."""
+    log_w = log_normal_weights(1000, std=2.0)
+    running = importance_weights.none_of(1000)
+    for chunk in np.split(log_w, np.cumsum(sizes)[:-1]):
+        running = add(running, chunk)
+    found = jax.jit(importance_weights.log_mean_smoothed, static_argnums=1)(running, 1000)
+    smoothed = np.asarray(jax.jit(importance_weights.pareto_smoothed)(log_w), np.float64)
+    assert found == pytest.approx(np.logaddexp.reduce(smoothed) - math.log(1000), abs=1e-3)
+
+
+def test_smoothing_changes_the_tail_alone_keeps_its_order_and_never_exceeds_the_largest_weight():
+    log_w = log_normal_weights(1000, std=3.0)
+    smoothed = np.asarray(jax.jit(importance_weights.pareto_smoothed)(log_w))
+    order = np.argsort(log_w)[::-1]
+    num_tail = importance_weights.tail_size(1000)
+    np.testing.assert_array_equal(smoothed[order[num_tail:]], log_w[order[num_tail:]])
+    tail = smoothed[order[:num_tail]]
+    assert np.all(np.diff(tail) <= 0.0)
+    assert tail[0] <= np.max(log_w)
+    assert np.any(tail != log_w[order[:num_tail]])
+
+
+@pytest.mark.parametrize("weights", [np.full(100, -3.0), np.arange(20.0)])
+def test_equal_weights_and_a_tail_of_fewer_than_five_are_not_smoothed(weights: np.ndarray):
+    log_w = jnp.float32(weights)
+    np.testing.assert_array_equal(importance_weights.pareto_smoothed(log_w), log_w)
+
+
+def test_smoothing_reduces_the_error_of_a_mean_of_heavy_tailed_weights():
+    """The weights are Pareto distributed with shape k = 0.6, so their variance is infinite."""
+    log_w = 0.6 * np.random.default_rng(0).exponential(size=(500, 1000)).astype(np.float32)
+
+    def both(log_w: jax.Array) -> tuple[jax.Array, jax.Array]:
+        running = importance_weights.of(log_w)
+        plain, _ = importance_weights.log_mean(running, 1000)
+        return plain, importance_weights.log_mean_smoothed(running, 1000)
+
+    plain, smoothed = (
+        np.sqrt(np.mean(np.square(np.asarray(each, np.float64) + math.log(0.4))))
+        for each in jax.jit(jax.vmap(both))(log_w)
+    )
+    assert smoothed < 0.9 * plain
+
+
+@pytest.mark.parametrize(
+    ("num_weights", "threshold"), [(100, 0.5), (1000, 2 / 3), (2155, 0.7), (10**6, 0.7)]
+)
+def test_the_threshold_of_pareto_k_rises_with_the_number_of_weights_up_to_0_7(
+    num_weights: int, threshold: float
+):
+    found = importance_weights.pareto_k_threshold(num_weights)
+    assert found == pytest.approx(threshold, abs=1e-4)
 
 
 pareto_k_of_each = jax.jit(jax.vmap(importance_weights.pareto_k))

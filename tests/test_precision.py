@@ -1,0 +1,102 @@
+"""Every public function of the mathematics computes in the dtype of its inputs, and float32 agrees.
+
+x64 is on in all of these tests; in the rest of the suite it is off, except in tests/classical.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import precision_cases
+import pytest
+from marks import slow_but
+from precision_cases import CASES, Case, cast
+
+MODULES = (
+    "losses", "distributions", "likelihoods", "priors", "guides", "guides.flows", "proposals",
+    "marginal", "evaluation.diagnostics",
+    *(f"reparam.{name}" for name in precision_cases.modules_of("reparam")),
+    *(f"inference.{name}" for name in precision_cases.modules_of("inference")),
+    *(f"classical.{name}" for name in precision_cases.modules_of("classical")),
+    *(f"algorithms.{name}" for name in precision_cases.modules_of("algorithms")),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def public_functions(module: str) -> Iterator[str]:
+    """Yields the names of the functions and methods that a module defines."""
+    code = importlib.import_module(f"aevb.{module}")
+    for name, found in vars(code).items():
+        if name.startswith("_") or getattr(found, "__module__", "") != code.__name__:
+            continue
+        if inspect.isclass(found) and not getattr(found, "_is_protocol", False):
+            for method, defined in vars(found).items():
+                if not method.startswith("_") and inspect.isfunction(defined):
+                    yield f"{module}.{name}.{method}"
+        elif callable(found) and not inspect.isclass(found):
+            yield f"{module}.{name}"
+
+
+def test_every_public_function_of_the_mathematics_has_a_case_or_a_reason_for_none():
+    public = {name for module in MODULES for name in public_functions(module)}
+    named = {name for case in CASES.values() for name in case.names}
+    assert not public - named - precision_cases.WITHOUT_FLOATS.keys()
+    assert not precision_cases.WITHOUT_FLOATS.keys() - public
+
+
+def dtypes(case: Case, dtype: type) -> set[Any]:
+    """Returns the dtypes of the floats in the result of a case, by tracing it."""
+    with jax.numpy_dtype_promotion("standard" if case.promotes else "strict"):
+        shapes = jax.eval_shape(case.call, *cast(case.arguments, dtype))
+    leaves = [leaf for leaf in jax.tree.leaves(shapes) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert leaves
+    return {leaf.dtype for leaf in leaves}
+
+
+def is_quick(name: str) -> bool:
+    """Checks whether a case is traced in little time, and no other file of tests is in float64."""
+    return not name.startswith(("algorithm", "classical.", "family: ", "guide: "))
+
+
+@pytest.mark.parametrize("name", slow_but(filter(is_quick, CASES), CASES))
+def test_a_function_returns_the_dtype_of_its_inputs(name: str):
+    """A function without an array among its inputs returns JAX's default dtype."""
+    case = CASES[name]
+    if case.takes_floats:
+        assert dtypes(case, jnp.float32) == {jnp.dtype(jnp.float32)}
+    assert dtypes(case, jnp.float64) == {jnp.dtype(jnp.float64)}
+
+
+def floats(result: Any) -> list[np.ndarray]:
+    """Returns the leaves of a result as float64, in which random keys do not count."""
+    return [
+        np.asarray(leaf, np.float64)
+        for leaf in jax.tree.leaves(result)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_comparable])
+def test_float32_agrees_with_float64(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Both have the same noise, which is drawn in float32; `Case.tolerance` says how closely."""
+    precision_cases.draw_in_float32(monkeypatch)
+    case = CASES[name]
+    with jax.numpy_dtype_promotion("standard" if case.promotes else "strict"):
+        narrow, wide = (
+            floats(jax.jit(case.call)(*cast(case.arguments, dtype)))
+            for dtype in (jnp.float32, jnp.float64)
+        )
+    for found, expected in zip(narrow, wide, strict=True):
+        assert np.all(np.isfinite(expected))
+        scale = np.max(np.abs(expected), initial=1e-3)
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=case.tolerance * scale)
