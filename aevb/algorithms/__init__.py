@@ -5,7 +5,12 @@ from aevb.algorithms.base import AlgorithmEntry
 
 ALGORITHMS = {
     "aevb": AlgorithmEntry(aevb.make, can_pad=True),
-    "full_vb": AlgorithmEntry(full_vb.make, has_own_prior=True, draw_params=full_vb.draw),
+    "full_vb": AlgorithmEntry(
+        full_vb.make,
+        has_own_prior=True,
+        draw_params=full_vb.draw,
+        with_theta_as_latents=full_vb.with_theta_as_latents,
+    ),
     "wake_sleep": AlgorithmEntry(wake_sleep.make, trains_prior_by_encoder=False, can_pad=True),
     "reweighted_wake_sleep": AlgorithmEntry(
         reweighted_wake_sleep.make, trains_prior_by_encoder=False, can_pad=True

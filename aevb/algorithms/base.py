@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jax import Array
 
 from aevb.types import Key, PyTree
+from aevb.vae import VAE
 
 
 class TrainState(NamedTuple):
@@ -37,6 +38,8 @@ class AlgorithmEntry(NamedTuple):
     can_pad: bool = False  # whether padded weights stay 0, and padded latents change no result
     draw_params: Callable[[Key, PyTree], PyTree] | None = None
     # (key, state.params) -> a sample of the VAE's parameters, if they have a distribution
+    with_theta_as_latents: Callable[[VAE, PyTree], VAE] | None = None
+    # (vae, state.params) -> the model whose latents are theta ~ q(theta) and z, for state.params
 
 
 def _as_they_are(params: PyTree) -> PyTree:

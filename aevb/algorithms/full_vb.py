@@ -7,12 +7,21 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.gradient_ascent import over_datapoints
-from aevb.distributions import DiagNormal
-from aevb.losses import BOUNDS, NOT_MEANS, Bound, evidence_lower_bound, minibatch_objective
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.losses import (
+    BOUNDS,
+    NOT_MEANS,
+    Bound,
+    Guide,
+    Joint,
+    evidence_lower_bound,
+    minibatch_objective,
+)
 from aevb.networks import WeightPosterior
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -140,6 +149,61 @@ def draw(key: Key, params: PyTree) -> PyTree:
         keys, theta, params["log_var"],
     )  # fmt: skip
     return params["mean"] | drawn
+
+
+def with_theta_as_latents(vae: VAE, params: PyTree) -> VAE:
+    """Returns the model p(x) = E_q[p(x; theta)], whose latents are theta ~ q(theta) and z.
+
+    A latent is a vector (eps [P], z [Z]) with theta = mean + std * eps, so that p(eps) = N(0, I).
+    Every datapoint has a theta of its own. The guide is N(0, I) for eps and q(z|x) at the mean of
+    theta for z. The parameters of the returned model are `params`, {"mean", "log_var"} as in
+    `make`.
+    """
+    num_theta = sum(leaf.size for leaf in jax.tree.leaves(params["log_var"]))
+    prior = StandardNormal(num_theta)
+
+    def theta_at(params: PyTree, latent: Array) -> PyTree:
+        log_var, unravel = ravel_pytree(params["log_var"])
+        mean, _ = ravel_pytree({part: params["mean"][part] for part in params["log_var"]})
+        return params["mean"] | unravel(mean + jnp.exp(0.5 * log_var) * latent[:num_theta])
+
+    def joint(params: PyTree, x: Array) -> Joint:
+        def at(latent: Array) -> tuple[Joint, Array]:
+            return vae.joint(theta_at(params, latent), x), latent[num_theta:]
+
+        def log_prior(latent: Array) -> Array:
+            at_theta, z = at(latent)
+            return prior.log_prob(latent[:num_theta]) + at_theta.log_prior(z)
+
+        def log_lik(latent: Array) -> Array:
+            at_theta, z = at(latent)
+            return at_theta.log_lik(z)
+
+        return Joint(log_prior, log_lik)
+
+    def sample_guide(key: Key, stats: PyTree) -> Array:
+        theta_key, z_key = jax.random.split(key)
+        return jnp.concatenate([prior.sample(theta_key), vae.guide.sample(z_key, stats)])
+
+    def log_guide(stats: PyTree, latent: Array) -> Array:
+        log_q = vae.guide.log_prob(stats, latent[num_theta:])
+        return prior.log_prob(latent[:num_theta]) + log_q
+
+    def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
+        theta_key, key = jax.random.split(key)
+        eps = prior.sample(theta_key)
+        z, x = vae.sample(key, theta_at(params, eps))
+        return jnp.concatenate([eps, z]), x
+
+    return vae._replace(
+        encode=lambda params, x: vae.encode(params["mean"], x),
+        guide=Guide(sample_guide, log_guide),
+        joint=joint,
+        mean=lambda params, latent: vae.mean(theta_at(params, latent), latent[num_theta:]),
+        sample=sample,
+        num_latents=num_theta + vae.num_latents,
+        takes_weight_posteriors=False,
+    )
 
 
 def theta_of(common_key: Key, own_key: Key, params: PyTree, weight_noise: str) -> PyTree:

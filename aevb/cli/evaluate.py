@@ -3,13 +3,15 @@
 aevb evaluate --workdir=RUN [--estimators=importance,ais,appendix_d] [--proposal=laplace] \
 [--split=test] [--num_points=1000] [--which=best] [--step=STEP] [--num_theta=S]
 
-The result is printed as a table and written to RUN/marginal.json, or to --output, with the settings
-and versions that a published number needs. The estimators start from a density that is fitted to
-each datapoint's posterior, at one mode (laplace) or at all modes found (modes), or from the
-encoder's (encoder), which is cheaper but too narrow for most importance sampling. The split
-`simulated` is drawn from the model itself. Only there is an exact sample of the posterior known,
-from which reverse_ais starts. A run of full_vb is evaluated at the mean of its posterior over the
-decoder's weights or, with --num_theta, by the mean of p(x) over that many samples of the weights.
+The result is printed as a table, with 95 % intervals, and written to RUN/marginal.json, or to
+--output, with the settings and versions that a published number needs. Where a diagnostic fails,
+the table has the reason instead of the estimator's interval. The estimators start from a density
+that is fitted to each datapoint's posterior, at one mode (laplace) or at all modes found (modes),
+or from the encoder's (encoder), which is cheaper but too narrow for most importance sampling. The
+split `simulated` is drawn from the model itself. Only there is an exact sample of the posterior
+known, from which reverse_ais starts. A run of full_vb is evaluated at the mean of its posterior
+over the decoder's weights or, with --num_theta, by the mean of p(x) over that many samples of the
+weights. Simulated datapoints then have a sample each, and reverse_ais is over weights and z.
 """
 
 import argparse
@@ -98,29 +100,51 @@ def output_of(args: argparse.Namespace) -> Path:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Returns the result as a table for the terminal."""
-    data = result["data"]
+    """Returns the result as a table for the terminal.
+
+    Where a diagnostic fails it gives the reason instead of the interval.
+    """
+    from aevb.evaluation.intervals import interval_from
+    from aevb.evaluation.log_likelihood import intervals_of, reason_to_distrust
+
+    data, number = result["data"], result["data"]["num_points"]
     lines = [
-        f"log p(x) of {data['num_points']:,} datapoints, {data['split']} of {data['name']}, nats",
-        f"{'':12} {'':5} {'mean':>10} {'over data':>10} {'estimator':>10} {'seconds':>9}",
+        f"log p(x) of {number:,} datapoints, {data['split']} of {data['name']}, nats +- half of a "
+        "95 % interval",
+        f"{'':12} {'':5} {'mean':>10} {'over data':>11} {'estimator':>11} {'seconds':>9}",
     ]
     for name, row in result["estimators"].items():
-        over_data = row["standard_error"]
+        over_data, own = (interval.half_width for interval in intervals_of(row, number))
         lines.append(
-            f"{name:12} {row['kind']:5} {row['mean']:10.3f} "
-            f"{'' if over_data is None else format(over_data, '10.3f'):>10} "
-            f"{row['estimator_standard_error']:10.4f} {row['seconds']:9.1f}"
+            f"{name:12} {row['kind']:5} {row['mean']:10.3f} {_half(over_data, 3):>11} "
+            f"{_half(own, 4):>11} {row['seconds']:9.1f}"
         )
-        lines += [
-            f"{'':18} {key}: median {_number(value['median'])}, worst {_number(value['worst'])}"
-            for key, value in row.items()
-            if isinstance(value, dict) and "worst" in value
-        ]
+        if reason := reason_to_distrust(row):
+            lines.append(f"{'':18} not reliable: {reason}")
+        lines += _diagnostics(row)
+        if own_theta := row.get("over_theta"):
+            lines += [f"{'':18} theta's {line.strip()}" for line in _diagnostics(own_theta)]
+            means = ", ".join(f"{mean:.3f} ({size})" for size, mean in own_theta["means"].items())
+            lines.append(f"{'':18} mean by the number of theta: {means}")
+            lines.append(f"{'':18} bias, to first order: {own_theta['bias']:.3f}")
     for pair, gap in result["widths"].items():
-        error = gap["standard_error"]
-        plus_minus = "" if error is None else f" +- {error:.4f}"
-        lines.append(f"{pair}: {gap['mean']:.4f}{plus_minus}, widest {gap['widest']:.3f}")
+        error, half = gap["standard_error"], None
+        if error is not None:
+            half = interval_from(gap["mean"], [error], number - 1, number=number).half_width
+        lines.append(f"{pair}: {gap['mean']:.4f} {_half(half, 4)}, widest {gap['widest']:.3f}")
     return "\n".join(lines)
+
+
+def _diagnostics(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{'':18} {key}: median {_number(value['median'])}, worst {_number(value['worst'])}"
+        for key, value in row.items()
+        if isinstance(value, dict) and "worst" in value
+    ]
+
+
+def _half(half_width: float | None, digits: int) -> str:
+    return "no interval" if half_width is None else f"+- {half_width:.{digits}f}"
 
 
 def _number(value: float | None) -> str:

@@ -203,9 +203,10 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     for split in ("train", "valid", "test"):
         if f"{split}_bound" not in summary:
             continue
+        error = summary[f"{split}_bound_standard_error"]
         lines.append(
             f"{split:6} {summary[f'{split}_bound']:12.2f} "
-            f"{summary[f'{split}_bound_standard_error']:11.2f}"
+            f"{'' if error is None else format(error, '11.2f'):>11}"
             + "".join(f"  {summary[f'{split}_{name}']:{len(BITS[name])}.3f}" for name in bits)
         )
     if summary["data"]["kind"] == "grey" and not bits:
@@ -281,7 +282,7 @@ def sweep_table(result: dict[str, Any]) -> str:
 def _mean(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return ""
-    error = figure["standard_error"]
+    error = figure["half_width"]
     return f"{figure['mean']:.2f}" + ("" if error is None else f" +- {error:.2f}")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from aevb.data import Dataset
+from aevb.evaluation.intervals import standard_error
 from aevb.losses import evidence_lower_bound, iwae
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -28,7 +29,7 @@ class Score(NamedTuple):
     """The evidence lower bound over a set of datapoints."""
 
     mean: float  # nats per datapoint
-    standard_error: float  # of the mean, over datapoints
+    standard_error: float | None  # of the mean, over datapoints; None for a single one
 
 
 BoundsOf = Callable[[PyTree, Array, Array], Array]
@@ -132,7 +133,7 @@ def _in_blocks(
 
 
 def _score(bounds: np.ndarray) -> Score:
-    return Score(float(np.mean(bounds)), float(np.std(bounds) / math.sqrt(len(bounds))))
+    return Score(float(np.mean(bounds)), standard_error(bounds) if len(bounds) > 1 else None)
 
 
 def some_of(num_data: int, limit: int) -> np.ndarray:

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
+from aevb.evaluation.intervals import Interval, interval_from, joint_df, standard_error
+from aevb.inference.importance_weights import pareto_k_threshold
 from aevb.losses import Guide, Joint, evidence_lower_bound
 from aevb.marginal import Estimate, Estimator
 from aevb.proposals import Proposal, encoder
@@ -22,6 +25,9 @@ LEAST_IS_WORST = (
     "acceptance", "effective_sample_size", "bulk_effective_sample_size",
     "tail_effective_sample_size", "is_upper_bound",
 )  # fmt: skip
+MAX_R_HAT = 1.05
+MIN_EFFECTIVE = 10.0  # samples
+EFFECTIVE_CHAINS = 0.8  # of all chains
 
 
 class Points(NamedTuple):
@@ -78,8 +84,34 @@ def estimate_points(
         progress: called after each batch with the number of datapoints that are done.
     """
     vae, params = model
+    draws = [(key, lambda: params)]
+    (found,), seconds = estimate_at(
+        draws, vae, points, estimator, settings, propose=propose, progress=progress
+    )
+    return found, seconds
 
-    def one(params: PyTree, number: Array, x: Array, z: Array | None) -> Estimate:
+
+def estimate_at(
+    draws: Sequence[tuple[Key, Callable[[], PyTree]]],
+    vae: VAE,
+    points: Points,
+    estimator: Estimator,
+    settings: Mapping[str, Any],
+    *,
+    propose: Propose = encoder,
+    progress: Callable[[int], object] = lambda done: None,
+) -> tuple[list[Estimate], float]:
+    """Runs one estimator at every datapoint for each of several theta, by one compiled program.
+
+    Returns the estimates of `estimate_points`, one for each theta, and the run time in seconds.
+
+    Args:
+        draws: the key of each theta's noise, and a function that returns the VAE's parameters with
+            that theta, so that only one is in memory.
+        progress: called after each batch with the number of estimates that are done.
+    """
+
+    def one(key: Key, params: PyTree, number: Array, x: Array, z: Array | None) -> Estimate:
         point_key = jax.random.fold_in(key, number)
         stats, joint = vae.encode(params, x), vae.joint(params, x)
         fit_key, draw_key = jax.random.split(point_key)
@@ -95,73 +127,151 @@ def estimate_points(
         index = jnp.arange(first, first + batch) % number
         return index, points.x[index], None if points.z is None else points.z[index]
 
-    over_points = jax.jit(jax.vmap(one, in_axes=(None, 0, 0, 0)))
-    compiled = over_points.lower(params, *arguments(0)).compile()
-    started, found = time.perf_counter(), []
-    for first in range(0, number, batch):
-        found.append(jax.tree.map(np.asarray, compiled(params, *arguments(first))))
-        progress(min(first + batch, number))
-    seconds = time.perf_counter() - started
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:number], *found), seconds
+    over_points = jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, 0)))
+    compiled, found, seconds = None, [], 0.0
+    for count, (key, params_of) in enumerate(draws):
+        params, parts = params_of(), []
+        compiled = compiled or over_points.lower(key, params, *arguments(0)).compile()
+        started = time.perf_counter()
+        for first in range(0, number, batch):
+            parts.append(jax.tree.map(np.asarray, compiled(key, params, *arguments(first))))
+            progress(count * number + min(first + batch, number))
+        seconds += time.perf_counter() - started
+        found.append(jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *parts))
+    return found, seconds
 
 
-def over_theta(estimates: Sequence[Estimate]) -> Estimate:
-    """Returns log 1/S Sum_s p(x; theta_s) [n], from estimates of log p(x; theta_s) [n].
-
-    Each entry is a datapoint. With theta_s ~ q(theta) it is a stochastic lower bound on
-    log E_q[p(x; theta)]. Its standard error is that of the delta method over the S terms, whose own
-    noise is independent. The diagnostics are means over theta.
-    """
-    if len(estimates) == 1:
-        return estimates[0]
-    values = np.stack([np.asarray(estimate.value, np.float64) for estimate in estimates])
-    largest = np.max(values, axis=0)
-    relative = np.exp(values - largest)  # [S, n]
-    mean = np.mean(relative, axis=0)
-    error = np.std(relative / mean, axis=0, ddof=1) / math.sqrt(len(estimates))
-    diagnostics = jax.tree.map(lambda *d: np.mean(d, axis=0), *(e.diagnostics for e in estimates))
-    return Estimate(jnp.asarray(largest + np.log(mean)), jnp.asarray(error), diagnostics)
-
-
-def summarize(estimate: Estimate) -> dict[str, Any]:
+def summarize(estimate: Estimate, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the mean over datapoints [n] in nats, its two standard errors and the diagnostics.
 
-    One standard error is over datapoints, the other is that of the estimator. An entry `worst` is
-    the smallest value of `LEAST_IS_WORST`, and the largest value of other diagnostics. Of
-    pareto_smoothed, itself an estimate of log p(x), the mean is returned.
+    One standard error is over datapoints. The other is that of the estimator's random numbers, with
+    its degrees of freedom. An entry `worst` is the smallest value of `LEAST_IS_WORST`, and the
+    largest value of other diagnostics. Of pareto_smoothed, itself an estimate of log p(x), the mean
+    is returned.
     """
     value, error = (np.asarray(leaf, np.float64) for leaf in estimate[:2])
-    number = len(value)
-    summary: dict[str, Any] = {
-        "mean": float(np.mean(value)),
-        # The first is the error from the choice of datapoints, the second from random numbers.
-        "standard_error": _standard_error(value),
-        "estimator_standard_error": float(np.sqrt(np.sum(error**2)) / number),
+    errors = error / len(value)
+    return {
+        **over_data(value),
+        "estimator_standard_error": float(np.sqrt(np.sum(errors**2))),
+        "estimator_df": joint_df(errors, num_independent(settings) - 1),
+        **spread(estimate.diagnostics),
+        "num_failing": num_failing(estimate.diagnostics, settings),
+        "values": values_of(value),
     }
-    for name, leaf in estimate.diagnostics.items():
+
+
+def over_data(value: np.ndarray) -> dict[str, float | None]:
+    """Returns the mean of values [n] of datapoints, and its standard error; None for one value."""
+    error = standard_error(value) if len(value) > 1 else None
+    return {"mean": float(np.mean(value)), "standard_error": error}
+
+
+def values_of(value: np.ndarray) -> list[float]:
+    """Returns values [n] in nats for a file, by which runs are compared on the same datapoints."""
+    return [round(float(each), 4) for each in value]
+
+
+def spread(diagnostics: Mapping[str, Array]) -> dict[str, dict[str, float | None]]:
+    """Returns the median and the worst value over datapoints of each diagnostic [n]."""
+    found = {}
+    for name, leaf in diagnostics.items():
         each = np.asarray(leaf, np.float64)
         worst = np.min if name in LEAST_IS_WORST else np.max
-        summary[name] = {"median": _finite(np.median(each)), "worst": _finite(worst(each))}
+        found[name] = {"median": _finite(np.median(each)), "worst": _finite(worst(each))}
         if name == "pareto_smoothed":
-            summary[name] = {"mean": _finite(np.mean(each))}
-    return summary
+            found[name] = {"mean": _finite(np.mean(each))}
+    return found
+
+
+def num_independent(settings: Mapping[str, Any]) -> int:
+    """Returns the number of independent draws of an estimator: its chains, or else its samples.
+
+    An estimator that has neither counts as having as many as `ELBO`.
+    """
+    return settings.get("num_chains", settings.get("num_samples", BOUND_SAMPLES))
+
+
+def num_terms(settings: Mapping[str, Any]) -> int:
+    """Returns the number of terms that an estimator averages: of chains, samples, or both."""
+    sizes = [settings[name] for name in ("num_chains", "num_samples") if name in settings]
+    return math.prod(sizes) if sizes else BOUND_SAMPLES
+
+
+def limits(settings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Returns the lowest and highest trusted values of the diagnostics of an estimator.
+
+    Pareto k: Vehtari et al. (2024). R-hat: at most 1.05. The effective sample size of samples is at
+    least 10, since the bias of the log of a mean is about -1/2 (1/ESS - 1/K) nats. That of chains
+    is at least 0.8 of their number: there are too few of them to fit Pareto k, and in simulations
+    (tests/evaluation/test_coverage.py) the interval is too narrow where their weights differ more.
+    """
+    least = EFFECTIVE_CHAINS * settings["num_chains"] if "num_chains" in settings else MIN_EFFECTIVE
+    return {
+        "pareto_k": (-math.inf, pareto_k_threshold(num_terms(settings))),
+        "r_hat": (-math.inf, MAX_R_HAT),
+        "effective_sample_size": (least, math.inf),
+    }
+
+
+def num_failing(diagnostics: Mapping[str, ArrayLike], settings: Mapping[str, Any]) -> int:
+    """Returns at how many datapoints a diagnostic [n] is outside the `limits`, or not a number.
+
+    Pareto k is not a number at all datapoints if there are too few terms to fit it.
+    """
+    failing = np.zeros(1, bool)
+    for name, (low, high) in limits(settings).items():
+        each = np.asarray(diagnostics.get(name, ()), np.float64)
+        if each.size and not (name == "pareto_k" and np.all(np.isnan(each))):
+            failing = failing | ~((each >= low) & (each <= high))
+    return int(np.sum(failing))
+
+
+def reason_to_distrust(row: Mapping[str, Any]) -> str | None:
+    """Returns why a row of `marginal.json` has no interval of its estimator, or None if it has one.
+
+    It has none if a diagnostic fails at one datapoint: the estimate there, and with it the mean,
+    can be wrong by much more than its standard error.
+    """
+    if row.get("num_theta") and "over_theta" not in row:
+        return f"the weights of its {row['num_theta']} theta were not recorded"
+    if "over_theta" in row:
+        measured, settings = row["over_theta"], {"num_samples": row["num_theta"]}
+    else:
+        measured, settings = row, row["settings"]
+    reasons = []
+    for name, (low, high) in limits(settings).items():
+        worst = measured.get(name, {"worst": None})["worst"]
+        if worst is not None and not low <= worst <= high:
+            limit = f"below {low:.3g}" if worst < low else f"above {high:.3g}"
+            reasons.append(f"{name} is {worst:.3g}, {limit}")
+    if reasons or measured.get("num_failing"):
+        return ", ".join(reasons) or "a diagnostic is not a number"
+    return None
+
+
+def intervals_of(row: Mapping[str, Any], num_points: int) -> tuple[Interval, Interval]:
+    """Returns the mean of a row of `marginal.json` with two intervals: over data, of the estimator.
+
+    The first is for the mean over all data of what the estimator returns on average. The second is
+    for the mean of that over these datapoints, whose only error is from the estimator's random
+    numbers; it is missing where there is a `reason_to_distrust`. If the reason is too few theta,
+    both are missing.
+    """
+    mean, over_data, reason = row["mean"], row["standard_error"], reason_to_distrust(row)
+    data = own = Interval(mean, None, num_points)
+    if over_data is not None and not (reason and row.get("num_theta")):
+        data = interval_from(mean, [over_data], num_points - 1, number=num_points)
+    if reason is None:
+        df = row.get("estimator_df") or num_independent(row["settings"]) - 1
+        own = interval_from(mean, [row["estimator_standard_error"]], df, number=num_points)
+    return data, own
 
 
 def width(lower: Estimate, upper: Estimate) -> dict[str, float | None]:
     """Returns the mean, its standard error and the maximum of upper - lower over datapoints."""
     gap = np.asarray(upper.value, np.float64) - np.asarray(lower.value, np.float64)
-    return {
-        "mean": float(np.mean(gap)),
-        "standard_error": _standard_error(gap),
-        "widest": float(np.max(gap)),
-    }
-
-
-def _standard_error(values: np.ndarray) -> float | None:
-    """Returns the standard error of the mean of values [n], or None for a single value."""
-    if len(values) < 2:
-        return None
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    return {**over_data(gap), "widest": float(np.max(gap))}
 
 
 def _finite(value: np.floating) -> float | None:

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from aevb.config import DEFAULTS, WITHOUT_EFFECT, Values
 from aevb.errors import UserError
+from aevb.evaluation.intervals import mean_interval
 from aevb.reports.pages import page
-from aevb.storage.metrics_log import curve, mean_over_seeds, read_records, read_signed, replace_text
+from aevb.storage.metrics_log import curve, read_records, read_signed, replace_text
 
 COMPARISON = "comparison.html"
 SEED = "seed"
@@ -80,13 +81,13 @@ class Row(NamedTuple):
         return [run for run in self.runs if run.summary]
 
     def over_seeds(self, column: Column) -> dict[str, Any] | None:
-        """Returns {"mean", "standard_error", "values"} over the seeds, or None without values.
+        """Returns {"mean", "half_width", "number", "values"} over the seeds, or None without any.
 
-        The standard error of a single value is None.
+        The half-width is that of the 95 % interval. A single value has None.
         """
         found = [run.quantities.get(column) for run in self.finished]
         values = [value for value in found if value is not None]
-        return {**mean_over_seeds(values), "values": values} if values else None
+        return {**mean_interval(values)._asdict(), "values": values} if values else None
 
 
 class Comparison(NamedTuple):
@@ -204,11 +205,11 @@ def as_csv(comparison: Comparison) -> str:
     """Returns the table as CSV, one line per row.
 
     The columns are the setting, the numbers of finished and of unfinished runs, and the mean and
-    standard error of each quantity.
+    the half-width of the 95 % interval of each quantity over the seeds.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    statistics = ("mean", "standard_error")
+    statistics = ("mean", "half_width")
     names = [f"{column.name}_{each}" for column in comparison.columns for each in statistics]
     writer.writerow([*comparison.fields, "finished", "unfinished", *names])
     for row in comparison.rows:
@@ -302,7 +303,7 @@ def _link(run: Run, folder: Path) -> dict[str, Any]:
 
 
 def text_table(comparison: Comparison) -> str:
-    """Returns the rows and their bounds as a table for the terminal."""
+    """Returns the rows and their bounds, with 95 % intervals, as a table for the terminal."""
     shown = [column for column in comparison.columns if column in BOUNDS[:3]]
     labels = [column.label for column in shown]
     lines = [[*map(_label, comparison.fields), "runs", *labels]]
@@ -320,8 +321,9 @@ def text_table(comparison: Comparison) -> str:
 def _formatted(quantity: Mapping[str, Any] | None, digits: int) -> str:
     if quantity is None:
         return ""
-    error = quantity["standard_error"]
-    return f"{quantity['mean']:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
+    half_width = quantity["half_width"]
+    error = "" if half_width is None else f" +- {half_width:.{digits}f}"
+    return f"{quantity['mean']:.{digits}f}{error}"
 
 
 def write(comparison: Comparison, file: Path) -> tuple[Path, Path]:

@@ -86,7 +86,8 @@ def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
             )
             if name in summary
         )
-        rows.append([f"bound, {split}", f"{bound:.2f} ± {error:.2f} nats{in_bits}"])
+        spread = "" if error is None else f", standard error {error:.2f}"
+        rows.append([f"bound, {split}", f"{bound:.2f} nats{spread}{in_bits}"])
     return [*rows, ["training examples", f"{summary['num_examples']:,}"]]
 
 

@@ -230,9 +230,10 @@ def finish(
     return summary
 
 
-def _bounds(score: elbo.Scorer, params: PyTree, experiment: Experiment) -> dict[str, float]:
+def _bounds(score: elbo.Scorer, params: PyTree, experiment: Experiment) -> dict[str, float | None]:
     """Returns the bound on each whole split, its standard error, and bits/dim if it has any."""
-    dataset, figures = experiment.dataset, {}
+    dataset = experiment.dataset
+    figures: dict[str, float | None] = {}
     for split, data in dataset.splits.items():
         mean, error = score(params, data, np.arange(len(data)))
         figures[f"{split}_bound"] = mean

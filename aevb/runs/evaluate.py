@@ -1,7 +1,8 @@
 """Estimates log p(x) of a finished run's model, by the estimators of `marginal`."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from aevb import registry
 from aevb.config import ENTRIES, Values, entry_of
 from aevb.data import Dataset
 from aevb.errors import UserError
-from aevb.evaluation import log_likelihood
+from aevb.evaluation import log_likelihood, over_theta
 from aevb.evaluation.elbo import fixed_inputs
 from aevb.evaluation.log_likelihood import ELBO, Points, Propose
 from aevb.experiment import build
@@ -46,10 +47,15 @@ class Request(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model, and the parameters over which p(x) is averaged."""
+    """A model, and the samples of its parameters over which p(x) is averaged."""
 
     vae: VAE
-    thetas: Sequence[PyTree]
+    thetas: Sequence[Callable[[], PyTree]]  # each returns a sample; a single one is the mean
+    joint: tuple[VAE, PyTree] | None = None  # with theta among the latents, if it is sampled
+
+    def simulated(self) -> tuple[VAE, PyTree]:
+        """Returns the model and parameters from which data are simulated."""
+        return self.joint or (self.vae, self.thetas[0]())
 
 
 def evaluate(folder: Path, config: Values, request: Request, output: Path) -> dict[str, Any]:
@@ -74,13 +80,10 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     dataset, vae, algorithm = experiment
     state = read_state(folder, experiment, config, request.step, which=request.which)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
-    model = Model(vae, [algorithm.vae_params(state.params)])
+    model = Model(vae, [lambda: algorithm.vae_params(state.params)])
     if request.num_theta:
-        draw = entry_of(config, "algorithm.name").draw_params
-        keys = jax.random.split(theta_key, request.num_theta)
-        model = Model(vae, [draw(key, state.params) for key in keys])
+        model = _with_samples(theta_key, vae, state.params, config, request)
     points = _points(request, data_key, dataset, model)
-    propose = registry.find("proposal", request.proposal, entries)
     # Over several theta the elbo is left out: log p(x) is not the log of a mean of exp(bound).
     wanted = ("elbo" if not request.num_theta else "", *request.estimators)
     found, rows = {}, {}
@@ -88,12 +91,15 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
         name, estimator = named
         if name in wanted:
             key, settings = jax.random.fold_in(noise_key, number), settings_of(estimator, request)
-            found[name], seconds = _estimate(key, model, points, named, settings, propose)
+            proposal = _proposal_of(name, estimator, request)
+            propose = registry.find("proposal", proposal, entries)
+            parts, seconds = _estimate(key, model, points, named, settings, propose)
+            found[name], summary = _summarize(parts, settings)
             rows[name] = {
                 "kind": kind_of(estimator, found[name]),
-                "proposal": "encoder" if name == "elbo" else request.proposal,
+                "proposal": proposal,
                 "settings": {k: v._asdict() if k == "settings" else v for k, v in settings.items()},
-                **log_likelihood.summarize(found[name]),
+                **summary,
                 "seconds": round(seconds, 3),
             }
     result = {
@@ -114,6 +120,34 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     return result
 
 
+def _with_samples(key: Key, vae: VAE, params: PyTree, config: Values, request: Request) -> Model:
+    """Returns the model with samples of theta and, for simulated data, with theta as latents."""
+    entry = entry_of(config, "algorithm.name")
+    keys = jax.random.split(key, request.num_theta)
+    model = Model(vae, [partial(entry.draw_params, key, params) for key in keys])
+    if request.split == "simulated":
+        return model._replace(joint=(entry.with_theta_as_latents(vae, params), params))
+    return model
+
+
+def _summarize(
+    parts: Sequence[Estimate], settings: Mapping[str, Any]
+) -> tuple[Estimate, dict[str, Any]]:
+    """Returns the estimate at each datapoint from those at each theta, and its statistics."""
+    if len(parts) > 1:
+        return over_theta.summarize(parts)
+    return parts[0], log_likelihood.summarize(parts[0], settings)
+
+
+def _proposal_of(name: str, estimator: Estimator, request: Request) -> str:
+    """Returns the proposal of an estimator; the latents of a model with theta are too many to fit.
+
+    Then, as for the elbo, it is the encoder's.
+    """
+    over_theta_and_z = request.num_theta and estimator.needs_posterior_sample
+    return "encoder" if name == "elbo" or over_theta_and_z else request.proposal
+
+
 def _fields(request: Request, *names: str) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names}
 
@@ -131,19 +165,26 @@ def check(request: Request, config: Values, estimators: Mapping[str, Estimator])
                 f"--estimators has {name!r}, which starts from an exact sample of the posterior, "
                 "and data have none; use --split=simulated, or appendix_d for an upper bound"
             )
-        if request.num_theta and estimators[name].kind == "upper":
+        needs_sample = estimators[name].needs_posterior_sample
+        if request.num_theta and estimators[name].kind == "upper" and not needs_sample:
             raise UserError(
-                f"--estimators has {name!r}, an upper bound, but the mean of p(x) over "
-                f"--num_theta={request.num_theta} samples is bounded from below alone; ask for "
-                "importance or ais"
+                f"--estimators has {name!r}, an upper bound at one theta, which is no bound on the "
+                f"mean of p(x) over --num_theta={request.num_theta} samples; ask for importance or "
+                "ais or, with --split=simulated, reverse_ais"
             )
-    if request.num_theta and entry_of(config, "algorithm.name").draw_params is None:
+    entry = entry_of(config, "algorithm.name")
+    if request.num_theta and entry.draw_params is None:
         raise UserError(
             f"--num_theta is {request.num_theta}, but this is a run of {config['algorithm.name']}, "
             "which has no posterior over theta; leave it at 0"
         )
-    if request.num_theta and request.split == "simulated":
-        raise UserError("--num_theta is for data; --split=simulated draws from the mean of theta")
+    if request.num_theta and request.split == "simulated" and not entry.with_theta_as_latents:
+        raise UserError(
+            f"--split=simulated with --num_theta needs with_theta_as_latents, which the entry of "
+            f"{config['algorithm.name']} does not have; use another split"
+        )
+    if request.num_theta == 1:
+        raise UserError("--num_theta is 1, which has no error; it is 0 for the mean, or at least 2")
     proposals = registry.names("proposal", config.get(ENTRIES, ""))
     if request.proposal not in proposals:
         raise UserError(f"--proposal is {request.proposal!r}; it is one of {', '.join(proposals)}")
@@ -176,7 +217,7 @@ def _points(request: Request, key: Key, dataset: Dataset, model: Model) -> Point
         UserError: the split has fewer.
     """
     if request.split == "simulated":
-        return log_likelihood.simulate(key, model.vae, model.thetas[0], request.num_points)
+        return log_likelihood.simulate(key, *model.simulated(), request.num_points)
     if request.split not in dataset.splits:
         raise UserError(
             f"--split is {request.split}, but the run has no validation data "
@@ -199,26 +240,28 @@ def _estimate(
     named: tuple[str, Estimator],
     settings: Mapping[str, Any],
     propose: Propose,
-) -> tuple[Estimate, float]:
-    """Returns the estimate at each datapoint and its seconds; shows the progress."""
-    (name, estimator), (vae, thetas) = named, model
+) -> tuple[list[Estimate], float]:
+    """Returns the estimates at each datapoint, by theta, and their seconds; shows the progress.
+
+    An estimator that starts from an exact sample of the posterior gives one estimate, over theta
+    and z together.
+    """
+    (name, estimator), vae, thetas = named, model.vae, model.thetas
+    if estimator.needs_posterior_sample:
+        vae, params = model.simulated()
+        thetas = [lambda: params]
     keys = [key] if len(thetas) == 1 else jax.random.split(key, len(thetas))
-    parts, seconds = [], 0.0
     with metrics_log.progress_bar(len(points.x) * len(thetas), 0, "datapoints") as bar:
         bar.set_postfix_str(name)
-        for key, params in zip(keys, thetas, strict=True):
-            part, its_seconds = log_likelihood.estimate_points(
-                key,
-                (vae, params),
-                points,
-                estimator,
-                settings,
-                propose=propose,
-                progress=lambda done, bar=bar, base=bar.n: bar.update(base + done - bar.n),
-            )
-            parts.append(part)
-            seconds += its_seconds
-    return log_likelihood.over_theta(parts), seconds
+        return log_likelihood.estimate_at(
+            list(zip(keys, thetas, strict=True)),
+            vae,
+            points,
+            estimator,
+            settings,
+            propose=propose,
+            progress=lambda done: bar.update(done - bar.n),
+        )
 
 
 def _widths(

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -92,18 +91,6 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     held_out = [name for name in ("valid_bound", "test_bound") if records and name in records[0]]
     columns = ("examples", "train_bound", *held_out)
     return {column: [record[column] for record in records] for column in columns}
-
-
-def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Returns {"mean", "standard_error"} of the same quantity over runs with several seeds.
-
-    The standard error is None for a single value. It is also None if a value is non-finite; then
-    the mean is non-finite, too.
-    """
-    if not all(map(math.isfinite, values)):
-        return {"mean": sum(values) / len(values), "standard_error": None}
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "standard_error": error}
 
 
 class IgnoringWriteErrors:

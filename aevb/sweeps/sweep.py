@@ -9,13 +9,13 @@ from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.evaluation import elbo
+from aevb.evaluation.intervals import mean_interval
 from aevb.reports import comparison
 from aevb.runtime.run_lock import owned, writing
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import (
     Report,
     curve,
-    mean_over_seeds,
     progress_bar,
     read_records,
     reporter,
@@ -165,7 +165,7 @@ def _by_setting(members: Sequence[Member]) -> Iterator[tuple[dict[str, Any], lis
 def _rows(
     members: Sequence[Member], folder: Path, failures: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Returns a row for each setting, with means and standard errors over the seeds."""
+    """Returns a row for each setting, with means and 95 % intervals over the seeds."""
     rows = []
     for setting, alike in _by_setting(members):
         outcomes = [summary for member in alike if (summary := summary_of(folder, member))]
@@ -179,7 +179,7 @@ def _rows(
                 "setting": setting,
                 "seeds": len(outcomes),
                 **{
-                    column: {**mean_over_seeds(values), "values": values}
+                    column: {**mean_interval(values)._asdict(), "values": values}
                     for column in columns
                     if (values := [summary[column] for summary in outcomes if column in summary])
                 },

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from aevb.evaluation.intervals import Interval, interval_from
+from aevb.evaluation.log_likelihood import intervals_of, reason_to_distrust
+
 from . import plots
 from .documents import RESULTS, benchmark, read, table
 
@@ -17,8 +20,7 @@ def gradient_table() -> str:
 
     def variance(number: int, name: str, part: str) -> str:
         each = [run[number]["bounds"][name][part] for run in runs]
-        figure = points[number]["bounds"][name][part]
-        return f"{np.median(each):.3g} ({figure['mean']:.2g} ± {figure['standard_error']:.1g})"
+        return f"{np.median(each):.3g} ({min(each):.2g} to {max(each):.2g})"
 
     def row(name: str) -> dict[str, str]:
         bias = [point["bounds"][name].get("bias_in_standard_errors") for point in points]
@@ -37,33 +39,40 @@ def gradient_table() -> str:
 
 
 def marginal_table(*files: str) -> str:
-    """Returns bounds on log p(x) from both sides, their errors and the gap between them.
+    """Returns bounds on log p(x) from both sides, their intervals and the gap between them.
+
+    Where a diagnostic fails, the reason stands in the place of the estimator's interval.
 
     Args:
         files: results files for the same datapoints.
     """
     reports = [read(RESULTS / f"{file}.json") for file in files]
-    first = f"{reports[0]['data']['num_points']:,} test images"
+    number = reports[0]["data"]["num_points"]
 
-    def row(name: str, found: Mapping[str, Any]) -> dict[str, str]:
-        error = found.get("estimator_standard_error")
+    def row(name: str, over_data: Interval, own: str, found: Mapping[str, Any]) -> dict[str, str]:
         pareto_k = found.get("pareto_k", {"median": None})["median"]
         return {
-            first: name,
+            f"{number:,} test images": name,
             "proposal": found.get("proposal", ""),
             "bound": found.get("kind", "width"),
-            "mean (nats)": f"{found['mean']:.3f}",
-            "standard error over data": f"{found['standard_error']:.3f}",
-            "standard error of the estimator": "" if error is None else f"{error:.4f}",
+            "mean (nats)": f"{over_data.mean:.3f}",
+            "± over data": f"{over_data.half_width:.3f}",
+            "± of the estimator": own,
             "Pareto k": "" if pareto_k is None else f"{pareto_k:.2f}",
         }
 
     rows = {}  # a later file replaces an estimate from the same proposal
     for report in reports:
         for name, found in report["estimators"].items():
-            rows[name, found["proposal"]] = row(f"`{name}`", found)
+            over_data, own = intervals_of(found, number)
+            reason = reason_to_distrust(found)
+            rows[name, found["proposal"]] = row(
+                f"`{name}`", over_data, reason or f"{own.half_width:.4f}", found
+            )
         for pair, gap in report["widths"].items():
-            rows[pair, ""] = row(pair, {key: gap[key] for key in ("mean", "standard_error")})
+            error = [gap["standard_error"]]
+            over_data = interval_from(gap["mean"], error, number - 1, number=number)
+            rows[pair, ""] = row(pair, over_data, "", {})
     return table(rows.values())
 
 

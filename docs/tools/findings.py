@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb.storage.metrics_log import mean_over_seeds
+from aevb.evaluation.intervals import (
+    LEVEL,
+    Interval,
+    crossed_interval,
+    interval_from,
+    mean_interval,
+)
+from aevb.evaluation.log_likelihood import reason_to_distrust
 from experiments.paper.studies import STUDIES, long_name
 
 from .documents import read
@@ -26,20 +33,6 @@ NUM_TRAIN = "data.num_train"
 
 Run = Mapping[str, Any]
 Measure = Callable[[Run], Any]  # a number, or None if the run has no such figure
-
-
-class Figure(NamedTuple):
-    """A mean over seeds with its standard error, which is missing for a single seed."""
-
-    mean: float
-    error: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" + ("" if self.error is None else f" ± {self.error:.1f}")
-
-    @property
-    def signed(self) -> str:
-        return "+" * (self.mean > 0) + str(self)
 
 
 class Panel(NamedTuple):
@@ -99,18 +92,22 @@ class Findings:
         )
         return point, full
 
+    def all_full_vb(self) -> list[Run]:
+        """Returns the runs with a posterior over theta of all studies."""
+        studies = [self.runs(study, algorithm__name="full_vb") for study in FULL_VB]
+        return [run for runs in studies for run in runs]
 
-def over_seeds(values: Iterable[float]) -> Figure:
-    found = mean_over_seeds(list(values))
-    return Figure(found["mean"], found["standard_error"])
 
-
-def verdict(lead: Figure, least: float = 0.0) -> str:
-    """Says whether a lead is more than `least`, by two standard errors where they are known."""
-    margin = 2 * (lead.error or 0.0)
-    if lead.mean - margin > least:
-        return "yes"
-    return "no" if lead.mean + margin < least else "within errors"
+def differences(
+    first: Iterable[Run],
+    second: Iterable[Run],
+    measure: Measure,
+    measure_second: Measure | None = None,
+) -> list[Any]:
+    """Returns the differences between runs of the same seed, for the seeds that have both."""
+    others = {run["seed"]: (measure_second or measure)(run) for run in second}
+    both = [(measure(run), others.get(run["seed"])) for run in first]
+    return [one - other for one, other in both if one is not None and other is not None]
 
 
 def paired(
@@ -118,12 +115,24 @@ def paired(
     second: Iterable[Run],
     measure: Measure,
     measure_second: Measure | None = None,
-) -> Figure | None:
-    """Returns the difference between runs of the same seed, or None if no seed has both."""
-    others = {run["seed"]: (measure_second or measure)(run) for run in second}
-    both = [(measure(run), others.get(run["seed"])) for run in first]
-    found = [one - other for one, other in both if one is not None and other is not None]
-    return over_seeds(found) if found else None
+    *,
+    level: float = LEVEL,
+) -> Interval | None:
+    """Returns the mean difference between runs of the same seed, or None if no seed has both."""
+    found = differences(first, second, measure, measure_second)
+    return mean_interval(found, level=level) if found else None
+
+
+def paired_over_images(
+    first: Iterable[Run], second: Iterable[Run], measure: Measure
+) -> Interval | None:
+    """Returns the mean difference over seeds and images, both random, or None if there is no pair.
+
+    Args:
+        measure: returns the values of a run for images [n], the same for all runs, or None.
+    """
+    found = differences(first, second, measure)
+    return crossed_interval(found) if found else None
 
 
 def at(examples: int, column: str) -> Measure:
@@ -137,7 +146,7 @@ def at(examples: int, column: str) -> Measure:
     return measure
 
 
-def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
+def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Interval | None:
     """Returns how many times fewer examples AEVB needs to reach the other's best test bound."""
     others, found = {run["seed"]: run["curve"] for run in other}, []
     for run in aevb:
@@ -149,12 +158,42 @@ def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Figure | None:
         if not reached.any():
             return None
         found.append(target["examples"][best] / curve["examples"][int(np.argmax(reached))])
-    return over_seeds(found) if found else None
+    return mean_interval(found) if found else None
 
 
 def log_p(run: Run, by: str) -> float:
     """Returns a full-VB run's test log p(x), by the "mean" or by "samples" of theta."""
     return run["measured"][by]["estimators"]["importance"]["mean"]
+
+
+def is_reliable(run: Run, by: str) -> bool:
+    """Checks whether enough samples of theta carry a run's test log p(x); one theta always does."""
+    found = run["measured"][by]
+    row = {"num_theta": found["model"]["num_theta"], **found["estimators"]["importance"]}
+    return not row["num_theta"] or reason_to_distrust(row) is None
+
+
+def at_the_images(run: Run) -> np.ndarray | None:
+    """Returns log p(x) [n] of a run of figure 3 at each test image, by appendix D at the end.
+
+    Results files of older versions have its mean alone; then it returns None.
+    """
+    values = run["measured"]["appendix_d"]["test"][-1].get("values")
+    return None if values is None else np.array(values)
+
+
+def over_images(runs: Sequence[Run]) -> float:
+    """Returns half of the 95 % interval over test images of log p(x) in figure 3, mean over runs.
+
+    It is for one model, by appendix D at the end of training.
+    """
+    halves = []
+    for run in runs:
+        row = run["measured"]["appendix_d"]["test"][-1]
+        number = run["measured"]["sandwich"]["data"]["num_points"]
+        error = [row["standard_error"]]
+        halves.append(interval_from(row["mean"], error, number - 1, number=number).half_width)
+    return float(np.mean(halves))
 
 
 def power(examples: int) -> str:

@@ -3,7 +3,7 @@
     python -m docs.tools.paper [--folder=runs/paper-quick]
 
 Each claim of the paper is a row: the claim, the measured result, and whether it confirms the claim.
-A study that has not been run is reported as missing. Errors are standard errors over seeds.
+A study that has not been run is reported as missing. After ± is half of a 95 % interval over seeds.
 Differences are between runs of the same seed, which start with the same weights and use the same
 minibatches.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from aevb.evaluation.intervals import mean_interval
 from aevb.reports import figures
 from experiments.paper.studies import PICTURES
 from experiments.paper.studies import RESULTS as STUDIED
@@ -29,8 +30,9 @@ from .findings import (
     Measure,
     Run,
     at,
+    is_reliable,
     log_p,
-    over_seeds,
+    over_images,
     paired,
     power,
     speed_up,
@@ -50,7 +52,7 @@ SILENT = (
 def _mean(runs: Sequence[Run], measure: str | Measure) -> str:
     """Formats the mean over seeds of an entry or of a measure."""
     values = [run[measure] if isinstance(measure, str) else measure(run) for run in runs]
-    return str(over_seeds(values))
+    return mean_interval(values).text()
 
 
 def _steps(runs: Sequence[Run]) -> str:
@@ -74,7 +76,11 @@ def claims_table(findings: Findings) -> str:
 def figure_2_table(findings: Findings) -> str:
     def lead(aevb: Sequence[Run], other: Sequence[Run], examples: int) -> str:
         found = paired(aevb, other, at(examples, "test_bound"))
-        return "" if found is None else found.signed
+        return "" if found is None else found.text(is_signed=True)
+
+    def faster(aevb: Sequence[Run], other: Sequence[Run]) -> str:
+        found = speed_up(aevb, other)
+        return "" if found is None else found.text()
 
     return table(
         {
@@ -83,7 +89,7 @@ def figure_2_table(findings: Findings) -> str:
             "paper's AEVB at 10⁸, from memory": str(ENDS[title]),
             "wake-sleep, test bound": _mean(other, "test_bound"),
             **{f"lead of AEVB at {power(n)}": lead(aevb, other, n) for n in DECADES},
-            "speedup in examples": str(speed_up(aevb, other) or ""),
+            "speedup in examples": faster(aevb, other),
             "step sizes": f"{_steps(aevb)}/{_steps(other)}",
             "seeds": str(len(aevb)),
         }
@@ -119,7 +125,7 @@ def ends_paragraph(findings: Findings) -> str:
     outside, panels = [], list(findings.panels())
     for _, title, aevb, _, longest in panels:
         end, examples = ENDS[title], DECADES[-1]
-        bound = over_seeds(run["test_bound"] for run in aevb).mean
+        bound = mean_interval([run["test_bound"] for run in aevb]).mean
         if "aevb" in longest:
             bound, examples = longest["aevb"]["test_bound"], longest["aevb"]["num_examples"]
         if not end.has(bound):
@@ -148,6 +154,7 @@ def figure_3_table(findings: Findings) -> str:
             "importance sampling": _mean(runs, at_the_end("importance")),
             "AIS": _mean(runs, at_the_end("ais")),
             "appendix D": _mean(runs, at_the_end("appendix_d")),
+            "± over test images": f"{over_images(runs):.1f}",
             "acceptance rate": _acceptance(runs),
             "step size": _steps(runs),
             "seeds": str(len(runs)),
@@ -159,6 +166,11 @@ def figure_3_table(findings: Findings) -> str:
 
 
 def full_vb_table(findings: Findings) -> str:
+    def by_samples(full: list[Run]) -> str:
+        if all(is_reliable(run, "samples") for run in full):
+            return _mean(full, lambda run: log_p(run, "samples"))
+        return "not reliable"
+
     def row(title: str, point: list[Run], full: list[Run]) -> dict[str, str]:
         return {
             "": title,
@@ -166,7 +178,7 @@ def full_vb_table(findings: Findings) -> str:
             "bound, mean of q(θ)": _mean(full, "test_bound"),
             "log p(x), MAP": _mean(point, lambda run: log_p(run, "mean")),
             "log p(x), mean of q(θ)": _mean(full, lambda run: log_p(run, "mean")),
-            "log p(x), samples of q(θ)": _mean(full, lambda run: log_p(run, "samples")),
+            "log p(x), samples of q(θ)": by_samples(full),
             "bound on log p(X) / N": _mean(full, lambda run: run["measured"]["evidence"]["bound"]),
             "seeds": str(len(full)),
         }
@@ -316,10 +328,10 @@ def _predictions(findings: Findings, study: str) -> dict[str, list[plots.Point]]
             ("mean of q(θ)", full, "mean"),
             ("samples of q(θ)", full, "samples"),
         ):
-            found = over_seeds(log_p(run, by) for run in runs)
-            lines.setdefault(label, []).append(
-                plots.Point(num_train, found.mean, found.error or 0.0)
-            )
+            if all(is_reliable(run, by) for run in runs):
+                found = mean_interval([log_p(run, by) for run in runs])
+                point_shown = plots.Point(num_train, found.mean, found.half_width or 0.0)
+                lines.setdefault(label, []).append(point_shown)
     return lines
 
 

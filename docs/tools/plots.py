@@ -4,7 +4,6 @@ Each function takes arrays and returns a Figure.
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -25,11 +24,11 @@ LIMIT_LABEL = "the matrix products alone"
 
 
 class Point(NamedTuple):
-    """A measurement with its error."""
+    """A measurement with half of its interval."""
 
     x: float
     mean: float
-    error: float
+    half_width: float
 
 
 def compared_curves(
@@ -42,8 +41,8 @@ def compared_curves(
 ) -> Figure:
     """Draws figures 2 and 3 of the paper: one panel per title, one color per label.
 
-    The lines are means over runs that differ only in the seed, with a band of one standard error to
-    either side. Lines of the training split are dashed.
+    The lines are means over runs that differ only in the seed, in a band from the lowest run to the
+    highest. Lines of the training split are dashed.
 
     Args:
         marks: title -> label -> a value with its error, drawn as a mark with a bar.
@@ -79,14 +78,16 @@ def compared_curves(
 def _draw_mean(
     axes: Axes, runs: Sequence[Curve], split: str, style: str, *, color: str, label: str
 ) -> None:
-    """Draws the mean bound of runs with several seeds, and a band of its standard error."""
+    """Draws the mean bound of runs with several seeds, and a band from the lowest to the highest.
+
+    An interval of few seeds would fill the axes where one of them is late.
+    """
     examples = np.asarray(runs[0]["examples"])
     values = np.array([run[f"{split}_bound"] for run in runs], np.float64)
-    mean = np.mean(values, axis=0)
-    axes.semilogx(examples, mean, style, color=color, label=label)
+    axes.semilogx(examples, np.mean(values, axis=0), style, color=color, label=label)
     if len(runs) > 1:
-        error = np.std(values, axis=0, ddof=1) / math.sqrt(len(runs))
-        axes.fill_between(examples, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+        low, high = np.min(values, axis=0), np.max(values, axis=0)
+        axes.fill_between(examples, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def measurements(
@@ -96,8 +97,8 @@ def measurements(
     figure, row = titled_axes(panels, (4.6, 3.6))
     for axes, lines in zip(row, panels.values(), strict=True):
         for label, points in lines.items():
-            x, mean, error = np.array(points, np.float64).T
-            axes.errorbar(x, mean, error, marker="o", capsize=3, label=label)
+            x, mean, half_width = np.array(points, np.float64).T
+            axes.errorbar(x, mean, half_width, marker="o", capsize=3, label=label)
         axes.set_xscale("log")
         label_axes(axes, x_label)
         axes.legend(loc="best", fontsize="small")

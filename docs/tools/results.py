@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from aevb.evaluation.intervals import difference_interval, mean_interval
 from aevb.reports import figures
 from experiments.paper.studies import REPRODUCED, ROWS
 
@@ -14,9 +15,9 @@ HEADLINE = ("frey_blocked_2", "frey_random_20", "binarized_mnist_20")
 
 
 def _bounds(result: Mapping[str, Any]) -> dict[str, str]:
+    runs = _finished(result)
     return {
-        f"{split} bound (nats)": f"{result[f'{split}_bound']:.1f} ± "
-        f"{result[f'{split}_bound_standard_error']:.1f}"
+        f"{split} bound (nats)": mean_interval([run[f"{split}_bound"] for run in runs]).text()
         for split in ("train", "test")
     }
 
@@ -35,7 +36,7 @@ def headline_table() -> str:
 
 
 def results_table() -> str:
-    """Returns mean ± standard error over seeds of the bound on all of each split."""
+    """Returns the mean bound on all of each split, with its interval over seeds."""
     found = read(REPRODUCED)["rows"]
     rows = []
     for name, row in ROWS.items():
@@ -54,29 +55,29 @@ def results_table() -> str:
 def agreement_table() -> str:
     """Returns the bounds of the independent PyTorch program with those of aevb."""
 
-    def figure(of: Mapping[str, float]) -> str:
-        return f"{of['mean']:.1f} ± {of['standard_error']:.1f}"
+    def row(title: str, ours: list[float], theirs: list[float]) -> dict[str, str]:
+        return {
+            "": title,
+            "aevb (nats)": mean_interval(ours).text(),
+            "PyTorch (nats)": mean_interval(theirs).text(),
+            "difference (nats)": difference_interval(ours, theirs).text(is_signed=True),
+        }
 
     return table(
-        {
-            "": f"{ROWS[name].title}, {split}",
-            "aevb (nats)": figure(compared["aevb"]),
-            "PyTorch (nats)": figure(compared["torch"]),
-            "difference (standard errors)": f"{compared['difference_in_standard_errors']:+.1f}",
-        }
+        row(f"{ROWS[name].title}, {split}", *(found[who]["bounds"] for who in ("aevb", "torch")))
         for name, result in benchmark("agreement")["rows"].items()
-        for split, compared in result.items()
+        for split, found in result.items()
     )
 
 
 def curves() -> Figure:
-    """Draws the bound along training of the rows with three seeds."""
+    """Draws the bound along training of the rows at the step size of their config."""
     rows = read(REPRODUCED)["rows"]
     return figures.bound_curves(
         {
             row.title.replace("`", ""): [run["curve"] for run in rows[name]["runs"]]
             for name, row in ROWS.items()
-            if row.num_seeds == 3
+            if "optimizer.step_size" not in row.overrides
         }
     )
 

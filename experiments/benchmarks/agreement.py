@@ -9,14 +9,13 @@ The program trains torch_vae.py, which shares no line with aevb, with the settin
 
 import argparse
 import json
-import math
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import harness
 
-from aevb.storage.metrics_log import mean_over_seeds
+from aevb.evaluation.intervals import difference_interval, mean_interval
 
 OURS = harness.ROOT / "experiments" / "results" / "reproduce.json"
 
@@ -37,16 +36,10 @@ def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, f
 
 
 def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Returns the means, the standard errors, and the difference in units of its standard error."""
-    aevb, torch = ({"bounds": bounds, **mean_over_seeds(bounds)} for bounds in (ours, theirs))
-    error = math.hypot(aevb["standard_error"], torch["standard_error"])
-    difference = aevb["mean"] - torch["mean"]
-    return {
-        "aevb": aevb,
-        "torch": torch,
-        "difference": difference,
-        "difference_in_standard_errors": difference / error,
-    }
+    """Returns the bounds of each seed, their means and the difference, with 95 % intervals."""
+    aevb, torch = ({"bounds": each, **mean_interval(each)._asdict()} for each in (ours, theirs))
+    difference = difference_interval(ours, theirs)._asdict()
+    return {"aevb": aevb, "torch": torch, "difference": difference}
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ IGNORED = ("seed", "optimizer.step_size")  # axes that do not define a setting o
 
 
 def flags_of(study: Study, args: argparse.Namespace) -> list[str]:
-    return [*study.flags, *(study.quick if args.quick else ()), *args.extra]
+    return [*study.flags, *study.seeds, *(study.quick if args.quick else ()), *args.extra]
 
 
 def runs_of(folder: Path) -> list[Run]:

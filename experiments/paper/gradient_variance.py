@@ -27,6 +27,7 @@ from aevb.cli.run import CONFIG_IS_MISSING, parse
 from aevb.config import Values, validate
 from aevb.errors import UserError
 from aevb.evaluation import diagnostics
+from aevb.evaluation.intervals import mean_interval
 from aevb.experiment import build
 from aevb.losses import BOUNDS, Bound
 from aevb.runtime import provenance
@@ -142,11 +143,11 @@ def distance(first: Any, second: Any) -> float:
 
 
 def over_seeds(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Returns the mean and standard error over seeds of each figure, point by point."""
+    """Returns the mean over seeds of each figure and its 95 % interval, point by point."""
 
     def of_bound(found: list[dict[str, Any]]) -> dict[str, Any]:
         names = [figure for figure in found[0] if figure != "layers"]
-        return {name: metrics_log.mean_over_seeds([each[name] for each in found]) for name in names}
+        return {name: mean_interval([each[name] for each in found])._asdict() for name in names}
 
     return [
         {

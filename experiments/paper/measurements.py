@@ -29,12 +29,19 @@ class Scale(NamedTuple):
     num_chains: int = 4
     num_samples: int = 1000  # K of importance sampling
     num_temps: int = 200
-    num_theta: int = 10
+    num_theta: int = 100
+    num_samples_at_theta: int = 100  # K of importance sampling at each theta
     num_evaluations: int = 6  # measured per run, the last ones: from 10⁴ examples on
 
 
 QUICK = Scale(
-    num_points=10, num_chains=2, num_samples=100, num_temps=10, num_theta=2, num_evaluations=1
+    num_points=10,
+    num_chains=2,
+    num_samples=100,
+    num_temps=10,
+    num_theta=2,
+    num_samples_at_theta=10,
+    num_evaluations=1,
 )
 
 
@@ -61,8 +68,17 @@ def appendix_d_along_training(run: Run, scale: Scale) -> dict[str, Any]:
             flags = ("--estimators=appendix_d", f"--split={split}", f"--step={step}", *common)
             found = estimate(run, f"{step}_{split}", scale, *flags, *papers)
             curve[split].append(found["estimators"]["appendix_d"])
+    for split in ("train", "test"):  # only the end of training is compared image by image
+        curve[split] = [*map(without_values, curve[split][:-1]), curve[split][-1]]
     sizes = (f"--num_samples={scale.num_samples}", f"--num_temps={scale.num_temps}")
-    return {"appendix_d": curve, "sandwich": estimate(run, "sandwich", scale, *sizes, *common)}
+    both = estimate(run, "sandwich", scale, *sizes, *common)
+    both["estimators"] = {name: without_values(it) for name, it in both["estimators"].items()}
+    return {"appendix_d": curve, "sandwich": both}
+
+
+def without_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an estimator's row of `marginal.json` without its estimate at each datapoint."""
+    return {name: entry for name, entry in row.items() if name != "values"}
 
 
 def predictions(run: Run, scale: Scale) -> dict[str, Any]:
@@ -76,7 +92,8 @@ def predictions(run: Run, scale: Scale) -> dict[str, Any]:
         "best": estimate(run, "best", scale, *flags, "--which=best"),
     }
     if run.config["algorithm.name"] == "full_vb":
-        found["samples"] = estimate(run, "samples", scale, *flags, f"--num_theta={scale.num_theta}")
+        sizes = (f"--num_samples={scale.num_samples_at_theta}", f"--num_theta={scale.num_theta}")
+        found["samples"] = estimate(run, "samples", scale, "--estimators=importance", *sizes)
         found["evidence"] = evidence_bound(run)
         found["convergence"] = convergence(run)
         found["kl_theta"] = kl_by_unit(run)

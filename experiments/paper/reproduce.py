@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from aevb.evaluation.intervals import mean_interval
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
@@ -39,16 +40,14 @@ def train(row: Row, seed: int, folder: Path, extra: list[str]) -> dict[str, Any]
 
 
 def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns a row of the results file: mean and standard error over the seeds that finished."""
+    """Returns a row of the results file: means over the seeds that finished, and every run."""
     result: dict[str, Any] = {"experiment": row.experiment, "overrides": row.overrides}
     finished = [run for run in runs if "failed" not in run]
     result["num_failed"] = len(runs) - len(finished)
     for split in ("train", "test"):
-        bounds = [run[f"{split}_bound"] for run in finished]
-        if len(bounds) > 1:
-            figure = metrics_log.mean_over_seeds(bounds)
-            result[f"{split}_bound"] = figure["mean"]
-            result[f"{split}_bound_standard_error"] = figure["standard_error"]
+        if finished:
+            bounds = [run[f"{split}_bound"] for run in finished]
+            result[f"{split}_bound"] = mean_interval(bounds)._asdict()
     return result | {"runs": runs}
 
 

@@ -27,8 +27,10 @@ from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
 from aevb.guides import GUIDES, Sizes
+from aevb.inference import hmc
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS, Guide, Joint
+from aevb.marginal import ESTIMATORS
 from aevb.networks import Network, WeightPosterior, mlp
 from aevb.priors import PRIORS, Options
 from aevb.vae import VAE
@@ -608,6 +610,51 @@ def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
     assert standard_errors_off(bounds, exact) < 4
     assert np.mean(bounds) < evidence + 4 * np.std(bounds) / np.sqrt(200)
     assert standard_errors_off(np.square(bounds - exact), np.mean(np.square(errors))) < 4
+
+
+# theta among the latents
+
+
+def test_with_theta_as_latents_p_of_x_is_its_mean_over_theta():
+    """The bias of the linear model is theta: p(x) is Gaussian, with the variances of q added."""
+    params = params_of(linear_vae(), log_var=-1.0)
+    whole = full_vb.with_theta_as_latents(linear_vae(), params)
+    assert whole.num_latents == NUM_DIMS + NUM_LATENTS
+    keys = jax.random.split(jax.random.key(0), 20)
+    latents, x = jax.vmap(lambda key: whole.sample(key, params))(keys)
+    estimate = {
+        name: jax.jit(jax.vmap(partial(log_p_over_theta, whole, params, name)))(keys, x, latents)
+        for name in ("ais", "reverse_ais")
+    }
+    shift, var = (as_float64(params[name]["decoder"]["bias"]) for name in ("mean", "log_var"))
+    _, cov = EXACT.model.marginal()
+    exact = scipy.stats.multivariate_normal(shift, cov + np.diag(np.exp(var))).logpdf(x)
+    for name, found in estimate.items():
+        off = np.asarray(found.value, np.float64) - exact
+        assert abs(np.mean(off)) < 4 * np.sqrt(np.mean(found.standard_error**2) / 20), name
+        assert np.mean(found.standard_error) < 0.3, name
+    assert np.mean(estimate["ais"].value) < np.mean(estimate["reverse_ais"].value) + 0.1
+
+
+def log_p_over_theta(whole: VAE, params: Params, name: str, key: Any, x: Any, latent: Any) -> Any:
+    exact = {"posterior_sample": latent} if name == "reverse_ais" else {}
+    return ESTIMATORS[name].estimate(
+        key, whole.encode(params, x), whole.guide, whole.joint(params, x),
+        num_temps=50, num_chains=20, settings=hmc.Settings(num_leapfrog=4, num_warmup=50), **exact,
+    )  # fmt: skip
+
+
+def test_a_latent_of_theta_at_0_gives_the_model_at_the_mean():
+    params, model = params_of(mlp_vae(), log_var=-1.0), mlp_vae()
+    whole = full_vb.with_theta_as_latents(model, params)
+    z, x = jnp.float32([0.3, -1.0]), jnp.arange(NUM_DIMS, dtype=jnp.float32)
+    latent = jnp.concatenate([jnp.zeros(whole.num_latents - NUM_LATENTS), z])
+    at_mean, at_zero = model.joint(params["mean"], x), whole.joint(params, x)
+    assert at_zero.log_lik(latent) == pytest.approx(float(at_mean.log_lik(z)), rel=1e-5)
+    num_theta = whole.num_latents - NUM_LATENTS
+    prior = float(at_mean.log_prior(z)) - 0.5 * num_theta * np.log(2 * np.pi)
+    assert at_zero.log_prior(latent) == pytest.approx(prior, rel=1e-5)
+    np.testing.assert_allclose(whole.mean(params, latent), model.mean(params["mean"], z), rtol=1e-5)
 
 
 # Calibration

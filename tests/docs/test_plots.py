@@ -21,7 +21,7 @@ def only_axes(figure: Figure) -> Axes:
     return axes
 
 
-def test_compared_curves_are_means_over_seeds_in_a_band_of_their_error():
+def test_compared_curves_are_means_over_seeds_in_a_band_from_the_lowest_to_the_highest():
     low, high = ({**CURVE, "test_bound": [v + shift for v in CURVE["test_bound"]]}
                  for shift in (-2.0, 2.0))  # fmt: skip
     figure = plots.compared_curves(

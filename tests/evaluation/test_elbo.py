@@ -86,7 +86,7 @@ def test_the_score_is_the_mean_of_sgvb_b_with_each_datapoints_own_keys():
     expected = [bound_of_one(number) for number in index]
     score = bernoulli().score(bernoulli().params, GREY, np.asarray(index))
     assert score.mean == pytest.approx(np.mean(expected), rel=1e-5)
-    assert score.standard_error == pytest.approx(np.std(expected) / 2.0, rel=1e-4)
+    assert score.standard_error == pytest.approx(np.std(expected, ddof=1) / 2.0, rel=1e-4)
 
 
 def test_the_score_of_a_guide_without_a_kl_is_the_mean_of_sgvb_a():
@@ -143,7 +143,8 @@ def test_the_score_is_unbiased_for_the_exact_bound_of_a_linear_gaussian_model():
     assert oracles.standard_errors_off(each - elbos, 0.0) < 4
     score = gaussian().score(params, REAL, EVERYTHING)
     assert score.mean == pytest.approx(np.mean(each), rel=1e-5)
-    assert score.standard_error == pytest.approx(np.std(each) / math.sqrt(NUM_DATA), rel=1e-4)
+    error = np.std(each, ddof=1) / math.sqrt(NUM_DATA)
+    assert score.standard_error == pytest.approx(error, rel=1e-4)
 
 
 def test_a_datapoints_bound_depends_neither_on_the_others_nor_on_their_order():
@@ -153,6 +154,10 @@ def test_a_datapoints_bound_depends_neither_on_the_others_nor_on_their_order():
     evens_and_odds = [mean(EVERYTHING[::2]), mean(EVERYTHING[1::2])]
     assert mean(EVERYTHING) == pytest.approx(np.mean(evens_and_odds), rel=1e-5)
     assert mean(EVERYTHING[::-1]) == pytest.approx(np.mean(evens_and_odds), rel=1e-5)
+
+
+def test_the_score_of_one_datapoint_has_no_standard_error():
+    assert bernoulli().score(bernoulli().params, GREY, np.array([7])).standard_error is None
 
 
 def test_a_score_repeats_itself_to_the_bit():

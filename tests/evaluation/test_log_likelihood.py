@@ -10,15 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from configs import changed
 from oracles import standard_errors_off
 from programs import run_program
 
-from aevb import likelihoods, vae
+from aevb import likelihoods, runs, vae
 from aevb.evaluation import log_likelihood
 from aevb.evaluation.log_likelihood import (
     ELBO,
     Points,
+    estimate_at,
     estimate_points,
+    intervals_of,
+    reason_to_distrust,
     simulate,
     summarize,
     width,
@@ -117,14 +121,72 @@ def test_a_summary_tells_the_errors_of_data_and_of_noise_apart():
     estimate = Estimate(
         jnp.float32([1.0, 3.0, 5.0]),
         jnp.float32([0.3, 0.0, 0.4]),
-        {"effective_sample_size": jnp.float32([9.0, 5.0, 7.0]), "pareto_k": jnp.full(3, jnp.nan)},
+        {"effective_sample_size": jnp.float32([19, 15, 17]), "pareto_k": jnp.full(3, jnp.nan)},
     )
-    summary = summarize(estimate)
+    summary = summarize(estimate, {"num_samples": 20})
     assert summary["mean"] == pytest.approx(3.0)
     assert summary["standard_error"] == pytest.approx(2.0 / math.sqrt(3.0))
     assert summary["estimator_standard_error"] == pytest.approx(0.5 / 3.0)
-    assert summary["effective_sample_size"] == {"median": 7.0, "worst": 5.0}
+    assert summary["estimator_df"] == pytest.approx(0.25**2 / ((0.09**2 + 0.16**2) / 19))
+    assert summary["effective_sample_size"] == {"median": 17.0, "worst": 15.0}
     assert summary["pareto_k"] == {"median": None, "worst": None}  # JSON has no NaN
+    assert summary["values"] == [1.0, 3.0, 5.0]
+    assert summary["num_failing"] == 0
+
+
+def row_of(settings: dict[str, Any], **diagnostics: list[float]) -> dict[str, Any]:
+    """Returns the row of two datapoints with these diagnostics."""
+    estimate = Estimate(
+        jnp.float32([1.0, 2.0]),
+        jnp.float32([0.1, 0.1]),
+        {name: jnp.float32(values) for name, values in diagnostics.items()},
+    )
+    return {**summarize(estimate, settings), "settings": settings}
+
+
+SAMPLES, CHAINS = {"num_samples": 5000}, {"num_chains": 16, "num_samples": 100}
+DIAGNOSED = {
+    "k": (SAMPLES, {"pareto_k": [0.1, 0.75]}, "pareto_k is 0.75, above 0.7"),
+    "k of few samples": (
+        {"num_samples": 100}, {"pareto_k": [0.1, 0.55]}, "pareto_k is 0.55, above 0.5"
+    ),
+    "effective samples": (
+        SAMPLES, {"effective_sample_size": [4000, 9]}, "effective_sample_size is 9, below 10"
+    ),
+    "effective chains": (
+        {"num_chains": 16}, {"effective_sample_size": [15, 12]}, "is 12, below 12.8"
+    ),
+    "r_hat": (CHAINS, {"r_hat": [1.0, 1.06], "pareto_k": [0.1, 0.2]}, "r_hat is 1.06, above 1.05"),
+    "no number": (CHAINS, {"r_hat": [1.0, math.nan]}, "a diagnostic is not a number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIAGNOSED)
+def test_where_a_diagnostic_fails_at_one_datapoint_the_estimator_has_no_interval(name: str):
+    settings, diagnostics, words = DIAGNOSED[name]
+    row = row_of(settings, **diagnostics)
+    assert words in (reason_to_distrust(row) or "")
+    over_data, own = intervals_of(row, 2)
+    assert own.half_width is None
+    assert over_data.half_width is not None  # of the mean over data of what the estimator gives
+    assert row["num_failing"] == 1
+    better = {each: values[:1] + values[:1] for each, values in diagnostics.items()}
+    assert intervals_of(row_of(settings, **better), 2)[1].half_width is not None
+
+
+def test_the_interval_of_chains_is_by_t_with_their_number_less_one():
+    row = row_of({"num_chains": 4}, effective_sample_size=[4.0, 4.0])
+    _, own = intervals_of({**row, "estimator_df": 3}, 2)
+    assert own.half_width == pytest.approx(3.182 * 0.1 / math.sqrt(2), rel=1e-3)
+    assert row["estimator_df"] == pytest.approx(6)  # two datapoints with the same error
+
+
+def test_one_datapoint_has_no_interval_over_data():
+    estimate = Estimate(jnp.float32([1.0]), jnp.float32([0.1]), {})
+    row = {**summarize(estimate, SAMPLES), "settings": SAMPLES}
+    over_data, own = intervals_of(row, 1)
+    assert (row["standard_error"], over_data.half_width) == (None, None)
+    assert own.half_width == pytest.approx(0.196, rel=1e-3)
 
 
 def test_the_width_is_of_the_same_datapoints():
@@ -137,25 +199,16 @@ def test_the_width_is_of_the_same_datapoints():
     }
 
 
-def test_the_mean_over_theta_is_that_of_probabilities_with_the_error_of_both_sources():
-    """The oracle is many repetitions of noisy values of a log-normal p(x; theta)."""
-    rng = np.random.default_rng(0)
-    num_theta, num_points, noise = 40, 4000, 0.3
-    values = rng.normal(-100.0, 0.3, size=(num_theta, num_points))
-    noisy = values + rng.normal(scale=noise, size=values.shape)
-    error, ones = jnp.full(num_points, noise), jnp.ones(num_points)
-    parts = [Estimate(jnp.asarray(row), error, {"k": ones}) for row in noisy]
-    found = log_likelihood.over_theta(parts)
-    exact = -100.0 + 0.3**2 / 2 + noise**2 / 2
-    assert np.mean(found.value) == pytest.approx(exact, abs=0.01)
-    error = np.asarray(found.standard_error)
-    assert np.std(found.value) == pytest.approx(float(np.mean(error)), rel=0.1)
-    np.testing.assert_array_equal(found.diagnostics["k"], 1.0)
-
-
-def test_one_theta_is_an_estimate_as_it_is():
-    one = Estimate(jnp.zeros(3), jnp.ones(3), {})
-    assert log_likelihood.over_theta([one]) is one
+def test_estimates_at_several_theta_are_those_of_each_alone():
+    others = jax.tree.map(lambda leaf: leaf + 0.1, PARAMS)
+    keys = jax.random.split(jax.random.key(2))
+    draws = [(keys[0], lambda: PARAMS), (keys[1], lambda: others)]
+    points, settings, told = Points(all_images(), None), {"num_samples": 20}, []
+    found, _ = estimate_at(draws, MODEL, points, IMPORTANCE, settings, progress=told.append)
+    for (key, params_of), together in zip(draws, found, strict=True):
+        alone, _ = estimate_points(key, (MODEL, params_of()), points, IMPORTANCE, settings)
+        np.testing.assert_array_equal(together.value, alone.value)
+    assert told == [16, 32]
 
 
 # The command
@@ -225,6 +278,14 @@ MISTAKES = {
     "unknown proposal": (["--workdir={tmp}/run", "--proposal=prior"], ["'prior'", "laplace"]),
     "unknown split": (["--workdir={tmp}/run", "--split=val"], ["'val'", "test", "simulated"]),
     "unknown flag": (["--workdir={tmp}/run", "--points=3"], ["--points=3"]),
+    "one sample of theta": (
+        ["--workdir={tmp}/run", "--num_theta=1", "--estimators=importance"],
+        ["num_theta is 1", "aevb"],
+    ),
+    "appendix D over theta": (
+        ["--workdir={tmp}/run", "--num_theta=9", "--estimators=appendix_d"],
+        ["appendix_d", "one theta", "--num_theta=9", "reverse_ais"],
+    ),
     "samples of theta without a posterior": (
         ["--workdir={tmp}/run", "--num_theta=2", "--estimators=importance"],
         ["num_theta", "2", "aevb"],
@@ -262,3 +323,59 @@ def test_a_run_of_damaged_checkpoints_is_said_to_have_no_sound_one(folder: Path,
     done = run_program("experiments/evaluate.py", f"--workdir={run}", "--num_points=3")
     assert done.returncode == 2, done.stderr
     assert "has no sound checkpoint; train in a new folder" in done.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def with_posterior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a run of full variational Bayes on linear-Gaussian data."""
+    tmp = tmp_path_factory.mktemp("posterior")
+    values = changed(
+        data__name="synthetic", data__synthetic_num_train=400, data__synthetic_num_test=100,
+        model__likelihood="gaussian", model__hidden=(), model__num_latents=1,
+        algorithm__name="full_vb", algorithm__param_prior_std=1.0,
+        train__num_examples=100_000,
+    )  # fmt: skip
+    runs.run(values, tmp / "run")
+    return tmp / "run"
+
+
+@pytest.mark.slow
+def test_the_command_brackets_log_p_over_theta_on_simulated_data(with_posterior: Path):
+    done = run_program(
+        "experiments/evaluate.py",
+        f"--workdir={with_posterior}",
+        "--estimators=importance,reverse_ais",
+        "--split=simulated",
+        "--num_theta=200",
+        "--num_points=10",
+        "--num_samples=200",
+        "--num_temps=200",
+        "--num_leapfrog=5",
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((with_posterior / "marginal.json").read_text())
+    lower, upper = (result["estimators"][name] for name in ("importance", "reverse_ais"))
+    assert list(result["estimators"]) == ["importance", "reverse_ais"]
+    assert (lower["num_theta"], upper["proposal"]) == (200, "encoder")
+    error = math.hypot(lower["estimator_standard_error"], upper["estimator_standard_error"])
+    assert -4 * error < upper["mean"] - lower["mean"] < 0.3
+    assert "mean by the number of theta:" in done.stdout
+    assert "(50)" in done.stdout
+    assert "theta's effective_sample_size: median" in done.stdout
+
+
+@pytest.mark.slow
+def test_few_theta_are_said_to_be_not_reliable(with_posterior: Path, tmp_path: Path):
+    done = run_program(
+        "experiments/evaluate.py",
+        f"--workdir={with_posterior}",
+        f"--output={tmp_path / 'few.json'}",
+        "--estimators=importance",
+        "--num_theta=8",
+        "--num_points=5",
+        "--num_samples=50",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not reliable: effective_sample_size is" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("importance"))
+    assert line.count("no interval") == 2

@@ -86,8 +86,9 @@ def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopp
     )
     row = json.loads(output.read_text())["rows"]["frey_random_2"]
     bounds = [run["test_bound"] for run in row["runs"]]
-    assert row["test_bound"] == pytest.approx(np.mean(bounds))
-    assert row["test_bound_standard_error"] == pytest.approx(abs(bounds[0] - bounds[1]) / 2)
+    assert row["test_bound"]["mean"] == pytest.approx(np.mean(bounds))
+    half_width = 12.706 * abs(bounds[0] - bounds[1]) / 2  # t with 1 degree of freedom
+    assert row["test_bound"]["half_width"] == pytest.approx(half_width, rel=1e-4)
     assert row["num_failed"] == 0
     for run in row["runs"]:
         assert run["data"]["split"] == "random"

@@ -239,9 +239,7 @@ def test_its_numbers_are_those_of_the_file(beside: Page, several: Path):
         mean, _, error = text.partition(" ± ")
         assert float(mean) == pytest.approx(float(line["test_bound_mean"]), abs=0.005)
         if line["finished"] == "2":
-            assert float(error) == pytest.approx(
-                float(line["test_bound_standard_error"]), abs=0.005
-            )
+            assert float(error) == pytest.approx(float(line["test_bound_half_width"]), abs=0.005)
         else:
             assert error == ""
 

@@ -85,7 +85,7 @@ def test_runs_that_differ_in_their_seed_alone_are_a_row(sweep: Path):
     assert not found.left_out
 
 
-def test_a_row_has_the_mean_and_its_standard_error_over_seeds(sweep: Path):
+def test_a_row_has_the_mean_and_half_of_its_interval_over_seeds(sweep: Path):
     found = compare([sweep])
     (column,) = (each for each in found.columns if each.name == "test_bound")
     for row, num_latents in zip(found.rows, LATENTS, strict=True):
@@ -94,7 +94,8 @@ def test_a_row_has_the_mean_and_its_standard_error_over_seeds(sweep: Path):
         assert figure is not None
         assert figure["values"] == bounds
         assert figure["mean"] == pytest.approx(statistics.fmean(bounds))
-        assert figure["standard_error"] == pytest.approx(statistics.stdev(bounds) / 3**0.5)
+        error = statistics.stdev(bounds) / 3**0.5
+        assert figure["half_width"] == pytest.approx(4.3027 * error, rel=1e-4)  # t with 2 degrees
 
 
 def test_folders_may_be_runs_sweeps_or_what_holds_them_and_none_counts_twice(sweep: Path):
@@ -169,11 +170,12 @@ def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
     found = compare([copy])
     assert found.rows[0].over_seeds(comparison.BOUNDS[0]) == {
         "mean": -math.inf,
-        "standard_error": None,
+        "half_width": None,
+        "number": 3,
         "values": [each.summary["train_bound"] for each in found.rows[0].runs],
     }
     first, second = csv.DictReader(io.StringIO(comparison.as_csv(found)))
-    assert (first["train_bound_mean"], first["train_bound_standard_error"]) == ("-inf", "")
+    assert (first["train_bound_mean"], first["train_bound_half_width"]) == ("-inf", "")
     assert math.isfinite(float(second["train_bound_mean"]))
     figure = shown(found, copy)["rows"][0]["quantities"][found.columns.index(comparison.BOUNDS[0])]
     assert figure["mean"] is None
@@ -238,7 +240,7 @@ def test_the_table_has_the_numbers_of_the_page(sweep: Path):
     for line, row in zip(lines, content["rows"], strict=True):
         assert (line["finished"], line["unfinished"]) == ("3", "0")
         for column, figure in zip(content["columns"], row["quantities"], strict=True):
-            for what in ("mean", "standard_error"):
+            for what in ("mean", "half_width"):
                 assert float(line[f"{column['name']}_{what}"]) == figure[what]
 
 

@@ -45,7 +45,8 @@ def test_a_sweeps_file_is_its_result(finished: tuple[Path, dict[str, Any]]):
         assert row["seeds"] == 2
         values = row["test_bound"]["values"]
         assert row["test_bound"]["mean"] == pytest.approx(sum(values) / 2)
-        assert row["test_bound"]["standard_error"] == pytest.approx(abs(values[0] - values[1]) / 2)
+        half_width = 12.706 * abs(values[0] - values[1]) / 2  # t with 1 degree of freedom
+        assert row["test_bound"]["half_width"] == pytest.approx(half_width, rel=1e-4)
 
 
 def assert_as_alone(inside: Path, member: Member, alone: Path, rel: float) -> None:

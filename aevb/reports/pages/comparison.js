@@ -24,8 +24,8 @@ function number(value, digits) {
 function formatted(quantity, digits) {
   if (!quantity) return "";
   if (quantity.mean === null) return "not finite";
-  const error = quantity.standard_error;
-  return number(quantity.mean, digits) + (error === null ? "" : ` ± ${number(error, digits)}`);
+  const half = quantity.half_width; // of the 95 % interval over the seeds
+  return number(quantity.mean, digits) + (half === null ? "" : ` ± ${number(half, digits)}`);
 }
 
 // Returns the rows that pass the filters, sorted; rows without a value come last.
