@@ -159,8 +159,9 @@ def with_theta_as_latents(vae: VAE, params: PyTree) -> VAE:
     theta for z. The parameters of the returned model are `params`, {"mean", "log_var"} as in
     `make`.
     """
-    num_theta = sum(leaf.size for leaf in jax.tree.leaves(params["log_var"]))
-    prior = StandardNormal(num_theta)
+    leaves = jax.tree.leaves(params["log_var"])
+    num_theta = sum(leaf.size for leaf in leaves)
+    prior = StandardNormal(num_theta, jnp.result_type(*leaves))
 
     def theta_at(params: PyTree, latent: Array) -> PyTree:
         log_var, unravel = ravel_pytree(params["log_var"])

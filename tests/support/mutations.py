@@ -27,6 +27,7 @@ MORE_TESTS = {
     "gradient_ascent": "aevb convolutions",
     "linear_gaussian_em": "linear_gaussian",
     "loop": "skip_nonfinite",
+    "importance_weights": "precision",
     "losses": "gradients",
     "matrix_normal": "linear_gaussian",
     "mixture_runs": "mixture_model",

@@ -155,7 +155,7 @@ LOG_WEIGHTS = RNG.normal(size=100)
 def joint_of(linear: Any) -> Joint:
     weights, bias, log_var, x = linear
     return Joint(
-        StandardNormal(2, x.dtype).log_prob,
+        StandardNormal(2, x.dtype),
         lambda z: DiagNormal(weights @ z + bias, log_var).log_prob(x),
     )
 
@@ -172,13 +172,16 @@ calls(
     "distributions",
     DiagNormal__sample=(NORMAL, KEY),
     DiagNormal__log_prob=(NORMAL, POSITIVE),
+    DiagNormal__sample_and_log_prob=(NORMAL, KEY),
     DiagNormal__entropy=(NORMAL,),
+    DiagNormal__kl=(NORMAL, DiagNormal(POSITIVE, VECTOR)),
     DiagNormal__kl_to_standard_normal=(NORMAL,),
     FullNormal__factor=(FULL,),
     FullNormal__sample=(FULL, KEY),
     FullNormal__sample_and_log_prob=(FULL, KEY),
     FullNormal__log_prob=(FULL, POSITIVE),
     FullNormal__kl_to_standard_normal=(FULL,),
+    FullNormal__kl=by(lambda f, full: f(full, StandardNormal(3)), FULL),
     StandardNormal__sample=by(lambda f, like: f(StandardNormal(3, like.dtype), KEY), ONE),
     StandardNormal__log_prob=by(lambda f, z: f(StandardNormal(3), z), VECTOR),
 )
@@ -278,10 +281,9 @@ calls(
     over_samples=by(
         lambda f, x: f(lambda key: x * jax.random.normal(key, (), x.dtype), KEY, 3), ONE
     ),
-    evidence_lower_bound=by(
-        lambda f, stats, linear: f(diag_normal)(KEY, stats, diag_normal, joint_of(linear)),
-        STATS, LINEAR,
-    ),
+    evidence_lower_bound=draws_of_log_weights,
+    closed_kl=by(lambda f, stats, linear: f(stats, diag_normal, joint_of(linear)), STATS, LINEAR),
+    Joint__log_prior=by(lambda f, linear, z: f(joint_of(linear), z), LINEAR, PAIR),
     minibatch_objective=by(lambda f, bounds: f(bounds, 100), VECTOR),
 )  # fmt: skip
 
@@ -520,9 +522,9 @@ LOGIT = DiagNormal(HALF, -ONE)
 LOGITS = DiagNormal(np.array([0.5]), np.array([-1.0]))
 
 
-def at_a_draw(guide: Any, stats: Any) -> Any:
+def at_a_draw(guide: Any, stats: Any, prior: Any = None) -> Any:
     z = guide.sample(KEY, stats)
-    return z, guide.log_prob(stats, z), guide.kl(stats) if guide.kl else z
+    return z, guide.log_prob(stats, z), guide.kl(stats, prior) if guide.kl and prior else z
 
 
 calls(
@@ -534,11 +536,17 @@ calls(
         lambda f, prior, flips, z: [f(prior, flips).log_prior(z), f(prior, flips).log_lik(z)],
         BETA, FLIPS, np.array([0.4]),
     ),
-    beta_guide=by(lambda f, prior, stats: at_a_draw(f(prior), stats), BETA, PAIR),
+    beta_guide=by(
+        lambda f, prior, stats: at_a_draw(f(), stats, classical.beta_bernoulli.HeadsPrior(prior)),
+        BETA, PAIR,
+    ),
+    HeadsPrior__log_prob=by(
+        lambda f, prior, z: f(classical.beta_bernoulli.HeadsPrior(prior), z), BETA, np.array([0.4])
+    ),
     logit_normal_guide=by(lambda f, stats: at_a_draw(f(), stats), LOGITS),
     fit=by(
         lambda f, start, prior, flips: f(
-            KEY, start, classical.beta_bernoulli.beta_guide(prior),
+            KEY, start, classical.beta_bernoulli.beta_guide(),
             classical.beta_bernoulli.make_joint(prior, flips), num_steps=4,
         ),
         PAIR, BETA, FLIPS, tolerance=1e-4,
@@ -919,6 +927,9 @@ calls(
     theta_of=by(lambda f, x: of_theta(lambda m, params, x: f(KEY, KEY, params, "minibatch"), x), X),
     kl_per_array=by(lambda f, x: of_theta(lambda model, params, x: f(params, 2.0), x), X),
     kl_to_prior=by(lambda f, x: of_theta(lambda model, params, x: f(params, 2.0), x), X),
+    with_theta_as_latents=by(
+        lambda f, x: of_theta(lambda m, params, x: f(m, params).sample(KEY, params), x), X
+    ),
     log_evidence_bound=by(
         lambda f, x: of_theta(
             lambda model, params, x: f(KEY, model, params, x, num_samples=2, stds=1.0), x
