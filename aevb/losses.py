@@ -9,7 +9,7 @@ below 1 or if another argument is not as its docstring requires.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.lax import stop_gradient
 from aevb.types import Key, LogDensity, PyTree
 
 
+@runtime_checkable
 class Density(Protocol):
     """A normalized density of z [Z]: a distribution, or one of `aevb.priors`."""
 
@@ -43,12 +44,14 @@ class Joint(NamedTuple):
     only a function has none.
     """
 
-    prior: Density | LogDensity  # p(z), or the function z [Z] -> log p(z) [], nats
+    prior: Any  # p(z), a `Density`, or the function z [Z] -> log p(z) [], nats
     log_lik: LogDensity  # z [Z] -> log p(x|z) [], nats
 
     def log_prior(self, z: Array) -> Array:
         """Returns log p(z) [] of z [Z], in nats."""
-        return getattr(self.prior, "log_prob", self.prior)(z)
+        if isinstance(self.prior, Density):
+            return self.prior.log_prob(z)
+        return self.prior(z)
 
 
 class Bound(Protocol):

@@ -1,6 +1,7 @@
 """Experiments built from a config: which likelihoods accept which data, and whether each learns."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,7 @@ def test_a_likelihood_of_levels_is_refused_dequantized_data(name: str):
         build(name, dequantized())
 
 
-def reported_bits(name: str, data_set: Dataset) -> dict[str, float]:
+def reported_bits(name: str, data_set: Dataset) -> dict[str, Any]:
     """Returns what a run's summary has besides the bounds, for bounds of N nats on N datapoints."""
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:

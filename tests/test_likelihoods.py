@@ -404,7 +404,7 @@ def test_discretized_gaussian_gradients_in_float32_are_those_in_float64_and_of_d
             return {name: np.asarray(slope) for name, slope in gradient(own).items()}
 
     rounded, exact = gradients("float32"), gradients("float64")
-    wide = {name: value.astype(np.float64) for name, value in cases.items()}
+    wide = {name: np.asarray(value, np.float64) for name, value in cases.items()}
     for name, slopes in exact.items():
         np.testing.assert_allclose(rounded[name], slopes, rtol=1e-3, atol=1e-3, err_msg=name)
         step = 1e-4 * (np.exp(0.5 * wide["log_var"]) if name == "mean" else 1.0)
@@ -420,7 +420,8 @@ def test_a_density_at_the_levels_is_no_probability():
     """At a deviation of 0.3 levels the levels' densities times their width sum to 1.34, not 1."""
     levels = np.float32(np.arange(256)[:, None] / 256)
     for std, total in ((0.3, 1.34), (0.1, 3.99), (3.0, 1.0)):
-        heads = {"mean": np.float32([100 / 256]), "log_var": np.float32([2 * np.log(std / 256)])}
+        values = {"mean": 100 / 256, "log_var": 2 * np.log(std / 256)}
+        heads = {name: np.array([value], np.float32) for name, value in values.items()}
         densities = np.exp(np.asarray(log_probs("gaussian", heads, levels), np.float64))
         assert np.sum(densities) / 256 == pytest.approx(total, abs=5e-3)
 

@@ -172,7 +172,7 @@ def values_of(value: np.ndarray) -> list[float]:
     return [round(float(each), 4) for each in value]
 
 
-def spread(diagnostics: Mapping[str, Array]) -> dict[str, dict[str, float | None]]:
+def spread(diagnostics: Mapping[str, ArrayLike]) -> dict[str, dict[str, float | None]]:
     """Returns the median and the worst value over datapoints of each diagnostic [n]."""
     found = {}
     for name, leaf in diagnostics.items():

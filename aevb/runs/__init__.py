@@ -255,7 +255,7 @@ def _objective(experiment: Experiment, state: TrainState) -> dict[str, float]:
 
 def _of_best(
     experiment: Experiment, score: elbo.Scorer, trained: Trained, config: Values, folder: Path
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Returns the bounds of the checkpoint with the highest validation bound.
 
     It returns {} if there are no validation data, or if that checkpoint was damaged.
@@ -271,7 +271,7 @@ def _of_best(
             state = read_state(folder, experiment, config, step)
         except UserError:  # a reason is on stderr already
             return {}
-    figures: dict[str, float] = {"best_num_examples": num_examples}
+    figures: dict[str, float | None] = {"best_num_examples": num_examples}
     for split in ("valid", "test"):
         data = dataset.splits[split]
         found = score(algorithm.vae_params(state.params), data, np.arange(len(data)))

@@ -69,7 +69,7 @@ class Findings:
         """Yields the panels of figure 2."""
         for study, data in FIGURE_2.items():
             for Z in self.values(study, "model.num_latents"):
-                runs = (
+                aevb, other = (
                     self.runs(study, model__num_latents=Z, algorithm__name=name)
                     for name in ("aevb", "wake_sleep")
                 )
@@ -78,7 +78,7 @@ class Findings:
                     for name in ("aevb", "wake_sleep")
                     for run in self.runs(long_name(study, Z, name))
                 }
-                yield Panel(study, f"{data}, Z = {Z}", *runs, longest)
+                yield Panel(study, f"{data}, Z = {Z}", aevb, other, longest)
 
     def figure_3(self, algorithm: str, **setting: Any) -> list[Run]:
         """Returns the runs of an algorithm that have these values of other fields."""

@@ -628,7 +628,8 @@ def test_with_theta_as_latents_p_of_x_is_its_mean_over_theta():
     }
     shift, var = (as_float64(params[name]["decoder"]["bias"]) for name in ("mean", "log_var"))
     _, cov = EXACT.model.marginal()
-    exact = scipy.stats.multivariate_normal(shift, cov + np.diag(np.exp(var))).logpdf(x)
+    cov: Any = cov + np.diag(np.exp(var))
+    exact = scipy.stats.multivariate_normal(shift, cov).logpdf(x)
     for name, found in estimate.items():
         off = np.asarray(found.value, np.float64) - exact
         assert abs(np.mean(off)) < 4 * np.sqrt(np.mean(found.standard_error**2) / 20), name

@@ -1,5 +1,8 @@
 """A call of every public function of the mathematics, on arrays that are cast to a dtype."""
 
+# NumPy arrays stand in for JAX's until they are cast.
+# pyright: reportArgumentType=false
+
 import importlib
 import inspect
 import pkgutil
