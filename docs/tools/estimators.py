@@ -76,6 +76,31 @@ def marginal_table(*files: str) -> str:
     return table(rows.values())
 
 
+def annealing_table() -> str:
+    """Returns how far AIS is below the reference, for each number of temperatures and chains."""
+    if not (RESULTS / "annealing.json").exists():
+        return "not measured yet"
+    report = read(RESULTS / "annealing.json")
+    found = {(row["num_temps"], row["num_chains"]): row for row in report["rows"]}
+    temps, chains = (sorted(set(sizes)) for sizes in zip(*found, strict=True))
+
+    def cell(row: Mapping[str, Any]) -> str:
+        gap, number = row["below_reference"], report["num_points"]
+        found = interval_from(gap["mean"], [gap["standard_error"]], number - 1, number=number)
+        return found.text(3)
+
+    return table(
+        {
+            "temperatures": f"{num_temps:,}",
+            **{f"{number} chains": cell(found[num_temps, number]) for number in chains},
+            f"seconds per image, {chains[-1]} chains": (
+                f"{found[num_temps, chains[-1]]['seconds'] / report['num_points']:.2f}"
+            ),
+        }
+        for num_temps in temps
+    )
+
+
 def marginal_speed_table() -> str:
     """Returns medians of the paired benchmark of log p(x)."""
     return table(
@@ -109,6 +134,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "gradients": gradient_table,
     "marginal 3": lambda: marginal_table("marginal_3"),
     "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
+    "annealing": annealing_table,
     "marginal speed": marginal_speed_table,
 }
 FIGURES = {"gradient_variance": gradient_variance}

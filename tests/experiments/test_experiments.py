@@ -160,6 +160,29 @@ def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_annealing_is_measured_for_all_numbers_of_temperatures_and_chains(
+    faces: Path, tmp_path: Path
+):
+    output = tmp_path / "annealing.json"
+    program(
+        "-m",
+        "experiments.paper.annealing",
+        f"--workdir={faces}",
+        "--temperatures=2,30",
+        "--chains=2,8",
+        "--points=3",
+        f"--output={output}",
+    )
+    report = json.loads(output.read_text())
+    assert str(tmp_path) not in report["command"]
+    sizes = [(row["num_temps"], row["num_chains"]) for row in report["rows"]]
+    assert sizes == [(2, 2), (2, 8), (30, 2), (30, 8)]
+    gaps = [row["below_reference"]["mean"] for row in report["rows"]]
+    assert np.all(np.isfinite(gaps))
+    assert gaps[-1] < gaps[0]
+
+
+@pytest.mark.slow
 def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopped(tmp_path: Path):
     """The study is the one that needs every part: a sweep, posteriors over theta, log p(x)."""
     command = [

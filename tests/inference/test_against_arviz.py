@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from arviz_stats.base import array_stats  # pyright: ignore
+from arviz_stats.base.array import array_stats
 from marks import slow_but
 
 from aevb.inference import hmc, importance_weights
