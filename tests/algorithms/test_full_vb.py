@@ -615,6 +615,7 @@ def test_the_estimate_of_the_bound_is_the_exact_one_and_not_above_log_p(
 # theta among the latents
 
 
+@pytest.mark.slow
 def test_with_theta_as_latents_p_of_x_is_its_mean_over_theta():
     """The bias of the linear model is theta: p(x) is Gaussian, with the variances of q added."""
     params = params_of(linear_vae(), log_var=-1.0)

@@ -160,6 +160,7 @@ def test_a_choice_by_validation_needs_validation_data(tmp_path: Path):
         make_plan(default_config(), {"optimizer.step_size": best_of(0.1, by="test")})
 
 
+@pytest.mark.slow
 def test_the_objective_of_full_vb_is_the_mean_bound_at_random_theta_less_the_kl(
     tmp_path: Path,
 ):
