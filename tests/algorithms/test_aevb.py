@@ -54,7 +54,7 @@ def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(bound: str):
     assert max(jax.tree.leaves(misses)) < 4, misses
 
 
-def test_an_update_counts_one_step_and_leaves_extra_alone():
+def test_an_update_counts_one_step_and_does_not_change_extra():
     algorithm = make(linear_vae())
     state = algorithm.init(jax.random.key(0))
     assert state.step == 0
@@ -92,7 +92,7 @@ def test_datapoints_of_a_minibatch_have_their_own_noise():
     assert_8_times_the_variance(one, eight)
 
 
-def test_num_samples_is_l_of_every_datapoint():
+def test_num_samples_is_the_number_of_samples_of_each_datapoint():
     one, eight = (
         bounds_of(make(linear_vae(), num_samples=num_samples), gaussian_batch())
         for num_samples in (1, 8)
@@ -119,7 +119,7 @@ def prior_steps(std: float, num_data: int, *, on_biases: bool = True) -> tuple[P
 
 
 @pytest.mark.parametrize(("std", "num_data"), [(1.0, 10), (0.5, 20)])
-def test_the_prior_pulls_every_parameter_by_itself_over_n(std: float, num_data: int):
+def test_the_prior_changes_every_parameter_by_its_value_over_n(std: float, num_data: int):
     """The gradient of log N(theta; 0, std^2) over N datapoints is -theta / (std^2 N)."""
     params, steps = prior_steps(std, num_data)
     jax.tree.map(
@@ -134,7 +134,7 @@ def test_the_prior_pulls_every_parameter_by_itself_over_n(std: float, num_data: 
         assert np.max(np.abs(steps[part]["bias"])) > 1e-3
 
 
-def test_a_prior_without_biases_leaves_biases_alone():
+def test_a_prior_without_biases_does_not_change_biases():
     params, steps = prior_steps(1.0, NUM_DATA, on_biases=False)
     for part in ("encoder", "decoder"):
         np.testing.assert_allclose(steps[part]["bias"], 0.0, atol=1e-6)
@@ -145,7 +145,7 @@ def test_a_prior_without_biases_leaves_biases_alone():
 # The paper's Adagrad
 
 
-def test_under_adagrad_a_parameter_without_gradient_stays_put_while_the_others_move():
+def test_adagrad_does_not_change_a_parameter_whose_gradient_is_0():
     """A pixel that is always 0 has no gradient in the encoder: 0/0 in Adagrad without epsilon."""
     algorithm = aevb.make(
         linear_vae(),

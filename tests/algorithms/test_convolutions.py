@@ -68,7 +68,7 @@ def layers_of(params: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_encoder_is_correlations_that_halve_and_one_linear_layer_a_head(
+def test_the_conv_encoder_is_correlations_of_stride_2_and_a_linear_layer_for_each_head(
     shape: tuple[int, int],
 ):
     number = shape[0] * shape[1]
@@ -88,7 +88,9 @@ def test_the_encoder_is_correlations_that_halve_and_one_linear_layer_a_head(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_decoder_doubles_to_the_image_with_a_heads_numbers_as_channels(shape: tuple[int, int]):
+def test_the_conv_decoder_doubles_the_size_up_to_the_image_and_has_the_heads_as_channels(
+    shape: tuple[int, int],
+):
     number = shape[0] * shape[1]
     heads = {"mean": number, "logits": 5 * number}
     network = conv_decoder(2, heads, hidden=(4, 3), initialization=INIT, image_shape=shape)
@@ -175,7 +177,7 @@ def temporary_bytes(algorithm: Algorithm) -> int:
 
 
 @pytest.mark.parametrize("network", ["mlp", pytest.param("conv", marks=pytest.mark.slow)])
-def test_a_minibatch_in_parts_has_the_step_of_the_whole_by_sgvb(network: str):
+def test_accumulation_over_parts_of_a_minibatch_gives_the_step_of_the_whole_with_sgvb(network: str):
     in_parts = step(by_sgvb(model(network), accumulation_steps=4), start_of(network))
     for one, other in pairs_of(plain_step(network), in_parts):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
@@ -185,7 +187,9 @@ def test_a_minibatch_in_parts_has_the_step_of_the_whole_by_sgvb(network: str):
 @pytest.mark.parametrize(
     ("name", "network"), [*itertools.product(ALGORITHMS, ["mlp"]), ("full_vb", "conv")]
 )
-def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str):
+def test_accumulation_over_parts_of_a_minibatch_gives_the_step_of_the_whole(
+    name: str, network: str
+):
     # Convolutions have no local noise.
     more = {"weight_noise": "datapoint"} if (name, network) == ("full_vb", "conv") else {}
     optimizer = optax.sgd(0.1)
@@ -198,7 +202,7 @@ def test_a_minibatch_in_parts_has_the_step_of_the_whole(name: str, network: str)
 
 
 @pytest.mark.slow
-def test_parts_take_less_memory():
+def test_accumulation_over_parts_of_a_minibatch_takes_less_memory():
     def algorithm(parts: int) -> Algorithm:
         return by_sgvb(model("conv"), accumulation_steps=parts)
 
@@ -206,14 +210,14 @@ def test_parts_take_less_memory():
 
 
 @pytest.mark.parametrize("network", ["mlp", pytest.param("conv", marks=pytest.mark.slow)])
-def test_a_rematerialized_network_has_the_same_step(network: str):
+def test_rematerialization_does_not_change_the_step(network: str):
     again = step(by_sgvb(model(network, wrap=networks.rematerialized)), start_of(network))
     for one, other in pairs_of(plain_step(network), again):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("network", slow_but(["mlp"], NETWORKS))
-def test_in_half_precision_parameters_and_bounds_are_float32_and_near(network: str):
+def test_bfloat16_products_keep_float32_parameters_and_nearly_the_same_step(network: str):
     exact, exact_metrics = plain_step(network)
     half, metrics = step(by_sgvb(model(network, "bfloat16")), start_of(network))
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("float32")}

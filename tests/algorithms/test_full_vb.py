@@ -361,7 +361,7 @@ def test_the_weight_of_the_kl_of_theta_rises_linearly_to_1(step: int, weight: fl
 
 
 @pytest.mark.slow
-def test_theta_is_what_the_model_generates_by_and_phi_has_no_distribution():
+def test_decoder_and_learned_prior_have_a_posterior_and_encoder_and_flow_have_none():
     """The decoder and a learned p(z) are drawn; the encoder and a flow's own layers are not."""
     model = mlp_vae(guide="iaf", prior="mixture")
     state = make(model, bound="sgvb_a").init(jax.random.key(0))
@@ -417,7 +417,7 @@ def noisy_steps(noise: str) -> Steps:
 
 
 @pytest.mark.slow
-def test_the_objective_is_that_of_appendix_f_before_its_kls_are_closed():
+def test_the_objective_has_the_mean_of_the_sampled_objective_of_appendix_f():
     """All of N (log p(x, z) - log q(z|x)) + log p(theta) - log q(theta) is sampled."""
     model, batch, params = mlp_vae(), some_batch(), params_of(mlp_vae(), log_var=-3.0)
 
@@ -443,7 +443,7 @@ def test_the_objective_is_that_of_appendix_f_before_its_kls_are_closed():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", ["minibatch", "datapoint"])
-def test_every_noise_has_the_same_mean_objective_and_gradient(noise: str):
+def test_every_weight_noise_has_the_same_mean_objective_and_gradient(noise: str):
     local, other = noisy_steps("local"), noisy_steps(noise)
     assert_same_mean(local.metrics["objective"], other.metrics["objective"], "objective")
     for path, gradient in local.gradient.items():
@@ -686,7 +686,7 @@ def expected_coverage(level: float) -> float:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_trained_posteriors_hold_the_true_bias_as_often_as_mean_field_does_by_theory(level: float):
+def test_intervals_of_trained_posteriors_have_the_coverage_of_mean_field_theory(level: float):
     """On 400 datasets it is 35.0 % (error 1.4) and 73.2 % (1.4); theory says 35.4 and 73.6."""
     params = as_float64(trained("local"))
     mean, log_var = (params[name]["decoder"]["bias"] for name in ("mean", "log_var"))
@@ -729,7 +729,7 @@ def test_a_flat_prior_is_refused(std: float):
         ({"kl_warm_up_steps": -1}, "kl_warm_up_steps is -1; it must be at least 0"),
     ],
 )
-def test_impossible_options_are_refused(options: dict[str, Any], message: str):
+def test_options_of_full_vb_out_of_range_are_refused(options: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         make(linear_vae(), **options)
 
@@ -739,7 +739,7 @@ def test_an_unknown_noise_is_refused():
         make(linear_vae(), weight_noise="global")
 
 
-def test_an_estimate_without_an_error_is_refused():
+def test_the_bound_on_log_p_of_the_data_is_refused_with_one_sample():
     with pytest.raises(ValueError, match="num_samples is 1; it must be at least 2"):
         full_vb.log_evidence_bound(
             jax.random.key(0), linear_vae(), params_of(linear_vae()), jnp.float32(SETS[0]),
@@ -806,7 +806,9 @@ def synthetic(**overrides: Any) -> Any:
         ({"algorithm__bound": "iwae", "algorithm__num_samples": 5}, "config.algorithm.bound"),
     ],
 )
-def test_what_full_vb_refuses_is_one_line_to_a_user(overrides: dict[str, Any], words: str):
+def test_settings_that_full_vb_refuses_are_reported_in_one_line(
+    overrides: dict[str, Any], words: str
+):
     with pytest.raises(UserError) as refusal:
         experiment.build(synthetic(**overrides))
     message = str(refusal.value)

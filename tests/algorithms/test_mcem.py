@@ -116,7 +116,7 @@ def test_only_the_chains_of_the_minibatch_move():
     assert np.flatnonzero(moved).tolist() == [2, 5, 7]
 
 
-def test_a_chain_goes_on_from_where_it_was():
+def test_a_chain_starts_each_update_at_its_last_position():
     """With a tiny step size the chain stays at its last position through all updates."""
     batch = some_of(np.asarray(gaussian_batch(size=10).x), [7, 2, 5])
     algorithm = make(mcem.make, model(), num_data=NUM_DATA)
@@ -159,7 +159,7 @@ def log_joint(params: Params, x: np.ndarray, z: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("num_updates", [pytest.param(1, marks=pytest.mark.slow), 5])
-def test_theta_takes_that_many_steps_on_one_sample(num_updates: int):
+def test_theta_takes_num_updates_gradient_steps_on_the_same_sample(num_updates: int):
     """The oracle ascends log p(x, z) plus the prior over N, by plain gradient steps in float64."""
     batch, step_size, std, num_data = gaussian_batch(), 0.05, 0.5, 8
     algorithm = make(

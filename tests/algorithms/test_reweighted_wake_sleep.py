@@ -120,7 +120,7 @@ def test_reweighted_wake_sleep_reaches_the_maximum_likelihood_of_probabilistic_p
 
 
 @pytest.mark.slow
-def test_weights_take_most_of_the_bias_of_wake_sleep():
+def test_reweighting_removes_most_of_the_bias_of_wake_sleep():
     """A spherical guide costs wake-sleep 0.341 nats here (test_wake_sleep.py).
 
     It costs reweighted wake-sleep 0.073 nats with K = 5 and 0.015 with K = 20.

@@ -68,7 +68,7 @@ def advance_where_the_data_say() -> tuple[Algorithm, Advance]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_bad_step_changes_nothing_but_the_counts(place: str, value: float):
+def test_a_nonfinite_step_changes_only_the_counts(place: str, value: float):
     algorithm, advance = advance_where_the_data_say()
     data = jnp.asarray(DATA + np.array([PLACES.index(place), value], np.float32))
     state, metrics = train_to(advance, KEYS, data, algorithm.init(jax.random.key(0)), NUM_STEPS)
@@ -79,7 +79,7 @@ def test_a_bad_step_changes_nothing_but_the_counts(place: str, value: float):
     assert float(metrics["skipped"]) == 3
 
 
-def test_metrics_are_means_over_the_steps_that_were_taken():
+def test_metrics_are_means_over_the_steps_that_were_not_skipped():
     bad = (3, 17, 39)
     taken = [step for step in range(NUM_STEPS) if step not in bad]
     _, metrics = run(skip_bad_steps(counter(bad), most=5))
@@ -87,7 +87,7 @@ def test_metrics_are_means_over_the_steps_that_were_taken():
 
 
 @pytest.mark.usefixtures("optimized")
-def test_where_nothing_is_bad_nothing_is_changed():
+def test_skipping_changes_no_bit_of_a_run_without_nonfinite_steps():
     """Not one bit changes, for an algorithm whose result is sensitive to every bit."""
     optimizer = optax.sgd(0.1, momentum=0.9)
 
@@ -111,7 +111,7 @@ def test_where_nothing_is_bad_nothing_is_changed():
     assert float(of_plain["objective"]) == float(of_skipping["objective"])
 
 
-def test_once_as_many_as_allowed_were_skipped_also_before_a_pause_the_next_is_taken():
+def test_after_the_allowed_number_of_skipped_steps_the_next_nonfinite_step_is_taken():
     algorithm = skip_bad_steps(counter((3, 17, 25), "params"), most=2)
     advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
     data = jnp.asarray(DATA)
@@ -142,7 +142,7 @@ def fit(folder: Path, algorithm: Algorithm) -> trainer.Trained:
     return trainer.fit(run, SETTINGS, folder)
 
 
-def test_a_run_tells_how_many_steps_it_has_skipped_at_each_evaluation(tmp_path: Path):
+def test_the_log_has_the_number_of_skipped_steps_at_each_evaluation(tmp_path: Path):
     trained = fit(tmp_path, skip_bad_steps(counter((3, 17, 39)), most=5))
     assert float(trained.state.params) == 37
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -150,7 +150,7 @@ def test_a_run_tells_how_many_steps_it_has_skipped_at_each_evaluation(tmp_path: 
     assert [line["skipped"] for line in lines] == expected
 
 
-def test_a_stretch_in_which_no_step_is_taken_has_no_mean_metrics(tmp_path: Path):
+def test_an_interval_with_only_skipped_steps_has_no_mean_metrics(tmp_path: Path):
     """The stretch is the one before the first evaluation, at step 10."""
     fit(tmp_path, skip_bad_steps(counter(tuple(range(10))), most=10))
     first, *others = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -158,6 +158,6 @@ def test_a_stretch_in_which_no_step_is_taken_has_no_mean_metrics(tmp_path: Path)
     assert all("recent_objective" in json.loads(line) for line in others)
 
 
-def test_the_step_after_the_last_that_may_be_skipped_stops_the_run_and_is_named(tmp_path: Path):
+def test_a_nonfinite_step_after_the_allowed_number_stops_the_run_and_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"the objective is nan at step 26 .*after 2 bad steps"):
         fit(tmp_path, skip_bad_steps(counter((3, 17, 25)), most=2))

@@ -43,7 +43,9 @@ def sleep_objective(params: Params) -> float:
 
 
 @pytest.mark.parametrize("num_samples", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_theta_climbs_the_bound_at_the_data_and_phi_log_q_in_dreams(num_samples: int):
+def test_theta_follows_the_bound_at_the_data_and_phi_follows_log_q_at_samples_of_the_model(
+    num_samples: int,
+):
     """With a step size of 1, the mean step is the gradient per datapoint.
 
     Theta's is that of E_q[log p(x, z)], which differs from the bound by an entropy without theta.
@@ -79,7 +81,7 @@ def without_sleep(model: VAE) -> VAE:
     ("phase", "untouched", "moved"),
     [(without_sleep, "encoder", "decoder"), (without_wake, "decoder", "encoder")],
 )
-def test_each_phase_moves_its_own_parameters_alone(
+def test_each_phase_changes_only_its_own_parameters(
     phase: Callable[[VAE], VAE], untouched: str, moved: str
 ):
     """The parameters of the other phase have a gradient of 0, to the bit."""
@@ -92,7 +94,7 @@ def test_each_phase_moves_its_own_parameters_alone(
         assert np.all(step != 0.0), name
 
 
-def test_phi_sees_dreams_alone():
+def test_the_sleep_phase_does_not_depend_on_the_data():
     """With other data phi takes the same step, to the bit."""
     algorithm, batch = make(wake_sleep.make, linear_vae()), gaussian_batch()
     state = algorithm.init(jax.random.key(0))
@@ -106,7 +108,7 @@ def test_phi_sees_dreams_alone():
 
 
 @pytest.mark.slow
-def test_datapoints_and_dreams_of_a_minibatch_have_their_own_noise():
+def test_datapoints_and_model_samples_of_a_minibatch_have_their_own_noise():
     """With 8 copies of a datapoint, the steps therefore have an eighth of the variance."""
     algorithm = make(wake_sleep.make, linear_vae())
     state, point = algorithm.init(jax.random.key(0)), np.asarray(gaussian_batch().x)[:1]
@@ -121,7 +123,7 @@ def test_datapoints_and_dreams_of_a_minibatch_have_their_own_noise():
 
 
 @pytest.mark.slow
-def test_wake_sleep_reaches_the_optimum_if_its_guide_can_hold_the_posterior():
+def test_wake_sleep_reaches_the_optimum_if_its_guide_family_contains_the_posterior():
     """It ends 0.0011 nats below the greatest log p(X) of probabilistic PCA; AEVB ends 0.0001 below.
 
     The columns of W became orthogonal, so a diagonal guide can represent the posterior.
@@ -176,7 +178,7 @@ def test_the_bias_of_wake_sleep_is_larger_than_that_of_aevb(
 
 
 @pytest.mark.slow
-def test_where_variational_em_ends_the_mean_step_of_wake_sleep_is_0_and_that_of_aevb_is_not():
+def test_the_fixed_point_of_variational_em_is_one_of_wake_sleep_and_not_of_aevb():
     """The end is therefore biased by the algorithm, and not because training was too short."""
     x = pca_data(SPREAD)
     model = oracles.pca_em(x, 2, guide_cov=mean_variance)
