@@ -71,7 +71,7 @@ def test_the_evidence_is_the_product_of_the_predictives():
     np.testing.assert_allclose(family, beta_bernoulli.posterior(prior(), counted), rtol=1e-12)
 
 
-def test_no_flips_leave_the_prior_and_the_evidence_of_nothing():
+def test_without_flips_the_posterior_is_the_prior_and_log_evidence_is_0():
     none = beta_bernoulli.count(jnp.zeros(0))
     assert beta_bernoulli.posterior(prior(), none) == prior()
     assert beta_bernoulli.log_evidence(prior(), none) == 0.0
@@ -85,7 +85,7 @@ def test_no_flips_leave_the_prior_and_the_evidence_of_nothing():
         ([1.0, float("nan")], "hold nan; heads must be 1"),
     ],
 )
-def test_what_is_no_sequence_of_flips_is_refused(x: list, words: str):
+def test_an_array_that_is_not_a_sequence_of_flips_is_refused(x: list, words: str):
     with pytest.raises(ValueError, match=words):
         beta_bernoulli.count(jnp.array(x))
 
@@ -108,7 +108,7 @@ def fit_beta(bound: losses.Bound, *, num_steps: int, power: float) -> jax.Array:
 
 
 @pytest.mark.slow
-def test_a_beta_guide_reaches_the_posterior_and_no_gap():
+def test_a_fitted_beta_guide_is_the_posterior_and_its_bound_the_evidence():
     """The fit uses `stl`, whose gradient is 0 there at every z, to the digits of float64."""
     found = fit_beta(losses.stl, num_steps=700, power=0.0)
     exact = beta_bernoulli.posterior(prior(), flips())
@@ -126,7 +126,7 @@ def test_a_beta_guide_reaches_the_posterior_and_no_gap():
     [pytest.param(losses.sgvb_a, marks=pytest.mark.slow), losses.sgvb_b],
     ids=["sgvb_a", "sgvb_b"],
 )
-def test_robbins_and_monros_steps_reach_it_through_the_noise(bound: losses.Bound):
+def test_decreasing_step_sizes_reach_the_posterior_with_noisy_gradients(bound: losses.Bound):
     found = fit_beta(bound, num_steps=3000, power=0.6)
     exact = beta_bernoulli.posterior(prior(), flips())
     gap = Beta(*jnp.exp(found)).kl(exact)
@@ -221,7 +221,7 @@ def test_one_sided_flips_have_a_finite_posterior_and_bound(heads: int):
     assert float(bound) < float(beta_bernoulli.log_evidence(prior(), seen))
 
 
-def test_float32_samples_of_a_logit_normal_stay_off_the_ends():
+def test_float32_samples_of_a_logit_normal_are_never_0_or_1():
     guide = beta_bernoulli.logit_normal_guide()
     for mean in (-200.0, 200.0):
         q = DiagNormal(jnp.full(1, mean, jnp.float32), jnp.zeros(1, jnp.float32))
@@ -231,6 +231,6 @@ def test_float32_samples_of_a_logit_normal_stay_off_the_ends():
         assert np.isfinite(guide.log_prob(q, z))
 
 
-def test_no_steps_are_refused():
+def test_a_fit_of_0_steps_is_refused():
     with pytest.raises(ValueError, match="num_steps is 0; it must be at least 1"):
         fit_beta(losses.stl, num_steps=0, power=0.0)

@@ -69,7 +69,9 @@ def test_the_bounds_are_those_after_every_update_in_the_order_of_the_factors():
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-4, 1e-9])
-def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(tolerance: float):
+def test_sweeps_stop_at_the_first_that_raises_the_bound_by_less_than_the_tolerance(
+    tolerance: float,
+):
     found = maximize(correlated(), start(), tolerance=tolerance, max_sweeps=100)
     _, bounds = by_hand(100)
     rises = np.diff(bounds[:, -1])  # those of the second sweep, the third, ...
@@ -81,7 +83,9 @@ def test_it_stops_at_the_first_sweep_that_rises_by_less_than_the_tolerance(toler
 
 
 @pytest.mark.parametrize("max_sweeps", [0, 3])
-def test_too_few_sweeps_are_said_to_be_and_none_leave_the_start(max_sweeps: int):
+def test_too_few_sweeps_are_reported_as_not_converged_and_0_sweeps_return_the_start(
+    max_sweeps: int,
+):
     found = maximize(correlated(), start(), tolerance=1e-9, max_sweeps=max_sweeps)
     assert int(found.num_sweeps) == max_sweeps
     assert not found.converged
@@ -91,7 +95,7 @@ def test_too_few_sweeps_are_said_to_be_and_none_leave_the_start(max_sweeps: int)
         np.testing.assert_allclose(found.bound, by_hand(max_sweeps)[1][-1, -1], rtol=1e-12)
 
 
-def test_a_bound_that_is_nan_does_not_pass_for_a_maximum():
+def test_coordinate_ascent_does_not_converge_with_a_nan_bound():
     problem = correlated()
     broken = problem._replace(bound=lambda q: problem.bound(q) * jnp.nan)
     found = maximize(broken, start(), tolerance=1e-3, max_sweeps=10)
@@ -99,7 +103,7 @@ def test_a_bound_that_is_nan_does_not_pass_for_a_maximum():
     assert not found.converged
 
 
-def test_many_starts_under_vmap_each_stop_where_they_would_alone():
+def test_starts_under_vmap_stop_at_the_same_sweep_as_one_by_one():
     problem = correlated()
 
     def from_key(key: jax.Array):
@@ -113,7 +117,7 @@ def test_many_starts_under_vmap_each_stop_where_they_would_alone():
     assert len(set(np.asarray(together.num_sweeps).tolist())) > 1
 
 
-def test_float32_stays_float32():
+def test_coordinate_ascent_keeps_float32():
     narrow = Means(*map(jnp.float32, START))
     found = maximize(correlated(), narrow, tolerance=1e-4, max_sweeps=100)
     assert found.bound.dtype == jnp.float32

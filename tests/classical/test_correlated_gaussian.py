@@ -54,7 +54,7 @@ def test_the_bound_is_minus_the_kl_and_its_slope_is_0_at_the_closed_form():
 
 
 @pytest.mark.parametrize("correlation", [0.3, 0.9])
-def test_a_sweep_leaves_the_squared_correlation_of_the_error(correlation: float):
+def test_a_sweep_multiplies_the_error_by_the_squared_correlation(correlation: float):
     problem = correlated_gaussian.coordinate_ascent(correlated(correlation))
     state = problem.update(problem.init(jax.random.key(0)))
     after = problem.update(state)

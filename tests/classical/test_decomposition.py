@@ -26,7 +26,7 @@ def random_table(seed: int, *shape: int) -> jax.Array:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_identity_holds_for_any_q_over_states(seed: int):
+def test_the_bound_plus_the_kl_is_the_evidence_for_any_q_over_states(seed: int):
     """Each term comes from NumPy or SciPy: log of a sum, mean of log p - log q, and entropy."""
     log_joint, log_q = random_table(seed, 4, 3), random_table(100 + seed, 4, 3)
     found = decompose(log_joint, log_q)
@@ -39,14 +39,14 @@ def test_the_identity_holds_for_any_q_over_states(seed: int):
     assert float(found.kl) > 0.0
 
 
-def test_q_at_the_posterior_has_no_kl_and_the_bound_is_the_evidence():
+def test_at_the_posterior_the_kl_is_0_and_the_bound_is_the_evidence():
     log_joint = random_table(0, 12)
     found = decompose(log_joint, log_joint - 7.0)  # equal up to a constant
     np.testing.assert_allclose(found.kl, 0.0, atol=1e-14)
     np.testing.assert_allclose(found.bound, found.log_evidence, rtol=1e-14)
 
 
-def test_the_evidence_does_not_move_with_q_so_the_bound_and_the_kl_move_apart():
+def test_the_gradient_of_the_bound_in_q_is_minus_that_of_the_kl():
     log_joint = random_table(0, 12)
 
     def terms(log_q: jax.Array):
@@ -58,7 +58,7 @@ def test_the_evidence_does_not_move_with_q_so_the_bound_and_the_kl_move_apart():
     assert np.max(np.abs(slopes.kl)) > 1e-2
 
 
-def test_what_q_excludes_adds_nothing():
+def test_states_of_probability_0_under_q_add_nothing_to_the_bound():
     """The convention 0 log 0 = 0 holds also where p(D, z) is 0, and the gradient is not NaN."""
     log_joint = jnp.array([-1.0, -2.0, -3.0, -jnp.inf])
     log_q = jnp.array([0.3, 0.1, -jnp.inf, -jnp.inf])
@@ -73,7 +73,7 @@ def test_what_q_excludes_adds_nothing():
     np.testing.assert_allclose(slope, expected, atol=1e-12)
 
 
-def test_what_p_excludes_and_q_does_not_is_infinitely_far():
+def test_the_kl_is_infinite_if_q_has_mass_where_p_has_none():
     found = decompose(jnp.array([-1.0, -jnp.inf]), jnp.array([0.0, -5.0]))
     assert found.kl == jnp.inf
     assert found.bound == -jnp.inf
@@ -84,7 +84,7 @@ def test_what_p_excludes_and_q_does_not_is_infinitely_far():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_identity_holds_on_an_uneven_grid(seed: int):
+def test_the_bound_plus_the_kl_is_the_evidence_on_an_uneven_grid(seed: int):
     """The cells have unequal volumes, and Q is known up to a constant."""
     log_measure = random_table(200 + seed, 30)
     found = decompose(random_table(seed, 30), random_table(100 + seed, 30), log_measure)
@@ -92,7 +92,7 @@ def test_the_identity_holds_on_an_uneven_grid(seed: int):
 
 
 @pytest.mark.parametrize("step", ["even", "logarithmic"])
-def test_on_a_grid_the_terms_are_those_of_the_densities(step: str):
+def test_terms_of_the_decomposition_on_a_grid_are_those_of_the_densities(step: str):
     """With z ~ Gamma(3, 1), x ~ Poisson(z) and a Gamma Q, SciPy and closed forms give all terms."""
     x, shape, rate = 4, 5.0, 2.5
     if step == "even":
@@ -120,7 +120,9 @@ def test_on_a_grid_the_terms_are_those_of_the_densities(step: str):
 
 
 @pytest.mark.parametrize("seed", SEEDS[:6])
-def test_the_identity_holds_for_any_gaussian_q_of_a_linear_gaussian_model(seed: int):
+def test_the_bound_plus_the_kl_is_the_evidence_for_any_gaussian_q_of_a_linear_gaussian_model(
+    seed: int,
+):
     rng = np.random.default_rng(seed)
     params = Params(*map(jnp.asarray, (rng.normal(size=(5, 3)), rng.normal(size=5), 0.4)))
     model = LinearGaussian(*map(np.asarray, (*params[:2], np.full(5, 0.4))))
@@ -137,7 +139,7 @@ def test_the_identity_holds_for_any_gaussian_q_of_a_linear_gaussian_model(seed: 
     np.testing.assert_allclose(exact.bound, log_evidence, rtol=1e-12)
 
 
-def test_float32_stays_float32():
+def test_the_decomposition_keeps_float32():
     tables = (random_table(seed, 6).astype(jnp.float32) for seed in (0, 1))
     found = decompose(*tables)
     assert all(term.dtype == jnp.float32 for term in found)

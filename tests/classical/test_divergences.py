@@ -27,7 +27,7 @@ def two_normals(apart: float = 1.0) -> tuple[DiagNormal, DiagNormal, float]:
 # Three ways to a KL
 
 
-def test_on_a_grid_it_is_the_closed_form():
+def test_the_kl_on_a_grid_is_the_closed_form():
     q, p = (Gamma(jnp.float64(a), jnp.float64(b)) for a, b in ((3.0, 1.0), (5.0, 2.5)))
     log_x = jnp.linspace(-15.0, 5.0, 4001)
     log_measure = log_x + jnp.log(log_x[1] - log_x[0])
@@ -36,7 +36,7 @@ def test_on_a_grid_it_is_the_closed_form():
     np.testing.assert_allclose(found, q.kl(p), rtol=1e-10)
 
 
-def test_over_states_it_is_scipys_relative_entropy_also_at_zeros():
+def test_the_kl_over_states_is_scipys_relative_entropy_also_at_zeros():
     q, p = np.array([0.5, 0.5, 0.0, 0.0]), np.array([0.25, 0.5, 0.25, 0.0])
     with np.errstate(divide="ignore"):
         log_q, log_p = jnp.asarray(np.log(q)), jnp.asarray(np.log(p))
@@ -50,7 +50,7 @@ def test_over_states_it_is_scipys_relative_entropy_also_at_zeros():
 @pytest.mark.parametrize(
     "estimate", [divergences.kl_monte_carlo, divergences.kl_monte_carlo_controlled]
 )
-def test_both_estimates_are_unbiased_and_know_their_error(estimate):
+def test_both_estimates_of_the_kl_and_their_standard_errors_are_unbiased(estimate):
     """The mean of 200 estimates is the closed form, and their spread is the reported error."""
     q, p, expected = two_normals()
 
@@ -91,7 +91,7 @@ def test_the_controlled_estimate_of_a_small_kl_is_never_negative():
 @pytest.mark.parametrize(
     "estimate", [divergences.kl_monte_carlo, divergences.kl_monte_carlo_controlled]
 )
-def test_one_sample_has_no_error_and_is_refused(estimate):
+def test_an_estimate_of_the_kl_from_one_sample_is_refused(estimate):
     q, p, _ = two_normals()
     with pytest.raises(ValueError, match="num_samples is 1; it must be at least 2"):
         estimate(jax.random.key(0), q.sample, q.log_prob, p.log_prob, num_samples=1)
@@ -125,7 +125,9 @@ def skewed() -> Mixture:
     return Mixture(jnp.array([0.3, 0.7]), jnp.array([-2.0, 1.5]), jnp.array([0.5, 1.2]))
 
 
-def test_a_mixtures_density_and_moments_are_integrals(skewed: Mixture):
+def test_a_mixtures_density_integrates_to_1_and_its_moments_are_those_by_quadrature(
+    skewed: Mixture,
+):
     z = np.linspace(-5.0, 5.0, 11)
     found = jax.vmap(skewed.log_prob)(jnp.asarray(z))
     np.testing.assert_allclose(found, mixture_log_prob(skewed, z), rtol=1e-10)
@@ -139,7 +141,7 @@ def test_a_mixtures_density_and_moments_are_integrals(skewed: Mixture):
 
 
 @pytest.mark.slow
-def test_the_forward_fit_has_the_mean_and_variance_and_nothing_beats_it(skewed: Mixture):
+def test_the_forward_fit_has_the_mean_and_variance_and_the_least_kl(skewed: Mixture):
     found = divergences.fit_forward(skewed)
     mean, variance = skewed.moments()
     np.testing.assert_allclose([found.mean, found.std**2], [mean, variance], rtol=1e-12)
@@ -157,7 +159,9 @@ reverse_kl = jax.jit(divergences.reverse_kl)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-2.0, 0.4), (1.0, 2.0)])
-def test_the_reverse_kl_is_an_integral(skewed: Mixture, mean: float, std: float):
+def test_the_reverse_kl_of_a_mixture_is_that_by_quadrature(
+    skewed: Mixture, mean: float, std: float
+):
     found = reverse_kl(skewed, jnp.float64(mean), jnp.float64(std))
     np.testing.assert_allclose(found, kl_oracle(skewed, mean, std, forward=False), rtol=1e-8)
 
@@ -167,7 +171,7 @@ fit_reverse = jax.jit(divergences.fit_reverse)  # the fit from 4 starts is compi
 
 class TestReverseFit:
     @pytest.mark.slow
-    def test_it_sits_on_one_mode_and_pays_log_2_where_the_forward_covers_both(self):
+    def test_the_reverse_fit_is_one_mode_at_a_kl_of_log_2_and_the_forward_fit_covers_both(self):
         target = two_modes(5.0)
         found = fit_reverse(target, jnp.array([-7.0, -1.0, 2.0, 6.0]))
         np.testing.assert_allclose(found.mean, [-5.0, -5.0, 5.0, 5.0], atol=1e-3)
@@ -180,13 +184,13 @@ class TestReverseFit:
         assert float(covering) > float(np.max(found.kl)) + 1.0
 
     @pytest.mark.slow
-    def test_the_heavier_mode_costs_less(self):
+    def test_the_reverse_kl_is_smaller_at_the_heavier_mode(self):
         target = two_modes(6.0, weight=0.2)
         found = fit_reverse(target, jnp.array([-6.5, -4.0, 4.0, 6.5]))
         np.testing.assert_allclose(found.kl, -np.log([0.2, 0.2, 0.8, 0.8]), atol=1e-4)
 
     @pytest.mark.slow
-    def test_from_every_start_it_is_a_minimum_that_scipy_finds_too(self, skewed: Mixture):
+    def test_the_reverse_fit_from_every_start_is_a_minimum_that_scipy_finds(self, skewed: Mixture):
         starts = [-3.0, -2.0, 1.0, 2.0]
         found = fit_reverse(skewed, jnp.array(starts))
         for i, start in enumerate(starts):
@@ -199,7 +203,7 @@ class TestReverseFit:
             np.testing.assert_allclose(found.kl[i], least.fun, atol=1e-7)
 
     @pytest.mark.slow
-    def test_of_a_single_mode_both_directions_find_it(self):
+    def test_both_fits_to_a_single_mode_are_exact(self):
         alone = Mixture(jnp.array([0.4, 0.6]), jnp.full(2, 0.7), jnp.full(2, 1.3))  # both are equal
         reverse = fit_reverse(alone, jnp.array([-1.0, 0.0, 1.0, 3.0]))
         forward = divergences.fit_forward(alone)
@@ -219,7 +223,7 @@ triangle_counterexample = jax.jit(divergences.triangle_counterexample)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_detour_can_be_shorter_than_the_direct_way(seed: int):
+def test_the_kl_violates_the_triangle_inequality(seed: int):
     found = triangle_counterexample(jax.random.key(seed))
     direct, detour = kl_of(found.a, found.c), kl_of(found.a, found.b) + kl_of(found.b, found.c)
     assert direct > detour + 1.0
@@ -227,7 +231,7 @@ def test_a_detour_can_be_shorter_than_the_direct_way(seed: int):
 
 
 @pytest.mark.slow
-def test_float32_stays_float32_and_both_reverse_kls_are_right():
+def test_fits_in_float32_stay_float32_and_their_reverse_kls_are_right():
     with jax.enable_x64(False):
         target = two_modes(3.0)
         forward = divergences.fit_forward(target)

@@ -106,19 +106,19 @@ kl_slopes = jax.jit(jax.grad(lambda p, q: q.kl(p)))
 
 
 @pytest.mark.parametrize("known", EACH)
-def test_the_density_is_scipys(known: Known):
+def test_the_density_of_each_family_is_scipys(known: Known):
     draws = known.draws(20)
     found = log_probs(known.here(), jnp.asarray(draws))
     np.testing.assert_allclose(found, known.scipy_log_prob(draws), rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("known", EACH)
-def test_the_entropy_is_scipys(known: Known):
+def test_the_entropy_of_each_family_is_scipys(known: Known):
     np.testing.assert_allclose(entropy(known.here()), known.law.entropy(), rtol=1e-10)
 
 
 @pytest.mark.parametrize("known", EACH)
-def test_the_mean_is_scipys(known: Known):
+def test_the_mean_of_each_family_is_scipys(known: Known):
     found: Any = known.here().mean
     np.testing.assert_allclose(
         found if known.make is Normal else found(), known.scipy_mean(), rtol=1e-12
@@ -132,7 +132,7 @@ def test_a_gammas_expected_log_is_scipys_integral(known: Known):
 
 
 @pytest.mark.parametrize("known", KNOWN["dirichlet"])
-def test_a_dirichlets_expected_logs_are_integrals_over_its_beta_marginals(known: Known):
+def test_a_dirichlets_expected_logs_are_those_by_quadrature_over_its_beta_marginals(known: Known):
     (concentration,) = known.params
     marginals: Any = [scipy.stats.beta(a, sum(concentration) - a) for a in concentration]
     expected = [marginal.expect(np.log) for marginal in marginals]
@@ -211,7 +211,7 @@ def test_the_kl_of_a_distribution_from_itself_is_zero_and_flat(known: Known):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
-def test_float32_stays_float32(name: str):
+def test_each_family_keeps_float32_with_the_values_of_float64(name: str):
     q, p = (
         known.make(*(jnp.asarray(param, jnp.float32) for param in known.params))
         for known in KNOWN[name][:2]

@@ -88,7 +88,7 @@ def test_the_functional_derivative_is_the_analytic_one_to_the_second_order():
         np.testing.assert_allclose(order(errors), 2.0, atol=0.1)
 
 
-def test_it_is_the_change_of_j_per_area_of_a_bump():
+def test_the_functional_derivative_is_the_change_of_the_functional_per_area_of_a_bump():
     """On an uneven grid, J[y + eps v] - J[y] is eps times the integral of (delta J / delta y) v."""
     x = np.linspace(0.0, 1.4, 60) ** 2 + 0.1
     y = np.sin(2.0 * x)
@@ -103,7 +103,7 @@ def test_it_is_the_change_of_j_per_area_of_a_bump():
 
 
 @pytest.mark.parametrize(("of_x", "of_y"), [((5,), (6,)), ((5, 1), (5, 1)), ((2,), (2,))])
-def test_what_is_no_curve_is_refused(of_x: tuple[int, ...], of_y: tuple[int, ...]):
+def test_arrays_that_are_not_a_curve_are_refused(of_x: tuple[int, ...], of_y: tuple[int, ...]):
     for refuses in (functional, functional_derivative, euler_lagrange_residual):
         with pytest.raises(ValueError, match=r"they must be one \[n\], of at least 3 points"):
             refuses(pendulum, jnp.zeros(of_x), jnp.zeros(of_y))
@@ -222,7 +222,7 @@ def test_no_other_factor_has_a_greater_bound():
         np.testing.assert_allclose(gap, expected, rtol=1e-8)
 
 
-def test_states_that_q2_excludes_have_no_say():
+def test_states_of_probability_0_under_q2_do_not_affect_the_update_of_q1():
     log_joint, log_q2 = random_joint(0, 7, 5), random_joint(1, 5)
     log_joint[3, 4] = log_q2[4] = -np.inf
     log_q2 = normalized(log_q2)
@@ -299,7 +299,7 @@ def test_free_form_ascent_ends_where_mean_field_does_in_closed_form():
     np.testing.assert_allclose(np.sum(np.exp(log_q_tau) * tau), of_tau.mean(), rtol=1e-8)
 
 
-def test_float32_stays_float32():
+def test_functionals_keep_float32():
     x = np.linspace(0.0, 2.0, 21, dtype=np.float32)
     log_joint = random_joint(0, 7, 5).astype(np.float32)
     (found,) = found_of(pendulum, [(x, np.sin(x))])

@@ -144,7 +144,7 @@ def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
     assert np.all(np.diff(fitted.bounds) > -1e-2)
 
 
-def test_units_and_a_distant_origin_change_the_bound_by_the_jacobian(fitted: Fit):
+def test_another_unit_and_origin_change_the_bound_only_by_the_jacobian(fitted: Fit):
     """The test is in float32, at an origin where the raw data would have no digit left."""
     scales, origin = np.array([1000.0, 0.001]), np.array([1e9, -50.0])
     x = simulated(3)
@@ -227,7 +227,7 @@ def test_the_predictive_of_one_component_is_the_ratio_of_evidences():
     )
 
 
-def test_probabilities_are_those_of_the_predictive(fitted: Fit):
+def test_component_probabilities_are_those_of_the_predictive_density(fitted: Fit):
     new = np.array([[0.0, 0.0], [3.0, 0.5], [2.0, 3.0], [100.0, 100.0]])
     found = np.asarray(gaussian_mixture.predict_proba(fitted, new), np.float64)
     np.testing.assert_allclose(np.sum(found, axis=1), 1.0, atol=1e-6)
@@ -260,7 +260,7 @@ def test_constant_data_under_a_given_prior_have_their_evidence():
     assert found.bound == pytest.approx(brute.log_evidence_of_one(KNOWN, x), rel=1e-5)
 
 
-def test_duplicates_are_data():
+def test_duplicate_datapoints_are_fitted_as_separate_datapoints():
     """Each of three places has 100 datapoints; the prior limits how narrow the components are."""
     places = np.array([[0.0, 1.0], [3.0, 7.0], [5.0, 2.0]])
     found = choose(np.repeat(places, NUM_POINTS // 3, axis=0))
@@ -288,7 +288,7 @@ def test_duplicates_are_data():
     ],
     ids=["empty", "no dims", "flat", "NaN", "text", "one", "constant", "constant dim", "redundant"],
 )
-def test_data_that_cannot_be_fitted_are_refused_in_a_line(x: np.ndarray, says: str):
+def test_data_that_a_mixture_cannot_be_fitted_to_are_refused_in_one_line(x: np.ndarray, says: str):
     with pytest.raises(ValueError, match=says) as caught:
         gaussian_mixture.fit(KEY, x)
     assert "\n" not in str(caught.value)
@@ -306,7 +306,7 @@ def test_data_that_cannot_be_fitted_are_refused_in_a_line(x: np.ndarray, says: s
         ({"prior": make_prior(1.0, np.zeros(3), 1.0, 3.0, np.eye(3))}, "x has 2 dimensions"),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused(arguments: dict, says: str):
+def test_arguments_of_the_mixture_out_of_range_are_refused(arguments: dict, says: str):
     with pytest.raises(ValueError, match=says):
         gaussian_mixture.fit(KEY, simulated(2), **arguments)
 
@@ -321,7 +321,7 @@ def test_arguments_that_mean_nothing_are_refused(arguments: dict, says: str):
         ((1.0, np.zeros(2), 1.0, 2.0, np.eye(3)), "shapes"),
     ],
 )
-def test_a_prior_that_is_no_distribution_is_refused(given: tuple, says: str):
+def test_a_prior_with_improper_parameters_is_refused(given: tuple, says: str):
     with pytest.raises(ValueError, match=says):
         make_prior(*given)
 

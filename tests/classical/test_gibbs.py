@@ -38,7 +38,7 @@ def chains() -> np.ndarray:
     return np.asarray(drawn, np.float64)
 
 
-def test_gibbs_has_the_means_and_variances_of_the_exact_posterior_and_mean_field_has_not():
+def test_gibbs_has_the_exact_posterior_means_and_variances_and_mean_field_does_not():
     samples = chains()
     by_chain = np.mean(samples, axis=1)
     means = np.array([exact().mean, exact().shape / exact().rate])

@@ -55,7 +55,7 @@ def mean_log_lik(params: Params) -> jax.Array:
 # Exact inference
 
 
-def test_log_prob_and_the_posterior_are_the_oracles():
+def test_log_prob_and_the_posterior_are_those_of_the_numpy_oracle():
     x = jnp.asarray(POINT)
     np.testing.assert_allclose(log_prob(params(), x), oracle(params()).log_prob(POINT), rtol=1e-12)
     mean, covariance = oracle(params()).posterior(POINT)
@@ -95,7 +95,7 @@ def test_float32_is_kept_and_within_rounding():
 # Closed-form maxima
 
 
-def test_the_maximum_likelihood_is_the_oracles_and_no_step_from_it_rises():
+def test_the_maximum_likelihood_is_that_of_the_numpy_oracle_and_a_local_maximum():
     found = maximum_likelihood(data(), NUM_LATENTS)
     optimum = oracles.pca_log_lik(np.asarray(data()), NUM_LATENTS)
     np.testing.assert_allclose(mean_log_lik(found), optimum, rtol=1e-12)
@@ -120,7 +120,7 @@ def spherical_bound(params: Params, x: jax.Array) -> jax.Array:
     return jnp.mean(jax.vmap(at)(x))
 
 
-def test_the_spherical_maximum_is_stationary_and_loses_what_its_docstring_says():
+def test_the_spherical_maximum_is_stationary_and_below_the_optimum_by_the_stated_loss():
     """The loss is Z log of the roots' arithmetic mean over their geometric mean (AM-GM)."""
     found = spherical_maximum(data(), NUM_LATENTS)
     for leaf in jax.tree.leaves(jax.jit(jax.grad(spherical_bound))(found, data())):
@@ -163,7 +163,7 @@ def test_em_never_lowers_the_likelihood_and_ends_at_the_closed_form():
     np.testing.assert_allclose(bound_of(after_e), expected, rtol=1e-12)
 
 
-def test_an_em_step_is_the_oracles():
+def test_an_em_step_is_that_of_the_numpy_oracle():
     """W and the noise variance are compared after one sweep from the same start."""
     x = np.asarray(data())
     problem = linear_gaussian_em.em(data(), NUM_LATENTS)
@@ -200,7 +200,7 @@ def test_variational_em_of_a_spherical_guide_rises_to_its_biased_maximum():
     assert mean_log_lik(fit.params) < optimum - 0.005
 
 
-def test_variational_em_of_a_diagonal_guide_is_unbiased_because_w_may_turn():
+def test_variational_em_of_a_diagonal_guide_is_unbiased_because_w_can_be_rotated():
     problem = linear_gaussian_em.variational_em(data(), NUM_LATENTS, guide="diagonal")
     fit, bounds = ended(problem)
     assert np.all(np.diff(np.ravel(bounds)) > -1e-9)
@@ -231,7 +231,7 @@ def test_variational_bayes_rises_at_every_update(num_copies: int):
     assert np.ravel(bounds)[-1] > problem.bound(start) + 10.0
 
 
-def test_copies_of_the_data_are_data():
+def test_num_copies_gives_the_factors_and_the_bound_of_the_repeated_data():
     """A num_copies of 3 gives the factors and the bound of the dataset written three times."""
     x = small_data()
     tripled = jnp.tile(x, (3, 1))

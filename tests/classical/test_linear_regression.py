@@ -192,7 +192,7 @@ def test_priors_that_are_certain_make_the_bound_the_exact_evidence():
 
 
 @pytest.mark.slow
-def test_a_masked_column_is_as_if_it_were_not_there():
+def test_a_masked_column_of_a_regression_has_no_effect():
     design, y = cubic()
     active = jnp.array([True, False, True, True])
     masked = maximum(design, y, prior(), active)
@@ -237,7 +237,7 @@ def test_the_bound_picks_the_true_degree_and_ranks_degrees_as_the_exact_evidence
 
 
 @pytest.mark.slow
-def test_the_true_degree_is_picked_on_most_data_sets():
+def test_the_bound_picks_the_true_degree_for_most_datasets():
     """The bound picks it on 19 of 20; the likelihood alone always prefers a higher degree."""
     degrees = np.argmax(curves().bound, axis=1)
     assert len(degrees) == NUM_SETS
@@ -245,7 +245,7 @@ def test_the_true_degree_is_picked_on_most_data_sets():
 
 
 @pytest.mark.slow
-def test_float32_is_kept_and_near():
+def test_regression_in_float32_stays_float32_and_near_float64():
     x, y, fewer = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (*data(), prior()))
     found = razor(x[None], y[None], fewer)
     assert found.bound.dtype == jnp.float32
@@ -257,7 +257,7 @@ def test_float32_is_kept_and_near():
 
 
 @pytest.mark.parametrize("num_data", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_fewer_data_than_columns_and_constants_have_a_finite_top(num_data: int):
+def test_the_maximum_is_finite_for_constant_data_and_for_fewer_data_than_columns(num_data: int):
     design = jnp.ones((num_data, 4))
     found = maximum(design, jnp.ones(num_data), prior())
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))

@@ -121,7 +121,9 @@ def test_the_bound_is_what_sgvb_estimates():
     ("num_columns", "fit"),
     [(1, logistic_regression.fit), *((2, fit) for fit in FITS)],
 )
-def test_the_bound_at_the_top_is_below_the_exact_evidence_by_little(fit: Fit, num_columns: int):
+def test_the_bound_of_a_fit_is_at_most_half_a_nat_below_the_exact_evidence(
+    fit: Fit, num_columns: int
+):
     """It is 0.02 nats below for one weight, 0.025 for two, and more under mean field."""
     q = fitted(fit, num_columns)
     gap = exact(num_columns).log_evidence - bound(data(num_columns), prior_var(), q)
@@ -197,7 +199,7 @@ def expected_hessian(q: FullNormal) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_both_fits_are_stationary():
+def test_both_logistic_fits_are_stationary_points_of_the_bound():
     """Their precisions are minus the mean Hessian: all of it, or only its diagonal."""
     full, diagonal = (fitted(fit, 2) for fit in FITS)
     np.testing.assert_allclose(np.linalg.inv(covariance(full)), expected_hessian(full), rtol=1e-4)
@@ -218,7 +220,7 @@ def test_mean_fields_variances_are_too_small_and_near_those_given_the_other_weig
 
 
 @pytest.mark.slow
-def test_classes_that_a_plane_parts_have_a_finite_fit():
+def test_linearly_separable_classes_have_a_finite_fit():
     """The likelihood has no maximum there, and the prior keeps the weights finite."""
     design = np.linspace(-2.0, 2.0, 20)[:, None]
     separable = Data(jnp.asarray(design), jnp.asarray((design[:, 0] > 0.0).astype(np.float64)))
@@ -233,7 +235,7 @@ def test_classes_that_a_plane_parts_have_a_finite_fit():
     assert 0.0 < log_evidence - bound(separable, prior_var(), q) < 0.1
 
 
-def test_a_column_that_says_nothing_leaves_its_weight_at_the_prior():
+def test_the_weight_of_a_column_of_zeros_has_its_prior_as_posterior():
     design, y = arrays(1)
     wider = Data(jnp.asarray(np.hstack([design, np.zeros_like(design)])), jnp.asarray(y))
     q = compiled(logistic_regression.fit)(wider, prior_var())

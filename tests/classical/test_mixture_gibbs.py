@@ -24,7 +24,7 @@ def density_of_new(exact: brute.Enumeration, num_components: int) -> float:
 
 
 @pytest.mark.slow
-def test_gibbs_has_the_probabilities_of_enumeration_and_mean_field_has_not():
+def test_gibbs_has_the_enumerated_probabilities_and_mean_field_does_not():
     """The quantities ignore labels: pairs in one component, and the density of a new point."""
     x, num_components = jnp.asarray(TINY), 3
     exact = brute.enumerate_all(KNOWN, TINY, num_components)

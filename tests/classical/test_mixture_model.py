@@ -73,7 +73,7 @@ def test_no_step_from_an_updated_factor_raises_the_bound():
     assert in_z[2] < 1e-8
 
 
-def test_of_one_component_the_bound_is_the_evidence():
+def test_the_bound_of_one_component_is_the_evidence():
     problem = mixture_model.coordinate_ascent(jnp.asarray(TINY), PRIOR, 1)
     bound = jax.jit(lambda q: problem.bound(problem.update(q)))
     expected = brute.log_evidence_of_one(KNOWN, TINY)
@@ -117,7 +117,7 @@ def test_the_bound_is_the_enumerated_evidence_less_the_kl(num_components: int):
         assert bound < exact.log_evidence
 
 
-def test_without_data_the_bound_is_zero():
+def test_the_bound_of_a_mixture_without_data_is_0():
     q = MeanField(jnp.zeros((0, 3)), mixture_model.at_prior(PRIOR, 3))
     found = jax.jit(mixture_model.bound)(q, jnp.zeros((0, 2)), PRIOR, jnp.ones(3, bool))
     np.testing.assert_allclose(found, 0.0, atol=1e-12)
@@ -127,7 +127,7 @@ def test_without_data_the_bound_is_zero():
 
 
 @pytest.mark.slow
-def test_with_some_components_left_out_it_is_the_smaller_model():
+def test_a_mixture_with_inactive_components_is_the_smaller_mixture():
     active = np.array([True, False, True, True, False])
     x = jnp.asarray(CLUSTERS)
     small = mixture_model.coordinate_ascent(x, PRIOR, 3)
@@ -157,7 +157,7 @@ def test_with_some_components_left_out_it_is_the_smaller_model():
         np.testing.assert_array_equal(found, known)
 
 
-def test_a_seed_is_never_given_to_a_component_that_is_left_out():
+def test_a_seed_is_never_given_to_an_inactive_component():
     active = jnp.array([False, True, True])
     problem = mixture_model.coordinate_ascent(jnp.asarray(CLUSTERS), PRIOR, 3, active)
     q = jax.jit(problem.init)(jax.random.key(0))

@@ -82,7 +82,7 @@ def test_the_evidence_is_the_product_of_the_predictives():
     np.testing.assert_allclose(family, normal_gamma.posterior(prior(), data()), rtol=1e-12)
 
 
-def test_no_data_leave_the_prior_and_the_evidence_of_nothing():
+def test_without_data_the_posterior_is_the_prior_and_log_evidence_is_0():
     assert normal_gamma.posterior(prior(), jnp.zeros(0)) == prior()
     assert normal_gamma.log_evidence(prior(), jnp.zeros(0)) == 0.0
 

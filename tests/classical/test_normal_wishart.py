@@ -48,7 +48,7 @@ def assert_same(found: NormalWishart, expected: NormalWishart, rtol: float = 1e-
 # Factors
 
 
-def test_factors_are_those_of_lapack():
+def test_cholesky_factors_are_those_of_lapack():
     many = RNG.normal(size=(5, 4, 4))
     matrices = many @ np.swapaxes(many, 1, 2) + np.eye(4)
     found = jax.jit(jax.vmap(factorize))(jnp.asarray(matrices))
@@ -62,20 +62,20 @@ def test_factors_are_those_of_lapack():
     np.testing.assert_allclose(found.lower[0] @ solve_lower(found.lower[0], y), y, atol=1e-12)
 
 
-def test_what_is_not_positive_definite_has_no_number_for_a_factor():
+def test_the_factor_of_a_matrix_that_is_not_positive_definite_is_nan():
     assert np.any(np.isnan(factorize(jnp.diag(jnp.array([1.0, -1.0]))).lower))
 
 
 # The posterior
 
 
-def test_the_posterior_is_that_of_the_sums_about_whatever_centre():
+def test_the_posterior_does_not_depend_on_the_centre_of_the_sums():
     expected = family(brute.posterior(EXACT, DATA))
     for centre in (np.zeros(NUM_DIMS), EXACT.mean, np.array([3.0, -2.0, 1.0])):
         assert_same(evaluated(centre, np.ones(len(DATA))), expected)
 
 
-def test_a_weight_of_two_is_a_datapoint_twice_and_no_data_leave_the_prior():
+def test_a_weight_of_2_counts_a_datapoint_twice_and_without_data_the_posterior_is_the_prior():
     weights = np.array([2.0, 1.0, 0.0, 1.0, 3.0, 1.0])
     repeated = np.repeat(DATA, weights.astype(int), axis=0)
     assert_same(evaluated(DATA[0], weights), family(brute.posterior(EXACT, repeated)))
@@ -100,7 +100,7 @@ def test_the_predictive_is_scipys_students_t():
     np.testing.assert_allclose(log_predictive(family(), jnp.asarray(DATA.T)), expected, rtol=1e-12)
 
 
-def test_the_kl_is_that_of_its_parts():
+def test_the_kl_of_two_normal_wisharts_is_that_of_the_brute_force_oracle():
     other = brute.posterior(EXACT, DATA)
     for p, q in ((EXACT, other), (other, EXACT), (EXACT, EXACT)):
         this, that = (

@@ -144,7 +144,7 @@ def test_the_bound_picks_the_number_of_dimensions():
 
 
 @pytest.mark.slow
-def test_a_masked_latent_is_as_if_it_were_not_there():
+def test_a_masked_latent_has_no_effect():
     """The bounds agree to the last digit, starting from a state that both models can represent."""
     x = jnp.asarray(data()[:40])
     active = np.array([True, False, True])
@@ -176,7 +176,7 @@ def test_a_masked_latent_is_as_if_it_were_not_there():
 
 
 @pytest.mark.slow
-def test_ard_shuts_off_the_dimensions_that_the_data_do_not_have():
+def test_automatic_relevance_determination_prunes_the_superfluous_dimensions():
     """The fit keeps 3 of 6 columns, and its noise is the true one."""
     q, _ = ended(data(), broad(), KEY, 1500, num_latents=MAX_LATENTS)
     relevance = np.sort(principal_components.relevance(q))[::-1]
@@ -210,7 +210,7 @@ def test_with_broad_priors_and_many_data_it_is_probabilistic_pca_by_maximum_like
 
 
 @pytest.mark.slow
-def test_float32_is_kept_and_its_bound_is_right():
+def test_principal_components_in_float32_stay_float32_with_the_bound_of_float64():
     """The reference is float64's bound of the same state."""
     x = jnp.asarray(data(), jnp.float32)
     prior = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), broad())

@@ -16,7 +16,7 @@ from aevb.classical.functionals import functional
 GRAVITY = 9.81
 
 
-def test_a_minimum_of_a_narrow_valley_is_found():
+def test_newtons_method_finds_the_minimum_of_rosenbrocks_function():
     """The function is Rosenbrock's, whose Hessian is not positive definite all along the way."""
 
     def valley(z: jax.Array) -> jax.Array:
@@ -26,7 +26,7 @@ def test_a_minimum_of_a_narrow_valley_is_found():
     np.testing.assert_allclose(found, 1.0, atol=1e-8)
 
 
-def test_where_nothing_rises_in_some_direction_it_stays_there():
+def test_newtons_method_finds_the_nearest_of_a_line_of_minima():
     found = variational_problems.minimize(
         lambda z: (z[0] - z[1] - 3.0) ** 2, jnp.array([5.0, 1.0]), num_steps=20
     )
@@ -74,7 +74,7 @@ def exact_cycloid(across: float, down: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_cycloid_goes_through_the_point(end: tuple[float, float]):
+def test_the_cycloid_and_its_descent_time_are_the_closed_form(end: tuple[float, float]):
     found = variational_problems.cycloid(*map(jnp.float64, end))
     radius, angle = exact_cycloid(*end)
     np.testing.assert_allclose([found.radius, found.angle], [radius, angle], rtol=1e-10)
@@ -97,7 +97,7 @@ def test_the_descent_time_falls_to_the_cycloids_with_the_square_of_the_spacing(
     assert np.all((orders > 1.9) & (orders < 2.1)), orders
 
 
-def test_the_slide_is_the_cycloid():
+def test_the_brachistochrone_found_from_a_straight_line_is_the_cycloid():
     """All its points agree, although the search starts from a straight line."""
     found = brachistochrone(jnp.float64(3.0), jnp.float64(1.0), num_pieces=64)
     radius, _ = exact_cycloid(3.0, 1.0)
@@ -113,7 +113,7 @@ def test_the_slide_is_the_cycloid():
     assert float(np.max(found.y)) > 1.1  # it goes below its end point
 
 
-def test_the_time_of_a_straight_slide_is_the_school_formula():
+def test_the_descent_time_along_a_straight_line_is_the_closed_form():
     """The formula sqrt(2 L / a) with a = g down / L is exact for any number of pieces."""
     slide_time = jax.jit(variational_problems.slide_time)
     for num_pieces in (1, 3):
@@ -171,7 +171,7 @@ def test_lagranges_condition_holds_at_the_largest_area_and_not_before():
     assert miss(lumpy(24), np.linspace(0.0, 3.0, 31)) > 0.05
 
 
-def test_it_tends_to_the_circle_with_the_square_of_the_spacing():
+def test_the_largest_area_tends_to_the_circles_with_the_square_of_the_spacing():
     """The area is L^2 / (4 pi), and the multiplier is the radius L / (2 pi)."""
     polygons = [polygon(size) for size in (12, 24)]
     areas = [float(area(found.radius)) for found in polygons]
@@ -199,7 +199,7 @@ def test_area_and_perimeter_are_those_of_the_corners():
     np.testing.assert_allclose(jax.jit(jax.grad(perimeter))(radius), slope, atol=1e-8)
 
 
-def test_float32_stays_float32_and_comes_as_near_as_it_can():
+def test_variational_problems_in_float32_stay_float32_and_near_float64():
     end = jnp.float32(3.0), jnp.float32(1.0)
     found = brachistochrone(*end, num_pieces=32)
     assert all(leaf.dtype == jnp.float32 for leaf in found)
