@@ -205,7 +205,7 @@ def no_network(*arguments: object, **options: object) -> NoReturn:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_line_and_status_2(
+def test_a_wrong_setting_or_file_of_a_run_is_refused_in_one_line_with_status_2(
     mistake: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     arguments, words = MISTAKES[mistake]

@@ -46,7 +46,9 @@ def test_a_report_has_a_column_for_bits_of_each_meaning(name: str, header: str, 
     assert not any("bits" in line for line in rest)
 
 
-def test_a_report_of_a_density_of_grey_levels_says_in_one_line_that_it_has_no_bits(tmp_path: Path):
+def test_a_report_of_a_density_of_grey_levels_states_in_one_line_that_it_has_no_bits(
+    tmp_path: Path,
+):
     head, _, _, why, *_ = report(SUMMARY, tmp_path).splitlines()
     assert "bits" not in head
     assert "density" in why
@@ -59,7 +61,7 @@ def test_a_report_of_a_density_of_grey_levels_says_in_one_line_that_it_has_no_bi
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_says_how_it_is_used(name: str):
+def test_every_command_prints_its_usage(name: str):
     done = run(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"aevb {name} " in done.stdout
@@ -83,7 +85,7 @@ def test_help_names_every_command():
         (["run", "mnist"], ["mnist", "--config.FIELD=VALUE"]),
     ],
 )
-def test_what_is_no_command_or_experiment_gets_one_line_and_status_2(
+def test_an_unknown_command_or_experiment_is_refused_in_one_line_with_status_2(
     arguments: list[str], words: list[str]
 ):
     done = run(*arguments)
@@ -105,7 +107,7 @@ def test_what_is_no_command_or_experiment_gets_one_line_and_status_2(
         ),
     ],
 )
-def test_it_matters_not_whether_anybody_reads_what_is_printed(flags: list[str], tmp_path: Path):
+def test_a_closed_standard_output_does_not_stop_a_command(flags: list[str], tmp_path: Path):
     """The case is `aevb run --help | head`; a run also finishes."""
     read, write = os.pipe()
     os.close(read)
@@ -148,7 +150,7 @@ def test_a_command_can_be_stopped_before_it_is_imported(
 
 
 @pytest.mark.parametrize(("resumes", "then"), [(True, "resumes"), (False, "starts again")])
-def test_a_signal_says_what_the_same_command_will_do(resumes: bool, then: str):
+def test_the_message_of_a_signal_states_what_the_same_command_will_do(resumes: bool, then: str):
     done = run_python(
         "-c",
         "import signal; from aevb.runtime import signals\n"
@@ -158,7 +160,7 @@ def test_a_signal_says_what_the_same_command_will_do(resumes: bool, then: str):
     assert f"stopped by SIGTERM; the same command {then}" in done.stderr
 
 
-def test_a_signal_that_comes_when_all_is_done_changes_nothing():
+def test_a_signal_during_interpreter_shutdown_does_not_change_the_exit_status():
     """The signals come while Python finalizes, which takes some time after a long run."""
     done = run_python(
         "-c",
@@ -175,7 +177,7 @@ def test_a_signal_that_comes_when_all_is_done_changes_nothing():
 # The version
 
 
-def test_every_place_that_tells_the_version_has_that_of_pyproject():
+def test_the_package_and_the_command_report_the_version_of_pyproject():
     assert re.fullmatch(r"\d+\.\d+\.\d+", VERSION)
     assert aevb.__version__ == VERSION, "install the package anew"
     assert python("-m", "aevb", "--version") == f"aevb {VERSION}\n"
@@ -191,14 +193,14 @@ def test_the_changelog_begins_with_this_version():
 # Experiments by name
 
 
-def test_every_experiment_ships_and_its_text_exists_once():
+def test_every_experiment_is_in_the_package_as_a_link_to_its_file():
     assert experiments.names() == [file.stem for file in FILES]
     for file in FILES:
         assert (experiments.FOLDER / file.name).samefile(file)
 
 
 @pytest.mark.parametrize("arguments", [["--config=mnist"], ["--config", "mnist"]])
-def test_a_name_stands_for_its_file(arguments: list[str]):
+def test_the_name_of_an_experiment_selects_its_file(arguments: list[str]):
     found = program("-m", "aevb", "run", *arguments, "--help")
     assert "--config.data.name='mnist'" in found
     assert found == program(
@@ -206,7 +208,7 @@ def test_a_name_stands_for_its_file(arguments: list[str]):
     )
 
 
-def test_without_a_config_it_is_the_frey_faces():
+def test_a_run_without_a_config_is_of_the_frey_faces():
     found = program("-m", "aevb", "run", "--config.seed=3", "--help")
     named = program("-m", "aevb", "run", "--config=frey_faces", "--config.seed=3", "--help")
     assert found == named
