@@ -34,14 +34,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=["all", "across shards, one of them twice", "a slice", "everything", "none"],
 )
-def test_an_index_gives_what_an_arrays_gives(folder: Path, index: np.ndarray | slice):
+def test_records_are_indexed_as_an_array_is(folder: Path, index: np.ndarray | slice):
     found = Records(folder)
     np.testing.assert_array_equal(found[index], PIXELS[index])
     assert found[index].dtype == np.uint8
     assert (len(found), found.shape, found.nbytes) == (100, (100, 12), PIXELS.nbytes)
 
 
-def test_it_is_cut_into_shards(folder: Path):
+def test_records_are_written_in_shards(folder: Path):
     assert len(list(folder.glob("*.array_record"))) == 4  # 30, 30 and 10 of the first block
 
 
@@ -50,7 +50,7 @@ def test_real_numbers_keep_every_bit(tmp_path: Path):
     np.testing.assert_array_equal(np.asarray(array_records.write(tmp_path / "real", [real])), real)
 
 
-def test_blocks_of_another_width_or_type_are_refused_and_leave_nothing(tmp_path: Path):
+def test_blocks_of_another_width_or_type_are_refused_and_leave_no_file(tmp_path: Path):
     for other in (PIXELS[:, :5], PIXELS.astype(np.float32)):
         with pytest.raises(ValueError, match="the first one D = 12 and type uint8"):
             array_records.write(tmp_path / "pixels", [PIXELS, other])
@@ -59,7 +59,7 @@ def test_blocks_of_another_width_or_type_are_refused_and_leave_nothing(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_writer_that_comes_second_finds_the_first_ones(folder: Path):
+def test_a_second_writer_keeps_the_records_of_the_first(folder: Path):
     array_records.write(folder, [PIXELS])
     np.testing.assert_array_equal(Records(folder)[:], PIXELS)
     assert [path.name for path in folder.parent.iterdir()] == ["pixels"]
@@ -91,7 +91,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_said_in_one_line_with_the_way_out(folder: Path, damage: str):
+def test_damaged_records_are_refused_in_one_line_that_names_the_remedy(folder: Path, damage: str):
     DAMAGES[damage](folder)
     line = refusal(lambda: Records(folder)[:])
     assert str(folder) in line

@@ -132,7 +132,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", data.DATASETS)
-def test_every_data_set_keeps_the_contract(
+def test_every_dataset_meets_the_requirements_of_a_dataset(
     name: str, mnist_files: dict[str, bytes], binarized_files: dict[str, bytes], home: Path
 ) -> None:
     bring(mnist_files, home / "downloads" / "manual" / "mnist")
@@ -171,7 +171,7 @@ def _keys(number: int) -> jax.Array:
     return jax.random.split(jax.random.key(0), number)
 
 
-def test_unknown_names_splits_binarizations_and_scales_are_refused_with_what_exists() -> None:
+def test_unknown_names_splits_binarizations_and_scales_are_refused_with_the_allowed_ones() -> None:
     assert "binarized_mnist, frey_faces, mnist, synthetic" in refusal(data.load, "cifar")
     assert "does not exist" in refusal(data.load, "preprocessing")
     assert "blocked, random" in refusal(data.load, "frey_faces", Options(split="half"))
@@ -237,7 +237,7 @@ def test_frey_faces_random_split_is_the_same_on_every_machine_and_not_contiguous
     assert not np.array_equal(test, data.load("frey_faces").test)
 
 
-def test_frey_faces_need_no_folder_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frey_faces_are_loaded_without_a_writable_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFDS_DATA_DIR", os.devnull)
     monkeypatch.setenv("HOME", os.devnull)
     assert len(data.load("frey_faces", Options(manual_dir=os.devnull)).train) == 1372
@@ -356,7 +356,7 @@ def test_a_dequantized_level_is_uniform_within_its_cell() -> None:
     assert {len(np.unique(digit)) for digit in (high, low)} == {256}
 
 
-def test_dequantization_has_a_key_of_its_own() -> None:
+def test_dequantization_does_not_share_its_key_with_preprocessing() -> None:
     """A preprocessing that draws from its key does not draw the same numbers."""
     x = jnp.zeros(4)
     seen = []
@@ -523,7 +523,7 @@ def _records_alone(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", PREPARED_DAMAGE)
-def test_damaged_prepared_data_are_refused_with_the_way_out(
+def test_damaged_prepared_data_are_refused_with_the_remedy(
     damage: str, mnist_files: dict[str, bytes], home: Path
 ) -> None:
     bring(mnist_files, home / "downloads" / "manual")
@@ -536,7 +536,7 @@ def test_damaged_prepared_data_are_refused_with_the_way_out(
 
 
 @pytest.mark.slow
-def test_preparation_killed_half_way_is_done_anew(
+def test_an_interrupted_preparation_is_repeated(
     mnist_files: dict[str, bytes], home: Path, tmp_path: Path
 ) -> None:
     manual = bring(mnist_files, tmp_path / "manual")
@@ -562,7 +562,7 @@ def test_preparation_killed_half_way_is_done_anew(
     assert (len(loaded.train), len(loaded.test)) == (NUM_TRAIN, NUM_TEST)
 
 
-def test_a_second_process_that_prepares_meanwhile_does_no_harm(
+def test_two_processes_can_prepare_the_same_data_at_once(
     mnist_files: dict[str, bytes], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aevb.data.io import tfds_builder
@@ -590,7 +590,7 @@ def test_a_second_process_that_prepares_meanwhile_does_no_harm(
 # The network
 
 
-def test_offline_without_files_is_refused_at_once_with_the_way_out(
+def test_offline_data_without_files_are_refused_at_once_with_the_remedy(
     mnist_files: dict[str, bytes],
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -619,7 +619,7 @@ def test_offline_without_files_is_refused_at_once_with_the_way_out(
 
 
 @pytest.mark.parametrize("limit", ["CONNECT_SECONDS", "PATIENCE_SECONDS"])
-def test_a_server_that_does_not_answer_is_not_waited_for(
+def test_a_download_from_a_silent_server_times_out(
     limit: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, limit, 0.2)
@@ -665,7 +665,7 @@ DOWNLOAD_DAMAGE = {
 
 @pytest.mark.parametrize("damage", DOWNLOAD_DAMAGE)
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
-def test_a_failed_download_is_refused_and_leaves_nothing_that_counts(
+def test_a_failed_download_is_reported_and_leaves_no_usable_file(
     damage: str, name: str, served: Site, home: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = dict(served.content)
@@ -678,9 +678,7 @@ def test_a_failed_download_is_refused_and_leaves_nothing_that_counts(
     assert data.load("mnist", TWO_SPLITS).train.shape == (NUM_TRAIN, 784)
 
 
-def test_a_download_that_was_cut_off_goes_on_with_the_files_that_are_missing(
-    served: Site, home: Path
-) -> None:
+def test_an_interrupted_download_fetches_only_the_missing_files(served: Site, home: Path) -> None:
     *there, missing = served.content
     held_back = served.content.pop(missing)
 
@@ -721,7 +719,7 @@ def test_synthetic_log_prob_is_the_density_of_its_marginal() -> None:
 
 
 @pytest.mark.slow
-def test_synthetic_log_prob_survives_little_noise() -> None:
+def test_synthetic_log_prob_is_exact_at_a_small_noise_variance() -> None:
     """The covariance's condition number is 10^7, beyond what float32 could invert."""
     options = SYNTHETIC._replace(synthetic_noise_std=1e-3)
     model, x = synthetic_data.make_model(options), data.load("synthetic", options).test
@@ -750,7 +748,7 @@ def test_synthetic_samples_have_the_moments_of_the_model() -> None:
     assert np.all(np.abs(np.cov(x.T) - cov) <= 4 * standard_error)
 
 
-def test_synthetic_data_depend_on_their_seed_alone() -> None:
+def test_synthetic_data_depend_only_on_their_seed() -> None:
     once, again = data.load("synthetic", SYNTHETIC), data.load("synthetic", SYNTHETIC)
     np.testing.assert_array_equal(once.train, again.train)
     more = data.load("synthetic", SYNTHETIC._replace(synthetic_num_train=20_500))
@@ -765,14 +763,14 @@ def test_synthetic_data_depend_on_their_seed_alone() -> None:
     ("field", "value"),
     [("num_train", 0), ("num_test", 0), ("num_dims", 0), ("num_latents", -1), ("noise_std", 0.0)],
 )
-def test_impossible_synthetic_data_are_refused(field: str, value: float) -> None:
+def test_settings_of_synthetic_data_out_of_range_are_refused(field: str, value: float) -> None:
     assert f"synthetic_{field} is {value}" in refusal(
         data.load, "synthetic", SYNTHETIC._replace(**{f"synthetic_{field}": value})
     )
 
 
 @pytest.mark.parametrize("number", [1, 7, 100, 1372])
-def test_some_training_data_are_evenly_spaced_and_the_test_data_stay(number: int) -> None:
+def test_num_train_takes_evenly_spaced_training_data_and_keeps_the_test_data(number: int) -> None:
     everything = data.load("frey_faces")
     some = data.load("frey_faces", Options(num_train=number))
     assert len(some.train) == number
@@ -782,7 +780,7 @@ def test_some_training_data_are_evenly_spaced_and_the_test_data_stay(number: int
 
 
 @pytest.mark.parametrize("number", [-1, 1373])
-def test_more_training_data_than_there_are_cannot_be_had(number: int) -> None:
+def test_a_num_train_above_the_size_of_the_data_is_refused(number: int) -> None:
     with pytest.raises(UserError, match=rf"num_train is {number}.*1372"):
         data.load("frey_faces", Options(num_train=number))
 

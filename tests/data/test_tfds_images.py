@@ -74,7 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_images_are_those_that_were_written(name: str, home: Path):
+def test_tfds_images_are_those_that_were_written(name: str, home: Path):
     dataset = data.load(f"tfds:{name}", Options(dir=str(home)))
     assert isinstance(dataset.train, Records)
     held_in = np.concatenate([np.asarray(dataset.train), dataset.splits["valid"]])
@@ -92,7 +92,7 @@ def test_the_images_are_those_that_were_written(name: str, home: Path):
     assert [folder.stat().st_mtime_ns for folder in folders] == times  # they are written once
 
 
-def test_splits_are_in_the_words_of_tfds(home: Path):
+def test_tfds_images_accept_the_split_syntax_of_tfds(home: Path):
     options = Options(dir=str(home), split="train[:75%],train[75%:]", binarization="dynamic")
     three = data.load("tfds:digits", options._replace(split="train[:50%],train[50%:75%],test"))
     assert [*map(len, three.splits.values())] == [20, 10, len(pixels("digits", "test"))]
@@ -116,7 +116,7 @@ def test_splits_are_in_the_words_of_tfds(home: Path):
         ("fashion_mnist", {}, ["fashion_mnist", "TensorFlow", "array_record"]),
     ],
 )
-def test_what_is_not_there_is_refused(
+def test_a_tfds_dataset_or_split_that_does_not_exist_is_refused(
     name: str, options: dict[str, Any], words: list[str], home: Path
 ):
     message = refusal(data.load, f"tfds:{name}", Options(dir=str(home), **options))
@@ -131,7 +131,7 @@ def test_what_is_not_there_is_refused(
         (None, ["damaged"]),
     ],
 )
-def test_what_needs_tensorflow_or_is_damaged_is_refused(
+def test_tfds_data_that_need_tensorflow_or_are_damaged_are_refused(
     change: dict[str, str] | None, words: list[str], home: Path, tmp_path: Path
 ):
     folder = tmp_path / "other" / "1.0.0"
@@ -143,7 +143,7 @@ def test_what_needs_tensorflow_or_is_damaged_is_refused(
         assert word in message
 
 
-def test_of_several_kinds_one_is_to_be_named(home: Path, tmp_path: Path):
+def test_a_tfds_dataset_with_several_configs_requires_the_name_of_one(home: Path, tmp_path: Path):
     for kind in ("red", "green"):
         _copy(home, tmp_path / "many" / kind / "1.2.0")
     assert "green, red" in refusal(data.load, "tfds:many", Options(dir=str(tmp_path)))
@@ -161,7 +161,7 @@ def _copy(home: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_convolutional_model_of_colors_trains_and_draws(home: Path, tmp_path: Path):
+def test_a_convolutional_model_trains_on_color_images_and_draws_figures(home: Path, tmp_path: Path):
     config = default_config()
     config.data.name, config.data.dir = "tfds:colors", str(home)
     config.model.network, config.model.hidden = "conv", (4, 6)

@@ -47,7 +47,7 @@ def rows(dataset: data.Dataset) -> np.ndarray:
 
 @pytest.mark.parametrize("channels", [(), (3,)])
 @pytest.mark.parametrize("write", [saved, drawn])
-def test_images_are_those_that_were_written_in_their_order(
+def test_images_of_a_folder_are_those_that_were_written_in_the_order_of_their_names(
     write: Callable[[Path, np.ndarray], str], channels: tuple[int, ...], tmp_path: Path
 ):
     images = levels(*channels)
@@ -61,7 +61,7 @@ def test_images_are_those_that_were_written_in_their_order(
     np.testing.assert_array_equal(x, dataset.test[0] / np.float32(256))
 
 
-def test_arrays_are_equal_however_they_lie_in_the_file(tmp_path: Path):
+def test_the_memory_layout_and_integer_type_of_an_array_file_do_not_matter(tmp_path: Path):
     images = levels()
     for array in (
         images[..., None],
@@ -74,19 +74,19 @@ def test_arrays_are_equal_however_they_lie_in_the_file(tmp_path: Path):
         assert dataset.image_shape == (HEIGHT, WIDTH)
 
 
-def test_vectors_have_no_image_shape(tmp_path: Path):
+def test_vectors_of_an_array_file_have_no_image_shape(tmp_path: Path):
     assert data.load(saved(tmp_path, levels().reshape(NUMBER, -1))).image_shape is None
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_floating_point_is_real_valued(dtype: Any, tmp_path: Path):
+def test_floating_point_arrays_are_real_data(dtype: Any, tmp_path: Path):
     array = np.random.default_rng(0).normal(size=(NUMBER, 7)).astype(dtype)
     dataset = data.load(saved(tmp_path, array))
     assert (dataset.kind, dataset.levels, dataset.train.dtype) == ("real", None, np.float32)
     np.testing.assert_array_equal(rows(dataset), array.astype(np.float32))
 
 
-def test_bool_is_binary(tmp_path: Path):
+def test_bool_arrays_are_binary_data(tmp_path: Path):
     array = levels() > 127
     dataset = data.load(saved(tmp_path, array))
     assert (dataset.kind, dataset.levels) == ("binary", None)
@@ -104,14 +104,14 @@ def test_the_random_split_takes_every_datapoint_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("binarization", ["fixed", "dynamic"])
-def test_grey_levels_are_binarized(binarization: str, tmp_path: Path):
+def test_grey_levels_of_an_array_file_are_binarized(binarization: str, tmp_path: Path):
     dataset = data.load(saved(tmp_path, levels()), Options(binarization=binarization))
     assert (dataset.kind, dataset.levels) == ("binary", None)
     x = jax.jit(dataset.preprocess)(jax.random.key(0), jnp.asarray(dataset.train[0]))
     assert set(np.unique(x)) == {0.0, 1.0}
 
 
-def test_other_files_and_folders_are_passed_over(tmp_path: Path):
+def test_a_folder_of_images_ignores_other_files_and_folders(tmp_path: Path):
     name = drawn(tmp_path, levels(), suffix="PNG")
     (tmp_path / "labels.csv").write_text("1,2,3")
     (tmp_path / ".hidden.png").write_text("")
@@ -119,7 +119,7 @@ def test_other_files_and_folders_are_passed_over(tmp_path: Path):
     assert len(rows(data.load(name))) == NUMBER
 
 
-def test_black_and_white_images_are_grey_levels(tmp_path: Path):
+def test_black_and_white_images_have_the_levels_0_and_255(tmp_path: Path):
     for number in range(2):
         Image.fromarray(levels()[number] > 127).save(tmp_path / f"{number}.png")
     np.testing.assert_array_equal(
@@ -286,7 +286,9 @@ def test_only_grey_levels_are_binarized(kind: str, tmp_path: Path):
     assert f"holds {kind} data" in message
 
 
-def test_other_splits_and_binarizations_are_refused_with_what_exists(tmp_path: Path):
+def test_other_splits_and_binarizations_of_user_files_are_refused_with_the_allowed_ones(
+    tmp_path: Path,
+):
     name = saved(tmp_path, levels())
     assert "blocked, random" in refusal(data.load, name, Options(split="half"))
     assert "none, dynamic, fixed" in refusal(data.load, name, Options(binarization="drawn"))
@@ -303,14 +305,14 @@ def values_of(name: str, **others: Any) -> Any:
     return validate(with_values(default_config(), values))
 
 
-def test_a_model_is_built_of_it_where_its_likelihood_fits(tmp_path: Path):
+def test_a_model_of_user_files_is_built_only_if_its_likelihood_fits(tmp_path: Path):
     experiment = build(values_of(saved(tmp_path, levels())))
     assert experiment.dataset.name == "npy:own.npy"
     with pytest.raises(UserError, match=r"real data of npy:own\.npy; use gaussian or"):
         build(values_of(saved(tmp_path, levels() / 256)))
 
 
-def test_it_can_be_streamed(tmp_path: Path):
+def test_user_files_can_be_streamed_from_disk(tmp_path: Path):
     name = saved(tmp_path, levels())
     options = {"data.access": "stream", "data.dir": str(tmp_path / "data")}
     streamed = load(values_of(name, **options))
@@ -318,13 +320,13 @@ def test_it_can_be_streamed(tmp_path: Path):
     np.testing.assert_array_equal(rows(streamed), levels().reshape(NUMBER, -1))
 
 
-def test_a_run_does_not_see_that_the_file_is_written_anew(tmp_path: Path):
+def test_loaded_data_do_not_change_when_their_file_is_overwritten(tmp_path: Path):
     dataset = load(values_of(saved(tmp_path, levels())))
     saved(tmp_path, np.zeros((2, 2), np.uint8))
     np.testing.assert_array_equal(rows(dataset), levels().reshape(NUMBER, -1))
 
 
-def test_a_name_without_a_path_is_refused():
+def test_a_user_file_without_a_path_is_refused():
     for prefix in ("npy:", "images:"):
         with pytest.raises(UserError, match=r"npy:FILE or images:FOLDER"):
             values_of(prefix)
