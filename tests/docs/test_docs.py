@@ -119,11 +119,11 @@ def broken(document: Path, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_and_picture_leads_somewhere(document: Path):
+def test_every_link_and_picture_of_a_document_exists(document: Path):
     assert not broken(document, TEXTS[document])
 
 
-def test_a_link_that_leads_nowhere_is_noticed():
+def test_the_check_of_links_finds_a_broken_one():
     links = ("paper.md", "papers.md", "curve.png", "paper.md#figure-9", "#a-b", "#c")
     text = "# A b\n" + " ".join(f"![picture]({link})" for link in links)
     assert broken(DOCS / "speed.md", text) == ["papers.md", "curve.png", "paper.md#figure-9", "#c"]
@@ -150,7 +150,7 @@ def test_every_block_of_python_is_run_by_a_test():
 
 
 @pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_pages_on_a_model_of_your_own_run_in_float32_and_in_float64(x64: bool):
+def test_the_code_of_the_pages_on_a_users_own_model_runs_in_float32_and_float64(x64: bool):
     user: dict[str, Any] = {}
     with jax.enable_x64(x64):
         for document in (HOW_TO / "model.md", HOW_TO / "log_p.md"):
@@ -160,7 +160,7 @@ def test_the_pages_on_a_model_of_your_own_run_in_float32_and_in_float64(x64: boo
     assert user["estimate"].value.dtype == (np.float64 if x64 else np.float32)
 
 
-def test_the_page_on_data_of_your_own_is_a_data_set(tmp_path: Path):
+def test_the_code_of_the_page_on_a_users_own_data_makes_a_dataset(tmp_path: Path):
     [block] = blocks(HOW_TO / "data.md", "python")
     user: dict[str, Any] = {}
     exec(compile(block, str(HOW_TO / "data.md"), "exec"), user)
@@ -173,7 +173,7 @@ def test_the_page_on_data_of_your_own_is_a_data_set(tmp_path: Path):
     np.testing.assert_array_equal(dataset.preprocess(jax.random.key(0), x[0]), x[0])
 
 
-def test_the_shell_is_told_nothing_that_does_not_exist():
+def test_every_shell_command_of_a_document_has_an_existing_target_or_flag():
     found = commands()
     assert {command.words[0] for command in found} >= {"make", ".venv/bin/python"}
     for document, (program, *rest) in found:
@@ -233,7 +233,7 @@ def test_the_site_has_every_page_once_and_no_other():
     assert set(found) == written | {"docs/reference.rst"}, "PAGES of docs/conf.py is another list"
 
 
-def test_a_field_has_the_comment_that_is_its_own():
+def test_the_comment_of_a_field_may_be_behind_above_or_below_it():
     comments = docstrings.comments_of
     assert comments(DiagNormal) == {"mean": "[Z]", "log_var": "[Z], log sigma^2"}  # behind it
     guide = comments(Guide)

@@ -31,27 +31,27 @@ def nats(example: str, *arguments: object) -> tuple[float, float]:
     return float(first), float(second)
 
 
-def test_every_file_of_the_folder_is_tried():
+def test_every_example_has_a_test():
     assert {file.name for file in FOLDER.iterdir() if file.name != "__pycache__"} == {
         f"{name}.py" for name in OF_STEPS + OF_RUNS
     }
 
 
 @pytest.mark.usefixtures("standard_promotion")  # needed by optax's Adam
-def test_the_loss_of_a_likelihood_of_ones_own_falls():
+def test_the_example_of_an_own_likelihood_lowers_its_loss():
     first, last = function_of("own_likelihood", "main")(num_steps=40)
     assert last < first
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", OF_STEPS)
-def test_an_example_runs_by_its_command_and_its_loss_falls(example: str):
+def test_an_example_run_by_its_command_lowers_its_loss(example: str):
     first, last = nats(example)
     assert last < first
 
 
 @pytest.mark.slow
-def test_the_loss_of_images_of_ones_own_falls_and_the_run_tells_them_from_the_same_upside_down(
+def test_the_example_of_own_images_lowers_its_loss_and_scores_upright_images_higher(
     tmp_path: Path,
 ):
     first, last = nats("own_images", tmp_path)
@@ -62,13 +62,13 @@ def test_the_loss_of_images_of_ones_own_falls_and_the_run_tells_them_from_the_sa
 
 
 @pytest.mark.parametrize("log_scale", [-3.0, 0.0, 2.0])
-def test_the_likelihood_of_ones_own_integrates_to_one(log_scale: float):
+def test_the_likelihood_of_the_example_integrates_to_1(log_scale: float):
     integral = function_of("own_likelihood", "integral")
     assert float(integral(log_scale)) == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("example", OF_STEPS + OF_RUNS)
-def test_an_example_is_short_and_says_how_it_is_run(example: str):
+def test_an_example_has_at_most_100_lines_and_states_its_command(example: str):
     text = (FOLDER / f"{example}.py").read_text()
     assert f"\npython docs/examples/{example}.py" in text.split('"""')[1]
     assert 30 <= len(text.splitlines()) <= 100

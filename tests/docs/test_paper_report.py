@@ -70,7 +70,7 @@ def test_the_tables_are_those_of_the_results_files():
     assert all(f"<!-- {name} -->" in text for name in maker.TABLES)
 
 
-def test_what_was_not_run_is_said_to_be_missing(tmp_path: Path):
+def test_results_that_do_not_exist_are_marked_as_missing(tmp_path: Path):
     findings = maker.Findings(tmp_path)
     for name, make in maker.TABLES.items():
         assert maker.MISSING in make(findings), name
@@ -84,7 +84,7 @@ def test_what_was_not_run_is_said_to_be_missing(tmp_path: Path):
     (5.0, 10, 6, 6, "so far"),
     (-5.0, 10, 0, 0, "in part"),
 ])  # fmt: skip
-def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed_and_off_all_cells_together(
+def test_the_claim_that_aevb_is_better_uses_pairs_of_a_seed_and_simultaneous_intervals(
     tmp_path: Path, shift: float, num_seeds: int, alone: int, together: int, verdict: str
 ):
     claim = claims.claim_better(findings_of(tmp_path, figure_2_mnist=compared(shift, num_seeds)))
@@ -98,14 +98,14 @@ def test_whether_aevb_is_ahead_is_read_off_pairs_of_one_seed_and_off_all_cells_t
     assert ("MNIST Z = 20 at 10⁶, test: -4.9 ± 0.1" in claim.measured) == (shift < 0)
 
 
-def test_one_seed_confirms_nothing(tmp_path: Path):
+def test_a_claim_is_not_confirmed_by_one_seed(tmp_path: Path):
     claim = claims.claim_better(findings_of(tmp_path, figure_2_mnist=compared(5.0, 1)))
     assert claim.holds == "in part"
     assert "in 0, by" in claim.measured
     assert "MNIST Z = 20 at 10⁶, test: +5.0 (one value)" in claim.measured
 
 
-def test_a_lead_has_the_interval_of_its_pairs(tmp_path: Path):
+def test_the_interval_of_a_lead_is_that_of_paired_differences(tmp_path: Path):
     findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
     (_, _, aevb, other, longest), *rest = findings.panels()
     assert not longest
@@ -118,7 +118,9 @@ def test_a_lead_has_the_interval_of_its_pairs(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("shift", "words"), [(-1.5, "in 1 of 1"), (-5.0, "in 0 of 1")])
-def test_an_end_is_compared_with_the_papers(tmp_path: Path, shift: float, words: str):
+def test_the_end_of_a_curve_is_compared_with_that_of_the_paper(
+    tmp_path: Path, shift: float, words: str
+):
     end = ENDS["MNIST, Z = 20"]
     bounds = [-150.0, -120.0, -110.0, end.bound + shift]
     runs = [run(name, 0, bounds, 20) for name in ("aevb", "wake_sleep")]
@@ -128,7 +130,7 @@ def test_an_end_is_compared_with_the_papers(tmp_path: Path, shift: float, words:
     assert (outside in found) == (shift < -end.error)
 
 
-def test_the_longest_run_of_a_panel_is_its_end_and_has_a_row(tmp_path: Path):
+def test_the_end_of_a_panel_is_that_of_its_longest_run_which_has_a_row(tmp_path: Path):
     long_run = run("aevb", 0, [-150.0, -120.0, -110.0, -108.0], 20) | {
         "num_examples": 10**8,
         "test_bound": -103.0,
@@ -156,7 +158,7 @@ def test_the_longest_runs_have_the_step_sizes_that_the_rule_chose(
     assert {run["step_size"] for run in runs} == {LONG_STEPS[study, num_latents, algorithm]}
 
 
-def test_fewer_examples_are_counted_to_the_others_best_bound():
+def test_the_speed_up_is_measured_at_the_best_bound_of_the_slower_method():
     slow = [run("wake_sleep", 0, [-200.0, -150.0, -120.0, -110.0], 20)]
     fast = [run("aevb", 0, [-150.0, -109.0, -100.0, -95.0], 20)]
     found = maker.speed_up(fast, slow)
@@ -168,7 +170,9 @@ def test_fewer_examples_are_counted_to_the_others_best_bound():
 @pytest.mark.parametrize(
     ("lead", "verdict"), [(0.5, "yes"), (-0.8, "yes"), (-0.95, "within errors"), (-1.2, "no")]
 )
-def test_superfluous_latents_may_cost_a_nat(tmp_path: Path, lead: float, verdict: str):
+def test_the_claim_on_superfluous_latents_tolerates_a_loss_of_one_nat(
+    tmp_path: Path, lead: float, verdict: str
+):
     """The leads of ten seeds differ by 0.2, which is ± 0.08."""
     few, many = (
         [run("aevb", seed, [-150.0, -120.0, -105.0, -100.0], Z) for seed in range(10)]
@@ -225,7 +229,7 @@ def with_posterior(effective_sample_size: float | None) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("size", "is_reliable"), [(50.0, True), (9.0, False), (None, False)])
-def test_a_mean_over_theta_that_few_theta_carry_is_said_to_be_not_reliable(
+def test_a_mean_over_theta_with_a_small_effective_sample_size_is_marked_as_not_reliable(
     tmp_path: Path, size: float | None, is_reliable: bool
 ):
     findings = findings_of(tmp_path, full_vb_mnist=with_posterior(size))
@@ -234,7 +238,7 @@ def test_a_mean_over_theta_that_few_theta_carry_is_said_to_be_not_reliable(
     assert f"by the {by} of q(θ), ahead of MAP" in claims.claim_full_vb(findings).measured
 
 
-def test_the_figures_of_what_was_run_are_drawn(tmp_path: Path):
+def test_a_figure_is_drawn_for_each_finished_study(tmp_path: Path):
     findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
     maker.draw(findings, tmp_path)
     assert [picture.name for picture in tmp_path.glob("*.png")] == ["figure_2_mnist.png"]

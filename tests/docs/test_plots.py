@@ -21,7 +21,7 @@ def only_axes(figure: Figure) -> Axes:
     return axes
 
 
-def test_compared_curves_are_means_over_seeds_in_a_band_from_the_lowest_to_the_highest():
+def test_compared_curves_are_means_over_seeds_with_a_band_from_the_lowest_to_the_highest():
     low, high = ({**CURVE, "test_bound": [v + shift for v in CURVE["test_bound"]]}
                  for shift in (-2.0, 2.0))  # fmt: skip
     figure = plots.compared_curves(
@@ -42,7 +42,7 @@ def test_compared_curves_are_means_over_seeds_in_a_band_from_the_lowest_to_the_h
     assert (np.min(at_the_end), np.max(at_the_end)) == pytest.approx((-117.0, -113.0))
 
 
-def test_a_single_run_and_what_is_compared_with_it_are_marked_as_such():
+def test_compared_curves_mark_a_single_long_run_and_published_values():
     curve = {**CURVE, "test_bound": [-205.0, -125.0, -110.0]}
     figure = plots.compared_curves(
         {"Z = 2": {"AEVB": [CURVE]}, "Z = 5": {"AEVB": [CURVE]}},
@@ -88,7 +88,7 @@ def test_speeds_are_bars_of_medians_below_the_limit():
     assert right >= 12.0
 
 
-def test_panels_stand_side_by_side_under_their_titles():
+def test_panels_are_drawn_side_by_side_with_their_titles():
     x = np.array([1.0, 2.0, 4.0])
     line = plots.Curves({"square": (x, x**2)}, "x", "y", axes={"xscale": "log"})
     plane = plots.Contours(x, x, {"density": np.eye(3)}, "z₁", "z₂", path=np.ones((2, 2)))

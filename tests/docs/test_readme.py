@@ -26,7 +26,7 @@ def test_the_tables_are_those_of_the_results_files():
     assert {name for name in maker.TABLES if f"<!-- {name} -->" in used} == set(maker.TABLES)
 
 
-def test_a_changed_figure_in_a_table_is_noticed():
+def test_the_check_of_tables_finds_a_changed_number():
     table = README.index("<!-- headline -->")
     digit = re.compile(r"\d").search(README, table)
     assert digit is not None
@@ -34,17 +34,17 @@ def test_a_changed_figure_in_a_table_is_noticed():
     assert maker.filled_in(forged, maker.TABLES) == README
 
 
-def test_a_mark_without_a_table_is_noticed():
+def test_a_placeholder_without_a_table_is_an_error():
     with pytest.raises(KeyError, match="headlime"):
         maker.filled_in(README.replace("<!-- headline -->", "<!-- headlime -->"), maker.TABLES)
 
 
-def test_the_readme_is_a_landing_page():
+def test_the_readme_has_at_most_120_lines():
     assert len(README.splitlines()) <= 120
 
 
 @pytest.mark.usefixtures("standard_promotion")  # optax's adam leans on it
-def test_the_example_of_the_losses_runs_as_pasted_and_lowers_the_loss(
+def test_the_readmes_example_of_the_losses_runs_and_lowers_the_loss(
     capsys: pytest.CaptureFixture[str],
 ):
     exec(LOSS, {})
@@ -53,7 +53,7 @@ def test_the_example_of_the_losses_runs_as_pasted_and_lowers_the_loss(
 
 
 @pytest.mark.slow
-def test_the_example_of_a_finished_run_runs(
+def test_the_readmes_example_of_a_finished_run_runs(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "runs" / "frey_faces").mkdir(parents=True)

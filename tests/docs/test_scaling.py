@@ -15,7 +15,7 @@ from docs.tools import scaling as tables
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
 
-def test_the_parameters_are_those_of_the_model():
+def test_the_number_of_parameters_in_the_scaling_model_is_that_of_the_model():
     values = {
         "model.hidden": (7,), "model.num_latents": 3, "model.likelihood": "gaussian",
         "data.name": "synthetic", "data.synthetic_num_dims": 5,
@@ -27,7 +27,7 @@ def test_the_parameters_are_those_of_the_model():
     assert tables.Network(5, 7, 3).num_params == found - head
 
 
-def test_the_time_of_a_step_is_the_sum_of_what_cannot_overlap():
+def test_the_predicted_time_of_a_step_is_the_sum_of_the_parts_that_cannot_overlap():
     network = tables.Network(2, 3, 1)
     machine = tables.Machine(
         flops=1e3, memory=1e9, launch=0.5, inner_link=1e2, outer_link=1e1, hop=0.25,
@@ -48,7 +48,7 @@ def test_the_time_of_a_step_is_the_sum_of_what_cannot_overlap():
     assert read.limit == "reading"
 
 
-def test_the_line_through_measurements_is_found():
+def test_the_fit_of_step_times_finds_a_known_line():
     rows = [
         {"devices": devices, "batch_size": size, "seconds_a_step": 3e-4 + devices * 2e-5 * size}
         for devices in (1, 2)

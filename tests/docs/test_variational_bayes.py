@@ -11,7 +11,7 @@ PICTURE = re.compile(r"!\[[^\]]+\]\(variational_bayes/(\w+)\.png\)")
 
 
 @pytest.mark.slow
-def test_the_page_runs_from_top_to_bottom_and_makes_the_pictures_that_it_shows(tmp_path: Path):
+def test_the_page_on_variational_bayes_runs_and_makes_the_pictures_that_it_shows(tmp_path: Path):
     """It runs in a separate process, because the page sets float64 globally."""
     python("-m", "docs.tools.variational_bayes", f"--output={tmp_path}")
     made = {picture.stem for picture in tmp_path.glob("*.png")}
