@@ -52,13 +52,13 @@ def rng_of(seed: int) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("number", [3, 5, 10])
-def test_means_over_seeds(number: int):
+def test_the_interval_of_a_mean_over_seeds_has_nominal_coverage(number: int):
     sets = rng_of(0).normal(-100.0, 3.0, size=(NUM_SETS, number))
     assert_nominal(coverage(map(mean_interval, sets), -100.0))
 
 
 @pytest.mark.parametrize("number", [3, 5, 10])
-def test_differences_of_paired_runs(number: int):
+def test_the_interval_of_a_paired_difference_has_nominal_coverage(number: int):
     """Both runs of a seed have its initialization in common, which the difference removes."""
     shared = 20.0 * rng_of(1).normal(size=(NUM_SETS, number))
     first, second = (
@@ -68,7 +68,7 @@ def test_differences_of_paired_runs(number: int):
 
 
 @pytest.mark.parametrize("numbers", [(3, 3), (10, 3)])
-def test_differences_of_runs_that_are_not_paired(numbers: tuple[int, int]):
+def test_the_interval_of_an_unpaired_difference_has_nominal_coverage(numbers: tuple[int, int]):
     first, second = (
         rng_of(seed).normal(scale=std, size=(NUM_SETS, number))
         for seed, std, number in zip((4, 5), (6.0, 3.0), numbers, strict=True)
@@ -78,7 +78,7 @@ def test_differences_of_runs_that_are_not_paired(numbers: tuple[int, int]):
 
 
 @pytest.mark.parametrize("number", [3, 10])
-def test_simultaneous_intervals_of_54_cells_hold_together(number: int):
+def test_simultaneous_intervals_of_54_cells_have_nominal_joint_coverage(number: int):
     """The cells are 9 panels of 6, which share half of their variance within a panel."""
     rng, level = rng_of(6), simultaneous_level(54)
     panels = rng.normal(size=(NUM_SETS, 9, 1, number)).repeat(6, axis=2)
@@ -91,13 +91,13 @@ def test_simultaneous_intervals_of_54_cells_hold_together(number: int):
 
 
 @pytest.mark.parametrize("number", [3, 5, 10])
-def test_means_over_seeds_of_skewness_1(number: int):
+def test_the_interval_of_a_mean_over_seeds_of_skewness_1_has_nominal_coverage(number: int):
     """The ten published seeds of a step size of 0.1 have a skewness of at most 0.35."""
     sets = rng_of(7).gamma(4.0, size=(NUM_SETS, number))
     assert_nominal(coverage(map(mean_interval, sets), 4.0))
 
 
-def test_one_run_in_ten_that_fails_is_missed_by_the_interval_of_three_seeds():
+def test_the_interval_of_three_seeds_undercovers_if_one_run_in_ten_fails():
     """No interval of three values shows what none of the three contains."""
     fails = rng_of(8).random(size=(NUM_SETS, 3)) < 0.1
     sets = rng_of(9).normal(scale=1.0, size=fails.shape) - 50.0 * fails
@@ -107,14 +107,16 @@ def test_one_run_in_ten_that_fails_is_missed_by_the_interval_of_three_seeds():
 # Datapoints
 
 
-def test_means_over_datapoints():
+def test_the_interval_of_a_mean_over_datapoints_has_nominal_coverage():
     """The values are as skewed as log p(x) of the images of a test set."""
     sets = -80.0 - rng_of(10).gamma(9.0, 9.0, size=(NUM_SETS, 200))
     assert_nominal(coverage(map(mean_interval, sets), -161.0))
 
 
 @pytest.mark.parametrize(("seeds", "images"), [(3, 1.0), (3, 10.0), (10, 10.0)])
-def test_differences_over_seeds_and_images(seeds: int, images: float):
+def test_the_interval_of_a_difference_over_seeds_and_images_has_nominal_coverage(
+    seeds: int, images: float
+):
     """Seeds have a standard deviation of 1, images that of the parameter, single entries 10."""
     rng = rng_of(11)
     shape = (NUM_SETS, seeds, 200)
@@ -127,7 +129,9 @@ def test_differences_over_seeds_and_images(seeds: int, images: float):
 
 
 @pytest.mark.parametrize(("num_theta", "noise"), [(50, 0.0), (100, 0.3), (200, 0.0)])
-def test_means_over_datapoints_that_share_theta(num_theta: int, noise: float):
+def test_the_interval_of_a_mean_over_datapoints_that_share_theta_has_nominal_coverage(
+    num_theta: int, noise: float
+):
     """The interval is for the expectation of the mean of log 1/S Sum_s p(x; theta_s)."""
     model, rng = Shift(0.1, 20), rng_of(12)
     found = [model.log_probs(rng, num_theta, noise) for _ in range(NUM_SETS)]

@@ -77,7 +77,7 @@ def test_the_approximation_gap_is_the_kl_of_the_best_diagonal_guide():
     np.testing.assert_allclose(gaps().best_stats.log_var, np.tile(log_var, (5, 1)), atol=0.2)
 
 
-def test_the_amortization_gap_is_what_the_encoders_elbo_lacks_of_the_best():
+def test_the_amortization_gap_is_the_best_elbo_less_that_of_the_encoder():
     """With the approximation gap, it adds up to log p(x) minus the ELBO."""
     exact = MODEL.elbo(X, *BEST) - elbos()
     assert exact[0] == pytest.approx(0.0, abs=1e-5)
@@ -90,7 +90,7 @@ def test_the_amortization_gap_is_what_the_encoders_elbo_lacks_of_the_best():
 
 
 @pytest.mark.slow
-def test_a_guide_that_can_be_exact_has_no_approximation_gap():
+def test_a_guide_family_that_contains_the_posterior_has_no_approximation_gap():
     """The sampling error is small too, since log p(x, z) - log q(z|x) is log p(x) at every z."""
     model = oracles.orthogonal_linear_gaussian(0, 5, 2)
     x = np.random.default_rng(0).normal(size=5)
@@ -133,7 +133,7 @@ def gradient_of(model: LinearGaussian, x: np.ndarray, stats: DiagNormal, name: s
 
 
 @pytest.mark.parametrize("name", ["sgvb_a", "sgvb_b"])
-def test_the_moments_are_those_of_the_draws_and_the_mean_that_of_the_exact_bound(name: str):
+def test_gradient_moments_are_those_of_the_draws_and_their_mean_that_of_the_exact_bound(name: str):
     stats = jax.tree.map(lambda leaf: leaf[2], starts())
     draw, key = partial(gradient_of, MODEL, X, stats, name), jax.random.key(0)
     moments = jax.jit(partial(gradient_moments, grad_fn=draw, num_draws=NUM_DRAWS))(key)
@@ -155,7 +155,7 @@ def test_the_moments_are_those_of_the_draws_and_the_mean_that_of_the_exact_bound
         assert np.all(abs(np.asarray(mean) - exact) < 4 * errors), part
 
 
-def test_the_variance_is_that_of_the_closed_form():
+def test_the_gradient_variance_of_sgvb_b_is_the_closed_form():
     """The gradient d/d mean of sgvb_b at mean + sigma eps is linear in eps, by -precision sigma."""
     model = oracles.linear_gaussian(3, 5, 2)
     x = np.random.default_rng(3).normal(size=5)
@@ -170,7 +170,7 @@ def test_the_variance_is_that_of_the_closed_form():
     assert np.all(abs(relative - 1.0) < 4 * np.sqrt(2.0 / NUM_DRAWS))
 
 
-def test_a_small_variance_beside_a_large_mean_is_not_lost():
+def test_gradient_moments_keep_a_small_variance_at_a_large_mean():
     """With 128 + noise of 0.01, the square, 16384, has no digit left for 0.0001 in float32."""
 
     def draw(key: jax.Array) -> jax.Array:
@@ -180,7 +180,7 @@ def test_a_small_variance_beside_a_large_mean_is_not_lost():
     np.testing.assert_allclose(moments.variance, np.full(3, 1e-4), rtol=4 * np.sqrt(2 / 2000))
 
 
-def test_the_memory_of_the_moments_does_not_grow_with_the_draws():
+def test_the_memory_of_gradient_moments_does_not_grow_with_the_draws():
     def bytes_for(num_draws: int) -> int:
         def draw(key: jax.Array) -> jax.Array:
             return jax.random.normal(key, (1000,))
@@ -195,7 +195,7 @@ def test_the_memory_of_the_moments_does_not_grow_with_the_draws():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 0.5])
-def test_the_bias_is_found_with_its_error(offset: float):
+def test_the_estimated_gradient_bias_is_within_its_standard_error(offset: float):
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         return {"a": offset + jax.random.normal(key, (200,))}
 
@@ -212,13 +212,13 @@ def test_the_bias_is_found_with_its_error(offset: float):
     assert np.std(scores) == pytest.approx(1.0, abs=4 / np.sqrt(400))
 
 
-def test_an_exact_reference_adds_no_error():
+def test_an_exact_reference_adds_no_error_to_the_gradient_bias():
     moments = Moments(jnp.float32(2.0), jnp.float32(1.0), jnp.float32(0.1))
     exact = Moments(jnp.float32(1.5), jnp.float32(0.0), jnp.float32(0.0))
     assert gradient_bias(moments, exact) == (0.5, pytest.approx(0.1))
 
 
-def test_a_single_draw_has_no_variance():
+def test_gradient_moments_of_a_single_draw_are_refused():
     with pytest.raises(ValueError, match="num_draws is 1"):
         gradient_moments(jax.random.key(0), lambda key: jax.random.normal(key), 1)
 
@@ -238,7 +238,7 @@ def test_the_kl_per_unit_is_the_closed_form_and_adds_up():
     assert jnp.sum(kl_per_unit(stats)) == pytest.approx(float(stats.kl_to_standard_normal()))
 
 
-def test_the_units_that_the_data_move_are_active():
+def test_active_units_are_those_whose_posterior_mean_varies_with_the_data():
     """The model is linear-Gaussian, its third latent reaches no pixel, and q is its posterior."""
     model = oracles.orthogonal_linear_gaussian(0, 6, 3)
     weights = model.weights * np.array([1.0, 0.3, 0.0])

@@ -160,12 +160,12 @@ def test_the_score_of_one_datapoint_has_no_standard_error():
     assert bernoulli().score(bernoulli().params, GREY, np.array([7])).standard_error is None
 
 
-def test_a_score_repeats_itself_to_the_bit():
+def test_a_score_is_bitwise_reproducible():
     first, again = (bernoulli().score(bernoulli().params, GREY, EVERYTHING) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
-def test_a_score_follows_the_parameters():
+def test_a_score_depends_on_the_parameters():
     other = jax.tree.map(lambda leaf: leaf + 0.1, bernoulli().params)
     assert bernoulli().score(other, GREY, EVERYTHING).mean != pytest.approx(
         bernoulli().score(bernoulli().params, GREY, EVERYTHING).mean, rel=1e-4
@@ -183,7 +183,7 @@ def test_an_evaluations_binarization_is_drawn_once_for_each_datapoint():
 
 
 @pytest.mark.parametrize(("num_data", "limit"), [(50, 20), (20, 20), (5, 20), (21, 20)])
-def test_some_of_are_distinct_datapoints_in_rising_order_the_same_each_time(
+def test_the_evaluated_subset_has_distinct_sorted_indices_and_is_always_the_same(
     num_data: int, limit: int
 ):
     some = some_of(num_data, limit)
@@ -193,7 +193,7 @@ def test_some_of_are_distinct_datapoints_in_rising_order_the_same_each_time(
     np.testing.assert_array_equal(some, some_of(num_data, limit))
 
 
-def test_some_of_are_spread_over_the_data():
+def test_the_evaluated_subset_is_uniform_over_the_data():
     """The first ones would not do: the start of a film or of sorted data is not typical."""
     some = some_of(10_000, 1000)
     assert scipy.stats.kstest(some / 10_000, scipy.stats.uniform.cdf).pvalue > 1e-3

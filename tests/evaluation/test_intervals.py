@@ -42,7 +42,7 @@ def test_the_interval_of_a_difference_is_that_of_welchs_test():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
-def test_one_value_has_no_interval_and_decides_nothing():
+def test_one_value_has_no_interval_and_no_verdict():
     for found in (
         mean_interval([4.0]),
         difference_interval([4.0], OTHERS),
@@ -63,7 +63,7 @@ def test_values_that_are_not_finite_have_no_interval(bad: float):
     assert interval_from(1.0, [0.5, bad], 3, number=4).half_width is None
 
 
-def test_equal_errors_have_the_sum_of_their_degrees_and_one_error_its_own():
+def test_degrees_of_freedom_of_equal_errors_add_up_and_of_one_error_are_its_own():
     assert joint_df(np.full(7, 0.3), 4) == pytest.approx(28)
     assert joint_df([0.3, 0.0, 0.0], 4) == pytest.approx(4)
     assert joint_df([1e-200, 1e-200], [3, 5]) == pytest.approx(4 / (1 / 3 + 1 / 5))
@@ -87,7 +87,7 @@ def test_a_crossed_interval_of_one_factor_is_that_of_its_means():
     assert both.mean == pytest.approx(np.mean(seeds) + np.mean(images))
 
 
-def test_simultaneous_intervals_share_the_error_among_them():
+def test_simultaneous_intervals_divide_the_error_rate_by_their_number():
     assert simultaneous_level(1) == pytest.approx(0.95)
     assert 54 * (1.0 - simultaneous_level(54)) == pytest.approx(0.05)
 
@@ -95,11 +95,11 @@ def test_simultaneous_intervals_share_the_error_among_them():
 @pytest.mark.parametrize(
     ("mean", "says"), [(0.5, "yes"), (-0.9, "within errors"), (-1.3, "within errors"), (-2, "no")]
 )
-def test_a_verdict_is_about_the_whole_interval(mean: float, says: str):
+def test_a_verdict_depends_on_the_whole_interval(mean: float, says: str):
     assert verdict(Interval(mean, 0.8, 3), -1.0) == says
 
 
-def test_an_interval_is_written_with_half_its_width():
+def test_an_interval_is_printed_with_its_half_width():
     found = Interval(1.25, 0.34, 3)
     assert found.text() == "1.2 ± 0.3"
     assert found.text(2, is_signed=True) == "+1.25 ± 0.34"

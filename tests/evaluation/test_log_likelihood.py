@@ -57,7 +57,7 @@ def importance(x: jax.Array, number: int = 500) -> Estimate:
 
 
 @pytest.mark.slow
-def test_the_probabilities_of_all_images_add_up_to_one():
+def test_estimated_probabilities_of_all_images_sum_to_1():
     """This holds only if log p(x) is on the right scale."""
     found = importance(all_images(), 20_000)
     total = np.sum(np.exp(np.asarray(found.value, np.float64)))
@@ -67,7 +67,9 @@ def test_the_probabilities_of_all_images_add_up_to_one():
 
 
 @pytest.mark.slow
-def test_a_datapoints_estimate_is_that_of_its_number_alone(monkeypatch: pytest.MonkeyPatch):
+def test_the_estimate_of_a_datapoint_does_not_depend_on_the_batch_size(
+    monkeypatch: pytest.MonkeyPatch,
+):
     """The estimate does not depend on the batches, the last of which is shorter."""
     x = all_images()
     together = importance(x)
@@ -96,7 +98,7 @@ def test_a_proposal_is_fitted_to_each_datapoint():
     assert np.mean(fitted.standard_error) < np.mean(importance(points.x).standard_error)
 
 
-def test_progress_tells_how_many_are_done(monkeypatch: pytest.MonkeyPatch):
+def test_progress_reports_the_number_of_finished_datapoints(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(log_likelihood, "BATCH", 7)
     told: list[int] = []
     points = Points(all_images(), None)
@@ -105,7 +107,7 @@ def test_progress_tells_how_many_are_done(monkeypatch: pytest.MonkeyPatch):
     assert told == [6, 12, 16]
 
 
-def test_simulated_data_are_of_the_model_with_their_latents():
+def test_simulated_datapoints_and_latents_are_drawn_from_the_model():
     """Latents have the prior's distribution, and each image appears in proportion to its p(x)."""
     points = simulate(jax.random.key(3), MODEL, PARAMS, 10_000)
     assert points.z is not None
@@ -117,7 +119,7 @@ def test_simulated_data_are_of_the_model_with_their_latents():
     assert np.all(abs(shares - exact) < 4.5 * np.sqrt(exact * (1 - exact) / 10_000))
 
 
-def test_a_summary_tells_the_errors_of_data_and_of_noise_apart():
+def test_a_summary_has_separate_standard_errors_of_data_and_of_estimator():
     estimate = Estimate(
         jnp.float32([1.0, 3.0, 5.0]),
         jnp.float32([0.3, 0.0, 0.4]),
@@ -189,7 +191,7 @@ def test_one_datapoint_has_no_interval_over_data():
     assert own.half_width == pytest.approx(0.196, rel=1e-3)
 
 
-def test_the_width_is_of_the_same_datapoints():
+def test_the_width_is_the_mean_difference_over_the_same_datapoints():
     lower = Estimate(jnp.float32([-9.0, -1.0]), jnp.zeros(2), {})
     upper = Estimate(jnp.float32([-8.0, -0.5]), jnp.zeros(2), {})
     assert width(lower, upper) == {
@@ -199,7 +201,7 @@ def test_the_width_is_of_the_same_datapoints():
     }
 
 
-def test_estimates_at_several_theta_are_those_of_each_alone():
+def test_estimates_at_several_theta_are_those_at_each_theta():
     others = jax.tree.map(lambda leaf: leaf + 0.1, PARAMS)
     keys = jax.random.split(jax.random.key(2))
     draws = [(keys[0], lambda: PARAMS), (keys[1], lambda: others)]
@@ -226,7 +228,7 @@ def folder(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_command_tables_both_sides_and_they_agree(folder: Path):
+def test_the_evaluation_command_tables_lower_and_upper_bounds_that_agree(folder: Path):
     done = run_program(
         "experiments/evaluate.py",
         f"--workdir={folder}/run",
@@ -302,7 +304,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
+def test_a_wrong_argument_of_the_evaluation_is_refused_in_one_line_with_status_2(
+    mistake: str, folder: Path
+):
     arguments, words = MISTAKES[mistake]
     done = run_program(
         "experiments/evaluate.py", *(argument.format(tmp=folder) for argument in arguments)
@@ -315,7 +319,7 @@ def test_a_mistake_gets_one_line_and_status_2(mistake: str, folder: Path):
     assert not (folder / "none").exists()
 
 
-def test_a_run_of_damaged_checkpoints_is_said_to_have_no_sound_one(folder: Path, tmp_path: Path):
+def test_the_evaluation_refuses_a_run_without_an_undamaged_checkpoint(folder: Path, tmp_path: Path):
     run = shutil.copytree(folder / "run", tmp_path / "run")
     for file in (run / "checkpoints").rglob("*"):
         if file.is_file():
@@ -365,7 +369,9 @@ def test_the_command_brackets_log_p_over_theta_on_simulated_data(with_posterior:
 
 
 @pytest.mark.slow
-def test_few_theta_are_said_to_be_not_reliable(with_posterior: Path, tmp_path: Path):
+def test_the_evaluation_marks_a_mean_over_few_theta_as_not_reliable(
+    with_posterior: Path, tmp_path: Path
+):
     done = run_program(
         "experiments/evaluate.py",
         f"--workdir={with_posterior}",

@@ -27,7 +27,7 @@ def test_the_mean_over_theta_is_that_of_probabilities():
     assert np.mean(found.influence) == pytest.approx(1.0)
 
 
-def test_the_bias_is_that_of_the_logarithm_of_a_mean():
+def test_the_reported_bias_of_the_mean_over_theta_is_the_simulated_one():
     model, rng = Shift(0.3, 20), np.random.default_rng(2)
     found = [over_theta(model.log_probs(rng, 50)) for _ in range(2000)]
     off = np.array([np.mean(each.value - model.exact()) for each in found])
@@ -36,7 +36,7 @@ def test_the_bias_is_that_of_the_logarithm_of_a_mean():
     assert np.mean(off) < -4 * error
 
 
-def test_probabilities_that_underflow_have_the_mean_of_others():
+def test_the_mean_over_theta_of_probabilities_that_underflow_is_exact():
     log_probs = np.array([[-1.0, -2.0], [-1.5, -0.5], [-3.0, -1.0]])
     found, low = over_theta(log_probs), over_theta(log_probs - 5000.0)
     np.testing.assert_allclose(low.value, found.value - 5000.0)
@@ -52,7 +52,7 @@ def test_the_mean_with_fewer_theta_is_an_average_over_disjoint_sets_and_does_not
     assert means[-1] == pytest.approx(np.mean(over_theta(log_probs).value))
 
 
-def test_a_row_says_how_stable_it_is_and_what_carries_it():
+def test_a_summary_over_theta_has_means_of_fewer_theta_and_diagnostics():
     log_probs = Shift(0.05, 10).log_probs(np.random.default_rng(0), 400)
     estimate, row = summarize(parts_of(log_probs))
     assert row["mean"] == pytest.approx(float(np.mean(estimate.value)), rel=1e-5)
@@ -67,7 +67,7 @@ def test_a_row_says_how_stable_it_is_and_what_carries_it():
     assert own.half_width == pytest.approx(1.966 * row["estimator_standard_error"], rel=1e-3)
 
 
-def test_an_estimate_that_one_theta_carries_has_no_interval():
+def test_a_mean_over_theta_with_one_dominant_theta_has_no_interval():
     """Every image is carried by one of the theta, as at N = 100 in docs/paper.md."""
     log_probs = np.random.default_rng(0).normal(scale=30.0, size=(40, 10))
     _, row = summarize(parts_of(log_probs))
@@ -77,6 +77,6 @@ def test_an_estimate_that_one_theta_carries_has_no_interval():
     assert [interval.half_width for interval in intervals_of(row, 10)] == [None, None]
 
 
-def test_a_row_without_the_weights_of_theta_is_not_trusted():
+def test_a_summary_without_the_weights_of_theta_is_not_reliable():
     row = {"num_theta": 10, "settings": {"num_samples": 1000}, "pareto_k": {"worst": 0.1}}
     assert "10 theta" in (reason_to_distrust(row) or "")
