@@ -53,7 +53,7 @@ def frey_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The arithmetic
 
 
-def test_ratios_are_taken_round_by_round(program: Any):
+def test_speed_ratios_are_taken_within_each_round(program: Any):
     """A slow second round affects all contenders, so it changes the speeds and not the ratios."""
     train_speed = program("train_speed")
     rounds = {
@@ -99,14 +99,14 @@ def test_a_sweep_is_compared_by_its_time_and_by_the_bounds_of_equal_models(progr
     assert results["torch"]["test_bound"] == {"3": -151.0, "20": -119.0}
 
 
-def test_every_contender_has_a_turn_in_every_place(program: Any):
+def test_each_round_of_a_benchmark_starts_with_another_contender(program: Any):
     orders = [program("harness").in_turn(["a", "b", "c"], number) for number in range(3)]
     assert [order[0] for order in orders] == ["a", "b", "c"]
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="Linux only")
-def test_the_load_of_others_is_in_cores(program: Any):
+def test_the_load_of_other_processes_is_a_number_of_cores(program: Any):
     load = program("harness").load_of_others(seconds=0.2)
     assert 0.0 <= load <= (os.cpu_count() or 1)
 
@@ -131,7 +131,9 @@ def test_a_step_of_the_papers_mnist_model_has_4_mflop_an_example(program: Any):
 
 
 @pytest.mark.parametrize("num_heads", [1, 2])
-def test_the_limit_does_every_product_once_in_every_layout(program: Any, num_heads: int):
+def test_the_gemm_limit_computes_every_product_of_the_model_once_in_every_layout(
+    program: Any, num_heads: int
+):
     """The count is XLA's own, for the compiled program."""
     gemm, worker = program("gemm_worker"), program("worker")
     sizes = worker.Sizes(num_dims=24, num_hidden=16, num_heads=num_heads, num_train=40)
@@ -145,7 +147,7 @@ def test_the_limit_does_every_product_once_in_every_layout(program: Any, num_hea
 
 
 @pytest.mark.slow
-def test_the_limit_computes_with_numbers_that_neither_grow_nor_vanish(program: Any):
+def test_numbers_of_the_gemm_limit_neither_grow_nor_vanish(program: Any):
     """The forward products are projections: a second step returns the x of the first."""
     gemm, worker = program("gemm_worker"), program("worker")
     sizes = worker.Sizes(num_dims=24, num_hidden=16, num_heads=2, num_train=40)
@@ -179,7 +181,7 @@ class Clock:
         self.now += seconds
 
 
-def test_the_fastest_layout_is_the_one_of_the_least_time(
+def test_the_fastest_layout_of_the_gemm_limit_has_the_least_time(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ):
     gemm, clock = program("gemm_worker"), Clock()
@@ -193,7 +195,7 @@ def test_the_fastest_layout_is_the_one_of_the_least_time(
 
 
 @pytest.mark.slow
-def test_the_flax_way_is_the_same_model(program: Any, frey_folder: Path):
+def test_the_flax_contender_has_the_bound_of_the_same_model(program: Any, frey_folder: Path):
     """Its bound at equal parameters and noise is compared with aevb's likelihood and KL."""
     flax_worker, raw_data, worker = map(program, ("flax_worker", "raw_data", "worker"))
     from aevb.distributions import DiagNormal
@@ -213,14 +215,14 @@ def test_the_flax_way_is_the_same_model(program: Any, frey_folder: Path):
     )
 
 
-def test_raw_data_are_those_of_the_package(program: Any, frey_folder: Path):
+def test_raw_data_of_the_benchmarks_are_those_of_the_package(program: Any, frey_folder: Path):
     arrays = program("raw_data").load(frey_folder, "frey")
     dataset = data.load("frey_faces", Options(split="blocked", num_valid=0))
     np.testing.assert_array_equal(arrays.train, dataset.train.astype(np.float32) / 256)
     np.testing.assert_array_equal(arrays.test, dataset.test.astype(np.float32) / 256)
 
 
-def test_a_worker_answers_line_by_line_and_refuses_what_is_no_request(
+def test_a_benchmark_worker_replies_line_by_line_and_refuses_an_unknown_request(
     program: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     epochs, clock, worker = [], Clock(), program("worker")
@@ -280,7 +282,7 @@ def test_the_speed_benchmark_runs_its_contenders_in_turn(frey_folder: Path, tmp_
     assert report["bound_noise"]["bounds"] == [results["aevb"]["test_bound"]]
 
 
-def test_a_contender_that_has_not_the_model_is_refused(tmp_path: Path):
+def test_a_contender_without_the_requested_model_is_refused(tmp_path: Path):
     done = run_python(
         BENCHMARKS / "train_speed.py",
         f"--data-dir={tmp_path}",
@@ -292,7 +294,7 @@ def test_a_contender_that_has_not_the_model_is_refused(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_the_first_epoch_sees_it_finished(tmp_path: Path):
+def test_the_benchmark_of_the_first_epoch_measures_its_time(tmp_path: Path):
     output = tmp_path / "first.json"
     python(
         "experiments/benchmarks/first_epoch.py",
@@ -330,7 +332,7 @@ def test_the_contender_of_the_benchmark_of_log_p_estimates_it(tmp_path: Path):
     assert answer["seconds"] > 0
 
 
-def test_a_way_to_sweep_is_timed_and_its_members_read(tmp_path: Path, program: Any):
+def test_the_sweep_benchmark_times_a_sweep_and_reads_its_members(tmp_path: Path, program: Any):
     """A substitute for run.py makes a dataset unnecessary."""
     sweep_speed = program("sweep_speed")
     stand_in = tmp_path / "run.py"
@@ -360,7 +362,7 @@ def test_a_way_to_sweep_is_timed_and_its_members_read(tmp_path: Path, program: A
         sweep_speed.check_members("one_by_one", way, args)
 
 
-def test_a_process_that_fails_says_so_by_its_last_line(tmp_path: Path, program: Any):
+def test_a_failed_process_of_a_benchmark_is_reported_by_its_last_line(tmp_path: Path, program: Any):
     command = [sys.executable, "-c", "import sys; sys.exit('first\\nlast')"]
     with pytest.raises(SystemExit, match="ended with 1: last"):
         program("sweep_speed").run(command, tmp_path)
@@ -387,7 +389,7 @@ def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_p
         assert len(set(outputs)) == len(outputs) > 5
 
 
-def test_a_report_has_the_command_that_repeats_it_without_folders(
+def test_a_benchmark_report_has_the_command_that_repeats_it_without_folders(
     program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     harness = program("harness")
@@ -408,7 +410,9 @@ def test_a_report_has_the_command_that_repeats_it_without_folders(
 
 
 @pytest.mark.slow
-def test_members_are_timed_and_a_missing_accelerator_is_named(frey_folder: Path, tmp_path: Path):
+def test_the_members_benchmark_times_members_and_names_a_missing_accelerator(
+    frey_folder: Path, tmp_path: Path
+):
     output = tmp_path / "members.json"
     flags = [f"--data-dir={frey_folder}", "--data=frey", "--latent-dim=2", f"--output={output}"]
     run_python(BENCHMARKS / "members_speed.py", *flags, "--members=1,3", "--steps=2")
@@ -422,7 +426,7 @@ def test_members_are_timed_and_a_missing_accelerator_is_named(frey_folder: Path,
 
 
 @pytest.mark.slow
-def test_the_mixture_is_fitted_in_turn_and_equally_well(tmp_path: Path):
+def test_the_mixture_benchmark_fits_in_turn_with_equal_bounds(tmp_path: Path):
     output = tmp_path / "mixture.json"
     sizes = ("--points=2000", "--dims=2", "--components=3", "--restarts=3", "--sweeps=30")
     contenders = "--contenders=aevb_float32,aevb_float64,sklearn_one_thread"
@@ -437,7 +441,7 @@ def test_the_mixture_is_fitted_in_turn_and_equally_well(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_chains_and_fits_of_one_posterior_agree_as_far_as_they_should(tmp_path: Path):
+def test_the_sampling_benchmark_has_chains_and_fits_that_agree(tmp_path: Path):
     output = tmp_path / "sampling.json"
     python(BENCHMARKS / "sampling_speed.py", "--rounds=2", "--draws=500", f"--output={output}")
     problems = json.loads(output.read_text())["problems"]

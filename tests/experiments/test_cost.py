@@ -23,7 +23,7 @@ def growing(cost: Any, power: float) -> list[dict[str, float]]:
     return [dict.fromkeys(cost.EXPECTED, 3.0 * size**power) for size in (1, 10, 100)]
 
 
-def test_what_grows_as_expected_is_no_surprise_and_what_grows_faster_is(cost: Any):
+def test_a_cost_that_grows_faster_than_expected_is_flagged(cost: Any):
     found = cost.growth("num_dims", [1, 10, 100], growing(cost, 1.0))
     assert all(figure["slope"] == pytest.approx(1.0) for figure in found.values())
     assert not found["step_seconds"]["surprise"]
@@ -32,14 +32,16 @@ def test_what_grows_as_expected_is_no_surprise_and_what_grows_faster_is(cost: An
     assert all(figure["surprise"] for figure in found.values())
 
 
-def test_every_axis_has_a_figure_that_grows_with_it(cost: Any):
+def test_every_axis_of_the_cost_study_has_a_cost_that_grows_with_it(cost: Any):
     assert set(cost.AXES) == set(cost.Work._fields)
     assert set(cost.AXES) == {axis for expected in cost.EXPECTED.values() for axis in expected}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_members", [1, 3])
-def test_a_point_has_every_figure(cost: Any, monkeypatch: pytest.MonkeyPatch, num_members: int):
+def test_every_point_of_the_cost_study_has_every_cost(
+    cost: Any, monkeypatch: pytest.MonkeyPatch, num_members: int
+):
     monkeypatch.setattr(cost, "SECONDS", 0.01)
     work = cost.Work(
         num_data=200, num_dims=6, hidden=5, batch_size=10, importance_samples=20,

@@ -36,7 +36,7 @@ EXPERIMENTS = [
 
 @pytest.mark.usefixtures("without_files")
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
-def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Path, tmp_path: Path):
+def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Path, tmp_path: Path):
     config = config_of(file)
     config.train.num_examples = 2 * config.train.batch_size
     config.train.first_eval = config.train.batch_size
@@ -64,12 +64,12 @@ def test_every_experiment_takes_two_steps_and_leaves_what_a_run_leaves(file: Pat
 
 
 @pytest.mark.slow
-def test_a_run_on_data_that_are_no_images_draws_its_curve(undisturbed: Path):
+def test_a_run_on_data_other_than_images_draws_only_its_curve(undisturbed: Path):
     assert [picture.name for picture in (undisturbed / "figures").iterdir()] == ["bound.png"]
 
 
 @pytest.mark.slow
-def test_reproduce_writes_means_and_curves_over_seeds_and_goes_on_where_it_stopped(tmp_path: Path):
+def test_reproduce_writes_means_and_curves_over_seeds_and_resumes(tmp_path: Path):
     output = tmp_path / "results.json"
     command: list[Any] = [
         "-m",
@@ -145,7 +145,7 @@ def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
         assert noise["score_function"] > noise["score_function_loo"] > noise["sgvb_b"]
 
 
-def test_a_mistake_in_the_points_of_gradient_variance_gets_one_line(tmp_path: Path):
+def test_wrong_points_of_gradient_variance_are_refused_in_one_line(tmp_path: Path):
     for points in ("300,100", "many", "10,300"):
         done = run_program(
             "-m",
@@ -183,7 +183,7 @@ def test_annealing_is_measured_for_all_numbers_of_temperatures_and_chains(
 
 
 @pytest.mark.slow
-def test_the_papers_maker_trains_measures_and_reports_and_goes_on_where_it_stopped(tmp_path: Path):
+def test_the_paper_study_trains_measures_reports_and_resumes(tmp_path: Path):
     """The study is the one that needs every part: a sweep, posteriors over theta, log p(x)."""
     command = [
         "-m",
