@@ -144,7 +144,7 @@ DAMAGES: tuple[Callable[[random.Random, Path], str], ...] = (
         *(pytest.param(n, marks=pytest.mark.faults) for n in range(NUM_QUICK, NUM_DAMAGES)),
     ],
 )
-def test_a_damaged_run_recovers_or_says_why_not(
+def test_a_damaged_run_recovers_or_is_refused_in_one_line(
     number: int,
     undisturbed: Path,
     tmp_path: Path,
@@ -191,7 +191,7 @@ class Died(BaseException):
         *(pytest.param(name, marks=pytest.mark.faults) for name in WRITTEN_LATER),
     ],
 )
-def test_a_run_that_dies_before_a_file_is_whole_ends_the_same(
+def test_a_run_interrupted_before_a_file_is_complete_resumes_with_the_same_result(
     name: str,
     undisturbed: Path,
     tmp_path: Path,

@@ -70,7 +70,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_damaged_file_is_refused_by_its_name(
+def test_a_damaged_data_file_is_refused_by_name(
     format: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
     source, part, content = FORMATS[format]()
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("format", ["array_record", "npy"])
-def test_damaged_prepared_data_are_refused_by_their_folder(
+def test_damaged_prepared_data_are_refused_with_the_name_of_their_folder(
     format: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -163,7 +163,7 @@ OWN: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_damaged_data_of_ones_own_are_refused_by_their_name_or_could_be_data(
+def test_damaged_user_files_are_refused_by_name_or_are_still_valid_data(
     name: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
     """No digest is known for them, so a flipped pixel cannot be told from a true one."""

@@ -41,7 +41,7 @@ def used_by(folder: Path) -> int:
         for n in range(NUM_POINTS)
     ],
 )
-def test_a_full_disk_stops_the_run_and_loses_nothing(
+def test_a_full_disk_stops_the_run_and_loses_no_checkpoint(
     number: int, disk: Path, undisturbed: Path, record_property: Callable[[str, object], None]
 ):
     """The disk is full from the config on, at the last picture only, or at eight times between."""

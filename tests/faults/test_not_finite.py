@@ -130,7 +130,7 @@ def state_at(step: int) -> TrainState:
         for n in range(NUM_TRIED)
     ],
 )
-def test_a_number_that_is_not_finite_is_caught_at_the_very_step(
+def test_a_nonfinite_number_is_detected_at_its_step(
     number: int,
     undisturbed: Path,
     tmp_path: Path,

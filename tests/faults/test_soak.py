@@ -46,7 +46,7 @@ def look(process: subprocess.Popen[str], folder: Path) -> Seen:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="memory is read from /proc")
 @pytest.mark.parametrize("minutes", [pytest.param(m, marks=pytest.mark.faults) for m in (1, 20)])
-def test_memory_files_and_disk_stay_flat(
+def test_memory_open_files_and_disk_do_not_grow_during_a_long_run(
     minutes: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
     folder = tmp_path / "run"

@@ -72,7 +72,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Un
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(NUM_KILLS))
-def test_killed_at_any_moment_it_ends_the_same(
+def test_a_run_killed_at_any_moment_resumes_with_the_same_result(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],
     tmp_path: Path,
@@ -93,7 +93,7 @@ def test_killed_at_any_moment_it_ends_the_same(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(NUM_SIGNALS))
-def test_asked_to_stop_at_any_moment_it_says_so_and_ends_the_same(
+def test_a_run_stopped_by_a_signal_at_any_moment_reports_it_and_resumes_with_the_same_result(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],
     tmp_path: Path,
