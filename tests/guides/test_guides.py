@@ -89,7 +89,7 @@ def grid_of(name: str, seed: int) -> Grid:
 
 @every_guide
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_density_integrates_to_1(name: str, seed: int):
+def test_the_density_of_a_guide_integrates_to_1(name: str, seed: int):
     axis, density = grid_of(name, seed)
     border = np.concatenate([density[[0, -1]].ravel(), density[:, [0, -1]].ravel()])
     assert np.max(border) < 1e-9
@@ -99,7 +99,7 @@ def test_the_density_integrates_to_1(name: str, seed: int):
 
 @every_guide
 @pytest.mark.parametrize("seed", [0, 1])
-def test_samples_have_the_density(name: str, seed: int):
+def test_samples_of_a_guide_have_its_density(name: str, seed: int):
     """Kolmogorov-Smirnov tests both coordinates and their sum, with 1e-3 false alarms for each."""
     axis, density = grid_of(name, seed)
     draws = np.asarray(draws_of(family_of(name, 2).guide, random_stats(name, 2, seed)), np.float64)
@@ -141,7 +141,7 @@ def test_a_flows_density_is_that_of_the_change_of_variables(name: str, num_laten
 
 @every_guide
 @of_some_sizes
-def test_the_density_known_while_sampling_is_that_of_the_same_z(name: str, num_latents: int):
+def test_sample_and_log_prob_gives_the_z_of_sample_and_its_log_prob(name: str, num_latents: int):
     guide, stats = family_of(name, num_latents).guide, random_stats(name, num_latents, seed=3)
     sample_and_log_prob = guide.sample_and_log_prob
     assert sample_and_log_prob is not None
@@ -158,7 +158,7 @@ def test_the_density_known_while_sampling_is_that_of_the_same_z(name: str, num_l
 
 
 @pytest.mark.parametrize("name", slow_but(["iaf"], [n for n in GUIDES if n != "diag_normal"]))
-def test_gradients_of_the_density_are_those_of_differences(name: str):
+def test_gradients_of_a_guides_density_are_finite_differences(name: str):
     """The gradients are in z and in every statistic, through a flow's inversion, in float64."""
     guide = family_of(name, 3).guide
     with jax.enable_x64(True):
@@ -176,7 +176,9 @@ def test_gradients_of_the_density_are_those_of_differences(name: str):
 
 @pytest.mark.slow
 @every_guide
-def test_the_gradient_of_the_weights_does_not_depend_on_how_log_q_is_found(name: str):
+def test_the_gradient_of_log_weights_is_the_same_with_log_q_from_sampling_or_from_log_prob(
+    name: str,
+):
     """In `log_weights`, log q comes from sampling; the alternative is `log_prob` at the sample."""
     guide = family_of(name, 3).guide
     joint = Joint(lambda z: -jnp.sum(z**4), lambda z: jnp.sum(jnp.sin(z)))
@@ -197,7 +199,7 @@ def test_the_gradient_of_the_weights_does_not_depend_on_how_log_q_is_found(name:
 
 @every_guide
 @of_some_sizes
-def test_the_heads_are_what_the_statistics_are_made_of(name: str, num_latents: int):
+def test_every_head_and_parameter_of_a_guide_changes_its_density(name: str, num_latents: int):
     """Every head changes the density; a head without effect would be trained in vain."""
     family = family_of(name, num_latents)
     assert all(size > 0 for size in family.heads.values())
@@ -219,7 +221,7 @@ def test_the_heads_are_what_the_statistics_are_made_of(name: str, num_latents: i
 
 
 @of_some_sizes
-def test_full_normal_is_scipys_by_its_factor_and_its_kl_the_closed_one(
+def test_full_normal_is_scipys_with_the_covariance_of_its_factor_and_the_closed_kl(
     num_latents: int,
 ):
     guide, stats = full_normal, random_stats("full_normal", num_latents, seed=0)
@@ -351,7 +353,9 @@ def fitted_to_the_banana(name: str) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # optax needs it
 @pytest.mark.parametrize("name", FLOWS)
-def test_a_flow_comes_nearer_to_a_curved_posterior_than_any_gaussian_and_not_too_near(name: str):
+def test_the_bound_of_a_flow_at_a_curved_posterior_is_between_the_best_gaussians_and_log_p(
+    name: str,
+):
     """The value log p(x) is known by quadrature; a wrong density would soon exceed it."""
     log_prob = banana_log_prob()
     gaussian, flow = fitted_to_the_banana("full_normal"), fitted_to_the_banana(name)
@@ -439,7 +443,7 @@ def test_a_planar_layer_is_invertible_whatever_its_statistics(along: float):
     assert np.all(np.isfinite(known))
 
 
-def test_a_planar_layer_without_u_or_without_w_moves_nothing_but_by_a_constant():
+def test_a_planar_layer_with_u_or_w_of_0_is_a_translation():
     """The map at u = 0 is the identity; w -> 0 keeps u bounded, and w = 0 shifts by u tanh(b)."""
     key = jax.random.key(0)
     for w in (0.0, 1e-6, 1.0):
@@ -454,7 +458,7 @@ def test_a_planar_layer_without_u_or_without_w_moves_nothing_but_by_a_constant()
     )
 
 
-def test_the_gradient_of_a_planar_layer_at_u_0_is_that_of_differences():
+def test_the_gradient_of_a_planar_layer_at_u_0_is_the_finite_difference():
     """There its invertible u is composed from two branches, which must join smoothly."""
     with jax.enable_x64(True):
         stats = as_float64(one_planar_layer(1.0, 0.0, 0.4, along=0.5))
@@ -467,7 +471,7 @@ def test_the_gradient_of_a_planar_layer_at_u_0_is_that_of_differences():
 
 
 @pytest.mark.parametrize("num_hidden", [3, 16])
-def test_an_iaf_layer_lets_each_entry_see_all_before_it_and_none_after(num_hidden: int):
+def test_each_entry_of_an_iaf_layer_depends_on_all_before_it_and_none_after(num_hidden: int):
     """For one layer, dz / dz_0 is triangular; with Z hidden units it has no other zeros."""
     family = GUIDES["iaf"](Sizes(5, 1, num_hidden))
     assert family.init is not None
@@ -486,7 +490,7 @@ def test_an_iaf_layer_lets_each_entry_see_all_before_it_and_none_after(num_hidde
         assert np.all(jacobian[np.tril_indices(5)] != 0.0)
 
 
-def test_layers_of_an_iaf_keep_their_order_beyond_ten():
+def test_more_than_ten_layers_of_an_iaf_are_stacked_in_numerical_order():
     """JAX sorts the names of a dict as strings, so that layer_10 precedes layer_2."""
     family = GUIDES["iaf"](Sizes(2, 12, 4))
     assert family.init is not None
