@@ -76,7 +76,7 @@ def test_a_diagnostic_of_chains_is_that_of_arviz(name: str, num_draws: int):
     assert found(name, num_draws) == expected
 
 
-def test_r_hat_finds_chains_that_differ_in_location_or_in_scale_alone():
+def test_r_hat_detects_chains_that_differ_only_in_location_or_only_in_scale():
     reductions = found("r_hat")
     assert reductions["shifted"] > 1.1
     assert reductions["scaled"] > 1.1

@@ -41,7 +41,7 @@ def five_moves(z: jax.Array, step_size: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 @pytest.mark.parametrize("step_size", [0.5, 3.0, 6.0])
-def test_a_transition_leaves_its_target_invariant_at_any_step_size(step_size: float):
+def test_an_hmc_transition_leaves_its_target_invariant_at_any_step_size(step_size: float):
     """Long steps are often rejected, and the rejection alone keeps the target invariant."""
     start = np.asarray(scipy.stats.logistic.rvs(size=(20_000, 1), random_state=0), np.float32)
     end, acceptance = five_moves(start, jnp.float32(step_size))
@@ -51,7 +51,7 @@ def test_a_transition_leaves_its_target_invariant_at_any_step_size(step_size: fl
     assert (np.mean(acceptance) > 0.9) == (step_size == 0.5)
 
 
-def test_a_transition_mixes_on_a_gaussian_whose_period_is_the_trajectory():
+def test_hmc_mixes_on_a_gaussian_whose_period_is_the_trajectory():
     """Without jitter, 10 steps of 2 pi / 10 bring a standard normal back to its start."""
     move = partial(hmc.move, log_density=lambda z: -0.5 * jnp.sum(z**2), num_leapfrog=10)
     start, step_size = np.full((2000, 1), 2.0, np.float32), np.float32(2.0 * math.pi / 10.0)
@@ -102,7 +102,7 @@ def sampled(key: jax.Array, start: jax.Array, target: jax.Array) -> hmc.Chains:
     return hmc.sample(key, start, log_normal, num_samples=500, settings=settings)
 
 
-def test_chains_from_afar_have_the_mean_and_covariance_of_their_target():
+def test_chains_started_far_away_have_the_mean_and_covariance_of_their_target():
     chains = sampled(jax.random.key(1), np.full((64, 2), 8.0, np.float32), np.float32(0.8))
     samples = np.asarray(chains.samples, np.float64)
     assert samples.shape == (64, 500, 2)
@@ -125,7 +125,7 @@ def test_the_step_size_is_adapted_to_the_target_acceptance():
 r_hat, effective_sample_size = jax.jit(hmc.r_hat), jax.jit(hmc.effective_sample_size)
 
 
-def test_r_hat_and_the_effective_sample_size_tell_chains_that_do_not_agree():
+def test_r_hat_and_the_effective_sample_size_detect_chains_that_disagree():
     """Both keep the axis of a single dimension."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(4, 500, 1)) + np.array([0.0, 0.0, 8.0, 8.0])[:, None, None]
@@ -206,7 +206,7 @@ def test_better_moves_and_more_temperatures_make_the_weights_vary_less():
 
 
 @pytest.mark.slow
-def test_the_pilots_steps_give_other_chains_the_target_acceptance_all_along_the_path():
+def test_step_sizes_of_the_pilot_give_the_target_acceptance_at_every_temperature():
     """The first density is twenty times as wide as the last, so one step size would not suffice."""
     path = Path(lambda z: -0.5 * jnp.sum(z**2), lambda z: -0.5 * 400.0 * jnp.sum(z**2))
     betas = sigmoid_schedule(299)

@@ -43,7 +43,7 @@ add, of = jax.jit(importance_weights.add), jax.jit(importance_weights.of)
 
 
 @pytest.mark.parametrize("sizes", [(1000,), (500, 500), (1, 998, 1), (333, 333, 334)])
-def test_the_log_mean_and_its_error_are_those_of_float64_however_the_weights_come(
+def test_the_log_mean_weight_and_its_error_are_those_of_float64_for_any_chunking(
     sizes: tuple[int, ...],
 ):
     """The value exp(-500) is 0 in float32, and so is the naive mean of such weights."""
@@ -74,7 +74,7 @@ def test_the_standard_error_is_the_spread_of_the_log_means():
     assert abs(np.std(scores) - 1.0) < 4 / math.sqrt(2000)
 
 
-def test_equal_weights_are_all_effective_and_their_mean_is_sure():
+def test_equal_weights_have_a_full_effective_sample_size_and_no_standard_error():
     value, error, ess, k = summary_of_all(np.full(1000, -80.0))
     assert value == pytest.approx(-80.0, abs=1e-4)
     assert error < 1e-3
@@ -82,7 +82,7 @@ def test_equal_weights_are_all_effective_and_their_mean_is_sure():
     assert k == 0.0
 
 
-def test_one_weight_above_all_others_is_all_there_is():
+def test_one_dominant_weight_has_an_effective_sample_size_of_1():
     number = np.arange(1000)
     value, error, ess, k = summary_of_all(np.where(number == 17, 0.0, -200.0 - number))
     assert ess == pytest.approx(1.0)
@@ -92,7 +92,7 @@ def test_one_weight_above_all_others_is_all_there_is():
 
 
 @pytest.mark.parametrize("sizes", [(1000,), (333, 333, 334)])
-def test_the_smoothed_mean_is_that_of_the_smoothed_weights_however_the_weights_come(
+def test_the_smoothed_mean_is_that_of_the_smoothed_weights_for_any_chunking(
     sizes: tuple[int, ...],
 ):
     """It needs no more memory than the plain mean: the sum of all but the tail, and the tail."""
@@ -105,7 +105,7 @@ def test_the_smoothed_mean_is_that_of_the_smoothed_weights_however_the_weights_c
     assert found == pytest.approx(np.logaddexp.reduce(smoothed) - math.log(1000), abs=1e-3)
 
 
-def test_smoothing_changes_the_tail_alone_keeps_its_order_and_never_exceeds_the_largest_weight():
+def test_smoothing_changes_only_the_tail_keeps_its_order_and_never_exceeds_the_largest_weight():
     log_w = log_normal_weights(1000, std=3.0)
     smoothed = np.asarray(jax.jit(importance_weights.pareto_smoothed)(log_w))
     order = np.argsort(log_w)[::-1]
