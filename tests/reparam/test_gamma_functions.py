@@ -24,14 +24,14 @@ def float64() -> Iterator[None]:
 
 @pytest.mark.parametrize("x", [1e-3, 0.7, 9.99, 10.0, 123.4, 1e6, 1e12])
 @pytest.mark.parametrize("shift", [1, 2, 50])
-def test_a_ratio_with_a_whole_shift_is_a_finite_product(x: float, shift: int):
+def test_a_ratio_of_gammas_with_an_integer_shift_is_a_finite_product(x: float, shift: int):
     expected = -np.sum(np.log(x + np.arange(shift)))
     found = log_gamma_ratio(jnp.array(x), float(shift))
     np.testing.assert_allclose(found, expected, rtol=2e-14, atol=2e-14)
 
 
 @pytest.mark.parametrize("n", [1, 12, 100, 3000])
-def test_a_ratio_with_a_shift_of_one_half_is_that_of_whole_numbers(n: int):
+def test_a_ratio_of_gammas_with_a_shift_of_one_half_is_exact_at_integers(n: int):
     """Gamma(n + 1/2) = (2n)! sqrt(pi) / (4^n n!), in exact arithmetic."""
     ratio = Fraction(math.factorial(2 * n), 4**n * math.factorial(n) * math.factorial(n - 1))
     expected = -math.log(float(ratio)) - 0.5 * math.log(math.pi)
@@ -39,13 +39,13 @@ def test_a_ratio_with_a_shift_of_one_half_is_that_of_whole_numbers(n: int):
     np.testing.assert_allclose(found, expected, rtol=2e-14, atol=2e-14)
 
 
-def test_two_shifts_of_one_half_make_one_of_one():
+def test_two_ratios_of_gammas_with_shifts_of_one_half_make_one_with_a_shift_of_1():
     x = jnp.geomspace(0.1, 1e9, 200)
     found = log_gamma_ratio(x, 0.5) + log_gamma_ratio(x + 0.5, 0.5)
     np.testing.assert_allclose(found, -np.log(x), rtol=0.0, atol=1e-13)
 
 
-def test_float32_has_its_own_digits():
+def test_a_ratio_of_gammas_in_float32_agrees_with_float64():
     x = np.geomspace(0.1, 1e6, 100)
     wide = log_gamma_ratio(jnp.asarray(x), 0.5)
     narrow = log_gamma_ratio(jnp.asarray(x, jnp.float32), 0.5)
@@ -53,7 +53,7 @@ def test_float32_has_its_own_digits():
     np.testing.assert_allclose(narrow, wide, rtol=1e-5, atol=1e-6)
 
 
-def test_the_gradient_is_a_difference_of_digammas_on_both_sides_of_the_series():
+def test_the_gradient_of_a_ratio_of_gammas_is_a_difference_of_digammas():
     x = jnp.array([0.01, 3.0, LARGE - 0.01, LARGE, LARGE + 0.01, 1e5])
     found = jax.vmap(jax.grad(lambda x: log_gamma_ratio(x, 2.5)))(x)
     expected = scipy.special.digamma(x) - scipy.special.digamma(np.asarray(x) + 2.5)

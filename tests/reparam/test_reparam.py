@@ -319,7 +319,7 @@ NUM_VIEWS = sum(len(counterpart.views) for counterpart in SCIPY.values())
 
 
 @pytest.mark.parametrize("name", slow_but(DRAWN_IN_SHORT, FAMILIES))
-def test_samples_have_scipys_distribution(name: str):
+def test_samples_of_a_family_have_scipys_distribution(name: str):
     """Right samples fail any of these tests with probability FALSE_ALARM (Bonferroni).
 
     Samples that are a twentieth too large fail.
@@ -329,7 +329,7 @@ def test_samples_have_scipys_distribution(name: str):
 
 
 @every_drawn_family
-def test_log_prob_is_scipys(name: str):
+def test_log_prob_of_a_family_is_scipys(name: str):
     log_probs = evaluations(name).log_prob[:50]
     expected = [exact_log_prob(name, exact_params(name), z) for z in draws(name)[:50]]
     np.testing.assert_allclose(log_probs, expected, rtol=1e-5, atol=1e-5)
@@ -429,7 +429,7 @@ def log_probs(name: str, params: Params, z: np.ndarray) -> jax.Array:
 
 
 @every_family
-def test_the_density_integrates_to_1(name: str):
+def test_the_density_of_a_family_integrates_to_1(name: str):
     """The float32 density is summed in float64, for each dimension or for all dependent ones."""
     if name in JOINT_CELLS:
         cells = [JOINT_CELLS[name]()]
@@ -538,7 +538,7 @@ def test_samples_log_prob_and_their_gradients_are_finite_at_extremes(name: str):
 
 
 @every_family
-def test_a_sample_is_its_transform_of_noise_that_knows_no_parameter(name: str):
+def test_a_sample_is_the_transform_of_noise_that_has_no_parameter(name: str):
     """Its log_prob is also SciPy's without `jit` and `vmap`."""
     family, params = FAMILIES[name], float32_params(name)
     key = jax.random.key(7)
@@ -550,7 +550,7 @@ def test_a_sample_is_its_transform_of_noise_that_knows_no_parameter(name: str):
     assert float(family.log_prob(params, z)) == pytest.approx(exact, rel=1e-5, abs=1e-5)
 
 
-def test_uniform_noise_is_the_middles_of_equal_cells():
+def test_uniform_noise_takes_the_midpoints_of_equal_cells():
     """They are in the open interval; bfloat16 has so few values that the test sees all of them."""
     coarse = open_uniform(jax.random.key(0), (10_000,), jnp.bfloat16)
     np.testing.assert_array_equal(np.unique(np.float64(coarse)), (np.arange(128) + 0.5) / 128)
@@ -602,7 +602,7 @@ def test_student_t_of_many_degrees_of_freedom_is_gaussian():
     np.testing.assert_allclose(heavy, light, rtol=1e-5, atol=1e-5)
 
 
-def test_a_family_makes_a_guide():
+def test_a_family_is_a_guide_whose_bound_is_unbiased():
     """The oracle is KL(Exponential(r) || Exponential(s)) = log(r / s) + s / r - 1, by sgvb_a."""
     family = FAMILIES["exponential"]
     guide = Guide(family.sample, family.log_prob)
