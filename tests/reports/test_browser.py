@@ -114,7 +114,7 @@ def shown(page: Page) -> np.ndarray:
     return np.array(page.evaluate(script))
 
 
-def test_it_decodes_as_jax_does(page: Page, folder: Path):
+def test_the_explorer_page_decodes_as_jax_does(page: Page, folder: Path):
     run = aevb.load_run(folder)
     z = np.asarray(2.0 * jax.random.normal(jax.random.key(0), (100, 2)))
     found = page.evaluate("zs => zs.map((z) => Array.from(decode(z)))", z.tolist())
@@ -140,7 +140,7 @@ def test_a_drag_moves_the_point_and_its_picture(page: Page, folder: Path):
     np.testing.assert_allclose(shown(page), 255 * np.asarray(run.decode(z)), atol=0.6)
 
 
-def test_the_keyboard_moves_it(page: Page):
+def test_arrow_keys_move_the_point(page: Page):
     page.locator("#plane").focus()
     before = page.evaluate("state.z.map(cdf)")
     for key in ("ArrowRight", "Shift+ArrowUp", "ArrowLeft", "ArrowLeft"):
@@ -152,7 +152,7 @@ def test_the_keyboard_moves_it(page: Page):
     )
 
 
-def test_sliders_move_it_along_a_latent_and_between_two_datapoints(page: Page):
+def test_sliders_move_the_point_along_a_latent_and_between_two_datapoints(page: Page):
     slider = page.get_by_role("slider").first
     slider.fill("0.9")
     assert page.evaluate("Math.max(...state.z)") == pytest.approx(1.2816, abs=1e-3)
@@ -165,11 +165,13 @@ def test_sliders_move_it_along_a_latent_and_between_two_datapoints(page: Page):
     np.testing.assert_allclose(found, 0.75 * np.array(start) + 0.25 * np.array(end), atol=1e-6)
 
 
-def test_it_fits_its_screen_and_everything_has_a_name(page: Page):
+def test_the_explorer_page_fits_its_screen_and_every_control_has_an_accessible_name(page: Page):
     check_size_and_names(page)
 
 
-def test_a_page_that_cannot_decode_says_so_and_shows_precomputed_points(precomputed: Page):
+def test_an_explorer_page_without_a_decoder_states_it_and_shows_precomputed_points(
+    precomputed: Page,
+):
     note = precomputed.locator("#precomputed")
     assert note.is_visible()
     assert "no JavaScript for JAX's operation erf" in note.inner_text()
@@ -204,7 +206,7 @@ def column_of(page: Page, number: int) -> list[str]:
     return page.locator(f"#table tbody td:nth-child({number + 1})").all_inner_texts()
 
 
-def test_the_table_sorts_by_any_column(beside: Page):
+def test_the_comparison_table_sorts_by_any_column(beside: Page):
     assert column_of(beside, 1) == ["2", "5", "10"]
     latents = beside.get_by_role("button", name="num_latents")
     latents.click()
@@ -220,7 +222,7 @@ def test_the_table_sorts_by_any_column(beside: Page):
         assert head.get_attribute("aria-sort") == order
 
 
-def test_the_table_filters_and_all_else_follows_it(beside: Page):
+def test_a_filter_applies_to_the_comparison_table_and_its_curves(beside: Page):
     filters = beside.get_by_role("combobox", name="num_latents")
     for choice, curves in (("10", 2), ("5", 1), ("all", 4)):
         filters.select_option(choice)
@@ -232,7 +234,7 @@ def test_the_table_filters_and_all_else_follows_it(beside: Page):
     assert beside.locator("#count").inner_text() == "3 rows"
 
 
-def test_its_numbers_are_those_of_the_file(beside: Page, several: Path):
+def test_numbers_of_the_comparison_page_are_those_of_its_csv_file(beside: Page, several: Path):
     with several.with_suffix(".csv").open() as file:
         lines = list(csv.DictReader(file))
     for line, text in zip(lines, column_of(beside, 4), strict=True):
@@ -244,7 +246,7 @@ def test_its_numbers_are_those_of_the_file(beside: Page, several: Path):
             assert error == ""
 
 
-def test_a_figure_that_is_not_finite_says_so_and_the_page_stays_whole(
+def test_the_comparison_page_shows_a_nonfinite_number(
     browser: Browser, several: Path, tmp_path: Path
 ):
     folder = Path(shutil.copytree(several.parent, tmp_path / "several"))
@@ -259,7 +261,7 @@ def test_a_figure_that_is_not_finite_says_so_and_the_page_stays_whole(
     page.close()
 
 
-def test_a_seed_leads_to_its_run(beside: Page, several: Path):
+def test_the_link_of_a_seed_opens_the_page_of_its_run(beside: Page, several: Path):
     seeds = beside.locator("#table tbody tr").nth(2).get_by_role("link")
     addresses = seeds.evaluate_all("links => links.map((link) => link.href)")
     expected = [several.parent / f"10,{seed}" / "explorer.html" for seed in (0, 1)]
@@ -279,5 +281,5 @@ def test_pictures_can_be_chosen_and_curves_of_both_splits(beside: Page):
     assert "train bound" in (beside.locator("#curves svg").get_attribute("aria-label") or "")
 
 
-def test_the_comparison_fits_its_screen_and_everything_has_a_name(beside: Page):
+def test_the_comparison_page_fits_its_screen_and_every_control_has_an_accessible_name(beside: Page):
     check_size_and_names(beside)

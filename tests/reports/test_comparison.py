@@ -77,7 +77,7 @@ def shown(found: Comparison, beside: Path) -> dict[str, Any]:
     return content_of(comparison.comparison_page(found, beside))
 
 
-def test_runs_that_differ_in_their_seed_alone_are_a_row(sweep: Path):
+def test_runs_that_differ_only_in_their_seed_are_one_row(sweep: Path):
     found = compare([sweep])
     assert found.fields == ("model.num_latents",)
     assert [dict(row.setting) for row in found.rows] == [{"model.num_latents": z} for z in LATENTS]
@@ -98,7 +98,7 @@ def test_a_row_has_the_mean_and_half_of_its_interval_over_seeds(sweep: Path):
         assert figure["half_width"] == pytest.approx(4.3027 * error, rel=1e-4)  # t with 2 degrees
 
 
-def test_folders_may_be_runs_sweeps_or_what_holds_them_and_none_counts_twice(sweep: Path):
+def test_a_run_given_by_several_folders_counts_once(sweep: Path):
     one = compare([sweep / "10,2"])
     assert one.fields == ()
     assert [len(row.runs) for row in one.rows] == [1]
@@ -106,7 +106,7 @@ def test_folders_may_be_runs_sweeps_or_what_holds_them_and_none_counts_twice(swe
         assert [len(row.runs) for row in compare(folders).rows] == [3, 3]
 
 
-def test_rows_are_in_the_order_of_their_numbers(copy: Path, made: Maker):
+def test_rows_are_sorted_by_the_values_of_their_settings(copy: Path, made: Maker):
     made(copy / "step", model__num_latents=2, optimizer__step_size=0.1)
     made(copy / "deep", model__num_latents=10, model__hidden=(8, 8))
     found = compare([copy])
@@ -117,7 +117,7 @@ def test_rows_are_in_the_order_of_their_numbers(copy: Path, made: Maker):
     assert [field["values"] for field in fields] == [["2", "10"], ["8", "8x8"], ["0.02", "0.1"]]
 
 
-def test_the_same_run_again_is_no_seed_more(copy: Path, made: Maker):
+def test_a_second_run_of_the_same_config_and_seed_is_left_out(copy: Path, made: Maker):
     made(copy / "again", model__num_latents=2, seed=2)
     found = compare([copy])
     assert [len(row.runs) for row in found.rows] == [3, 3]
@@ -126,7 +126,7 @@ def test_the_same_run_again_is_no_seed_more(copy: Path, made: Maker):
     assert "config and the seed" in why
 
 
-def test_where_a_run_writes_and_how_it_saves_makes_no_row(copy: Path, made: Maker):
+def test_settings_of_output_and_checkpoints_do_not_make_a_row(copy: Path, made: Maker):
     made(copy / "other", model__num_latents=2, seed=4, train__keep_checkpoints=True)
     assert [len(row.runs) for row in compare([copy]).rows] == [4, 3]
 
@@ -145,9 +145,7 @@ def test_a_run_that_is_not_finished_is_shown_and_not_averaged(copy: Path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(
-    copy: Path, undisturbed: Path
-):
+def test_a_run_killed_after_its_last_step_lacks_only_its_speed(copy: Path, undisturbed: Path):
     killed = shutil.copytree(undisturbed, copy / "2,0")
     before = summary_of(killed)
     (killed / "summary.json").unlink()
@@ -164,7 +162,7 @@ def test_a_run_that_was_killed_after_its_last_step_has_no_speed_and_all_else(
     assert len(list(csv.DictReader(io.StringIO(comparison.as_csv(found))))) == 2
 
 
-def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
+def test_a_nonfinite_number_is_shown_in_the_comparison(copy: Path):
     file = copy / "2,2" / "summary.json"
     metrics_log.write_signed(file, metrics_log.read_signed(file) | {"train_bound": -math.inf})
     found = compare([copy])
@@ -182,7 +180,7 @@ def test_a_figure_that_is_not_finite_is_shown_as_such(copy: Path):
 
 
 @pytest.mark.parametrize("file", ["config.json", "summary.json"])
-def test_a_damaged_run_is_left_out_by_name_and_the_others_are_shown(copy: Path, file: str):
+def test_a_damaged_run_is_listed_as_left_out_and_the_others_are_shown(copy: Path, file: str):
     path = copy / "2,2" / file
     path.write_text(path.read_text().replace("1", "2", 1))
     found = compare([copy])
@@ -194,12 +192,12 @@ def test_a_damaged_run_is_left_out_by_name_and_the_others_are_shown(copy: Path, 
 @pytest.mark.parametrize(
     ("file", "text"), [("marginal.json", '{"model": {}}'), ("metrics.jsonl", '{"examples": 1}\n')]
 )
-def test_a_file_that_is_another_programs_leaves_a_run_out(copy: Path, file: str, text: str):
+def test_a_run_with_a_file_of_another_format_is_left_out(copy: Path, file: str, text: str):
     (copy / "2,2" / file).write_text(text)
     assert list(compare([copy]).left_out) == [copy / "2,2"]
 
 
-def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
+def test_log_p_of_the_last_checkpoint_is_a_column(copy: Path):
     def evaluated(name: str, mean: float, step: int) -> None:
         found = {
             "data": {"split": "test", "num_points": 100},
@@ -220,7 +218,7 @@ def test_log_p_is_a_column_if_it_is_of_the_last_state(copy: Path):
     assert found.rows[1].over_seeds(column) is None
 
 
-def test_bits_of_probabilities_and_bounds_of_bits_are_columns_of_their_own(copy: Path):
+def test_bits_of_probabilities_and_bounds_on_bits_are_separate_columns(copy: Path):
     for name, column in (("2,1", "test_bits_per_dim"), ("10,1", "test_dequantized_bits_per_dim")):
         summary = metrics_log.read_signed(copy / name / "summary.json")
         metrics_log.write_signed(copy / name / "summary.json", summary | {column: 5.0})
@@ -232,7 +230,7 @@ def test_bits_of_probabilities_and_bounds_of_bits_are_columns_of_their_own(copy:
         assert [name for name, figure in figures.items() if figure] == [label]
 
 
-def test_the_table_has_the_numbers_of_the_page(sweep: Path):
+def test_the_csv_file_has_the_numbers_of_the_page(sweep: Path):
     found = compare([sweep])
     lines = list(csv.DictReader(io.StringIO(comparison.as_csv(found))))
     content = shown(found, sweep)
@@ -244,7 +242,7 @@ def test_the_table_has_the_numbers_of_the_page(sweep: Path):
                 assert float(line[f"{column['name']}_{what}"]) == figure[what]
 
 
-def test_curves_and_settings_of_the_page_are_the_runs(sweep: Path):
+def test_curves_and_settings_of_the_page_are_those_of_the_runs(sweep: Path):
     content = shown(compare([sweep]), sweep)
     records = metrics_log.read_records(sweep / "10,3" / "metrics.jsonl")
     assert content["rows"][1]["curves"][2] == metrics_log.curve(records)
@@ -253,7 +251,7 @@ def test_curves_and_settings_of_the_page_are_the_runs(sweep: Path):
     assert content["rows"][1]["runs"][0]["page"] == "10%2C1/explorer.html"
 
 
-def test_pictures_are_within_the_page_and_too_many_are_left_out(
+def test_pictures_are_embedded_in_the_page_up_to_a_limit(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for number, size in (("2,1", 3000), ("10,1", 6000)):
@@ -266,7 +264,7 @@ def test_pictures_are_within_the_page_and_too_many_are_left_out(
     assert [list(row["pictures"]) for row in content["rows"]] == [["samples"], []]
 
 
-def test_aevb_report_writes_page_and_table_where_it_is_told(copy: Path, tmp_path: Path):
+def test_the_report_command_writes_page_and_table_to_the_given_path(copy: Path, tmp_path: Path):
     printed = program("-m", "aevb", "report", copy / "2,1", copy / "10,1").splitlines()
     assert printed[0].split("  ")[0] == "num_latents"
     assert printed[-2:] == [str(copy / "comparison.html"), str(copy / "comparison.csv")]
@@ -277,7 +275,7 @@ def test_aevb_report_writes_page_and_table_where_it_is_told(copy: Path, tmp_path
     assert output.with_suffix(".csv").read_text() == first
 
 
-def test_folders_may_be_named_from_the_root_and_from_here(
+def test_the_report_command_takes_absolute_and_relative_folders(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(copy)
@@ -296,7 +294,7 @@ def test_folders_may_be_named_from_the_root_and_from_here(
         (["SWEEP", "--sorted"], "--sorted"),
     ],
 )
-def test_a_mistake_gets_one_line(
+def test_a_wrong_argument_of_the_report_is_refused_in_one_line(
     sweep: Path, tmp_path: Path, arguments: list[str], words: str,
     capsys: pytest.CaptureFixture[str],
 ):  # fmt: skip
@@ -307,7 +305,7 @@ def test_a_mistake_gets_one_line(
     assert words in line
 
 
-def test_folders_of_damaged_runs_alone_are_refused(copy: Path):
+def test_folders_with_only_damaged_runs_are_refused(copy: Path):
     (copy / "2,1" / "config.json").write_text("{")
     with pytest.raises(UserError, match="nothing can be shown"):
         compare([copy / "2,1"])

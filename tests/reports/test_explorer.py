@@ -29,7 +29,7 @@ REAL = {
 }  # fmt: skip
 
 
-def test_the_page_is_one_small_file_that_asks_for_nothing(faces: Path):
+def test_the_explorer_page_is_one_small_file_without_external_requests(faces: Path):
     text = (faces / "explorer.html").read_text()
     assert len(text) < 3_000_000
     assert "<!-- " not in text
@@ -37,7 +37,7 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(faces: Path):
     assert not re.search(r"https?://|\bsrc=|@import|url\(|fetch\(|XMLHttpRequest", without_names)
 
 
-def test_its_decoder_is_the_runs(faces: Path):
+def test_the_decoder_of_the_explorer_page_is_that_of_the_run(faces: Path):
     run = aevb.load_run(faces)
     decode = Engine(content_of((faces / "explorer.html").read_text())["decoder"])
     for key in jax.random.split(jax.random.key(0), 10):
@@ -45,7 +45,7 @@ def test_its_decoder_is_the_runs(faces: Path):
         np.testing.assert_allclose(decode(np.asarray(z)), run.decode(z), atol=1e-5)
 
 
-def test_its_scripts_decode_where_the_point_is(faces: Path):
+def test_the_scripts_of_the_explorer_page_decode_at_the_point(faces: Path):
     run, engine = aevb.load_run(faces), PageEngine((faces / "explorer.html").read_text())
     engine("moveTo(0.8, 0.3)")
     z = engine("state.z")
@@ -56,7 +56,7 @@ def test_its_scripts_decode_where_the_point_is(faces: Path):
     assert engine("document.getElementById('precomputed').textContent") == ""
 
 
-def test_its_points_are_where_the_encoder_puts_the_data(faces: Path):
+def test_points_of_the_explorer_page_are_the_means_of_the_encoder(faces: Path):
     run, content = aevb.load_run(faces), content_of((faces / "explorer.html").read_text())
     points = content["points"]
     places = points["places"]
@@ -69,7 +69,7 @@ def test_its_points_are_where_the_encoder_puts_the_data(faces: Path):
     assert len(points["pictured"]) == 100
 
 
-def test_units_are_ordered_by_their_kl(faces: Path):
+def test_latents_of_the_explorer_page_are_sorted_by_their_kl(faces: Path):
     content = content_of((faces / "explorer.html").read_text())
     kls = [unit["kl"] for unit in content["units"]]
     assert kls == sorted(kls, reverse=True)
@@ -79,7 +79,7 @@ def test_units_are_ordered_by_their_kl(faces: Path):
     assert sum(kls) == pytest.approx(float(total), rel=1e-4)
 
 
-def test_settings_tell_what_is_not_the_default(faces: Path):
+def test_settings_of_the_explorer_page_mark_those_that_are_not_default(faces: Path):
     settings = content_of((faces / "explorer.html").read_text())["config"]
     changed = {one["name"] for one in settings if not one["is_default"]}
     assert {*QUICK, "model.hidden"} <= changed
@@ -87,7 +87,7 @@ def test_settings_tell_what_is_not_the_default(faces: Path):
 
 
 @pytest.mark.slow
-def test_data_that_are_no_images_and_another_guide_have_a_page():
+def test_data_other_than_images_and_another_guide_have_an_explorer_page():
     experiment, params, text = page_of_untrained(REAL)
     content = content_of(text)
     assert content["image"]["shape"] == [1, 6]
@@ -99,7 +99,7 @@ def test_data_that_are_no_images_and_another_guide_have_a_page():
 
 
 @pytest.mark.slow
-def test_a_model_without_an_encoder_has_a_page_without_points():
+def test_a_model_without_an_encoder_has_an_explorer_page_without_points():
     values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
     _, _, text = page_of_untrained(values)
     content = content_of(text)
@@ -109,7 +109,7 @@ def test_a_model_without_an_encoder_has_a_page_without_points():
 
 
 @pytest.mark.parametrize("num_latents", [2, 5])
-def test_a_page_that_cannot_decode_has_precomputed_points(num_latents: int):
+def test_an_unsupported_decoder_has_an_explorer_page_with_precomputed_points(num_latents: int):
     experiment, params, text = page_without_decoder(num_latents)
     assert len(text) < 2_000_000
     content = content_of(text)
@@ -136,7 +136,7 @@ def test_a_page_that_cannot_decode_has_precomputed_points(num_latents: int):
     np.testing.assert_allclose(pictures, np.clip(expected, 0.0, 255.0), atol=0.51)
 
 
-def test_a_page_that_cannot_decode_shows_the_nearest_precomputed_point(
+def test_an_explorer_page_without_a_decoder_shows_the_nearest_precomputed_point(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """Nearest in the square of the page, whose axes are quantiles of N(0, 1)."""
@@ -166,7 +166,7 @@ def test_a_page_that_cannot_decode_shows_the_nearest_precomputed_point(
 
 
 @pytest.mark.slow
-def test_a_run_with_a_likelihood_of_its_own_has_a_page_that_works(tmp_path: Path):
+def test_a_run_with_an_own_likelihood_has_a_working_explorer_page(tmp_path: Path):
     file = Path(probit_entries.__file__)
     program("-m", "aevb", "run", f"--config={file}", f"--workdir={tmp_path / 'run'}")
     text = (tmp_path / "run" / "explorer.html").read_text()
@@ -177,27 +177,29 @@ def test_a_run_with_a_likelihood_of_its_own_has_a_page_that_works(tmp_path: Path
     np.testing.assert_allclose(engine("at(state.z).map(cdf)"), [0.31, 0.74], atol=0.71 / 35)
 
 
-def test_a_decoder_that_is_too_large_has_precomputed_points(monkeypatch: pytest.MonkeyPatch):
+def test_a_large_decoder_has_an_explorer_page_with_precomputed_points(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setattr(explorer, "MOST_PROGRAM", 100)
     values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
     _, _, text = page_of_untrained(values)
     assert "the decoder is too large" in PageEngine(text)("grid.note")
 
 
-def test_a_page_that_decodes_has_no_precomputed_points(faces: Path):
+def test_an_explorer_page_with_a_decoder_has_no_precomputed_points(faces: Path):
     content = content_of((faces / "explorer.html").read_text())
     assert content["why_not"] == ""
     assert "grid" not in content
 
 
-def test_no_text_of_the_content_can_end_it():
+def test_text_of_the_content_cannot_close_the_script_element():
     evil = "</script><script>alert(1)</script><!-- scripts -->"
     text = page("explorer", evil, {"title": evil})
     assert content_of(text) == {"title": evil}
     assert text.count("<script") == 2
 
 
-def test_aevb_explore_writes_it_anew(faces: Path, tmp_path: Path):
+def test_the_explore_command_writes_the_same_page_again(faces: Path, tmp_path: Path):
     written = program("-m", "aevb", "explore", faces, f"--output={tmp_path / 'page.html'}").strip()
     pages = (Path(written), faces / "explorer.html")
     again, first = (content_of(path.read_text()) for path in pages)
@@ -220,7 +222,7 @@ def test_aevb_explore_writes_it_anew(faces: Path, tmp_path: Path):
         (["RUN", "--output=missing/page.html"], "missing"),
     ],
 )
-def test_a_mistake_gets_one_line(
+def test_a_wrong_argument_of_explore_is_refused_in_one_line(
     faces: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ):
     assert explore.main([str(faces) if one == "RUN" else one for one in arguments]) == 2

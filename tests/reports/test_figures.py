@@ -49,7 +49,7 @@ def only_axes(figure: Figure) -> Axes:
     return axes
 
 
-def test_the_bounds_curve_has_the_log_on_labelled_axes():
+def test_the_bound_curve_has_the_logged_values_and_labelled_axes():
     axes = only_axes(figures.bound_curve(CURVE, title="some model"))
     lines = {line.get_label(): line for line in axes.lines}
     for split in ("train", "test"):
@@ -60,14 +60,14 @@ def test_the_bounds_curve_has_the_log_on_labelled_axes():
     assert axes.get_title() == "some model"
 
 
-def test_a_start_far_below_the_end_does_not_flatten_the_curve():
+def test_the_bound_curve_cuts_off_a_start_far_below_the_end():
     low = {**CURVE, "train_bound": [-1e6, -120.0, -100.0]}
     bottom, top = only_axes(figures.bound_curve(low, title="")).get_ylim()
     assert -1000.0 < bottom < -210.0
     assert -100.0 < top < -50.0
 
 
-def test_a_curve_with_what_is_no_number_is_drawn():
+def test_a_bound_curve_with_nonfinite_values_is_drawn():
     broken = {**CURVE, "test_bound": [-210.0, np.nan, -np.inf]}
     assert np.all(np.isfinite(only_axes(figures.bound_curve(broken, title="")).get_ylim()))
 
@@ -78,7 +78,7 @@ def test_curves_of_several_seeds_share_a_panel():
     assert [len(axes.lines) for axes in figure.axes] == [4, 2, 2]
 
 
-def test_tiles_stand_in_their_rows_and_columns():
+def test_tiled_images_are_in_their_rows_and_columns():
     images = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     tiled = figures.tile(images)
     assert tiled.shape == (8, 15)
@@ -112,7 +112,7 @@ def test_the_manifold_labels_its_axes_with_those_quantiles():
     np.testing.assert_array_equal(drawn(axes), figures.tile(means[..., None]))
 
 
-def test_reconstructions_stand_below_their_originals():
+def test_reconstructions_are_drawn_below_their_originals():
     grey = np.random.default_rng(0).integers(0, 256, (50, 2)).astype(np.uint8)
     dataset = Dataset(
         name="pixels",
@@ -135,7 +135,7 @@ def test_reconstructions_stand_below_their_originals():
     np.testing.assert_allclose(picture[1], 1 - means.ravel())
 
 
-def test_samples_come_from_the_prior():
+def test_the_figure_of_samples_draws_from_the_prior():
     means = np.asarray(run_figures.sample_means(transparent_vae(), ()))
     assert len(np.unique(means)) == 2 * run_figures.NUM_SAMPLES
     assert scipy.stats.kstest(means.ravel(), scipy.stats.norm.cdf).pvalue > 1e-3

@@ -37,7 +37,7 @@ def agree(function: Callable[[Any], Any], num_inputs: int, *, scale: float = 1.0
         unpack=True,
     ),
 )
-def test_a_page_decodes_as_jax_does(network: str, likelihood: str):
+def test_a_translated_decoder_computes_what_jax_does(network: str, likelihood: str):
     likelihood_ = LIKELIHOODS[likelihood](1)
     heads = {name: SHAPE[0] * SHAPE[1] * size for name, size in likelihood_.heads.items()}
     decoder = NETWORKS[network].decoder(
@@ -79,11 +79,11 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_operations_are_jaxs(name: str):
+def test_each_javascript_operation_computes_what_jax_does(name: str):
     agree(FUNCTIONS[name], 3)
 
 
-def test_what_nobody_reads_is_left_out():
+def test_unused_operations_and_constants_are_left_out():
     unused = jnp.ones((3, 1000))
 
     def function(x):
@@ -130,6 +130,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_operation_that_a_page_does_not_know_is_refused_by_name(name: str):
+def test_an_operation_without_a_translation_is_refused_by_name(name: str):
     with pytest.raises(NotPortableError, match=f"operation {name}"):
         portable(REFUSED[name], 3)
