@@ -23,7 +23,7 @@ def test_the_mean_is_an_upper_bound_only_if_every_datapoint_has_one(
     assert kind_of(ESTIMATORS["appendix_d"], found) == kind
 
 
-def test_an_estimator_without_this_diagnostic_has_its_own_kind():
+def test_an_estimator_without_r_hat_keeps_its_side():
     found = Estimate(jnp.zeros(3), jnp.zeros(3), {"acceptance": jnp.ones(3)})
     assert kind_of(ESTIMATORS["ais"], found) == "lower"
     assert kind_of(ESTIMATORS["reverse_ais"], found) == "upper"

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_is_the_model_that_the_summary_speaks_of(folder: Path):
+def test_a_loaded_run_has_the_test_bound_of_its_summary(folder: Path):
     run = aevb.load_run(folder)
     score = make_score(run.vae, run.dataset.preprocess)
     test = run.dataset.test
@@ -40,7 +40,7 @@ def test_it_is_the_model_that_the_summary_speaks_of(folder: Path):
     assert found.mean == pytest.approx(summary["test_bound"], rel=1e-6)
 
 
-def test_its_functions_can_be_jitted_and_vmapped(folder: Path):
+def test_functions_of_a_loaded_run_can_be_jitted_and_vmapped(folder: Path):
     run = aevb.load_run(str(folder))
     z, x = jax.jit(jax.vmap(run.sample))(jax.random.split(KEY, 5))
     assert (z.shape, x.shape) == ((5, 2), (5, 6))
@@ -54,7 +54,7 @@ def test_its_functions_can_be_jitted_and_vmapped(folder: Path):
 
 
 @pytest.mark.slow
-def test_log_prob_is_that_of_quadrature_over_the_latent_plane(folder: Path):
+def test_log_prob_of_a_loaded_run_is_that_by_quadrature_over_the_latent_plane(folder: Path):
     run = aevb.load_run(folder)
     _, x = run.sample(KEY)
     found = jax.jit(lambda key: run.log_prob(key, x, num_samples=2000))(KEY)
@@ -66,19 +66,19 @@ def test_log_prob_is_that_of_quadrature_over_the_latent_plane(folder: Path):
     assert found == pytest.approx(float(exact), abs=0.02)
 
 
-def test_an_earlier_step_is_another_model(folder: Path):
+def test_a_run_loaded_at_an_earlier_step_has_other_parameters(folder: Path):
     early, late = aevb.load_run(folder, step=10), aevb.load_run(folder)
     differs = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), early.params, late.params)
     assert any(jax.tree.leaves(differs))
 
 
-def test_nothing_in_the_folder_changes(folder: Path):
+def test_loading_a_run_changes_no_file(folder: Path):
     before = {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
     aevb.load_run(folder)
     assert {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))} == before
 
 
-def test_what_is_no_finished_run_is_refused(folder: Path, tmp_path: Path):
+def test_loading_a_folder_without_a_finished_run_is_refused(folder: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"not the folder of a run: it has no config\.json"):
         aevb.load_run(tmp_path)
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())

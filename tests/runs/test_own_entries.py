@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_keeps_a_copy_of_the_file(folder: Path):
+def test_a_run_keeps_a_copy_of_its_experiment_file(folder: Path):
     assert (folder / "experiment.py").read_text() == FILE.read_text()
     config = json.loads((folder / "config.json").read_text())
     assert config["model.likelihood_options.df"] == 3.0
@@ -50,7 +50,7 @@ def test_a_loaded_run_has_the_learned_vector_of_its_own_likelihood(folder: Path)
     assert np.isfinite(run.log_prob(jax.random.key(1), x, num_samples=10))
 
 
-def test_evaluation_uses_an_estimator_of_the_file(folder: Path, tmp_path: Path):
+def test_evaluation_uses_an_estimator_of_the_experiment_file(folder: Path, tmp_path: Path):
     output = tmp_path / "marginal.json"
     flags = ("--estimators=importance,doubled", "--num_points=4", "--num_samples=200")
     done = command("evaluate", f"--workdir={folder}", f"--output={output}", *flags)
@@ -62,7 +62,7 @@ def test_evaluation_uses_an_estimator_of_the_file(folder: Path, tmp_path: Path):
     assert abs(off) < 5 * np.hypot(*errors)
 
 
-def test_a_run_resumes_with_the_same_file_and_refuses_another(folder: Path, tmp_path: Path):
+def test_a_run_resumes_only_with_the_same_experiment_file(folder: Path, tmp_path: Path):
     again = command("run", f"--config={FILE}", f"--workdir={folder}")
     assert again.returncode == 0, again.stderr
     changed = tmp_path / "mine.py"
@@ -72,7 +72,7 @@ def test_a_run_resumes_with_the_same_file_and_refuses_another(folder: Path, tmp_
     assert "entries come from another experiment's file" in refused.stderr
 
 
-def test_a_copy_that_has_changed_is_refused(folder: Path, tmp_path: Path):
+def test_a_changed_or_missing_copy_of_the_experiment_file_is_refused(folder: Path, tmp_path: Path):
     run = shutil.copytree(folder, tmp_path / "run")
     (run / "experiment.py").write_text(FILE.read_text() + "\n# seen\n")
     with pytest.raises(UserError, match=r"experiment\.py has changed since the run was trained"):
@@ -84,7 +84,7 @@ def test_a_copy_that_has_changed_is_refused(folder: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["--mapping=stack", "--launcher=local"])
-def test_a_sweep_has_the_entries_in_each_run(how: str, tmp_path: Path):
+def test_each_run_of_a_sweep_has_the_entries_of_the_experiment_file(how: str, tmp_path: Path):
     folder = tmp_path / "sweep"
     flags = (f"--config={FILE}", f"--workdir={folder}", "--sweep", how)
     done = run_python("-m", "aevb", "run", *flags)
@@ -95,7 +95,7 @@ def test_a_sweep_has_the_entries_in_each_run(how: str, tmp_path: Path):
         assert load_run(member).dataset.name == "waves"
 
 
-def test_help_lists_the_entries_of_the_file():
+def test_help_lists_the_entries_of_the_experiment_file():
     text = command("run", f"--config={FILE}", "--help").stdout
     for name in ("waves", "student_t", "tempered", "prior_samples"):
         assert name in text
@@ -134,7 +134,9 @@ def test_an_option_that_an_entry_does_not_have_is_refused_with_those_that_it_has
         ("1 / 0", "cannot be read: division by zero"),
     ],
 )
-def test_entries_that_are_wrong_are_refused_in_one_line(entries: str, words: str, tmp_path: Path):
+def test_invalid_entries_of_an_experiment_file_are_refused_in_one_line(
+    entries: str, words: str, tmp_path: Path
+):
     file = tmp_path / "mine.py"
     file.write_text(
         "from aevb.config import default_config as get_config\n\n\n"
