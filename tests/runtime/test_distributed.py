@@ -120,7 +120,7 @@ def test_a_run_has_the_bounds_of_a_run_on_one_device(layout: Layout, finished: O
 
 
 @pytest.mark.slow
-def test_process_0_alone_prints_the_results_of_a_run_and_of_a_finished_one(finished: Of):
+def test_only_process_0_prints_the_results_of_a_new_or_finished_run(finished: Of):
     folder, processes = finished(TWO_PROCESSES)
     for first, second in (processes, run(folder, TWO_PROCESSES)):
         assert "train  " in first.stdout
@@ -129,7 +129,7 @@ def test_process_0_alone_prints_the_results_of_a_run_and_of_a_finished_one(finis
 
 
 @pytest.mark.slow
-def test_a_layout_repeats_itself_bitwise_with_data_on_disk_or_in_memory(
+def test_a_distributed_run_is_bitwise_the_same_with_data_on_disk_or_in_memory(
     finished: Of, tmp_path: Path
 ):
     stream = ("--config.data.access=stream", f"--config.data.dir={tmp_path / 'data'}")
@@ -143,7 +143,7 @@ def test_a_layout_repeats_itself_bitwise_with_data_on_disk_or_in_memory(
     [(EIGHT, ONE), (ONE, EIGHT), (THREE_PROCESSES, ONE), (THREE_PROCESSES, EIGHT)],
     ids=str,
 )
-def test_a_checkpoint_goes_on_with_another_number_of_devices_or_processes(
+def test_a_run_resumes_with_another_number_of_devices_or_processes(
     before: Layout, after: Layout, finished: Of, tmp_path: Path
 ):
     folder = tmp_path / "run"
@@ -159,7 +159,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices_or_processes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "layout"), [(0, TWO_PROCESSES), (2, THREE_PROCESSES)], ids=str)
-def test_where_one_process_is_killed_the_others_say_so_and_the_run_goes_on_bitwise(
+def test_the_other_processes_report_a_killed_one_and_the_run_resumes_bitwise(
     victim: int, layout: Layout, finished: Of, tmp_path: Path
 ):
     folder = tmp_path / "run"
@@ -179,7 +179,7 @@ def test_where_one_process_is_killed_the_others_say_so_and_the_run_goes_on_bitwi
 
 
 @pytest.mark.slow
-def test_where_one_process_is_frozen_jax_ends_the_other(tmp_path: Path):
+def test_jax_ends_the_processes_of_a_run_if_one_is_frozen(tmp_path: Path):
     """A frozen process closes no connection, so that only the heartbeat can detect it."""
     frozen, other = both = begin(tmp_path / "run", TWO_PROCESSES)
     wait_for_a_checkpoint(tmp_path / "run", both)
@@ -252,7 +252,7 @@ def test_each_process_has_its_own_part_of_a_minibatch_which_all_devices_must_div
 
 
 @pytest.mark.slow
-def test_a_refusal_of_the_first_process_is_everyones(tmp_path: Path):
+def test_a_refusal_by_process_0_ends_all_processes(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
     first, second = map(ended, begin(tmp_path / "run", TWO_PROCESSES))
@@ -261,7 +261,7 @@ def test_a_refusal_of_the_first_process_is_everyones(tmp_path: Path):
     assert "process 0 has stopped" in second.stderr
 
 
-def test_a_process_alone_is_the_first_and_its_device_has_all():
+def test_a_single_process_is_process_0_with_the_whole_minibatch():
     place: Any = distributed.place_for(100)
     assert place.platform == "cpu"
     assert distributed.broadcast_number(7) == distributed.largest(7) == 7
@@ -269,7 +269,7 @@ def test_a_process_alone_is_the_first_and_its_device_has_all():
         raise UserError("no")
 
 
-def test_as_many_devices_share_a_minibatch_as_divide_it():
+def test_a_minibatch_is_split_over_the_largest_number_of_devices_that_divides_it():
     program = (
         "from aevb.runtime import distributed\n"
         "for size, most in ((80, 0), (100, 0), (7, 0), (80, 3), (11, 0), (6, 0)):\n"

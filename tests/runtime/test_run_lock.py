@@ -22,7 +22,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_run_in_a_folder_that_another_process_has_is_refused_and_told_whose_it_is(tmp_path: Path):
+def test_a_run_in_a_locked_folder_is_refused_with_the_owner(tmp_path: Path):
     process = holder(tmp_path / "run")
     done = run_program(
         "experiments/run.py", "--config=tests/support/small_run.py", f"--workdir={tmp_path / 'run'}"
@@ -37,7 +37,7 @@ def test_a_run_in_a_folder_that_another_process_has_is_refused_and_told_whose_it
         assert f"process {os.getpid()} on" in (tmp_path / "run" / LOCK).read_text()
 
 
-def test_the_lock_of_a_killed_process_means_nothing(tmp_path: Path):
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path):
     process = holder(tmp_path)
     process.kill()
     process.wait()
@@ -46,13 +46,13 @@ def test_the_lock_of_a_killed_process_means_nothing(tmp_path: Path):
         pass
 
 
-def test_garbage_in_the_lock_means_nothing(tmp_path: Path):
+def test_a_lock_file_with_any_content_can_be_acquired(tmp_path: Path):
     (tmp_path / LOCK).write_bytes(b"\xff\x00 process 1 on elsewhere")
     with owned(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_made_gets_one_line(tmp_path: Path):
+def test_a_folder_that_cannot_be_created_is_refused_in_one_line(tmp_path: Path):
     (tmp_path / "file").touch()
     told = r"cannot be used \(.*\); name a folder that can be written"
     with pytest.raises(UserError, match=told), owned(tmp_path / "file" / "run"):

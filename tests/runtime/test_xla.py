@@ -14,7 +14,7 @@ def forget():
     xla.training_options.cache_clear()
 
 
-def test_the_options_are_known_to_the_xla_that_is_installed():
+def test_the_installed_xla_accepts_all_options():
     assert xla.training_options() == xla.CPU_OPTIONS
 
 
@@ -36,6 +36,6 @@ sys.exit(bool(jnp.abs(error).max() > 1e-4))
 """
 
 
-def test_compiled_sums_have_every_term():
+def test_the_options_prevent_the_wrong_sums_of_jax_0_10_2():
     """Without aevb's settings, jax 0.10.2 loses log 2 here (jax-ml/jax#39103)."""
     assert run_python("-c", LOG_2_IS_LOST, env=OPTIMIZED).returncode == 0
