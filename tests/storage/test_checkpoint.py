@@ -61,12 +61,12 @@ def flip_a_bit(folder: Path) -> None:
     largest.write_bytes(content)
 
 
-def test_an_empty_folder_holds_nothing(tmp_path: Path):
+def test_an_empty_folder_has_no_checkpoint_to_restore(tmp_path: Path):
     assert restored_from(tmp_path / "new") is None
 
 
 @pytest.mark.parametrize("best", [1, 3, 5])
-def test_the_latest_two_and_the_best_are_kept(best: int, tmp_path: Path):
+def test_a_folder_keeps_the_latest_two_checkpoints_and_the_best(best: int, tmp_path: Path):
     save_all(tmp_path, {step: -1.0 if step == best else -2.0 for step in range(1, 6)})
     assert kept(tmp_path) == {best, 4, 5}
 
@@ -101,7 +101,7 @@ def notes_of(folder: Path, step: int) -> Path:
     return folder / str(step) / "notes" / "metadata"
 
 
-def test_a_state_comes_back_as_it_was_with_the_log(tmp_path: Path):
+def test_a_checkpoint_restores_the_state_and_the_log(tmp_path: Path):
     manager = checkpoint.open_manager(tmp_path)
     about = {"config": {"model.hidden": (200,)}}
     checkpoint.save(manager, 1, state_at(1), seconds=0.1, records=RECORDS, about=about)
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_as_it_is(tmp_path: 
     assert kept(tmp_path) == {3}
 
 
-def test_the_checkpoint_of_another_step_is_not_taken(
+def test_a_checkpoint_in_the_folder_of_another_step_is_not_restored(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     folder = tmp_path / "checkpoints"
@@ -150,14 +150,14 @@ def test_the_checkpoint_of_another_step_is_not_taken(
     assert "step 2 is damaged (it is the one of step 1)" in capfd.readouterr().err
 
 
-def test_when_all_are_damaged_there_is_nothing_to_restore(tmp_path: Path):
+def test_nothing_is_restored_if_all_checkpoints_are_damaged(tmp_path: Path):
     save_all(tmp_path, {1: -1.0, 2: -2.0})
     for step in (1, 2):
         flip_a_bit(tmp_path / str(step) / "state")
     assert restored_from(tmp_path) is None
 
 
-def test_a_reader_takes_a_step_by_its_number_and_removes_nothing(
+def test_a_reader_restores_a_step_by_number_and_removes_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     manager = checkpoint.open_manager(tmp_path, keep_all=True)
@@ -190,7 +190,7 @@ with jax.default_device(jax.devices()[1]):
 
 
 @pytest.mark.slow
-def test_what_a_second_device_saved_comes_back_where_there_is_one(tmp_path: Path):
+def test_a_checkpoint_of_a_second_device_is_restored_on_a_machine_with_one(tmp_path: Path):
     """A sweep gives each run a device that the evaluating program may not have."""
     python("-c", SAVE_ON_THE_SECOND_DEVICE, tmp_path)
     reader = checkpoint.open_reader(tmp_path)
@@ -199,7 +199,7 @@ def test_what_a_second_device_saved_comes_back_where_there_is_one(tmp_path: Path
     assert restored.state.step == 7
 
 
-def test_a_step_is_saved_once(tmp_path: Path):
+def test_saving_the_same_step_twice_keeps_the_first_checkpoint(tmp_path: Path):
     manager = checkpoint.open_manager(tmp_path)
     checkpoint.save(manager, 1, state_at(1), seconds=1.0)
     checkpoint.save(manager, 1, state_at(1, shift=1.0), seconds=2.0)
@@ -208,7 +208,7 @@ def test_a_step_is_saved_once(tmp_path: Path):
     assert_same(restored.state, state_at(1))
 
 
-def test_the_digest_tells_every_leaf_its_place_its_type_and_its_bits():
+def test_the_digest_depends_on_the_path_type_and_bits_of_every_leaf():
     state = state_at(1)
     kernel = state.params["encoder"]["kernel"]
     last_bit = kernel.at[2, 1].set(np.nextafter(kernel[2, 1], np.float32(9.0)))

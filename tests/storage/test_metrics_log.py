@@ -40,7 +40,9 @@ def test_the_log_is_a_json_object_a_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize("known", [0, 1, 3])
-def test_a_resumed_log_begins_with_what_is_known_and_nothing_else(known: int, tmp_path: Path):
+def test_a_resumed_log_starts_with_exactly_the_records_of_the_checkpoint(
+    known: int, tmp_path: Path
+):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"examples": 7}\n' + "garbage")
     log = MetricsLog(path, RECORDS[:known])
@@ -50,20 +52,20 @@ def test_a_resumed_log_begins_with_what_is_known_and_nothing_else(known: int, tm
 
 
 @pytest.mark.parametrize("length", [1, 20, -2])
-def test_a_line_that_a_crash_cut_off_is_dropped(length: int, tmp_path: Path):
+def test_an_incomplete_last_line_of_the_log_is_dropped(length: int, tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + "\n" + json.dumps(RECORDS[1])[:length])
     assert read_records(path) == RECORDS[:1]
 
 
-def test_no_log_is_an_empty_one(tmp_path: Path):
+def test_a_missing_log_has_no_records(tmp_path: Path):
     assert read_records(tmp_path / "none.jsonl") == []
 
 
 SIGNED = {"seed": 1, "bounds": [0.1, -3.5e-7], "tuple": (1, 2), "name": "Φ"}
 
 
-def test_a_signed_file_comes_back_as_it_was_written(tmp_path: Path):
+def test_a_checksummed_file_is_read_as_it_was_written(tmp_path: Path):
     write_signed(tmp_path / "summary.json", SIGNED)
     assert read_signed(tmp_path / "summary.json") == SIGNED | {"tuple": [1, 2]}
     write_json(tmp_path / "old.json", SIGNED)
@@ -71,7 +73,7 @@ def test_a_signed_file_comes_back_as_it_was_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize("position", range(0, 100, 3))
-def test_no_flipped_bit_of_a_signed_file_is_believed(position: int, tmp_path: Path):
+def test_a_flipped_bit_of_a_checksummed_file_is_detected(position: int, tmp_path: Path):
     """This holds for the content. A digest whose name is damaged counts as another entry."""
     path = tmp_path / "summary.json"
     write_signed(path, SIGNED)
@@ -85,13 +87,13 @@ def test_no_flipped_bit_of_a_signed_file_is_believed(position: int, tmp_path: Pa
     assert {k: v for k, v in found.items() if k in SIGNED} == SIGNED | {"tuple": [1, 2]}
 
 
-def test_a_file_that_is_no_object_is_refused(tmp_path: Path):
+def test_a_file_that_is_not_a_json_object_is_refused(tmp_path: Path):
     (tmp_path / "summary.json").write_text("[1]")
     with pytest.raises(ValueError, match="no JSON object"):
         read_signed(tmp_path / "summary.json")
 
 
-def test_a_json_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_json_file_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "summary.json"
     write_json(path, {"bound": -1.0})
 
@@ -104,7 +106,7 @@ def test_a_json_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.
     assert json.loads(path.read_text()) == {"bound": -1.0}
 
 
-def test_a_curve_is_the_log_by_column():
+def test_a_curve_has_the_columns_of_the_log():
     assert curve(RECORDS) == {
         "examples": [100, 200, 300],
         "train_bound": [-6.0, -7.0, -8.0],
@@ -210,7 +212,7 @@ def test_a_progress_bar_that_is_not_shown_writes_nothing(
     assert (tmp_path / "log").read_text() == ""
 
 
-def test_a_progress_bar_goes_on_when_nobody_reads_it_any_more(monkeypatch: pytest.MonkeyPatch):
+def test_a_progress_bar_continues_after_its_output_is_closed(monkeypatch: pytest.MonkeyPatch):
     """The terminal is closed, and the lock that a sweep's threads share must stay free."""
     read, write = os.pipe()
     os.close(read)

@@ -184,7 +184,7 @@ def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
     )
 
 
-def test_reconstructions_stand_below_their_originals(run: Path):
+def test_tracker_reconstructions_are_below_their_originals(run: Path):
     found = images(run / "tensorboard", "reconstructions")[400]
     dataset = aevb.load_run(run).dataset
     originals = elbo.fixed_inputs(dataset.preprocess, np.array([0, 392]), dataset.test[[0, 392]])
@@ -248,7 +248,7 @@ def test_event_files_are_read_in_order_if_the_clock_is_set_back(
     assert scalars(tmp_path) == RECORDS
 
 
-def test_a_tensorboard_that_is_switched_on_later_has_the_records_so_far(tmp_path: Path):
+def test_tensorboard_enabled_during_a_run_has_the_earlier_records(tmp_path: Path):
     tracker = tensorboard(tmp_path / "new", 2)
     tracker.append(RECORDS[2])
     tracker.close(is_done=False)
@@ -277,7 +277,7 @@ def test_events_that_a_kill_interrupted_are_written_again(cut: int, known: int, 
     assert scalars(tmp_path) == RECORDS
 
 
-def test_what_is_added_is_on_the_disk_at_once(tmp_path: Path):
+def test_tensorboard_records_are_written_to_disk_at_once(tmp_path: Path):
     """A checkpoint that is saved afterward relies on it."""
     tracker = tensorboard(tmp_path)
     tracker.append(RECORDS[0], picture(RECORDS[0]))
@@ -306,7 +306,7 @@ def killed(values: Values, folder: Path, *, after: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_shows_what_it_would_have_shown(run: Path, tmp_path: Path):
+def test_trackers_of_a_killed_and_resumed_run_have_every_record_once(run: Path, tmp_path: Path):
     folder = tmp_path / "run"
     killed(frey(**BOTH), folder, after=1)
     assert len(log(folder)) == 2
@@ -340,7 +340,7 @@ def test_a_run_without_trackers_makes_no_pictures_and_asks_for_no_library(
     ("library", "extra", "field", "value"),
     [("tensorboardX", "tensorboard", "tensorboard", True), ("wandb", "wandb", "wandb", "offline")],
 )
-def test_a_library_that_is_missing_is_named_and_nothing_is_left_behind(
+def test_a_missing_tracker_library_is_named_and_leaves_no_file(
     library: str, extra: str, field: str, value: object, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
@@ -361,7 +361,7 @@ def test_a_library_that_is_missing_is_named_and_nothing_is_left_behind(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mcem", "full_vb"])
-def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
+def test_tracker_pictures_are_of_the_evaluated_parameters(name: str):
     """Parameters with a distribution have their means; without an encoder, z is from the prior."""
     config = frey(algorithm__name=name, model__num_latents=3)
     built = experiment.build(config)
@@ -380,7 +380,7 @@ def test_pictures_are_of_the_parameters_that_are_evaluated(name: str):
 
 
 @pytest.mark.slow
-def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
+def test_tracker_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
     built = experiment.build(frey())
     traced = []
     decode = run_figures.decode_unit_square
@@ -395,7 +395,7 @@ def test_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_data_that_are_no_images_have_numbers_alone(tmp_path: Path):
+def test_data_other_than_images_have_only_numbers_in_the_trackers(tmp_path: Path):
     config = small()
     config.train.tensorboard = True
     (member,) = make_plan(config, {"seed": (0,)}).members()
@@ -405,7 +405,7 @@ def test_data_that_are_no_images_have_numbers_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_members_of_a_stack_show_what_is_their_own(tmp_path: Path):
+def test_members_of_a_stack_have_their_own_tracker_records(tmp_path: Path):
     """The members differ in their numbers of latents; the small one is padded during training."""
     config = with_values(default_config(), frey(train__tensorboard=True))
     plan = make_plan(config, {"model.num_latents": (2, 3)})
@@ -458,7 +458,7 @@ def test_weights_and_biases_have_the_pictures(logged_run: Path):
 
 
 @pytest.mark.slow
-def test_weights_and_biases_look_at_nothing(logged_run: Path):
+def test_weights_and_biases_collect_nothing_about_the_machine(logged_run: Path):
     """The files have no data on the machine, the packages, the code or the program's output."""
     run = logged_run
     kinds = {it.WhichOneof("record_type") for it in messages(run)}
@@ -623,7 +623,7 @@ ONLINE = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["", "0" * 40])
-def test_a_server_that_cannot_be_had_is_one_line(key: str, tmp_path: Path):
+def test_an_unreachable_tracking_server_is_reported_in_one_line(key: str, tmp_path: Path):
     """Either nobody is logged in, or there is no server: the address is a closed port."""
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path), "WANDB_API_KEY": key}
     done = run_python(*ONLINE, f"--workdir={tmp_path}/run", env=nowhere)
@@ -647,7 +647,9 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_saves_and_goes_on(number: signal.Signals, tmp_path: Path):
+def test_a_tracked_run_that_is_killed_resumes_with_every_record(
+    number: signal.Signals, tmp_path: Path
+):
     """A kill loses data that is written in the background; the resumed run writes it again."""
     folder = tmp_path / "run"
     process = start(folder)
@@ -681,7 +683,7 @@ SYNTHETIC = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["sweep", "run", "launcher"])
-def test_the_flag_is_the_field(how: str, tmp_path: Path):
+def test_the_tensorboard_flag_sets_the_config_field(how: str, tmp_path: Path):
     more = {
         "run": [],
         "sweep": ["--sweep", "--axis=seed=0,1"],
