@@ -15,7 +15,7 @@ AXES: Axes = {
 }
 
 
-def test_the_runs_are_the_product_named_by_their_settings():
+def test_the_runs_of_a_sweep_are_the_product_of_its_axes_named_by_their_settings():
     plan = make_plan(default_config(), {"model.num_latents": (2, 5), "seed": (3, 4)})
     assert plan.trials() == []
     members = plan.members()
@@ -28,7 +28,7 @@ def test_the_runs_are_the_product_named_by_their_settings():
         assert member.values["optimizer.step_size"] == 0.02  # the value of the config
 
 
-def test_a_choice_is_tried_in_short_at_each_setting_with_the_first_seed():
+def test_trials_of_a_choice_are_short_runs_of_each_setting_with_the_first_seed():
     trials = make_plan(default_config(), AXES).trials()
     assert [trial.setting for trial in trials] == [
         {"model.num_latents": 2},
@@ -44,7 +44,7 @@ def test_a_choice_is_tried_in_short_at_each_setting_with_the_first_seed():
     assert len(set(names)) == 4
 
 
-def test_each_run_gets_what_was_chosen_at_its_setting_and_no_other_name_for_it():
+def test_each_run_has_the_choice_of_its_setting_and_its_name_does_not_contain_it():
     plan = make_plan(default_config(), AXES)
     members = plan.members([{"optimizer.step_size": 0.1}, {"optimizer.step_size": 0.01}])
     assert [m.values["optimizer.step_size"] for m in members] == [0.1, 0.1, 0.01, 0.01]
@@ -76,7 +76,7 @@ def test_a_sweep_over_choices_alone_has_one_run():
         ("model.hidden=(200,),(100,50)", ("model.hidden", ((200,), (100, 50)))),
     ],
 )
-def test_an_axis_is_read(text: str, axis: tuple[str, Any]):
+def test_an_axis_is_parsed(text: str, axis: tuple[str, Any]):
     assert parse_axis(text) == axis
 
 
@@ -90,7 +90,7 @@ def test_an_axis_is_read(text: str, axis: tuple[str, Any]):
         ("seed=1;2", ["seed=1;2"]),
     ],
 )
-def test_what_is_no_axis_is_refused(text: str, words: list[str]):
+def test_an_invalid_axis_is_refused(text: str, words: list[str]):
     message = refusal(parse_axis, text)
     for word in words:
         assert word in message
@@ -110,7 +110,7 @@ def test_what_is_no_axis_is_refused(text: str, words: list[str]):
         ({"model.num_latents": (2, "many")}, ["num_latents", "many"]),
     ],
 )
-def test_a_sweep_that_cannot_be_meant_is_refused(axes: Any, words: list[str]):
+def test_a_sweep_with_invalid_axes_is_refused(axes: Any, words: list[str]):
     message = refusal(make_plan, default_config(), axes)
     for word in words:
         assert word in message

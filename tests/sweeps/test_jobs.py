@@ -136,7 +136,7 @@ def test_a_job_that_ends_without_a_result_is_submitted_again(
     assert result["rows"][0]["seeds"] == 1
 
 
-def test_a_member_whose_jobs_save_nothing_has_failed(
+def test_a_member_whose_jobs_make_no_progress_has_failed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     engine = scripted(monkeypatch, tmp_path, KILLED, KILLED, KILLED)
@@ -147,7 +147,7 @@ def test_a_member_whose_jobs_save_nothing_has_failed(
         assert word in reason
 
 
-def test_a_member_whose_jobs_save_more_is_submitted_again(
+def test_a_member_whose_jobs_make_progress_is_submitted_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """Each of these jobs adds a line to the log before it is killed."""
@@ -170,7 +170,7 @@ def test_a_member_whose_jobs_save_more_is_submitted_again(
     assert result["rows"][0]["seeds"] == 1
 
 
-def test_a_job_that_is_cancelled_or_fails_leaves_the_others_alone(
+def test_a_cancelled_or_failed_job_does_not_affect_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     failed = ("COMPLETED", "the loss is nan at step 3")
@@ -185,7 +185,9 @@ def test_a_job_that_is_cancelled_or_fails_leaves_the_others_alone(
     assert len(engine.begun) == 3
 
 
-def test_no_more_jobs_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_no_more_jobs_run_at_once_than_the_engine_allows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     engine = scripted(monkeypatch, tmp_path)
     engine.most = 1
     counts = []
@@ -195,7 +197,7 @@ def test_no_more_jobs_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch, tm
     assert counts == [1] * 4
 
 
-def test_a_signal_leaves_the_jobs_to_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_signal_does_not_cancel_submitted_jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     engine = scripted(monkeypatch, tmp_path, ("",), ("",))
     launcher = jobs.Launcher(tmp_path / "sweep", "local", {})
     with Signals() as signals:
@@ -242,7 +244,7 @@ def test_an_ended_job_of_an_earlier_command_is_submitted_again(
     assert len(engine.begun) == 1
 
 
-def test_an_exception_of_a_job_is_a_line(
+def test_an_exception_of_a_job_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     def broken(*_: Any) -> None:
@@ -266,7 +268,7 @@ def test_a_job_that_cannot_call_its_task_names_the_log(tmp_path: Path):
     assert str(job.paths.stderr) in said
 
 
-def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(
+def test_an_invalid_sweep_is_refused_before_any_job_is_submitted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     engine = scripted(monkeypatch, tmp_path)
@@ -277,7 +279,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_submitted(
     assert engine.begun == []
 
 
-def test_every_launcher_that_can_be_named_is_there():
+def test_every_launcher_of_the_command_line_exists():
     assert tuple(jobs.ENGINES) == LAUNCHERS
 
 
@@ -288,7 +290,7 @@ LOCAL = [*CONFIG, "--sweep", "--launcher=local"]
 
 
 @pytest.mark.slow
-def test_processes_end_bitwise_as_runs_alone(tmp_path: Path):
+def test_the_local_launcher_gives_bitwise_the_results_of_one_process(tmp_path: Path):
     done = run_python(*LOCAL, "--axis=seed=0,1", f"--workdir={tmp_path / 'jobs'}")
     assert done.returncode == 0, done.stderr
     assert "launcher: local" in done.stdout
@@ -333,7 +335,7 @@ def wait_for(ready: Any, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [REQUEUE, signal.SIGTERM, signal.SIGKILL])
-def test_a_process_that_is_stopped_goes_on(number: signal.Signals, tmp_path: Path):
+def test_a_stopped_process_of_the_local_launcher_is_resumed(number: signal.Signals, tmp_path: Path):
     """The signals are those of a queue that needs room, of a user, and of a kill."""
     assert run_python(*CONFIG, "--config.model.num_latents=2", f"--workdir={tmp_path / 'alone'}")
     folder = tmp_path / "sweep"
@@ -351,7 +353,7 @@ def test_a_process_that_is_stopped_goes_on(number: signal.Signals, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_ctrl_c_lets_the_processes_save_and_the_same_command_goes_on(tmp_path: Path):
+def test_ctrl_c_saves_all_local_jobs_and_the_same_command_resumes_them(tmp_path: Path):
     folder = tmp_path / "sweep"
     process = start(folder, "--axis=seed=0,1")
     wait_for(lambda: len(list(folder.rglob("metrics.jsonl"))) == 2, process)
@@ -384,7 +386,9 @@ def fake_slurm(folder: Path) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-def test_the_file_that_sbatch_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_submitted_batch_file_has_the_requested_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.setattr(jobs.Slurm, "poll_seconds", 0.0)
     monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
     options = dict(map(parse_option, ["partition=gpu", "gpus-per-node=1", "time=90"]))
@@ -407,7 +411,7 @@ def test_the_file_that_sbatch_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert f"{tmp_path / 'sweep' / 'jobs'}" in text
 
 
-def test_a_job_that_slurm_has_forgotten_has_run_or_was_cancelled_before(
+def test_a_job_unknown_to_slurm_has_ended_or_was_cancelled_before_it_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
@@ -441,7 +445,9 @@ def test_a_launcher_that_cannot_be_used_is_refused(
         assert word in str(refused.value)
 
 
-def test_what_sbatch_refuses_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_refusal_by_sbatch_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.setenv("PATH", fake_slurm(tmp_path / "bin")["PATH"])
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.write_text('#!/bin/sh\necho "sbatch: error: invalid partition: gqu" >&2; exit 1\n')
@@ -461,7 +467,9 @@ def test_what_sbatch_refuses_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path
         (["--sweep", "--launcher=local", "--mapping=stack"], ["--mapping", "--launcher"]),
     ],
 )
-def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_path: Path):
+def test_a_wrong_argument_of_a_launcher_is_refused_in_one_line(
+    arguments: list[str], words: list[str], tmp_path: Path
+):
     done = run_program(*CONFIG, *arguments, f"--workdir={tmp_path / 'sweep'}")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -469,7 +477,7 @@ def test_a_mistake_gets_one_line(arguments: list[str], words: list[str], tmp_pat
         assert word in done.stderr
 
 
-def test_ctrl_c_does_not_end_a_process_that_does_not_handle_it_yet():
+def test_ctrl_c_does_not_end_a_process_that_is_still_starting():
     """Otherwise Python would end the process before it has set up anything to save."""
     before = signal.getsignal(signal.SIGINT)  # already ignored in a shell's background
     with jobs._ignoring_interrupts():

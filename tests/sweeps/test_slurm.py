@@ -134,7 +134,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return bounds(folder)
 
 
-def test_an_array_of_jobs_ends_as_a_sweep_in_one_process_does(
+def test_a_slurm_array_gives_the_results_of_a_sweep_in_one_process(
     cluster: Mapping[str, str], undisturbed: dict[str, float], tmp_path: Path
 ):
     out = finished(start(cluster, tmp_path))
@@ -147,7 +147,7 @@ def test_an_array_of_jobs_ends_as_a_sweep_in_one_process_does(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGKILL])
-def test_a_job_that_is_stopped_goes_on(
+def test_a_stopped_or_killed_slurm_job_is_queued_again_and_resumes(
     number: signal.Signals,
     cluster: Mapping[str, str],
     undisturbed: dict[str, float],
@@ -188,7 +188,7 @@ def test_a_job_that_is_cancelled_is_reported_and_the_same_command_runs_it(
     assert bounds(tmp_path) == undisturbed
 
 
-def test_jobs_outlive_the_command_which_finds_them_again(
+def test_slurm_jobs_continue_without_the_command_and_are_found_by_the_next(
     cluster: Mapping[str, str], undisturbed: dict[str, float], tmp_path: Path
 ):
     process = start(cluster, tmp_path)
@@ -204,7 +204,7 @@ def test_jobs_outlive_the_command_which_finds_them_again(
     assert bounds(tmp_path) == undisturbed
 
 
-def test_what_slurm_refuses_is_a_line(cluster: Mapping[str, str], tmp_path: Path):
+def test_a_refusal_by_slurm_is_reported_in_one_line(cluster: Mapping[str, str], tmp_path: Path):
     process = start(cluster, tmp_path, "--slurm=partition=gqu")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 2

@@ -33,7 +33,7 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "explorer_page", lambda *arguments: "")
 
 
-def test_a_sweeps_file_is_its_result(finished: tuple[Path, dict[str, Any]]):
+def test_the_results_file_of_a_sweep_is_its_returned_result(finished: tuple[Path, dict[str, Any]]):
     folder, result = finished
     assert read(folder / "sweep.json") == result
     assert (folder / "sweep.png").stat().st_size > 10_000
@@ -61,7 +61,7 @@ def assert_as_alone(inside: Path, member: Member, alone: Path, rel: float) -> No
     assert runs.run(member.values, inside)["seed"] == member.values["seed"]  # already finished
 
 
-def test_a_run_in_sequence_has_the_folder_that_it_has_alone(
+def test_a_sequential_member_has_the_same_folder_as_a_single_run(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ):
     member = make_plan(small(), AXES).members()[-1]
@@ -69,7 +69,7 @@ def test_a_run_in_sequence_has_the_folder_that_it_has_alone(
 
 
 @pytest.mark.slow
-def test_a_stacked_run_has_the_folder_that_it_has_alone(tmp_path: Path):
+def test_a_stacked_member_has_nearly_the_same_folder_as_a_single_run(tmp_path: Path):
     """The bounds differ by rounding errors of six steps of Adagrad."""
     plan = make_plan(small(), {**AXES, "seed": (1,)})
     sweep.run(plan, tmp_path / "sweep", "stack")
@@ -78,7 +78,7 @@ def test_a_stacked_run_has_the_folder_that_it_has_alone(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_what_is_finished_is_not_run_again_and_a_seed_may_be_added(
+def test_finished_members_are_not_run_again_when_a_seed_is_added(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ):
     folder, first = Path(shutil.copytree(finished[0], tmp_path / "sweep")), finished[1]
@@ -107,7 +107,7 @@ def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
 
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("mapping", slow_but(["sequence"], ["sequence", "stack"]))
-def test_a_run_whose_bound_is_no_number_is_reported_and_the_others_go_on(
+def test_a_member_with_a_nonfinite_bound_is_reported_and_the_others_continue(
     mapping: str, tmp_path: Path
 ):
     axes: Axes = {"optimizer.step_size": (0.02, 1e30), "seed": (0,)}
@@ -127,7 +127,7 @@ def claim(folder: Path, member: Member) -> None:
         pass
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path):
+def test_a_folder_of_a_run_or_of_another_sweep_is_refused(tmp_path: Path):
     plan = make_plan(small(), AXES)
     claim(tmp_path / "run", plan.members()[0])
     with pytest.raises(UserError, match="single run"):
@@ -141,7 +141,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == [name]
 
 
-def test_what_does_not_fit_together_is_refused_before_anything_is_run(tmp_path: Path):
+def test_an_invalid_sweep_is_refused_before_any_run(tmp_path: Path):
     axes: Axes = {"model.likelihood": ("gaussian", "bernoulli")}
     with pytest.raises(UserError, match="bernoulli"):
         sweep.run(make_plan(small(), axes), tmp_path / "sweep", "sequence")
@@ -166,7 +166,7 @@ def test_the_mapping_that_was_measured_to_be_fastest_is_chosen(
     assert devices.choose_mapping(num_devices, num_runs, on_cpu=on_cpu) == mapping
 
 
-def test_programs_of_one_guide_and_prior_are_stacked_whatever_their_latents():
+def test_members_with_the_same_guide_and_prior_are_stacked_for_any_number_of_latents():
     def key(**fields: Any) -> Any:
         (member,) = make_plan(small(), {name: (v,) for name, v in fields.items()}).members()
         return devices.stack_key(member.values)
@@ -220,7 +220,7 @@ def stop(folder: Path, mapping: str, axis: str) -> None:
         ("stack", "stack", "--axis=seed=0"),
     ],
 )  # fmt: skip
-def test_a_sweep_that_is_stopped_goes_on_and_ends_bitwise_as_undisturbed(
+def test_a_stopped_sweep_resumes_with_bitwise_the_same_results(
     mapping: str, undisturbed: str, axis: str, tmp_path: Path
 ):
     """On several devices, every run equals that of a sweep in sequence."""
