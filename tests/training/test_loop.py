@@ -105,12 +105,12 @@ def test_each_epoch_shows_datapoints_once_in_another_order_and_leaves_out_anothe
     assert set(epochs.ravel()) == set(range(N))
 
 
-def test_the_key_of_the_order_decides_the_order():
+def test_the_order_of_datapoints_depends_on_its_key():
     np.testing.assert_array_equal(record(seed=0)["indices"], record(seed=0)["indices"])
     assert np.any(record(seed=0)["indices"] != record(seed=1)["indices"])
 
 
-def test_a_batch_holds_the_datapoints_that_it_names():
+def test_the_datapoints_of_a_minibatch_are_those_of_its_indices():
     shown = record()
     np.testing.assert_array_equal(shown["x"][..., 0], 2 * shown["indices"])
 
@@ -166,7 +166,7 @@ def test_metrics_are_means_over_the_steps_since_the_last_stop():
 @pytest.mark.parametrize(
     "stops", slow_but([(1, 2, 3, 7)], [(1, 2, 3, 7), (5,), tuple(range(1, 20))])
 )
-def test_stops_do_not_change_the_state_by_a_bit(stops: tuple[int, ...]):
+def test_pauses_do_not_change_the_state_bitwise(stops: tuple[int, ...]):
     at_once, (means,) = learned(20)
     in_pieces, metrics = learned(*stops, 20)
     assert_bitwise_equal(at_once, in_pieces)
@@ -181,7 +181,7 @@ def another_advance() -> Advance:
 
 
 @pytest.mark.parametrize("stop", slow_but([2], [2, 3, 7]))
-def test_a_run_resumed_within_or_between_epochs_ends_bitwise_the_same(stop: int):
+def test_a_run_resumed_within_or_between_epochs_is_bitwise_the_same(stop: int):
     """The run is resumed by another `advance`, from a state on the host, as from a checkpoint."""
     undisturbed, _ = learned(10)
     saved, _ = learned(stop)
@@ -219,7 +219,7 @@ def test_the_host_pauses_at_every_stop_and_at_the_end(stops: tuple[int, ...]):
     assert_bitwise_equal(seen[-1].state.extra, shown)
 
 
-def test_pauses_go_on_from_where_a_state_is():
+def test_training_continues_from_the_step_of_a_given_state():
     shown = record()
     half = paused(RECORDER.init(jax.random.key(0)), num_steps=5, stops=())[-1].state
     assert half.step == 5

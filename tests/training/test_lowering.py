@@ -188,7 +188,7 @@ def test_importance_sampling_lowers_for_every_platform(name: str, proposal: str)
     lowered(importance_sampling(build(PAPER[name]), proposal))
 
 
-def test_what_a_platform_does_not_know_is_noticed():
+def test_the_check_of_lowering_finds_an_unsupported_operation():
     """The example is the Schur decomposition, which jax does not have for a TPU."""
     matrix = jax.ShapeDtypeStruct((3, 3), jnp.float32)
     with pytest.raises(NotImplementedError, match="schur"):
@@ -196,7 +196,7 @@ def test_what_a_platform_does_not_know_is_noticed():
 
 
 @pytest.mark.slow
-def test_a_lowered_step_takes_the_step():
+def test_a_lowered_step_computes_the_step():
     values = changed(model__hidden=(8,))
     built = build(values)
     program = training(values, built)

@@ -46,14 +46,14 @@ def of_objective(objective) -> Algorithm:
     ],
     ids=["a NaN within jit", "an infinity", "a NaN in a loop"],
 )
-def test_the_line_that_made_it_is_named(objective, words: tuple[str, ...]):
+def test_the_source_line_of_a_nonfinite_number_is_named(objective, words: tuple[str, ...]):
     algorithm = of_objective(objective)
     found = taken(algorithm, algorithm.init(KEYS.step), jnp.zeros((3, 2)))
     assert all(word in found for word in words)
     assert f"{Path(__file__).name}:" in found
 
 
-def test_where_every_operation_is_fine_that_is_said():
+def test_a_nonfinite_number_of_only_the_compiled_step_is_reported_as_such():
     algorithm = of_objective(jnp.sum)
     found = taken(algorithm, algorithm.init(KEYS.step), jnp.zeros((3, 2)))
     assert "only the compiled step" in found
@@ -61,7 +61,7 @@ def test_where_every_operation_is_fine_that_is_said():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aevb", "full_vb", "wake_sleep", "mcem"])
-def test_it_goes_through_every_algorithm(name: str):
+def test_the_search_for_a_nonfinite_number_covers_every_algorithm(name: str):
     """Weights of 1e30 overflow in the first place where two of them are multiplied."""
     changes = {"algorithm.name": name, "model.hidden": (5,)}
     dataset, _, algorithm = build(validate(with_values(default_config(), changes)))
@@ -73,7 +73,7 @@ def test_it_goes_through_every_algorithm(name: str):
 
 
 @pytest.mark.slow
-def test_a_run_says_where_its_objective_became_a_nan(tmp_path: Path):
+def test_a_run_names_the_source_line_of_a_nan_objective(tmp_path: Path):
     """Step sizes of 1e20 make weights whose products overflow float32 at the second step."""
     flags = (
         "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
@@ -100,7 +100,7 @@ def test_no_tracer_leaks_where_a_library_is_first_loaded_within_a_trace(tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_is_no_library_where_it_is_installed_beside_them(
+def test_the_installed_package_is_not_counted_as_a_library(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(nonfinite, "LIBRARIES", str(Path(losses.__file__).parent.parent))

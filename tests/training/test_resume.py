@@ -62,7 +62,7 @@ def run_small(folder: Path) -> Done:
         *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGUSR1)),
     ],
 )
-def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
+def test_a_run_stopped_by_a_signal_saves_and_resumes_bitwise(
     number: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The signal is sent at the second evaluation, as if from another process."""
@@ -84,14 +84,14 @@ def test_a_run_that_a_signal_stops_saves_and_ends_bitwise_as_undisturbed(
     assert_same_end(folder, undisturbed)
 
 
-def test_a_finished_run_given_again_prints_its_summary_and_changes_nothing(undisturbed: Path):
+def test_the_command_of_a_finished_run_prints_its_summary_and_changes_nothing(undisturbed: Path):
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
     assert "20,000 training examples" in run_small(undisturbed).stdout
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
 
 
 @pytest.mark.slow
-def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_it(
+def test_a_run_with_a_damaged_checkpoint_resumes_from_the_previous_one(
     undisturbed: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
@@ -122,7 +122,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_stopped_goes_on_and_ends_bitwise_as_another_that_is_not(tmp_path: Path):
+def test_a_stopped_process_resumes_with_bitwise_the_result_of_an_uninterrupted_one(tmp_path: Path):
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
     assert ended(start(whole)).returncode == 0
     process = start(folder)

@@ -129,7 +129,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", slow_but(["all at once"], CASES))
-def test_a_member_is_what_it_is_alone(case: str):
+def test_a_stacked_member_has_the_parameters_of_a_single_run(case: str):
     differing, common = CASES[case]
     assert_each_is_as_alone(make(*differing, **common), num_steps=20, atol=2e-5)
 
@@ -145,12 +145,12 @@ def adagrad() -> Members:
 
 
 @pytest.mark.slow
-def test_the_first_steps_of_adagrad_are_those_alone():
+def test_the_first_stacked_steps_of_adagrad_are_those_of_a_single_run():
     assert_each_is_as_alone(adagrad(), num_steps=2, atol=1e-4)
 
 
 @pytest.mark.slow
-def test_what_is_padded_stays_0():
+def test_padded_entries_stay_0():
     """The padding covers parameters and optimizer state; this optimizer changes every entry."""
     members = adagrad()
     state, _ = trained_together(members.stacked, 12)
@@ -166,7 +166,7 @@ def test_what_is_padded_stays_0():
             assert not np.any(rest)
 
 
-def test_states_that_are_joined_come_apart_again():
+def test_joined_states_can_be_separated_again():
     members = adagrad()
     states = members.stacked.init()
     joined = members.stacked.join(states)

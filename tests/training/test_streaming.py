@@ -59,7 +59,9 @@ def trained(train: Any, stops: tuple[int, ...], *, seed: int = 0, program: Any =
     "stops",
     slow_but([(3, 8, 10, 31, 40)], [(3, 8, 10, 31, 40), (4, 9, 18, 40)]),
 )
-def test_every_step_is_shown_what_it_is_in_memory(on_disk: Records, stops: tuple[int, ...]):
+def test_every_step_from_disk_has_the_minibatch_of_training_in_memory(
+    on_disk: Records, stops: tuple[int, ...]
+):
     expected, order, noises = trained(DATA, stops)
     found, its_order, its_noises = trained(on_disk, stops)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -67,7 +69,7 @@ def test_every_step_is_shown_what_it_is_in_memory(on_disk: Records, stops: tuple
     np.testing.assert_allclose(its_noises, noises, rtol=1e-6)
 
 
-def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
+def test_streamed_runs_that_share_a_program_have_their_own_orders(on_disk: Records):
     program = streaming.make_program(recorder(NUM_STEPS, M, D), dataset(on_disk), batch_size=M)
     for seed in (0, 1, 0):
         found, _, _ = trained(on_disk, (40,), seed=seed, program=program)
@@ -76,7 +78,7 @@ def test_runs_that_share_a_program_have_orders_of_their_own(on_disk: Records):
 
 
 @pytest.mark.parametrize("stop", slow_but([9], [9, 17]))
-def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: int):
+def test_a_streamed_run_resumes_from_any_step(on_disk: Records, stop: int):
     algorithm, data = recorder(NUM_STEPS, M, D), streaming.on_device(on_disk)
     keys = loop.run_keys(jax.random.key(0)).loop
 
@@ -91,7 +93,9 @@ def test_a_state_from_anywhere_goes_on_as_it_would_have(on_disk: Records, stop: 
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
-def test_what_has_been_read_is_not_read_again(on_disk: Records, monkeypatch: pytest.MonkeyPatch):
+def test_pauses_do_not_read_a_block_from_disk_again(
+    on_disk: Records, monkeypatch: pytest.MonkeyPatch
+):
     """An epoch of 45 datapoints has three blocks, for any number of pauses within it."""
     read: list[int] = []
     get = Records.__getitem__
@@ -119,7 +123,7 @@ def config(tmp_path: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_from_disk_is_the_run_from_memory(tmp_path: Path):
+def test_a_run_from_disk_has_the_results_of_a_run_from_memory(tmp_path: Path):
     summaries = [
         runs.run(config(tmp_path, **{"data.access": access}), tmp_path / access)
         for access in ("memory", "stream")
@@ -148,7 +152,7 @@ def test_the_data_are_streamed_once_they_exceed_the_share_of_memory(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_bad_step_is_found_in_data_on_disk(tmp_path: Path):
+def test_a_nonfinite_step_is_detected_in_data_on_disk(tmp_path: Path):
     from aevb.errors import UserError
 
     values = config(tmp_path, **{"data.access": "stream", "optimizer.step_size": 1e20})

@@ -119,7 +119,7 @@ def test_the_log_has_a_line_for_each_evaluation(tmp_path: Path):
     assert trained.seconds == pytest.approx(lines[-1]["seconds"])
 
 
-def test_at_most_so_many_datapoints_are_evaluated(tmp_path: Path):
+def test_at_most_eval_examples_datapoints_are_evaluated(tmp_path: Path):
     trained = fit(tmp_path, counter(), eval_examples=30)
     assert trained.records[-1]["train_bound"] == -24.0 - 30
     assert trained.records[-1]["valid_bound"] == -24.0 - 25
@@ -134,13 +134,13 @@ def test_the_latest_two_checkpoints_and_the_best_are_kept(tmp_path: Path):
     assert kept == {best, *steps[-2:]}
 
 
-def test_time_without_an_evaluation_makes_a_checkpoint(tmp_path: Path):
+def test_a_checkpoint_is_saved_after_checkpoint_seconds_without_an_evaluation(tmp_path: Path):
     fit(tmp_path, counter(), first_eval=400, checkpoint_seconds=1e-9)
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()}
     assert len(kept - {40}) > 0
 
 
-def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path):
+def test_a_longer_run_resumes_from_a_shorter_one(tmp_path: Path):
     fit(tmp_path, counter(), num_examples=200)
     trained = fit(tmp_path, counter())
     assert float(trained.state.params) == 40.0
@@ -152,7 +152,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("value", "bad"), [("nan", 0), ("inf", 9), ("-inf", 10), ("nan", 39)])
-def test_a_bad_objective_stops_the_run_at_the_very_step_and_keeps_the_checkpoint_before_it(
+def test_a_nonfinite_objective_stops_the_run_at_its_step_and_keeps_the_previous_checkpoint(
     value: str, bad: int, tmp_path: Path
 ):
     """An evaluation and a checkpoint precede step 39, and none precedes step 10."""
@@ -169,7 +169,7 @@ def test_a_bad_objective_stops_the_run_at_the_very_step_and_keeps_the_checkpoint
     assert [record["examples"] // 10 for record in logged[-1:]] == sorted(kept)[-1:]
 
 
-def test_the_states_around_a_bad_step_are_kept(tmp_path: Path):
+def test_the_states_around_a_nonfinite_step_are_kept(tmp_path: Path):
     with pytest.raises(UserError, match="before and after that step are in"):
         fit(tmp_path, counter(lambda state, batch: jnp.where(state.step == 25, jnp.nan, 0.0)))
     kept = checkpoint.open_reader(tmp_path / "diverged")
@@ -180,7 +180,7 @@ def test_the_states_around_a_bad_step_are_kept(tmp_path: Path):
         assert float(restored.state.params) == step
 
 
-def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
+def test_the_minibatch_of_a_nonfinite_step_is_named(tmp_path: Path):
     """Each epoch has 4 steps. One of them has datapoint 7, whose value makes the objective NaN."""
     data = DATASET._replace(train=np.arange(80, dtype=np.uint8).reshape(40, 2))
     algorithm = counter(lambda state, batch: jnp.where(jnp.any(batch.indices == 7), jnp.nan, 0.0))
@@ -196,7 +196,7 @@ def test_the_minibatch_of_a_bad_step_is_named(tmp_path: Path):
     assert 7 in order[position : position + 10]
 
 
-def test_data_that_are_not_finite_are_found_out(tmp_path: Path):
+def test_nonfinite_data_are_reported_as_such(tmp_path: Path):
     train_data = np.ones((40, 2), np.float32)
     train_data[3, 1] = np.nan
     data = DATASET._replace(train=train_data, test=np.ones((20, 2), np.float32))
@@ -205,7 +205,7 @@ def test_data_that_are_not_finite_are_found_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", slow_but([17], [0, 17, 39]))
-def test_a_gradient_that_is_not_finite_is_found_at_its_step_while_the_objective_is_fine(
+def test_a_nonfinite_gradient_with_a_finite_objective_is_detected_at_its_step(
     bad: int, tmp_path: Path
 ):
     algorithm = counter(added=lambda step: jnp.where(step == bad, jnp.nan, 1.0))
@@ -213,7 +213,7 @@ def test_a_gradient_that_is_not_finite_is_found_at_its_step_while_the_objective_
         fit(tmp_path, algorithm, score=lambda params, data, index: Score(0.0, 0.0))
 
 
-def test_parameters_that_are_not_finite_to_begin_with_are_named(tmp_path: Path):
+def test_nonfinite_first_parameters_are_named(tmp_path: Path):
     algorithm = counter()
     start = algorithm._replace(init=lambda key: algorithm.init(key)._replace(params=jnp.inf))
     with pytest.raises(UserError, match="params is not finite to begin with at step 1 "):
@@ -252,7 +252,7 @@ def test_a_run_with_validation_data_never_scores_the_test_data(tmp_path: Path):
     assert {id(data) for data in scored} == {id(DATASET.train), id(DATASET.valid)}
 
 
-def test_without_validation_data_the_test_bound_is_logged_and_decides_nothing(tmp_path: Path):
+def test_without_validation_data_the_test_bound_is_logged_and_affects_no_decision(tmp_path: Path):
     """A NaN of the test bound does not stop the run, and no checkpoint is the best."""
     dataset = DATASET._replace(valid=None)
     trained = fit(tmp_path, counter(), dataset, score=nan_on("test"))
@@ -265,7 +265,7 @@ def test_without_validation_data_the_test_bound_is_logged_and_decides_nothing(tm
 # Speed
 
 
-def test_the_steady_speed_leaves_out_the_first_two_stretches():
+def test_the_steady_speed_excludes_the_first_two_intervals():
     speed = trainer.Speed()
 
     def add(num_steps: int, seconds: float) -> None:
