@@ -57,7 +57,7 @@ def test_every_bound_is_built_with_its_defaults(name: str):
     build_bound(values_of(name, {}, 2), has_closed_kl=True)
 
 
-def test_an_option_that_the_bound_does_not_have_is_refused_with_those_that_it_has():
+def test_an_unknown_option_of_a_bound_is_refused_with_the_known_ones():
     unknown = "config.algorithm.bound_options.alpha is unknown; "
     assert unknown + "iwae has the options (none)" in refusal("iwae", alpha=0.3)
     assert unknown + "ciwae has the options beta" in refusal("ciwae", alpha=0.3)
@@ -80,7 +80,7 @@ def test_an_option_that_is_no_finite_number_or_text_is_refused(value: Any):
         ("score_function_loo", {}, 1, "num_samples is 1; it must be at least 2"),
     ],
 )
-def test_what_a_bound_refuses_is_refused_before_training(
+def test_values_that_a_bound_refuses_are_refused_before_training(
     name: str, options: dict[str, Any], num_samples: int, words: str
 ):
     message = refusal(name, num_samples, **options)

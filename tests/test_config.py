@@ -20,7 +20,7 @@ from aevb.errors import UserError
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_experiment_is_valid_and_says_how_to_run_it(file: Path):
+def test_every_experiment_is_valid_and_states_its_command(file: Path):
     values = validate(config_of(file))
     assert values.keys() == {field.name for field in FIELDS}
     assert f"--config=experiments/{file.name}" in file.read_text()
@@ -46,7 +46,7 @@ def test_splits_and_binarizations_in_the_config_are_those_of_the_datasets():
     assert {prefix: tuple(o) for prefix, (_, *o) in data.PREFIXES.items()} == choices.PREFIXES
 
 
-def test_what_an_empty_choice_stands_for_is_filled_in():
+def test_an_empty_choice_is_replaced_by_the_default_of_its_dataset():
     faces = changed(data__name="frey_faces")
     assert (faces["data.split"], faces["data.binarization"]) == ("blocked", "none")
     digits = changed(data__name="mnist")
@@ -60,7 +60,7 @@ def test_a_section_has_its_fields_by_their_last_name():
     assert section(values, "optimizer")["step_size"] == values["optimizer.step_size"]
 
 
-def test_what_has_no_effect_names_fields_that_exist():
+def test_fields_listed_as_without_effect_exist():
     assert set(WITHOUT_EFFECT) <= flatten(default_config()).keys()
 
 
@@ -76,7 +76,7 @@ def test_every_default_is_allowed_and_of_the_wrong_type_is_not(field):
         validate(config)
 
 
-def test_true_is_no_number():
+def test_a_bool_is_refused_where_a_number_is_expected():
     config = default_config()
     with config.unlocked(), config.ignore_type():
         config.seed = True

@@ -58,7 +58,7 @@ def build(name: str, data_set: Dataset) -> Experiment:
 @pytest.mark.parametrize(
     ("name", "kind"), list(itertools.product(LIKELIHOODS, ["binary", "grey", "real"]))
 )
-def test_a_likelihood_is_given_no_data_of_a_kind_that_it_cannot_score(name: str, kind: str):
+def test_a_likelihood_is_refused_for_data_that_it_cannot_score(name: str, kind: str):
     """The message names all likelihoods that fit, and the setting for choosing other data."""
     if kind in LIKELIHOODS[name](1).kinds:
         assert build(name, dataset(kind)).vae.levels == LIKELIHOODS[name](1).levels
@@ -73,7 +73,7 @@ def test_a_likelihood_is_given_no_data_of_a_kind_that_it_cannot_score(name: str,
     assert set(offered) == fitting
 
 
-def test_the_guard_lets_each_kind_of_data_be_scored_by_these():
+def test_the_likelihoods_of_each_kind_of_data_are_those_listed_here():
     """The expected table is written out, so that a kind claimed by mistake is found."""
     by_kind = {
         kind: {name for name, likelihood in LIKELIHOODS.items() if kind in likelihood(1).kinds}
@@ -84,7 +84,7 @@ def test_the_guard_lets_each_kind_of_data_be_scored_by_these():
 
 
 @pytest.mark.parametrize("name", GREY)
-def test_probabilities_of_levels_are_refused_data_on_another_scale(name: str):
+def test_likelihoods_of_grey_levels_are_refused_for_data_on_another_scale(name: str):
     """Their samples and means would be k / 256 where the data are k / 255."""
     if LIKELIHOODS[name](1).levels is None:
         build(name, dataset("grey", 255.0))
@@ -94,7 +94,7 @@ def test_probabilities_of_levels_are_refused_data_on_another_scale(name: str):
 
 
 @pytest.mark.parametrize("name", slow_but(["categorical"], LIKELIHOODS))
-def test_every_likelihood_learns(name: str):
+def test_training_raises_the_bound_of_every_likelihood(name: str):
     """Two hundred steps raise the bound by far more than its noise, and all values stay finite."""
     data_set = dataset(LIKELIHOODS[name](1).kinds[0])
     built = build(name, data_set)
@@ -185,7 +185,7 @@ def built_with(name: str) -> Experiment:
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_algorithm_is_built_by_its_name_and_keeps_the_form_of_its_state(name: str):
+def test_every_algorithm_is_built_by_name_and_keeps_the_shapes_and_types_of_its_state(name: str):
     built = built_with(name)
     key = jax.random.key(0)
     state = jax.eval_shape(built.algorithm.init, key)
@@ -199,7 +199,7 @@ def test_every_algorithm_is_built_by_its_name_and_keeps_the_form_of_its_state(na
 
 
 @pytest.mark.parametrize("name", slow_but(["aevb", "mcem"], ALGORITHMS))
-def test_every_algorithm_learns_by_its_name_and_its_models_are_scored(name: str):
+def test_every_algorithm_raises_the_bound_of_the_data(name: str):
     """All algorithms share the loop and the score, so that their curves can be compared."""
     built = built_with(name)
     data_set = built.dataset

@@ -60,7 +60,7 @@ def assert_varies_less(gradient: np.ndarray, other: np.ndarray) -> None:
     ],
 )
 @every_case
-def test_a_bound_made_for_some_parameters_leaves_the_others_their_gradient(
+def test_a_modified_gradient_of_phi_or_theta_does_not_change_that_of_the_other(
     name: str, other: str, parts: tuple[str, ...], sizes: tuple[int, int, int]
 ):
     """Draw by draw, it is that of the bound that was changed."""

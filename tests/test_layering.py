@@ -189,7 +189,7 @@ def test_every_module_has_a_layer_and_its_imports_point_down(module: str):
             assert SOURCES[f"aevb.{own}"].name == "__init__.py", where
 
 
-def test_the_mathematics_knows_jax_and_no_other_library():
+def test_the_mathematics_imports_only_jax():
     """The test covers import time; optax or blackjax is imported where it is called."""
     modules = [module for module in SOURCES if unit_of(module) in MATHEMATICS]
     program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
@@ -198,7 +198,7 @@ def test_the_mathematics_knows_jax_and_no_other_library():
     assert not loaded & KNOWN_TO.keys() - {"filelock", "scipy"}  # jax imports these
 
 
-def test_each_library_is_known_to_the_files_of_the_table():
+def test_each_library_is_imported_only_in_the_listed_files():
     """A library that is not there is a new dependency, which must be decided and listed."""
     users: dict[str, set[str | None]] = defaultdict(set)
     for module, library, _ in outer_imports():
@@ -208,7 +208,7 @@ def test_each_library_is_known_to_the_files_of_the_table():
 
 
 @pytest.mark.parametrize("name", WITHOUT_JAX)
-def test_what_must_answer_at_once_does_not_import_jax(name: str):
+def test_modules_of_the_command_line_do_not_import_jax(name: str):
     libraries = {imported.module.partition(".")[0] for imported in imports_of(f"aevb.{name}")}
     assert not libraries & set(EVERYWHERE)
 
@@ -222,7 +222,7 @@ def test_no_experiment_has_the_name_of_an_installed_package():
     assert not names & (taken | {"aevb"})
 
 
-def test_every_entry_of_the_package_is_on_the_map_of_the_design_and_what_is_on_it_exists():
+def test_the_design_document_lists_exactly_the_folders_and_files_of_the_package():
     design = (ROOT / "docs" / "design.md").read_text()
     on_map = set(re.findall(r"`((?:aevb|experiments|tests)/[\w/.]*)`", design))
     assert not {path for path in on_map if not (ROOT / path).exists()}
@@ -252,7 +252,7 @@ def private_parts_of_jax(node: ast.AST) -> list[str]:
     return [name for name in dotted if re.match(r"jax(lib)?(\.\w+)*\._[a-z]", name)]
 
 
-def test_a_private_part_of_jax_is_noticed():
+def test_the_check_of_private_parts_of_jax_finds_one():
     for line in (
         "from jax._src import core",
         "import jaxlib._jax",

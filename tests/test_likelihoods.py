@@ -136,14 +136,14 @@ def masses(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @every_likelihood
 @every_seed
-def test_the_density_integrates_to_1(name: str, seed: int):
+def test_each_likelihood_integrates_to_1(name: str, seed: int):
     _, probabilities = masses(name, seed)
     assert np.sum(probabilities) == pytest.approx(1.0, abs=1e-5)
 
 
 @every_likelihood
 @every_seed
-def test_log_prob_is_scipys(name: str, seed: int):
+def test_log_prob_of_each_likelihood_is_scipys(name: str, seed: int):
     likelihood = LIKELIHOODS[name](1)
     heads = random_heads(likelihood, seed)
     x = np.asarray(likelihood.sample(jax.random.key(seed), heads))
@@ -154,7 +154,7 @@ def test_log_prob_is_scipys(name: str, seed: int):
 
 @every_likelihood
 @pytest.mark.parametrize("seed", slow_but(SEEDS[:1], SEEDS))
-def test_the_mean_is_the_densitys(name: str, seed: int):
+def test_the_mean_of_each_likelihood_is_that_of_its_density(name: str, seed: int):
     heads = random_heads(LIKELIHOODS[name](1), seed)
     points, probabilities = masses(name, seed)
     np.testing.assert_allclose(LIKELIHOODS[name](1).mean(heads), probabilities @ points, atol=2e-5)
@@ -162,7 +162,7 @@ def test_the_mean_is_the_densitys(name: str, seed: int):
 
 @every_likelihood
 @pytest.mark.parametrize("seed", slow_but(SEEDS[:1], SEEDS))
-def test_samples_have_the_mean_and_the_variance_of_the_density(name: str, seed: int):
+def test_samples_of_each_likelihood_have_the_mean_and_variance_of_its_density(name: str, seed: int):
     likelihood = LIKELIHOODS[name](1)
     heads = random_heads(likelihood, seed)
     keys = jax.random.split(jax.random.key(seed), NUM_DRAWS)
@@ -176,7 +176,7 @@ def test_samples_have_the_mean_and_the_variance_of_the_density(name: str, seed: 
 
 
 @every_likelihood
-def test_samples_lie_in_the_support(name: str):
+def test_samples_of_each_likelihood_are_in_its_support(name: str):
     likelihood = LIKELIHOODS[name](1)
     heads = random_heads(likelihood, 0)
     draws = samples(name, jax.random.split(jax.random.key(0), NUM_DRAWS), heads)
@@ -189,7 +189,7 @@ def test_samples_lie_in_the_support(name: str):
 
 
 @every_likelihood
-def test_everything_is_finite_at_extreme_statistics(name: str):
+def test_each_likelihood_is_finite_at_extreme_statistics(name: str):
     """Logits of size 1e4, variances of exp(80) and exp(-80), and 0 are combined in every way."""
     likelihood = LIKELIHOODS[name](1)
 
@@ -213,7 +213,7 @@ def test_everything_is_finite_at_extreme_statistics(name: str):
 
 
 @every_likelihood
-def test_each_says_for_which_kinds_of_data_it_is_a_density(name: str):
+def test_each_likelihood_names_the_kinds_of_data_that_it_scores(name: str):
     """Grey pixels under a Bernoulli likelihood have no density and no probability."""
     kinds = set(LIKELIHOODS[name](1).kinds)
     assert kinds
@@ -416,7 +416,7 @@ def test_discretized_gaussian_gradients_in_float32_are_those_in_float64_and_of_d
         np.testing.assert_allclose(slopes, differences, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_a_density_at_the_levels_is_no_probability():
+def test_a_density_summed_over_the_grey_levels_is_not_1():
     """At a deviation of 0.3 levels the levels' densities times their width sum to 1.34, not 1."""
     levels = np.float32(np.arange(256)[:, None] / 256)
     for std, total in ((0.3, 1.34), (0.1, 3.99), (3.0, 1.0)):
@@ -444,7 +444,7 @@ def test_the_density_of_dequantized_pixels_bounds_the_probability_of_the_level(l
 # One variance
 
 
-def test_the_shared_variance_is_best_at_the_mean_squared_residual():
+def test_the_best_shared_variance_is_the_mean_squared_residual():
     """The gradient vanishes there, and the mean log p is -D/2 (log(2 pi e residual^2))."""
     rng = np.random.default_rng(0)
     x, means = jnp.float32(rng.normal(size=(2, 50, 4)))

@@ -56,7 +56,7 @@ every_bound = pytest.mark.parametrize("name", BOUNDS)
 
 
 @every_case
-def test_the_oracles_agree_by_eq_1(sizes: tuple[int, int, int]):
+def test_the_exact_elbo_and_kl_add_up_to_log_p_by_eq_1(sizes: tuple[int, int, int]):
     """log p(x) - ELBO = KL(q || posterior)."""
     model, x, mean, log_var = case = make_case(*sizes)
     gap = oracles.kl_gaussians(mean, np.diag(np.exp(log_var)), *model.posterior(x))
@@ -83,14 +83,14 @@ def estimates(sizes: tuple[int, int, int]) -> dict[str, Estimates]:
 
 @every_bound
 @every_case
-def test_its_mean_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
+def test_the_mean_of_each_bound_is_exact(name: str, sizes: tuple[int, int, int]):
     exact = EXPECTED[name].value(make_case(*sizes))
     assert standard_errors_off(estimates(sizes)[name].value, exact) < 4
 
 
 @every_bound
 @every_case
-def test_the_mean_of_its_gradient_is_the_exact_one(name: str, sizes: tuple[int, int, int]):
+def test_the_mean_gradient_of_each_bound_is_exact(name: str, sizes: tuple[int, int, int]):
     """The gradient is in the guide's statistics (phi) and the model's weights and bias (theta)."""
     value, of_phi, _ = EXPECTED[name]
     for part, draws in estimates(sizes)[name].gradient.items():
@@ -122,7 +122,7 @@ BEYOND_LOG_P = {"beta_elbo": {"beta": 0.1}}
 
 
 @pytest.mark.parametrize("name", NOT_BOUNDS_ON_LOG_P)
-def test_what_is_called_no_bound_exceeds_log_p_on_average(name: str):
+def test_entries_listed_as_no_bound_can_exceed_log_p_on_average(name: str):
     case = exact_case(4, 2, seed=0)
     draws = draws_of(partial(BOUNDS[name], **BEYOND_LOG_P[name]), case)
     standard_error = np.std(draws) / np.sqrt(NUM_DRAWS)
@@ -289,7 +289,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "message"), REFUSED)
-def test_arguments_that_have_no_meaning_are_refused(
+def test_arguments_of_a_bound_out_of_range_are_refused_in_one_line(
     name: str, arguments: dict[str, Any], message: str
 ):
     case = make_case(1, 1, seed=0)
@@ -318,7 +318,7 @@ def test_every_entry_of_bounds_can_be_called_as_a_bound_and_is_named_as_its_func
 
 
 @every_bound
-def test_the_model_is_evaluated_once_a_sample(name: str):
+def test_each_bound_evaluates_the_model_once_for_each_sample(name: str):
     """The decoder is the main cost of a bound, so it is applied once, to all samples."""
     joint = joint_of(CASE.model, CASE.x)
     passes = []
@@ -388,7 +388,7 @@ COMPARED = {str(entry): entry for entry in ENTRIES}
 
 
 @pytest.mark.parametrize("claim", SAME)
-def test_on_the_same_samples(claim: str):
+def test_bounds_that_are_equal_by_definition_are_equal_on_the_same_samples(claim: str):
     (name, options), (other, other_options) = SAME[claim]
     np.testing.assert_allclose(
         values(name, **options), values(other, **other_options), rtol=2e-5, atol=1e-4

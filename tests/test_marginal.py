@@ -130,7 +130,7 @@ def repeated(case: Case, number: int) -> list[Case]:
         pytest.param(4, 1, marks=pytest.mark.slow),
     ],
 )
-def test_every_estimate_is_within_a_twentieth_of_a_nat_and_the_sandwich_is_thinner_than_that(
+def test_every_estimate_of_log_p_is_within_a_twentieth_of_a_nat_and_bounds_differ_by_less(
     num_dims: int, num_latents: int
 ):
     """The settings take about a second for each of three models."""
@@ -148,7 +148,7 @@ def test_every_estimate_is_within_a_twentieth_of_a_nat_and_the_sandwich_is_thinn
 
 
 @every_crude
-def test_p_or_its_reciprocal_is_estimated_without_bias_and_the_log_is_on_its_side(name: str):
+def test_each_estimator_is_unbiased_for_p_or_1_over_p_and_bounds_log_p_on_its_side(name: str):
     """The side follows from Jensen's inequality; the table says which one it is."""
     case, number = make_case(5, 2, seed=5), 500
     value = estimates(name, repeated(case, number), **CRUDE[name]).value - case.log_prob()
@@ -159,7 +159,7 @@ def test_p_or_its_reciprocal_is_estimated_without_bias_and_the_log_is_on_its_sid
 
 
 @pytest.mark.slow
-def test_the_log_of_appendix_d_is_above_where_its_fit_is_bad():
+def test_the_estimate_of_appendix_d_is_above_log_p_if_its_fit_is_bad():
     settings = {"num_samples": 4, "num_chains": 3, "settings": FEW}
     case, number = make_case(5, 3, seed=5), 2000
     value = estimates("appendix_d", repeated(case, number), **settings).value - case.log_prob()
@@ -183,7 +183,7 @@ def test_the_standard_error_is_the_spread_over_seeds(name: str):
 
 
 @pytest.mark.slow
-def test_annealing_from_the_prior_gives_the_same_answer():
+def test_annealing_from_the_prior_estimates_log_p_in_both_directions():
     """The path of Wu et al. (2017) is checked in both directions, within 4 standard errors."""
     cases = [make_case(6, 3, seed) for seed in range(3)]
     guide = prior_guide(StandardNormal(3))
@@ -299,7 +299,7 @@ def test_importance_sampling_is_the_log_mean_of_its_weights_however_they_are_chu
         assert diagnostics["effective_sample_size"] == pytest.approx(ess, rel=1e-3), chunk_size
 
 
-def test_the_prior_may_stand_in_for_the_guide():
+def test_importance_sampling_accepts_the_prior_as_its_guide():
     case, prior = make_case(4, 2, seed=8), StandardNormal(2)
     joint = joint_of(case.model, case.x)
     run = partial(importance_sampling, stats=(), joint=joint, num_samples=5000)
@@ -351,14 +351,14 @@ def at_three_guides() -> tuple[float, Estimate]:
     return float(model.log_prob(x)), estimates("importance", cases, num_samples=5000)
 
 
-def test_at_the_exact_posterior_every_weight_is_p():
+def test_every_importance_weight_at_the_exact_posterior_is_p():
     log_prob, (value, error, diagnostics) = at_three_guides()
     assert value[2] == pytest.approx(log_prob, abs=1e-4)
     assert error[2] < 1e-4
     assert diagnostics["effective_sample_size"][2] == pytest.approx(5000, rel=1e-3)
 
 
-def test_pareto_k_gives_a_guide_with_thin_tails_away():
+def test_pareto_k_detects_a_guide_with_thin_tails():
     diagnostics = at_three_guides()[1].diagnostics
     trusted, warned, _ = diagnostics["pareto_k"]
     assert trusted < 0.5
@@ -408,7 +408,7 @@ def at_two_peaks() -> Estimate:
 
 
 @pytest.mark.slow
-def test_appendix_d_tells_of_chains_that_do_not_agree_by_r_hat():
+def test_r_hat_of_appendix_d_detects_chains_that_disagree():
     diagnostics = at_two_peaks().diagnostics
     parted, together, _ = diagnostics["r_hat"]
     assert parted > 1.3
@@ -446,7 +446,7 @@ def test_fewer_than_four_chains_or_a_divergent_trajectory_give_no_upper_bound():
 
 
 @pytest.mark.slow
-def test_chains_of_appendix_d_start_where_the_posterior_is_and_not_where_the_guide_is():
+def test_chains_of_appendix_d_start_where_the_posterior_is_and_not_where_only_the_guide_is():
     """The log of the smaller peak's share would be 11 nats below log p(x) = 0."""
     found = jax.tree.map(lambda leaf: float(leaf[2]), at_two_peaks())
     assert abs(found.value) < max(0.05, 4 * found.standard_error)
@@ -454,7 +454,7 @@ def test_chains_of_appendix_d_start_where_the_posterior_is_and_not_where_the_gui
 
 
 @pytest.mark.slow
-def test_warm_up_parts_the_reverse_chains_from_the_sample_they_share():
+def test_warm_up_makes_reverse_chains_independent_of_their_common_start():
     """The shared z is far from the posterior, so the part of it that remains can be measured."""
     case = make_case(6, 3, seed=2)
     cases = [case._replace(z=case.z + 5.0)] * 20
@@ -478,7 +478,7 @@ CHAINS = ("ais", "reverse_ais", "appendix_d")
 
 
 @every_estimator
-def test_every_entry_says_in_its_first_line_on_which_side_it_is(name: str):
+def test_the_docstring_of_every_estimator_names_its_side_in_the_first_line(name: str):
     function, kind, *_ = ESTIMATORS[name]
     first_line = (function.__doc__ or "").splitlines()[0]
     assert f"a stochastic {kind.upper()} bound" in first_line

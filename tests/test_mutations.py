@@ -35,7 +35,7 @@ def small_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("slip", SLIPS, ids=[slip.name for slip in SLIPS])
-def test_a_slip_can_still_be_made(slip: Slip):
+def test_every_slip_changes_the_code_and_has_a_test_to_run_first(slip: Slip):
     """Where code is renamed, the slips in it must follow."""
     module, text = slips.slipped(slip)
     assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(module.read_text()))
@@ -43,12 +43,12 @@ def test_a_slip_can_still_be_made(slip: Slip):
     assert any(slip.only in file for file in tests)
 
 
-def test_slips_have_names_of_their_own():
+def test_slips_have_distinct_names():
     assert len({slip.name for slip in SLIPS}) == len(SLIPS)
 
 
 @pytest.mark.parametrize("stem", mutations.MORE_TESTS)
-def test_the_modules_and_files_of_more_tests_are_there(stem: str):
+def test_the_modules_and_tests_of_more_tests_exist(stem: str):
     assert list((slips.ROOT / "aevb").rglob(f"{stem}.py"))
     for name in mutations.MORE_TESTS[stem].split():
         assert list((slips.ROOT / "tests").rglob(f"test_{name}.py"))
@@ -83,7 +83,7 @@ def test_a_slip_whose_code_is_not_there_once_is_refused(
 
 
 @pytest.mark.slow
-def test_what_is_no_slip_is_not_noticed():
+def test_an_edit_that_changes_nothing_makes_no_test_fail():
     """An edit that changes nothing makes no test fail, so a failure means that a slip was seen."""
     outcome = mutations.judge(SLIPS[0]._replace(new=SLIPS[0].old))
     assert not outcome.red

@@ -83,7 +83,7 @@ HEADS_ALONE = network()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_units_mean_and_variance_are_those_that_its_weights_give_it(seed: int):
+def test_the_mean_and_variance_of_a_unit_are_those_of_its_random_weights(seed: int):
     """The noise (unit - x'M - b) / sqrt(x^2'V + v) is standard normal and the same for all x."""
     mean, log_var = posterior_of(HEADS_ALONE, seed=seed)
     x = np.stack([inputs(seed), inputs(seed + 10), 0.0 * inputs(seed), 30.0 * inputs(seed)])
@@ -132,7 +132,7 @@ def test_noisy_units_have_the_distribution_that_noisy_weights_give_them(hidden: 
     assert np.max(miss / error) < 4
 
 
-def test_two_inputs_with_one_key_have_one_noise_and_with_two_keys_have_two():
+def test_inputs_share_their_noise_only_if_they_share_their_key():
     """The samples of z of one datapoint share its noise; different datapoints do not."""
     net = network(hidden=(5,))
     mean, log_var = posterior_of(net)

@@ -134,12 +134,12 @@ def test_adam_with_options_is_adam_in_numpy(decay: float):
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
-def test_without_options_the_defaults_are_optaxs(name: str):
+def test_an_optimizer_without_options_has_the_defaults_of_optax(name: str):
     expected = trajectory(getattr(optax, name)(STEP_SIZE))
     assert_close(trajectory(optimizers.make(name, STEP_SIZE)), expected)
 
 
-def test_an_option_may_be_a_switch():
+def test_an_optimizer_option_can_be_a_bool():
     expected = trajectory(optax.sgd(STEP_SIZE, momentum=0.9, nesterov=True))
     assert_close(
         trajectory(optimizers.make("sgd", STEP_SIZE, {"momentum": 0.9, "nesterov": True})), expected
@@ -149,7 +149,7 @@ def test_an_option_may_be_a_switch():
 @pytest.mark.parametrize(
     "name", ["adamm", "", "Adam", "chain", "apply_updates", "losses", "__doc__"]
 )
-def test_what_is_no_optimizer_is_refused_with_some_that_are(name: str):
+def test_an_unknown_optimizer_is_refused_with_known_ones(name: str):
     message = refusal(name)
     assert repr(name) in message
     assert "adagrad" in message
@@ -158,7 +158,7 @@ def test_what_is_no_optimizer_is_refused_with_some_that_are(name: str):
 @pytest.mark.parametrize(
     "options", [{"beta": 1.0}, {"b1": 0.9, "beta": 1.0}, {"learning_rate": 1.0}, {"b1": "high"}]
 )
-def test_an_option_that_it_does_not_take_is_refused_with_those_that_it_does(
+def test_an_unknown_option_of_an_optimizer_is_refused_with_the_known_ones(
     options: dict[str, Any],
 ):
     message = refusal("adam", **options)
@@ -173,7 +173,7 @@ def test_adagrads_decay_is_no_option_because_it_is_the_prior():
     assert message.endswith("optimizer.options can be initial_accumulator_value, eps")
 
 
-def test_an_option_that_breaks_the_arithmetic_is_refused():
+def test_an_optimizer_option_that_divides_by_zero_is_refused():
     """RAdam divides by 1 - b2, which is 0 here."""
     assert "{'b2': 1.0}" in refusal("radam", b2=1.0)
 

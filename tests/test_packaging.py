@@ -167,7 +167,7 @@ def python(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
-def test_what_is_installed_is_no_clone_and_answers(installed: Path, tmp_path: Path):
+def test_the_installed_command_works_without_a_clone(installed: Path, tmp_path: Path):
     found = python(installed, tmp_path, "-c", "import aevb; print(aevb.__file__, aevb.__version__)")
     assert found.stdout.split() == [str(installed / "aevb" / "__init__.py"), PROJECT["version"]]
     command = str(installed / "bin" / "aevb")
@@ -180,7 +180,9 @@ def test_what_is_installed_is_no_clone_and_answers(installed: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_it_trains_on_the_frey_faces_and_is_evaluated(installed: Path, tmp_path: Path):
+def test_the_installed_package_trains_on_the_frey_faces_and_evaluates(
+    installed: Path, tmp_path: Path
+):
     command = str(installed / "bin" / "aevb")
     small = ["--config.train.num_examples=2000", "--config.model.hidden=(8,)"]
     done = python(installed, tmp_path, command, "run", *small, "--workdir=run")

@@ -87,7 +87,7 @@ def floats(result: Any) -> list[np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_comparable])
-def test_float32_agrees_with_float64(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_every_function_in_float32_agrees_with_float64(name: str, monkeypatch: pytest.MonkeyPatch):
     """Both have the same noise, which is drawn in float32; `Case.tolerance` says how closely."""
     precision_cases.draw_in_float32(monkeypatch)
     case = CASES[name]

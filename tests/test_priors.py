@@ -73,7 +73,7 @@ def components_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @every_prior
-def test_the_density_is_scipys_sum_of_weighted_normals(name: str):
+def test_the_density_of_a_prior_is_scipys_sum_of_weighted_normals(name: str):
     weights, means, stds = components_of(name)
     z = np.random.default_rng(1).normal(scale=2.0, size=(50, NUM_LATENTS)).astype(np.float32)
     log_each = scipy.stats.norm.logpdf(z[:, None], means, stds).sum(axis=2)
@@ -83,7 +83,7 @@ def test_the_density_is_scipys_sum_of_weighted_normals(name: str):
 
 
 @every_prior
-def test_samples_have_the_density(name: str):
+def test_samples_of_a_prior_have_its_density(name: str):
     """The checks are Kolmogorov-Smirnov on each marginal, at 1e-3 each, and a joint expectation."""
     weights, means, stds = components_of(name)
     keys = jax.random.split(jax.random.key(0), NUM_DRAWS)

@@ -65,11 +65,11 @@ def fits(name: str) -> Fitted:
 
 
 @pytest.mark.parametrize("name", slow_but(["encoder"], ["encoder", "laplace", "modes"]))
-def test_each_can_be_jitted_and_vmapped(name: str):
+def test_each_proposal_can_be_jitted_and_vmapped(name: str):
     np.testing.assert_allclose(fits(name).estimate.value, MODEL.log_prob(XS), atol=0.3)
 
 
-def test_the_fit_to_a_gaussian_posterior_is_exact():
+def test_the_proposal_fitted_to_a_gaussian_posterior_is_exact():
     """The fit starts at a guide that is far off; that of `modes` is the one at its highest mode."""
     start = fits("modes").start
     for i, (x, log_weights) in enumerate(zip(XS, start["log_weights"], strict=True)):
@@ -78,7 +78,7 @@ def test_the_fit_to_a_gaussian_posterior_is_exact():
         assert_exact(highest, *MODEL.posterior(x))
 
 
-def test_a_mode_that_many_climbs_find_counts_once():
+def test_a_mode_found_from_several_starts_counts_once():
     start, found = fits("modes")
     weights = np.sort(np.exp(start["log_weights"]), axis=1)
     np.testing.assert_allclose(weights[:, -2:], [[0.0, 1.0]] * 4, atol=1e-6)
@@ -183,7 +183,7 @@ def modes_of_two_peaks() -> Along:
 
 
 @pytest.mark.slow
-def test_a_heavy_tail_is_covered():
+def test_the_student_t_proposal_covers_a_heavy_tail():
     """The posterior is Student-t with 15 degrees of freedom; a Gaussian fit would not cover it."""
     found = laplace_along()["student_t"].estimate
     grid = np.linspace(-60.0, 60.0, 200_001)
@@ -193,7 +193,7 @@ def test_a_heavy_tail_is_covered():
 
 
 @pytest.mark.slow
-def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other():
+def test_several_modes_are_found_and_weighted_where_a_fit_at_one_mode_misses_the_other():
     start, _, _, found = modes_of_two_peaks()
     weights = np.exp(start["log_weights"])
     located = np.asarray(start["of_mode"]["location"])[weights > 0, 0]
@@ -207,7 +207,7 @@ def test_several_modes_are_found_and_weighed_where_a_fit_at_one_misses_the_other
     assert max(alone) < 5.0 + np.log(0.8) + 0.05  # it finds one peak only, at most the higher one
 
 
-def test_the_mixture_is_a_density_and_its_samples_are_of_it():
+def test_the_mixture_proposal_integrates_to_1_and_its_samples_have_its_density():
     _, log_density, draws, _ = modes_of_two_peaks()
     density = np.exp(log_density)
     assert abs(np.trapezoid(density, GRID) - 1.0) < 1e-3
@@ -217,13 +217,13 @@ def test_the_mixture_is_a_density_and_its_samples_are_of_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["flat", "dip", "sharp"])
-def test_a_strange_curvature_gives_a_proper_density(name: str):
+def test_a_posterior_with_degenerate_curvature_has_a_proper_proposal(name: str):
     _, log_density, draws, _ = laplace_along()[name]
     assert np.all(np.isfinite(log_density))
     assert np.all(np.isfinite(draws))
 
 
-def test_the_encoders_own_is_left_as_it_is():
+def test_the_encoder_proposal_is_the_guide_itself():
     stats = broad(2)
     joint = Joint(StandardNormal(2).log_prob, lambda z: jnp.sum(z))
     assert proposals.encoder(KEY, stats, diag_normal, joint) == (stats, diag_normal)

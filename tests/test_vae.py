@@ -214,7 +214,7 @@ def test_every_likelihood_makes_a_vae(name: str):
     assert np.isfinite(log_lik)
 
 
-def test_encoder_and_decoder_are_drawn_apart():
+def test_encoder_and_decoder_are_initialized_with_different_keys():
     """One key for both would make equal kernels of equal shapes."""
     model = make_vae(num_dims=3, num_latents=3)
     params = model.init(jax.random.key(0))
