@@ -170,7 +170,7 @@ def test_dreg_of_many_samples_has_the_mean_of_iwaes_gradient(sizes: tuple[int, i
 
 
 def test_a_kl_below_the_free_nats_has_no_gradient():
-    """Phi therefore follows log p(x|z) alone, as with a weight of 0."""
+    """Phi therefore follows only log p(x|z), as with a weight of 0."""
     case = make_case(4, 2, seed=1)
     assert 1.0 < case.kl() < 2.0
     bounds = {

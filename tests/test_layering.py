@@ -107,7 +107,7 @@ SOURCES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 @functools.cache
 def imports_of(module: str) -> list[Import]:
-    """Returns the imports of the whole file, also within functions and for type checkers alone."""
+    """Returns the imports of the whole file, also within functions and for type checkers."""
     tree = ast.parse(SOURCES[module].read_text())
     return [found for node in ast.walk(tree) for found in _imports(node)]
 

@@ -36,7 +36,7 @@ def small_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("slip", SLIPS, ids=[slip.name for slip in SLIPS])
 def test_every_slip_changes_the_code_and_has_a_test_to_run_first(slip: Slip):
-    """Where code is renamed, the slips in it must follow."""
+    """When code is renamed or rewritten, its slips must be rewritten too."""
     module, text = slips.slipped(slip)
     assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(module.read_text()))
     tests = [file.read_text() for file in mutations.tests_of(module)]

@@ -26,7 +26,7 @@ UNTRACKED = shutil.ignore_patterns(
     *(
         line.rstrip("/")
         for line in (ROOT / ".gitignore").read_text().splitlines()
-        if not line.startswith("/")  # a pattern with "/" applies at the root alone
+        if not line.startswith("/")  # a pattern with "/" applies only at the root
     )
 )
 PAGES = tuple(

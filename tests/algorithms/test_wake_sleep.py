@@ -68,7 +68,7 @@ def test_theta_follows_the_bound_at_the_data_and_phi_follows_log_q_at_samples_of
 
 
 def without_wake(model: VAE) -> VAE:
-    """Returns the model with log p(x, z) = 0 and unchanged dreams."""
+    """Returns the model with log p(x, z) = 0 and unchanged samples."""
     return model._replace(joint=lambda params, x: Joint(lambda z: 0.0 * z[0], lambda z: 0.0 * z[0]))
 
 

@@ -8,6 +8,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def float64(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Switches to float64, except in a file that says `IN_FLOAT32 = True`."""
+    """Switches to float64, except in a file with `IN_FLOAT32 = True`."""
     with jax.enable_x64(not getattr(request.module, "IN_FLOAT32", False)):
         yield

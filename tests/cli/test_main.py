@@ -123,7 +123,7 @@ def test_a_closed_standard_output_does_not_stop_a_command(flags: list[str], tmp_
 
 
 def test_a_library_that_is_missing_is_named_in_one_line(tmp_path: Path):
-    """The installation is by `pip install --no-deps`, for the losses alone."""
+    """The installation is by `pip install --no-deps`, for users of only the losses."""
     (tmp_path / "absl.py").write_text("raise ModuleNotFoundError(name='absl')\n")
     done = run_python("-m", "aevb", "run", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert done.returncode == 2

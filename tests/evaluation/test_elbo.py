@@ -179,7 +179,7 @@ def test_an_evaluations_binarization_is_drawn_once_for_each_datapoint():
     assert np.mean(first != other) == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 1000))
 
 
-# Which datapoints
+# The evaluated subset
 
 
 @pytest.mark.parametrize(("num_data", "limit"), [(50, 20), (20, 20), (5, 20), (21, 20)])

@@ -1,4 +1,4 @@
-"""Every experiment, and every program beside run.py, from its command to its files."""
+"""Every experiment, and every program other than run.py, from its command to its files."""
 
 import json
 from pathlib import Path

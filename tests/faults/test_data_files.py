@@ -166,7 +166,7 @@ OWN: dict[str, Callable[[], bytes]] = {
 def test_damaged_user_files_are_refused_by_name_or_are_still_valid_data(
     name: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ):
-    """No digest is known for them, so a flipped pixel cannot be told from a true one."""
+    """They have no known digest, so a flipped pixel cannot be distinguished from a true one."""
     content = OWN[name]()
     path = tmp_path / "own" / name
     path.parent.mkdir()

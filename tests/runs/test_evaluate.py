@@ -1,4 +1,4 @@
-"""What the evaluation of a run says of each estimator."""
+"""The side that the evaluation of a run reports for each estimator."""
 
 import jax.numpy as jnp
 import pytest

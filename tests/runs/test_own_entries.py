@@ -22,7 +22,7 @@ def command(name: str, *flags: object) -> Done:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, trained with a file that does not exist any more."""
+    """Returns the folder of a finished run whose experiment file no longer exists."""
     file = tmp_path_factory.mktemp("experiment") / "mine.py"
     shutil.copy(FILE, file)
     folder = tmp_path_factory.mktemp("runs") / "run"

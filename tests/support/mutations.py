@@ -21,7 +21,7 @@ from slips import ROOT, SLIPS, Slip, slipped
 
 COPIED = ("aevb", "experiments", "tests", "CHANGELOG.md", "pyproject.toml")
 SOME_TEST_IS_RED, NO_TEST_RAN = 1, 5  # pytest's exit statuses; 2 to 4 are errors of another kind
-# The test files that notice slips in a module beside its own, test_MODULE.py, if it has one.
+# The test files that detect slips in a module, in addition to test_MODULE.py if there is one.
 MORE_TESTS = {
     "frey_faces": "data",
     "gradient_ascent": "aevb convolutions",

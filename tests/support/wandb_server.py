@@ -20,7 +20,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment in which Weights & Biases finds this server and is logged in."""
+        """Returns the environment in which Weights & Biases finds this server and is logged in."""
         address = f"http://127.0.0.1:{self.server_port}"
         return {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
 

@@ -50,7 +50,7 @@ def test_the_results_file_of_a_sweep_is_its_returned_result(finished: tuple[Path
 
 
 def assert_as_alone(inside: Path, member: Member, alone: Path, rel: float) -> None:
-    """Checks that a run within a sweep writes the same files as the run alone."""
+    """Checks that a run within a sweep writes the same files as a single run."""
     summary = runs.run(member.values, alone)
     assert read(inside / "config.json") == read(alone / "config.json")
     assert {p.name for p in inside.iterdir()} == {p.name for p in alone.iterdir()}

@@ -142,7 +142,7 @@ def importance_sampling(built: Experiment, proposal: str) -> Program:
 
 
 def lowered(program: Program) -> export.Exported:
-    """Lowers a program for all platforms; raises if one of them does not know an operation."""
+    """Lowers a program for all platforms; raises if one of them does not support an operation."""
     exported = export.export(program.function, platforms=PLATFORMS)(*program.arguments)
     assert exported.platforms == PLATFORMS
     return exported
