@@ -33,8 +33,9 @@ def add(running: Running, log_weights: Array) -> Running:
 
     A log-weight of -inf, which is a weight of 0, changes nothing.
     """
-    ordered = jnp.sort(jnp.concatenate([running.largest, log_weights]), descending=True)
-    largest, others = jnp.split(ordered, [len(running.largest)])
+    candidates = jnp.concatenate([running.largest, log_weights])
+    largest, where = jax.lax.top_k(candidates, len(running.largest))
+    others = candidates.at[where].set(-jnp.inf)
     return Running(
         log_rest=jnp.logaddexp(running.log_rest, jax.nn.logsumexp(others)),
         log_sum_sq=jnp.logaddexp(running.log_sum_sq, jax.nn.logsumexp(2.0 * log_weights)),
@@ -129,7 +130,7 @@ def pareto_smoothed_tail(largest: Array) -> Array:
 
 
 def pareto_smoothed(log_weights: Array) -> Array:
-    """Returns log-weights [K], of which the tail is replaced by `pareto_smoothed_tail`."""
+    """Replaces the tail of log-weights [K] by `pareto_smoothed_tail`; returns all of them [K]."""
     largest, where = jax.lax.top_k(log_weights, tail_size(len(log_weights)) + 1)
     return log_weights.at[where[:-1]].set(pareto_smoothed_tail(largest))
 
