@@ -39,14 +39,11 @@ from aevb import experiments, registry
 from aevb.cli.common import reporting_mistakes
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, require_field, validate
 from aevb.errors import UserError
+from aevb.evaluation.bits import UNITS
 from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
 
 CONFIG_IS_MISSING = "--config is missing; try --config=experiments/frey_faces.py"
 HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
-BITS = {  # entries of a summary, without the split -> the column's header
-    "bits_per_dim": "bits/dim",
-    "dequantized_bits_per_dim": "bits/dim, dequantized (at most)",
-}
 NO_BITS = (
     "p(x|z) is a density, which has no bits/dim; likelihoods of levels (discretized_logistic) and "
     "config.data.dequantize=True have them"
@@ -197,8 +194,8 @@ def default_workdir(given: flags.FlagValues) -> Path:
 
 def report(summary: dict[str, Any], folder: Path) -> str:
     """Returns a run's result as text for the terminal."""
-    bits = [name for name in BITS if f"test_{name}" in summary]
-    headers = "".join(f"  {BITS[name]}" for name in bits)
+    bits = {name: unit for name, unit in UNITS.items() if f"test_{name}" in summary}
+    headers = "".join(f"  {unit}" for unit in bits.values())
     lines = [f"{'':6} {'bound (nats)':>12} {'std. error':>11}{headers}"]
     for split in ("train", "valid", "test"):
         if f"{split}_bound" not in summary:
@@ -207,7 +204,9 @@ def report(summary: dict[str, Any], folder: Path) -> str:
         lines.append(
             f"{split:6} {summary[f'{split}_bound']:12.2f} "
             f"{'' if error is None else format(error, '11.2f'):>11}"
-            + "".join(f"  {summary[f'{split}_{name}']:{len(BITS[name])}.3f}" for name in bits)
+            + "".join(
+                f"  {summary[f'{split}_{name}']:{len(unit)}.3f}" for name, unit in bits.items()
+            )
         )
     if summary["data"]["kind"] == "grey" and not bits:
         lines.append(NO_BITS)

@@ -1,6 +1,5 @@
 """The bound of a trained model on a whole dataset, with fixed noise."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.data import Dataset
 from aevb.evaluation.intervals import standard_error
 from aevb.losses import evidence_lower_bound, iwae
 from aevb.types import Key, PyTree
@@ -20,9 +18,6 @@ EVALUATION_SEED = 20131220  # seed of binarizations: the day that the paper appe
 NOISE_SEED = EVALUATION_SEED + 1  # seed of z, the same in every evaluation of every model
 EVALUATION_BATCH = 500  # datapoints per compiled call
 PRIOR_SAMPLES = 100  # samples of the prior for a model without an encoder
-
-
-BITS, DEQUANTIZED_BITS = "bits_per_dim", "dequantized_bits_per_dim"
 
 
 class Score(NamedTuple):
@@ -141,32 +136,3 @@ def some_of(num_data: int, limit: int) -> np.ndarray:
     if num_data <= limit:
         return np.arange(num_data)
     return np.sort(np.random.default_rng(EVALUATION_SEED).permutation(num_data)[:limit])
-
-
-def bits_per_dim(nats: float, *, num_dims: int, levels: float | None = None) -> float:
-    """Returns the bits per dimension of grey levels: -log2 of their probability, over D.
-
-    If `levels` is None, `nats` are log P of the levels, as of a likelihood with `levels`. Otherwise
-    they are the mean log-density of dequantized pixels (k + u) / levels. Minus log(levels) a pixel
-    these are a lower bound on log P, where P is the density's integral over the cell of each level,
-    so that the bits are an upper bound (Theis et al., 2016).
-
-    A density at the points k / levels has no bits: it can exceed 1 / (the width of a cell), and
-    times that width it does not sum to 1 over the levels.
-    """
-    width_bits = 0.0 if levels is None else math.log2(levels)
-    return width_bits - nats / (num_dims * math.log(2.0))
-
-
-def bits_of(nats: float, dataset: Dataset, vae: VAE) -> dict[str, float]:
-    """Returns the bits per dimension of a bound on a dataset, by the name of their meaning.
-
-    The name is BITS if p(x|z) is a probability of grey levels, and DEQUANTIZED_BITS if it is a
-    density of dequantized ones. Otherwise the result is {}.
-    """
-    num_dims = dataset.train.shape[1]
-    if vae.levels is not None:
-        return {BITS: bits_per_dim(nats, num_dims=num_dims)}
-    if dataset.is_dequantized:
-        return {DEQUANTIZED_BITS: bits_per_dim(nats, num_dims=num_dims, levels=dataset.levels)}
-    return {}

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 
@@ -78,6 +77,8 @@ def interval_from(
         df: degrees of freedom of each standard error, [m] or one for all.
         number: of values behind the mean.
     """
+    from scipy.special import stdtrit  # here, because its import takes a quarter of a second
+
     total = float(np.sum(np.square(np.asarray(standard_errors, np.float64))))
     if not math.isfinite(total):
         return Interval(mean, None, number)

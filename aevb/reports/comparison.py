@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from aevb.config import DEFAULTS, WITHOUT_EFFECT, Values
 from aevb.errors import UserError
+from aevb.evaluation.bits import UNITS
 from aevb.evaluation.intervals import mean_interval
 from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve, read_records, read_signed, replace_text
@@ -37,10 +38,11 @@ BOUNDS = (
     Column("valid_bound", "valid bound (nats)", 2),
     Column("test_bound", "test bound (nats)", 2),
     Column("best_test_bound", "test bound, best checkpoint (nats)", 2),
-    Column("train_bits_per_dim", "train bits/dim", 3),
-    Column("test_bits_per_dim", "test bits/dim", 3),
-    Column("train_dequantized_bits_per_dim", "train bits/dim, dequantized (at most)", 3),
-    Column("test_dequantized_bits_per_dim", "test bits/dim, dequantized (at most)", 3),
+    *(
+        Column(f"{split}_{name}", f"{split} {unit}", 3)
+        for name, unit in UNITS.items()
+        for split in ("train", "test")
+    ),
 )
 COSTS = (
     Column("examples_per_second", "examples/s", 0),

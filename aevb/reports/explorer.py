@@ -19,6 +19,7 @@ from aevb.config import DEFAULTS, Values
 from aevb.data import Dataset
 from aevb.distributions import DiagNormal
 from aevb.evaluation import elbo
+from aevb.evaluation.bits import UNITS
 from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
@@ -79,12 +80,9 @@ def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
             continue
         bound, error = summary[f"{split}_bound"], summary[f"{split}_bound_standard_error"]
         in_bits = "".join(
-            f", {summary[name]:.3f} {unit}"
-            for name, unit in (
-                (f"{split}_{elbo.BITS}", "bits/dim"),
-                (f"{split}_{elbo.DEQUANTIZED_BITS}", "bits/dim, dequantized (at most)"),
-            )
-            if name in summary
+            f", {summary[f'{split}_{name}']:.3f} {unit}"
+            for name, unit in UNITS.items()
+            if f"{split}_{name}" in summary
         )
         spread = "" if error is None else f", standard error {error:.2f}"
         rows.append([f"bound, {split}", f"{bound:.2f} nats{spread}{in_bits}"])

@@ -17,6 +17,7 @@ from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, section
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import elbo
+from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
@@ -238,7 +239,7 @@ def _bounds(score: elbo.Scorer, params: PyTree, experiment: Experiment) -> dict[
         mean, error = score(params, data, np.arange(len(data)))
         figures[f"{split}_bound"] = mean
         figures[f"{split}_bound_standard_error"] = error
-        for name, bits in elbo.bits_of(mean, dataset, experiment.vae).items():
+        for name, bits in bits_of(mean, dataset, experiment.vae).items():
             figures[f"{split}_{name}"] = bits
     return figures
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
-from aevb.evaluation import elbo
+from aevb.evaluation.bits import UNITS
 from aevb.evaluation.intervals import mean_interval
 from aevb.reports import comparison
 from aevb.runtime.run_lock import owned, writing
@@ -171,7 +171,7 @@ def _rows(
         outcomes = [summary for member in alike if (summary := summary_of(folder, member))]
         columns = [
             f"{split}_{unit}"
-            for unit in ("bound", elbo.BITS, elbo.DEQUANTIZED_BITS)
+            for unit in ("bound", *UNITS)
             for split in ("train", "valid", "test", "best_test")
         ]
         rows.append(

@@ -14,7 +14,8 @@ import scipy.stats
 from aevb import guides, likelihoods, vae
 from aevb.data import Dataset
 from aevb.evaluation import elbo
-from aevb.evaluation.elbo import bits_per_dim, fixed_input, make_score, some_of
+from aevb.evaluation.bits import BITS, DEQUANTIZED_BITS, bits_of, bits_per_dim
+from aevb.evaluation.elbo import fixed_input, make_score, some_of
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import sgvb_a, sgvb_b
 from aevb.networks import mlp, normal_init
@@ -275,11 +276,11 @@ def test_reported_bits_are_of_probabilities_that_sum_to_1_or_are_bounds_of_their
     )
     for std in STDS:
         nats = nats_of_levels(name, data_set, std)
-        reported = [elbo.bits_of(float(mean), data_set, model) for mean in np.mean(nats, axis=1)]
+        reported = [bits_of(float(mean), data_set, model) for mean in np.mean(nats, axis=1)]
         if LIKELIHOODS[name](1).levels is not None:
-            assert sum(2.0 ** -bits[elbo.BITS] for bits in reported) == pytest.approx(1, abs=1e-4)
+            assert sum(2.0 ** -bits[BITS] for bits in reported) == pytest.approx(1, abs=1e-4)
         elif is_dequantized:
-            bounds = np.array([2.0 ** -bits[elbo.DEQUANTIZED_BITS] for bits in reported])
+            bounds = np.array([2.0 ** -bits[DEQUANTIZED_BITS] for bits in reported])
             cells = np.mean(np.exp(nats), axis=1) / 256
             assert np.all(bounds <= cells * (1.0 + 1e-4))
             assert np.sum(cells) <= 1.0 + 1e-4

@@ -1,0 +1,41 @@
+"""Bits per dimension of grey levels, of a bound in nats. It does not import jax."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aevb.data import Dataset
+    from aevb.vae import VAE
+
+BITS, DEQUANTIZED_BITS = "bits_per_dim", "dequantized_bits_per_dim"
+UNITS = {BITS: "bits/dim", DEQUANTIZED_BITS: "bits/dim, dequantized (at most)"}
+"""The entries of a summary, without the split, and how they are shown."""
+
+
+def bits_per_dim(nats: float, *, num_dims: int, levels: float | None = None) -> float:
+    """Returns the bits per dimension of grey levels: -log2 of their probability, over D.
+
+    If `levels` is None, `nats` are log P of the levels, as of a likelihood with `levels`. Otherwise
+    they are the mean log-density of dequantized pixels (k + u) / levels. Minus log(levels) a pixel
+    these are a lower bound on log P, where P is the density's integral over the cell of each level,
+    so that the bits are an upper bound (Theis et al., 2016).
+
+    A density at the points k / levels has no bits: it can exceed 1 / (the width of a cell), and
+    times that width it does not sum to 1 over the levels.
+    """
+    width_bits = 0.0 if levels is None else math.log2(levels)
+    return width_bits - nats / (num_dims * math.log(2.0))
+
+
+def bits_of(nats: float, dataset: "Dataset", vae: "VAE") -> dict[str, float]:
+    """Returns the bits per dimension of a bound on a dataset, by the name of their meaning.
+
+    The name is BITS if p(x|z) is a probability of grey levels, and DEQUANTIZED_BITS if it is a
+    density of dequantized ones. Otherwise the result is {}.
+    """
+    num_dims = dataset.train.shape[1]
+    if vae.levels is not None:
+        return {BITS: bits_per_dim(nats, num_dims=num_dims)}
+    if dataset.is_dequantized:
+        return {DEQUANTIZED_BITS: bits_per_dim(nats, num_dims=num_dims, levels=dataset.levels)}
+    return {}
