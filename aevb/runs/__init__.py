@@ -1,7 +1,7 @@
 """A run in its folder: locking, training, figures and the summary."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -32,6 +32,9 @@ from aevb.training.settings import Settings
 from aevb.training.trainer import Run, Trained
 from aevb.types import PyTree
 
+Bounds = dict[str, float | None]  # entries of a summary
+
+ERROR = "_standard_error"  # ends the entry of an error
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
 # The files of a run that was killed before its config was written.
 BEFORE_CONFIG = (LOCK, EXPERIMENT, EXPERIMENT + UNFINISHED, CONFIG + UNFINISHED)
@@ -209,10 +212,11 @@ def finish(
     dataset = experiment.dataset
     params = experiment.algorithm.vae_params(trained.state.params)
     speed = trained.examples_per_second
+    last = _bounds(score, params, experiment, dataset.splits)
     summary = {
-        **_bounds(score, params, experiment),
+        **last,
         **_objective(experiment, trained.state),
-        **_of_best(experiment, score, trained, config, folder),
+        **_of_best(experiment, score, trained, config, folder, last),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "skipped_steps": num_skipped(trained.state) or 0,
         "examples_per_second": None if speed is None else round(speed, 1),
@@ -231,14 +235,17 @@ def finish(
     return summary
 
 
-def _bounds(score: elbo.Scorer, params: PyTree, experiment: Experiment) -> dict[str, float | None]:
+def _bounds(
+    score: elbo.Scorer, params: PyTree, experiment: Experiment, splits: Iterable[str]
+) -> Bounds:
     """Returns the bound on each whole split, its standard error, and bits/dim if it has any."""
     dataset = experiment.dataset
-    figures: dict[str, float | None] = {}
-    for split, data in dataset.splits.items():
+    figures: Bounds = {}
+    for split in splits:
+        data = dataset.splits[split]
         mean, error = score(params, data, np.arange(len(data)))
         figures[f"{split}_bound"] = mean
-        figures[f"{split}_bound_standard_error"] = error
+        figures[f"{split}_bound{ERROR}"] = error
         for name, bits in bits_of(mean, dataset, experiment.vae).items():
             figures[f"{split}_{name}"] = bits
     return figures
@@ -255,29 +262,33 @@ def _objective(experiment: Experiment, state: TrainState) -> dict[str, float]:
 
 
 def _of_best(
-    experiment: Experiment, score: elbo.Scorer, trained: Trained, config: Values, folder: Path
-) -> dict[str, float | None]:
+    experiment: Experiment,
+    score: elbo.Scorer,
+    trained: Trained,
+    config: Values,
+    folder: Path,
+    last: Bounds,
+) -> Bounds:
     """Returns the bounds of the checkpoint with the highest validation bound.
 
     It returns {} if there are no validation data, or if that checkpoint was damaged.
+
+    Args:
+        last: the bounds of the last state, which are not computed again if it is the best.
     """
-    dataset, _, algorithm = experiment
     best = best_record(trained.records)
     if best is None:
         return {}
-    num_examples = best["examples"]
-    state = trained.state
-    if (step := num_examples // config["train.batch_size"]) != state.step:
+    found = last
+    if (step := best["examples"] // config["train.batch_size"]) != trained.state.step:
         try:
             state = read_state(folder, experiment, config, step)
         except UserError:  # a reason is on stderr already
             return {}
-    figures: dict[str, float | None] = {"best_num_examples": num_examples}
-    for split in ("valid", "test"):
-        data = dataset.splits[split]
-        found = score(algorithm.vae_params(state.params), data, np.arange(len(data)))
-        figures[f"best_{split}_bound"], figures[f"best_{split}_bound_standard_error"] = found
-    return figures
+        params = experiment.algorithm.vae_params(state.params)
+        found = _bounds(score, params, experiment, ("valid", "test"))
+    names = [f"{split}_bound{error}" for split in ("valid", "test") for error in ("", ERROR)]
+    return {"best_num_examples": best["examples"], **{f"best_{it}": found[it] for it in names}}
 
 
 def _describe_data(dataset: Dataset, config: Values) -> dict[str, Any]:
