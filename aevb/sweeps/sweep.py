@@ -91,18 +91,15 @@ def run(
         report = reporter(bar)
         try:
             trainer.run(tried, signals, report)
-            chosen = [_chosen(plan, _best(plan, folder, trial)) for trial in trials]
-            members = plan.members(chosen)
+            outcomes = [_outcome(plan, folder, trial) for trial in trials]
+            members = plan.members([outcome["chosen"] for outcome in outcomes])
             trainer.run(members, signals, report)
         except Interrupted as stop:
             raise Interrupted(stop.received, int(bar.n)) from stop
     result = {
         "mapping": trainer.mapping,
         "devices": list(trainer.devices),
-        "trials": [
-            _outcome(plan, folder, trial, values)
-            for trial, values in zip(trials, chosen, strict=True)
-        ],
+        "trials": outcomes,
         "rows": _rows(members, folder, trainer.failures),
     }
     with writing(folder):
@@ -112,38 +109,28 @@ def run(
     return result
 
 
-def _outcome(plan: Plan, folder: Path, trial: Trial, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the criterion of a trial's members, and the values that were chosen."""
-    by = _criterion(plan, folder, trial)
-    tried = [
-        {**_chosen(plan, member), by: summary_of(folder, member).get(by)}
-        for member in trial.members
-    ]
-    return {"setting": dict(trial.setting), "by": by, "tried": tried, "chosen": chosen}
-
-
-def _best(plan: Plan, folder: Path, trial: Trial) -> Member:
-    """Returns the member of a trial that is best by the trial's criterion."""
-    by = _criterion(plan, folder, trial)
-    return max(trial.members, key=lambda m: summary_of(folder, m).get(by, -math.inf))
-
-
-def _criterion(plan: Plan, folder: Path, trial: Trial) -> str:
-    """Returns the entry of a summary by which the members of a trial are compared.
+def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:
+    """Returns a trial's criterion, its value for each member, and the best member's values.
 
     Raises:
-        UserError: it is the validation bound, and there are no validation data.
+        UserError: the criterion is the validation bound, and there are no validation data.
     """
-    summaries = [found for m in trial.members if (found := summary_of(folder, m))]
+    summaries = [summary_of(folder, member) for member in trial.members]
     if any(choice.by == "valid" for choice in plan.choices.values()):
-        if any("valid_bound" not in summary for summary in summaries):
+        by = "valid_bound"
+        if any(found and by not in found for found in summaries):
             raise UserError(
                 "the sweep chooses by the validation bound, and there are no validation data; set "
                 "config.data.num_valid above 0"
             )
-        return "valid_bound"
-    has_objective = any("train_objective" in summary for summary in summaries)
-    return "train_objective" if has_objective else "train_bound"
+    else:
+        has_objective = any("train_objective" in found for found in summaries)
+        by = "train_objective" if has_objective else "train_bound"
+    choices = [_chosen(plan, member) for member in trial.members]
+    values = [found.get(by) for found in summaries]
+    best = max(range(len(values)), key=lambda i: -math.inf if values[i] is None else values[i])
+    tried = [{**choice, by: value} for choice, value in zip(choices, values, strict=True)]
+    return {"setting": dict(trial.setting), "by": by, "tried": tried, "chosen": choices[best]}
 
 
 def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
