@@ -9,9 +9,8 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.gradient_ascent import over_datapoints
+from aevb.algorithms.gradient_ascent import ascend, over_datapoints
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.losses import (
     BOUNDS,
@@ -75,12 +74,7 @@ def make(
     """
     _require_proper(param_prior_std)
     _require_noise_for(vae, bound, num_samples, weight_noise)
-    if prior_scale not in PRIOR_SCALES:
-        raise ValueError(f"prior_scale is {prior_scale!r}; it must be one of {PRIOR_SCALES}")
-    if not 0.0 < first_std < math.inf:
-        raise ValueError(f"first_std is {first_std:g}; it must be above 0 and finite")
-    if kl_warm_up_steps < 0:
-        raise ValueError(f"kl_warm_up_steps is {kl_warm_up_steps}; it must be at least 0")
+    _require_options(prior_scale, first_std, kl_warm_up_steps)
 
     def kl_theta(params: PyTree) -> Array:
         return kl_to_prior(params, prior_stds(params, param_prior_std, prior_scale)) / num_data
@@ -110,8 +104,10 @@ def make(
         return value, {"objective": value, "kl": kl}
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        at_step = gradient_ascent.algorithm(partial(objective, state.step), first, optimizer)
-        return at_step.update(key, state, batch)
+        params, opt_state, metrics = ascend(
+            partial(objective, state.step), optimizer, state.params, state.opt_state, key, batch
+        )
+        return TrainState(state.step + 1, params, opt_state, state.extra), metrics
 
     def of_datapoint(key: Key, params: PyTree, x: Array) -> Array:
         """Returns the bound at random theta less KL / N [], with theta of the datapoint's own."""
@@ -120,8 +116,10 @@ def make(
         theta = theta_of(theta_key, theta_key, params, noise)
         return bound_at(theta, z_key, x) - kl_theta(params)
 
-    first = partial(_first_params, vae, first_std)
-    init = gradient_ascent.algorithm(partial(objective, jnp.int32(0)), first, optimizer).init
+    def init(key: Key) -> TrainState:
+        params = _first_params(vae, first_std, key)
+        return TrainState(jnp.int32(0), params, optimizer.init(params), extra=())
+
     return Algorithm(init, update, lambda params: params["mean"], of_datapoint)
 
 
@@ -310,6 +308,20 @@ def _require_proper(std: float) -> None:
     """
     if not 0.0 < std < math.inf:
         raise ValueError(f"param_prior_std is {std:g}; full_vb needs one above 0 and finite")
+
+
+def _require_options(prior_scale: str, first_std: float, kl_warm_up_steps: int) -> None:
+    """Checks the options of `make` that concern q(theta) and its prior.
+
+    Raises:
+        ValueError: one of them is not allowed.
+    """
+    if prior_scale not in PRIOR_SCALES:
+        raise ValueError(f"prior_scale is {prior_scale!r}; it must be one of {PRIOR_SCALES}")
+    if not 0.0 < first_std < math.inf:
+        raise ValueError(f"first_std is {first_std:g}; it must be above 0 and finite")
+    if kl_warm_up_steps < 0:
+        raise ValueError(f"kl_warm_up_steps is {kl_warm_up_steps}; it must be at least 0")
 
 
 def _require_noise_for(vae: VAE, bound: Bound, num_samples: int, weight_noise: str) -> None:
