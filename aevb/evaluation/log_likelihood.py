@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from aevb.evaluation.intervals import Interval, interval_from, joint_df, standard_error
 from aevb.inference.importance_weights import pareto_k_threshold
 from aevb.losses import Guide, Joint, evidence_lower_bound
-from aevb.marginal import Estimate, Estimator
+from aevb.marginal import MAX_R_HAT, Estimate, Estimator
 from aevb.proposals import Proposal, encoder
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -25,7 +25,6 @@ LEAST_IS_WORST = (
     "acceptance", "effective_sample_size", "bulk_effective_sample_size",
     "tail_effective_sample_size", "is_upper_bound",
 )  # fmt: skip
-MAX_R_HAT = 1.05
 MIN_EFFECTIVE = 10.0  # samples
 EFFECTIVE_CHAINS = 0.8  # of all chains
 

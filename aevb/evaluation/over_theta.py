@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.special import logsumexp
 
 from aevb.evaluation.log_likelihood import num_failing, over_data, spread, values_of
 from aevb.inference import importance_weights
@@ -46,13 +47,12 @@ class OverTheta(NamedTuple):
 
 def over_theta(log_probs: np.ndarray) -> OverTheta:
     """Returns the mean over theta of p(x_n; theta_s), from log p(x_n; theta_s) [S, n], S > 1."""
-    largest = np.max(log_probs, axis=0)
-    weights = np.exp(log_probs - largest)
-    means = np.mean(weights, axis=0)
-    size, pareto_k = _diagnose(jnp.asarray((log_probs - largest).T, jnp.float32))
+    value = np.asarray(logsumexp(log_probs, axis=0)) - math.log(len(log_probs))
+    ratios = log_probs - value
+    size, pareto_k = _diagnose(jnp.asarray(ratios.T, jnp.float32))
     return OverTheta(
-        largest + np.log(means),
-        np.mean(weights / means, axis=1),
+        value,
+        np.mean(np.exp(ratios), axis=1),
         np.asarray(size, np.float64),
         np.asarray(pareto_k, np.float64),
     )
@@ -75,9 +75,7 @@ def mean_with_fewer(log_probs: np.ndarray, num_theta: int) -> float:
     """
     number = len(log_probs) // num_theta
     sets = log_probs[: number * num_theta].reshape(number, num_theta, -1)
-    largest = np.max(sets, axis=1)
-    means = np.mean(np.exp(sets - largest[:, None]), axis=1)
-    return float(np.mean(largest + np.log(means)))
+    return float(np.mean(np.asarray(logsumexp(sets, axis=1))) - math.log(num_theta))
 
 
 def summarize(parts: Sequence[Estimate]) -> tuple[Estimate, dict[str, Any]]:
