@@ -128,7 +128,8 @@ def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:
         by = "train_objective" if has_objective else "train_bound"
     choices = [_chosen(plan, member) for member in trial.members]
     values = [found.get(by) for found in summaries]
-    best = max(range(len(values)), key=lambda i: -math.inf if values[i] is None else values[i])
+    comparable = [-math.inf if value is None else value for value in values]
+    best = comparable.index(max(comparable))
     tried = [{**choice, by: value} for choice, value in zip(choices, values, strict=True)]
     return {"setting": dict(trial.setting), "by": by, "tried": tried, "chosen": choices[best]}
 
