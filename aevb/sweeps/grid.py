@@ -194,12 +194,15 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
         raise UserError(f"--axis={text} is not of the form FIELD=VALUE,VALUE, such as seed=0,1,2")
     if not is_field(name):
         raise UserError(f"--axis={text} names {name!r}, which is no field; --help lists them")
-    kind = type(DEFAULTS.get(name))  # an option has no default
+    is_option = name not in DEFAULTS  # its type is known where its entry is made
+    kind = type(DEFAULTS.get(name))
     try:
         if kind is str:
             return name, tuple(values.split(","))
         parsed = ast.literal_eval(f"({values},)")
     except (SyntaxError, ValueError) as error:
+        if is_option:
+            return name, tuple(values.split(","))
         raise UserError(f"--axis={text} has values that are no {kind.__name__}") from error
     return name, tuple(float(v) if kind is float and type(v) is int else v for v in parsed)
 

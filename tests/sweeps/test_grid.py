@@ -74,6 +74,12 @@ def test_a_sweep_over_choices_alone_has_one_run():
         ("optimizer.step_size=1,0.5", ("optimizer.step_size", (1.0, 0.5))),
         ("optimizer.name=adam,sgd", ("optimizer.name", ("adam", "sgd"))),
         ("model.hidden=(200,),(100,50)", ("model.hidden", ((200,), (100, 50)))),
+        ("optimizer.options.b1=0.9,0.99", ("optimizer.options.b1", (0.9, 0.99))),
+        ("model.network_options.sizes=(1,),(2,3)", ("model.network_options.sizes", ((1,), (2, 3)))),
+        (
+            "algorithm.options.prior_scale=constant,fan_in",
+            ("algorithm.options.prior_scale", ("constant", "fan_in")),
+        ),
     ],
 )
 def test_an_axis_is_parsed(text: str, axis: tuple[str, Any]):
