@@ -24,6 +24,7 @@ MODULES = (
     *(f"classical.{name}" for name in precision_cases.modules_of("classical")),
     *(f"algorithms.{name}" for name in precision_cases.modules_of("algorithms")),
 )  # fmt: skip
+FASTER = {"xla_backend_optimization_level": 0}  # these programs are compiled once and run once
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +94,11 @@ def test_every_function_in_float32_agrees_with_float64(name: str, monkeypatch: p
     case = CASES[name]
     with jax.numpy_dtype_promotion("standard" if case.promotes else "strict"):
         narrow, wide = (
-            floats(jax.jit(case.call)(*cast(case.arguments, dtype)))
+            floats(jax.jit(case.call, compiler_options=FASTER)(*cast(case.arguments, dtype)))
             for dtype in (jnp.float32, jnp.float64)
         )
     jax.clear_caches()  # the programs of all cases would take gigabytes
     for found, expected in zip(narrow, wide, strict=True):
-        assert np.all(np.isfinite(expected))
-        scale = np.max(np.abs(expected), initial=1e-3)
+        assert not np.any(np.isnan(expected))
+        scale = np.max(np.abs(expected[np.isfinite(expected)]), initial=1e-3)
         np.testing.assert_allclose(found, expected, rtol=0.0, atol=case.tolerance * scale)

@@ -144,10 +144,11 @@ def fit_forward(target: Mixture) -> Fit:
     away = REACH * jnp.max(target.std)
     low, high = jnp.min(target.mean) - away, jnp.max(target.mean) + away
     # More nodes than for a single normal resolve narrow components between distant modes.
-    z = jnp.linspace(low, high, 8 * NUM_NODES)
+    number = 8 * NUM_NODES
+    z = jnp.linspace(low, high, number)
     log_p = jax.vmap(target.log_prob)(z)
     log_q = -0.5 * (LOG_2PI + jnp.square((z - mean) / std)) - jnp.log(std)
-    return Fit(mean, std, kl_on_grid(log_p, log_q, jnp.log(z[1] - z[0])))
+    return Fit(mean, std, kl_on_grid(log_p, log_q, jnp.log((high - low) / (number - 1))))
 
 
 def reverse_kl(target: Mixture, mean: Array, std: Array) -> Array:
@@ -155,7 +156,7 @@ def reverse_kl(target: Mixture, mean: Array, std: Array) -> Array:
     nodes = jnp.linspace(-REACH, REACH, NUM_NODES, dtype=mean.dtype)
     log_q = -0.5 * (LOG_2PI + jnp.square(nodes)) - jnp.log(std)
     log_p = jax.vmap(target.log_prob)(mean + std * nodes)
-    return kl_on_grid(log_q, log_p, jnp.log(std * (nodes[1] - nodes[0])))
+    return kl_on_grid(log_q, log_p, jnp.log(std * (2.0 * REACH / (NUM_NODES - 1))))
 
 
 def fit_reverse(target: Mixture, starts: Array, *, num_steps: int = 50) -> Fit:
