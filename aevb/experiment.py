@@ -253,6 +253,13 @@ def _build_likelihood(values: Values, dataset: Dataset) -> Likelihood:
             f"{' or '.join(likelihood.kinds)} data and not the {dataset.kind} data of "
             f"{dataset.name}; use {' or '.join(fitting)}, or other data (config.data.binarization)"
         )
+    if likelihood.levels is not None and dataset.levels is None:
+        raise UserError(
+            f"config.model.likelihood is {name!r}, whose grey levels are k / "
+            f"{likelihood.levels:g}, and {dataset.name} does not say what its levels are; give its "
+            f"Dataset levels={likelihood.levels:g} if they are these, or use a density such as "
+            "gaussian"
+        )
     if likelihood.levels not in (None, dataset.levels):
         raise UserError(
             f"config.model.likelihood is {name!r}, whose grey levels are k / "

@@ -91,6 +91,8 @@ def test_likelihoods_of_grey_levels_are_refused_for_data_on_another_scale(name: 
         return
     with pytest.raises(UserError, match=rf"{name}.*k / 256.*k / 255.*grey_scale=256"):
         build(name, dataset("grey", 255.0))
+    with pytest.raises(UserError, match=rf"{name}.*k / 256.*some_grey.*levels=256"):
+        build(name, dataset("grey")._replace(levels=None))
 
 
 @pytest.mark.parametrize("name", slow_but(["categorical"], LIKELIHOODS))
@@ -139,7 +141,7 @@ def reported_bits(name: str, data_set: Dataset) -> dict[str, Any]:
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
         return Score(float(len(index)), 0.1)
 
-    found = runs._bounds(score, (), build(name, data_set))
+    found = runs._bounds(score, (), build(name, data_set), data_set.splits)
     return {column: value for column, value in found.items() if "_bound" not in column}
 
 
