@@ -92,11 +92,6 @@ class Findings:
         )
         return point, full
 
-    def all_full_vb(self) -> list[Run]:
-        """Returns the runs with a posterior over theta of all studies."""
-        studies = [self.runs(study, algorithm__name="full_vb") for study in FULL_VB]
-        return [run for runs in studies for run in runs]
-
 
 def differences(
     first: Iterable[Run],

@@ -18,7 +18,7 @@ from aevb.reports import figures
 from experiments.paper.studies import PICTURES
 from experiments.paper.studies import RESULTS as STUDIED
 
-from . import plots
+from . import full_vb, plots
 from .claims import all_claims
 from .documents import MISSING, ROOT, filled_in, table
 from .findings import (
@@ -30,8 +30,6 @@ from .findings import (
     Measure,
     Run,
     at,
-    is_reliable,
-    log_p,
     over_images,
     paired,
     power,
@@ -165,31 +163,6 @@ def figure_3_table(findings: Findings) -> str:
     )
 
 
-def full_vb_table(findings: Findings) -> str:
-    def by_samples(full: list[Run]) -> str:
-        if all(is_reliable(run, "samples") for run in full):
-            return _mean(full, lambda run: log_p(run, "samples"))
-        return "not reliable"
-
-    def row(title: str, point: list[Run], full: list[Run]) -> dict[str, str]:
-        return {
-            "": title,
-            "bound, MAP": _mean(point, "test_bound"),
-            "bound, mean of q(θ)": _mean(full, "test_bound"),
-            "log p(x), MAP": _mean(point, lambda run: log_p(run, "mean")),
-            "log p(x), mean of q(θ)": _mean(full, lambda run: log_p(run, "mean")),
-            "log p(x), samples of q(θ)": by_samples(full),
-            "bound on log p(X) / N": _mean(full, lambda run: run["measured"]["evidence"]["bound"]),
-            "seeds": str(len(full)),
-        }
-
-    return table(
-        row(f"{title}, N = {num_train:,}", *findings.full_vb(study, num_train))
-        for study, title in FULL_VB.items()
-        for num_train in findings.values(study)
-    )
-
-
 def silent_table(findings: Findings) -> str:
     """Returns the choices that the paper leaves open, and the effect of each reading."""
     return table(
@@ -248,10 +221,17 @@ TABLES: Mapping[str, Callable[[Findings], str]] = {
     "picture 3": Picture("figure_3", "log p(x) along training", ("figure_3", "figure_3_mcem")),
     "picture 4": Picture("figure_4", "Two learned manifolds", ("figure_2_frey", "figure_5")),
     "picture 5": Picture("figure_5", "Samples of MNIST", ("figure_2_frey", "figure_5")),
-    "full variational Bayes": full_vb_table,
-    "picture full variational Bayes": Picture(
-        "full_vb", "Test log p(x) against N", ("full_vb_mnist", "full_vb_frey")
+    "full vb convergence": full_vb.convergence_table,
+    "picture full vb convergence": Picture(
+        "full_vb_convergence", "The objective and KL(θ) along training", tuple(FULL_VB)
     ),
+    "full vb pruned": full_vb.pruned_sentence,
+    "picture full vb pruning": Picture(
+        "full_vb_pruning", "KL(θ) per weight of each hidden unit", tuple(FULL_VB)
+    ),
+    "full vb predictions": full_vb.predictions_table,
+    "full vb samples": full_vb.samples_sentence,
+    "full vb options": full_vb.options_table,
     "silent": silent_table,
     "provenance": provenance_table,
 }
@@ -263,7 +243,7 @@ def text_of(document: str, findings: Findings) -> str:
 
 
 def draw(findings: Findings, pictures: Path) -> None:
-    """Draws figures 2, 3 and that of full variational Bayes, as far as their studies were run."""
+    """Draws figures 2, 3 and those of full variational Bayes, as far as their studies were run."""
     for study, limits in (("figure_2_mnist", (-180.0, -90.0)), ("figure_2_frey", (0.0, 1600.0))):
         if study in findings.studies:
             _draw_figure_2(findings, study, limits, pictures / f"{study}.png")
@@ -279,12 +259,11 @@ def draw(findings: Findings, pictures: Path) -> None:
         label = "log p(x) by appendix D (nats per datapoint)"
         figures.save(plots.compared_curves(drawn, y_label=label), str(pictures / "figure_3.png"))
     if FULL_VB.keys() <= findings.studies.keys():
-        figure = plots.measurements(
-            {title: _predictions(findings, study) for study, title in FULL_VB.items()},
-            x_label="training datapoints N",
-            y_label="test log p(x) (nats per datapoint)",
-        )
-        figures.save(figure, str(pictures / "full_vb.png"))
+        for name, drawing in (
+            ("convergence", full_vb.draw_convergence(findings)),
+            ("pruning", full_vb.draw_pruning(findings)),
+        ):
+            figures.save(drawing, str(pictures / f"full_vb_{name}.png"))
 
 
 def _draw_figure_2(findings: Findings, study: str, limits: tuple[float, float], file: Path) -> None:
@@ -317,22 +296,6 @@ def _appendix_d_curve(run: Run) -> dict[str, list[float]]:
         "examples": found["examples"],
         **{f"{split}_bound": [e["mean"] for e in found[split]] for split in ("train", "test")},
     }
-
-
-def _predictions(findings: Findings, study: str) -> dict[str, list[plots.Point]]:
-    lines: dict[str, list[plots.Point]] = {}
-    for num_train in findings.values(study):
-        point, full = findings.full_vb(study, num_train)
-        for label, runs, by in (
-            ("MAP", point, "mean"),
-            ("mean of q(θ)", full, "mean"),
-            ("samples of q(θ)", full, "samples"),
-        ):
-            if all(is_reliable(run, by) for run in runs):
-                found = mean_interval([log_p(run, by) for run in runs])
-                point_shown = plots.Point(num_train, found.mean, found.half_width or 0.0)
-                lines.setdefault(label, []).append(point_shown)
-    return lines
 
 
 def main() -> None:

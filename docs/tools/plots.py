@@ -90,22 +90,6 @@ def _draw_mean(
         axes.fill_between(examples, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def measurements(
-    panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, y_label: str
-) -> Figure:
-    """Draws one panel per title, with a line with error bars per label, over a logarithmic axis."""
-    figure, row = titled_axes(panels, (4.6, 3.6))
-    for axes, lines in zip(row, panels.values(), strict=True):
-        for label, points in lines.items():
-            x, mean, half_width = np.array(points, np.float64).T
-            axes.errorbar(x, mean, half_width, marker="o", capsize=3, label=label)
-        axes.set_xscale("log")
-        label_axes(axes, x_label)
-        axes.legend(loc="best", fontsize="small")
-    row[0].set_ylabel(y_label)
-    return figure
-
-
 def gradient_variance(examples: Sequence[int], variances: Mapping[str, Sequence[float]]) -> Figure:
     """Draws the variance of the encoder's gradient of each bound during training.
 

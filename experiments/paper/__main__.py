@@ -5,7 +5,8 @@ python -m experiments.paper [--quick] [--only=figure_2_frey,...] [--data-dir=FOL
 
 Each study is a sweep of `experiments/run.py` in runs/paper/, which is resumed if it was stopped.
 Its results file in experiments/results/paper/ holds every run's curve. `python -m docs.tools.paper`
-makes docs/paper.md from these files. All studies together take hours on two CPU cores. --quick
+makes docs/paper.md from these files. All studies together take hours on two CPU cores; the longest,
+of an hour or more each, are trained only if --only names them. --quick
 checks in ten minutes that everything works, with runs that are far too short to be informative, and
 writes only to runs/paper-quick.
 """
@@ -27,7 +28,7 @@ from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
 from .measurements import QUICK, Run, Scale
-from .studies import PICTURES, RESULTS, ROOT, STUDIES, Study, argument_parser, run_py
+from .studies import LONGEST, PICTURES, RESULTS, ROOT, STUDIES, Study, argument_parser, run_py
 
 SPLITS = ("train_", "valid_", "test_", "best_")
 IGNORED = ("seed", "optimizer.step_size")  # axes that do not define a setting of their own
@@ -96,12 +97,11 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
 
 
 def main() -> int:
-    parser = argument_parser(__doc__, "--only", STUDIES)
+    parser = argument_parser(__doc__, "--only", STUDIES, by_name=LONGEST)
     parser.add_argument("--quick", action="store_true", help="short, and not for publication")
     parser.add_argument("--data-dir", type=Path, help="where files that you brought lie")
     args = parser.parse_args()
-    if args.data_dir:
-        args.extra.append(f"--config.data.manual_dir={args.data_dir.absolute()}")
+    data_dir = [f"--config.data.manual_dir={args.data_dir.absolute()}"] if args.data_dir else []
     runs = args.runs or ROOT / "runs" / ("paper-quick" if args.quick else "paper")
     results = runs / "results" if args.quick else RESULTS
     results.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def main() -> int:
         study, folder, began = STUDIES[name], runs / name, time.monotonic()
         print(f"\n=== {name}", flush=True)
         flags = flags_of(study, args)
-        sweep = run_py(study.config, folder, ["--sweep", *flags])
+        sweep = run_py(study.config, folder, ["--sweep", *flags, *data_dir])
         status = subprocess.run(sweep, check=False).returncode
         if status not in (0, 3):  # 3: a run failed, which the results record
             return status

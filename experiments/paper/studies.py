@@ -2,11 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .measurements import Run, Scale, appendix_d_along_training, latents_in_use, predictions
+from .measurements import (
+    Run,
+    Scale,
+    appendix_d_along_training,
+    latents_in_use,
+    posterior_over_theta,
+    predictions,
+)
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "paper"
@@ -78,6 +85,29 @@ def longest(config: str, num_latents: int, algorithm: str, step_size: float) -> 
     )
 
 
+def full_vb_options(config: str) -> Study:
+    """Returns full variational Bayes on 100 datapoints, by its prior, first variance and warm-up.
+
+    One seed and one step size: it shows what these options do, and which of them the runs of five
+    seeds take.
+    """
+    return Study(
+        config,
+        (
+            MILLION,
+            "--config.optimizer.step_size=0.003",
+            "--axis=data.num_train=100",
+            "--axis=algorithm.name=full_vb",
+            "--axis=algorithm.options.prior_scale=constant,fan_in",
+            "--axis=algorithm.options.first_std=0.01,0.1",
+            "--axis=algorithm.options.kl_warm_up_steps=0,5000",
+            "--axis=seed=0",
+        ),
+        quick=("--config.train.num_examples=20000", "--axis=algorithm.options.first_std=0.01"),
+        measure=posterior_over_theta,
+    )
+
+
 STUDIES: Mapping[str, Study] = {
     "figure_2_mnist": Study("figure_2_mnist", quick=(*LONGER, "--axis=model.num_latents=3,20")),
     # The paper sees no overfitting. These runs are longer, at the step size that is best at the
@@ -97,10 +127,10 @@ STUDIES: Mapping[str, Study] = {
         "figure_3", ("--axis=algorithm.name=mcem",), FEW, appendix_d_along_training
     ),
     "figure_5": Study("figure_5", quick=LONGER),
-    "full_vb_mnist": Study(
-        "full_vb_mnist", (), (*SHORT, "--axis=data.num_train=100,1000"), predictions
-    ),
+    "full_vb_mnist": Study("full_vb_mnist", (), SHORT, predictions),
     "full_vb_frey": Study("full_vb_frey", (), SHORT, predictions),
+    "full_vb_options_mnist": full_vb_options("full_vb_mnist"),
+    "full_vb_options_frey": full_vb_options("full_vb_frey"),
     "silent_binarization": silent(
         "mnist", STEP, "--axis=model.num_latents=20", "--axis=data.binarization=dynamic,fixed"
     ),
@@ -124,6 +154,7 @@ STUDIES: Mapping[str, Study] = {
     ),
     **{long_name(*panel): longest(*panel, step) for panel, step in LONG_STEPS.items()},
 }  # fmt: skip
+LONGEST = {long_name(*panel) for panel in LONG_STEPS}  # an hour or more each
 
 
 class Row(NamedTuple):
@@ -176,8 +207,14 @@ def run_py(config: str, folder: Path, flags: Iterable[str]) -> list[str]:
     return [sys.executable, str(experiments / "run.py"), *files, *flags]
 
 
-def argument_parser(description: str | None, flag: str, names: Iterable[str]) -> Any:
-    """Returns a parser with a flag that selects some of the names, and flags for every run."""
+def argument_parser(
+    description: str | None, flag: str, names: Iterable[str], *, by_name: Container[str] = ()
+) -> Any:
+    """Returns a parser with a flag that selects some of the names, and flags for every run.
+
+    Args:
+        by_name: the names that the default leaves out.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -189,7 +226,17 @@ def argument_parser(description: str | None, flag: str, names: Iterable[str]) ->
             raise argparse.ArgumentTypeError(words)
         return text.split(",")
 
-    parser.add_argument(flag, type=some, default=known, help="comma-separated (default: all)")
+    words = (
+        f"all but {', '.join(left_out)}"
+        if (left_out := [n for n in known if n in by_name])
+        else "all"
+    )
+    parser.add_argument(
+        flag,
+        type=some,
+        default=[name for name in known if name not in by_name],
+        help=f"comma-separated (default: {words})",
+    )
     parser.add_argument("--runs", type=Path, help="the folder of the runs")
     parser.add_argument("extra", nargs="*", metavar="-- FLAGS", help="for every run.py")
     return parser

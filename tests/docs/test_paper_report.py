@@ -214,30 +214,6 @@ def test_a_lead_in_log_p_is_over_seeds_and_images_where_the_file_has_both(tmp_pa
         assert lead.half_width == pytest.approx(expected.half_width)
 
 
-def with_posterior(effective_sample_size: float | None) -> list[dict[str, Any]]:
-    """Returns a run of MAP, and one of q(theta) whose file may lack the weights of theta."""
-    row = {"mean": -150.0, "settings": {"num_samples": 1000}}
-    over_theta = {"effective_sample_size": {"worst": effective_sample_size}}
-    by_samples = row if effective_sample_size is None else row | {"over_theta": over_theta}
-    measured = {
-        "mean": {"estimators": {"importance": row}, "model": {"num_theta": 0}},
-        "samples": {"estimators": {"importance": by_samples}, "model": {"num_theta": 100}},
-        "evidence": {"bound": -300.0},
-    }
-    runs = [run(n, 0, [-1.0] * 4, 5, **{"data.num_train": 100}) for n in ("full_vb", "aevb")]
-    return [one | {"measured": measured} for one in runs]
-
-
-@pytest.mark.parametrize(("size", "is_reliable"), [(50.0, True), (9.0, False), (None, False)])
-def test_a_mean_over_theta_with_a_small_effective_sample_size_is_marked_as_not_reliable(
-    tmp_path: Path, size: float | None, is_reliable: bool
-):
-    findings = findings_of(tmp_path, full_vb_mnist=with_posterior(size))
-    assert ("not reliable" in maker.full_vb_table(findings)) != is_reliable
-    by = "samples" if is_reliable else "mean"
-    assert f"by the {by} of q(θ), ahead of MAP" in claims.claim_full_vb(findings).measured
-
-
 def test_a_figure_is_drawn_for_each_finished_study(tmp_path: Path):
     findings = findings_of(tmp_path, figure_2_mnist=compared(5.0))
     maker.draw(findings, tmp_path)

@@ -63,17 +63,6 @@ def test_compared_curves_mark_a_single_long_run_and_published_values():
     assert named == {"AEVB, train", "AEVB, test", "AEVB, test, one seed", "elsewhere"}
 
 
-def test_measurements_have_their_error_bars():
-    points = [plots.Point(100, -200.0, 3.0), plots.Point(1000, -150.0, 1.0)]
-    figure = plots.measurements({"MNIST": {"MAP": points}}, x_label="N", y_label="log p(x)")
-    axes = only_axes(figure)
-    assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "N", "log p(x)")
-    (bars,) = axes.collections
-    assert isinstance(bars, LineCollection)
-    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-    np.testing.assert_allclose(ends, [[-203.0, -197.0], [-151.0, -149.0]])
-
-
 def test_speeds_are_bars_of_medians_below_the_limit():
     panel = plots.Speeds({"fast": [3.0, 9.0, 4.0], "slow": [1.0, 1.0, 2.0]}, [10.0, 12.0, 11.0])
     axes = only_axes(plots.speeds({"shape": panel}))

@@ -1,0 +1,217 @@
+"""The tables and figures of docs/paper.md about full variational Bayes (appendix F)."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from aevb.evaluation.intervals import Interval, mean_interval
+from aevb.reports.figures import label_axes, titled_axes
+
+from .documents import MISSING, table
+from .findings import FULL_VB, Findings, Run, is_reliable, log_p, paired_over_images
+
+MAX_CHANGE = 1.0  # nats per datapoint by which the objective of a converged run may change
+MAX_RELATIVE_CHANGE = 0.01  # by which its KL(theta) may change
+IN_USE = 0.1  # nats per weight of a hidden unit that is not pruned
+OPTIONS = {"full_vb_options_mnist": "MNIST", "full_vb_options_frey": "Frey faces"}
+SIZES = {"MNIST": (5, 784, 1), "Frey faces": (2, 560, 2)}  # latents, pixels, heads of the decoder
+
+
+class Setting(NamedTuple):
+    """The runs on one number of training datapoints, with a point estimate and a posterior."""
+
+    data: str
+    num_train: int
+    point: list[Run]
+    full: list[Run]
+
+    @property
+    def title(self) -> str:
+        return f"{self.data}, N = {self.num_train:,}"
+
+
+def settings(findings: Findings) -> Iterator[Setting]:
+    """Yields the settings of the two studies."""
+    for study, data in FULL_VB.items():
+        for num_train in findings.values(study):
+            yield Setting(data, num_train, *findings.full_vb(study, num_train))
+
+
+def changes(run: Run) -> tuple[float, float]:
+    """Returns the changes of the objective (nats) and of KL(theta) (relative) in the last tenth."""
+    found = run["measured"]["convergence"]
+    last = found["last_tenth"]
+    return last["objective"], last["kl_theta"] / found["kl_theta"][-1]
+
+
+def has_converged(run: Run) -> bool:
+    """Checks the criterion that docs/paper.md states."""
+    objective, kl = changes(run)
+    return abs(objective) <= MAX_CHANGE and abs(kl) <= MAX_RELATIVE_CHANGE
+
+
+def convergence_table(findings: Findings) -> str:
+    """Returns the objective and KL(theta) at the end, and their changes over the last tenth."""
+
+    def row(title: str, runs: Sequence[Run]) -> dict[str, str]:
+        objective, kl = zip(*map(changes, runs), strict=True)
+        return {
+            "": title,
+            "bound on log p(X) / N": _mean(runs, lambda run: run["measured"]["evidence"]["bound"]),
+            "KL(θ) / N": _mean(runs, lambda run: run["measured"]["evidence"]["kl_theta"]),
+            "change of the objective": mean_interval(objective).text(2, is_signed=True),
+            "change of KL(θ)": f"{mean_interval(100.0 * np.array(kl)).text(2, is_signed=True)} %",
+            "converged": f"{sum(map(has_converged, runs))} of {len(runs)}",
+            "step size": ", ".join(sorted({f"{run['step_size']:g}" for run in runs})),
+        }
+
+    return table(row(one.title, one.full) for one in settings(findings))
+
+
+def predictions_table(findings: Findings) -> str:
+    """Returns the test bound and log p(x) of the best and of the last state, for both methods."""
+
+    def row(title: str, runs: Sequence[Run]) -> dict[str, str]:
+        examples = [run["best_num_examples"] for run in runs]
+        return {
+            "": title,
+            "best after (examples)": f"{min(examples):,} to {max(examples):,}",
+            "bound, best": _mean(runs, lambda run: run["best_test_bound"]),
+            "bound, last": _mean(runs, lambda run: run["test_bound"]),
+            "log p(x), best": _mean(runs, lambda run: log_p(run, "best")),
+            "log p(x), last": _mean(runs, lambda run: log_p(run, "mean")),
+            "seeds": str(len(runs)),
+        }
+
+    return table(
+        row(f"{one.title}, {method}", runs)
+        for one in settings(findings)
+        for method, runs in (("MAP", one.point), ("mean of q(θ)", one.full))
+    )
+
+
+def leads(findings: Findings, state: str) -> dict[str, Interval | None]:
+    """Returns the lead in test log p(x) of the mean of q(theta) over MAP, by setting.
+
+    Both seeds and images are random.
+
+    Args:
+        state: "best" or "mean", which is the last state.
+    """
+
+    def at_the_images(run: Run) -> np.ndarray:
+        return np.array(run["measured"][state]["estimators"]["importance"]["values"])
+
+    return {
+        f"{one.data} N = {one.num_train:,}": paired_over_images(one.full, one.point, at_the_images)
+        for one in settings(findings)
+    }
+
+
+def samples_sentence(findings: Findings) -> str:
+    """Says of log p(x) by samples of theta whether it can be trusted, and how it rises."""
+    found = []
+    for one in settings(findings):
+        for run in one.full:
+            if "samples" not in run["measured"]:
+                continue
+            row = run["measured"]["samples"]["estimators"]["importance"]
+            sizes = ", ".join(f"{mean:.1f} ({size})" for size, mean in _means(row).items())
+            by_samples = "reliable" if is_reliable(run, "samples") else "not reliable"
+            at_the_mean = log_p(run, "mean")
+            found.append(
+                f"{one.title}: {by_samples}, {sizes}; at the mean of q(θ) {at_the_mean:.1f}"
+            )
+    return "\n".join(f"- {line}" for line in found) or MISSING
+
+
+def _means(row: Mapping[str, Any]) -> Mapping[str, float]:
+    return row["over_theta"]["means"]
+
+
+def options_table(findings: Findings) -> str:
+    """Returns what the prior's scale, the first variance and the warm-up of the KL change."""
+    prefix = "algorithm.options."
+    return table(
+        {
+            "N = 100": data,
+            "prior": {"constant": "N(0, 1)", "fan_in": "N(0, 1/fan-in)"}[
+                run["setting"][prefix + "prior_scale"]
+            ],
+            "first std": f"{run['setting'][prefix + 'first_std']:g}",
+            "warm-up (steps)": f"{run['setting'][prefix + 'kl_warm_up_steps']:,}",
+            "bound on log p(X) / N": f"{run['measured']['evidence']['bound']:.1f}",
+            "KL(θ) / N": f"{run['measured']['evidence']['kl_theta']:.1f}",
+            "change in the last tenth": f"{changes(run)[0]:+.2f}",
+            "test bound, best": f"{run['best_test_bound']:.1f}",
+            "test bound, last": f"{run['test_bound']:.1f}",
+            "hidden units in use": str(num_in_use(run, data)),
+        }
+        for study, data in OPTIONS.items()
+        for run in findings.runs(study)
+    )
+
+
+def num_in_use(run: Run, data: str) -> int:
+    """Returns the number of hidden units of the decoder that are not pruned."""
+    return int(np.sum(per_weight(run, data) > IN_USE))
+
+
+def per_weight(run: Run, data: str) -> np.ndarray:
+    """Returns KL(theta) of each hidden unit's weights over their number [H], decreasing; nats."""
+    num_latents, num_pixels, num_heads = SIZES[data]
+    kl = np.array(run["measured"]["kl_theta"]["hidden_units"])
+    return kl / (num_latents + num_heads * num_pixels)
+
+
+def pruned_sentence(findings: Findings) -> str:
+    """Says how many hidden units are in use, by setting."""
+    found = []
+    for one in settings(findings):
+        used = [num_in_use(run, one.data) for run in one.full]
+        total = len(one.full[0]["measured"]["kl_theta"]["hidden_units"])
+        found.append(f"{min(used)} to {max(used)} of {total} ({one.title})")
+    return f"In use are {', '.join(found)}." if found else MISSING
+
+
+def draw_convergence(findings: Findings) -> Figure:
+    """Draws the objective and KL(theta) / N along training, a line per seed."""
+    found = list(settings(findings))
+    figure, grid = titled_axes([one.title for one in found], (4.4, 3.2), 2)
+    for axes, one in zip(grid, found, strict=True):
+        for number, run in enumerate(one.full):
+            curve = run["measured"]["convergence"]
+            for name, color, label in (
+                ("objective", "C0", "objective"),
+                ("kl_theta", "C1", "KL(q(θ) ‖ p(θ)) / N"),
+            ):
+                shown = label if number == 0 else None
+                axes.semilogx(curve["examples"], curve[name], color=color, lw=0.9, label=shown)
+            axes.axvline(curve["last_tenth"]["from"], color="gray", lw=0.8, ls=":")
+        axes.set_yscale("symlog", linthresh=100.0)
+        label_axes(axes, "training examples seen")
+        axes.legend(loc="best", fontsize="small")
+    figure.supylabel("nats per datapoint, means since the evaluation before")
+    return figure
+
+
+def draw_pruning(findings: Findings) -> Figure:
+    """Draws KL(theta) per weight of each hidden unit of the decoder, sorted, a line per seed."""
+    found = list(settings(findings))
+    figure, grid = titled_axes([one.title for one in found], (4.4, 3.2), 2, sharey=True)
+    for axes, one in zip(grid, found, strict=True):
+        for number, run in enumerate(one.full):
+            kl = per_weight(run, one.data)
+            label = "one seed a line" if number == 0 else None
+            axes.semilogy(np.arange(1, len(kl) + 1), kl, color="C0", lw=0.9, label=label)
+        axes.axhline(IN_USE, color="gray", lw=0.8, ls=":", label=f"{IN_USE:g} nats: in use above")
+        label_axes(axes, "hidden unit of the decoder, sorted")
+        axes.legend(loc="best", fontsize="small")
+    figure.supylabel("KL(q(θ) ‖ p(θ)) per weight (nats)")
+    return figure
+
+
+def _mean(runs: Sequence[Run], measure: Callable[[Run], float]) -> str:
+    return mean_interval([measure(run) for run in runs]).text()
