@@ -239,15 +239,19 @@ def appendix_d(
 def diagnostics_of(chains: hmc.Chains) -> dict[str, Array]:
     """Returns the diagnostics of `appendix_d` that are those of its chains, each []."""
     r_hat = jnp.max(hmc.r_hat(chains.samples))
-    agree = (r_hat <= MAX_R_HAT) & (chains.num_divergent == 0)
     return {
         "acceptance": chains.acceptance,
         "r_hat": r_hat,
         "bulk_effective_sample_size": jnp.min(hmc.bulk_effective_sample_size(chains.samples)),
         "tail_effective_sample_size": jnp.min(hmc.tail_effective_sample_size(chains.samples)),
         "num_divergent": chains.num_divergent,
-        "is_upper_bound": agree & (len(chains.samples) >= MIN_CHAINS),
+        "is_upper_bound": is_upper_bound(r_hat, len(chains.samples), chains.num_divergent),
     }
+
+
+def is_upper_bound(r_hat: Array, num_chains: int, num_divergent: Array) -> Array:
+    """Returns whether `appendix_d` may be called an upper bound: its chains agree and suffice."""
+    return (r_hat <= MAX_R_HAT) & (num_divergent == 0) & (num_chains >= MIN_CHAINS)
 
 
 def _path(stats: PyTree, guide: Guide, joint: Joint) -> Path:

@@ -429,20 +429,18 @@ def test_appendix_d_claims_an_upper_bound_only_where_its_chains_agree():
     assert claims[1]
 
 
-def fresh_chains(num_chains: int, num_divergent: int = 0) -> hmc.Chains:
-    samples = np.random.default_rng(0).normal(size=(num_chains, 100, 2))
-    one = jnp.ones(())
-    return hmc.Chains(jnp.float32(samples), one, one, jnp.int32(num_divergent))
-
-
-def test_fewer_than_four_chains_or_a_divergent_trajectory_give_no_upper_bound():
-    for chains, claims in (
-        (fresh_chains(4), True),
-        (fresh_chains(3), False),
-        (fresh_chains(4, num_divergent=1), False),
-        (fresh_chains(4)._replace(samples=jnp.zeros((4, 100, 2))), False),  # R-hat is NaN
-    ):
-        assert marginal.diagnostics_of(chains)["is_upper_bound"] == claims
+@pytest.mark.parametrize(
+    ("r_hat", "num_chains", "num_divergent", "claims"),
+    [
+        (1.05, 4, 0, True), (1.06, 4, 0, False), (math.nan, 4, 0, False), (1.0, 3, 0, False),
+        (1.0, 4, 1, False),
+    ],
+)  # fmt: skip
+def test_an_upper_bound_is_claimed_for_four_chains_that_agree_without_a_divergence(
+    r_hat: float, num_chains: int, num_divergent: int, claims: bool
+):
+    found = marginal.is_upper_bound(jnp.float32(r_hat), num_chains, jnp.int32(num_divergent))
+    assert found == claims
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ BOUNDS = (
     *(
         Column(f"{split}_{name}", f"{split} {unit}", 3)
         for name, unit in UNITS.items()
-        for split in ("train", "test")
+        for split in ("train", "valid", "test")
     ),
 )
 COSTS = (

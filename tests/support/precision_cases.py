@@ -949,6 +949,7 @@ WITHOUT_FLOATS = {
     "inference.importance_weights.tail_size": "an int",
     "inference.importance_weights.pareto_k_threshold": "a Python float",
     "evaluation.diagnostics.active_units": "bools",
+    "marginal.is_upper_bound": "a bool",
     "classical.beta_bernoulli.count": "the counts of its argument, which must be concrete",
     "classical.linear_gaussian.require_num_latents": "a check",
     "classical.observations.require": "a check",
