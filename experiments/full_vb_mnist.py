@@ -18,7 +18,7 @@ def get_config() -> Config:
         "model.hidden": (200,),
         "model.num_latents": 5,
         "optimizer.name": "adam",
-        "train.num_examples": 5_000_000,
+        "train.num_examples": 3_000_000,
         "train.evals_per_decade": 22,  # the last of them averages over the last tenth of the steps
     }
     return with_values(binarized_mnist.get_config(), values)

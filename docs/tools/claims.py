@@ -1,5 +1,6 @@
 """The claims of the paper, each with the measured result and whether it confirms the claim."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ def all_claims(findings: Findings) -> list[Claim]:
     ]
 
 
-def _leads(leads: dict[str, Interval | None], form: str) -> str:
+def _leads(leads: Mapping[str, Interval | None], form: str) -> str:
     return "; ".join(
         form.format(lead.text(is_signed=True), name) for name, lead in leads.items() if lead
     )

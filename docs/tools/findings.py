@@ -87,8 +87,7 @@ class Findings:
     def full_vb(self, study: str, num_train: int) -> tuple[list[Run], list[Run]]:
         """Returns the runs with a point estimate of theta, and those with a posterior."""
         point, full = (
-            self.runs(study, data__num_train=num_train, algorithm__name=name)
-            for name in ("aevb", "full_vb")
+            self.runs(name, data__num_train=num_train) for name in (f"{study}_map", study)
         )
         return point, full
 

@@ -89,10 +89,11 @@ def predictions_table(findings: Findings) -> str:
         row(f"{one.title}, {method}", runs)
         for one in settings(findings)
         for method, runs in (("MAP", one.point), ("mean of q(θ)", one.full))
+        if runs
     )
 
 
-def leads(findings: Findings, state: str) -> dict[str, Interval | None]:
+def leads(findings: Findings, state: str) -> dict[str, Interval]:
     """Returns the lead in test log p(x) of the mean of q(theta) over MAP, by setting.
 
     Both seeds and images are random.
@@ -105,8 +106,9 @@ def leads(findings: Findings, state: str) -> dict[str, Interval | None]:
         return np.array(run["measured"][state]["estimators"]["importance"]["values"])
 
     return {
-        f"{one.data} N = {one.num_train:,}": paired_over_images(one.full, one.point, at_the_images)
+        f"{one.data} N = {one.num_train:,}": lead
         for one in settings(findings)
+        if (lead := paired_over_images(one.full, one.point, at_the_images))
     }
 
 

@@ -44,6 +44,8 @@ FEW = (*SHORT, "--axis=data.num_train=1000")
 LONGER = ("--config.train.num_examples=50000", STEP, "--axis=seed=0")
 MILLION = "--config.train.num_examples=1000000"
 TWO_SPLITS = "--config.data.num_valid=0"  # nothing is chosen by the test bound
+FULL_VB, MAP = ("--axis=algorithm.name=full_vb",), ("--axis=algorithm.name=aevb",)
+FIRST_STD = "--config.algorithm.options.first_std=0.1"  # the best of full_vb_options_mnist
 MANY_SEEDS = 10  # where a run takes less than two minutes on two CPU cores
 
 
@@ -127,8 +129,10 @@ STUDIES: Mapping[str, Study] = {
         "figure_3", ("--axis=algorithm.name=mcem",), FEW, appendix_d_along_training
     ),
     "figure_5": Study("figure_5", quick=LONGER),
-    "full_vb_mnist": Study("full_vb_mnist", (), SHORT, predictions),
-    "full_vb_frey": Study("full_vb_frey", (), SHORT, predictions),
+    "full_vb_mnist": Study("full_vb_mnist", (*FULL_VB, FIRST_STD), SHORT, predictions),
+    "full_vb_mnist_map": Study("full_vb_mnist", MAP, SHORT, predictions),
+    "full_vb_frey": Study("full_vb_frey", FULL_VB, SHORT, predictions),
+    "full_vb_frey_map": Study("full_vb_frey", MAP, SHORT, predictions),
     "full_vb_options_mnist": full_vb_options("full_vb_mnist"),
     "full_vb_options_frey": full_vb_options("full_vb_frey"),
     "silent_binarization": silent(

@@ -58,7 +58,9 @@ def run(
 
 
 def findings_of(folder: Path, runs: list[dict[str, Any]]) -> Findings:
-    (folder / "full_vb_mnist.json").write_text(json.dumps({"runs": runs}))
+    for study, algorithm in (("full_vb_mnist", "full_vb"), ("full_vb_mnist_map", "aevb")):
+        own = [one for one in runs if one["setting"]["algorithm.name"] == algorithm]
+        (folder / f"{study}.json").write_text(json.dumps({"runs": own}))
     return Findings(folder)
 
 

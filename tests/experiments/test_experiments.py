@@ -34,7 +34,7 @@ EXPERIMENTS = [
 ]
 
 
-@pytest.mark.usefixtures("without_files")
+@pytest.mark.usefixtures("without_files", "standard_promotion")  # optax's Adam promotes
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Path, tmp_path: Path):
     config = config_of(file)
@@ -199,16 +199,14 @@ def test_the_paper_study_trains_measures_reports_and_resumes(tmp_path: Path):
     program(*command)
     results = tmp_path / "results" / "full_vb_frey.json"
     found = json.loads(results.read_text())
-    runs = {run["setting"]["algorithm.name"]: run for run in found["runs"]}
-    assert set(runs) == {"aevb", "full_vb"}
-    for run in runs.values():
-        assert np.isfinite(run["measured"]["mean"]["estimators"]["importance"]["mean"])
-        assert run["curve"]["examples"][-1] == run["num_examples"] == 400
-        assert run["step_size"] == 0.02
-    assert runs["full_vb"]["measured"]["samples"]["model"]["num_theta"] > 1
-    evidence = runs["full_vb"]["measured"]["evidence"]
-    assert evidence["kl_theta"] > 0
-    assert evidence["bound"] < runs["full_vb"]["train_bound"]
+    (run,) = found["runs"]
+    assert run["curve"]["examples"][-1] == run["num_examples"] == 400
+    assert run["step_size"] == 0.02
+    measured = run["measured"]
+    assert np.isfinite(measured["mean"]["estimators"]["importance"]["mean"])
+    assert measured["samples"]["model"]["num_theta"] > 1
+    assert measured["evidence"]["kl_theta"] > 0
+    assert measured["evidence"]["bound"] < run["train_bound"]
     results.unlink()
     program(*command)
     again = json.loads(results.read_text())
