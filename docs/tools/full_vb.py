@@ -149,11 +149,17 @@ def options_table(findings: Findings) -> str:
             "change in the last tenth": f"{changes(run)[0]:+.2f}",
             "test bound, best": f"{run['best_test_bound']:.1f}",
             "test bound, last": f"{run['test_bound']:.1f}",
-            "hidden units in use": str(num_in_use(run, data)),
+            "hidden units with half of the KL": str(num_with_half(run)),
         }
         for study, data in OPTIONS.items()
         for run in findings.runs(study)
     )
+
+
+def num_with_half(run: Run) -> int:
+    """Returns the smallest number of hidden units that have half of the KL of all hidden units."""
+    kl = np.cumsum(run["measured"]["kl_theta"]["hidden_units"])  # they are sorted
+    return 1 + int(np.argmax(kl >= 0.5 * kl[-1]))
 
 
 def num_in_use(run: Run, data: str) -> int:

@@ -108,6 +108,7 @@ def test_a_hidden_unit_is_in_use_above_a_tenth_of_a_nat_per_weight(tmp_path: Pat
     runs = [run("aevb", 0, -160.0), run("full_vb", 0, -157.0)]
     sentence = full_vb.pruned_sentence(findings_of(tmp_path, runs))
     assert sentence == "In use are 2 to 2 of 5 (MNIST, N = 100)."
+    assert full_vb.num_with_half(runs[1]) == 2  # they have nearly all of it
     figure = full_vb.draw_pruning(findings_of(tmp_path, runs))
     (axes,) = figure.axes
     first = axes.lines[0].get_ydata()
