@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from aevb import registry
 from aevb.errors import UserError
-from aevb.storage.metrics_log import read_signed
+from aevb.storage.metrics_log import read_with_digest
 
 Config = Any
 """An ml_collections.ConfigDict, whose fields are unknown to a type checker."""
@@ -418,7 +418,7 @@ def of_finished_run(folder: Path) -> Values:
             "which resumes it"
         )
     try:
-        found = read_signed(folder / "config.json")
+        found = read_with_digest(folder / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
     entries = bring_again(found.pop(ENTRIES, ""), folder)

@@ -16,7 +16,7 @@ from aevb.errors import UserError
 from aevb.evaluation.bits import UNITS
 from aevb.evaluation.intervals import mean_interval
 from aevb.reports.pages import page
-from aevb.storage.metrics_log import curve, read_records, read_signed, replace_text
+from aevb.storage.metrics_log import curve, read_records, read_with_digest, replace_text
 
 COMPARISON = "comparison.html"
 SEED = "seed"
@@ -176,11 +176,10 @@ def _read(folder: Path) -> Run:
 
     It raises OSError, ValueError, KeyError or TypeError if a file is damaged or is not a run's.
     """
-    config = read_signed(folder / "config.json")
-    summary, log_p = (
-        read_signed(folder / name) if (folder / name).is_file() else {}
-        for name in ("summary.json", "marginal.json")
-    )
+    config = read_with_digest(folder / "config.json")
+    summary, estimates = folder / "summary.json", folder / "marginal.json"
+    summary = read_with_digest(summary) if summary.is_file() else {}
+    log_p = json.loads(estimates.read_text()) if estimates.is_file() else {}
     if log_p and log_p["model"]["step"] * config["train.batch_size"] != summary.get("num_examples"):
         log_p = {}
     return Run(folder, config, summary, curve(read_records(folder / "metrics.jsonl")), log_p)

@@ -25,7 +25,7 @@ from aevb.runs.load import best_record, read_state
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
 from aevb.storage import trackers
-from aevb.storage.metrics_log import UNFINISHED, read_signed, replace_text, write_signed
+from aevb.storage.metrics_log import UNFINISHED, read_with_digest, replace_text, write_with_digest
 from aevb.storage.trackers import Pictures
 from aevb.training import trainer
 from aevb.training.settings import Settings
@@ -79,7 +79,7 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
         if finished is None:
             try:
                 keep_experiment(folder, config)
-                write_signed(folder / CONFIG, config)
+                write_with_digest(folder / CONFIG, config)
             except OSError as error:
                 raise unusable(folder, error) from error
         with writing(folder):
@@ -100,7 +100,7 @@ def _as_json(config: Values) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_signed(path)
+        return read_with_digest(path)
     except ValueError as error:
         remedy = {
             CONFIG: "put it back (every checkpoint has a copy in notes/metadata), or name another "
@@ -231,7 +231,7 @@ def finish(
     run_figures.draw_run(experiment, params, trained.records, folder / "figures")
     page = explorer_page(experiment, params, trained.records, config, summary)
     replace_text(folder / EXPLORER, page)
-    write_signed(folder / SUMMARY, summary)
+    write_with_digest(folder / SUMMARY, summary)
     return summary
 
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def sign(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content with the SHA-256 of its JSON as its last entry, "digest"."""
     return {**content, "digest": _digest(content)}
 
 
-def is_sound(signed: Mapping[str, Any]) -> bool:
+def is_sound(found: Mapping[str, Any]) -> bool:
     """Returns whether the digest matches the rest, also after a round trip through JSON."""
-    content = {name: value for name, value in signed.items() if name != "digest"}
-    return signed.get("digest") == _digest(content)
+    content = {name: value for name, value in found.items() if name != "digest"}
+    return found.get("digest") == _digest(content)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

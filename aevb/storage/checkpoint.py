@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from aevb.errors import UserError
-from aevb.runtime.checksums import is_sound, sign
+from aevb.runtime.checksums import is_sound, with_digest
 from aevb.types import PyTree
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def save(
         state = jax.tree.map(np.asarray, state)
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        notes=ocp.args.JsonSave(sign(notes)),
+        notes=ocp.args.JsonSave(with_digest(notes)),
     )
     metrics = None if valid_bound is None else {"valid_bound": valid_bound}
     try:

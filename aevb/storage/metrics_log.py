@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aevb.runtime.checksums import is_sound, sign
+from aevb.runtime.checksums import is_sound, with_digest
 
 UNFINISHED = ".tmp"  # suffix of an incomplete file, which a crash can leave behind
 
@@ -21,26 +21,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     replace_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_signed(path: Path, content: Mapping[str, Any]) -> None:
+def write_with_digest(path: Path, content: Mapping[str, Any]) -> None:
     """Replaces a file like `write_json`, with the content's digest as the last entry."""
-    write_json(path, sign(content))
+    write_json(path, with_digest(content))
 
 
-def read_signed(path: Path) -> dict[str, Any]:
-    """Reads the content that `write_signed` wrote, without its digest.
-
-    A file without a digest is accepted unchecked, because older versions wrote none.
+def read_with_digest(path: Path) -> dict[str, Any]:
+    """Reads the content that `write_with_digest` wrote, without its digest.
 
     Raises:
-        ValueError: the file is not a JSON object, or its digest does not match.
+        ValueError: the file is not a JSON object, or its digest is missing or does not match.
         OSError: the file cannot be read.
     """
     content = json.loads(path.read_text())
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
-    if content.get("digest") is not None and not is_sound(content):
+    if not is_sound(content):
         raise ValueError("its content and its digest do not belong together")
-    content.pop("digest", None)
+    del content["digest"]
     return content
 
 

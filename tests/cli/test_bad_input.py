@@ -1,6 +1,5 @@
 """A user error is reported in one clear line with exit status 2, without a traceback."""
 
-import json
 import os
 import urllib.request
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from programs import ROOT, Done, run_program, run_python
 
 from aevb.config import FIELDS, default_config, validate
+from aevb.storage.metrics_log import write_with_digest
 
 FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
@@ -196,7 +196,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp / "other").mkdir()
     (tmp / "other" / "thesis.txt").write_text("precious")
     (tmp / "run").mkdir()
-    (tmp / "run" / "config.json").write_text(json.dumps(validate(default_config())))
+    write_with_digest(tmp / "run" / "config.json", validate(default_config()))
     return tmp
 
 

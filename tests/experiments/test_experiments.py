@@ -13,7 +13,7 @@ from aevb import data, runs
 from aevb.config import validate
 from aevb.data import Options
 from aevb.losses import BOUNDS
-from aevb.storage.metrics_log import read_signed
+from aevb.storage.metrics_log import read_with_digest
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Pa
         assert np.isfinite(summary[f"{split}_bound"])
         assert summary[f"{split}_bound_standard_error"] > 0
     assert not any("bits_per_dim" in name for name in summary)  # of Gaussians and of binary data
-    assert read_signed(tmp_path / "summary.json") == summary
-    assert read_signed(tmp_path / "config.json").keys() == values.keys()
+    assert read_with_digest(tmp_path / "summary.json") == summary
+    assert read_with_digest(tmp_path / "config.json").keys() == values.keys()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["examples"] for line in lines] == [
         values["train.batch_size"],

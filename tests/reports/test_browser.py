@@ -24,7 +24,7 @@ import aevb
 from aevb import runs
 from aevb.config import default_config, validate, with_values
 from aevb.reports import comparison
-from aevb.storage.metrics_log import read_signed, write_signed
+from aevb.storage.metrics_log import read_with_digest, write_with_digest
 
 pytestmark = pytest.mark.browser
 
@@ -251,7 +251,7 @@ def test_the_comparison_page_shows_a_nonfinite_number(
 ):
     folder = Path(shutil.copytree(several.parent, tmp_path / "several"))
     summary = folder / "5,0" / "summary.json"
-    write_signed(summary, read_signed(summary) | {"test_bound": math.nan})
+    write_with_digest(summary, read_with_digest(summary) | {"test_bound": math.nan})
     file, _ = comparison.write(comparison.compare([folder]), folder / comparison.COMPARISON)
     page = browser.new_page()
     page.goto(file.as_uri())

@@ -38,9 +38,9 @@ def made(undisturbed: Path) -> Maker:
         config = validate(with_values(small_run.get_config(), named))
         shift = 0.1 * config["seed"] + 0.01 * config["model.num_latents"]
         shutil.copytree(undisturbed, folder)
-        metrics_log.write_signed(folder / "config.json", config)
-        summary = metrics_log.read_signed(folder / "summary.json") | {"seed": config["seed"]}
-        metrics_log.write_signed(folder / "summary.json", shifted(summary, shift))
+        metrics_log.write_with_digest(folder / "config.json", config)
+        summary = metrics_log.read_with_digest(folder / "summary.json") | {"seed": config["seed"]}
+        metrics_log.write_with_digest(folder / "summary.json", shifted(summary, shift))
         log = metrics_log.read_records(folder / "metrics.jsonl")
         lines = [json.dumps(shifted(record, shift)) for record in log]
         (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -164,7 +164,9 @@ def test_a_run_killed_after_its_last_step_lacks_only_its_speed(copy: Path, undis
 
 def test_a_nonfinite_number_is_shown_in_the_comparison(copy: Path):
     file = copy / "2,2" / "summary.json"
-    metrics_log.write_signed(file, metrics_log.read_signed(file) | {"train_bound": -math.inf})
+    metrics_log.write_with_digest(
+        file, metrics_log.read_with_digest(file) | {"train_bound": -math.inf}
+    )
     found = compare([copy])
     assert found.rows[0].over_seeds(comparison.BOUNDS[0]) == {
         "mean": -math.inf,
@@ -220,8 +222,8 @@ def test_log_p_of_the_last_checkpoint_is_a_column(copy: Path):
 
 def test_bits_of_probabilities_and_bounds_on_bits_are_separate_columns(copy: Path):
     for name, column in (("2,1", "test_bits_per_dim"), ("10,1", "test_dequantized_bits_per_dim")):
-        summary = metrics_log.read_signed(copy / name / "summary.json")
-        metrics_log.write_signed(copy / name / "summary.json", summary | {column: 5.0})
+        summary = metrics_log.read_with_digest(copy / name / "summary.json")
+        metrics_log.write_with_digest(copy / name / "summary.json", summary | {column: 5.0})
     found = compare([copy])
     columns = {c.label: c for c in found.columns if "bits" in c.name}
     assert set(columns) == {"test bits/dim", "test bits/dim, dequantized (at most)"}

@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_as_it_is(tmp_path: 
     save_all(tmp_path, {3: None})
     notes = json.loads(notes_of(tmp_path, 3).read_text())
     del notes["digest"]
-    notes_of(tmp_path, 3).write_text(json.dumps(checksums.sign(notes | {"format": 9})))
+    notes_of(tmp_path, 3).write_text(json.dumps(checksums.with_digest(notes | {"format": 9})))
     with pytest.raises(UserError, match="of format 9, and this version of aevb reads 3"):
         restored_from(tmp_path)
     assert kept(tmp_path) == {3}

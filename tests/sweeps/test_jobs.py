@@ -22,7 +22,7 @@ from aevb import runs
 from aevb.config import Values
 from aevb.errors import Interrupted, UserError
 from aevb.runtime.signals import REQUEUE, Signals
-from aevb.storage.metrics_log import write_signed
+from aevb.storage.metrics_log import write_with_digest
 from aevb.sweeps import jobs, sweep
 from aevb.sweeps.grid import LAUNCHERS, Plan, make_plan, parse_option
 from aevb.sweeps.jobs import Task
@@ -96,9 +96,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, folder: Path, *script: Turn | None
 def pretend(values: Values, folder: Path, *, is_finished: bool = True) -> None:
     """Writes the files of a run without running it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_signed(folder / "config.json", values)
+    write_with_digest(folder / "config.json", values)
     if is_finished:
-        write_signed(folder / "summary.json", {"train_bound": 0.0, "test_bound": 0.0})
+        write_with_digest(folder / "summary.json", {"train_bound": 0.0, "test_bound": 0.0})
 
 
 def one_run(**axes: Any) -> Plan:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from aevb.errors import UserError
-from aevb.runtime.checksums import is_sound, sign
+from aevb.runtime.checksums import is_sound, with_digest
 
 INFO = "records.json"
 SHARD_BYTES = 2**28  # of pixels in a shard
@@ -132,7 +132,7 @@ def _write_shards(folder: Path, blocks: Iterable[np.ndarray]) -> None:
         raise ValueError("there is no datapoint to write")
     number = sum(shard["records"] for shard in shards)
     info = {"shape": [number, like.shape[1]], "dtype": like.dtype.name, "shards": shards}
-    (folder / INFO).write_text(json.dumps(sign(info), indent=2) + "\n")
+    (folder / INFO).write_text(json.dumps(with_digest(info), indent=2) + "\n")
 
 
 def _cut(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
