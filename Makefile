@@ -16,71 +16,71 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 .PHONY: help run test test-all test-mutations test-faults test-slurm test-browser lint types check format \
 	sweep-frey sweep-mnist paper paper-quick docs docs-figures bench dist lock clean
 
-help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/users  ## train on the Frey faces and draw the figures (CONFIG=file ARGS="--config.FIELD=VALUE")
 	$(BIN)/python experiments/run.py --config=$(CONFIG) $(ARGS)
 
-test: .venv/developers  ## the tests, in minutes
+test: .venv/developers  ## run the quick tests, in minutes
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10
 
-test-all: .venv/developers  ## the slow tests too, in half an hour
+test-all: .venv/developers  ## run the slow tests too, in half an hour
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m 'not faults and not slurm and not browser'
 
-test-mutations: .venv/developers  ## whether the tests notice each of many slips, in ten minutes or more
-	$(BIN)/python tests/support/mutations.py
+test-mutations: .venv/developers  ## check that the tests detect each of many small errors in the code, in ten minutes or more
+	$(BIN)/python tests/support/run_mutations.py
 
-test-faults: .venv/developers  ## runs killed, damaged and starved at random, in an hour, with a table of what came of it
+test-faults: .venv/developers  ## kill, damage and starve runs at random, and print a table of the outcomes, in an hour
 	$(BIN)/python -m pytest $(PARALLEL) -m '' tests/faults
 
-test-slurm: .venv/developers  ## sweeps on a SLURM of this machine (Debian's slurmctld, slurmd and slurm-client)
+test-slurm: .venv/developers  ## test sweeps on a local SLURM (Debian's slurmctld, slurmd and slurm-client)
 	$(BIN)/python -m pytest -m slurm
 
-test-browser: .venv/developers  ## the pages that runs write, in a browser (Debian's chromium)
+test-browser: .venv/developers  ## test the pages of runs in a browser (Debian's chromium)
 	$(BIN)/python -m pytest -m browser
 
-lint: .venv/developers  ## style: ruff
+lint: .venv/developers  ## check the style with ruff
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-types: .venv/developers  ## types: pyright
+types: .venv/developers  ## check the types with pyright
 	$(BIN)/pyright
 
-check: lint types  ## lint and types
+check: lint types  ## check style and types
 
-format: .venv/developers  ## put the style right
+format: .venv/developers  ## fix the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-sweep-frey: .venv/users  ## the paper's latent dimensions on the Frey faces (ARGS="--axis=seed=0")
+sweep-frey: .venv/users  ## train the paper's latent dimensions on the Frey faces (ARGS="--axis=seed=0")
 	$(BIN)/python experiments/run.py --config=experiments/frey_faces.py --sweep $(ARGS)
 
-sweep-mnist: .venv/users  ## the paper's latent dimensions on MNIST
+sweep-mnist: .venv/users  ## train the paper's latent dimensions on MNIST
 	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)
 
-paper: .venv/users  ## the study of the paper: its figures, one of our own, docs/paper.md; in hours (DATA=folder of MNIST's files)
+paper: .venv/users  ## train the study of the paper and make docs/paper.md, in hours (DATA=folder of MNIST's files)
 	$(BIN)/python -m experiments.paper $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
 	$(BIN)/python -m docs.tools.paper
 
-paper-quick: .venv/users  ## a check that `make paper` works, in ten minutes: runs too short to read, in runs/paper-quick
+paper-quick: .venv/users  ## check that `make paper` works, by very short runs in runs/paper-quick, in ten minutes
 	$(BIN)/python -m experiments.paper --quick $(if $(DATA),--data-dir=$(DATA)) $(ARGS)
 	$(BIN)/python -m docs.tools.paper --folder=runs/paper-quick
 
-docs: .venv-docs/tools  ## the documentation as a site, site/index.html; a warning is an error
+docs: .venv-docs/tools  ## build the documentation, site/index.html; a warning is an error
 	rm -rf site
 	.venv-docs/bin/sphinx-build --fail-on-warning --keep-going --quiet --fresh-env \
 	  --conf-dir docs --doctree-dir build/doctrees . site
 	@echo site/index.html
 
-docs-figures: .venv/users  ## the figures of docs/variational_bayes.md, by running the code in it
+docs-figures: .venv/users  ## draw the figures of docs/variational_bayes.md by running its code
 	$(BIN)/python -m docs.tools.variational_bayes
 
-bench: .venv/users .venv-bench/peers  ## every benchmark, in about an hour (DATA=folder ARGS=--quick)
+bench: .venv/users .venv-bench/peers  ## run every benchmark, in about an hour (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }
 	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
 
-dist: .venv/developers  ## the wheel and the sdist, in dist/
+dist: .venv/developers  ## build the wheel and the sdist, in dist/
 	$(UV) build --quiet --no-build-isolation --python $(BIN)/python
 
 lock: .venv/uv  ## renew the lock files
@@ -88,7 +88,7 @@ lock: .venv/uv  ## renew the lock files
 	$(LOCK) pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(LOCK) --group docs --constraint requirements.lock --output-file requirements-docs.lock
 
-clean:  ## remove the environment and every cache, but no run
+clean:  ## remove environments and caches, but no runs
 	rm -rf .venv .venv-bench .venv-docs .pytest_cache .ruff_cache *.egg-info build dist site docs/api
 	find aevb docs experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

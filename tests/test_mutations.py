@@ -1,12 +1,12 @@
-"""The slips of slips.txt can be made; `make test-mutations` checks that each makes a test fail."""
+"""The mutations of mutations.txt can be made; `make test-mutations` runs the tests with each."""
 
 import ast
 from pathlib import Path
 
 import mutations
 import pytest
-import slips
-from slips import SLIPS, Slip
+import run_mutations
+from mutations import MUTATIONS, Mutation
 
 SUM = """self.mean  # of the latents
             + jnp.exp(self.log_std) * x"""
@@ -26,32 +26,32 @@ def sample(x):
 
 @pytest.fixture
 def small_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Writes a package of one module, in which slips are made instead, and returns the module."""
+    """Writes a package of one module, to be mutated instead, and returns the module."""
     module = tmp_path / "aevb" / "folder" / "densities.py"
     module.parent.mkdir(parents=True)
     module.write_text(PACKAGE)
-    monkeypatch.setattr(slips, "ROOT", tmp_path)
+    monkeypatch.setattr(mutations, "ROOT", tmp_path)
     return module
 
 
-@pytest.mark.parametrize("slip", SLIPS, ids=[slip.name for slip in SLIPS])
-def test_every_slip_changes_the_code_and_has_a_test_to_run_first(slip: Slip):
-    """When code is renamed or rewritten, its slips must be rewritten too."""
-    module, text = slips.slipped(slip)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
+def test_every_mutation_changes_the_code_and_has_a_test_to_run_first(mutation: Mutation):
+    """When code is renamed or rewritten, its mutations must be rewritten too."""
+    module, text = mutations.mutated(mutation)
     assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(module.read_text()))
-    tests = [file.read_text() for file in mutations.tests_of(module)]
-    assert any(slip.only in file for file in tests)
+    tests = [file.read_text() for file in run_mutations.tests_of(module)]
+    assert any(mutation.only in file for file in tests)
 
 
-def test_slips_have_distinct_names():
-    assert len({slip.name for slip in SLIPS}) == len(SLIPS)
+def test_mutations_have_distinct_names():
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
 
 
-@pytest.mark.parametrize("stem", mutations.MORE_TESTS)
+@pytest.mark.parametrize("stem", run_mutations.MORE_TESTS)
 def test_the_modules_and_tests_of_more_tests_exist(stem: str):
-    assert list((slips.ROOT / "aevb").rglob(f"{stem}.py"))
-    for name in mutations.MORE_TESTS[stem].split():
-        assert list((slips.ROOT / "tests").rglob(f"test_{name}.py"))
+    assert list((mutations.ROOT / "aevb").rglob(f"{stem}.py"))
+    for name in run_mutations.MORE_TESTS[stem].split():
+        assert list((mutations.ROOT / "tests").rglob(f"test_{name}.py"))
 
 
 @pytest.mark.parametrize(
@@ -68,23 +68,23 @@ def test_code_is_found_in_any_formatting(
 ):
     assert lines in PACKAGE
     expected = ast.unparse(ast.parse(PACKAGE.replace(lines, edited)))
-    assert slips.slipped(Slip("", where, old, new)) == (small_package, expected)
+    assert mutations.mutated(Mutation("", where, old, new)) == (small_package, expected)
 
 
 @pytest.mark.parametrize(
     ("where", "old", "count"),
     [("sample", "x + 1", 2), ("sample", "x + 1.0", 0), ("Normal", "_ + _", 0), ("absent", "x", 0)],
 )
-def test_a_slip_whose_code_is_not_there_once_is_refused(
+def test_a_mutation_whose_code_is_not_there_once_is_refused(
     small_package: Path, where: str, old: str, count: int
 ):
     with pytest.raises(ValueError, match=f"holds its code {count} times"):
-        slips.slipped(Slip("", where, old, "0"))
+        mutations.mutated(Mutation("", where, old, "0"))
 
 
 @pytest.mark.slow
 def test_an_edit_that_changes_nothing_makes_no_test_fail():
-    """An edit that changes nothing makes no test fail, so a failure means that a slip was seen."""
-    outcome = mutations.judge(SLIPS[0]._replace(new=SLIPS[0].old))
+    """Otherwise a failure would not mean that a mutation was detected."""
+    outcome = run_mutations.judge(MUTATIONS[0]._replace(new=MUTATIONS[0].old))
     assert not outcome.red
     assert not outcome.trouble

@@ -80,7 +80,7 @@ def test_a_flipped_bit_of_a_checksummed_file_is_detected(position: int, tmp_path
     content = bytearray(path.read_bytes())
     content[position % len(content)] ^= 1 << (position % 8)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="."):  # the digest, or what json or UTF-8 finds wrong
+    with pytest.raises(ValueError, match=r"."):  # the digest, or what json or UTF-8 finds wrong
         read_with_digest(path)
 
 

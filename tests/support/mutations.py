@@ -1,165 +1,132 @@
-"""Makes each slip of slips.txt in a copy of the package, and checks that a test fails.
+"""Reads mutations.txt and makes its mutations.
 
-It prints a table, and exits with 1 if a slip was not noticed. A test that fails with a slip must
-pass in a copy without it: in a copy that is broken anyway, a failure proves nothing.
+The code of a mutation is found in the syntax tree, so that it can be moved and formatted without a
+change there.
 """
 
-import argparse
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import ast
+import functools
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from slips import ROOT, SLIPS, Slip, slipped
+ROOT = Path(__file__).parent.parent.parent
+HOLE = re.compile("_[a-z]?")  # a name in a mutation's code that stands for any expression
 
-COPIED = ("aevb", "experiments", "tests", "CHANGELOG.md", "pyproject.toml")
-SOME_TEST_IS_RED, NO_TEST_RAN = 1, 5  # pytest's exit statuses; 2 to 4 are errors of another kind
-# The test files that detect slips in a module, in addition to test_MODULE.py if there is one.
-MORE_TESTS = {
-    "bits": "elbo experiment",
-    "frey_faces": "data",
-    "gradient_ascent": "aevb convolutions",
-    "linear_gaussian_em": "linear_gaussian",
-    "loop": "skip_nonfinite",
-    "importance_weights": "precision",
-    "losses": "gradients",
-    "matrix_normal": "linear_gaussian",
-    "mixture_runs": "mixture_model",
-    "networks": "convolutions vae",
-    "preprocessing": "data",
-    "run": "main",
-    "run_figures": "trackers",
-    "sources": "data",
-    "splits": "user_files",
-    "synthetic": "data",
-}
+Holes = dict[str, ast.expr]  # what each of them stands for
 
 
-class Outcome(NamedTuple):
-    """The result of a slip."""
+class Mutation(NamedTuple):
+    """One edit."""
 
-    slip: Slip
-    module: Path
-    red: str  # the first test that failed, or ""
-    trouble: str  # why the slip could not be judged, or ""
-    seconds: float
-
-
-def tests_of(module: Path) -> list[Path]:
-    """Returns the test files of a module, wherever they are."""
-    names = (module.stem, *MORE_TESTS.get(module.stem, "").split())
-    return [file for name in names for file in (ROOT / "tests").rglob(f"test_{name}.py")]
+    name: str
+    where: str  # a function, class or variable, after as many of the names around it as needed
+    old: str  # an expression or a statement that occurs there exactly once
+    new: str
+    only: str = ""  # a word in the names of the tests to run first
 
 
-@contextmanager
-def copy_of_the_package() -> Iterator[Path]:
-    """Yields a folder that holds the package and its tests.
+def read_mutations(text: str) -> list[Mutation]:
+    """Parses the format that mutations.txt describes at its top."""
+    mutations = []
+    for block in re.split(r"\n(?=\S)", text):  # a line that is not indented begins a block
+        if not block.startswith("#"):
+            head, _, code = block.partition("\n")
+            old, new = code.split("=>")
+            name, where, *only = (part.strip() for part in head.split("|"))
+            mutations.append(Mutation(name, where, old.strip(), new.strip(), *only))
+    return mutations
+
+
+MUTATIONS = read_mutations((Path(__file__).parent / "mutations.txt").read_text())
+
+
+def mutated(mutation: Mutation) -> tuple[Path, str]:
+    """Returns the module that a mutation is in, and its text with the mutation.
 
     Raises:
-        RuntimeError: `import aevb` in that folder would import another copy.
+        ValueError: the code to be replaced does not occur exactly once.
     """
-    with tempfile.TemporaryDirectory(prefix="aevb_slip_") as name:
-        folder = Path(name).resolve()
-        for item in COPIED:
-            if (ROOT / item).is_dir():
-                no_caches = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / item, folder / item, symlinks=True, ignore=no_caches)
-            else:
-                shutil.copy(ROOT / item, folder / item)
-        imported = _python(folder, "-c", "import aevb; print(aevb.__file__)").stdout.strip()
-        if imported != str(folder / "aevb" / "__init__.py"):
-            raise RuntimeError(f"{imported} would be tested, and not the copy in {folder}")
-        yield folder
+    found = []
+    for module in sorted((ROOT / "aevb").rglob("*.py")):
+        text = _text(module)
+        if all(
+            name in f"{module} {text}" for name in mutation.where.split(".")
+        ):  # else parse no more
+            edit = _Edit(mutation, module.relative_to(ROOT / "aevb").with_suffix("").parts)
+            tree = edit.visit(ast.parse(text))
+            found += edit.count * [(module, tree)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{mutation.name!r}: {mutation.where} holds its code {len(found)} times, not once"
+        )
+    [(module, tree)] = found
+    return module, ast.unparse(tree)
 
 
-def _python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@functools.cache
+def _text(module: Path) -> str:
+    return module.read_text()
 
 
-def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _python(folder, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", *arguments)
+class _Edit(ast.NodeTransformer):
+    """Replaces a mutation's code in a module, and counts how often."""
+
+    def __init__(self, mutation: Mutation, module: tuple[str, ...]) -> None:
+        self.where = mutation.where.split(".")
+        self.old, self.new = _parsed(mutation.old, mutation.new)
+        self.names = module  # the qualified name of what is visited
+        self.count = 0
+
+    def visit(self, node: ast.AST) -> Any:
+        outer = self.names
+        match node:
+            case (
+                ast.FunctionDef(name=name)
+                | ast.ClassDef(name=name)
+                | ast.Assign(targets=[ast.Name(id=name)])
+                | ast.AnnAssign(target=ast.Name(id=name))
+            ):
+                self.names = (*outer, name)
+        names, holes = iter(self.names), {}
+        is_there = _matches(self.old, node, holes) and all(name in names for name in self.where)
+        node = self.generic_visit(node)
+        self.names = outer
+        if is_there:
+            self.count += 1
+            return _Filled(holes).visit(self.new)
+        return node
 
 
-def judge(slip: Slip) -> Outcome:
-    """Makes the slip and runs the tests that should notice it, up to the first failure.
-
-    The tests that the slip names run first, then the quick ones of the module, then the slow ones.
-    """
-    began = time.monotonic()
-    red = trouble = ""
-    module, text = slipped(slip)
-    files = [str(file.relative_to(ROOT)) for file in tests_of(module)]
-    named = [["-m", "", "-k", slip.only]] if slip.only else []
-    with copy_of_the_package() as folder:
-        (folder / module.relative_to(ROOT)).write_text(text)
-        for selection in (*named, [], ["-m", "slow"]):
-            done = _pytest(folder, "-x", *files, *selection)
-            failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
-            if done.returncode == SOME_TEST_IS_RED and failed:
-                red = failed[0].removeprefix("FAILED ").partition(" - ")[0]
-            elif done.returncode not in (0, NO_TEST_RAN):
-                trouble = " ".join((done.stdout + done.stderr).split())[-300:]
-            if red or trouble:
-                break
-    return Outcome(slip, module, red, trouble, time.monotonic() - began)
+def _parsed(*codes: str) -> Sequence[ast.AST]:
+    """Parses expressions, or statements if they are not all expressions."""
+    statements = [ast.parse(code).body[0] for code in codes]
+    expressions = [node.value for node in statements if isinstance(node, ast.Expr)]
+    return expressions if len(expressions) == len(codes) else statements
 
 
-def check_without_slips(reds: Iterable[str]) -> str:
-    """Runs these tests in an unchanged copy of the package and returns their errors, or ""."""
-    with copy_of_the_package() as folder:
-        done = _pytest(folder, "-m", "", *sorted(set(reds)))
-    return done.stdout[-2000:] + done.stderr[-2000:] if done.returncode else ""
+def _matches(code: Any, node: Any, holes: Holes) -> bool:
+    """Compares code with a part of a syntax tree, and records what the holes stand for."""
+    if isinstance(code, ast.Name) and HOLE.fullmatch(code.id):
+        held = holes.setdefault(code.id, node)
+        return isinstance(node, ast.expr) and ast.dump(held) == ast.dump(node)
+    if type(code) is not type(node):
+        return False
+    if isinstance(code, ast.AST):
+        fields = ast.iter_fields(code)
+        return all(_matches(value, getattr(node, field), holes) for field, value in fields)
+    if isinstance(code, list):
+        pairs = zip(code, node, strict=False)
+        return len(code) == len(node) and all(_matches(*pair, holes) for pair in pairs)
+    return code == node
 
 
-def run(slips: Iterable[Slip]) -> tuple[list[Outcome], str]:
-    """Judges slips, one on each core, and returns their outcomes and the errors without slips."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = []
-        for outcome in pool.map(judge, slips):
-            outcomes.append(outcome)
-            print(_row(outcome), flush=True)
-    return outcomes, check_without_slips(outcome.red for outcome in outcomes if outcome.red)
+class _Filled(ast.NodeTransformer):
+    """Puts expressions into the holes of code."""
 
+    def __init__(self, holes: Holes) -> None:
+        self.holes = holes
 
-def _row(outcome: Outcome) -> str:
-    slip, module, red, trouble, seconds = outcome
-    file = module.relative_to(ROOT / "aevb")
-    verdict = red.removeprefix("tests/") or f"NOT NOTICED {trouble}".strip()
-    return f"{slip.name:<48} {file!s:<20} {seconds:5.0f} s  {verdict}"
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "words", nargs="*", metavar="WORD", help="only slips with this in their names or functions"
-    )
-    words = parser.parse_args(arguments).words
-    texts = {slip: f"{slip.name} {slip.where}" for slip in SLIPS}
-    chosen = [slip for slip in SLIPS if not words or any(word in texts[slip] for word in words)]
-    began = time.monotonic()
-    outcomes, broken = run(chosen)
-    noticed = sum(bool(outcome.red) for outcome in outcomes)
-    print(f"{noticed} of {len(outcomes)} slips noticed, in {time.monotonic() - began:.0f} s")
-    if broken:
-        print(f"without a slip these tests are not green either:\n{broken}")
-    return int(bool(broken) or noticed < len(outcomes))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.holes[node.id] if HOLE.fullmatch(node.id) else node
