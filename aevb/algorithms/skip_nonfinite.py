@@ -1,4 +1,4 @@
-"""An algorithm that skips non-finite steps, for runs that can spare a minibatch."""
+"""A wrapper of an algorithm that skips its non-finite steps."""
 
 from typing import NamedTuple
 
@@ -24,8 +24,9 @@ def skip_bad_steps(algorithm: Algorithm, most: int) -> Algorithm:
 
     A skipped step changes neither the parameters nor the algorithm's other state. It is counted,
     and the next minibatch follows. After `most` skipped steps, another non-finite step is not
-    skipped. `optax.apply_if_finite` sees the gradients alone, neither the algorithm's other state
-    nor its metrics, and limits the skipped steps in a row, not in all.
+    skipped. `optax.apply_if_finite` does not suffice: it checks the gradients, but neither the
+    algorithm's other state nor its metrics, and it limits consecutive skipped steps, not their
+    total.
     """
 
     def init(key: Key) -> TrainState:
@@ -48,7 +49,7 @@ def skip_bad_steps(algorithm: Algorithm, most: int) -> Algorithm:
         extra = Skipping(after.extra, skipping.num_skipped + skipped.astype(jnp.int32))
         return after._replace(extra=extra), {**metrics, SKIPPED: skipped.astype(jnp.float32)}
 
-    return Algorithm(init, update, algorithm.vae_params)
+    return algorithm._replace(init=init, update=update)
 
 
 def num_skipped(state: TrainState) -> int | None:

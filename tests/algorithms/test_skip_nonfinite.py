@@ -111,6 +111,12 @@ def test_skipping_changes_no_bit_of_a_run_without_nonfinite_steps():
     assert float(of_plain["objective"]) == float(of_skipping["objective"])
 
 
+def test_an_algorithm_that_skips_keeps_its_parameters_and_its_objective():
+    inner = counter(())._replace(vae_params=lambda params: params, objective=lambda *args: args)
+    outer = skip_bad_steps(inner, 3)
+    assert (outer.vae_params, outer.objective) == (inner.vae_params, inner.objective)
+
+
 def test_after_the_allowed_number_of_skipped_steps_the_next_nonfinite_step_is_taken():
     algorithm = skip_bad_steps(counter((3, 17, 25), "params"), most=2)
     advance = make_advance(algorithm, lambda key, x: x, batch_size=1)
