@@ -17,4 +17,7 @@ ALGORITHMS = {
     ),
     "mcem": AlgorithmEntry(mcem.make, has_encoder=False, trains_prior_by_encoder=False),
 }
-"""The algorithms. `make` receives those fields of config.algorithm that it has arguments for."""
+"""The algorithms by name.
+
+`make` receives the fields of config.algorithm that it has arguments for.
+"""

@@ -24,10 +24,10 @@ def make(
     """Returns AEVB: gradient ascent on phi and theta together.
 
     Args:
-        optimizer: its weight decay is the prior on phi and theta; `optimizers.prior_decay`.
+        optimizer: its weight decay is the prior on phi and theta (`optimizers.prior_decay`).
         bound: an entry of `aevb.losses.BOUNDS`.
         num_samples: L, samples per datapoint.
-        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
+        accumulation_steps: number of parts of a minibatch, processed one after the other.
     """
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:

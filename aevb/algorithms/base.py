@@ -29,17 +29,18 @@ class Batch(NamedTuple):
 
 
 class AlgorithmEntry(NamedTuple):
-    """An entry of `ALGORITHMS`: the factory of an algorithm, and what the model must know of it."""
+    """An entry of `ALGORITHMS`: the factory of an algorithm, with its properties."""
 
     make: Callable[..., "Algorithm"]  # (vae, optimizer, *, num_data, options) -> the algorithm
     has_encoder: bool = True  # whether the model has an encoder
-    trains_prior_by_encoder: bool = True  # whether p(z) gets the gradients of the encoder's samples
+    trains_prior_by_encoder: bool = True  # whether it can train a prior made of the encoder (vamp)
     has_own_prior: bool = False  # whether its objective contains the prior on the parameters
     can_pad: bool = False  # whether padded weights stay 0, and padded latents change no result
     draw_params: Callable[[Key, PyTree], PyTree] | None = None
     # (key, state.params) -> a sample of the VAE's parameters, if they have a distribution
     with_theta_as_latents: Callable[[VAE, PyTree], VAE] | None = None
-    # (vae, state.params) -> the model whose latents are theta ~ q(theta) and z, for state.params
+    # (vae, state.params) -> a model with latents theta ~ q(theta) and z; its parameters are
+    #   state.params
 
 
 def _as_they_are(params: PyTree) -> PyTree:
@@ -52,9 +53,9 @@ class Algorithm(NamedTuple):
     init: Callable[[Key], TrainState]
     update: Callable[[Key, TrainState, Batch], tuple[TrainState, dict[str, Array]]]
     # (key, state, minibatch) -> the next state, and metrics [] of this minibatch; the metric
-    # "objective" is the maximized value, in nats per datapoint
+    #   "objective" is the maximized value, in nats per datapoint
     vae_params: Callable[[PyTree], PyTree] = _as_they_are
     # state.params -> the VAE's parameters for evaluation; means, if they have a distribution
     objective: Callable[[Key, PyTree, Array], Array] | None = None
-    # (key, state.params, x [D]) -> []; its mean over the training data is what is maximized, in
-    # nats per datapoint. None if this is the bound of `vae_params`, or if there is no such function
+    # (key, state.params, x [D]) -> [], nats; training maximizes its mean over the training data.
+    #   None if it is the bound at `vae_params`, or if there is no such function

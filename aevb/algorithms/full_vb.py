@@ -54,13 +54,13 @@ def make(
     Metrics: objective, the bound divided by N; kl, KL(q(theta) || p(theta)) divided by N.
 
     Args:
-        optimizer: without weight decay, because the KL contains the prior on theta; phi has none.
+        optimizer: without weight decay: the KL contains the prior on theta, and phi has no prior.
         num_data: N, which scales the minibatch against the KL of theta.
         bound: an entry of `aevb.losses.BOUNDS`.
         num_samples: L, samples per datapoint.
         weight_noise: one of `NOISES`, which `theta_of` explains.
         param_prior_std: the standard deviation of p(theta) = N(0, std^2 I).
-        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
+        accumulation_steps: number of parts of a minibatch, processed one after the other.
         prior_scale: one of `PRIOR_SCALES`, which `prior_stds` explains.
         first_std: the standard deviation of q(theta) before training.
         kl_warm_up_steps: the number of first steps over which the weight of the KL increases
@@ -86,7 +86,7 @@ def make(
     def objective(
         step: Array, params: PyTree, key: Key, batch: Batch
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns the mean bound at random theta less KL / N [], and the metrics."""
+        """Returns the mean bound at random theta minus the weighted KL / N [], and the metrics."""
         common_key, theta_key, z_key = jax.random.split(key, 3)
 
         def bound_of(theta_key: Key, z_key: Key, x: Array) -> Array:
@@ -110,7 +110,7 @@ def make(
         return TrainState(state.step + 1, params, opt_state, state.extra), metrics
 
     def of_datapoint(key: Key, params: PyTree, x: Array) -> Array:
-        """Returns the bound at random theta less KL / N [], with theta of the datapoint's own."""
+        """Returns the bound at a random theta of this datapoint alone, minus KL / N []."""
         theta_key, z_key = jax.random.split(key)
         noise = "datapoint" if weight_noise == "minibatch" else weight_noise
         theta = theta_of(theta_key, theta_key, params, noise)
@@ -124,7 +124,7 @@ def make(
 
 
 def _first_params(vae: VAE, first_std: float, key: Key) -> PyTree:
-    """Returns narrow q(theta) around the VAE's first parameters."""
+    """Returns a narrow q(theta) around the VAE's initial parameters."""
     mean = vae.init(key)
     theta = {part: tree for part, tree in mean.items() if part not in POINT_ESTIMATES}
     log_var = 2.0 * math.log(first_std)
@@ -206,13 +206,14 @@ def with_theta_as_latents(vae: VAE, params: PyTree) -> VAE:
 
 
 def theta_of(common_key: Key, own_key: Key, params: PyTree, weight_noise: str) -> PyTree:
-    """Returns the VAE's parameters for one datapoint, with theta's noise as `weight_noise` says.
+    """Returns the VAE's parameters for one datapoint, with theta's noise of kind `weight_noise`.
 
     "datapoint" draws theta separately for each datapoint, as algorithm 2 does. "minibatch" draws
     theta once for all of them, which is cheaper and noisier. "local" draws the effect of theta's
     noise on the units of each layer instead (Kingma, Salimans & Welling 2015). It is as cheap as
-    "minibatch" and less noisy than both others, because its gradient is the mean of the gradient of
-    "datapoint" given the units. It needs a decoder that accepts `networks.WeightPosterior`.
+    "minibatch" and less noisy than the other two, because its gradient is the conditional mean,
+    given the units, of the gradient of "datapoint". It needs a decoder that accepts
+    `networks.WeightPosterior`.
 
     Args:
         common_key: the same for all datapoints of a minibatch.
@@ -325,10 +326,10 @@ def _require_options(prior_scale: str, first_std: float, kl_warm_up_steps: int) 
 
 
 def _require_noise_for(vae: VAE, bound: Bound, num_samples: int, weight_noise: str) -> None:
-    """Checks that theta's noise is known, and suits the decoder and the bound.
+    """Checks that weight_noise is known, and suits the decoder and the bound.
 
     Raises:
-        ValueError: it is unknown, or "local" with a decoder that has no such noise or a bound that
+        ValueError: it is unknown, or it is "local" and the decoder has no such noise or the bound
             compares several samples.
     """
     if weight_noise not in NOISES:

@@ -1,6 +1,6 @@
 """Gradient ascent of an objective, which several algorithms share.
 
-A prior on the parameters is no part of the objective: it is weight decay in the optimizer.
+A prior on the parameters is not part of the objective: it is weight decay in the optimizer.
 """
 
 from collections.abc import Callable

@@ -49,10 +49,10 @@ def make(
     Metrics: objective, log p(x, z) before the ascent steps; acceptance; step_size.
 
     Args:
-        optimizer: its weight decay is the prior on theta; `optimizers.prior_decay`.
+        optimizer: its weight decay is the prior on theta (`optimizers.prior_decay`).
         num_data: N, which is the number of chains.
         num_leapfrog: leapfrog steps of a transition.
-        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
+        accumulation_steps: number of parts of a minibatch, processed one after the other.
     """
 
     def init(key: Key) -> TrainState:

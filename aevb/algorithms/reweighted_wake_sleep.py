@@ -23,16 +23,16 @@ def make(
 ) -> Algorithm:
     """Returns reweighted wake-sleep with a wake phase for theta and a wake phase for phi.
 
-    Both ascents are at the data's x, with K samples z_k ~ q(z|x). The weights w_k are p(x,
-    z_k) / q(z_k|x), normalized to sum to 1. theta ascends Sum_k w_k log p(x, z_k), whose gradient
-    tends to that of log p(x) as K grows. phi ascends Sum_k w_k log q(z_k|x), which descends
-    KL(p(z|x) || q(z|x)) at the data. With K = 1 the mean of phi's gradient is 0, so that phi learns
-    nothing.
+    Both phases use the data's x and K samples z_k ~ q(z|x). The weights w_k are
+    p(x, z_k) / q(z_k|x), normalized to sum to 1. theta ascends Sum_k w_k log p(x, z_k), whose
+    gradient tends to that of log p(x) as K grows. phi ascends Sum_k w_k log q(z_k|x), which
+    descends KL(p(z|x) || q(z|x)) at the data. With K = 1 the mean of phi's gradient is 0, so phi
+    learns nothing.
 
     Args:
-        optimizer: its weight decay is the prior on phi and theta; `optimizers.prior_decay`.
+        optimizer: its weight decay is the prior on phi and theta (`optimizers.prior_decay`).
         num_samples: K, at least 2.
-        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
+        accumulation_steps: number of parts of a minibatch, processed one after the other.
 
     Raises:
         ValueError: num_samples is below 2.

@@ -23,18 +23,19 @@ def make(
     num_samples: int = 1,
     accumulation_steps: int = 1,
 ) -> Algorithm:
-    """Returns wake-sleep: two simultaneous ascents, which share no objective.
+    """Returns wake-sleep: two simultaneous ascents of different objectives.
 
     - wake phase, for theta: log p(x, z) at the data's x and z ~ q(z|x);
-    - sleep phase, for phi: log q(z|x) at as many simulated x, z ~ p(x, z).
+    - sleep phase, for phi: log q(z|x) at simulated x, z ~ p(x, z), one pair per datapoint.
 
     The wake phase ascends the evidence lower bound. The sleep phase descends KL(p(z|x) || q(z|x))
-    at the model's x, whereas the bound contains KL(q || p) at the data's x; this is the bias.
+    at the model's x, whereas the bound contains KL(q || p) at the data's x; this difference is the
+    bias of wake-sleep.
 
     Args:
-        optimizer: its weight decay is the prior on phi and theta; `optimizers.prior_decay`.
+        optimizer: its weight decay is the prior on phi and theta (`optimizers.prior_decay`).
         num_samples: L, samples per datapoint in the wake phase.
-        accumulation_steps: number of parts of a minibatch, which are processed one after the other.
+        accumulation_steps: number of parts of a minibatch, processed one after the other.
     """
 
     def objective(params: PyTree, key: Key, batch: Batch) -> tuple[Array, dict[str, Array]]:

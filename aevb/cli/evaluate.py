@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     config = of_finished_run(args.workdir)
 
-    from aevb.runs.evaluate import Request, evaluate  # imports jax; after what does not need it
+    from aevb.runs.evaluate import Request, evaluate  # after the check, because it imports jax
 
     wanted = {name: value for name, value in vars(args).items() if name in Request._fields}
     request = Request(**{**wanted, "estimators": tuple(args.estimators.split(","))})

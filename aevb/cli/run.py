@@ -129,7 +129,7 @@ def parse(
     flag_values = flags.FlagValues()
     define(flag_values)
     given = [sys.argv[0], *_with_files(arguments)]
-    sys.modules.pop("config_config", None)  # ml_collections would reuse the last config file's
+    sys.modules.pop("config_config", None)  # otherwise ml_collections reuses the last config
     try:
         config_flags.DEFINE_config_file(
             "config",

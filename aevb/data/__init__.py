@@ -1,4 +1,4 @@
-"""Datasets, in the table `DATASETS`, each in a file of this folder."""
+"""The datasets, which `DATASETS` lists; each is in a file of this folder."""
 
 import importlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PREFIXES = {
     "npy:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
 }
-"""The prefixes of the names of users' datasets: the file that loads them, splits, binarizations."""
+"""Prefix of a user's dataset -> the file that loads it, its splits, its binarizations."""
 OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
 
 
@@ -31,9 +31,9 @@ class Dataset(NamedTuple):
     kind: str  # "binary" (0/1), "grey" (scaled levels) or "real"; decides which likelihoods fit
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
     image_shape: tuple[int, ...] | None  # rows, columns, channels if in color; their product is D
-    levels: float | None  # grey levels per unit, for bits per dimension; None for other kinds
+    levels: float | None  # grey levels are k / levels, for bits per dimension; None for other kinds
     valid: np.ndarray | None = None  # [N'', D], on which choices are made; may have no rows.
-    # None: `load` holds out the last of the training data, by default a sixth
+    #   None: `load` holds out the last of the training data, by default a sixth
     is_dequantized: bool = False  # whether `preprocess` adds noise that fills the cell of a level
 
     @property
@@ -48,9 +48,9 @@ class Dataset(NamedTuple):
 
     @property
     def followed(self) -> str:
-        """The split whose bound is followed during training, beside that of the training data.
+        """The held-out split whose bound is logged during training.
 
-        The test data are followed only where there are no validation data.
+        It is the test split only if there are no validation data.
         """
         return "valid" if "valid" in self.splits else "test"
 
@@ -59,7 +59,7 @@ class Options(NamedTuple):
     """The options of loading data. A dataset ignores the fields that do not apply to it."""
 
     dir: str = ""  # where datasets are prepared; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
-    manual_dir: str = ""  # the user's downloads, here or in a subfolder named as the dataset;
+    manual_dir: str = ""  # the user's downloads, here or in a subfolder named after the dataset;
     #                       "" = downloads/manual in dir
     split: str = ""  # "" = the dataset's first
     binarization: str = ""  # "" = the dataset's first
@@ -81,7 +81,7 @@ DEFAULTS = Options()
 class DatasetEntry(NamedTuple):
     """An entry of `DATASETS`; the first split and the first binarization are the defaults."""
 
-    load: Callable[..., Dataset]  # (Options, with split and binarization, *, options of its own)
+    load: Callable[..., Dataset]  # (Options with split and binarization, *, the entry's options)
     splits: tuple[str, ...] = ("standard",)  # into training and test data
     binarizations: tuple[str, ...] = ("none",)
 
@@ -102,8 +102,8 @@ DATASETS: dict[str, DatasetEntry] = {
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
     """Loads the dataset `name`: an entry of `DATASETS`, or data from outside this package.
 
-    tfds:NAME is images that TFDS has prepared, npy:FILE is an array that np.save wrote, and
-    images:FOLDER is the images in a folder.
+    tfds:NAME are images that TFDS has prepared, npy:FILE is an array that np.save wrote, and
+    images:FOLDER are the images in a folder.
 
     The sources of a public file are tried in this order: this package; data that were prepared
     before in `options.dir`; files in `options.manual_dir`; the network. Data are always checked.
@@ -134,7 +134,7 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
     """Loads the dataset of an entry.
 
     Args:
-        own: options of the entry itself.
+        own: the entry's own options.
 
     Raises:
         UserError: as for `load`.
@@ -164,14 +164,14 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
 def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
     """Returns a loaded dataset with the validation data that the options ask for.
 
-    A dataset without validation data of its own has the last of its training data for that, by
-    default a sixth (which is 10,000 of MNIST's 60,000).
+    If a dataset has no validation data of its own, the last of its training data are used, by
+    default a sixth (10,000 of MNIST's 60,000).
 
     Args:
-        wanted: as in the options.
+        wanted: `Options.num_valid`.
 
     Raises:
-        UserError: it does not have that many.
+        UserError: the dataset does not have that many.
     """
     if dataset.valid is not None:
         own = len(dataset.valid)
@@ -234,7 +234,7 @@ def prepare(name: str, options: Options = DEFAULTS) -> Path:
 
     `load` does not require this call. It is useful for TFDS's tools, which read the result by
     ``tfds.builder_from_directory(folder).as_data_source("train[:80%]")``, and on a machine that
-    prepares data for others without internet.
+    prepares data for machines without internet.
 
     Raises:
         UserError: as for `load`; or the dataset has no files.

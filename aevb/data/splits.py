@@ -12,10 +12,10 @@ def split(x: np.ndarray, how: str, num_valid: int) -> tuple[np.ndarray, np.ndarr
     """Returns training, validation and test datapoints of x [N, ...], each in original order.
 
     The split `blocked` takes the last fifth for the test, and the `num_valid` datapoints before it
-    for validation. It is the valid one where neighbors resemble each other, as the frames of a film
-    do. The split `random` uses a permutation with a fixed seed, for data whose order has no
-    meaning. It takes `num_valid` datapoints for validation and as many for the test or, without
-    validation data, a fifth for the test.
+    for validation. Use it where neighbors resemble each other, as the frames of a film do. The
+    split `random` uses a permutation with a fixed seed, for data whose order has no meaning. It
+    takes `num_valid` datapoints for validation and as many for the test or, without validation
+    data, a fifth for the test.
 
     Raises:
         UserError: no datapoint is left for training.

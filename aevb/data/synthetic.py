@@ -90,7 +90,8 @@ def load(options: Options) -> Dataset:
     """Returns independent samples of `make_model(options)`, float32.
 
     They are determined by the seed. By default there are as many validation as test data. The test
-    data do not depend on the number of training data, nor these on the number of validation data.
+    data do not depend on the number of training data, nor the training data on the number of
+    validation data.
 
     Raises:
         UserError: as for `make_model`.

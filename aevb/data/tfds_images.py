@@ -71,7 +71,7 @@ def load(name: str, options: Options) -> Dataset:
 
 
 def _find(name: str, options: Options) -> Path:
-    """Returns the folder of the newest version.
+    """Returns the folder of the newest version of a dataset.
 
     Raises:
         UserError: the dataset is not prepared, or has several TFDS configs and none is chosen.
@@ -109,7 +109,7 @@ def _open(name: str, folder: Path) -> Images:
     try:
         builder: Any = tfds.builder_from_directory(folder)
         features = dict(builder.info.features)
-    except Exception as error:  # TFDS raises many types for damaged files
+    except Exception as error:  # many types of error, if a file is damaged
         raise _damaged(name, folder, error) from None
     if builder.info.file_format.value != "array_record":
         raise UserError(
@@ -158,7 +158,7 @@ def _blocks(name: str, images: Images, split: str) -> Iterator[np.ndarray]:
             examples = source.__getitems__(list(range(first, min(first + BLOCK, len(source)))))
             block = [_pixels_of(example[images.feature], images) for example in examples]
             yield np.stack(block).reshape(len(block), -1)
-    except Exception as error:  # TFDS raises many types for a missing or damaged split
+    except Exception as error:  # many types of error, if the split is missing or damaged
         splits = ", ".join(images.builder.info.splits)
         raise UserError(
             f"the split {split!r} of {name} cannot be read ({sources.one_line(error)}); it has "

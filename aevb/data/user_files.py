@@ -81,7 +81,7 @@ def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
     try:
         # Pickles are refused, because loading one runs code. Mapping a truncated file fails.
         stored: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy raises many types for a damaged header
+    except Exception as error:  # many types of error, if the header is damaged
         raise _refused(path, f"cannot be read ({sources.one_line(error)})") from None
     if isinstance(stored, NpzFile):
         with stored:
@@ -205,7 +205,7 @@ def _pixels_of(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception as error:  # Pillow raises many types for damaged files
+    except Exception as error:  # many types of error, if the file is damaged
         raise UserError(
             f"{path} cannot be read as an image ({sources.one_line(error)}); repair it, or take it "
             "out of the folder"

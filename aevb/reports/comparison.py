@@ -83,9 +83,9 @@ class Row(NamedTuple):
         return [run for run in self.runs if run.summary]
 
     def over_seeds(self, column: Column) -> dict[str, Any] | None:
-        """Returns {"mean", "half_width", "number", "values"} over the seeds, or None without any.
+        """Returns {"mean", "half_width", "number", "values"} over the seeds; None without values.
 
-        The half-width is that of the 95 % interval. A single value has None.
+        The half-width is that of the 95 % interval, and None for a single value.
         """
         found = [run.quantities.get(column) for run in self.finished]
         values = [value for value in found if value is not None]
@@ -293,7 +293,7 @@ def _pictures(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _link(run: Run, folder: Path) -> dict[str, Any]:
-    """Returns a run's seed and folder, the URL of its page if it has one, and if it is finished."""
+    """Returns a run's seed, folder, the URL of its page or None, and whether it is finished."""
     explorer = run.folder / "explorer.html"
     return {
         "seed": run.config[SEED],

@@ -52,7 +52,7 @@ def explorer_page(
         params: the model's parameters.
         records: the run's log.
         config: the run's config.
-        summary: the run's bounds, as `runs` summarizes them.
+        summary: the run's summary, which contains its bounds.
     """
     dataset, vae, _ = experiment
     name = f"{dataset.name}, {vae.num_latents} latent dimensions"
@@ -184,10 +184,10 @@ def _marginals(key: Key, stats: PyTree, guide: Any) -> tuple[Array, Array]:
 def _precomputed(
     vae: VAE, params: PyTree, content: Mapping[str, Any], means: np.ndarray
 ) -> dict[str, Any]:
-    """Returns E[x|z] at some z, for a page that cannot decode, and the note that tells its reader.
+    """Returns E[x|z] at some z, for a page that cannot decode, with a note for its reader.
 
-    The z are a grid over the units of largest KL, at quantiles of N(0, 1) and with the other units
-    at 0, and `means` [n, Z], of the datapoints that the page shows.
+    The z are a grid and `means` [n, Z], those of the datapoints that the page shows. The grid is
+    over the units of largest KL, at quantiles of N(0, 1), with the other units at 0.
     """
     axes = [unit["unit"] for unit in content["units"][:MOST_AXES]]
     size = math.prod(content["image"]["shape"]) + 4 * vae.num_latents  # bytes of a point

@@ -67,9 +67,8 @@ def _images(experiment: Experiment, params: PyTree) -> dict[str, Array]:
 def pictures_of(experiment: Experiment) -> Pictures | None:
     """Returns a function from a state's parameters to the images of `draw_run`, without axes.
 
-    The images are name -> [h, w(, 3)] uint8. They show means at the same noise in each call; one
-    program computes them, which is compiled at the first call. If the data are not images,
-    `pictures_of` returns None.
+    The images are name -> [h, w(, 3)] uint8. They show means at the same noise in each call. The
+    function is compiled at its first call. If the data are not images, `pictures_of` returns None.
     """
     if experiment.dataset.image_shape is None:
         return None

@@ -34,7 +34,7 @@ from aevb.types import PyTree
 
 Bounds = dict[str, float | None]  # entries of a summary
 
-ERROR = "_standard_error"  # ends the entry of an error
+ERROR = "_standard_error"  # suffix of the entry of a standard error
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
 # The files of a run that was killed before its config was written.
 BEFORE_CONFIG = (LOCK, EXPERIMENT, EXPERIMENT + UNFINISHED, CONFIG + UNFINISHED)
@@ -71,8 +71,8 @@ def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
     The value of the context is the summary if another process has finished the run, else None.
 
     Raises:
-        UserError: another process holds the lock, the folder has become another run's, or it cannot
-            be written, at the start or later.
+        UserError: another process holds the lock, the folder now belongs to another run, or it
+            cannot be written, at the start or later.
     """
     with owned(folder):
         finished = inspect(folder, config)
@@ -161,7 +161,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
 
 
 def _train(experiment: Experiment, config: Values, folder: Path, debug: bool) -> dict[str, Any]:
-    """Trains and finishes a run in its folder, which this process has claimed."""
+    """Trains and finishes a run in its folder, which process 0 has claimed."""
     dataset, vae, algorithm = experiment
     score = elbo.make_score(vae, dataset.preprocess)
     if distributed.is_process_0():
@@ -238,7 +238,7 @@ def finish(
 def _bounds(
     score: elbo.Scorer, params: PyTree, experiment: Experiment, splits: Iterable[str]
 ) -> Bounds:
-    """Returns the bound on each whole split, its standard error, and bits/dim if it has any."""
+    """Returns the bound on each whole split, its standard error, and bits/dim if defined."""
     dataset = experiment.dataset
     figures: Bounds = {}
     for split in splits:
@@ -252,7 +252,7 @@ def _bounds(
 
 
 def _objective(experiment: Experiment, state: TrainState) -> dict[str, float]:
-    """Returns what the algorithm maximizes, on all training data, if it is not their bound."""
+    """Returns the algorithm's own objective on all training data; {} if it has none."""
     dataset, _, algorithm = experiment
     if algorithm.objective is None:
         return {}
@@ -283,7 +283,7 @@ def _of_best(
     if (step := best["examples"] // config["train.batch_size"]) != trained.state.step:
         try:
             state = read_state(folder, experiment, config, step)
-        except UserError:  # a reason is on stderr already
+        except UserError:  # the reason is on stderr already
             return {}
         params = experiment.algorithm.vae_params(state.params)
         found = _bounds(score, params, experiment, ("valid", "test"))

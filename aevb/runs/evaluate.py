@@ -29,13 +29,13 @@ SEED = 20131221  # of the noise and of simulated data: the day after the paper a
 
 
 class Request(NamedTuple):
-    """The flags of `aevb evaluate`, which has their defaults."""
+    """The flags of `aevb evaluate`; `aevb.cli.evaluate` has their defaults."""
 
     estimators: tuple[str, ...]
-    proposal: str  # the density from which they start
+    proposal: str  # the density from which the estimators start
     split: str  # test, valid, train or simulated
-    which: str  # of the checkpoints, "last" or "best" by the validation bound
-    step: int | None  # of another checkpoint, or None
+    which: str  # the checkpoint: "last", or "best" by the validation bound
+    step: int | None  # the step of another checkpoint, or None
     num_points: int  # n, the number of datapoints, from the start of the split
     num_samples: int  # K of importance
     num_temps: int  # T of ais and reverse_ais
@@ -51,7 +51,7 @@ class Model(NamedTuple):
 
     vae: VAE
     thetas: Sequence[Callable[[], PyTree]]  # each returns a sample; a single one is the mean
-    joint: tuple[VAE, PyTree] | None = None  # with theta among the latents, if it is sampled
+    joint: tuple[VAE, PyTree] | None = None  # with theta among the latents; for simulated data
 
     def simulated(self) -> tuple[VAE, PyTree]:
         """Returns the model and parameters from which data are simulated."""
@@ -62,9 +62,9 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     """Estimates log p(x), writes the result to a file and returns it.
 
     Args:
-        folder: of a finished run.
+        folder: the folder of a finished run.
         config: from `config.of_finished_run`.
-        output: the file.
+        output: the file to write.
 
     Raises:
         UserError: an error that the user can correct.
@@ -84,7 +84,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     if request.num_theta:
         model = _with_samples(theta_key, vae, state.params, config, request)
     points = _points(request, data_key, dataset, model)
-    # Over several theta the elbo is left out: log p(x) is not the log of a mean of exp(bound).
+    # With several theta there is no elbo: log p(x) is not the log of a mean of exp(bound).
     wanted = ("elbo" if not request.num_theta else "", *request.estimators)
     found, rows = {}, {}
     for number, named in enumerate(estimators.items()):
@@ -140,9 +140,10 @@ def _summarize(
 
 
 def _proposal_of(name: str, estimator: Estimator, request: Request) -> str:
-    """Returns the proposal of an estimator; the latents of a model with theta are too many to fit.
+    """Returns the name of an estimator's proposal.
 
-    Then, as for the elbo, it is the encoder's.
+    It is the encoder's for the elbo, and if theta is among the latents: a density cannot be fitted
+    to so many.
     """
     over_theta_and_z = request.num_theta and estimator.needs_posterior_sample
     return "encoder" if name == "elbo" or over_theta_and_z else request.proposal
@@ -203,7 +204,7 @@ def kind_of(estimator: Estimator, estimate: Estimate) -> str:
 
 
 def settings_of(estimator: Estimator, request: Request) -> dict[str, Any]:
-    """Returns those settings of a request that an estimator has arguments for."""
+    """Returns the settings of a request that an estimator has arguments for."""
     chains = hmc.Settings(num_leapfrog=request.num_leapfrog, num_warmup=request.num_warmup)
     offered = {**request._asdict(), "settings": chains}
     wanted = inspect.signature(estimator.estimate).parameters
@@ -241,7 +242,7 @@ def _estimate(
     settings: Mapping[str, Any],
     propose: Propose,
 ) -> tuple[list[Estimate], float]:
-    """Returns the estimates at each datapoint, by theta, and their seconds; shows the progress.
+    """Returns the estimates at each datapoint, by theta, and the time in seconds; shows progress.
 
     An estimator that starts from an exact sample of the posterior gives one estimate, over theta
     and z together.

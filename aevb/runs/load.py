@@ -54,8 +54,8 @@ def load_run(folder: str | Path, *, which: str = "last", step: int | None = None
         step: the step of a checkpoint that the run kept, instead of these two.
 
     Raises:
-        UserError: there is no finished run, it has no such checkpoint that is sound, or its data
-            are missing.
+        UserError: there is no finished run, it has no such sound checkpoint, or its data are
+            missing.
     """
     folder = Path(folder)
     config = of_finished_run(folder)
@@ -95,7 +95,7 @@ def read_state(
     It writes nothing.
 
     Args:
-        which: "last" or "best", of which `step` takes precedence.
+        which: "last" or "best"; `step` takes precedence over it.
 
     Raises:
         UserError: there is no such checkpoint.
@@ -124,7 +124,7 @@ def read_state(
 def best_record(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Returns the record of a log with the highest validation bound, or None without such bounds.
 
-    Of several it is the last, as for the checkpoints that are kept.
+    Of several such records it returns the last; its checkpoint is the one that is kept.
     """
     scored = [record for record in records if "valid_bound" in record]
     return max(reversed(scored), key=lambda record: record["valid_bound"], default=None)

@@ -1,4 +1,4 @@
-"""Digests inside JSON content, by which damage is detected."""
+"""Digests inside JSON content, to detect damage."""
 
 import hashlib
 import json

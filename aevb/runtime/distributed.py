@@ -176,7 +176,7 @@ def split(placement: Placement) -> Callable[[Array], Array]:
 
 
 def broadcast(tree: PyTree) -> PyTree:
-    """Returns the arrays of process 0, bit by bit, in all processes.
+    """Returns the arrays of process 0, bit for bit, in all processes.
 
     Args:
         tree: arrays of the same shapes and types in all processes.
@@ -193,7 +193,7 @@ def broadcast(tree: PyTree) -> PyTree:
         content = np.asarray(words).tobytes()[: leaf.nbytes]
         return np.frombuffer(content, leaf.dtype).reshape(leaf.shape)
 
-    # The processes add their arrays, all but one of zeros; with floats, -0.0 would become 0.0.
+    # JAX broadcasts by summing over the processes; with floats, -0.0 would become 0.0.
     words = multihost_utils.broadcast_one_to_all(jax.tree.map(as_words, tree))
     return jax.tree.map(as_before, tree, words)
 

@@ -1,4 +1,4 @@
-"""A lock on a run's folder, which is released whenever and however its process ends."""
+"""A lock on a run's folder, which is released when its process ends, even if that is killed."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ def owned(folder: Path) -> Iterator[None]:
         UserError: another process holds the lock, or the folder cannot be written.
     """
     path = folder / LOCK
-    # A soft lock, which replaces a lock that the file system lacks, would outlive a killed process.
+    # filelock's fallback on file systems without locks would outlive a killed process.
     lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)

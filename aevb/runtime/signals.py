@@ -43,7 +43,7 @@ def exit_at_once(numbers: Sequence[signal.Signals] = CAUGHT, *, resumes: bool = 
 def _pass_over(numbers: Sequence[signal.Signals]) -> None:
     """Ignores the signals.
 
-    Python removes its own handlers at shutdown, and the default action of a signal is to kill.
+    Python removes its own handlers at shutdown, and by default a signal kills the process.
     """
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

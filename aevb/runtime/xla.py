@@ -20,8 +20,8 @@ CPU_OPTIONS = {
 }
 
 # jax 0.10.2 and 0.11.0 compute sums with a library that silently drops terms of some sums
-# (jax-ml/jax#39103) and crashes on others (#39257). An unknown flag would end the
-# process, hence the versions.
+# (jax-ml/jax#39103) and crashes on others (#39257). The flag is added only for these versions,
+# because XLA ends the process if a flag is unknown.
 WITHOUT_WRONG_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
 
 
@@ -38,7 +38,7 @@ if (0, 10, 2) <= jax.__version_info__ < (0, 12) and (
 
 @functools.cache
 def training_options() -> dict[str, Any]:
-    """Returns the `CPU_OPTIONS` that this XLA knows; they have no effect on other devices."""
+    """Returns the `CPU_OPTIONS` that this XLA accepts; they have no effect on other devices."""
     return {name: value for name, value in CPU_OPTIONS.items() if _is_known({name: value})}
 
 
@@ -97,13 +97,13 @@ def num_cores() -> int:
 
 
 def memory() -> int:
-    """Returns the memory of the device, or if unknown of the machine, in bytes."""
+    """Returns the memory of the device in bytes, or if it is unknown that of the machine."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def require_memory(needed: int, what: str, fields: str) -> None:
-    """Checks that an object fits into the memory of the device, or if unknown of the machine.
+    """Checks that an object fits into `memory()`.
 
     Args:
         needed: a lower bound on its size in bytes.

@@ -1,8 +1,8 @@
 """Checkpoints by orbax, with a digest of their contents, which orbax does not store.
 
-A checkpoint holds a PyTree, which is the state of a run at some step, with the seconds of training
-and the log until then, so that state and log are always consistent. The latest two and the one with
-the highest validation bound are kept, or all of them.
+A checkpoint holds the state of a run at some step, a PyTree, with the seconds of training and the
+log until then, so that state and log are always consistent. A run keeps all checkpoints, or only
+the latest two and the one with the highest validation bound.
 """
 
 import errno
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 
-FORMAT = 3  # of the notes beside the state
+FORMAT = 3  # version of the notes beside the state
 NO_SPACE = os.strerror(errno.ENOSPC)
-DAMAGED = "damaged"  # folder for damaged checkpoints, next to that of the checkpoints
+DAMAGED = "damaged"  # folder for damaged checkpoints, beside the folder of the others
 
 
 class Restored(NamedTuple):
@@ -120,7 +120,7 @@ def save(
     Args:
         seconds: of training until now.
         records: the log until now.
-        about: additional information for people: the config, versions.
+        about: additional information for people, such as the config and versions.
         valid_bound: nats per datapoint, chooses the best checkpoint; None if it is not known.
 
     Raises:
@@ -182,7 +182,7 @@ def restore(
             return _read(manager, number, like)
         except UserError:
             raise
-        except Exception as error:  # orbax raises many types for damage
+        except Exception as error:  # many types of error, if a file is damaged
             known = error if isinstance(error, _DamagedError) else type(error).__name__
             problem = f"checkpoint of step {number} is damaged ({known}); skipped"
         if not only_read:

@@ -94,8 +94,8 @@ def curve(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 class IgnoringWriteErrors:
     """A stream that ignores failed writes, for example after its reader has closed the pipe.
 
-    If a write failed, tqdm would not release its lock, and a sweep's other threads would wait for
-    it forever.
+    If a write raised an error, tqdm would not release its lock, and a sweep's other threads would
+    wait for it forever.
     """
 
     def __init__(self, stream: Any):

@@ -34,17 +34,18 @@ class TensorBoard:
     def __init__(self, folder: Path, records: Sequence[Record], examples: int, config: Record):
         """Begins or continues the event files of a folder, so that each record occurs once.
 
-        Old files are kept, because the pictures of old parameters cannot be drawn again. A new one
-        hides all events after the record that the file `last_record` names, and after `examples`.
-        The numbers of later `records` follow, for example of a time without this tracker.
+        Old files are kept, because the pictures of old parameters cannot be drawn again. A new file
+        hides all events after the count of examples in the file `last_record`, and after
+        `examples`. Then the numbers of all later `records` are added, for example of those logged
+        while this tracker was off.
 
         Args:
             folder: the folder of the event files, which need not exist.
             records: the log so far.
-            examples: the run's current count; later records will be added again.
+            examples: the run's current count of examples; later records will be added again.
             config: the hyperparameters: numbers, bools, strings and tuples.
         """
-        # Its SummaryWriter writes in a thread, for which `flush` does not wait.
+        # tensorboardX's SummaryWriter writes in a thread, and its `flush` does not wait for it.
         from tensorboardX import RecordWriter, summary
         from tensorboardX.proto import event_pb2
 
@@ -73,7 +74,7 @@ class TensorBoard:
     def append(self, record: Record, pictures: Mapping[str, Picture] | None = None) -> None:
         """Adds a record's numbers, and pictures, at its count of examples.
 
-        When it returns, the operating system has them, so a kill of the process loses none.
+        When this returns, the operating system has them, so none are lost if the process is killed.
         """
         numbers = {name: value for name, value in record.items() if name != EXAMPLES}
         summaries = [self._summary.scalar(name, value) for name, value in numbers.items()]
@@ -86,7 +87,7 @@ class TensorBoard:
         replace_text(self._note, str(record[EXAMPLES]))
 
     def close(self, *, is_done: bool) -> None:
-        """Closes the file; for a run that is done, it first records that."""
+        """Writes the end of the run, if it is done, and closes the file."""
         if is_done:
             self._write(summary=self._end)
         self._writer.close()
@@ -99,10 +100,11 @@ class TensorBoard:
 class WeightsAndBiases:
     """A tracker that writes a run's records, pictures and config to its folder's wandb/.
 
-    In the mode "online" it also sends them to a server. A background process does both, so a kill
-    can lose some. A resumption continues the run, by its id, in a new folder in wandb/, with the
-    records that neither the server nor a closed folder has; their pictures are in wandb/pictures/.
-    The new folder then replaces those of the mode "offline" that were not closed.
+    In the mode "online" it also sends them to a server. A background process does both, so the
+    last ones can be lost if it is killed. A resumed run keeps its id and gets a new folder in
+    wandb/. The records that neither the server nor a closed folder has are added again, with their
+    pictures from wandb/pictures/. When the new folder is closed, it replaces those of the mode
+    "offline" that were not closed.
     """
 
     def __init__(self, folder: Path, records: Sequence[Record], mode: str, config: Record):
@@ -111,7 +113,7 @@ class WeightsAndBiases:
         The mode is "offline" or "online". The other arguments are as for TensorBoard.
 
         Raises:
-            UserError: it cannot begin; online, for example, no user is logged in.
+            UserError: it cannot begin, for example because no user is logged in.
         """
         self._pictures = folder / "wandb" / "pictures"
         self._pictures.mkdir(parents=True, exist_ok=True)
@@ -136,8 +138,8 @@ class WeightsAndBiases:
     def append(self, record: Record, pictures: Mapping[str, Picture] | None = None) -> None:
         """Adds a record's numbers, and pictures, at its count of examples.
 
-        It ignores a record that the run already has. Without `pictures` it adds those that the
-        record had before a resumption.
+        It ignores a record that the run already has. Without `pictures` it adds those that were
+        saved with the record before the run was resumed.
         """
         from wandb import Image
 

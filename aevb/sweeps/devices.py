@@ -56,7 +56,7 @@ Job = tuple[Member, ...]  # runs that train together; a single run unless the ma
 
 
 class Program(NamedTuple):
-    """The objects that runs share whose configs differ only in the seed."""
+    """The objects that are shared by runs whose configs differ only in the seed."""
 
     experiment: Experiment
     advance: loop.Program
@@ -237,7 +237,7 @@ class DeviceTrainer:
         else:
             groups: dict[Any, list[Member]] = defaultdict(list)
             for member in members:
-                # With data on disk each member reads its own blocks, so these are not stacked.
+                # With data on disk each member reads its own blocks, so it is not stacked.
                 on_disk = isinstance(self.dataset(member.values).train, Records)
                 groups[member.name if on_disk else stack_key(member.values)].append(member)
             parts = len(self.machine.devices)
@@ -249,7 +249,7 @@ class DeviceTrainer:
         return sorted(jobs, key=lambda job: -sum(map(_work, job)))
 
     def _train(self, job: Job, device: Device, signals: Signals, report: Report) -> None:
-        """Trains and finishes the runs of a job, one stack for each step at which they resume."""
+        """Trains and finishes the runs of a job, one stack per step at which they resume."""
         settings = Settings(**section(job[0].values, "train"))
         at_step: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
         for member in job:
@@ -334,7 +334,7 @@ class DeviceTrainer:
             runs.finish(experiment, score, trained, member.values, self.folder / member.name)
 
     def as_run(self, member: Member) -> Run:
-        """Returns one run."""
+        """Returns a member as a `Run` of the trainer."""
         experiment, _, score = self.program(member.values)
         key = jax.random.key(member.values[SEED])
         return Run(experiment.algorithm, experiment.dataset, score, key)
@@ -363,7 +363,7 @@ class DeviceTrainer:
 
 
 def _without(values: Values, *names: str) -> tuple[Any, ...]:
-    """Returns a config without some fields, and without those of no effect, as a dict key."""
+    """Returns a dict key: the config without some fields, and without those of no effect."""
     return tuple((k, v) for k, v in values.items() if k not in (*names, *WITHOUT_EFFECT))
 
 

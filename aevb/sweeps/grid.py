@@ -38,7 +38,7 @@ BY = ("train", "valid")
 
 
 def best_of(*values: Any, num_examples: int = 100_000, by: str = "train") -> Choice:
-    """Returns an axis that takes the best value after `num_examples`, by trial runs.
+    """Returns an axis that takes the best of the values in trial runs of `num_examples`.
 
     By "train", the best is the one with the highest objective of the algorithm on the training
     data, which is the bound of the model unless the algorithm has another (`Algorithm.objective`).
@@ -67,10 +67,10 @@ class Member(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """The runs that decide the axes of choice, for one setting of the other axes."""
+    """The runs that choose the values of the `Choice` axes, for one setting of the other axes."""
 
     setting: Mapping[str, Any]  # values on the other axes except the seed
-    members: tuple[Member, ...]  # one for each combination of values on the axes of choice
+    members: tuple[Member, ...]  # one for each combination of values on the `Choice` axes
 
 
 class Plan(NamedTuple):
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
         return {name: axis for name, axis in self.axes.items() if isinstance(axis, Choice)}
 
     def trials(self) -> list[Trial]:
-        """Returns the trials that must run before `members`; none if there is no axis of choice.
+        """Returns the trials that must run before `members`; none if there is no `Choice` axis.
 
         Raises:
             UserError: a value is refused.
@@ -194,7 +194,7 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
         raise UserError(f"--axis={text} is not of the form FIELD=VALUE,VALUE, such as seed=0,1,2")
     if not is_field(name):
         raise UserError(f"--axis={text} names {name!r}, which is no field; --help lists them")
-    is_option = name not in DEFAULTS  # its type is known where its entry is made
+    is_option = name not in DEFAULTS  # the type of an option is not known here
     kind = type(DEFAULTS.get(name))
     try:
         if kind is str:
@@ -208,7 +208,7 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """Parses OPTION=VALUE of `sbatch` into the two; a value of digits becomes an int.
+    """Parses OPTION=VALUE of `sbatch` into name and value; a value of digits becomes an int.
 
     Raises:
         UserError: the text is not of this form.

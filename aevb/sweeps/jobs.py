@@ -33,7 +33,7 @@ from aevb.sweeps.outcomes import summary_of
 JOBS = "jobs"  # the subfolder of the sweep's folder to which submitit writes
 RECORD = "jobs.json"  # a file in it: name of a member -> id of its last job
 TRIES = 3  # consecutive jobs of a member that may end without a result and without saving more
-REQUEUES = 1000  # of a job that has reached its time limit
+REQUEUES = 1000  # at most, of a job that has reached its time limit
 MINUTES = 240  # default time limit of a job; an unfinished run resumes in the next job
 NOT_OF_SBATCH = ("time", "signal_delay_s", "array_parallelism")  # integer options of submitit
 CANCELLED = "CANCELLED"
@@ -108,15 +108,15 @@ class Slurm:
     def ends(self, jobs: Sequence[Job]) -> list[str]:
         """Returns the state in which each job has ended, from `squeue`; "" for a job that has not.
 
-        The states of submitit are those of `sacct`. On a cluster without accounting they are
-        UNKNOWN, and a job that was killed or cancelled would never end.
+        submitit asks `sacct`. On a cluster without accounting its states are UNKNOWN, and a job
+        that was killed or cancelled would seem to run forever.
         """
         asked = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
         answer = subprocess.run(asked, capture_output=True, text=True, check=False)
         if answer.returncode != 0:  # SLURM is overloaded; ask again at the next poll
             return [""] * len(jobs)
         states = dict(line.split() for line in answer.stdout.splitlines())
-        for job in jobs:  # one that SLURM no longer lists has run, or was cancelled before
+        for job in jobs:  # a job that SLURM no longer lists has run or was cancelled
             has_run = job.paths.stdout.exists()
             states.setdefault(job.job_id, "COMPLETED" if has_run else CANCELLED)
         return [state if (state := states[job.job_id]) in ENDED else "" for job in jobs]
@@ -146,7 +146,7 @@ class Local:
         self.executor = submitit.LocalExecutor(folder / JOBS, max_num_timeout=REQUEUES)
 
     def submit(self, tasks: Sequence[Task]) -> list[Job]:
-        """Submits as many tasks, from the first, as there are free places."""
+        """Submits the first tasks, as many as there are free places."""
         free = [place for place, job in enumerate(self._jobs) if job is None or job.done()]
         for place, task in zip(free, tasks, strict=False):
             self.executor.update_parameters(
@@ -162,7 +162,7 @@ class Local:
         return [job.state if job.done() else "" for job in jobs]
 
     def leave(self, jobs: Sequence[Job]) -> None:
-        """Sends SIGTERM to each job, on which it saves and ends, and waits for all."""
+        """Sends SIGTERM to each job, so that it saves and ends, and waits for all."""
         for job in jobs:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
@@ -177,13 +177,13 @@ class _Attempt(NamedTuple):
     """A member that is not finished, and its job."""
 
     member: Member
-    saved: int  # training examples that are saved before the job
-    number: int  # of consecutive jobs, including this one, since the last that saved more
-    job: Job = None  # if it is submitted
+    saved: int  # training examples that were saved before the job
+    number: int  # number of consecutive jobs since the last that saved more, including this one
+    job: Job = None  # None before it is submitted
 
 
 class Launcher:
-    """The trainer of a sweep's members that runs each in its own job."""
+    """The trainer that submits a job for each member of a sweep."""
 
     def __init__(self, folder: Path, name: str, options: Mapping[str, Any]):
         """Creates the launcher for the sweep in `folder`.
@@ -256,7 +256,7 @@ class Launcher:
                 self._report_progress(attempt.member, examples, report)
 
     def _find(self, attempts: Sequence[_Attempt]) -> list[_Attempt]:
-        """Returns those whose job, submitted by an earlier process, has not ended."""
+        """Returns the attempts whose job was submitted by an earlier process and has not ended."""
         executor, ids = self._engine.executor, self._recorded()
         submitted = [
             attempt._replace(job=executor.job_class(executor.folder, ids[attempt.member.name]))
@@ -312,7 +312,7 @@ class Launcher:
         return records[-1]["examples"] if records else 0
 
     def _report_progress(self, member: Member, examples: int, report: Report) -> None:
-        """Reports the member's progress since the last call to the progress bar."""
+        """Reports a member's progress since the last call for this member."""
         report(examples - self._reported.get(member.name, 0), float("nan"))
         self._reported[member.name] = examples
 
@@ -323,7 +323,7 @@ class Launcher:
 
 
 def _reason_of_failure(job: Job) -> str | None:
-    """Returns what the task of an ended job has returned; None if the job was killed."""
+    """Returns the result of an ended job's `Task`, or its error; None if the job was killed."""
     from submitit.core.utils import UncompletedJobError
 
     if not job.paths.result_pickle.exists():
@@ -336,7 +336,7 @@ def _reason_of_failure(job: Job) -> str | None:
 
 @contextlib.contextmanager
 def _reporting_errors_of(command: str) -> Iterator[None]:
-    """Turns submitit's errors inside the context into a UserError of one line with `command`."""
+    """Turns submitit's errors in the context into a UserError of one line, after `command`."""
     try:
         yield
     except (ValueError, RuntimeError, TypeError, subprocess.CalledProcessError) as error:

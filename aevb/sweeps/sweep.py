@@ -135,7 +135,7 @@ def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:
 
 
 def _chosen(plan: Plan, member: Member) -> dict[str, Any]:
-    """Returns a member's values on the axes of choice."""
+    """Returns a member's values on the `Choice` axes."""
     return {name: member.setting[name] for name in plan.choices}
 
 

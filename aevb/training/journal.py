@@ -33,7 +33,7 @@ class Journal:
 
         Args:
             about: JSON metadata that is saved in every checkpoint.
-            pictures: returns the images of the parameters that trackers log at each evaluation.
+            pictures: maps the parameters to the images that trackers log at each evaluation.
         """
         self.folder, self._settings, self._about = folder, settings, dict(about or {})
         self._manager = checkpoint.open_manager(
@@ -96,7 +96,7 @@ class Journal:
             tracker.append(record, pictures)
 
     def keep_diverged(self, states: Sequence[TrainState]) -> Path:
-        """Saves the states before and after a non-finite step in a folder, which is returned."""
+        """Saves the states before and after a non-finite step in a folder; returns the folder."""
         folder = self.folder / "diverged"
         shutil.rmtree(folder, ignore_errors=True)
         manager = checkpoint.open_manager(folder, keep_all=True)

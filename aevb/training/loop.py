@@ -1,4 +1,4 @@
-"""A compiled program that advances a training state, and the pauses in which the host acts."""
+"""A compiled program that advances a training state, and the pauses at which the host acts."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -303,7 +303,7 @@ def prepare(
 ) -> tuple[Steps, TrainState]:
     """Places the keys and the state where the data are, and compiles the program there.
 
-    A checkpoint is restored to the device that saved it, which can be another one.
+    The state can be on another device, for example because it was restored from a checkpoint.
 
     Raises:
         UserError: the program needs more memory than is available.
@@ -332,12 +332,12 @@ def pauses(
 ) -> Iterator[Pause]:
     """Trains until step `num_steps`, and yields at each of `stops` and about twice a second.
 
-    In a pause the caller can evaluate, save or report, and can end the iteration. The seconds do
+    At a pause the caller can evaluate, save or report, and can end the iteration. The seconds do
     not include compilation.
 
     Args:
-        agree: makes all processes use the same number of steps until the next pause, which each
-            derives from its own timing.
+        agree: makes the number of steps until the next pause the same in all processes; each
+            process derives a number from its own timing.
     """
     advance, keys, data, _ = steps
     order = no_order(keys, data)

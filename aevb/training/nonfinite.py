@@ -2,7 +2,7 @@
 
 Training checks its state only at pauses. A step depends only on the state and the run's keys, so
 the steps between the last finite state and a pause can be repeated and bisected until one step is
-left. Nothing is added to the cost of the steps while a run is finite.
+left. While a run is finite, this adds no cost to the steps.
 """
 
 import traceback
@@ -44,7 +44,7 @@ def not_finite(tree: PyTree) -> list[str]:
 
 
 class Pick(NamedTuple):
-    """How one run is taken out of a stack of runs; by default there is no stack."""
+    """The functions that extract one run from a stack of runs; by default there is no stack."""
 
     state: Callable[[TrainState], TrainState] = lambda state: state
     row: Callable[[Any], Any] = lambda array: array  # [S, ...] -> [...]
@@ -54,12 +54,12 @@ ALONE = Pick()
 
 
 def find(steps: Steps, state: TrainState, stop: int, pick: Pick = ALONE) -> BadStep | None:
-    """Returns the first step of a run that is not finite, by repeating the steps to `stop`.
+    """Returns the first non-finite step of a run, found by repeating the steps up to `stop`.
 
     It returns None if all repeated steps are finite.
 
     Args:
-        state: the state at an earlier step, of all runs of a stack.
+        state: the state at an earlier step; of all runs, if they are stacked.
     """
     _, keys, data, batch_size = steps
 

@@ -4,7 +4,7 @@ Members of a stack can differ in their seed, their step size and their number of
 parameters of a smaller model occupy the corner of the arrays of the largest one, padded with zeros.
 The padding does not change the results. For a padded latent the encoder's statistics are those of
 N(0, 1), so its KL is 0, and the decoder's weights are 0. Noise of shape [Z] begins with the noise
-of any smaller shape. The gradients of the padding must be kept at 0.
+that the same key gives for any smaller shape. `_within` keeps the gradients of the padding at 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ class Stack(NamedTuple):
     member: Callable[[TrainState, int], TrainState]  # extracts one member from the joined state
     keys: LoopKeys
     program: Program
-    score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # as elbo.Scorer, by member
+    score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # like elbo.Scorer, by member
 
 
 class Setting(NamedTuple):

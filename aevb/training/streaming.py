@@ -22,7 +22,7 @@ from aevb.training import loop
 from aevb.training.loop import Advance, LoopKeys, Order, Split
 from aevb.types import Key
 
-BLOCK_BYTES = 2**22  # size of a block, the minibatches that are read at once
+BLOCK_BYTES = 2**22  # size of a block: the minibatches that are read at once
 BLOCKS_AHEAD = 2  # blocks that are read ahead during training on the current one
 ENDLESS = 2**62
 
@@ -114,7 +114,7 @@ class Streamed:
 
 
 class _Sizes:
-    """The numbers of steps and blocks of an epoch: S steps in blocks of T, the last one shorter."""
+    """The numbers of steps and blocks of an epoch; the last block of an epoch can be shorter."""
 
     def __init__(self, data: OnDisk, batch_size: int):
         self.batch_size = batch_size
@@ -199,7 +199,7 @@ class _Blocks:
         self._number, self._block = -2, None  # the block that was returned last
 
     def get(self, number: int) -> tuple[Array, Array]:
-        """Returns a block, counted over all epochs: minibatches [T, M, D] and indices [T, M]."""
+        """Returns block `number`, counted over all epochs: x [T, M, D] and indices [T, M]."""
         if number != self._number:
             if number != self._number + 1:
                 self._ahead = self._read_from(number)
@@ -226,7 +226,7 @@ class _Blocks:
         return iter(blocks.to_iter_dataset(options))
 
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads this process's part of each minibatch of a block; returns it and its indices."""
+        """Reads this process's part of each minibatch of a block; returns it with its indices."""
         sizes = self._sizes
         epoch, within = divmod(int(number), sizes.epoch_blocks)
         first = within * sizes.block_steps

@@ -63,14 +63,14 @@ def fit(
     about: Mapping[str, Any] | None = None,
     pictures: Pictures | None = None,
 ) -> Trained:
-    """Trains in a folder, resuming from its newest sound checkpoint if there is one.
+    """Trains a run in a folder, resuming from its newest sound checkpoint if there is one.
 
-    The final state is bitwise the same, however often training is killed and resumed. Of several
-    processes, process 0 alone reads and writes the folder; the others have no records.
+    The final state is bitwise the same, however often training is killed and resumed. If there are
+    several processes, only process 0 reads and writes the folder; the others return no records.
 
     Args:
         about: JSON metadata that is saved in every checkpoint.
-        pictures: returns the images of the parameters that trackers log at each evaluation.
+        pictures: maps the parameters to the images that trackers log at each evaluation.
 
     Raises:
         DivergedError: the state, the objective or a bound is not finite.
@@ -166,7 +166,7 @@ def _evaluate(run: Run, state: TrainState, settings: Settings) -> dict[str, floa
 
 def require_finite(bounds: Mapping[str, float] | None, pause: Pause, batch_size: int) -> None:
     """Raises a DivergedError if the training or validation bound of a pause is not finite."""
-    names = {"train_bound": "training", "valid_bound": "validation"}  # the test data decide nothing
+    names = {"train_bound": "training", "valid_bound": "validation"}  # test data must not decide
     for name, words in names.items():
         if bounds and not math.isfinite(bound := bounds.get(name, 0.0)):
             raise DivergedError(
@@ -176,7 +176,7 @@ def require_finite(bounds: Mapping[str, float] | None, pause: Pause, batch_size:
 
 
 def _source(run: Run, steps: Steps, bad: BadStep | None) -> str:
-    """Describes the source line of a non-finite step, in a run with debug."""
+    """Returns a description of the source line of a non-finite step, or "" without debug."""
     if bad is None or not run.debug:
         return ""
     return nonfinite.origin(run.algorithm, run.dataset.preprocess, steps, bad)
@@ -220,11 +220,11 @@ class Speed:
         self._stretches: list[tuple[int, float]] = []  # examples and seconds
 
     def add(self, pause: Pause, batch_size: int) -> None:
-        """Adds the interval that ended in a pause."""
+        """Adds the interval that ended at a pause."""
         self._stretches.append((pause.num_steps * batch_size, pause.seconds))
 
     def steady(self) -> float | None:
-        """Returns examples/s without the first two intervals, or over all if there are no others.
+        """Returns examples/s without the first two intervals, or over all if there are only these.
 
         It returns None if there is no interval.
         """

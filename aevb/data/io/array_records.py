@@ -20,7 +20,7 @@ from aevb.errors import UserError
 from aevb.runtime.checksums import is_sound, with_digest
 
 INFO = "records.json"
-SHARD_BYTES = 2**28  # of pixels in a shard
+SHARD_BYTES = 2**28  # most bytes of datapoints in a shard
 OPTIONS = "group_size:1,uncompressed"  # so that single records can be read
 
 

@@ -29,8 +29,8 @@ def load(source: Source, splits: tuple[str, ...], options: Options) -> list[np.n
     """Returns the images of each split, uint8 [N, D]. Prepares the dataset first if necessary.
 
     Raises:
-        UserError: the files are neither here nor to be downloaded; a file or the prepared folder
-            is damaged; the folder cannot be written.
+        UserError: the files are not on this machine and cannot be downloaded; a file or the
+            prepared folder is damaged; the folder cannot be written.
     """
     folder = prepare(source, options)
     return [_read(source, folder, split) for split in splits]
@@ -120,7 +120,7 @@ def _read(source: Source, folder: Path, split: str) -> np.ndarray:
             f"the prepared data of {source.name} in {folder} cannot be read "
             f"({sources.one_line(error)}); ask their owner for leave, or name another data.dir"
         ) from None
-    except Exception as error:  # array_record and numpy raise many types for damaged files
+    except Exception as error:  # many types of error, if a file is damaged
         raise _damaged(source, folder, sources.one_line(error)) from None
     if images.shape != part.shape or sources.digest(images) != part.sha256:
         raise _damaged(source, folder, f"the images of {split!r} are not the ones expected")

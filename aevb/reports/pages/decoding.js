@@ -142,7 +142,7 @@ function errorFunction(x) {
 // Returns the distribution function of N(0, 1) at z.
 const cdf = (z) => 0.5 * (1 + errorFunction(z / Math.SQRT2));
 
-// Returns a function from z [Z] to the number of the nearest of some points [N][Z]. A distance is
+// Returns a function from z [Z] to the number of the nearest of some points [N][Z]. Distances are
 // between quantiles, as in the square of the page.
 function nearestOf(points) {
   const quantiles = points.map((point) => point.map(cdf));

@@ -20,7 +20,7 @@ const state = {
   z: new Array(units.length).fill(0),
   across: Math.min(...units.slice(0, 2).map(({ unit }) => unit)), // the two of largest KL
   up: Math.max(...units.slice(0, 2).map(({ unit }) => unit)),
-  chosen: [], // the one or two last chosen of the pictured datapoints
+  chosen: [], // the one or two pictured datapoints that were chosen last
 };
 
 // ---- datapoints and the decoder
@@ -31,7 +31,7 @@ function rowsOf(vector, size) {
     Array.from(vector.subarray(n * size, (n + 1) * size)));
 }
 
-// Returns the latents [N][Z] and the pictures [N][D], as values of x, of points in the content.
+// Return the latents [N][Z], and the pictures [N][D] as values of x, of points in the content.
 const latentsOf = (text) => rowsOf(floats(text), units.length);
 const picturesOf = (text) => rowsOf(bytes(text), ROWS * COLUMNS * CHANNELS)
   .map((row) => row.map((byte) => image.low + (byte / 255) * (image.high - image.low)));
@@ -40,7 +40,7 @@ const means = points ? latentsOf(points.means) : [];
 const bounds = points ? Array.from(floats(points.bounds)) : [];
 const pictures = points ? picturesOf(points.pictures) : [];
 
-// Returns {at, decode}: the z that the page shows for a z, and its E[x|z].
+// Returns {at, decode}: functions from z to the nearest precomputed point, and to its E[x|z].
 function precomputed({ latents, pictures }) {
   const decoded = latentsOf(latents), shown = picturesOf(pictures), nearest = nearestOf(decoded);
   return { at: (z) => decoded[nearest(z)], decode: (z) => shown[nearest(z)] };
