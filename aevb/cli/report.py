@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="aevb report", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("folders", type=Path, nargs="+", help="of runs or sweeps")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of runs or sweeps")
     where = f"the page's file; by default, {COMPARISON} in the folder that contains all of these"
     parser.add_argument("--output", type=Path, help=where)
 
