@@ -6,9 +6,9 @@ others, which a config then names in the same way:
     def get_entries():
         return {"likelihood": {"student_t": student_t}, "bound": {"my_bound": my_bound}}
 
-An entry is a factory with the signature of the table's entries; keyword arguments of its own are
-set in the config's options, such as `model.likelihood_options`. The file must not import files
-beside it, because each run keeps a copy of it.
+An entry is a factory with the signature of the table's entries. Its own keyword arguments are set
+in the config's options, such as `model.likelihood_options`. The file must not import files beside
+it, because each run keeps a copy of this file alone.
 
 This module imports neither jax nor the tables, so that `--help` and the message about a wrong
 setting appear without delay.
@@ -57,7 +57,7 @@ NAMES = {
     "estimator": ("importance", "ais", "reverse_ais", "appendix_d"),
     "proposal": ("encoder", "laplace", "modes"),
 }
-"""The names in the package's tables, by kind. A test checks that they are equal."""
+"""The names in the package's tables, by kind. A test checks them against the tables."""
 
 TABLES = {
     "dataset": "aevb.data:DATASETS",
@@ -83,14 +83,14 @@ class Source(NamedTuple):
     entries: Mapping[str, Mapping[str, Any]]  # kind -> name -> entry
 
 
-_sources: dict[str, Source] = {}  # by the SHA-256 of the text
+_sources: dict[str, Source] = {}  # by the file's SHA-256
 
 
 def bring(file: Path) -> str:
-    """Runs an experiment's file, and keeps what its get_entries() returns, if it has one.
+    """Runs an experiment's file and registers the entries that its get_entries() returns, if any.
 
-    Returns the SHA-256 of the file, by which `names` and `find` know its entries; "" if it brings
-    none.
+    Returns the SHA-256 of the file, which `names` and `find` take to include its entries; "" if it
+    brings none.
 
     Raises:
         UserError: the file cannot be run, or get_entries() does not return entries by kind and
@@ -117,6 +117,13 @@ def digest_of(file: Path) -> str:
 
 
 def _check(entries: Any, file: Path) -> None:
+    """Raises a UserError if entries are not mappings by kind and name, or their names are taken."""
+    for found in (entries, *(entries.values() if isinstance(entries, Mapping) else ())):
+        if not isinstance(found, Mapping):
+            raise UserError(
+                f"get_entries() of {file} returns {found!r}, which is no mapping; it must return "
+                '{kind: {name: entry}}, such as {"bound": {"my_bound": my_bound}}'
+            )
     for kind, brought in entries.items():
         if kind not in NAMES:
             raise UserError(

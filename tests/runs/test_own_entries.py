@@ -131,6 +131,8 @@ def test_an_option_that_an_entry_does_not_have_is_refused_with_those_that_it_has
     [
         ("{'likelihod': {}}", "has the kind 'likelihod'; the kinds are dataset, network"),
         ("{'bound': {'iwae': print}}", "has the bound 'iwae', which the package has too"),
+        ("[print]", "which is no mapping; it must return {kind: {name: entry}}"),
+        ("{'bound': [print]}", "which is no mapping; it must return {kind: {name: entry}}"),
         ("1 / 0", "cannot be read: division by zero"),
     ],
 )
