@@ -1,7 +1,7 @@
 """Auto-Encoding Variational Bayes (Kingma & Welling, arXiv 1312.6114) in JAX.
 
-``import aevb`` imports nothing else. ``aevb.losses`` and the other modules are imported at first
-use, as is ``aevb.load_run(folder)``, which returns a trained model as functions.
+``import aevb`` by itself imports no other module. ``aevb.losses`` and the others are imported at
+first use. ``aevb.load_run(folder)`` returns a trained model as functions.
 """
 
 import importlib
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"aevb.{name}")
     if name in OF_RUNS:
         return getattr(importlib.import_module("aevb.runs.load"), name)
-    if name == "__version__":  # which pyproject.toml says
+    if name == "__version__":  # set in pyproject.toml
         from importlib.metadata import version
 
         return version("aevb")

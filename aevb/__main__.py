@@ -1,4 +1,4 @@
-"""`python -m aevb` is `aevb`."""
+"""The entry point of `python -m aevb`, which is the same as the command `aevb`."""
 
 import sys
 

@@ -17,7 +17,7 @@ from aevb.errors import UserError
 from aevb.storage.metrics_log import read_with_digest
 
 Config = Any
-"""An ml_collections.ConfigDict, whose fields are unknown to a type checker."""
+"""An ml_collections.ConfigDict; a type checker does not know its fields."""
 
 Values = Mapping[str, Any]
 """A validated config, with every field: {"model.num_latents": 2, ...}."""
@@ -40,8 +40,8 @@ class DataChoices(NamedTuple):
     binarizations: tuple[str, ...]
 
 
-NOISES = ("minibatch", "datapoint", "local")  # `full_vb.NOISES`, held equal by a test
-DATASETS = {  # what the package's datasets offer, held equal to them by a test
+NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
+DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
     "frey_faces": DataChoices(("blocked", "random"), ("none",)),
     "mnist": DataChoices(("standard",), ("dynamic", "fixed", "none")),
@@ -62,9 +62,9 @@ OPTIONS = {
     "algorithm.bound_options": "algorithm.bound",
     "optimizer.options": "optimizer.name",
 }
-"""The sections that hold keyword arguments of the entry which another field names.
+"""The sections of keyword arguments, each with the field that names the entry they are for.
 
-They are empty by default, and their fields are known only when the entry is made.
+They are empty by default. Their fields are known only when the entry is made.
 """
 KINDS = {
     "data.name": "dataset",
@@ -78,7 +78,7 @@ KINDS = {
 }
 """The fields that name an entry of the registry, with the kind of entry."""
 ENTRIES = "entries"
-"""In a validated config, the digest of the experiment's file, if that brings entries."""
+"""The key of the digest of an experiment's file that brings entries, in a validated config."""
 
 
 def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
@@ -86,7 +86,7 @@ def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _entry() -> tuple[str, Callable[[Any], bool]]:
-    """Returns the description and the check of a field in KINDS, which `validate` checks."""
+    """Returns placeholders for a field in KINDS; `validate` checks it against the registry."""
     return "", lambda value: True
 
 
@@ -97,7 +97,7 @@ def _at_least(low: float) -> tuple[str, Callable[[Any], bool]]:
 def _up_to(high: int) -> tuple[str, Callable[[Any], bool]]:
     """Returns the description and the check of a number from 1 to `high`.
 
-    The limit is for settings that cost memory or time. It is far above any sensible value, and
+    The limit is for settings that cost memory or time. It is far above any sensible value, but
     below values that would make the machine unresponsive.
     """
     return f"at least 1 and at most {high:,}", lambda value: 1 <= value <= high
@@ -116,13 +116,13 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _prefix(name: str) -> str:
-    """Returns the prefix in PREFIXES with which a dataset's name begins, or ""."""
+    """Returns the prefix in PREFIXES that a dataset's name begins with, or ""."""
     return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
 
 
 MOST_STEPS = 2**31 - 2  # the largest step count that a training state can hold
 
-# These settings change where files are read and written, but not what is computed.
+# These settings change the use of files, memory and devices, but not what is computed.
 WITHOUT_EFFECT = (
     "data.access",
     "data.dir",
@@ -358,7 +358,7 @@ DEFAULTS = {field.name: field.default for field in FIELDS}
 def default_config() -> Config:
     """Returns a config with every field at its default: the paper's Frey faces, 2 latents.
 
-    It is locked, so that a field that does not exist cannot be set, except in the OPTIONS.
+    It is locked: only existing fields can be set, except in the OPTIONS.
     """
     config: dict[str, Any] = {}
     for name, default in [*((f.name, f.default) for f in FIELDS), *((n, {}) for n in OPTIONS)]:
@@ -404,7 +404,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def of_finished_run(folder: Path) -> Values:
-    """Returns the validated config of a finished run, whose own entries become known.
+    """Returns the validated config of a finished run, and registers the run's own entries.
 
     Raises:
         UserError: there is no run, it is not finished, its config is not valid in this version, or
@@ -428,10 +428,10 @@ def of_finished_run(folder: Path) -> Values:
 
 
 def bring_again(digest: str, folder: Path) -> str:
-    """Brings the entries of a run's own copy of its experiment's file; returns their digest.
+    """Registers the entries of a run's copy of its experiment's file; returns the file's digest.
 
     Args:
-        digest: of the file with which the run was trained; "" if it brought no entries.
+        digest: the digest of the file that the run was trained with; "" if it brought no entries.
 
     Raises:
         UserError: the copy is missing or has changed.
@@ -449,7 +449,7 @@ def bring_again(digest: str, folder: Path) -> str:
 def section(values: Values, name: str) -> dict[str, Any]:
     """Returns the values of one section: {"num_examples": ..., "batch_size": ...} for "train".
 
-    Options within it are a section of their own.
+    Options within it are left out, because they are sections of their own.
     """
     prefix = f"{name}."
     fields = {
@@ -471,7 +471,7 @@ def is_field(name: str) -> bool:
 
 
 def require_field(name: str) -> None:
-    """Raises a UserError if a dotted name is not a field; it names the one that may be meant."""
+    """Raises a UserError if a dotted name is not a field; the message suggests a similar one."""
     if name in OPTIONS:
         raise UserError(
             f"config.{name} holds the options of config.{OPTIONS[name]}; set each by its name: "
@@ -512,7 +512,7 @@ def help_text(config: Config, entries: str = "") -> str:
 
 
 def validate(config: Config | Values, entries: str = "") -> Values:
-    """Returns the values of a config, after all checks that do not need jax.
+    """Returns the values of a config after all checks that do not need jax.
 
     An empty split or binarization is replaced by the dataset's default, so that a run's saved
     config names the one that was used.
@@ -551,7 +551,7 @@ def _accepts(field: Field, value: Any, entries: str) -> bool:
 
 
 def _check_option(name: str, value: Any) -> None:
-    """Raises a UserError for a name that is no option, or whose value is of another type."""
+    """Raises a UserError if a name is not an option, or an option cannot have this value."""
     require_field(name)
     each = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(one, bool | int | str) or _is_finite(one) for one in each):
@@ -586,7 +586,7 @@ def _check_steps(values: Values) -> None:
 
 
 def _data_choices(values: Values, entries: str) -> dict[str, str]:
-    """Returns the split and binarization of a dataset, with '' replaced by its first ones.
+    """Returns the split and binarization of a dataset, with '' replaced by the first one.
 
     Raises:
         UserError: the dataset does not offer one of them.

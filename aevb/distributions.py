@@ -29,8 +29,8 @@ class DiagNormal(NamedTuple):
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         """Draws z as `sample` does, and computes its log-density from eps.
 
-        Returns z [Z] and its log-density [] in nats. z is rounded, so that its log-density by
-        `log_prob` has lost digits where sigma is small: 0.05 nats at a log_var of -24 in float32.
+        Returns z [Z] and its log-density [] in nats. Because z is rounded, `log_prob` at z is less
+        accurate where sigma is small: it is wrong by 0.05 nats at a log_var of -24 in float32.
         """
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
         z = self.mean + jnp.exp(0.5 * self.log_var) * noise
@@ -59,7 +59,7 @@ class DiagNormal(NamedTuple):
             return self.kl_to_standard_normal()
         if type(other) is not DiagNormal:
             return None
-        # The map that standardizes `other` changes no KL.
+        # Standardizing `other` by an affine map leaves the KL unchanged.
         mean = (self.mean - other.mean) * jnp.exp(-0.5 * other.log_var)
         return DiagNormal(mean, self.log_var - other.log_var).kl_to_standard_normal()
 

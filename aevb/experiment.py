@@ -1,4 +1,4 @@
-"""Builds the objects of a config: the dataset, the model and the algorithm."""
+"""Builds the objects that a config describes: the dataset, the model and the algorithm."""
 
 import inspect
 import math
@@ -32,7 +32,7 @@ SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
 
 class Experiment(NamedTuple):
-    """The objects of a config."""
+    """The objects that a config describes."""
 
     dataset: Dataset
     vae: VAE
@@ -48,7 +48,7 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
     Raises:
         UserError: the data cannot be loaded, or the parts do not fit together.
     """
-    build_optimizer(values, num_data=1)  # its errors come before the data are loaded
+    build_optimizer(values, num_data=1)  # to report its errors before the data are loaded
     dataset = load(values) if dataset is None else dataset
     num_data = len(dataset.train)
     if values["train.batch_size"] > num_data:
@@ -66,10 +66,11 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
 def load(values: Values) -> Dataset:
     """Loads the dataset of a validated config.
 
-    Its training data are on disk or in memory, by `data.access` and `data.memory_share`.
+    Whether its training data are on disk or in memory depends on `data.access` and
+    `data.memory_share`.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the dataset cannot be loaded.
     """
     options = section(values, "data")
     access, share = options.pop("access"), options.pop("memory_share")
@@ -97,7 +98,7 @@ def load(values: Values) -> Dataset:
 
 
 def make_entry(values: Values, field: str, *args: Any) -> Any:
-    """Makes the object whose factory a field names, with the options that the config has for it.
+    """Calls the factory that a field names with the config's options for it; returns the object.
 
     Raises:
         UserError: the factory has no such option, or refuses a value.
@@ -120,8 +121,8 @@ def _check_options(
     """Raises a UserError if the config has an option that a factory does not take.
 
     Args:
-        num_args: the number of positional arguments that the factory gets otherwise.
-        taken: keyword arguments that the factory gets otherwise.
+        num_args: the number of positional arguments that the caller passes to the factory.
+        taken: the names of the keyword arguments that the caller passes.
     """
     parameters = list(inspect.signature(make).parameters)[num_args:]
     own = [name for name in parameters if name not in taken]
@@ -156,11 +157,11 @@ def _require_room(algorithm: Algorithm) -> None:
     """Checks that the training state fits into memory, before anything is allocated.
 
     Raises:
-        UserError: it needs more memory than there is.
+        UserError: training needs more memory than there is.
     """
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    # 3: the state, its copy from the last pause, and the gradients.
+    # Factor 3: the state, its copy from the last pause, and the gradients.
     xla.require_memory(
         3 * sum(sizes), "training this model", "config.model.hidden or config.model.num_latents"
     )
@@ -172,8 +173,8 @@ def build_optimizer(
     """Returns the optimizer of a validated config, with the prior on the parameters.
 
     Args:
-        num_data: N, over which the prior is spread.
-        step_size: [], replaces the config's step size.
+        num_data: N, by which the log-prior is divided.
+        step_size: [], used instead of the config's step size.
 
     Raises:
         UserError: the optimizer cannot be made.
@@ -192,8 +193,8 @@ def build_optimizer(
 def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:
     """Returns the algorithm of a validated config, for a model and N = `num_data` datapoints.
 
-    The algorithm's `make` receives those algorithm.* fields of the config that it has parameters
-    for.
+    The algorithm's `make` receives the algorithm.* fields of the config that are among its
+    parameters.
 
     Raises:
         UserError: the parts do not fit together.

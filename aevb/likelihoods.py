@@ -29,14 +29,14 @@ Heads = Mapping[str, Array]
 
 NUM_LEVELS = 256  # grey levels of a pixel
 SERIES_BELOW = 0.5  # |logit| below which a series is used; here both formulas agree in every digit
-FAR = 8.0  # standard deviations beyond which the mass of a normal tail is made of Mills' ratio
+FAR = 8.0  # standard deviations beyond which a normal tail's mass is computed by Mills' ratio
 NARROW = 0.5  # a cell is narrow if its width times max(1, distance from the mean) is below this
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
 QUADRATURE = tuple(zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True))  # over [-1, 1]
 
 
 class Likelihood(NamedTuple):
-    """One family of p(x|z), as pure functions of the decoder's statistics."""
+    """A family of likelihoods p(x|z), as pure functions of the decoder's statistics."""
 
     heads: Mapping[str, int]  # name of each statistic -> values per data dimension
     kinds: tuple[str, ...]  # kinds of data that it scores: binary, grey, real
@@ -77,9 +77,9 @@ def continuous_bernoulli_log_prob(heads: Heads, x: Array) -> Array:
     Returns [] in nats, for x [D] in [0, 1]. Loaiza-Ganem & Cunningham (2019); their constant C
     normalizes the density. In the logit t of y, the density is exp(t x) t / (exp(t) - 1). This is
     an exponential density of rate |t|, which starts at the end of [0, 1] that the logit favors and
-    is truncated at the other end. Near t = 0 the formula is 0/0, and a series in t replaces it,
-    whose first neglected term is 4e-10. Levels k / 255 are points of [0, 1], but their cells do not
-    tile it; only levels k / 256 can be dequantized.
+    is truncated at the other end. Near t = 0 the formula is 0/0. There it is replaced by a series
+    in t; the first neglected term is at most 4e-10. Levels k / 255 are points of [0, 1], but their
+    cells do not tile it; only levels k / 256 can be dequantized.
     """
     logits = heads["logits"]
     near_0 = jnp.abs(logits) < SERIES_BELOW
@@ -97,7 +97,7 @@ def continuous_bernoulli_log_prob(heads: Heads, x: Array) -> Array:
 def continuous_bernoulli_mean(heads: Heads) -> Array:
     """Returns the mean E[x|z] [D].
 
-    The family is exponential, so that d log p(x) / d logit = x - E[x], evaluated here at x = 0.
+    For an exponential family, d log p(x) / d logit = x - E[x]. It is evaluated here at x = 0.
     """
     gradient = jax.grad(continuous_bernoulli_log_prob)
     return -gradient({"logits": heads["logits"]}, jnp.zeros_like(heads["logits"]))["logits"]
@@ -134,13 +134,14 @@ def _normal_unit_mean(heads: Heads) -> DiagNormal:
 def _normal_shared(heads: Heads) -> DiagNormal:
     """Returns `_normal` with a variance that is the same for all z.
 
-    It is one for all dimensions, as in the σ-VAE of Rybkin et al. (2021), or one for each, as in
-    factor analysis. The variance is a learned parameter; where the bound is greatest,
-    it is the mean squared residual of the data. It is not computed from the x that it scores, nor
-    from the minibatch, because the result would not be a likelihood: from one x it gives p(x|z) = c
-    |x - mean|^-D, whose integral is infinite.
+    All dimensions share one variance, as in the σ-VAE of Rybkin et al. (2021), or each has its own,
+    as in factor analysis. The variance is a learned parameter; where the bound is greatest, it
+    equals the mean squared residual of the data. A variance computed from the x being scored, or
+    from the minibatch, would not give a likelihood: computed from one x it gives p(x|z) =
+    c |x - mean|^-D, and the integral of this is infinite.
     """
-    # A single parameter moves slowly, and log sigma has half as far to move as log sigma^2.
+    # The parameter is log sigma because a single parameter moves slowly, and log sigma^2 would have
+    # twice as far to move.
     log_var = jnp.broadcast_to(2.0 * heads["log_std"], heads["mean"].shape)
     return DiagNormal(heads["mean"], log_var)
 
@@ -209,7 +210,7 @@ def _mean_of_levels(cdf: Callable[[Array], Array], location: Array, inverse_scal
     """Returns E[x|z] [D] for x = k/256: the sum over k = 1..255 of P(level >= k) / 256.
 
     Args:
-        cdf: the distribution function of a symmetric density, which is moved and scaled.
+        cdf: the distribution function of a density symmetric about 0, before location and scale.
     """
     edges = jnp.arange(1, NUM_LEVELS, dtype=location.dtype) / NUM_LEVELS
     distance = location[:, None] - edges[None, :]
@@ -238,8 +239,8 @@ discretized_logistic = Likelihood(
 def _log_normal_tail(distance: Array) -> Array:
     """Returns log P(n > distance) of n ~ N(0, 1), elementwise.
 
-    Beyond FAR it is computed from Mills' ratio, the tail over the density. In float32 the gradient
-    of jax.scipy.special.log_ndtr has no correct digits there.
+    Beyond FAR it is computed from Mills' ratio, which is the tail divided by the density. In
+    float32 the gradient of jax.scipy.special.log_ndtr has no correct digits there.
     """
     is_far = distance > FAR
     far, near = jnp.where(is_far, distance, FAR), jnp.where(is_far, 0.0, distance)
@@ -251,10 +252,10 @@ def _log_normal_tail(distance: Array) -> Array:
 def _log_normal_cell(middle: Array, width: Array) -> Array:
     """Returns log P(|n - middle| < width / 2) of n ~ N(0, 1), elementwise.
 
-    A difference of distribution functions loses its digits where the cell is narrow; there the
-    density is integrated by Gauss-Legendre quadrature, whose relative error is below 1e-12. Beyond
-    FAR the difference is one of Mills' ratios: with a < b the ends of the cell and R the ratio, the
-    mass is phi(a) (R(a) - exp(-middle width) R(b)), since b^2 - a^2 = 2 middle width.
+    A difference of distribution functions loses its digits where the cell is narrow. There the
+    density is integrated by Gauss-Legendre quadrature, with a relative error below 1e-12. Beyond
+    FAR, Mills' ratios R are subtracted instead: for a cell from a to b, the mass is phi(a) (R(a) -
+    exp(-middle width) R(b)), since b^2 - a^2 = 2 middle width.
     """
     middle = jnp.abs(middle)
     low, high = middle - 0.5 * width, middle + 0.5 * width
@@ -375,4 +376,4 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {  # (num_dims, *, options) 
     "discretized_gaussian": lambda num_dims: discretized_gaussian,
     "categorical": lambda num_dims: categorical,
 }
-"""The likelihoods by name, which is `model.likelihood` in a config."""
+"""The likelihoods by name, for `model.likelihood` in a config."""

@@ -40,8 +40,8 @@ class Guide(NamedTuple):
 class Joint(NamedTuple):
     """The joint density p_theta(x, z) at one x, with theta and x closed over.
 
-    The guide finds the closed form of KL(q || p(z)) by the type of the prior, so a prior that is
-    only a function has none.
+    The guide finds the closed form of KL(q || p(z)) by the type of the prior, so there is none for
+    a prior that is only a function.
     """
 
     prior: Any  # p(z), a `Density`, or the function z [Z] -> log p(z) [], nats
@@ -322,7 +322,7 @@ def renyi(
         return jnp.mean(log_w)
     shift = stop_gradient(jnp.max(log_w) if alpha < 1 else jnp.min(log_w))
     powers = (1 - alpha) * (log_w - shift)  # at most 0
-    # As alpha nears 1, so does the mean of exp(powers), and only expm1 keeps the digits of its log.
+    # As alpha nears 1, the mean of exp(powers) nears 1 too, and expm1 keeps the digits of its log.
     # Where the mean is small, expm1 would lose them.
     change = jnp.mean(jnp.expm1(powers))
     is_near_1 = change > -0.5
@@ -450,16 +450,16 @@ BOUNDS: dict[str, Bound] = {
     "beta_elbo": beta_elbo,
     "free_bits": free_bits,
 }
-"""The estimators of the bound by name, which is `algorithm.bound` in a config."""
+"""The estimators of the bound by name, for `algorithm.bound` in a config."""
 
 NOT_BOUNDS_ON_LOG_P = ("beta_elbo",)
 """Entries that can exceed log p(x); their docstrings say when.
 
-Train with them, and report others.
+Use them for training, but report another bound.
 """
 
 NOT_MEANS = ("iwae", "dreg", "miwae", "piwae", "ciwae", "renyi")
 """Entries that are not a mean over samples of z.
 
-Their expectation depends on what the samples have in common, such as theta.
+Their expectation changes if the samples share a random quantity, such as theta.
 """

@@ -27,8 +27,8 @@ from aevb.losses import Guide, Joint, log_weights
 from aevb.types import Key, LogDensity, PyTree
 
 CANDIDATES = 20  # draws of the guide per chain, from which its start is resampled
-MAX_R_HAT = 1.05  # above it, or with fewer chains than these, appendix D claims no upper bound
-MIN_CHAINS = 4
+MAX_R_HAT = 1.05  # the largest r_hat at which `appendix_d` claims an upper bound
+MIN_CHAINS = 4  # the fewest chains with which it does so
 
 
 class Estimate(NamedTuple):
@@ -61,14 +61,13 @@ def importance_sampling(
 
     The samples are z_k ~ q(z|x); Rezende et al. (2014), appendix E. The mean of the estimate is the
     bound of Burda et al. (2015) with K samples. The memory holds `chunk_size` samples and 3 sqrt(K)
-    numbers. Each sample has its own key, so that the chunk size changes the result only by
-    rounding.
+    numbers. Each sample has its own key, so the chunk size changes the result only by rounding.
 
     Diagnostics: effective_sample_size, out of K; pareto_k; pareto_smoothed, the estimate in nats
-    from Pareto-smoothed weights (`importance_weights.pareto_smoothed`), which is a bound on neither
-    side. If pareto_k is above `importance_weights.pareto_k_threshold(K)`, the guide's tails are too
-    thin for K samples, and the value is too low by more than its standard error says. From 0.5 up
-    to the threshold, the smoothed estimate usually has the smaller error.
+    from Pareto-smoothed weights (`importance_weights.pareto_smoothed`), which is not a bound. If
+    pareto_k is above `importance_weights.pareto_k_threshold(K)`, the guide's tails are too thin for
+    K samples, and the value is too low by more than its standard error says. From 0.5 up to the
+    threshold, the smoothed estimate usually has the smaller error.
 
     Raises:
         ValueError: num_samples is below 2, or chunk_size below 1.
@@ -108,9 +107,9 @@ def ais(
     """Estimates log p(x) by log 1/C Sum_c w_c over annealed chains: a stochastic LOWER bound.
 
     Annealed importance sampling (Neal 2001) moves C chains from q(z|x) to p(z|x), along
-    q^(1 - beta) p(x, z)^beta. The T steps of beta are those of `sigmoid_schedule`, with one HMC
-    transition at each. With `prior_guide` the path starts at the prior, as in Wu et al. (2017). A
-    pilot run with other chains chooses the step sizes beforehand.
+    q^(1 - beta) p(x, z)^beta. beta rises from 0 to 1 in the T steps of `sigmoid_schedule`, with one
+    HMC transition at each value in between. With `prior_guide` the path starts at the prior, as in
+    Wu et al. (2017). A pilot run with other chains chooses the step sizes beforehand.
 
     Diagnostics: acceptance, averaged over the path; effective_sample_size, out of C; pareto_k.
 
@@ -198,17 +197,17 @@ def appendix_d(
     reach is missing from both sets. The value is then the log of the part of p(x) that the chains
     reached, and not an upper bound.
 
-    Diagnostics, of the fresh chains: acceptance; r_hat, their largest potential scale reduction
-    over the dimensions, near 1 if the chains agree; bulk_effective_sample_size and
-    tail_effective_sample_size, their smallest over the dimensions, out of C L; num_divergent, the
+    Diagnostics, of the fresh chains: acceptance; r_hat, the largest potential scale reduction over
+    the dimensions, near 1 if the chains agree; bulk_effective_sample_size and
+    tail_effective_sample_size, the smallest over the dimensions, out of C L; num_divergent, the
     number of trajectories that diverged; pareto_k, of the terms of the sum; is_upper_bound, a bool,
     which is False if r_hat is above 1.05 or NaN, a trajectory diverged, or there are fewer than 4
-    chains. Only where it is True is the value called an upper bound. It is no proof: chains can
+    chains. The value is called an upper bound only where it is True. This is no proof: chains can
     agree on one of two modes. The standard error comes from the spread between the chains, so it
     includes the autocorrelation along each chain.
 
     Args:
-        num_samples: L of each chain, in each of the two sets.
+        num_samples: L, the number of samples of each chain in each of the two sets.
 
     Raises:
         ValueError: num_samples is below 4, num_chains below 2, num_leapfrog or num_warmup below 1,
@@ -237,7 +236,7 @@ def appendix_d(
 
 
 def diagnostics_of(chains: hmc.Chains) -> dict[str, Array]:
-    """Returns the diagnostics of `appendix_d` that are those of its chains, each []."""
+    """Returns the diagnostics of `appendix_d` that depend only on its chains, each []."""
     r_hat = jnp.max(hmc.r_hat(chains.samples))
     return {
         "acceptance": chains.acceptance,
@@ -250,7 +249,7 @@ def diagnostics_of(chains: hmc.Chains) -> dict[str, Array]:
 
 
 def is_upper_bound(r_hat: Array, num_chains: int, num_divergent: Array) -> Array:
-    """Returns whether `appendix_d` may be called an upper bound: its chains agree and suffice."""
+    """Returns whether `appendix_d` may be called an upper bound, by the limits that it states."""
     return (r_hat <= MAX_R_HAT) & (num_divergent == 0) & (num_chains >= MIN_CHAINS)
 
 
@@ -327,10 +326,10 @@ class Estimator(NamedTuple):
     """An estimator, and the side of log p(x) on which its expectation lies."""
 
     estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, own settings)
-    kind: str  # "lower" or "upper"; a diagnostic is_upper_bound says where it is not "upper"
-    needs_posterior_sample: bool = False  # an argument of its own, which only simulated data have
+    kind: str  # "lower" or "upper"; not "upper" where its diagnostic is_upper_bound is False
+    needs_posterior_sample: bool = False  # whether it takes one, which only simulated data have
     flags: Mapping[str, str] = MappingProxyType({})
-    # argument -> the flag of `aevb evaluate` that sets it, if that has another name
+    # argument -> the flag of `aevb evaluate` that sets it, where their names differ
 
 
 ESTIMATORS: dict[str, Estimator] = {

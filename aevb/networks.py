@@ -26,9 +26,10 @@ class Network(NamedTuple):
 class WeightPosterior(NamedTuple):
     """Independent Gaussian distributions of all parameters, and the noise key of one evaluation.
 
-    If the weights of a layer have means M and variances V, its units are Gaussian with mean x'M and
-    variance x^2'V. Drawing the units instead of the weights gives each datapoint of a minibatch its
-    own noise at almost no cost: local reparameterization (Kingma, Salimans & Welling 2015).
+    If the weights of a layer have means M and variances V, the layer's units are Gaussian with mean
+    x'M and variance x^2'V. Drawing the units instead of the weights gives each datapoint of a
+    minibatch its own noise at almost no cost: local reparameterization (Kingma, Salimans & Welling
+    2015).
     """
 
     mean: PyTree
@@ -296,4 +297,4 @@ NETWORKS = {
     "mlp": Architecture(mlp, mlp),
     "conv": Architecture(conv_encoder, conv_decoder),
 }
-"""The networks by name, which is `model.network` in a config."""
+"""The networks by name, for `model.network` in a config."""

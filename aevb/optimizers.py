@@ -21,10 +21,10 @@ Mask = Callable[[PyTree], PyTree]  # parameters -> for each leaf, whether the de
 
 
 def prior_decay(std: float, num_data: int) -> float:
-    """Returns the weight decay 1 / (std^2 N) that stands for the prior N(0, std^2 I) on theta.
+    """Returns the weight decay 1 / (std^2 N) that acts as the prior N(0, std^2 I) on theta.
 
-    The loss is minus a mean over the N datapoints, so the prior's share of it is -log p(theta) / N,
-    whose gradient is theta / (std^2 N). An infinite std is a flat prior, without any decay.
+    The loss is minus a mean over the N datapoints, so the prior adds -log p(theta) / N to it, with
+    the gradient theta / (std^2 N). An infinite std is a flat prior, without decay.
     """
     return 1.0 / std / std / num_data
 
@@ -43,8 +43,9 @@ def adagrad(
 ) -> Optimizer:
     """Returns the optimizer theta -= learning_rate * g / sqrt(sum of all g^2 so far + eps).
 
-    Duchi et al. 2011. g is the gradient plus weight_decay * theta, for the leaves of the mask: the
-    decay of a prior, which is scaled like the gradient, and not that of AdamW. It is
+    Duchi et al. 2011. g is the gradient plus, for the leaves of the mask, weight_decay * theta.
+    This decay comes from a prior, so it is scaled like the gradient, unlike that of AdamW. The
+    optimizer is
     `optax.chain(optax.add_decayed_weights(weight_decay, mask), optax.adagrad(learning_rate))` with
     fewer passes over memory and the paper's defaults: no initial accumulator and no epsilon. A
     parameter whose g has always been zero does not change.
@@ -67,8 +68,8 @@ def adagrad(
             return -learning_rate * (jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0.0) * g)
 
         totals = jax.tree.map(accumulate, state.sum_of_squares, decayed(updates, params))
-        # On a CPU each of these maps is a loop over memory. The decay is added in both loops,
-        # because adding it once would need a third loop.
+        # On a CPU each of the two maps is a loop over memory. The decay is added in both, because
+        # adding it once would need a third loop.
         again = decayed(_not_shared_on_cpu(updates), params)
         return jax.tree.map(descend, totals, again), optax.ScaleByRssState(totals)
 
@@ -78,7 +79,7 @@ def adagrad(
 def _not_shared_on_cpu(tree: PyTree) -> PyTree:
     """Returns the same numbers, behind a barrier on a CPU.
 
-    XLA then does not merge computations from the result with those from `tree`.
+    The barrier keeps XLA from merging computations on the result with those on `tree`.
     """
     return jax.lax.platform_dependent(
         tree, cpu=jax.lax.optimization_barrier, default=lambda tree: tree

@@ -14,7 +14,7 @@ from aevb.distributions import DiagNormal, StandardNormal
 from aevb.losses import Guide
 from aevb.types import Key, LogDensity, PyTree
 
-PULL = 0.8  # scales pixels toward 1/2 before logits are taken, which are infinite at 0 and 1
+PULL = 0.8  # scales pixels toward 1/2, because the logits of 0 and 1 are infinite
 
 
 class Prior(NamedTuple):
@@ -25,7 +25,7 @@ class Prior(NamedTuple):
 
 
 AnyPrior = Prior | StandardNormal | DiagNormal
-"""p(z) of a model. By the last two types, Gaussian guides know their closed-form KL to it."""
+"""p(z) of a model. Gaussian guides can have a closed-form KL to the last two types."""
 
 
 class Posterior(NamedTuple):
@@ -40,15 +40,15 @@ class PriorFamily(NamedTuple):
 
     prior: Callable[[PyTree, Posterior], AnyPrior]  # (own parameters, the guide) -> p(z)
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
-    uses_encoder: bool = False  # whether it is made from the guide
+    uses_encoder: bool = False  # whether `prior` uses the guide
 
 
 class Options(NamedTuple):
-    """The arguments from which a prior is made."""
+    """The arguments of the functions that make a prior."""
 
     num_latents: int  # Z
     num_components: int = 1  # K, of a mixture or of `vamp`
-    examples: Callable[[int], Array] | None = None  # K -> datapoints [K, D], starts of `vamp`
+    examples: Callable[[int], Array] | None = None  # K -> datapoints [K, D], where `vamp` starts
     in_unit_interval: bool = False  # whether the data are pixels in [0, 1], for `vamp`
 
 
@@ -140,4 +140,4 @@ PRIORS: dict[str, Callable[..., PriorFamily]] = {  # (Options, *, options) -> Pr
     "mixture": mixture,
     "vamp": vamp,
 }
-"""The priors by name, which is `model.prior` in a config."""
+"""The priors by name, for `model.prior` in a config."""

@@ -2,8 +2,8 @@
 
 A guide trained on the evidence lower bound is too narrow for importance sampling. Where p(z|x) has
 tails that the guide lacks, a few weights dominate the sum, and the estimate is too low by more than
-its standard error can show. With a density fitted at each x, an estimate stays on its side of
-log p(x) whatever the fit, because the samples that it uses are drawn afterward.
+its standard error shows. Fitting a density at each x does not change the side of log p(x) that an
+estimate is on, however poor the fit, because the samples are drawn after it.
 """
 
 from collections.abc import Callable
@@ -45,11 +45,11 @@ def encoder(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
 def laplace(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
     """Returns a Student-t at the mode of p(z|x), scaled by the Laplace approximation.
 
-    The scale is the covariance of the approximation (Tierney & Kadane 1986). The Student-t has 10
-    degrees of freedom; its tails keep the importance weights bounded if those of the posterior are
-    Gaussian. The ascent to the mode starts at the draw of the guide with the highest log p(x, z)
-    out of 50. Along an axis where log p(x, z) curves upward at the point found, the absolute value
-    of the curvature is used.
+    Its scale matrix is the covariance of the approximation (Tierney & Kadane 1986). The Student-t
+    has 10 degrees of freedom; its tails keep the importance weights bounded if the posterior's
+    tails are Gaussian. The ascent to the mode starts at the draw of the guide with the highest
+    log p(x, z) out of 50. Along an axis where log p(x, z) curves upward at the point found, the
+    absolute value of the curvature is used.
     """
     fitted = _fitted_at_a_mode(key, stats, guide, _log_density(joint), NUM_STEPS)
     return Proposal(fitted, STUDENT_T)
@@ -118,7 +118,7 @@ def _is_first(fitted: Params, heights: Array) -> Array:
     """Checks for each point whether it is the highest one at its mode; returns bool [C].
 
     The heights are [C]. Points within `SAME` standard deviations of each other are at the same
-    mode; of equal heights the first one counts.
+    mode; of equally high points the first one counts.
     """
     locations = fitted["location"]
     apart = locations[None, :] - locations[:, None]
@@ -144,7 +144,7 @@ def _sample_mixture(key: Key, params: PyTree) -> Array:
 
 
 def _log_prob_of_mixture(params: PyTree, z: Array) -> Array:
-    """Returns the mixture's log-density [] of z [Z], in nats, by precomputed whitening matrices.
+    """Returns the mixture's log-density [] of z [Z], in nats, from precomputed whitening matrices.
 
     A triangular solve for each mode at each step of a chain would dominate the cost.
     """

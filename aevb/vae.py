@@ -49,10 +49,10 @@ def make(
             shared statistics.
         likelihood: p(x|z) given the decoder's heads.
         num_latents: Z.
-        guide_family: q(z|x), an entry of `guides.GUIDES`; None for the diagonal Gaussian, whose
-            heads are mean [Z] and log_var [Z].
-        prior_family: p(z), an entry of `priors.PRIORS`; None for N(0, I), the only entry to which
-            the Gaussian guides have a closed-form KL.
+        guide_family: q(z|x), made by an entry of `guides.GUIDES`; None for the diagonal Gaussian,
+            with the heads mean [Z] and log_var [Z].
+        prior_family: p(z), made by an entry of `priors.PRIORS`; None for N(0, I). That is the only
+            entry to which the Gaussian guides have a closed-form KL.
     """
     family = guide_family or guides.diag_normal_family(guides.Sizes(num_latents))
     prior_family = prior_family or priors.standard_normal(priors.Options(num_latents))

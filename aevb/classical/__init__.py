@@ -1,8 +1,8 @@
 """Classical variational Bayes: the models with known answers from which the VAE developed.
 
 Each file holds one model or one idea; docs/variational_bayes.md presents them in order. Like the
-rest of the mathematics, these modules depend on jax alone, compute in the dtype of their inputs
-and return nats.
+rest of the mathematics, these modules import only jax (and optax when L-BFGS is used), compute in
+the dtype of their inputs and return nats.
 """
 
 from aevb.classical import beta_bernoulli as beta_bernoulli

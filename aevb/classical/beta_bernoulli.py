@@ -122,7 +122,7 @@ def logit_normal_guide() -> Guide:
 
     def sample(key: Key, logit: DiagNormal) -> Array:
         z = jax.nn.sigmoid(logit.sample(key))
-        info = jnp.finfo(z.dtype)  # the clip keeps z off 0 and 1, to which a float would round it
+        info = jnp.finfo(z.dtype)  # the clip keeps z from being rounded to 0 or 1
         return jnp.clip(z, float(info.tiny), 1.0 - float(info.epsneg))
 
     def log_prob(logit: DiagNormal, z: Array) -> Array:
@@ -177,7 +177,7 @@ def logit_normal_bound(prior: Beta, flips: Flips, logit: DiagNormal) -> Array:
     """Returns log p(x) - KL(q || p(z|x)) [] of a logit-normal q, in nats, without sampling noise.
 
     The statistics are those of `logit_normal_guide`. The mean over logit z is computed by the
-    trapezoid rule, whose error for a smooth integrand under a normal falls faster than any power
+    trapezoid rule, whose error, for a smooth integrand under a normal, falls faster than any power
     of the spacing.
     """
     nodes = jnp.linspace(-REACH, REACH, NUM_NODES, dtype=logit.mean.dtype)

@@ -1,8 +1,8 @@
 """Cholesky factors of many small matrices at once, without LAPACK.
 
 In jaxlib 0.10.2 each batched call of LAPACK holds a thread of the CPU client while it waits for
-others. As many independent calls as there are threads (two on two cores) therefore deadlock. The
-loops here are compiled by XLA, and are no slower for many small matrices.
+other threads. If there are as many independent calls as threads (two on two cores), they deadlock.
+The loops here are compiled by XLA and are no slower for many small matrices.
 """
 
 from typing import NamedTuple

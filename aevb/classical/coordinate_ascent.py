@@ -3,7 +3,7 @@
 Under a factorized Q(z) = prod_j q_j(z_j), the bound E_Q[log p(D, z)] - E_Q[log Q(z)] is maximized
 over q_j by log q_j = E_{others}[log p(D, z)] + constant; Bishop (2006), eq. (10.9). The expectation
 is under the other factors, so the updates depend on one another and are repeated. No update lowers
-the bound. The factorization is an assumption on Q; the posterior of P keeps its dependences.
+the bound. Only Q is assumed to factorize; the dependences in the exact posterior remain.
 """
 
 from collections.abc import Callable, Mapping

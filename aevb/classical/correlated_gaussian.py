@@ -1,4 +1,4 @@
-"""Mean field on a Gaussian with correlated dimensions: right means, variances too small."""
+"""Mean field on a Gaussian with correlated dimensions: exact means, variances too small."""
 
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def coordinate_ascent(target: Normal) -> CoordinateAscent:
 
 
 def mean_field_optimum(target: Normal) -> MeanField:
-    """Returns the factorized Q of the least KL(Q || target).
+    """Returns the factorized Q with the least KL(Q || target).
 
     Its variances are 1/Lambda_ii, with Lambda the target's precision. They are the variances of z_i
     given the other dimensions, and never exceed the marginal variances.

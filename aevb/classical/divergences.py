@@ -134,10 +134,10 @@ class Fit(NamedTuple):
 
 
 def fit_forward(target: Mixture) -> Fit:
-    """Fits the normal of the least KL(target || q), which has the target's mean and variance.
+    """Fits the normal with the least KL(target || q), which has the target's mean and variance.
 
-    Bishop (2006), section 10.7. It covers all the mass, and its peak may lie where the target has
-    almost none.
+    Bishop (2006), section 10.7. It covers all the target's mass, and its peak may lie where the
+    target has almost none.
     """
     mean, variance = target.moments()
     std = jnp.sqrt(variance)
@@ -191,7 +191,7 @@ class Counterexample(NamedTuple):
 
 
 def triangle_counterexample(key: Key, *, num_tried: int = 1000) -> Counterexample:
-    """Returns the one of `num_tried` random triples that violates the triangle inequality most.
+    """Returns, of `num_tried` random triples, the one that violates the triangle inequality most.
 
     The violation is positive if any of the triples violates it.
     """

@@ -72,9 +72,9 @@ def fit(
 
     If several K are given, the K with the highest bound + log K! is chosen. The posterior has K!
     modes that differ only in the labels of the components. Q covers one of them; a Q over all modes
-    would gain log K! if they do not overlap (Bishop 2006, section 10.2.4). With E empty components
-    there are K!/E! modes, and the model is in effect a smaller one; such a fit is chosen only if no
-    other is left.
+    would have a bound higher by log K! if they do not overlap (Bishop 2006, section 10.2.4). With E
+    empty components there are K!/E! modes, and the model is in effect a smaller one; such a fit is
+    chosen only if there is no other.
 
     The computation uses coordinates in which the prior's expected scatter is the identity. The
     bound is that of x as given. Under the default prior the fit does not depend on the units of x.
@@ -84,7 +84,7 @@ def fit(
         num_components: K, or several values to choose from.
         prior: the prior of every component; by default `default_prior` for each K.
         num_restarts: the number of runs for each K, each from k-means on standardized data. On four
-            of six data sets this start reached the best bound more often than random
+            of six datasets this start reached the best bound more often than random
             responsibilities did; on overlapping clusters and on the irises it did so less often.
         num_sweeps: the greatest number of sweeps in a run.
         tolerance: a run ends when a sweep raises the bound by less than this, in nats; with -inf it
@@ -170,7 +170,7 @@ def _choose(
 
 
 def default_prior(x: ArrayLike, num_components: int) -> Prior:
-    """Returns scikit-learn's default prior for a mixture with a Dirichlet, from x [N, D].
+    """Returns scikit-learn's default prior for a mixture with Dirichlet weights, from x [N, D].
 
     The concentration is 1/K. The mean is that of x, with a precision of one datapoint. The Wishart
     has D degrees of freedom. Its inverse scale is the covariance of x, which must be positive

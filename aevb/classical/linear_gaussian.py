@@ -89,13 +89,14 @@ def maximum_likelihood(x: Array, num_latents: int) -> Params:
 
 
 def spherical_maximum(x: Array, num_latents: int) -> Params:
-    """Returns the parameters of the greatest bound on x [N, D] if q(z|x) = N(mean, variance I).
+    """Returns the parameters with the greatest bound on x [N, D] if q(z|x) = N(mean, variance I).
 
-    The bias of this guide is known. Each fitted eigenvalue lambda_i of the sample covariance is
-    replaced by sqrt(lambda_i) times the mean of the square roots: a guide with one variance for all
-    latents draws the eigenvalues together. The noise variance is that of maximum likelihood. Unless
-    the eigenvalues are equal, the bound per datapoint stays below the greatest log-likelihood by Z
-    times the log of the ratio of the roots' arithmetic mean to their geometric mean.
+    The effect of this guide is known exactly. Each fitted eigenvalue lambda_i of the sample
+    covariance is replaced by sqrt(lambda_i) times the mean of the square roots, so a guide with one
+    variance for all latents draws the eigenvalues together. The noise variance is that of maximum
+    likelihood. Unless the eigenvalues are equal, the bound per datapoint stays below the greatest
+    log-likelihood by Z times the log of the ratio of the roots' arithmetic mean to their geometric
+    mean.
 
     Raises:
         ValueError: as in `maximum_likelihood`.

@@ -1,7 +1,8 @@
 """EM, variational EM and variational Bayes for probabilistic PCA: three restrictions on Q.
 
-All three raise one bound. EM has a point estimate of the parameters and any q(z). Variational EM
-restricts q(z) to a smaller family. Variational Bayes also has a distribution over the weights.
+All three raise the same bound. EM has a point estimate of the parameters and an unrestricted q(z).
+Variational EM restricts q(z) to a smaller family. Variational Bayes also has a distribution over
+the weights.
 """
 
 from typing import Literal, NamedTuple
@@ -41,7 +42,7 @@ def em(x: Array, num_latents: int) -> CoordinateAscent:
 def variational_em(x: Array, num_latents: int, *, guide: GuideFamily) -> CoordinateAscent:
     """Returns EM on x [N, D] whose E step finds the best q(z_n) in a family of normals.
 
-    The means are the posterior's in each family. Let P be the posterior's precision. A diagonal
+    In each family the means are the posterior's. Let P be the posterior's precision. A diagonal
     covariance has entries 1/P_ii and can become exact, since W may rotate until its columns are
     orthogonal. A spherical one has the variance Z/tr(P) and biases the parameters; see
     `spherical_maximum`.
@@ -126,9 +127,9 @@ def variational_bayes(
     """Returns variational Bayes of x [N, D]: coordinate ascent on Q(Z) Q(W).
 
     The prior is W_dz ~ N(0, 1/weight_precision); the bias and the noise variance are known. EM is
-    the limit in which q(W) is a point mass. Repeated data approach it: the covariance of q(W) and
-    the prior's influence fall as 1 / num_copies, and so does the difference between the mean of W
-    and EM's weights.
+    the limit in which q(W) is a point mass. Repeating the data approaches this limit: the
+    covariance of q(W), the prior's influence, and the difference between the mean of W and EM's
+    weights all fall as 1 / num_copies.
 
     Args:
         bias: [D].

@@ -151,7 +151,7 @@ def polynomial(x: Array, degree: int) -> Array:
     """Returns Legendre polynomials of degree 0 to `degree` [N, degree + 1] at x [N] in [-1, 1].
 
     They span the same functions as the powers of x. They are orthogonal on [-1, 1], which preserves
-    float32's digits and lets one prior of all weights treat all degrees alike.
+    float32's digits and lets one prior on all weights treat all degrees alike.
 
     Raises:
         ValueError: degree is below 0, or x is empty, not finite or not a vector.

@@ -1,9 +1,9 @@
-"""Bayesian logistic regression: it has no conjugate prior, so gradients maximize the bound.
+"""Bayesian logistic regression, which has no conjugate prior: the bound is maximized by gradients.
 
 p(y_n = 1 | w) = sigmoid(x_n'w), w ~ N(0, prior_var I). Under a normal q(w) the expected
-log-likelihood is a sum of integrals over one projection x_n'w each, which quadrature computes to
-all digits. The result is the bound that SGVB estimates, without noise. `log_joint` is the density
-that HMC needs.
+log-likelihood is a sum of integrals, each over one projection x_n'w, and quadrature computes them
+to all digits. The result is the bound that SGVB estimates, without noise. `log_joint` is the
+density that HMC needs.
 """
 
 from collections.abc import Callable
@@ -63,10 +63,10 @@ def _expected_log_lik(data: Data, q: FullNormal) -> Array:
 def expected_softplus(mean: Array, std: Array) -> Array:
     """Returns E[log(1 + exp(a))] [N] of a ~ N(mean, std^2), for mean [N] and std [N].
 
-    The trapezoid rule, over one of two densities. Its error falls faster than any power of the
-    spacing if the integrand is smooth on the scale of the nodes. Up to a std of 1 the integrand is
-    log(1 + exp(a)) under the normal density of a. Above, it would need ever more nodes. But
-    log(1 + exp(a)) is E[max(a - u, 0)] over a standard logistic u, so that here the integrand is
+    It uses the trapezoid rule, whose error falls faster than any power of the spacing if the
+    integrand is smooth on the scale of the nodes. Up to a std of 1 the integrand is log(1 + exp(a))
+    under the normal density of a. For a larger std this would need ever more nodes. There,
+    log(1 + exp(a)) is written as E[max(a - u, 0)] over a standard logistic u, and the integrand is
     E[max(a - u, 0)] over a, in closed form, under the logistic density of u.
     """
     nodes, weights = _nodes(REACH, mean.dtype, lambda t: -0.5 * jnp.square(t))
@@ -87,7 +87,7 @@ def _nodes(
 
 
 def fit(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
-    """Fits the normal q(w) of the greatest bound, with any covariance, by L-BFGS.
+    """Fits the normal q(w) with the greatest bound, of any covariance, by L-BFGS.
 
     The bound is concave in the mean and the factor L, so there is no other maximum; Challis &
     Barber (2013).
@@ -105,10 +105,11 @@ def fit(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
 
 
 def fit_mean_field(data: Data, prior_var: Array, *, num_steps: int = 200) -> FullNormal:
-    """Fits the factorized q(w) of the greatest bound: `fit` with a diagonal L.
+    """Fits the factorized q(w) with the greatest bound: `fit` with a diagonal L.
 
-    At the maximum each variance is 1 / H_ii, with H minus the Hessian of log p(y, w), averaged over
-    q. H is near the posterior's precision, so this is near the variance of w_i given the others.
+    At the maximum each variance is 1 / H_ii, where -H is the Hessian of log p(y, w), averaged over
+    q. H is near the posterior's precision, so 1 / H_ii is near the variance of w_i given the
+    others.
 
     Raises:
         ValueError: as in `fit`.

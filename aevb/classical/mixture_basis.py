@@ -1,4 +1,4 @@
-"""The coordinates in which a mixture is fitted, where any data are of order 1.
+"""The coordinates for fitting a mixture, in which any data are of order 1.
 
 The basis is in float64, even where JAX computes in float32.
 """

@@ -1,6 +1,6 @@
-"""Checks of the data and priors given for a mixture, in float64 whatever JAX's default dtype is.
+"""Checks of the data and priors given for a mixture, in float64 for any default dtype of JAX.
 
-Data far from the origin then lose no digits before they are shifted and scaled to order 1.
+In float64, data far from the origin keep their digits until they are shifted and scaled to order 1.
 """
 
 import jax

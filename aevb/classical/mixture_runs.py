@@ -22,7 +22,7 @@ BLOCK_SIZE = 2**18  # elements in the largest temporary of a block
 
 
 class Blocks(NamedTuple):
-    """N points in B blocks of M points; the last block is padded with points that do not count."""
+    """N points in B blocks of M points; the last block has padding, which does not count."""
 
     x: Array  # [B, D, M]
     counts: Array  # [B, M], 1 for a point and 0 for padding
@@ -81,7 +81,7 @@ def evaluate(
 def start(key: Key, x: Array, view: Array, prior: Prior, active: Array) -> Parameters:
     """Returns parameters for the k-means clusters of points x [N, D], or of a sample of them.
 
-    k-means measures distances between the points `view` x, with `view` [D, D].
+    k-means measures distances between the points `view @ x`, with `view` [D, D].
     """
     sample_key, key = jax.random.split(key)
     seen = x

@@ -1,6 +1,6 @@
 """Initialization of a mixture: k-means++ and a few steps of k-means.
 
-Coordinate ascent converges to a local optimum that depends on the start, and a mixture has many.
+Coordinate ascent converges to a local optimum that depends on the start; a mixture has many.
 """
 
 import jax

@@ -60,8 +60,8 @@ class NormalWishart(NamedTuple):
     def kl(self, other: "NormalWishart") -> Array:
         """Returns KL(self || other) [], in nats.
 
-        The closed form is accurate in float32 with many data, where the log-normalizers are far
-        greater than their difference.
+        The closed form is accurate in float32 with many data. A difference of log-normalizers would
+        not be, because they are far greater than their difference.
         """
         num_dims, df = len(self.mean), self.precision.df
         whitener = self.whitener()
@@ -83,7 +83,7 @@ class NormalWishart(NamedTuple):
         chi-squared, and the entries below it are N(0, 1).
         """
         diagonal_key, below_key, mean_key = jax.random.split(key, 3)
-        # T'T starts from the last row, so the last row has all degrees of freedom.
+        # For T'T the order of the rows is reversed: the last row has all degrees of freedom.
         halves = self._halves()[::-1]
         chi_squared = 2.0 * jax.random.gamma(diagonal_key, halves, dtype=halves.dtype)
         below = jax.random.normal(below_key, self.precision.inverse_scale.shape, halves.dtype)
@@ -168,7 +168,7 @@ def posterior(prior: NormalWishart, data: Moments, centre: Array) -> NormalWisha
 def log_evidence(prior: NormalWishart, x: Array) -> Array:
     """Returns the exact log p(x) [] of points x [D, N] (columns), in nats.
 
-    It is computed as the bound at the posterior.
+    It is computed as the bound at the exact posterior.
     """
     exact = posterior(prior, moments(x, jnp.ones_like(x[0]), prior.mean), prior.mean)
     return jnp.sum(exact.expected_log_lik()(x)) - exact.kl(prior)

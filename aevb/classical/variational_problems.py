@@ -23,9 +23,9 @@ def minimize(function: Callable[[Array], Array], start: Array, *, num_steps: int
     """Returns a minimum [n] of a smooth function of [n], never above `start`, by damped Newton.
 
     Each step solves (H + damping I) step = -gradient for a range of dampings, from almost none to
-    one that descends along the gradient, and takes the lowest result (Levenberg 1944, with the full
-    Hessian). A direction in which the function is constant, such as the size of a shape, therefore
-    does no harm.
+    one so large that the step follows the gradient, and takes the lowest result (Levenberg 1944,
+    with the full Hessian). A direction in which the function is constant, such as the size of a
+    shape, therefore does no harm.
     """
 
     def step(point: Array, _: None) -> tuple[Array, None]:
@@ -81,9 +81,9 @@ def slide_time(x: Array, speed: Array, gravity: float) -> Array:
     """Returns the time [] along straight pieces, from the speeds [n] at their ends; the first is 0.
 
     Energy is conserved, so speed^2 = 2 gravity y. On a straight piece the acceleration is constant,
-    so its time is its length over the mean of its two speeds. This is exact, also at the start,
-    where y' is infinite. The time is convex in the speeds, as a norm of convex functions, but not
-    in y.
+    so the time is the piece's length over the mean of its two speeds. This is exact, also at the
+    start, where y' is infinite. The time is convex in the speeds, as a norm of convex functions,
+    but not in y.
     """
     across = 2.0 * jnp.diff(x) / (speed[1:] + speed[:-1])
     return jnp.sum(jnp.sqrt(jnp.square(across) + jnp.square(jnp.diff(speed) / gravity)))
@@ -95,7 +95,8 @@ def brachistochrone(
     """Returns the fastest slide to a point `across` [] > 0 and `down` [] > 0, without friction.
 
     Near the start the curve is y ~ x^(2/3), so the grid points are spaced as cubes. The speed is
-    then smooth from one to the next, and the time exceeds the exact one by O(1 / num_pieces^2).
+    then a smooth function of the point's number, and the time exceeds the exact one by
+    O(1 / num_pieces^2).
     """
     x = across * jnp.linspace(0.0, 1.0, num_pieces + 1, dtype=across.dtype) ** 3
     last = jnp.sqrt(2.0 * gravity * down)
@@ -162,7 +163,7 @@ def area(radius: Array) -> Array:
 def largest_area(start: Array, length: Array, *, num_steps: int = 30) -> Enclosure:
     """Returns the polygon of perimeter `length` [] with the largest area, from radii `start` [n].
 
-    Perimeter^2 / area does not depend on the size, so it is minimized without a constraint and the
+    Perimeter^2 / area does not depend on the size, so it is minimized without a constraint, and the
     result is scaled to the length. Lagrange's condition then holds automatically: the gradients of
     area and perimeter are parallel, and the multiplier is the ratio of the two.
     """

@@ -1,4 +1,4 @@
-"""Bits per dimension of grey levels, of a bound in nats. It does not import jax."""
+"""Bits per dimension of grey levels from a bound in nats. This module does not import jax."""
 
 import math
 from typing import TYPE_CHECKING
@@ -9,26 +9,26 @@ if TYPE_CHECKING:
 
 BITS, DEQUANTIZED_BITS = "bits_per_dim", "dequantized_bits_per_dim"
 UNITS = {BITS: "bits/dim", DEQUANTIZED_BITS: "bits/dim, dequantized (at most)"}
-"""The entries of a summary, without the split, and how they are shown."""
+"""The entries of a summary, without the split in their names, and the units shown for them."""
 
 
 def bits_per_dim(nats: float, *, num_dims: int, levels: float | None = None) -> float:
     """Returns the bits per dimension of grey levels: -log2 of their probability, over D.
 
-    If `levels` is None, `nats` are log P of the levels, as of a likelihood with `levels`. Otherwise
-    they are the mean log-density of dequantized pixels (k + u) / levels. Minus log(levels) a pixel
-    these are a lower bound on log P, where P is the density's integral over the cell of each level,
-    so that the bits are an upper bound (Theis et al., 2016).
+    If `levels` is None, `nats` is the log-probability of the levels, from a likelihood with
+    `levels`. Otherwise it is the mean log-density of dequantized pixels (k + u) / levels. That
+    log-density minus log(levels) for each pixel is a lower bound on log P, where P is the integral
+    of the density over the cell of each level, so the bits are an upper bound (Theis et al., 2016).
 
     A density at the points k / levels has no bits: it can exceed 1 / (the width of a cell), and
-    times that width it does not sum to 1 over the levels.
+    multiplied by that width it does not sum to 1 over the levels.
     """
     width_bits = 0.0 if levels is None else math.log2(levels)
     return width_bits - nats / (num_dims * math.log(2.0))
 
 
 def bits_of(nats: float, dataset: "Dataset", vae: "VAE") -> dict[str, float]:
-    """Returns the bits per dimension of a bound on a dataset, by the name of their meaning.
+    """Returns {name: bits per dimension} of a bound on a dataset.
 
     The name is BITS if p(x|z) is a probability of grey levels, and DEQUANTIZED_BITS if it is a
     density of dequantized ones. Otherwise the result is {}.

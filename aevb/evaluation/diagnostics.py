@@ -43,10 +43,10 @@ def inference_gaps(
     approximation gap, the cost of the family; the second is the amortization gap, the cost of using
     one encoder for all x. L-BFGS finds q*, starting at the encoder's q. With fixed noise the bound
     is a smooth function of the statistics, so L-BFGS maximizes it in tens of steps without a step
-    size to tune. q* is then scored with fresh noise, so that fitting the noise is not a gain.
-    Fitting the noise costs q* about 1 / `num_fit_samples` nats per latent dimension, which count as
-    approximation. The two scores share their noise, so that their difference has less variance than
-    each score.
+    size to tune. q* is then scored with fresh noise, so that overfitting the noise does not raise
+    its score. The overfitting lowers the score of q* by about 1 / `num_fit_samples` nats per latent
+    dimension, and this loss counts as approximation gap. The scores of q and q* share their noise,
+    so their difference has less variance than each score.
 
     Args:
         stats: statistics of the encoder's q(z|x); any pytree of floats that may take any real
@@ -134,7 +134,7 @@ def gradient_moments(key: Key, grad_fn: Callable[[Key], PyTree], num_draws: int)
 def gradient_bias(moments: Moments, reference: Moments) -> tuple[PyTree, PyTree]:
     """Returns the estimate of E[gradient] - E[reference] and its standard error, entry by entry.
 
-    The draws of the two must be independent. An exact reference has a standard error of 0.
+    The two must have independent draws. For an exact reference, give a standard error of 0.
     """
     return (
         jax.tree.map(jnp.subtract, moments.mean, reference.mean),

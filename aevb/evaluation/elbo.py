@@ -32,10 +32,10 @@ Scorer = Callable[[PyTree, np.ndarray, np.ndarray], Score]
 
 
 def fixed_input(preprocess: Callable[[Key, Array], Array], index: Array, stored: Array) -> Array:
-    """Returns x [D] of datapoint number `index`, stored [D], as every evaluation sees it.
+    """Returns x [D] of datapoint number `index`, stored as `stored` [D], for every evaluation.
 
-    The key of a dynamic binarization or of dequantization depends only on the number, so its result
-    is always the same.
+    The key of a dynamic binarization or a dequantization depends only on the number, so x is always
+    the same.
     """
     return preprocess(jax.random.fold_in(jax.random.key(EVALUATION_SEED), index), stored)
 

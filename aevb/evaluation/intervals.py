@@ -1,9 +1,10 @@
-"""Confidence intervals of means: the one place where the project makes them, at 95 % by default.
+"""Confidence intervals of means, at 95 % by default. The project computes intervals only here.
 
 Each is Student's t: mean ± t(df) * standard error, with standard errors from sample variances that
 divide by n - 1 (ddof 1). The values must be independent: runs with different seeds, differences of
-two runs with the same seed, datapoints, or draws of theta. Sums of normal errors have the stated
-coverage exactly; tests/evaluation/test_intervals.py simulates it for the skewed values that occur.
+two runs with the same seed, datapoints, or draws of theta. The coverage is exact for the mean of
+normal values, and approximate for sums of several errors and for skewed values;
+tests/evaluation/test_coverage.py simulates it.
 """
 
 import math
@@ -16,24 +17,24 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean and the half-width of its confidence interval, which a single value does not have."""
+    """A mean and the half-width of its confidence interval, if it has one."""
 
     mean: float
     half_width: float | None  # None if there is no interval
-    number: int  # of values
+    number: int  # the number of values
 
     @property
     def low(self) -> float:
-        """The lower end; -inf if there is no interval."""
+        """Returns the lower end; -inf if there is no interval."""
         return self.mean - (math.inf if self.half_width is None else self.half_width)
 
     @property
     def high(self) -> float:
-        """The upper end; inf if there is no interval."""
+        """Returns the upper end; inf if there is no interval."""
         return self.mean + (math.inf if self.half_width is None else self.half_width)
 
     def text(self, digits: int = 1, *, is_signed: bool = False, plus_minus: str = "±") -> str:
-        """Formats it as "mean ± half-width", or says that a single value has no interval."""
+        """Formats it as "mean ± half-width", or as the mean and a note that it has no interval."""
         mean = f"{self.mean:{'+' if is_signed and self.mean > 0 else ''}.{digits}f}"
         if self.half_width is not None:
             return f"{mean} {plus_minus} {self.half_width:.{digits}f}"
@@ -41,10 +42,10 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: ArrayLike, *, level: float = LEVEL) -> Interval:
-    """Returns the mean of independent values [n] with its interval, by t with n - 1 degrees.
+    """Returns the mean of independent values [n] with its t interval of n - 1 degrees of freedom.
 
-    A single value has no interval, and nor have values of which one is non-finite. The interval of
-    the difference between paired runs is that of their differences.
+    There is no interval for a single value, or if a value is non-finite. The interval of the
+    difference between paired runs is that of their differences.
     """
     each = np.asarray(values, np.float64)
     if not np.all(np.isfinite(each)):
@@ -70,12 +71,12 @@ def interval_from(
 ) -> Interval:
     """Returns the interval of a mean whose error is a sum of independent errors [m].
 
-    The variance is the sum of squares of the standard errors, its degrees of freedom are those of
-    `joint_df`. If an error is non-finite, there is no interval.
+    The variance is the sum of squares of the standard errors, and its degrees of freedom are those
+    of `joint_df`. If an error is non-finite, there is no interval.
 
     Args:
         df: degrees of freedom of each standard error, [m] or one for all.
-        number: of values behind the mean.
+        number: the number of values behind the mean.
     """
     from scipy.special import stdtrit  # here, because its import takes a quarter of a second
 
@@ -129,10 +130,10 @@ def crossed_interval(values: ArrayLike, *, level: float = LEVEL) -> Interval:
 
 
 def simultaneous_level(number: int, level: float = LEVEL) -> float:
-    """Returns the level of each of `number` intervals that hold all together with `level`.
+    """Returns the level that each of `number` intervals needs for all together to have `level`.
 
-    Bonferroni's inequality, 1 - (1 - level) / number, holds for intervals that depend on one
-    another in any way, as those of a family of comparisons with the same runs do.
+    It is 1 - (1 - level) / number, by Bonferroni's inequality, which holds however the intervals
+    depend on one another, for example in comparisons that share runs.
     """
     return 1.0 - (1.0 - level) / number
 
@@ -140,7 +141,7 @@ def simultaneous_level(number: int, level: float = LEVEL) -> float:
 def verdict(lead: Interval, least: float = 0.0) -> str:
     """Says whether an interval lies above `least` ("yes"), below it ("no") or around it.
 
-    Without an interval nothing is decided.
+    Without an interval it returns "no interval".
     """
     if lead.half_width is None:
         return "no interval"

@@ -25,8 +25,8 @@ LEAST_IS_WORST = (
     "acceptance", "effective_sample_size", "bulk_effective_sample_size",
     "tail_effective_sample_size", "is_upper_bound",
 )  # fmt: skip
-MIN_EFFECTIVE = 10.0  # samples
-EFFECTIVE_CHAINS = 0.8  # of all chains
+MIN_EFFECTIVE = 10.0  # least trusted effective sample size of samples
+EFFECTIVE_CHAINS = 0.8  # least trusted effective sample size of chains, over their number
 
 
 class Points(NamedTuple):
@@ -144,9 +144,9 @@ def summarize(estimate: Estimate, settings: Mapping[str, Any]) -> dict[str, Any]
     """Returns the mean over datapoints [n] in nats, its two standard errors and the diagnostics.
 
     One standard error is over datapoints. The other is that of the estimator's random numbers, with
-    its degrees of freedom. An entry `worst` is the smallest value of `LEAST_IS_WORST`, and the
-    largest value of other diagnostics. Of pareto_smoothed, itself an estimate of log p(x), the mean
-    is returned.
+    its degrees of freedom. An entry `worst` is the smallest value for a diagnostic in
+    `LEAST_IS_WORST`, and the largest value for others. pareto_smoothed is itself an estimate of
+    log p(x), so its mean is returned.
     """
     value, error = (np.asarray(leaf, np.float64) for leaf in estimate[:2])
     errors = error / len(value)
@@ -167,12 +167,12 @@ def over_data(value: np.ndarray) -> dict[str, float | None]:
 
 
 def values_of(value: np.ndarray) -> list[float]:
-    """Returns values [n] in nats for a file, by which runs are compared on the same datapoints."""
+    """Returns values [n] in nats, rounded for a file, to compare runs on the same datapoints."""
     return [round(float(each), 4) for each in value]
 
 
 def spread(diagnostics: Mapping[str, ArrayLike]) -> dict[str, dict[str, float | None]]:
-    """Returns the median and the worst value over datapoints of each diagnostic [n]."""
+    """Returns the median and the worst value of each diagnostic [n] over datapoints."""
     found = {}
     for name, leaf in diagnostics.items():
         each = np.asarray(leaf, np.float64)
@@ -201,9 +201,10 @@ def limits(settings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Returns the lowest and highest trusted values of the diagnostics of an estimator.
 
     Pareto k: Vehtari et al. (2024). R-hat: at most 1.05. The effective sample size of samples is at
-    least 10, since the bias of the log of a mean is about -1/2 (1/ESS - 1/K) nats. That of chains
-    is at least 0.8 of their number: there are too few of them to fit Pareto k, and in simulations
-    (tests/evaluation/test_coverage.py) the interval is too narrow where their weights differ more.
+    least 10, since the bias of the log of a mean is about -1/2 (1/ESS - 1/K) nats. The effective
+    sample size of chains is at least 0.8 of their number. There are too few chains to fit Pareto k,
+    and in simulations (tests/evaluation/test_coverage.py) the interval is too narrow where the
+    chains' weights differ more.
     """
     least = EFFECTIVE_CHAINS * settings["num_chains"] if "num_chains" in settings else MIN_EFFECTIVE
     return {
@@ -214,9 +215,9 @@ def limits(settings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def num_failing(diagnostics: Mapping[str, ArrayLike], settings: Mapping[str, Any]) -> int:
-    """Returns at how many datapoints a diagnostic [n] is outside the `limits`, or not a number.
+    """Returns the number of datapoints at which a diagnostic [n] is outside the `limits` or NaN.
 
-    Pareto k is not a number at all datapoints if there are too few terms to fit it.
+    Pareto k is ignored if it is NaN at every datapoint, because there were too few terms to fit it.
     """
     failing = np.zeros(1, bool)
     for name, (low, high) in limits(settings).items():
@@ -229,7 +230,7 @@ def num_failing(diagnostics: Mapping[str, ArrayLike], settings: Mapping[str, Any
 def reason_to_distrust(row: Mapping[str, Any]) -> str | None:
     """Returns why a row of `marginal.json` has no interval of its estimator, or None if it has one.
 
-    It has none if a diagnostic fails at one datapoint: the estimate there, and with it the mean,
+    It has none if a diagnostic fails at any datapoint, because the estimate there, and so the mean,
     can be wrong by much more than its standard error.
     """
     if row.get("num_theta") and "over_theta" not in row:
@@ -252,10 +253,10 @@ def reason_to_distrust(row: Mapping[str, Any]) -> str | None:
 def intervals_of(row: Mapping[str, Any], num_points: int) -> tuple[Interval, Interval]:
     """Returns the mean of a row of `marginal.json` with two intervals: over data, of the estimator.
 
-    The first is for the mean over all data of what the estimator returns on average. The second is
-    for the mean of that over these datapoints, whose only error is from the estimator's random
-    numbers; it is missing where there is a `reason_to_distrust`. If the reason is too few theta,
-    both are missing.
+    Both are for the estimator's expectation: the first for its mean over all data, the second for
+    its mean over these datapoints. The only error of the second is from the estimator's random
+    numbers. It is missing if there is a `reason_to_distrust`. For a row over several theta, the
+    first is then missing too.
     """
     mean, over_data, reason = row["mean"], row["standard_error"], reason_to_distrust(row)
     data = own = Interval(mean, None, num_points)

@@ -25,20 +25,21 @@ class OverTheta(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """The standard error of the mean of `value` over datapoints, nats.
+        """Returns the standard error of the mean of `value` over datapoints, in nats.
 
         All datapoints have the same theta, so their errors are dependent. By the delta method the
-        mean moves by 1/S Sum_s (u_s - 1) with the influences u_s, which are independent over s. The
-        noise of each estimate of p(x_n; theta_s) is part of u_s.
+        error of the mean is 1/S Sum_s (u_s - 1), with the influences u_s, which are independent
+        over s. The noise of each estimate of p(x_n; theta_s) is part of u_s.
         """
         return float(np.std(self.influence, ddof=1) / math.sqrt(len(self.influence)))
 
     @property
     def bias(self) -> float:
-        """The mean of `value` less that of log E_q[p(x; theta)], nats; to first order in 1/S.
+        """Returns the expected error of `value` against log E_q[p(x; theta)], in nats.
 
-        It is -1/2 the relative variance of each mean over theta, from its effective sample size,
-        averaged over datapoints. With fewer than some ten effective samples it is too small.
+        To first order in 1/S, it is -1/2 times the relative variance of the mean over theta,
+        averaged over datapoints. The variance is computed from the effective sample size. With
+        fewer than about ten effective samples the bias is underestimated.
         """
         num_theta = len(self.influence)
         variance = (1.0 / self.effective_sample_size - 1.0 / num_theta) / (1.0 - 1.0 / num_theta)
@@ -68,10 +69,10 @@ def _diagnose(log_weights: Array) -> tuple[Array, Array]:
 
 
 def mean_with_fewer(log_probs: np.ndarray, num_theta: int) -> float:
-    """Returns the mean estimate over datapoints and over the disjoint sets of `num_theta` samples.
+    """Returns the estimate from `num_theta` samples, averaged over datapoints and disjoint sets.
 
-    It is an average of what `over_theta` gives for so few samples, and does not decrease with
-    num_theta where one number divides the next. If it still rises, there are too few samples.
+    It is the average of what `over_theta` gives for each set of samples. It does not decrease from
+    one num_theta to a multiple of it. If it still rises, there are too few samples.
     """
     number = len(log_probs) // num_theta
     sets = log_probs[: number * num_theta].reshape(number, num_theta, -1)

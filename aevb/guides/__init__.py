@@ -1,7 +1,7 @@
 """Families of approximate posteriors q_phi(z|x), the paper's recognition model, as `Guide`s.
 
-A guide consists of functions of statistics, which an encoder of any library can provide. `GUIDES`
-lists the families; each says how a network's heads become its statistics.
+A guide is a set of functions of its statistics, and an encoder from any library can compute these.
+`GUIDES` lists the families; each says how a network's heads become its statistics.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,13 +50,13 @@ class Sizes(NamedTuple):
 
 
 class GuideFamily(NamedTuple):
-    """A guide, and how its statistics are made."""
+    """A guide, with the encoder outputs and the function that give its statistics."""
 
     guide: Guide
     heads: Mapping[str, int]  # name -> size of each encoder output at x
     stats: Callable[[PyTree, Heads], PyTree]  # (own parameters, heads) -> statistics
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
-    nests: bool = False  # whether the statistics of fewer latents are the first of those of more
+    nests: bool = False  # whether the first statistics are those of a guide with fewer latents
 
 
 def diag_normal_family(sizes: Sizes) -> GuideFamily:
@@ -118,7 +118,7 @@ def iaf_family(sizes: Sizes) -> GuideFamily:
 def standard_normal_family(sizes: Sizes) -> GuideFamily:
     """Returns the family q(z|x) = N(0, I), the same for every x.
 
-    It needs no encoder, and is for models that have none.
+    It is for models without an encoder.
     """
     zeros = jnp.zeros(sizes.num_latents)
     return GuideFamily(diag_normal, {}, lambda own, heads: DiagNormal(zeros, zeros))
@@ -130,4 +130,4 @@ GUIDES: dict[str, Callable[..., GuideFamily]] = {  # (Sizes, *, options) -> Guid
     "planar": planar_family,
     "iaf": iaf_family,
 }
-"""The guides by name, which is `model.guide` in a config."""
+"""The guides by name, for `model.guide` in a config."""

@@ -97,7 +97,7 @@ def _invertible(stats: PlanarStats) -> tuple[Array, Array, Array]:
     )
     w_sq = stats.w @ stats.w
     u = stats.u + excess / jnp.where(w_sq > 0.0, w_sq, 1.0) * stats.w
-    # 1 + m(a), computed directly so that it keeps its digits as a -> -inf, where m(a) is -1.
+    # 1 + m(a), computed directly so that it keeps its digits as a -> -inf, where m(a) -> -1.
     slack = softplus(a + math.log(math.e - 1.0))
     return u, a + excess, slack
 
@@ -204,7 +204,8 @@ def _autoregressive(stats: IAFStats, z: Array) -> tuple[Array, Array]:
 def _iaf_forward(stats: IAFStats, z: Array) -> tuple[Array, Array]:
     """Returns y = g z + (1 - g) m in reverse order, and the log determinant.
 
-    The reversal puts the last entry first in the next layer.
+    g is the sigmoid of the gate logits and m is the shift. The reversal puts the last entry first
+    in the next layer.
     """
     gate_logits, shift = _autoregressive(stats, z)
     y = shift + sigmoid(gate_logits) * (z - shift)

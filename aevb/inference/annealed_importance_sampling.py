@@ -92,12 +92,11 @@ def anneal(
 
 
 def pilot(key: Key, z: Array, path: Path, betas: Array, settings: hmc.Settings) -> Array:
-    """Estimates a step size for each beta, [T + 1], from chains z [C, Z] that serve only for this.
+    """Estimates a step size for each beta, [T + 1], from chains z [C, Z] that are used only here.
 
     The log step size follows the chains' mean acceptance with a constant gain: stochastic
-    approximation (Robbins & Monro 1951) with a moving target. The chains whose weights are used
-    must be others. A step size that depends on a chain's past breaks the invariance that E[w]
-    relies on.
+    approximation (Robbins & Monro 1951) with a moving target. The chains that are weighted must be
+    others: a step size that depends on a chain's past breaks the invariance that E[w] relies on.
     """
 
     def follow(carry: tuple[Array, Array], inputs: tuple[Key, Array]):

@@ -45,7 +45,7 @@ class Chains(NamedTuple):
 def transition(
     key: Key, z: Array, step_size: Array, *, log_density: LogDensity, num_leapfrog: int
 ) -> tuple[Array, Array, Array]:
-    """Makes one HMC transition, which leaves `log_density` invariant.
+    """Makes one HMC transition, which leaves the distribution of `log_density` invariant.
 
     Returns z [Z], the acceptance probability [] and whether the trajectory diverged, a bool []. A
     trajectory diverges if its energy error exceeds 1000 nats or is NaN; it is rejected. Neal
@@ -137,8 +137,9 @@ def r_hat(samples: Array) -> Array:
 
     Vehtari et al. (2021): the spread of all samples divided by the spread within the halves of the
     chains, after the samples are replaced by normal scores of their ranks. It is the larger of two
-    values, for the samples and for their distances from the median, which differ if the chains
-    differ in location or in scale. NaN if a dimension is constant, or L is below 4.
+    values. The value for the samples is large if the chains differ in location. The value for their
+    distances from the median is large if they differ in scale. NaN if a dimension is constant, or L
+    is below 4.
 
     Args:
         samples: [C, L, Z], with C of at least 2.
@@ -150,8 +151,8 @@ def r_hat(samples: Array) -> Array:
 def bulk_effective_sample_size(samples: Array) -> Array:
     """Returns the effective sample size in the bulk of each dimension, [Z].
 
-    Vehtari et al. (2021): that of the mean of the normal scores of the ranks. Unlike
-    `effective_sample_size` it exists for targets without a variance.
+    Vehtari et al. (2021): the effective sample size for the mean of the normal scores of the ranks.
+    Unlike `effective_sample_size`, it exists for targets without a variance.
 
     Args:
         samples: [C, L, Z], with L of at least 4.
@@ -168,8 +169,8 @@ def bulk_effective_sample_size(samples: Array) -> Array:
 def tail_effective_sample_size(samples: Array) -> Array:
     """Returns the effective sample size in the tails of each dimension, [Z].
 
-    Vehtari et al. (2021): the smaller one of those of P(z <= a), with a the 5% and the 95% quantile
-    of all samples.
+    Vehtari et al. (2021): the smaller of the effective sample sizes for P(z <= a), with a the 5% or
+    the 95% quantile of all samples.
 
     Args:
         samples: [C, L, Z], with L of at least 4.
@@ -201,8 +202,8 @@ def _size(chains: Array) -> Array:
     """Returns the effective sample size [] of chains [C, L], as Stan and ArviZ compute it.
 
     Geyer (1992): the sums of the autocorrelations at lags 2j and 2j + 1 are positive and decrease,
-    so they are added up to the first that is not positive, each at most as large as the one before.
-    Of that first sum the even lag is still added if it is positive.
+    so they are added until the first that is not positive, each reduced to the one before if it is
+    larger. The even lag of that first sum is still added if it is positive.
     """
     num_steps = chains.shape[1]
     means = jnp.mean(chains, axis=1, keepdims=True)

@@ -15,7 +15,7 @@ SMALLEST_EXCESS = 1e-30  # lower limit of excesses, because the logarithm of 0 i
 
 
 class Running(NamedTuple):
-    """Sums and tail of the log-weights so far; the size does not depend on how many there are."""
+    """Running sums of the weights, and their tail; its size does not grow as weights are added."""
 
     log_rest: Array  # [], log Sum w_k over the weights that are not among the largest
     log_sum_sq: Array  # [], log Sum_k w_k^2 over all weights
@@ -136,7 +136,7 @@ def pareto_smoothed(log_weights: Array) -> Array:
 
 
 def log_mean_smoothed(running: Running, num_weights: int) -> Array:
-    """Returns the log of the mean of the `pareto_smoothed` weights []; it bounds from no side."""
+    """Returns the log of the mean of the `pareto_smoothed` weights []; it is not a bound."""
     tail = jnp.append(pareto_smoothed_tail(running.largest), running.largest[-1])
     return jnp.logaddexp(running.log_rest, jax.nn.logsumexp(tail)) - math.log(num_weights)
 
@@ -161,11 +161,11 @@ def _fit_tail(excesses: Array) -> Tail:
     """Fits a generalized Pareto distribution to excesses [M], decreasing.
 
     Zhang & Stephens (2009): for b = -k / sigma and excesses y, the likelihood is maximal in k at
-    the mean of log(1 - b y). The grid of b for this profile likelihood starts just below the
-    largest b that the data allow. The spacing of the grid follows a prior whose scale is estimated
-    from the data. The profile likelihood weights the grid, b is estimated by its weighted mean, and
-    k and sigma follow from b. A weakly informative prior, equivalent to 10 more excesses with
-    k = 0.5, then moves k; Vehtari et al. (2024).
+    the mean of log(1 - b y). The grid of b for this profile likelihood lies below its upper limit,
+    1 / max(y). The spacing of the grid follows a prior whose scale is estimated from the data. The
+    profile likelihood weights the grid, b is estimated by its weighted mean, and k and sigma follow
+    from b. A weakly informative prior, equivalent to 10 more excesses with k = 0.5, then moves k
+    toward 0.5; Vehtari et al. (2024).
     """
     num = len(excesses)
     y = jnp.maximum(excesses, SMALLEST_EXCESS)

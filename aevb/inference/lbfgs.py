@@ -14,7 +14,7 @@ from aevb.types import PyTree
 
 
 def maximize(function: Callable[[PyTree], Array], start: PyTree, *, num_steps: int) -> PyTree:
-    """Returns the best point that L-BFGS with a line search finds, never below `start`.
+    """Returns the point that L-BFGS with a line search finds, which is never lower than `start`.
 
     It stops after num_steps, or when a step no longer increases the function. Near the maximum,
     this happens at floating-point precision.

@@ -43,7 +43,7 @@ def _dirichlet_log_prob(p: Params, z: Array) -> Array:
 
 
 def _beta_transform(p: Params, noise: TwoGammas) -> Array:
-    """Returns g1 / (g1 + g0), kept off 0 and 1, to which a float would round it."""
+    """Returns g1 / (g1 + g0), clipped because rounding could make it 0 or 1."""
     log_g1 = log_gamma(p["concentration1"], noise[0])
     log_g0 = log_gamma(p["concentration0"], noise[1])
     z = positive(log_g1 - jnp.logaddexp(log_g1, log_g0))
@@ -83,12 +83,12 @@ log_normal = Family(
     lambda p, noise: positive(gaussian.transform(p, noise)),
     _log_normal_log_prob,
 )
-"""The exponential of a Gaussian that has this location and scale."""
+"""The exponential of a Gaussian with this location and scale."""
 
 dirichlet = Family(("concentration",), gamma_noise, _dirichlet_transform, _dirichlet_log_prob)
 """The Dirichlet of z [Z] on the simplex; its density is over the first Z - 1 dimensions.
 
-The paper's "weighted sum of Gamma variates" is Gammas divided by their sum. `log_prob` does not
+The paper's "weighted sum of Gamma variates" means Gammas divided by their sum. `log_prob` does not
 check that z sums to 1."""
 
 beta = elementwise(

@@ -48,7 +48,7 @@ def elementwise(
 
 
 def open_uniform(key: Key, shape: Shape, dtype: DTypeLike) -> Array:
-    """Draws eps ~ U(0, 1) other than 0 and 1: the midpoints of 2^23 equal cells in float32.
+    """Draws eps ~ U(0, 1), excluding 0 and 1: a midpoint of one of 2^23 equal cells in float32.
 
     Both u and 1 - u are exact and at least 2^-24, so their logarithms are above -16.7. Values
     farther out in a tail than probability 6e-8 are never drawn.
@@ -57,7 +57,7 @@ def open_uniform(key: Key, shape: Shape, dtype: DTypeLike) -> Array:
 
 
 def positive(log_z: Array) -> Array:
-    """Returns z = exp(log z), clipped before a float would become 0 or its square infinite.
+    """Returns z = exp(log z), clipped so that it does not become 0, nor its square infinite.
 
     In float32 z stays within [3.2e-38, 2.2e17]. The gradient of a clipped z is 0.
     """

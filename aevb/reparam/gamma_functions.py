@@ -1,4 +1,4 @@
-"""Ratios of Gamma functions with all digits, where a difference of two log-Gammas would lose them.
+"""Ratios of Gamma functions, accurate where a difference of two log-Gammas would lose its digits.
 
 jax's `betaln` is not used: it has errors of up to 8e-7 if one argument is above 8 and the other
 below.
@@ -15,7 +15,7 @@ STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
 def log_gamma_ratio(x: Array, shift: Array | float) -> Array:
     """Returns log Gamma(x) - log Gamma(x + shift), elementwise; x and shift are positive.
 
-    Above x = 10 the large terms of the two Stirling formulas are subtracted by hand, so that the
+    Above x = 10 the large terms of the two Stirling formulas are subtracted analytically, so the
     error is that of a few roundings of shift log(x), however large x is.
     """
     large = jnp.where(x < LARGE, LARGE, x)  # a safe input where the formula is not used

@@ -154,7 +154,7 @@ erlang = gamma
 """The Gamma of an integer concentration, the number of stages.
 
 Above one stage its inverse CDF has no closed form, contrary to the paper's list. The value is drawn
-by rejection. The derivative is that of the inverse CDF, computed implicitly."""
+by rejection. Its derivative is that of the inverse CDF, computed implicitly."""
 
 INVERSE_CDF: dict[str, Family] = {
     "exponential": exponential,

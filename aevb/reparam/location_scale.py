@@ -38,7 +38,7 @@ def _location_scale(
     shape_params: tuple[str, ...] = (),
     standard: Callable[[Params, PyTree], Array] = lambda _, noise: noise,
 ) -> Family:
-    """Returns the family of standard members `standard(params, noise)`.
+    """Returns the location-scale family with the standard member `standard(params, noise)`.
 
     `log_density` returns the log-density of the standard member for each dimension [Z].
     """
@@ -78,9 +78,10 @@ def _heavy_noise(key: Key, shape: Shape, num_mixed: int, dtype: DTypeLike) -> He
 
 
 def _heavy_tail(df: Array, noise: GammaNoise) -> Array:
-    """Returns sqrt(df / chi^2), chi^2 ~ Chi-squared(df), by which a Gaussian becomes a Student-t.
+    """Returns the factor sqrt(df / chi^2), chi^2 ~ Chi-squared(df), from a Gaussian to a Student-t.
 
-    The gradient in df is the implicit gradient of a Gamma. The value is clipped below df = 0.4.
+    The gradient in df is the implicit gradient of a Gamma. Below df = 0.4 the value may be clipped,
+    as in `positive`.
     """
     half_df = 0.5 * df
     return positive(0.5 * (jnp.log(half_df) - log_gamma(half_df, noise)))
