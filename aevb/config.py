@@ -202,7 +202,7 @@ FIELDS = (
     Field("data.synthetic_num_dims", 10, "synthetic: data dimensions", *_up_to(10**6)),
     Field("data.synthetic_num_latents", 2, "synthetic: true latent dimensions", *_up_to(10**5)),
     Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
-    Field("data.synthetic_seed", 0, "synthetic: of the true parameters and data", *_seed()),
+    Field("data.synthetic_seed", 0, "synthetic: seed of the parameters and the data", *_seed()),
     Field(
         "model.network", "mlp", "architecture of encoder and decoder: mlp, or conv for images",
         *_entry(),

@@ -270,7 +270,7 @@ def conv_decoder(
 
 def _image_shape(shape: tuple[int, ...] | None, hidden: tuple[int, ...]) -> tuple[int, ...]:
     if shape is None:
-        raise ValueError("convolutions are for images, and these data are none")
+        raise ValueError("convolutions are for images, and these data are not images")
     if not hidden:
         raise ValueError("convolutions need the channels of at least one layer, and hidden is ()")
     return shape

@@ -51,4 +51,6 @@ def require_equal_lengths(**arrays: Array) -> None:
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         said = " and ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"the rows differ in number, {said}; each needs one of the other")
+        raise ValueError(
+            f"the arrays have different numbers of rows ({said}); give each the same number"
+        )
