@@ -2,9 +2,9 @@
 
 python experiments/run.py --config=experiments/figure_2_frey.py --sweep
 
-`make paper` runs it. The split is random, as in the literature, which agrees with the axes of the
-paper's figure. As there, the curves are of the training and the test data, and there are no
-validation data: nothing is chosen by the test bound.
+`make paper` runs it. The split is random, as in the literature: no other split agrees with the axes
+of the paper's figure. As in the paper, the curves are of the training and the test data, and there
+are no validation data: nothing is chosen by the test bound.
 """
 
 from aevb.config import Config, with_values

@@ -1,4 +1,4 @@
-"""Figure 3 of the paper: the marginal likelihood with few and many training images, three ways.
+"""Figure 3 of the paper: the marginal likelihood of three algorithms, with few and many images.
 
 python experiments/run.py --config=experiments/figure_3.py --sweep
 

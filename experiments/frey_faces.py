@@ -24,7 +24,7 @@ def get_config() -> Config:
 
 
 def get_sweep() -> Axes:
-    """Returns the axes of the paper's figure 2, whose step size is chosen in the same way."""
+    """Returns the axes of the paper's figure 2; the step size is chosen as in the paper."""
     return {
         "model.num_latents": (2, 5, 10, 20),
         "optimizer.step_size": best_of(0.01, 0.02, 0.1),

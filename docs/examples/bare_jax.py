@@ -50,7 +50,7 @@ def loss(params, key, x):
 
 @jax.jit
 def step(params, key, x):
-    """Makes a step on a minibatch of x [N, D]."""
+    """Takes a gradient step on a random minibatch of x [N, D]."""
     batch_key, noise_key = jax.random.split(key)
     batch = jax.random.choice(batch_key, x, (100,))
     value, gradient = jax.value_and_grad(loss)(params, noise_key, batch)
@@ -58,7 +58,7 @@ def step(params, key, x):
 
 
 def main(num_steps=300):
-    """Trains the model, and returns the loss before and after."""
+    """Trains the model, and returns the losses of the first and the last minibatch."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     params, losses = jax.jit(init)(jax.random.key(0)), []
     for key in jax.random.split(jax.random.key(1), num_steps):

@@ -2,8 +2,8 @@
 
 python docs/examples/conditional.py
 
-A label would also be a y, as `jax.nn.one_hot(label, 10)`. The bound is on log p(x|y), and is that
-of `aevb.losses`: y is a constant in it, and an input of the encoder and the decoder.
+y can also be a label, as `jax.nn.one_hot(label, 10)`. log p(x|y) needs no bound of its own: y is a
+constant in those of `aevb.losses`, and an input of the encoder and of the decoder.
 """
 
 import jax
@@ -50,10 +50,10 @@ def halves(pixels):
 
 
 def main(num_steps=500):
-    """Trains the model, and returns losses.
+    """Trains the model, and returns four losses.
 
-    They are the loss before and after; then the loss of test faces, with their own y and with
-    another's.
+    The first two are those of the first and the last minibatch. The others are of test faces, given
+    their own y and given the y of another face.
     """
     faces = data.load("frey_faces", data.Options(split="random"))
     x, y = halves(faces.train)

@@ -3,15 +3,15 @@
 python docs/examples/own_images.py [FOLDER]
 
 The program writes the Frey faces into a folder, as faces.npy and as faces/0.png, faces/1.png, ...,
-and reads them like any other images. FOLDER keeps them, and the run with its figures; without one,
-the folder is a temporary one. The training alone, by a command that can be stopped and resumed:
+and reads them like any other images. FOLDER keeps them, and the run with its figures; by default
+the folder is temporary. These commands only train, and can be stopped and resumed:
 
 python experiments/run.py --config=experiments/frey_faces.py --config.data.name=npy:faces.npy
 python experiments/run.py --config=experiments/frey_faces.py --config.data.name=images:faces
 
-Levels of 0..255 are grey data, for which `gaussian_unit_mean` and others are likelihoods; with
---config.data.binarization=fixed they become binary, for `bernoulli`. An array of bool is binary and
-one of floating point is real-valued, for `gaussian`.
+Levels of 0..255 are grey data, for likelihoods such as `gaussian_unit_mean`. With
+--config.data.binarization=fixed they become binary, for `bernoulli`. An array of bool is binary,
+and an array of floating point is real-valued, for `gaussian`.
 """
 
 import sys

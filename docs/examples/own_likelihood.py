@@ -2,8 +2,8 @@
 
 python docs/examples/own_likelihood.py
 
-`aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` any `Likelihood`. This file is
-also an experiment that brings the likelihood as an entry:
+`aevb.losses` takes log p(x|z) as any function, and `aevb.vae.make` takes any `Likelihood`. This
+file is also that of an experiment, which adds the likelihood by `get_entries`:
 
 python experiments/run.py --config=docs/examples/own_likelihood.py
 """
@@ -51,14 +51,14 @@ def get_config():
 
 
 def integral(log_scale):
-    """Returns the trapezoidal integral of exp(log_prob) out to 20 scales; 1 for a density."""
+    """Returns the integral of exp(log_prob) by the trapezoidal rule; it is 1 for a density."""
     heads = {"location": jnp.array([0.3]), "log_scale": jnp.array([log_scale])}
     x = 0.3 + jnp.exp(log_scale) * jnp.linspace(-20.0, 20.0, 4001)
     return jnp.trapezoid(jnp.exp(jax.vmap(lambda x: laplace.log_prob(heads, x[None]))(x)), x)
 
 
 def main(num_steps=300):
-    """Trains the model, and returns the loss before and after."""
+    """Trains the model, and returns the losses of the first and the last minibatch."""
     faces = data.load("frey_faces")
     x = jnp.float32(faces.train) / 256
     num_pixels = x.shape[1]

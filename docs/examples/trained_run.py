@@ -20,7 +20,7 @@ from aevb.config import default_config, validate, with_values
 
 
 def main(folder=None, *, num_examples=200_000):
-    """Returns minus log p(x), in nats, of test images turned upside down, and of the originals."""
+    """Returns minus log p(x) of test images turned upside down, and of the originals, in nats."""
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
             folder = Path(temporary) / "run"

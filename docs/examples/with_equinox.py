@@ -42,7 +42,7 @@ def loss(model, key, x):
 
 
 def main(num_steps=300):
-    """Trains the model, and returns the loss before and after."""
+    """Trains the model, and returns the losses of the first and the last minibatch."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     model, optimizer = VAE(jax.random.key(0)), optax.adam(1e-3)
     state, losses = optimizer.init(eqx.filter(model, eqx.is_array)), []

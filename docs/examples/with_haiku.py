@@ -44,7 +44,7 @@ def loss(params, key, x):
 
 
 def main(num_steps=300):
-    """Trains the model, and returns the loss before and after."""
+    """Trains the model, and returns the losses of the first and the last minibatch."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     one, other = jax.random.split(jax.random.key(0))
     params = {

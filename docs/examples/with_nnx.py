@@ -51,7 +51,7 @@ def step(model, optimizer, key, x):
 
 
 def main(num_steps=300):
-    """Trains the model, and returns the loss before and after."""
+    """Trains the model, and returns the losses of the first and the last minibatch."""
     x = jnp.float32(data.load("frey_faces").train > 127)
     model, losses = VAE(nnx.Rngs(0)), []
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)

@@ -2,8 +2,9 @@
 
     python -m docs.tools
 
-Between the marks `<!-- NAME -->` and `<!-- end -->` of a document is the output of `TABLES[NAME]`
-for the committed results. A test checks that the two agree. `docs.tools.paper` makes docs/paper.md.
+The text between the marks `<!-- NAME -->` and `<!-- end -->` of a document is the output of
+`TABLES[NAME]` for the committed results, which a test checks. `docs.tools.paper` writes
+docs/paper.md.
 """
 
 from collections.abc import Callable, Mapping

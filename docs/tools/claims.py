@@ -136,7 +136,7 @@ def _in_use(runs: list[Run]) -> str:
 
 
 def claim_figure_3(findings: Findings) -> list[Claim]:
-    """Returns the claims on wake-sleep and on Monte Carlo EM in figure 3."""
+    """Returns the claims on wake-sleep and on Monte-Carlo EM in figure 3."""
     says = {
         "wake_sleep": "AEVB's marginal likelihood is above wake-sleep's (figure 3)",
         "mcem": "MCEM is no online algorithm, and cannot be applied efficiently to the full MNIST "
@@ -162,8 +162,8 @@ def claim_figure_3(findings: Findings) -> list[Claim]:
 def lead_in_figure_3(findings: Findings, name: str, num_train: int) -> Interval | None:
     """Returns AEVB's lead in test log p(x) over another algorithm, at the end of training.
 
-    Its interval is over seeds and over the test images or, if the results files have means alone,
-    over seeds.
+    Its interval is over seeds and test images, or over seeds alone if the results files have only
+    means.
     """
     aevb, other = (findings.figure_3(each, data__num_train=num_train) for each in ("aevb", name))
     over_both = paired_over_images(aevb, other, at_the_images)

@@ -1,7 +1,7 @@
 """A Sphinx extension that prepares the package's docstrings for autodoc and napoleon.
 
 A docstring of the package is plain text with code in backticks and the sections Args, Returns and
-Raises. The comment of a NamedTuple's field states its shape and unit, so it is part of the page.
+Raises. The comment of a NamedTuple's field states its shape and unit, so it is shown on the page.
 """
 
 import inspect
@@ -43,7 +43,7 @@ def leave_out_long_value(app: Any, domain: str, kind: str, content: Any) -> None
 
 
 def escaped(text: str) -> str:
-    """Escapes what reStructuredText would take for markup, except in backticks."""
+    """Escapes characters that are markup in reStructuredText, except in backticks."""
     parts = re.split(r"(`+[^`]+`+)", text)
     parts[::2] = [re.sub(r"[*|\\]|_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
     parts[2::2] = [re.sub(r"^[\w(]", r"\\\g<0>", part) for part in parts[2::2]]  # as in `Guide`s

@@ -26,8 +26,8 @@ def table(rows: Iterable[Mapping[str, str]], *, are_numbers: bool = True) -> str
     """Returns a Markdown table, or MISSING if there are no rows.
 
     Args:
-        rows: maps the headers to the cells; all rows have the same headers.
-        are_numbers: aligns all columns but the first to the right.
+        rows: map the headers to the cells; all rows have the same headers.
+        are_numbers: whether all columns but the first are aligned to the right.
     """
     rows = list(rows)
     if not rows:
@@ -49,7 +49,7 @@ def filled_in(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
     """Returns the text of a document with each of its tables regenerated.
 
     Raises:
-        KeyError: a mark names no table.
+        KeyError: the name in a mark is not in `tables`.
     """
 
     def made(match: re.Match[str]) -> str:

@@ -42,7 +42,7 @@ def gradient_table() -> str:
 def marginal_table(*files: str) -> str:
     """Returns bounds on log p(x) from both sides, their intervals and the gap between them.
 
-    Where a diagnostic fails, the reason stands in the place of the estimator's interval.
+    If a diagnostic fails, the cell of the estimator's interval contains the reason instead.
 
     Args:
         files: results files for the same datapoints.
@@ -78,7 +78,7 @@ def marginal_table(*files: str) -> str:
 
 
 def side(found: Mapping[str, Any]) -> str:
-    """Returns the side of log p(x) on which an estimate is, with a condition if it needs one.
+    """Returns "lower", "upper" or "width", with the condition under which appendix D is upper.
 
     Appendix D is an upper bound only where its chains agree.
     """

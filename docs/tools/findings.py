@@ -41,7 +41,7 @@ class Panel(NamedTuple):
     study: str
     title: str
     aevb: list[Run]
-    other: list[Run]  # of wake-sleep
+    other: list[Run]  # by wake-sleep
     longest: Mapping[str, Run] = {}  # algorithm -> its run of 10^8 examples, with one seed
 
 
@@ -123,7 +123,7 @@ def paired_over_images(
     """Returns the mean difference over seeds and images, both random, or None if there is no pair.
 
     Args:
-        measure: returns the values of a run for images [n], the same for all runs, or None.
+        measure: returns a run's values [n] at the n images that all runs share, or None.
     """
     found = differences(first, second, measure)
     return crossed_interval(found) if found else None
@@ -141,7 +141,10 @@ def at(examples: int, column: str) -> Measure:
 
 
 def speed_up(aevb: Sequence[Run], other: Sequence[Run]) -> Interval | None:
-    """Returns how many times fewer examples AEVB needs to reach the other's best test bound."""
+    """Returns the factor by which AEVB needs fewer examples to reach the other's best test bound.
+
+    Returns None if no seed has both runs, or if a run of AEVB does not reach it.
+    """
     others, found = {run["seed"]: run["curve"] for run in other}, []
     for run in aevb:
         if run["seed"] not in others:
@@ -161,7 +164,10 @@ def log_p(run: Run, by: str) -> float:
 
 
 def is_reliable(run: Run, by: str) -> bool:
-    """Checks whether enough samples of theta carry a run's test log p(x); one theta always does."""
+    """Checks whether a run's test log p(x) has enough samples of theta.
+
+    log p(x) at the mean of q(theta) always passes.
+    """
     found = run["measured"][by]
     row = {"num_theta": found["model"]["num_theta"], **found["estimators"]["importance"]}
     return not row["num_theta"] or reason_to_distrust(row) is None
@@ -170,16 +176,16 @@ def is_reliable(run: Run, by: str) -> bool:
 def at_the_images(run: Run) -> np.ndarray | None:
     """Returns log p(x) [n] of a run of figure 3 at each test image, by appendix D at the end.
 
-    Results files of older versions have its mean alone; then it returns None.
+    Returns None for an older results file, which has only the mean.
     """
     values = run["measured"]["appendix_d"]["test"][-1].get("values")
     return None if values is None else np.array(values)
 
 
 def over_images(runs: Sequence[Run]) -> float:
-    """Returns half of the 95 % interval over test images of log p(x) in figure 3, mean over runs.
+    """Returns the half-width of figure 3's 95 % intervals over test images, averaged over runs.
 
-    It is for one model, by appendix D at the end of training.
+    Each interval is for log p(x) of one run's model, by appendix D at the end of training.
     """
     halves = []
     for run in runs:

@@ -48,7 +48,7 @@ SILENT = (
 
 
 def _mean(runs: Sequence[Run], measure: str | Measure) -> str:
-    """Formats the mean over seeds of an entry or of a measure."""
+    """Formats the mean over seeds of an entry of the runs, or of a measure."""
     values = [run[measure] if isinstance(measure, str) else measure(run) for run in runs]
     return mean_interval(values).text()
 
@@ -58,7 +58,7 @@ def _steps(runs: Sequence[Run]) -> str:
 
 
 def _acceptance(runs: Sequence[Run]) -> str:
-    """Formats the acceptance of Monte Carlo EM's chains at the end of training."""
+    """Formats the acceptance rates of Monte-Carlo EM's chains at the end of training."""
     found = [run["last_record"].get("recent_acceptance") for run in runs]
     return "" if None in found else f"{min(found):.2f} to {max(found):.2f}"
 
@@ -243,7 +243,7 @@ def text_of(document: str, findings: Findings) -> str:
 
 
 def draw(findings: Findings, pictures: Path) -> None:
-    """Draws figures 2, 3 and those of full variational Bayes, as far as their studies were run."""
+    """Draws figures 2 and 3 and those of full variational Bayes, if their studies were run."""
     for study, limits in (("figure_2_mnist", (-180.0, -90.0)), ("figure_2_frey", (0.0, 1600.0))):
         if study in findings.studies:
             _draw_figure_2(findings, study, limits, pictures / f"{study}.png")

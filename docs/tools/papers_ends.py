@@ -1,7 +1,7 @@
 """The ends of AEVB's curves in figure 2 of the paper, from memory of the figure.
 
-They were not measured on it. The paper prints no numbers, and its axes span 50 nats for MNIST and
-1,600 nats for the Frey faces, so that a value is within 3 nats, or 50 nats, at best.
+They were not measured on the figure. The paper prints no numbers, and its axes span 50 nats for
+MNIST and 1,600 nats for the Frey faces, so that a value is accurate to 3 nats or 50 nats at best.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ EXAMPLES = 100_000_000  # where the paper's axes end
 
 
 class End(NamedTuple):
-    """A remembered value of the bound, nats per datapoint, and how far it may be off."""
+    """A remembered value of the bound in nats per datapoint, and its greatest error."""
 
     bound: float
     error: float

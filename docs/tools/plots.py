@@ -80,7 +80,7 @@ def _draw_mean(
 ) -> None:
     """Draws the mean bound of runs with several seeds, and a band from the lowest to the highest.
 
-    An interval of few seeds would fill the axes where one of them is late.
+    A 95 % interval over few seeds would fill the axes where one of the runs lags behind.
     """
     examples = np.asarray(runs[0]["examples"])
     values = np.array([run[f"{split}_bound"] for run in runs], np.float64)

@@ -4,8 +4,8 @@ In the model, a step of M examples on n devices takes
 
     launch + max(arithmetic, memory traffic) + all-reduce
 
-or, if that is longer, the time to read M records, which are read ahead. `Machine` has the rates,
-and `Network` the counts.
+or the time to read M records, if that is longer, since records are read ahead. `Machine` has the
+rates, and `Network` the counts.
 """
 
 import math

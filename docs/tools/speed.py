@@ -198,7 +198,7 @@ def sampling_table() -> str:
         return "not seen" if seconds is None else f"{1e3 * seconds:.3g}"
 
     def error(fit: Mapping[str, Any], limit: float) -> str:
-        """Formats the error of the mean, or its limit if the reference may have as large a one."""
+        """Formats the error of the mean, or a limit of it if the reference is too inaccurate."""
         known = fit["sampler_is_nearer_after_seconds"] is not None
         return f"{fit['mean_off_in_std']:.3f}" if known else f"below {limit:.3f}"
 

@@ -20,7 +20,7 @@ from aevb.training import loop
 def config_of(args: argparse.Namespace) -> Values:
     config = default_config()
     config.data.manual_dir = str(args.data_dir)
-    config.data.num_valid = 0  # trains on what the peers train on
+    config.data.num_valid = 0  # so that the training data are the peers'
     config.model.num_latents = args.latent_dim
     config.train.batch_size = args.batch_size
     config.optimizer.step_size = args.step_size

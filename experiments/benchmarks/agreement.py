@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/agreement.py --data-dir=DATA [--row=frey_blocked_2]
 
-The program trains torch_vae.py, which shares no line with aevb, with the settings of one row of
-`experiments/paper/reproduce.py`. It compares the bounds over several seeds with those in
+The program runs torch_vae.py, which shares no line with aevb, with the settings of one row of
+`experiments/paper/reproduce.py` and the same seeds. It compares the bounds with those in
 `experiments/results/reproduce.json`. PyTorch needs its own environment: see requirements.txt.
 """
 

@@ -10,13 +10,13 @@
     members   training speed of S runs in one program (members_speed.py)
     streaming data on disk compared with data in memory (streaming_speed.py)
     scaling   a step's time on several devices (scaling_speed.py)
-    classical the Gaussian mixture against scikit-learn, variational Bayes against chains
+    classical the Gaussian mixture against scikit-learn's, variational Bayes against chains
     explorer  a drag in the page of a run, with Debian's chromium and playwright (explorer_speed.py)
 
 All of them take an hour and a half on the CPU of an otherwise idle machine. The results files go to
 results/ beside this file, from which `python -m docs.tools` writes the tables. On an accelerator,
 only the contenders that run on it take part, with absolute times, and the files go to
-results/<gpu or tpu>/. --quick checks in some minutes that everything runs, and writes to
+results/<gpu or tpu>/. --quick checks in a few minutes that everything runs, and writes to
 runs/bench.
 """
 
@@ -32,13 +32,13 @@ import harness
 
 
 class Benchmark(NamedTuple):
-    """A program of this folder and its flags; of two equal flags the later one takes effect."""
+    """A program of this folder and its flags; if a flag is given twice, the later value counts."""
 
     script: str
     flags: str = ""
     quick: str = ""  # added by --quick
-    accelerator: str | None = None  # added there; without it the benchmark is for the CPU alone
-    name: str = ""  # of the results file (that of the script)
+    accelerator: str | None = None  # added on an accelerator; None: only for the CPU
+    name: str = ""  # of the results file (default: the script's)
     needs_data: bool = True
 
     @property
@@ -112,7 +112,7 @@ BY_NAME = {
 
 
 def benchmarks(name: str, on_cpu: bool) -> list[Benchmark]:
-    """Returns the benchmarks of a name that can run here."""
+    """Returns the benchmarks of a name in `BY_NAME` that can run on this machine."""
     if name == "explorer" and not (
         shutil.which("chromium") and importlib.util.find_spec("playwright")
     ):
@@ -135,7 +135,7 @@ def command(
 
 
 def backend() -> str:
-    """Returns "cpu", "gpu" or "tpu". A separate process asks, so that the device stays free."""
+    """Returns "cpu", "gpu" or "tpu"; a separate process asks jax, so that the device stays free."""
     question = "import jax; print(jax.default_backend())"
     asked = subprocess.run(
         [sys.executable, "-c", question], stdout=subprocess.PIPE, text=True, check=True

@@ -4,8 +4,8 @@
 
 Each axis of `AXES` is swept from `BASE`. Every point has its own process, so that the peak memory
 of the process is that of the point. Between the last two points of an axis, a figure grows as
-size^slope. `EXPECTED` has the slope of the work itself. Where the measured slope is steeper by
-`TOLERANCE`, the report says so: such a surprise is a defect, or an effect that is missing here.
+size^slope. `EXPECTED` has the slope of the work itself. If the measured slope is larger by more
+than `TOLERANCE`, the report calls it a surprise: a defect, or an effect that `EXPECTED` omits.
 
 The data are random pixels, and the model is the paper's. The cost does not depend on what the model
 learns.
@@ -46,7 +46,7 @@ class Work(NamedTuple):
     batch_size: int = 100  # M
     num_samples: int = 1  # L
     importance_samples: int = 1000  # K
-    num_members: int = 1  # S, the size of a stack; a single one is trained alone
+    num_members: int = 1  # S, the size of a stack; a single member is trained without a stack
 
 
 BASE = Work()
@@ -61,8 +61,8 @@ AXES = {
     "num_members": (1, 4, 16, 64, 256),
 }
 
-# The largest expected slope of each figure; an axis that is not listed is expected not to change
-# it. Memory of all the data or all the parameters is counted with the arrays, as arguments.
+# The largest expected slope of each figure. A figure is expected not to depend on an axis that is
+# not listed. All data and all parameters are arguments of a call, where their memory is counted.
 MODEL: dict[str, float] = dict.fromkeys(("num_dims", "num_latents", "hidden"), 1.0)
 MINIBATCH: dict[str, float] = dict.fromkeys(("batch_size", "num_samples"), 1.0)
 DATA: dict[str, float] = {"num_data": 1.0, "num_dims": 1.0}
@@ -73,10 +73,10 @@ EXPECTED: dict[str, dict[str, float]] = {
     "shuffle_seconds": {"num_data": 1.1} | STACK,  # a sort: N log N, one per member
     "evaluation_seconds": MODEL | STACK | {"num_data": 1.0},
     "importance_seconds": MODEL | {"importance_samples": 1.0},
-    # the order of the data, twice
+    # the permutation of the data, twice
     "step_temp_bytes": MODEL | MINIBATCH | STACK | {"num_data": 1.0},
     "step_argument_bytes": MODEL | DATA | STACK,
-    "step_output_bytes": MODEL | STACK | {"num_data": 1.0},  # the order again
+    "step_output_bytes": MODEL | STACK | {"num_data": 1.0},  # the permutation again
     "evaluation_temp_bytes": MODEL | STACK,
     "importance_temp_bytes": MODEL | {"importance_samples": 0.5},  # the tail's 3 sqrt(K) weights
     "peak_mib": MODEL | MINIBATCH | DATA | STACK,
@@ -182,7 +182,7 @@ class Training:
         self.compiled = run.program.compile(run.keys, data, self.state)
 
     def repeat(self, num_steps: int) -> None:
-        """Repeats the first steps of the epoch, with an existing order."""
+        """Repeats the first steps of the epoch; only the first call draws the permutation."""
 
         self.state = self.state._replace(step=jnp.int32(0))
         self.state, self.order, means = self.compiled(
@@ -192,7 +192,7 @@ class Training:
 
 
 def training(work: Work, model: VAE, pixels: np.ndarray) -> tuple[Training, dict[str, float]]:
-    """Measures steps within an epoch, the cost of a pause, and the order of a new epoch."""
+    """Measures a step within an epoch, a pause, and the permutation of a new epoch."""
     trainer = Training(make_run(work, model, pixels), jnp.asarray(pixels))
     found = memory("step", trainer.compiled)
     one_step = seconds_of(lambda: trainer.repeat(1))
@@ -226,7 +226,7 @@ def evaluation(work: Work, trainer: Training, model: VAE, pixels: np.ndarray) ->
 
 
 def importance(work: Work, model: VAE, params: Any, pixels: np.ndarray) -> dict[str, float]:
-    """Measures log p(x) of some datapoints."""
+    """Measures the estimate of log p(x) of `IMPORTANCE_POINTS` datapoints."""
 
     def log_p(params: Any, key: Key, x: Array) -> Array:
         stats, joint = model.encode(params, x), model.joint(params, x)
@@ -250,7 +250,7 @@ def memory(name: str, compiled: Any) -> dict[str, float]:
 
 
 def growth(axis: str, sizes: list[int], points: list[dict[str, float]]) -> dict[str, Any]:
-    """Returns each figure's slope between the last two sizes, the expected one, and a surprise."""
+    """Returns each figure's slope between the last two sizes, and whether it is a surprise."""
     found = {}
     for name, expected_of in EXPECTED.items():
         last, before = points[-1][name], points[-2][name]

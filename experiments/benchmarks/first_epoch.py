@@ -1,11 +1,11 @@
-"""Measures the seconds from the command to the first evaluated epoch, cold and with the cache.
+"""Measures the seconds from the command to the first evaluated epoch, in cold and warm starts.
 
     python experiments/benchmarks/first_epoch.py [--data-dir=DATA] [--experiments=frey_faces,...]
 
 Each start is `experiments/run.py` as a user types it, in a new folder and with its first evaluation
-after one epoch. The clock stops when the line of that evaluation is in `metrics.jsonl`, and the run
-is ended. A cold start has an empty compilation cache; the warm start after it has the cache that
-the cold one filled.
+after one epoch. The clock stops when the line of that evaluation is in `metrics.jsonl`; then the
+run is killed. A cold start has an empty compilation cache, and the warm start after it has the
+cache that the cold start filled.
 """
 
 import os
@@ -21,7 +21,7 @@ import harness
 from aevb.storage.metrics_log import read_records
 
 RUN = harness.ROOT / "experiments" / "run.py"
-EPOCHS = {"frey_faces": 1500, "binarized_mnist": 50_000}  # examples, whole minibatches
+EPOCHS = {"frey_faces": 1500, "binarized_mnist": 50_000}  # examples, a multiple of the minibatch
 PATIENCE_SECONDS = 120.0
 
 

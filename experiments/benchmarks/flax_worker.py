@@ -1,9 +1,9 @@
 """Trains a VAE written like Flax's own example: a contender of train_speed.py.
 
 The program has a Linen module, a TrainState, one jitted train_step, and a Python loop that passes
-one NumPy minibatch after another to it. It differs from the example where the work must be equal:
-the paper's tanh layers, initialization, Adagrad and prior on the parameters, and a jitted step. The
-protocol is that of worker.py.
+one NumPy minibatch after another to it. It differs from the example only where all contenders must
+do the same work: the paper's tanh layers, initialization, Adagrad and prior on the parameters, and
+a jitted step. The protocol is that of worker.py.
 """
 
 from typing import Any
@@ -48,7 +48,8 @@ class VAE(nn.Module):
 def log_lik(heads: list[Array], x: Array) -> Array:
     """Returns log p(x|z) in nats, [M].
 
-    It is Bernoulli, or with two heads a Gaussian whose mean is a sigmoid.
+    One head is the logits of a Bernoulli likelihood. Two heads are a Gaussian: the logits of its
+    mean, and its log-variance.
     """
     if len(heads) == 1:
         return -optax.sigmoid_binary_cross_entropy(heads[0], x).sum(-1)

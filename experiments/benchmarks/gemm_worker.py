@@ -1,7 +1,7 @@
 """Computes only the matrix products of training steps: the limit of train_speed.py.
 
-An "epoch" is one compiled loop with as many steps as a contender takes. Each step has exactly the
-products of one training step, forward and backward, and nothing elementwise, so that only the
+An "epoch" is one compiled loop with as many steps as an epoch of training. Each step has exactly
+the products of one training step, forward and backward, and nothing elementwise, so that only the
 machine limits its speed. The set-up tries every layout of weights, gradients and heads, and keeps
 the fastest. The protocol is that of worker.py, without a bound.
 """
@@ -21,6 +21,8 @@ TRIALS = 3  # of each layout during set-up
 
 
 class Layout(NamedTuple):
+    """The layout of the arrays of a step."""
+
     transposed_weights: bool  # stored [out, in] rather than [in, out]
     transposed_gradients: bool  # the same for the gradients of the weights
     joined_heads: bool  # whether all heads of a network are one product
@@ -35,10 +37,10 @@ class Layout(NamedTuple):
 
 
 def flops_per_example(sizes: worker.Sizes, latent_dim: int) -> int:
-    """Counts the operations in the products of one step per example.
+    """Counts the operations per example in the products of one step.
 
-    Each weight has 2 in the forward pass, 2 for its gradient, and 2 for the gradient of its input,
-    which the first layer does not need.
+    Each weight takes 2 in the forward pass, 2 for its gradient, and 2 for the gradient of its
+    input; the first layer does not need the last 2.
     """
     D, H, num_heads, _ = sizes
     first, others = D * H, H * 2 * latent_dim + latent_dim * H + H * num_heads * D
@@ -81,7 +83,7 @@ def step_products(networks: list[list[Array]], x: Array, layout: Layout) -> tupl
     k = decoder[0].forward(z)
     outputs = [head.forward(k) for head in likelihood]
 
-    # An output takes the place of the gradient, because it has the same shape.
+    # Each output is used in place of the loss's gradient with respect to it: the shapes are equal.
     of_k = [head.input_gradient(g) for head, g in zip(likelihood, outputs, strict=True)]
     of_h = [head.input_gradient(g) for head, g in zip(posterior, stats, strict=True)]
     of_z = decoder[0].input_gradient(of_k[0])
@@ -113,7 +115,7 @@ def make_networks(sizes: worker.Sizes, latent_dim: int, layout: Layout) -> list[
 def make_epoch(
     sizes: worker.Sizes, latent_dim: int, batch_size: int, layout: Layout
 ) -> Callable[[], None]:
-    """Compiles the products of one epoch into a program; its call waits until it ends."""
+    """Compiles the products of one epoch; returns a function that runs them and waits."""
     networks = make_networks(sizes, latent_dim, layout)
     x = jax.random.normal(jax.random.key(0), (batch_size, sizes.num_dims))
 
@@ -136,7 +138,7 @@ def make_epoch(
 
 
 def fastest(epochs: dict[Layout, Callable[[], None]]) -> Layout:
-    """Returns the layout with the least time, over trials in turn."""
+    """Returns the layout with the shortest time; the layouts take turns in `TRIALS` trials."""
     seconds = dict.fromkeys(epochs, float("inf"))
     for _ in range(TRIALS):
         for layout, epoch in epochs.items():

@@ -1,4 +1,4 @@
-"""What the benchmarks share: workers that take turns, flags, and the results file.
+"""Code that the benchmarks share: workers that take turns, flags, and the results file.
 
 A worker is a process that holds its model and waits for requests on its stdin. It prints one line
 of JSON when it is ready, and then one line for each line of its stdin (worker.py).
@@ -24,12 +24,12 @@ from aevb.storage.metrics_log import write_json
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parents[1]
 NOT_SHOWN = {"output", "bench_python", "extra"}  # flags that do not change the figures
-BUSY = 0.2  # busy cores of other processes, above which a warning is given
+BUSY = 0.2  # cores; a warning is given if other processes keep more than this busy
 T = TypeVar("T")
 
 
 class Named(Protocol):
-    """A contender in this process or in its own."""
+    """A contender, in this process or in one of its own."""
 
     name: str
 
@@ -86,7 +86,10 @@ def command_of(script: str, *flags: str, python: Path | None = None) -> list[str
 
 
 def in_turn(contenders: Sequence[T], round_number: int) -> list[T]:
-    """Returns the contenders in this round's order. It rotates: a slow minute affects all."""
+    """Returns the contenders in the order of a round.
+
+    The order rotates from round to round, so that a slow minute affects all contenders.
+    """
     first = round_number % len(contenders)
     return [*contenders[first:], *contenders[:first]]
 
@@ -97,8 +100,8 @@ def take_turns(
     """Returns each contender's measurements, one per round; one contender works at a time.
 
     Args:
-        contenders: take part in every round, in an order that rotates.
-        rounds: their number.
+        contenders: the participants of every round, in an order that rotates.
+        rounds: the number of rounds.
         measure: maps a contender and the number of the round to a measurement.
     """
     found: dict[str, list[T]] = {contender.name: [] for contender in contenders}
@@ -114,7 +117,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(these: Iterable[float], those: Iterable[float]) -> dict[str, float]:
-    """Summarizes ratios that are taken per round, so that a slow minute affects both parts."""
+    """Summarizes ratios taken per round, so that a slow minute affects both of their terms."""
     return summary([a / b for a, b in zip(these, those, strict=True)])
 
 
@@ -129,7 +132,7 @@ def argument_parser(
     Args:
         description: the docstring of the benchmark.
         rounds: the default of --rounds, which is left out if it is None.
-        needs_data: whether --data-dir is required; if it is None there is no such flag.
+        needs_data: whether --data-dir is required; None leaves the flag out.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -204,7 +207,7 @@ def load_of_others(seconds: float = 2.0) -> float | None:
     """Measures the cores that other processes keep busy, while this one sleeps; None if unknown.
 
     On a machine with other load, threads that wait for each other slow down most. PyTorch has such
-    threads, so its figures then look worse than they are.
+    threads, so its measured speed is then too low.
     """
     stat = Path("/proc/stat")
     if not stat.exists():

@@ -4,9 +4,9 @@
 
 A 784-500-20 model of binarized MNIST is trained briefly and given to every contender, with some
 test images. In each round every contender in turn estimates log p(x) of these images with 5000
-importance samples each, on one machine. The ratio is its time divided by aevb's. The program checks
-that the estimates agree, and reads the peak memory after K = 500 and after K = 50,000. PyTorch
-needs its own environment: see requirements.txt beside this file.
+importance samples each, on one machine. A contender's ratio is its time divided by aevb's. The
+results have the difference between the estimates, and the peak memory after K = 500 and after
+K = 50,000. PyTorch needs its own environment: see requirements.txt beside this file.
 """
 
 import contextlib

@@ -3,8 +3,8 @@
     python experiments/benchmarks/members_speed.py --data-dir=DATA --data=mnist --latent-dim=20
 
 The members are the paper's model of a dataset with different seeds, stacked as in a sweep
-(`aevb.sweeps.sweep`). The rate of a size is the median over rounds of equally many steps each,
-after one warm-up round. There is no contender, so a figure is valid only for its device.
+(`aevb.sweeps.sweep`). The rate for each S is the median over rounds with the same number of steps,
+after one warm-up round. There is no peer to compare with, so a figure is valid only for its device.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def members(values: Values, number: int) -> tuple[Member, ...]:
 def seconds_a_step(
     program: loop.Program, keys: loop.LoopKeys, state: TrainState, data: jax.Array, num_steps: int
 ) -> list[float]:
-    """Returns the seconds per step of each round, without the first, whose epoch needs an order."""
+    """Returns the seconds per step of each round but the first, which draws the permutation."""
     order = loop.no_order(keys, data)
     advance = program.compile(keys, data, state)
     rounds = []

@@ -26,7 +26,7 @@ SIZES = {"points": 100_000, "dims": 10, "components": 10, "restarts": 10, "sweep
 
 
 def summarize(answers: dict[str, list[dict]]) -> dict[str, Any]:
-    """Returns each contender's seconds, ratios to the first one, processor time and score."""
+    """Returns each contender's seconds, ratios to the first contender, CPU/wall time and score."""
     ours = next(iter(answers.values()))
 
     def ratio(done: list[dict], name: str) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Fits the Gaussian mixture at each line of stdin: a contender of mixture_speed.py.
 
 The answer to a line is {"seconds", "cpu_seconds", "score"}; the score is the mean log-density of
-the data in nats. The worker fits once before it is ready, and its first line says how long that
-took.
+the data in nats. aevb fits once, to compile, before the worker is ready; `first_seconds` in the
+worker's first line is the time of that fit.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
     is_ours = args.contender.startswith("aevb")
     fit = (aevb if is_ours else scikit_learn)(x, args)
     began = time.perf_counter()
-    if is_ours:  # the others compile nothing
+    if is_ours:  # scikit-learn compiles nothing
         fit(0)
     first_seconds = time.perf_counter() - began
 

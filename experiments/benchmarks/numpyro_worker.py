@@ -2,7 +2,7 @@
 
 This is the fastest way that NumPyro offers: the data are on the device, and an epoch is one jitted
 loop of `svi.update`. TraceMeanField_ELBO has the KL in closed form. NumPyro's own Adagrad has no
-weight decay, so the optimizer is optax's, which NumPyro accepts. The protocol is that of worker.py.
+weight decay, so optax's is used, which NumPyro accepts. The protocol is that of worker.py.
 """
 
 import jax
@@ -50,8 +50,8 @@ def main() -> None:
                 likelihood = dist.Normal(jax.nn.sigmoid(heads[0]), jnp.exp(0.5 * heads[1]))
             numpyro.sample("x", likelihood.to_event(1), obs=x)
 
-    # SVI's loss is a sum over the minibatch, to which the prior on the parameters adds M/N of its
-    # gradient. The scale does not affect Adagrad.
+    # SVI's loss is a sum over the minibatch, so the gradient of the prior on the parameters is
+    # multiplied by M/N. The scale of the whole gradient does not affect Adagrad.
     optimizer = optax.chain(
         optax.add_decayed_weights(M / N),
         optax.adagrad(args.step_size, initial_accumulator_value=0.0, eps=0.0),

@@ -1,11 +1,11 @@
 """Trains pythae's VAE by pythae's trainer, one epoch at a time: a contender of train_speed.py.
 
-The program is written as a user of pythae would write it: encoder and decoder from its base
-classes, its VAE, its dataset and its trainer. The trainer's pass over the training data is timed,
-without a progress bar, choice of the best model and files. Its loss takes probabilities and clamps
-their logarithms at -100; the test bound is computed from the decoder's logits. Only binary data are
-supported, because pythae has no Gaussian decoder with a variance. The protocol is that of
-worker.py.
+The program is written as a user of pythae would write it: encoder and decoder from pythae's base
+classes, with its VAE, its dataset and its trainer. The trainer's pass over the training data is
+timed; there is no progress bar, no choice of the best model, and no file. pythae's loss takes
+probabilities and clamps their logarithms at -100, but the test bound is computed from the decoder's
+logits. Only binary data are supported, because pythae has no Gaussian decoder with a variance. The
+protocol is that of worker.py.
 """
 
 import itertools

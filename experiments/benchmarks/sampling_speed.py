@@ -2,11 +2,12 @@
 
     python experiments/benchmarks/sampling_speed.py [--rounds=5] [--draws=2000]
 
-The models are three of `aevb.classical`, in float32. A round fits each by variational Bayes, from
-its start to its end, and draws from its posterior by 4 chains; both are compiled. The reference for
+The models are three of `aevb.classical`, in float32. A round fits each model by variational Bayes,
+from start to end, and draws from its posterior by 4 chains; both are compiled. The reference for
 the quantities of a model is the mean over the draws of all rounds. A variational mean differs from
-it by a fixed number of the posterior's standard deviations. The error of a mean of n effective
-samples is 1 / sqrt(n) of them, so after some time the chain is the more accurate of the two.
+the reference by a fixed number of the posterior's standard deviations. The mean of n effective
+samples has an error of 1 / sqrt(n) standard deviations, so after some time the chains are the more
+accurate of the two.
 """
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class Problem(NamedTuple):
 
 
 def normal(draws: int) -> Problem:
-    """Returns the problem of the mean and the precision of 20 numbers."""
+    """Returns a normal-gamma problem: the mean and the precision of 20 numbers."""
     x = 1.0 + 2.0 * jax.random.normal(jax.random.key(0), (20,))
     prior = normal_gamma.NormalGamma(*map(jnp.float32, (0.0, 0.1, 1.0, 1.0)))
 
@@ -73,7 +74,7 @@ def normal(draws: int) -> Problem:
 
 
 def mixture(draws: int) -> Problem:
-    """Returns the problem of the density at 6 new points, given 300 of 3 touching clusters."""
+    """Returns a mixture problem: the density at 6 new points, given 300 of 3 touching clusters."""
     kind_key, x_key, new_key, seed = jax.random.split(jax.random.key(1), 4)
     centres = jnp.array([[-3.0, 0.0], [0.0, 2.5], [3.0, -0.5]])
     x = centres[jax.random.randint(kind_key, (300,), 0, 3)] + jax.random.normal(x_key, (300, 2))
@@ -93,7 +94,7 @@ def mixture(draws: int) -> Problem:
     def start(key: Key) -> mixture_gibbs.Sample:
         """Starts a chain at the clusters of k-means, as mean field does.
 
-        Otherwise a chain can take thousands of draws to fill a component that was empty.
+        From other starts a chain can take thousands of draws to fill an empty component.
         """
         clusters = jnp.argmax(problem.init(key).responsibilities, axis=1)
         return mixture_gibbs.start(key, x, 3)._replace(z=clusters.astype(jnp.int32))
@@ -109,10 +110,7 @@ def mixture(draws: int) -> Problem:
 
 
 def logistic(draws: int) -> Problem:
-    """Returns the problem of the weights of a logistic regression.
-
-    It has 40 labels and 5 correlated columns.
-    """
+    """Returns a logistic regression: 5 weights of correlated columns, given 40 labels."""
     design_key, w_key, y_key = jax.random.split(jax.random.key(2), 3)
     design = jax.random.normal(design_key, (40, 5))
     design = design.at[:, 1:].add(0.8 * design[:, :1])

@@ -22,7 +22,7 @@ ALONE = (50, 100, 200, 400, 800, 1600)  # minibatches of one device, for the cos
 
 
 def sizes_for(devices: int) -> list[int]:
-    """Returns the sizes of minibatches for a process with so many devices."""
+    """Returns the sizes of minibatches for a process with this number of devices."""
     return list(ALONE) if devices == 1 else sorted({STRONG, WEAK * devices})
 
 

@@ -1,7 +1,7 @@
 """Times training steps on several devices on request: a contender of scaling_speed.py.
 
-XLA_FLAGS sets the number of devices, which the worker's first line states. Each line of its stdin
-is the size of a minibatch, and the answer is {"seconds_a_step", "cpu_per_wall"}.
+XLA_FLAGS sets the number of devices, and the worker's first line states it. Each line of stdin is
+the size of a minibatch, and the answer is {"seconds_a_step", "cpu_per_wall"}.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from aevb.experiment import build
 from aevb.runtime import distributed
 from aevb.training import loop, streaming
 
-SECONDS = 0.5  # the least duration of the training that an answer is based on
+SECONDS = 0.5  # an answer is the time of a stretch of steps that takes longer than this
 
 
 class Steps:
@@ -40,7 +40,7 @@ class Steps:
         self.keys, self.state = distributed.place((keys, state), placement)
         self.advance = program.compile(self.keys, self.data, self.state)
         self.order = loop.no_order(self.keys, self.data)
-        self.take(1)  # the first step draws the order of the epoch
+        self.take(1)  # the first step draws the permutation of the epoch
 
     def take(self, number: int) -> None:
         stop = self.state.step + number

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/streaming_speed.py --data-dir=DATA
 
-Speed: both work in turn, in one process, on the paper's models of Frey faces and MNIST; a ratio
+Speed: both ways take turns in one process, on the paper's models of Frey faces and MNIST; a ratio
 compares the two halves of one round. Memory: a process whose memory is limited to --limit-gib
 trains on --gigabytes of generated records of MNIST's size, and reports its memory during the epoch.
 """
@@ -34,11 +34,11 @@ from aevb.training import loop, streaming
 ACCESS = ("memory", "stream")
 EPOCHS = {"frey": 400, "mnist": 6}  # per round; long enough that read-ahead data hardly count
 PIXELS, CHUNK = 784, 50_000  # of the generated records: bytes of each, and records per chunk
-LEVELS = 10  # parts of the long stretch; the memory is read after each
+LEVELS = 10  # parts of the epoch; the memory is read after each
 
 
 class Trainer:
-    """One way to read the data, an epoch or more at a time."""
+    """Training with one way to read the data, one or more epochs at a time."""
 
     def __init__(self, data: str, access: str, num_epochs: int, data_dir: Path, prepared: Path):
         args = argparse.Namespace(
@@ -70,7 +70,7 @@ class Trainer:
 
 
 def speeds(data: str, num_epochs: int, data_dir: Path, rounds: int) -> dict[str, Any]:
-    """Returns medians over rounds, and whether both ways end with the same parameters."""
+    """Returns medians over rounds, and the largest difference between the final parameters."""
     with tempfile.TemporaryDirectory() as prepared:
         trainers = [
             Trainer(data, access, num_epochs, data_dir, Path(prepared)) for access in ACCESS
@@ -106,7 +106,7 @@ def made(num_records: int) -> Iterator[np.ndarray]:
 
 
 def memory_in_a_small_process(gigabytes: float, limit_gib: float) -> dict[str, Any]:
-    """Returns the memory of a process under a limit at each of `LEVELS` points of one epoch."""
+    """Returns the memory of a process under a limit, at `LEVELS` points of one epoch."""
     with tempfile.TemporaryDirectory() as folder:
         free = shutil.disk_usage(folder).free
         if free < 1.2e9 * gigabytes:

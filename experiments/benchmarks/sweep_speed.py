@@ -11,10 +11,10 @@ The sweep has the paper's latent dimensions on binarized MNIST with three seeds 
 
 The time of each way includes start, data, compilation and training. For `run.py` it also includes
 the evaluation of all data at the end and of some data once per decade of examples, checkpoints and
-figures; the PyTorch process computes only the test bound at the end. Every way
-starts with an empty compilation cache, which its first members fill for the later ones. The memory
-is the largest that one of its processes used. The mean test bound over the members of a latent
-dimension shows that the work was equal.
+figures; the PyTorch process computes only the test bound at the end. Every way starts with an empty
+compilation cache, which its first members fill for the later ones. The memory of a way is the peak
+of its largest process. The mean test bound over the members of a latent dimension shows that the
+work was equal.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Way(NamedTuple):
 
 
 def run(command: list[str], cache: Path) -> Finished:
-    """Runs a command to its end. The system reports the memory of it and of its children."""
+    """Runs a command to its end; the peak memory is that of its largest process."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
@@ -98,7 +98,7 @@ def run_py(args: argparse.Namespace, folder: Path, *flags: str) -> list[str]:
         f"--config={harness.ROOT / 'experiments' / 'binarized_mnist.py'}",
         f"--workdir={folder}",
         f"--config.data.manual_dir={args.data_dir.absolute()}",
-        "--config.data.num_valid=0",  # as the peers
+        "--config.data.num_valid=0",  # so that the training data are PyTorch's
         f"--config.train.num_examples={args.num_examples}",
         f"--config.optimizer.step_size={STEP_SIZE}",
         "--config.train.evals_per_decade=1",
@@ -108,7 +108,7 @@ def run_py(args: argparse.Namespace, folder: Path, *flags: str) -> list[str]:
 
 
 def total(done: Sequence[Finished], members: Sequence[Member]) -> Way:
-    """Adds up processes that worked one after another."""
+    """Adds up the measurements of processes that ran one after another."""
     seconds, peak = sum(each.seconds for each in done), max(each.peak_mib for each in done)
     return Way(seconds, peak, sorted(members))
 
@@ -158,7 +158,7 @@ WAYS = {
 
 
 def check_members(name: str, way: Way, args: argparse.Namespace) -> None:
-    """Checks that every way has trained the same models."""
+    """Raises SystemExit unless a way has trained the models of the sweep, each once."""
     expected = sorted(itertools.product(args.latents, args.seeds))
     if [member[:2] for member in way.members] != expected:
         raise SystemExit(f"{name} trained {[member[:2] for member in way.members]}")

@@ -1,8 +1,8 @@
 """Estimates log p(x) by importance sampling in PyTorch: a contender of marginal_speed.py.
 
 The protocol is that of aevb_marginal_worker.py. This is the fastest of the ways that were tried:
-chunks of 1000 samples, logits, their product with the image as a matrix product and one logsigmoid,
-no gradient; with --compile through torch.compile.
+chunks of 1000 samples, log p(x|z) as one matrix product of logits and image plus one sum of
+logsigmoid, no gradient. --compile uses torch.compile.
 """
 
 import math

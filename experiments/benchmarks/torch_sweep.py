@@ -3,8 +3,8 @@
     .venv-bench/bin/python experiments/benchmarks/torch_sweep.py --data-dir=DATA \
         --latents=3,5 --seeds=0,1 --num-examples=1000000
 
-The training is that of torch_worker.py --feed=preloaded. There is no evaluation during training.
-Each member ends with a line of JSON that has its bound on the test data, in nats.
+The training is that of torch_worker.py --feed=preloaded, without evaluation. After each member the
+program prints a line of JSON with the member's bound on the test data, in nats.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     .venv-bench/bin/python experiments/benchmarks/torch_vae.py --data-dir=DATA --data=frey \
         --split=blocked --latent-dim=2 --num-examples=3000000 --seed=0
 
-prints one JSON line at each of a few log-spaced points and one at the end: the one-sample bound
-in nats, a mean over all datapoints of a split. DATA holds frey_faces/frey_rawface.mat and
+The program prints a line of JSON at a few log-spaced points and at the end, with the one-sample
+bound of each split in nats, a mean over all datapoints. DATA holds frey_faces/frey_rawface.mat and
 binarized_mnist/{train,test}.npz. Settings: Kingma & Welling 2013, section 5 and appendix C.
 """
 
@@ -47,8 +47,9 @@ def gaussian_log_lik(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 class VAE(nn.Module):
     """An encoder and a decoder with one hidden layer of tanh units each (appendix C).
 
-    decoder: "bernoulli", or "gaussian_unit_mean" whose mean is a sigmoid and whose log-variance
-    is a linear function of the hidden layer, one value for each pixel.
+    Args:
+        decoder: "bernoulli", or "gaussian_unit_mean". The mean of the latter is a sigmoid; its
+            log-variance is a linear function of the hidden layer, one value for each pixel.
     """
 
     def __init__(self, data_dim: int, hidden_dim: int, latent_dim: int, decoder: str):
@@ -96,9 +97,10 @@ def init_parameters(model: VAE, generator: torch.Generator, init_std: float) -> 
 
 
 def make_optimizer(model: VAE, num_train: int, step_size: float) -> torch.optim.Optimizer:
-    """Returns Adagrad with an empty accumulator on -(mean bound + log N(theta; 0, I) / num_train).
+    """Returns Adagrad for -(mean bound + log N(theta; 0, I) / num_train).
 
-    The prior enters as weight decay, which adds theta / num_train to the gradient of the loss.
+    Its accumulator starts at 0. The prior enters as weight decay, which adds theta / num_train to
+    the gradient of the loss.
     """
     return torch.optim.Adagrad(
         model.parameters(),
@@ -137,7 +139,7 @@ def step(
 
 
 def mean_bound(model: VAE, data: Tensor, generator: torch.Generator) -> float:
-    """Returns the mean over all of data, (N, D), of the one-sample bound, in nats."""
+    """Returns the mean of the one-sample bound over all data (N, D), in nats."""
     total = 0.0
     with torch.no_grad():
         for x in data.split(1000):
@@ -149,8 +151,8 @@ def mean_bound(model: VAE, data: Tensor, generator: torch.Generator) -> float:
 class DataSet(NamedTuple):
     train: Tensor  # (N, D)
     test: Tensor  # (N_test, D)
-    decoder: str  # the likelihood that fits the pixels
-    hidden_dim: int  # that of the paper
+    decoder: str  # the likelihood for these pixels
+    hidden_dim: int  # the paper's
 
 
 def load(args: argparse.Namespace) -> DataSet:

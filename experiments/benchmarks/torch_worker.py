@@ -1,7 +1,7 @@
 """Trains the PyTorch VAE one epoch at a time on request: a contender of train_speed.py.
 
 The protocol is that of worker.py.
---feed=preloaded: the dataset is one tensor, a minibatch is an index_select of it.
+--feed=preloaded: the dataset is one tensor, and a minibatch is an index_select of it.
 --feed=dataloader: TensorDataset and DataLoader, as in most PyTorch programs.
 --compile: loss and gradient through torch.compile (needs a C++ compiler).
 """

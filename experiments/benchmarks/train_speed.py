@@ -5,10 +5,10 @@
 Every contender is a process that holds its model and waits idle on its stdin (the protocol is in
 worker.py). In each round every contender in turn trains for the same number of epochs. The order
 rotates from round to round, so that a slow minute of a shared machine affects all of them. A round
-gives paired ratios: the examples/s of the first contender over those of another, and those of each
-over the limit, which is the rate of the step's matrix products alone (gemm_worker.py). The test
-bounds at the end, after equally many epochs, show whether the work was equal. They are reported
-with the difference of the first contender's bound between seeds.
+gives paired ratios: the examples/s of the first contender over those of each other, and those of
+each contender over the limit, the rate of the step's matrix products alone (gemm_worker.py). The
+test bounds after the same number of epochs show whether the work was equal. They are reported with
+the standard deviation of the first contender's bound over seeds.
 
 The peers need their own environment: see requirements.txt beside this file.
 """
@@ -23,7 +23,7 @@ import harness
 LATENT_DIM = {"mnist": 20, "frey": 2}
 EPOCHS_PER_ROUND = {"mnist": 1, "frey": 30}  # an epoch of Frey faces takes about 20 to 50 ms
 
-# name -> script and its own flags
+# name -> a script, and flags of its own
 OURS = {"aevb": ("aevb_worker.py",), "flax": ("flax_worker.py",), "gemm": ("gemm_worker.py",)}
 PEERS = {
     "numpyro": ("numpyro_worker.py",),
@@ -63,7 +63,7 @@ def start(name: str, args: argparse.Namespace, seed: int) -> harness.Contender:
 
 
 def bounds_of_seeds(args: argparse.Namespace, num_epochs: int) -> list[float]:
-    """Returns the first contender's test bounds from other seeds, after equally many epochs."""
+    """Returns the first contender's test bounds for other seeds, after the same training."""
     bounds = []
     for seed in range(args.seed + 1, args.seed + 1 + args.noise_seeds):
         with start(args.contenders[0], args, seed) as contender:
@@ -79,7 +79,7 @@ def over_seeds(bounds: list[float]) -> dict[str, Any]:
 
 
 def speed(done: list[Epochs]) -> dict[str, Any]:
-    """Returns the figures of one contender alone."""
+    """Returns the figures of one contender that need no other contender."""
     return {
         "examples_per_second": harness.summary([epochs.rate for epochs in done]),
         "cpu_per_wall": statistics.median(e.cpu_seconds / e.seconds for e in done),
@@ -90,8 +90,8 @@ def speed(done: list[Epochs]) -> dict[str, Any]:
 def summarize(rounds: dict[str, list[Epochs]]) -> dict[str, dict]:
     """Returns the figures of each contender.
 
-    ratio is the first contender's speed over its own; of_limit is its own speed over that of the
-    matrix products alone.
+    A contender's ratio is the first contender's speed over this one's; its of_limit is its speed
+    over that of the matrix products alone.
     """
     work = {name: [epochs.examples for epochs in done] for name, done in rounds.items()}
     if len({tuple(examples) for examples in work.values()}) != 1:
@@ -159,7 +159,7 @@ def main() -> None:
     limit = {**speed(rounds[LIMIT])} | {k: ready[k] for k in ("layout", "flops_per_example")}
     rate = limit["examples_per_second"]["median"]
     limit["gflop_per_second"] = ready["flops_per_example"] * rate / 1e9
-    num_epochs = 1 + args.rounds * args.epochs_per_round  # the warm-up is one more
+    num_epochs = 1 + args.rounds * args.epochs_per_round  # 1 is the warm-up
     first = results[args.contenders[0]]["test_bound"]
     harness.write_report(
         args,

@@ -8,7 +8,7 @@ The workers of train_speed.py warm up with one epoch. "epoch" trains one epoch a
 {"seconds", "cpu_seconds", "examples"}; "bound" answers {"test_bound"}, in nats, over all test
 datapoints; "memory" answers {"peak_kib"}, the peak memory of the process so far.
 
-The module imports only what is in every environment: it is loaded into ours and into the peers'.
+The module imports only the standard library, because workers in the peers' environment use it too.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 
 class Sizes(NamedTuple):
-    """The sizes of the paper's model of a dataset, except Z."""
+    """The sizes of a dataset and of the paper's model of it, except Z."""
 
     num_dims: int  # D
     num_hidden: int
@@ -64,7 +64,7 @@ def num_cores() -> int:
 
 
 def memory_kib(field: str) -> int:
-    """Returns this process's memory now (VmRSS) or its peak (VmHWM); Linux only, 0 elsewhere."""
+    """Returns this process's memory now (VmRSS) or its peak (VmHWM); 0 if not on Linux."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
@@ -88,7 +88,7 @@ def serve(
     """Prints that the worker is ready, and answers each line of stdin until it ends.
 
     Args:
-        packages: the packages that do the work, whose versions are printed.
+        packages: the packages that do the work; their versions are printed.
         answer_to: maps a request to its answer.
         more: further entries of the first line.
     """
@@ -107,14 +107,14 @@ def serve_training(
     device: str = "cpu",
     **more: str | int,
 ) -> None:
-    """Warms up and serves training.
+    """Warms up by one epoch, and serves training.
 
     Args:
         packages: the packages that do the work.
         train_epoch: trains one epoch, waits until it is done, and returns its number of examples.
         test_bound: returns the mean bound over all test datapoints, in nats.
-        threads: the number that the packages may use (default: one per core).
-        device: the device that they work on.
+        threads: the number of threads that the packages may use (default: one per core).
+        device: the device that the packages use.
         more: further entries of the first line.
     """
 
