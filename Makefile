@@ -25,7 +25,7 @@ run: .venv/users  ## train on the Frey faces and draw the figures (CONFIG=file A
 test: .venv/developers  ## run the quick tests, in minutes
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10
 
-test-all: .venv/developers  ## run the slow tests too, in half an hour
+test-all: .venv/developers  ## run the slow tests too, in at most forty minutes
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 -m 'not faults and not slurm and not browser'
 
 test-mutations: .venv/developers  ## check that the tests detect each of many small errors in the code, in ten minutes or more
@@ -76,8 +76,8 @@ docs: .venv-docs/tools  ## build the documentation, site/index.html; a warning i
 docs-figures: .venv/users  ## draw the figures of docs/variational_bayes.md by running its code
 	$(BIN)/python -m docs.tools.variational_bayes
 
-bench: .venv/users .venv-bench/peers  ## run every benchmark, in about an hour (DATA=folder ARGS=--quick)
-	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the data sets' files"; exit 2; }
+bench: .venv/users .venv-bench/peers  ## run every benchmark, in an hour and a half (DATA=folder ARGS=--quick)
+	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the datasets' files"; exit 2; }
 	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
 
 dist: .venv/developers  ## build the wheel and the sdist, in dist/

@@ -228,7 +228,7 @@ def claim_time() -> Claim:
 
 
 def claim_full_vb(findings: Findings) -> Claim:
-    says = "Variational inference can be had for θ too (appendix F; no experiment)"
+    says = "Variational inference is possible for θ too (appendix F; no experiment)"
     found = [
         f"{words}: {_leads(leads, '{1}: {0}')}"
         for words, state in (("best by the validation bound", "best"), ("at the end", "mean"))

@@ -21,7 +21,7 @@ import harness
 from aevb.storage.metrics_log import read_records
 
 RUN = harness.ROOT / "experiments" / "run.py"
-EPOCHS = {"frey_faces": 1500, "binarized_mnist": 50_000}  # examples, a multiple of the minibatch
+EPOCHS = {"frey_faces": 1300, "binarized_mnist": 50_000}  # examples, a multiple of the minibatch
 PATIENCE_SECONDS = 120.0
 
 

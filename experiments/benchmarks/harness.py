@@ -141,7 +141,7 @@ def argument_parser(
     if rounds is not None:
         parser.add_argument("--rounds", type=int, default=rounds)
     if needs_data is not None:
-        help_text = "folder of the data sets' files"
+        help_text = "folder of the datasets' files"
         parser.add_argument("--data-dir", type=Path, required=needs_data, help=help_text)
     return parser
 

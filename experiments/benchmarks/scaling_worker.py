@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the datasets")
     data_dir = parser.parse_args().data_dir
     known: dict[int, Steps] = {}
 

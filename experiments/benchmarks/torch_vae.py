@@ -177,7 +177,7 @@ def make_model(args: argparse.Namespace, data: DataSet, generator: torch.Generat
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
     """Returns a parser of the flags that the reference run and the speed worker share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the datasets")
     parser.add_argument("--data", choices=["frey", "mnist"], required=True)
     parser.add_argument("--split", choices=["blocked", "random"], default="blocked", help="frey")
     parser.add_argument("--latent-dim", type=int, required=True)
