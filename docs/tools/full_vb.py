@@ -77,7 +77,9 @@ def convergence_table(findings: Findings) -> str:
             "step size": ", ".join(sorted({f"{run['step_size']:g}" for run in runs})),
         }
 
-    return table(row(one.title, one.full) for one in settings(findings))
+    missing = [data for study, data in FULL_VB.items() if study not in findings.studies]
+    note = f"\n\n{', '.join(missing)}: {MISSING}." if 0 < len(missing) < len(FULL_VB) else ""
+    return table(row(one.title, one.full) for one in settings(findings)) + note
 
 
 def predictions_table(findings: Findings) -> str:
