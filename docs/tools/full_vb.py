@@ -213,7 +213,7 @@ def draw_convergence(findings: Findings) -> Figure:
         axes.set_yscale("symlog", linthresh=100.0)
         label_axes(axes, "training examples seen")
         axes.legend(loc="best", fontsize="small")
-    figure.supylabel("nats per datapoint, means since the evaluation before")
+    figure.supylabel("nats per datapoint")
     return figure
 
 
