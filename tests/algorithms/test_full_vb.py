@@ -659,6 +659,18 @@ def test_a_latent_of_theta_at_0_gives_the_model_at_the_mean():
     np.testing.assert_allclose(whole.mean(params, latent), model.mean(params["mean"], z), rtol=1e-5)
 
 
+def test_a_latent_of_theta_counts_the_standard_deviations_of_q():
+    params, model = params_of(mlp_vae(), log_var=-1.0), mlp_vae()
+    whole = full_vb.with_theta_as_latents(model, params)
+    z, x = jnp.float32([0.3, -1.0]), jnp.arange(NUM_DIMS, dtype=jnp.float32)
+    latent = jnp.concatenate([2.0 * jnp.ones(whole.num_latents - NUM_LATENTS), z])
+    mean = {part: params["mean"][part] for part in params["log_var"]}
+    shifted = jax.tree.map(lambda m, v: m + 2.0 * jnp.exp(0.5 * v), mean, params["log_var"])
+    theta = params["mean"] | shifted
+    expected = float(model.joint(theta, x).log_lik(z))
+    assert whole.joint(params, x).log_lik(latent) == pytest.approx(expected, rel=1e-4)
+
+
 # Calibration
 
 LEVELS = (0.5, 0.9)

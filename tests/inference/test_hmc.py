@@ -92,7 +92,7 @@ def test_divergent_trajectories_after_the_warm_up_are_reported():
     run = jax.jit(lambda density: hmc.sample(
         jax.random.key(0), start, density, num_samples=50, settings=settings
     ), static_argnums=0)  # fmt: skip
-    assert 0 < run(walled).num_divergent < 1000
+    assert 20 < run(walled).num_divergent < 1000  # a single draw has at most 20
     assert run(lambda z: -0.5 * z[0] ** 2).num_divergent == 0
 
 

@@ -26,6 +26,7 @@ MORE_TESTS = {
     "bits": "elbo experiment",
     "frey_faces": "data",
     "gradient_ascent": "aevb convolutions",
+    "hmc": "against_arviz",
     "linear_gaussian_em": "linear_gaussian",
     "loop": "skip_nonfinite",
     "importance_weights": "precision",
