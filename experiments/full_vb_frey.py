@@ -18,7 +18,7 @@ def get_config() -> Config:
         "data.split": "random",
         "optimizer.name": "adam",
         "train.num_examples": 5_000_000,
-        "train.evals_per_decade": 22,  # the last of them averages over the last tenth of the steps
+        "train.evals_per_decade": 22,  # they are a tenth of the examples apart
     }
     return with_values(frey_faces.get_config(), values)
 

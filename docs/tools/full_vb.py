@@ -1,7 +1,7 @@
 """The tables and figures of docs/paper.md about full variational Bayes (appendix F)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -132,17 +132,14 @@ def samples_sentence(findings: Findings) -> str:
             if "samples" not in run["measured"]:
                 continue
             row = run["measured"]["samples"]["estimators"]["importance"]
-            sizes = ", ".join(f"{mean:.1f} ({size})" for size, mean in _means(row).items())
+            means = row["over_theta"]["means"]
+            sizes = ", ".join(f"{mean:.1f} ({size})" for size, mean in means.items())
             by_samples = "reliable" if is_reliable(run, "samples") else "not reliable"
             at_the_mean = log_p(run, "mean")
             found.append(
                 f"{one.title}: {by_samples}, {sizes}; at the mean of q(θ) {at_the_mean:.1f}"
             )
     return "\n".join(f"- {line}" for line in found) or MISSING
-
-
-def _means(row: Mapping[str, Any]) -> Mapping[str, float]:
-    return row["over_theta"]["means"]
 
 
 def options_table(findings: Findings) -> str:
