@@ -27,7 +27,11 @@ NAMES = {
 }
 FIGURE_2 = {"figure_2_mnist": "MNIST", "figure_2_frey": "Frey faces"}
 FIGURE_3 = {"aevb": "figure_3", "wake_sleep": "figure_3", "mcem": "figure_3_mcem"}
-FULL_VB = {"full_vb_mnist": "MNIST", "full_vb_frey": "Frey faces"}
+FULL_VB = {  # study -> its data, and the study of its point estimates
+    "full_vb_mnist": ("MNIST", "full_vb_mnist_map"),
+    "full_vb_frey": ("Frey faces", "full_vb_frey_map"),
+    "full_vb_frey_1000": ("Frey faces", "full_vb_frey_map"),
+}
 DECADES = (100_000, 1_000_000, 10_000_000)
 NUM_TRAIN = "data.num_train"
 
@@ -86,9 +90,8 @@ class Findings:
 
     def full_vb(self, study: str, num_train: int) -> tuple[list[Run], list[Run]]:
         """Returns the runs with a point estimate of theta, and those with a posterior."""
-        point, full = (
-            self.runs(name, data__num_train=num_train) for name in (f"{study}_map", study)
-        )
+        _, of_points = FULL_VB[study]
+        point, full = (self.runs(name, data__num_train=num_train) for name in (of_points, study))
         return point, full
 
 

@@ -32,8 +32,8 @@ class Setting(NamedTuple):
 
 
 def settings(findings: Findings) -> Iterator[Setting]:
-    """Yields the settings of the two studies."""
-    for study, data in FULL_VB.items():
+    """Yields the settings of the studies."""
+    for study, (data, _) in FULL_VB.items():
         for num_train in findings.values(study):
             yield Setting(data, num_train, *findings.full_vb(study, num_train))
 
@@ -77,7 +77,7 @@ def convergence_table(findings: Findings) -> str:
             "step size": ", ".join(sorted({f"{run['step_size']:g}" for run in runs})),
         }
 
-    missing = [data for study, data in FULL_VB.items() if study not in findings.studies]
+    missing = [name for name in FULL_VB if name not in findings.studies]
     note = f"\n\n{', '.join(missing)}: {MISSING}." if 0 < len(missing) < len(FULL_VB) else ""
     return table(row(one.title, one.full) for one in settings(findings)) + note
 
