@@ -8,14 +8,14 @@ are no validation data: nothing is chosen by the test bound.
 """
 
 from aevb.config import Config, with_values
-from aevb.experiments import frey_faces
+from aevb.experiments import figure_4_frey
 from aevb.sweeps.grid import Axes
 
 
 def get_config() -> Config:
     values = {"data.split": "random", "data.num_valid": 0, "train.num_examples": 10_000_000}
-    return with_values(frey_faces.get_config(), values)
+    return with_values(figure_4_frey.get_config(), values)
 
 
 def get_sweep() -> Axes:
-    return {"algorithm.name": ("aevb", "wake_sleep"), **frey_faces.get_sweep()}
+    return {"algorithm.name": ("aevb", "wake_sleep"), **figure_4_frey.get_sweep()}

@@ -9,7 +9,7 @@ The optimizer is Adam, because Adagrad's path is too short to reach the optimum 
 """
 
 from aevb.config import Config, with_values
-from aevb.experiments import frey_faces
+from aevb.experiments import figure_4_frey
 from aevb.sweeps.grid import Axes, best_of
 
 
@@ -20,7 +20,7 @@ def get_config() -> Config:
         "train.num_examples": 5_000_000,
         "train.evals_per_decade": 22,  # they are a tenth of the examples apart
     }
-    return with_values(frey_faces.get_config(), values)
+    return with_values(figure_4_frey.get_config(), values)
 
 
 def get_sweep() -> Axes:

@@ -150,13 +150,13 @@ STUDIES: Mapping[str, Study] = {
         "mnist", STEP, "--axis=model.num_latents=20", "--axis=data.binarization=dynamic,fixed"
     ),
     "silent_split": silent(
-        "frey_faces", STEP, "--axis=model.num_latents=2", "--axis=data.split=random,blocked"
+        "figure_4_frey", STEP, "--axis=model.num_latents=2", "--axis=data.split=random,blocked"
     ),
     "silent_init_mnist": silent(
         "binarized_mnist", "--axis=model.num_latents=20", "--axis=model.init_std=0.1,0.01"
     ),
     "silent_init_frey": silent(
-        "frey_faces", "--axis=model.num_latents=2", "--axis=model.init_std=0.1,0.01",
+        "figure_4_frey", "--axis=model.num_latents=2", "--axis=model.init_std=0.1,0.01",
         "--config.data.split=random",
     ),
     "silent_samples": silent(
@@ -185,11 +185,11 @@ WHOLE = {"data.num_valid": 0}  # without validation data: nothing is chosen
 FREY = {**WHOLE, "data.split": "random", "train.num_examples": 3_000_000}
 
 ROWS = {
-    "frey_blocked_2": Row("Frey faces, blocked split, Z = 2", "frey_faces", WHOLE),
-    "frey_random_2": Row("Frey faces, random split, Z = 2", "frey_faces", FREY, MANY_SEEDS),
+    "frey_blocked_2": Row("Frey faces, blocked split, Z = 2", "figure_4_frey", WHOLE),
+    "frey_random_2": Row("Frey faces, random split, Z = 2", "figure_4_frey", FREY, MANY_SEEDS),
     "frey_random_20": Row(
         "Frey faces, random split, Z = 20",
-        "frey_faces",
+        "figure_4_frey",
         {**FREY, "model.num_latents": 20},
         MANY_SEEDS,
     ),
@@ -202,7 +202,7 @@ ROWS = {
     # The step is too long for these models: the bound is poor, and the test is that it is finite.
     "frey_step_0.1": Row(
         "Frey faces, random split, Z = 2, step 0.1",
-        "frey_faces",
+        "figure_4_frey",
         {**FREY, "optimizer.step_size": 0.1},
         num_seeds=MANY_SEEDS,
     ),

@@ -74,7 +74,7 @@ def test_a_run_has_converged_if_the_objective_and_the_kl_change_by_a_hundredth_i
     """The objective is -300 nats, KL(theta) is 100 nats."""
     runs = [run("full_vb", seed, -150.0, objective=objective, kl=kl) for seed in range(3)]
     table = full_vb.convergence_table(findings_of(tmp_path, [run("aevb", 0, -160.0), *runs]))
-    assert table.endswith(f"Frey faces: {full_vb.MISSING}.")
+    assert table.endswith(f"full_vb_frey, full_vb_frey_1000: {full_vb.MISSING}.")
     *_, nats, largest, largest_kl, converged, within, _ = table.splitlines()[2].split(" | ")
     assert nats == f"{objective:+.1f} ± 0.0"
     assert (largest, largest_kl) == (f"{abs(objective) / 300:.2%}", f"{abs(kl) / 100:.2%}")

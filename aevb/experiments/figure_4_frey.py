@@ -1,0 +1,1 @@
+../../experiments/figure_4_frey.py
