@@ -216,6 +216,12 @@ def report(summary: dict[str, Any], folder: Path) -> str:
             f"{summary['best_valid_bound']:.2f} on the validation and "
             f"{summary['best_test_bound']:.2f} on the test data"
         )
+    if plane := summary.get("manifold"):
+        near = plane["all"]
+        lines.append(
+            f"the decoded plane: {near['distance']:.3f} from the nearest image per pixel, a tenth "
+            f"farther than {near['distance_90']:.3f}; {near['num_nearest']} different ones"
+        )
     speed = summary["examples_per_second"]
     lines.append(
         f"{summary['num_examples']:,} training examples in {summary['seconds']:.1f} s of training"

@@ -151,6 +151,21 @@ def kl_per_unit(stats: DiagNormal) -> Array:
     return jax.vmap(kl)(stats.mean, stats.log_var)
 
 
+def posterior_marginals(
+    key: Key, stats: PyTree, guide: Guide, *, num_draws: int = 64
+) -> tuple[Array, Array]:
+    """Returns the mean of q(z|x) and the KL of each latent's marginal from N(0, 1), both [Z].
+
+    The KL is in nats and takes the marginals as Gaussian. Both are exact for a diagonal Gaussian,
+    and estimated from `num_draws` samples for every other guide.
+    """
+    if isinstance(stats, DiagNormal):
+        return stats.mean, kl_per_unit(stats)
+    draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, num_draws))
+    mean, var = jnp.mean(draws, axis=0), jnp.var(draws, axis=0)
+    return mean, kl_per_unit(DiagNormal(mean, jnp.log(var + jnp.finfo(var.dtype).tiny)))
+
+
 def unit_activity(means: Array) -> Array:
     """Returns Var_x(E[z_j|x]) [Z] over posterior means [N, Z]; Burda et al. (2015), section 5.2."""
     return jnp.var(means, axis=0)

@@ -1,7 +1,7 @@
 """The decoded plane of two latents, as in the paper's figure 4, and how it compares with data."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtr
 
+from aevb.data import Dataset
+from aevb.evaluation.diagnostics import posterior_marginals
+from aevb.evaluation.elbo import fixed_inputs
 from aevb.types import PyTree
 from aevb.vae import VAE
 
@@ -16,6 +19,7 @@ SIDE = 20  # cells of the decoded grid along each latent
 QUANTILES = (np.arange(SIDE) + 0.5) / SIDE
 CODE_SIDE = 10  # cells along each latent in which encoded data are counted
 BLOCK = 1000  # datapoints that are compared at a time
+SEED = 0  # of the draws from posteriors whose mean has no closed form
 
 
 def decode_unit_square(vae: VAE, params: PyTree) -> Array:
@@ -28,6 +32,46 @@ def decode_unit_square(vae: VAE, params: PyTree) -> Array:
     across, up = jnp.meshgrid(values, values[::-1])
     latents = jnp.stack([across, up], axis=-1)
     return jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)
+
+
+def measure(vae: VAE, params: PyTree, dataset: Dataset) -> dict[str, Any] | None:
+    """Measures the decoded plane of a model of images with two latents; returns None for others.
+
+    The result has the grid's `step_ratio`, and for "train" and "all" data the entries of
+    `Fidelity` and the `occupancy`, which is None without an encoder. Models are chosen by the
+    training data; "all" includes the validation and test data.
+    """
+    if vae.num_latents != 2 or dataset.image_shape is None:
+        return None
+
+    @jax.jit
+    def encode(params: PyTree, x: Array) -> Array:
+        keys = jax.random.split(jax.random.key(SEED), len(x))
+        return jax.vmap(
+            lambda key, x: posterior_marginals(key, vae.encode(params, x), vae.guide)[0]
+        )(keys, x)
+
+    grid = np.asarray(jax.jit(lambda params: decode_unit_square(vae, params))(params))
+    blocks = {split: _inputs(dataset, data) for split, data in dataset.splits.items()}
+    parts = {
+        "train": blocks["train"],
+        "all": [it for of_split in blocks.values() for it in of_split],
+    }
+    found: dict[str, Any] = {"step_ratio": step_ratio(grid_steps(grid))}
+    for name, x in parts.items():
+        codes = [np.asarray(encode(params, block)) for block in x] if vae.has_encoder else None
+        cells = None if codes is None else occupancy(np.concatenate(codes))
+        found[name] = {**fidelity(grid, x)._asdict(), "occupancy": cells}
+    return found
+
+
+def _inputs(dataset: Dataset, data: Any) -> list[np.ndarray]:
+    """Returns the datapoints of a split as the model takes them, in blocks [n, D]."""
+    numbers = np.arange(len(data))
+    return [
+        np.asarray(fixed_inputs(dataset.preprocess, numbers[i : i + BLOCK], data[i : i + BLOCK]))
+        for i in range(0, len(data), BLOCK)
+    ]
 
 
 class Fidelity(NamedTuple):

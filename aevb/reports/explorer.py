@@ -17,19 +17,17 @@ from jax import Array
 
 from aevb.config import DEFAULTS, Values
 from aevb.data import Dataset
-from aevb.distributions import DiagNormal
 from aevb.evaluation import elbo
 from aevb.evaluation.bits import UNITS
-from aevb.evaluation.diagnostics import kl_per_unit
+from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
 from aevb.storage.metrics_log import curve
-from aevb.types import Key, PyTree
+from aevb.types import PyTree
 from aevb.vae import VAE
 
 SEED = 0  # of the draws from posteriors whose mean has no closed form
-NUM_DRAWS = 64
 MOST_POINTS = 1000  # points in the scatter plot
 MOST_COORDINATES = 100_000  # coordinates of all points together
 MOST_PICTURED = 100  # datapoints that are shown as pictures
@@ -148,9 +146,9 @@ def _data(
 
     @jax.jit
     def evaluate(params: PyTree) -> tuple[Array, Array, Array]:
-        means, kls = jax.vmap(lambda key, one: _marginals(key, vae.encode(params, one), vae.guide))(
-            keys, x
-        )
+        means, kls = jax.vmap(
+            lambda key, one: posterior_marginals(key, vae.encode(params, one), vae.guide)
+        )(keys, x)
         return means, jnp.mean(kls, axis=0), bounds(params, jnp.asarray(stored), jnp.asarray(index))
 
     means, kl, scores = map(np.asarray, evaluate(params))
@@ -166,19 +164,6 @@ def _data(
         },
     }
     return data, means[pictured]
-
-
-def _marginals(key: Key, stats: PyTree, guide: Any) -> tuple[Array, Array]:
-    """Returns the mean of q(z|x) and the KL of each unit's marginal from N(0, 1), both [Z].
-
-    The KL takes the marginals as Gaussian. Both are exact for a diagonal Gaussian, and estimated
-    from samples for every other guide.
-    """
-    if isinstance(stats, DiagNormal):
-        return stats.mean, kl_per_unit(stats)
-    draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, NUM_DRAWS))
-    mean, var = jnp.mean(draws, axis=0), jnp.var(draws, axis=0)
-    return mean, kl_per_unit(DiagNormal(mean, jnp.log(var + jnp.finfo(var.dtype).tiny)))
 
 
 def _precomputed(

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from aevb.data import Dataset
-from aevb.evaluation import elbo
+from aevb.evaluation import elbo, manifold
 from aevb.experiment import Experiment
 from aevb.reports import figures
 from aevb.storage import metrics_log
@@ -21,8 +21,6 @@ from aevb.vae import VAE
 DRAWING_SEED = 0
 NUM_RECONSTRUCTIONS = 12
 NUM_SAMPLES = 100
-MANIFOLD_SIDE = 20
-QUANTILES = (np.arange(MANIFOLD_SIDE) + 0.5) / MANIFOLD_SIDE
 
 
 def draw_run(
@@ -40,7 +38,7 @@ def draw_run(
         drawn["samples"] = figures.samples({title: np.concatenate(images["samples"])})
     if "manifold" in images:
         title = f"{dataset.name}: E[x|z] over the latent plane"
-        drawn["manifold"] = figures.manifolds({title: images["manifold"]}, QUANTILES)
+        drawn["manifold"] = figures.manifolds({title: images["manifold"]}, manifold.QUANTILES)
     folder.mkdir(exist_ok=True)
     for name, figure in drawn.items():
         figures.save(figure, str(folder / f"{name}.png"))
@@ -57,7 +55,7 @@ def _images(experiment: Experiment, params: PyTree) -> dict[str, Array]:
         "samples": sample_means(vae, params).reshape(side, side, -1),
     }
     if vae.num_latents == 2:
-        images["manifold"] = decode_unit_square(vae, params)
+        images["manifold"] = manifold.decode_unit_square(vae, params)
     return {
         name: means.reshape(*means.shape[:2], *dataset.image_shape)
         for name, means in images.items()
@@ -103,15 +101,3 @@ def sample_means(vae: VAE, params: PyTree) -> Array:
     """Returns E[x|z] at NUM_SAMPLES draws z ~ p(z), without the noise of p(x|z), [B, D]."""
     keys = jax.random.split(jax.random.key(DRAWING_SEED), NUM_SAMPLES)
     return jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys)
-
-
-def decode_unit_square(vae: VAE, params: PyTree) -> Array:
-    """Returns E[x|z] on a grid of latents, for figure 4 of the paper, [G, G, D].
-
-    The grid is on the unit square, mapped through the inverse Gaussian CDF: both latents are at the
-    QUANTILES of N(0, 1). The first latent increases to the right, the second upward.
-    """
-    values = jax.scipy.special.ndtri(jnp.asarray(QUANTILES, jnp.float32))
-    across, up = jnp.meshgrid(values, values[::-1])
-    latents = jnp.stack([across, up], axis=-1)
-    return jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)

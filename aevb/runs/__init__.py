@@ -16,7 +16,7 @@ from aevb.algorithms.skip_nonfinite import num_skipped
 from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, section
 from aevb.data import Dataset
 from aevb.errors import UserError
-from aevb.evaluation import elbo
+from aevb.evaluation import elbo, manifold
 from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build
 from aevb.registry import EXPERIMENT
@@ -217,6 +217,7 @@ def finish(
         **last,
         **_objective(experiment, trained.state),
         **_of_best(experiment, score, trained, config, folder, last),
+        "manifold": manifold.measure(experiment.vae, params, dataset),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "skipped_steps": num_skipped(trained.state) or 0,
         "examples_per_second": None if speed is None else round(speed, 1),

@@ -21,6 +21,7 @@ from typing import Any
 
 from aevb.cli.common import reporting_mistakes
 from aevb.config import of_finished_run
+from aevb.evaluation import manifold
 from aevb.experiment import build
 from aevb.reports import figures, run_figures
 from aevb.runs.load import read_state
@@ -85,14 +86,14 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
         state = read_state(run.folder, experiment, run.config)
         params = algorithm.vae_params(state.params)
         if num_latents == 2:
-            means = run_figures.decode_unit_square(vae, params)
+            means = manifold.decode_unit_square(vae, params)
             title = "Frey faces" if run in of_frey else "MNIST"
             planes[title] = means.reshape(len(means), len(means), *dataset.image_shape)
         if run in of_mnist:
             drawn = run_figures.sample_means(vae, params)
             samples[f"{num_latents} latent dimensions"] = drawn.reshape(-1, *dataset.image_shape)
     pictures.mkdir(parents=True, exist_ok=True)
-    figures.save(figures.manifolds(planes, run_figures.QUANTILES), str(pictures / "figure_4.png"))
+    figures.save(figures.manifolds(planes, manifold.QUANTILES), str(pictures / "figure_4.png"))
     figures.save(figures.samples(samples), str(pictures / "figure_5.png"))
 
 

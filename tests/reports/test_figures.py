@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from aevb import guides
 from aevb.data import Dataset
 from aevb.distributions import DiagNormal
+from aevb.evaluation import manifold
 from aevb.losses import Joint
 from aevb.reports import figures, run_figures
 from aevb.vae import VAE
@@ -89,9 +90,9 @@ def test_tiled_images_are_in_their_rows_and_columns():
 
 def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
     """The first latent increases to the right, the second upward."""
-    quantiles = run_figures.QUANTILES
-    means = np.asarray(run_figures.decode_unit_square(transparent_vae(), ()))
-    side = run_figures.MANIFOLD_SIDE
+    quantiles = manifold.QUANTILES
+    means = np.asarray(manifold.decode_unit_square(transparent_vae(), ()))
+    side = manifold.SIDE
     assert means.shape == (side, side, 2)
     np.testing.assert_allclose(quantiles, (np.arange(side) + 0.5) / side)
     latents = scipy.stats.norm.ppf(quantiles)
@@ -101,8 +102,8 @@ def test_the_unit_square_goes_through_the_inverse_gaussian_cdf():
 
 
 def test_the_manifold_labels_its_axes_with_those_quantiles():
-    quantiles = run_figures.QUANTILES
-    means = np.asarray(run_figures.decode_unit_square(transparent_vae(), ()))
+    quantiles = manifold.QUANTILES
+    means = np.asarray(manifold.decode_unit_square(transparent_vae(), ()))
     axes = only_axes(figures.manifolds({"": means[..., None]}, quantiles))
     across = [label.get_text() for label in axes.get_xticklabels()]
     up = [label.get_text() for label in axes.get_yticklabels()]

@@ -28,7 +28,7 @@ import aevb
 from aevb import experiment, runs
 from aevb.config import Values, default_config, with_values
 from aevb.errors import UserError
-from aevb.evaluation import elbo
+from aevb.evaluation import elbo, manifold
 from aevb.reports import run_figures
 from aevb.runtime.run_lock import LOCK
 from aevb.storage import checkpoint
@@ -383,9 +383,9 @@ def test_tracker_pictures_are_of_the_evaluated_parameters(name: str):
 def test_tracker_pictures_are_compiled_once(monkeypatch: pytest.MonkeyPatch):
     built = experiment.build(frey())
     traced = []
-    decode = run_figures.decode_unit_square
+    decode = manifold.decode_unit_square
     monkeypatch.setattr(
-        run_figures, "decode_unit_square", lambda *them: traced.append(1) or decode(*them)
+        manifold, "decode_unit_square", lambda *them: traced.append(1) or decode(*them)
     )
     pictures_of = run_figures.pictures_of(built)
     assert pictures_of is not None

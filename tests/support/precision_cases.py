@@ -490,6 +490,7 @@ calls(
     gradient_moments=by(lambda f, x: f(KEY, lambda key: x * jax.random.normal(key, (), x.dtype), 5),
                         VECTOR),
     gradient_bias=(MOMENTS, MOMENTS),
+    posterior_marginals=by(lambda f, stats: f(KEY, stats, diag_normal), STATS),
     kl_per_unit=(STATS,),
     unit_activity=(X,),
 )  # fmt: skip
