@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 
-FORMAT = 3  # version of the notes beside the state
+FORMAT = 4  # version of the notes beside the state
 NO_SPACE = os.strerror(errno.ENOSPC)
 DAMAGED = "damaged"  # folder for damaged checkpoints, beside the folder of the others
 
@@ -47,6 +47,14 @@ def digest(state: PyTree) -> str:
         total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+def structure(state: PyTree) -> dict[str, str]:
+    """Returns the shape and type of every leaf by its path, such as "float32[560, 200]"."""
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree.leaves_with_path(state)
+    }
 
 
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
@@ -137,6 +145,7 @@ def save(
         "records": list(map(dict, records)),
         "about": dict(about or {}),
         "state": digest(state),
+        "structure": structure(state),
     }
     if jax.process_count() > 1:  # orbax rejects arrays of one process then
         state = jax.tree.map(np.asarray, state)
@@ -164,7 +173,8 @@ def restore(
     """Restores the newest sound checkpoint; returns None if there is none.
 
     A damaged checkpoint is reported on stderr and moved to another folder. Then the next older one
-    is tried. A checkpoint in the format of another version is refused and left as it is.
+    is tried. A sound checkpoint of another format or of another model is no damaged one: it is
+    refused and left as it is.
 
     Args:
         like: a state of the same structure, shapes and types. The restored state is on the devices
@@ -174,7 +184,8 @@ def restore(
         only_read: the manager is a reader, and nothing is moved.
 
     Raises:
-        UserError: the checkpoint was written by another version.
+        UserError: the checkpoint was written by another version, or its state has another structure
+            than `like`.
     """
     steps = manager.all_steps() if step is None else {step} & set(manager.all_steps())
     for number in sorted(steps, reverse=True):
@@ -203,24 +214,37 @@ def _read(manager: "ocp.CheckpointManager", number: int, like: PyTree) -> Restor
     def described(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first)
 
-    found: Any = manager.restore(
-        number,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(jax.tree.map(described, like)),
-            notes=ocp.args.JsonRestore(),
-        ),
-    )
-    state, notes = found.state, found.notes
-    if is_sound(notes) and notes["format"] != FORMAT:
-        raise UserError(
-            f"{manager.directory} holds checkpoints of format {notes['format']}, and this version "
-            f"of aevb reads {FORMAT}; use the version that wrote them, or train in a new folder"
-        )
+    def read(**items: Any) -> Any:
+        return manager.restore(number, args=ocp.args.Composite(**items))
+
+    notes = read(notes=ocp.args.JsonRestore()).notes
+    if is_sound(notes):
+        _refuse_another(notes, like, Path(manager.directory))
+    state = read(state=ocp.args.StandardRestore(jax.tree.map(described, like))).state
     if not is_sound(notes) or digest(state) != notes["state"]:
         raise _DamagedError("it does not hold what was saved")
     if notes["step"] != number:
         raise _DamagedError(f"it is the one of step {notes['step']}")
     return Restored(number, state, notes["seconds"], notes["records"])
+
+
+def _refuse_another(notes: Mapping[str, Any], like: PyTree, folder: Path) -> None:
+    """Raises a UserError if a sound checkpoint is of another format or has another structure."""
+    if notes["format"] != FORMAT:
+        raise UserError(
+            f"{folder} holds checkpoints of format {notes['format']}, and this version of aevb "
+            f"reads {FORMAT}; use the version that wrote them, or train in a new folder"
+        )
+    there, here = notes["structure"], structure(like)
+    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{folder} holds checkpoints of another model or optimizer: {name} is "
+            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here (1 of "
+            f"{len(differing)} arrays that differ); give the data and the config that the run was "
+            "begun with, or train in a new folder"
+        )
 
 
 def _set_aside(manager: "ocp.CheckpointManager", number: int) -> Path:

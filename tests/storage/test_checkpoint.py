@@ -53,6 +53,10 @@ def kept(folder: Path) -> set[int]:
     return {int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()}
 
 
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def flip_a_bit(folder: Path) -> None:
     """Flips a bit in the largest file below a folder, which holds arrays."""
     largest = max(folder.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
@@ -116,7 +120,7 @@ def test_a_checkpoint_restores_the_state_and_the_log(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("-1.25", "-1.75"), ("0.1", "0.7"), ('"format": 3, ', "")]
+    ("old", "new"), [("-1.25", "-1.75"), ("0.1", "0.7"), ('"format": 4, ', "")]
 )
 def test_a_damaged_log_is_a_damaged_checkpoint(old: str, new: str, tmp_path: Path):
     manager = checkpoint.open_manager(tmp_path / "checkpoints")
@@ -132,9 +136,46 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_as_it_is(tmp_path: 
     notes = json.loads(notes_of(tmp_path, 3).read_text())
     del notes["digest"]
     notes_of(tmp_path, 3).write_text(json.dumps(checksums.with_digest(notes | {"format": 9})))
-    with pytest.raises(UserError, match="of format 9, and this version of aevb reads 3"):
+    with pytest.raises(UserError, match="of format 9, and this version of aevb reads 4"):
         restored_from(tmp_path)
     assert kept(tmp_path) == {3}
+
+
+def other_states() -> dict[str, TrainState]:
+    """Returns states that a checkpoint of `state_at` does not fit."""
+    state = state_at(3)
+    kernel = state.params["encoder"]["kernel"]
+    return {
+        "fewer columns": state._replace(
+            params={**state.params, "encoder": {"kernel": kernel[:200]}}
+        ),
+        "another dtype": state._replace(
+            params={**state.params, "encoder": {"kernel": kernel.astype(jnp.bfloat16)}}
+        ),
+        "another optimizer": state._replace(opt_state=(jnp.int32(3), {"momentum": kernel})),
+        "another layer": state._replace(
+            params={**state.params, "decoder": {"bias": kernel[0], "scale": kernel[0]}}
+        ),
+    }
+
+
+@pytest.mark.parametrize("only_read", [False, True])
+@pytest.mark.parametrize("name", other_states())
+def test_a_checkpoint_of_another_model_is_refused_in_one_line_and_left_as_it_is(
+    name: str, only_read: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "checkpoints"
+    save_all(folder, {1: -1.0, 2: -2.0})
+    before = contents_of(tmp_path)
+    manager = checkpoint.open_reader(folder)
+    with pytest.raises(UserError, match="holds checkpoints of another model") as refusal:
+        checkpoint.restore(manager, other_states()[name], only_read=only_read)
+    manager.close()
+    assert "\n" not in str(refusal.value)
+    assert "there" in str(refusal.value)
+    assert "here" in str(refusal.value)
+    assert capfd.readouterr().err == ""
+    assert contents_of(tmp_path) == before
 
 
 def test_a_checkpoint_in_the_folder_of_another_step_is_not_restored(
