@@ -6,6 +6,7 @@ numpy, so that `--help` and the message about a wrong setting appear without del
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +114,11 @@ def _above_zero() -> tuple[str, Callable[[Any], bool]]:
 
 def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
     return words, lambda value: True
+
+
+def has_path(name: str) -> bool:
+    """Returns whether a dataset's name holds a path to the user's own data."""
+    return name.startswith(("npy:", "images:"))
 
 
 def _prefix(name: str) -> str:
@@ -403,8 +409,11 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return _locked(copy)
 
 
-def of_finished_run(folder: Path) -> Values:
+def of_finished_run(folder: Path, data: str = "") -> Values:
     """Returns the validated config of a finished run, and registers the run's own entries.
+
+    Args:
+        data: the data's new name if they have moved, else "".
 
     Raises:
         UserError: there is no run, it is not finished, its config is not valid in this version, or
@@ -424,7 +433,7 @@ def of_finished_run(folder: Path) -> Values:
     entries = bring_again(found.pop(ENTRIES, ""), folder)
     # JSON has lists where a config has tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-    return validate(values, entries)
+    return validate(values | ({"data.name": data} if data else {}), entries)
 
 
 def bring_again(digest: str, folder: Path) -> str:
@@ -514,8 +523,8 @@ def help_text(config: Config, entries: str = "") -> str:
 def validate(config: Config | Values, entries: str = "") -> Values:
     """Returns the values of a config after all checks that do not need jax.
 
-    An empty split or binarization is replaced by the dataset's default, so that a run's saved
-    config names the one that was used.
+    An empty split or binarization is replaced by the dataset's default, and the path of data by an
+    absolute one, so that a run's saved config names what was used.
 
     Args:
         entries: the digest of an experiment's file that brings entries, from `registry.bring`.
@@ -538,6 +547,9 @@ def validate(config: Config | Values, entries: str = "") -> Values:
                 f"({kind.__name__})"
             )
     values |= _data_choices(values, entries)
+    if has_path(values["data.name"]):
+        prefix, _, path = values["data.name"].partition(":")
+        values["data.name"] = f"{prefix}:{os.path.abspath(os.path.expanduser(path))}"
     _check_steps(values)
     return values | ({ENTRIES: entries} if entries else {})
 

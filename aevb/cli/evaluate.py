@@ -37,6 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", type=Path, required=True, help="the folder of a finished run")
+    parser.add_argument("--data", default="", help="the data's new name, if they have moved")
     parser.add_argument("--estimators", default="importance,ais,appendix_d", help="comma-separated")
     parser.add_argument(
         "--proposal",
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: an error that the user can correct.
     """
-    config = of_finished_run(args.workdir)
+    config = of_finished_run(args.workdir, args.data)
 
     from aevb.runs.evaluate import Request, evaluate  # after the check, because it imports jax
 

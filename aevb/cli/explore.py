@@ -15,26 +15,25 @@ from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
 
 
-def make(folder: Path, which: str, step: int | None, output: Path | None) -> Path:
+def make(folder: Path, which: str, step: int | None, output: Path | None, data: str = "") -> Path:
     """Writes the page of a finished run and returns its file.
 
     Raises:
         UserError: there is no finished run, it has no such checkpoint, or the file cannot be
             written.
     """
-    config = of_finished_run(folder)
+    config = of_finished_run(folder, data)
     from aevb import runs
-    from aevb.experiment import build
     from aevb.reports.explorer import explorer_page
-    from aevb.runs.load import read_state
+    from aevb.runs.load import experiment_of, read_state
     from aevb.runtime.run_lock import unusable
     from aevb.storage import metrics_log  # imports jax; after the check, which does not need it
 
-    experiment = build(config)
+    experiment = experiment_of(folder, config)
     state = read_state(folder, experiment, config, step, which=which)
     params = experiment.algorithm.vae_params(state.params)
     records = metrics_log.read_records(folder / "metrics.jsonl")
-    summary = runs.inspect(folder, config) or {}
+    summary = runs.inspect(folder, of_finished_run(folder)) or {}
     written = output or folder / runs.EXPLORER
     try:
         page = explorer_page(experiment, params, records, config, summary)
@@ -56,11 +55,12 @@ def main(arguments: Sequence[str]) -> int:
         help="the state at the end (default), or the one with the highest validation bound",
     )  # fmt: skip
     parser.add_argument("--step", type=int, help="step of another checkpoint that the run kept")
+    parser.add_argument("--data", default="", help="the data's new name, if they have moved")
     parser.add_argument("--output", type=Path, help="file; by default, RUN/explorer.html")
 
     def body() -> int:
         args = parser.parse_args(arguments)
-        print(make(args.run, args.which, args.step, args.output))
+        print(make(args.run, args.which, args.step, args.output, args.data))
         return 0
 
     return reporting_mistakes(body)

@@ -13,15 +13,16 @@ import numpy as np
 from aevb import registry
 from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import num_skipped
-from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, section
+from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, has_path, section
 from aevb.data import Dataset
+from aevb.data.identity import identity
 from aevb.errors import UserError
 from aevb.evaluation import elbo, manifold
 from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
-from aevb.runs.load import best_record, read_state
+from aevb.runs.load import DATA, best_record, read_state, require_same_data
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
 from aevb.storage import trackers
@@ -37,20 +38,34 @@ Bounds = dict[str, float | None]  # entries of a summary
 ERROR = "_standard_error"  # suffix of the entry of a standard error
 CONFIG, SUMMARY, EXPLORER = "config.json", "summary.json", "explorer.html"
 # The files of a run that was killed before its config was written.
-BEFORE_CONFIG = (LOCK, EXPERIMENT, EXPERIMENT + UNFINISHED, CONFIG + UNFINISHED)
+BEFORE_CONFIG = (
+    *(LOCK, EXPERIMENT, EXPERIMENT + UNFINISHED, DATA, DATA + UNFINISHED, CONFIG + UNFINISHED),
+)
 
 
-def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
+def inspect(
+    folder: Path, config: Values, data: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Returns the summary in a run's folder if the run is finished, else None.
 
     The folder does not have to exist.
 
+    Args:
+        data: the `identity` of the config's data. If it is not given, and the config has another
+            path to the data than the run, the result is None.
+
     Raises:
-        UserError: the folder belongs to another run or to something else, or it cannot be read.
+        UserError: the folder belongs to another run or to something else, its data are others, or
+            it cannot be read.
     """
     try:
         if (folder / CONFIG).exists():
-            _refuse_another(_read(folder / CONFIG), _as_json(config), folder)
+            stored = _read(folder / CONFIG)
+            _refuse_another(stored, _as_json(config), folder)
+            if data is not None:
+                require_same_data(folder, data)
+            elif stored["data.name"] != config["data.name"]:
+                return None
         elif folder.exists() and any(file.name not in BEFORE_CONFIG for file in folder.iterdir()):
             raise UserError(
                 f"--workdir={folder} holds files but no config.json, so it is no folder of a run; "
@@ -63,25 +78,33 @@ def inspect(folder: Path, config: Values) -> dict[str, Any] | None:
 
 
 @contextmanager
-def claimed(folder: Path, config: Values) -> Iterator[dict[str, Any] | None]:
+def claimed(
+    folder: Path, config: Values, data: Mapping[str, Any]
+) -> Iterator[dict[str, Any] | None]:
     """Locks a run's folder for this process while the context is open, and writes the config.
 
-    If the experiment's file brings entries, a copy of it is written too.
+    A new run's folder also gets the identity of its data and, if the experiment's file brings
+    entries, a copy of that file. A run whose data have moved gets their new path.
 
-    The value of the context is the summary if another process has finished the run, else None.
+    The value of the context is the summary if the run is finished, else None.
+
+    Args:
+        data: the `identity` of the config's data.
 
     Raises:
-        UserError: another process holds the lock, the folder now belongs to another run, or it
-            cannot be written, at the start or later.
+        UserError: another process holds the lock, the folder belongs to another run or to one with
+            other data, or it cannot be written, at the start or later.
     """
     with owned(folder):
-        finished = inspect(folder, config)
-        if finished is None:
-            try:
+        finished = inspect(folder, config, data)
+        try:
+            if not (folder / CONFIG).exists():
                 keep_experiment(folder, config)
+                write_with_digest(folder / DATA, data)
+            if finished is None or inspect(folder, config) is None:  # unfinished, or a new path
                 write_with_digest(folder / CONFIG, config)
-            except OSError as error:
-                raise unusable(folder, error) from error
+        except OSError as error:
+            raise unusable(folder, error) from error
         with writing(folder):
             yield finished
 
@@ -119,7 +142,9 @@ def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
     differing = [
         f"{name} ({found.get(name)!r} there, {wanted.get(name)!r} here)"
         for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name) and name not in WITHOUT_EFFECT
+        if found.get(name) != wanted.get(name)
+        and name not in WITHOUT_EFFECT
+        and not (name == "data.name" and has_path(found[name]) and has_path(wanted[name]))
     ]
     if differing:
         raise UserError(
@@ -151,17 +176,24 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
             return finished or {}
         xla.use_cache()
         experiment = build(config)
+        data = identity(experiment.dataset)
         require_trackers(config)
         with distributed.stopping_together():  # after the checks: a refused config creates no files
             if distributed.is_process_0():
-                finished = held.enter_context(claimed(folder, config))
+                finished = held.enter_context(claimed(folder, config, data))
         if distributed.largest(int(finished is not None)):
             return finished or {}
-        return _train(experiment, config, folder, debug)
+        return _train(experiment, config, folder, about(config, data), debug)
 
 
-def _train(experiment: Experiment, config: Values, folder: Path, debug: bool) -> dict[str, Any]:
-    """Trains and finishes a run in its folder, which process 0 has claimed."""
+def _train(
+    experiment: Experiment, config: Values, folder: Path, notes: Mapping[str, Any], debug: bool
+) -> dict[str, Any]:
+    """Trains and finishes a run in its folder, which process 0 has claimed.
+
+    Args:
+        notes: from `about`.
+    """
     dataset, vae, algorithm = experiment
     score = elbo.make_score(vae, dataset.preprocess)
     if distributed.is_process_0():
@@ -170,7 +202,7 @@ def _train(experiment: Experiment, config: Values, folder: Path, debug: bool) ->
         Run(algorithm, dataset, score, jax.random.key(config["seed"]), debug),
         Settings(**section(config, "train")),
         folder,
-        about=about(config),
+        about=notes,
         pictures=pictures_of(experiment, config),
     )
     with distributed.stopping_together():
@@ -179,9 +211,9 @@ def _train(experiment: Experiment, config: Values, folder: Path, debug: bool) ->
     return {}
 
 
-def about(config: Values) -> dict[str, Any]:
-    """Returns the metadata that every checkpoint of a run contains: config and versions."""
-    return {"config": config, "versions": provenance.versions()}
+def about(config: Values, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the metadata that every checkpoint of a run has: config, data and versions."""
+    return {"config": config, "data": data, "versions": provenance.versions()}
 
 
 def require_trackers(config: Values) -> None:

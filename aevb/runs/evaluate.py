@@ -16,10 +16,9 @@ from aevb.errors import UserError
 from aevb.evaluation import log_likelihood, over_theta
 from aevb.evaluation.elbo import fixed_inputs
 from aevb.evaluation.log_likelihood import ELBO, Points, Propose
-from aevb.experiment import build
 from aevb.inference import hmc
 from aevb.marginal import Estimate, Estimator
-from aevb.runs.load import read_state
+from aevb.runs.load import experiment_of, read_state
 from aevb.runtime import provenance, xla
 from aevb.storage import metrics_log
 from aevb.types import Key, PyTree
@@ -76,7 +75,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     }
     check(request, config, estimators)
     xla.use_cache()
-    experiment = build(config)
+    experiment = experiment_of(folder, config)
     dataset, vae, algorithm = experiment
     state = read_state(folder, experiment, config, request.step, which=request.which)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)

@@ -10,16 +10,18 @@ from jax import Array
 from aevb.algorithms.base import TrainState
 from aevb.config import Values, of_finished_run
 from aevb.data import Dataset
+from aevb.data.identity import difference, identity
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build
 from aevb.marginal import importance_sampling
 from aevb.proposals import PROPOSALS
 from aevb.storage import checkpoint
-from aevb.storage.metrics_log import read_records
+from aevb.storage.metrics_log import read_records, read_with_digest
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 WHICH = ("last", "best")
+DATA = "data.json"  # the identity of a run's data
 
 
 class TrainedRun(NamedTuple):
@@ -40,7 +42,9 @@ class TrainedRun(NamedTuple):
     config: Values
 
 
-def load_run(folder: str | Path, *, which: str = "last", step: int | None = None) -> TrainedRun:
+def load_run(
+    folder: str | Path, *, which: str = "last", step: int | None = None, data: str = ""
+) -> TrainedRun:
     """Loads the model of a finished run.
 
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
@@ -52,14 +56,15 @@ def load_run(folder: str | Path, *, which: str = "last", step: int | None = None
         which: "last", the state at the end of training, or "best", the one with the highest
             validation bound.
         step: the step of a checkpoint that the run kept, instead of these two.
+        data: the data's new name, such as npy:FILE, if they have moved since the run.
 
     Raises:
         UserError: there is no finished run, it has no such sound checkpoint, or its data are
-            missing.
+            missing or have changed.
     """
     folder = Path(folder)
-    config = of_finished_run(folder)
-    experiment = build(config)
+    config = of_finished_run(folder, data)
+    experiment = experiment_of(folder, config)
     dataset, vae, algorithm = experiment
     state = read_state(folder, experiment, config, step, which=which)
     params = algorithm.vae_params(state.params)
@@ -80,6 +85,33 @@ def load_run(folder: str | Path, *, which: str = "last", step: int | None = None
         dataset=dataset,
         config=config,
     )
+
+
+def experiment_of(folder: Path, config: Values) -> Experiment:
+    """Returns the objects of a run's config, with the data that the run was begun with.
+
+    Raises:
+        UserError: as for `build`, or the data are others.
+    """
+    experiment = build(config)
+    require_same_data(folder, identity(experiment.dataset))
+    return experiment
+
+
+def require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
+    """Raises a UserError if the data with this `identity` are not those of a run."""
+    try:
+        stored = read_with_digest(folder / DATA)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / DATA} cannot be read ({error}), by which the run's data are known; put it "
+            "back (every checkpoint has a copy in notes/metadata), or train in a new folder"
+        ) from error
+    if words := difference(stored, data):
+        raise UserError(
+            f"the data are not those that the run in {folder} was begun with: {words}; bring those "
+            "back, or train in a new folder"
+        )
 
 
 def read_state(

@@ -22,6 +22,7 @@ from jax import Array
 from aevb import runs
 from aevb.algorithms.base import Algorithm
 from aevb.config import WITHOUT_EFFECT, Values, entry_of, section
+from aevb.data.identity import identity
 from aevb.data.io.array_records import Records
 from aevb.errors import Interrupted
 from aevb.evaluation import elbo
@@ -40,7 +41,6 @@ from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
 from aevb.storage.trackers import Pictures
 from aevb.sweeps.grid import SEED, Member
-from aevb.sweeps.outcomes import summary_of
 from aevb.training import loop, stacked_runs, streaming, trainer
 from aevb.training.journal import Journal
 from aevb.training.settings import Settings
@@ -126,6 +126,7 @@ class DeviceTrainer:
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._pictures: dict[tuple[Any, ...], Pictures | None] = {}
         self.dataset = Loader()
+        self._identities: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._copies: dict[tuple[Any, ...], Data] = {}
         self._finishing = threading.Lock()  # pyplot is not thread-safe
 
@@ -154,6 +155,13 @@ class DeviceTrainer:
             self._programs[key] = Program(experiment, program, score)
         return self._programs[key]
 
+    def identity(self, values: Values) -> dict[str, Any]:
+        """Returns the identity of a config's data, which runs with the same data share."""
+        key = data_key(values)
+        if key not in self._identities:
+            self._identities[key] = identity(self.dataset(values))
+        return self._identities[key]
+
     def run(self, members: Sequence[Member], signals: Signals, report: Report) -> None:
         """Trains and finishes the members that are not yet finished.
 
@@ -164,8 +172,11 @@ class DeviceTrainer:
         with contextlib.ExitStack() as held:
             todo = []
             for member in members:
-                claim = runs.claimed(self.folder / member.name, member.values)
-                if summary_of(self.folder, member) or held.enter_context(claim):
+                folder, data = self.folder / member.name, self.identity(member.values)
+                claim = runs.claimed(folder, member.values, data)
+                finished = runs.inspect(folder, member.values)
+                finished = finished and runs.inspect(folder, member.values, data)
+                if finished or held.enter_context(claim):
                     report(member.num_examples, math.nan)
                 else:
                     todo.append(member)
@@ -311,7 +322,8 @@ class DeviceTrainer:
     def _open(self, member: Member, settings: Settings) -> Journal:
         algorithm = self.program(member.values).experiment.algorithm
         first = loop.first_state(algorithm.init, jax.random.key(member.values[SEED]))
-        about, pictures = runs.about(member.values), self._pictures_of(member.values)
+        about = runs.about(member.values, self.identity(member.values))
+        pictures = self._pictures_of(member.values)
         return Journal(self.folder / member.name, first, settings, about=about, pictures=pictures)
 
     def _pictures_of(self, values: Values) -> Pictures | None:

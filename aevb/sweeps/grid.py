@@ -9,11 +9,22 @@ Like `config`, this module imports neither jax nor numpy, so that mistakes are r
 
 import ast
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aevb.config import DEFAULTS, Config, Values, is_field, validate, with_values
+from aevb.config import (
+    DEFAULTS,
+    WITHOUT_EFFECT,
+    Config,
+    Values,
+    flatten,
+    has_path,
+    is_field,
+    validate,
+    with_values,
+)
 from aevb.errors import UserError
 
 SEED = "seed"
@@ -83,6 +94,18 @@ class Plan(NamedTuple):
     @property
     def choices(self) -> dict[str, Choice]:
         return {name: axis for name, axis in self.axes.items() if isinstance(axis, Choice)}
+
+    def described(self) -> dict[str, Any]:
+        """Returns the axes and the other fields of the config, as JSON content."""
+        axes = {
+            name: axis._asdict() if isinstance(axis, Choice) else {"values": axis}
+            for name, axis in self.axes.items()
+        }
+        left_out = [*axes, *WITHOUT_EFFECT]
+        if has_path(self.config.data.name):  # each run knows its data by their digest
+            left_out.append("data.name")
+        fields = {k: v for k, v in flatten(self.config).items() if k not in left_out}
+        return json.loads(json.dumps({"axes": axes, "config": fields, "entries": self.entries}))
 
     def trials(self) -> list[Trial]:
         """Returns the trials that must run before `members`; none if there is no `Choice` axis.
@@ -180,6 +203,32 @@ def make_plan(config: Config, axes: Axes, entries: str = "") -> Plan:
     first = {name: choice.values[0] for name, choice in plan.choices.items()}
     plan.members([first] * len(plan.trials()))  # validates each value of each axis
     return plan
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns the first difference between two plans in words, "" if the second holds the first.
+
+    A plan may have more values on an axis than an earlier one, whose runs it then holds.
+
+    Args:
+        then, now: from `Plan.described`.
+    """
+    if then["entries"] != now["entries"]:
+        return "another experiment's file brings its entries"
+    if then["axes"].keys() != now["axes"].keys():
+        return f"its axes are {', '.join(then['axes'])} there and {', '.join(now['axes'])} here"
+    for name, axis in then["axes"].items():
+        other = now["axes"][name]
+        is_choice = "by" in axis or "by" in other
+        if is_choice and axis != other:
+            return f"the choice of {name} is {axis} there and {other} here"
+        if missing := [value for value in axis["values"] if value not in other["values"]]:
+            return f"{name} has the value {missing[0]!r} there and not here"
+    for name in sorted(then["config"].keys() | now["config"].keys()):
+        first, second = (found["config"].get(name) for found in (then, now))
+        if first != second:
+            return f"{name} is {first!r} there and {second!r} here"
+    return ""
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:

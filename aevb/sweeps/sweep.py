@@ -18,13 +18,17 @@ from aevb.storage.metrics_log import (
     curve,
     progress_bar,
     read_records,
+    read_with_digest,
     reporter,
     write_json,
+    write_with_digest,
 )
 from aevb.sweeps.devices import DeviceTrainer, Machine
-from aevb.sweeps.grid import SEED, Member, Plan, Trial
+from aevb.sweeps.grid import SEED, Member, Plan, Trial, difference
 from aevb.sweeps.jobs import Launcher
 from aevb.sweeps.outcomes import summary_of
+
+PLAN = "plan.json"
 
 
 class Trainer(Protocol):
@@ -73,6 +77,7 @@ def run(
     """
     if (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds a single run; name another folder for a sweep")
+    _refuse_another(plan, folder)
     trials = plan.trials()
     anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
     tried = [member for trial in trials for member in trial.members]
@@ -89,6 +94,8 @@ def run(
     total = sum(member.num_examples for member in tried + anyhow)
     with owned(folder), Signals() as signals, progress_bar(total, 0) as bar:
         report = reporter(bar)
+        with writing(folder):
+            write_with_digest(folder / PLAN, plan.described())
         try:
             trainer.run(tried, signals, report)
             outcomes = [_outcome(plan, folder, trial) for trial in trials]
@@ -107,6 +114,24 @@ def run(
         write_json(folder / "sweep.json", result)
         _compare(members, folder)
     return result
+
+
+def _refuse_another(plan: Plan, folder: Path) -> None:
+    """Raises a UserError if a folder holds another sweep, whose results would be overwritten."""
+    if not (folder / PLAN).exists():
+        return
+    try:
+        stored = read_with_digest(folder / PLAN)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / PLAN} cannot be read ({error}), by which the sweep is known; delete it if "
+            "the sweep in this folder is the one of this command, or name another folder"
+        ) from error
+    if words := difference(stored, plan.described()):
+        raise UserError(
+            f"--workdir={folder} holds another sweep: {words}; name another folder, or give all of "
+            "its values, to which more can be added"
+        )
 
 
 def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:

@@ -85,6 +85,9 @@ def test_loading_a_folder_without_a_finished_run_is_refused(folder: Path, tmp_pa
     with pytest.raises(UserError, match="not finished"):
         aevb.load_run(tmp_path)
     (tmp_path / "summary.json").write_text((folder / "summary.json").read_text())
+    with pytest.raises(UserError, match=r"data\.json cannot be read"):
+        aevb.load_run(tmp_path)
+    (tmp_path / "data.json").write_text((folder / "data.json").read_text())
     with pytest.raises(UserError, match="no sound checkpoint"):
         aevb.load_run(tmp_path)
     with pytest.raises(UserError, match=r"step is 7, .* keeps those of 10, .*, 40 "):

@@ -6,7 +6,7 @@ import pytest
 from refusals import refusal
 
 from aevb.config import default_config
-from aevb.sweeps.grid import Axes, best_of, make_plan, parse_axis
+from aevb.sweeps.grid import Axes, best_of, difference, make_plan, parse_axis
 
 AXES: Axes = {
     "model.num_latents": (2, 5),
@@ -120,3 +120,22 @@ def test_a_sweep_with_invalid_axes_is_refused(axes: Any, words: list[str]):
     message = refusal(make_plan, default_config(), axes)
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("axis", "other", "words"),
+    [
+        ((0.1, 0.2), (0.2, 0.3, 0.1), ""),
+        ((0.1, 0.2), (0.2,), "optimizer.step_size has the value 0.1 there and not here"),
+        (best_of(0.1, 0.2), best_of(0.1, 0.2), ""),
+        (best_of(0.1, 0.2), best_of(0.1, 0.2, 0.3), "the choice of optimizer.step_size"),
+        (best_of(0.1), (0.1,), "the choice of optimizer.step_size"),
+    ],
+)
+def test_a_plan_holds_an_earlier_one_if_it_has_all_of_its_values(axis: Any, other: Any, words: str):
+    then, now = (
+        make_plan(default_config(), {"optimizer.step_size": each}).described()
+        for each in (axis, other)
+    )
+    found = difference(then, now)
+    assert found.startswith(words) if words else not found

@@ -89,6 +89,35 @@ def test_finished_members_are_not_run_again_when_a_seed_is_added(
     assert all(path.stat().st_mtime_ns == was for path, was in times.items())
 
 
+def test_another_sweep_in_the_same_folder_is_refused_and_leaves_the_first_as_it_was(
+    finished: tuple[Path, dict[str, Any]],
+):
+    folder = finished[0]
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    other = small()
+    other.model.hidden = (7,)
+    for config, axes, words in (
+        (small(), {"model.num_latents": (5,), "seed": (0,)}, "model.num_latents has the value 1"),
+        (small(), {**AXES, "seed": (1, 2)}, "seed has the value 0 there and not here"),
+        (small(), {"seed": (0, 1)}, "its axes are model.num_latents, seed there and seed here"),
+        (other, AXES, "model.hidden is .* there and .* here"),
+    ):
+        with pytest.raises(UserError, match=f"holds another sweep: {words}"):
+            sweep.run(make_plan(config, axes), folder, "sequence")
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_sweep_whose_plan_is_damaged_is_refused(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    text = (finished[0] / sweep.PLAN).read_text()
+    (folder / sweep.PLAN).write_text(text.replace("seed", "need"))
+    with pytest.raises(UserError, match=r"plan\.json cannot be read"):
+        sweep.run(make_plan(small(), AXES), folder, "sequence")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("mapping", ["sequence", "stack"])
@@ -123,7 +152,7 @@ def test_a_member_with_a_nonfinite_bound_is_reported_and_the_others_continue(
 
 def claim(folder: Path, member: Member) -> None:
     """Writes the first files of a run."""
-    with runs.claimed(folder, member.values):
+    with runs.claimed(folder, member.values, {}):
         pass
 
 
