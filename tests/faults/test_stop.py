@@ -124,7 +124,7 @@ def test_a_run_stopped_by_a_signal_at_any_moment_reports_it_and_resumes_with_the
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", range(NUM_PAIRS))
-def test_of_two_processes_on_one_folder_exactly_one_runs(
+def test_of_two_processes_on_one_folder_exactly_one_trains(
     number: int,
     undisturbed: Callable[[bool], Undisturbed],
     tmp_path: Path,
@@ -138,10 +138,14 @@ def test_of_two_processes_on_one_folder_exactly_one_runs(
     time.sleep(random.Random(number).random() * 0.3 * reference.seconds)
     both.append(start(folder, sweep))
     statuses, _, errors = zip(*map(ended, both), strict=True)
+    assert finish(folder, sweep) == reference.found
+    if statuses == (0, 0) and not sweep:  # on a busy machine the second may begin too late
+        assert sorted("examples" in error for error in errors) == [False, True], errors
+        record_property("outcome", "one ran, the other found it finished")
+        return
     assert sorted(statuses) == [0, 2], errors
     refused = errors[statuses.index(2)].splitlines()[-1]
     winner = both[statuses.index(0)].pid
     assert refused.startswith("error: --workdir=")
     assert f"is in use by process {winner} on" in refused
-    assert finish(folder, sweep) == reference.found
     record_property("outcome", "one ran, the other was told whose it is")
