@@ -50,7 +50,7 @@ DATASETS = {  # choices of the package's datasets; a test checks that they match
 }
 PREFIXES = {  # prefixes of the names of datasets that are not part of the package
     "tfds:": DataChoices(("train,test",), ("none", "dynamic")),
-    "npy:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
+    "file:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
 }
 OPTIONS = {
@@ -118,7 +118,7 @@ def _anything(words: str) -> tuple[str, Callable[[Any], bool]]:
 
 def has_path(name: str) -> bool:
     """Returns whether a dataset's name holds a path to the user's own data."""
-    return name.startswith(("npy:", "images:"))
+    return name.startswith(("file:", "images:"))
 
 
 def _prefix(name: str) -> str:
@@ -145,20 +145,30 @@ FIELDS = (
     Field("seed", 0, "seed of all randomness: parameters, minibatches, samples", *_seed()),
     Field(
         "data.name", "frey_faces", "the dataset. tfds:NAME is an image dataset that TFDS has "
-        "prepared in data.dir; npy:FILE is an array written by np.save (0..255, bool or floating "
-        "point, one row per datapoint); images:FOLDER is a folder of images of one size (png, "
-        "jpg, bmp, pgm)",
+        "prepared in data.dir; file:FILE is a table of numbers (.csv, .tsv, .parquet) or an "
+        "array (.npy, .npz, .mat), one row per datapoint; images:FOLDER is a folder of images of "
+        "one size (png, jpg, bmp, pgm)",
         *_entry(),
     ),
     Field(
+        "data.kind", "", "file:FILE: binary (0 and 1), grey (levels 0..255), unit (pixels in "
+        "[0, 1]) or real; '' guesses: bool, and only 0 and 1, are binary, floating point in [0, 1] "
+        "is unit and other real, whole numbers are grey in an array and real in a table",
+        *_one_of(("", "binary", "grey", "unit", "real")),
+    ),
+    Field(
+        "data.key", "", "file:FILE: name of the array, if an .npz or .mat file holds several",
+        *_anything("a name"),
+    ),
+    Field(
         "data.split", "", "how training, validation and test data are chosen; '' is the dataset's "
-        "first split. frey_faces, npy:FILE, images:FOLDER: blocked (the last fifth is test data) "
+        "first split. frey_faces, file:FILE, images:FOLDER: blocked (the last fifth is test data) "
         "or random (as in the literature; of a film, near-copies of each test frame are trained "
         "on). tfds:NAME: two or three TFDS splits, such as train[:80%],train[80%:]",
         *_anything("a split of the dataset"),
     ),
     Field(
-        "data.binarization", "", "'' is the dataset's first. mnist, npy:FILE, images:FOLDER: "
+        "data.binarization", "", "'' is the dataset's first. mnist, file:FILE, images:FOLDER: "
         "dynamic (drawn anew each time), fixed (drawn once) or none (grey levels)",
         *_anything("a binarization of the dataset"),
     ),
@@ -501,7 +511,7 @@ def allowed(field: Field, entries: str = "") -> str:
     if field.name not in KINDS:
         return field.allowed
     names = ", ".join(registry.names(KINDS[field.name], entries))
-    others = ", tfds:NAME, npy:FILE or images:FOLDER" if field.name == "data.name" else ""
+    others = ", tfds:NAME, file:FILE or images:FOLDER" if field.name == "data.name" else ""
     return f"one of {names}{others}"
 
 
@@ -605,6 +615,12 @@ def _data_choices(values: Values, entries: str) -> dict[str, str]:
     """
     name = values["data.name"]
     prefix = _prefix(name)
+    for field in ("data.kind", "data.key"):
+        if values[field] and not has_path(name):
+            raise UserError(
+                f"config.{field} is {values[field]!r}, which is for file:FILE; leave it '' "
+                f"for {name}"
+            )
     offered = (DATASETS | PREFIXES).get(prefix or name) or registry.find("dataset", name, entries)
     choices = {}
     for field, names in (

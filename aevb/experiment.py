@@ -15,7 +15,7 @@ from aevb import data, guides, likelihoods, networks, optimizers, priors, vae
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
 from aevb.config import ENTRIES, OPTIONS, Values, entry_of, section
-from aevb.data import Dataset
+from aevb.data import Dataset, Description
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
@@ -49,18 +49,40 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
         UserError: the data cannot be loaded, or the parts do not fit together.
     """
     build_optimizer(values, num_data=1)  # to report its errors before the data are loaded
-    dataset = load(values) if dataset is None else dataset
-    num_data = len(dataset.train)
-    if values["train.batch_size"] > num_data:
+    found = load(values) if dataset is None else dataset
+
+    def examples(number: int) -> Array:
+        index = np.linspace(0, len(found.train) - 1, number).astype(np.int32)
+        return elbo.fixed_inputs(found.preprocess, index, found.train[index])
+
+    return Experiment(found, *build_model(values, found.description, examples))
+
+
+def build_model(
+    values: Values, data: Description, examples: Callable[[int], Array] | None = None
+) -> tuple[VAE, Algorithm]:
+    """Returns the model and the algorithm of a validated config, for described data.
+
+    Args:
+        examples: number -> evenly spaced training datapoints, preprocessed as in evaluation,
+            [number, D]. Without them a prior that starts at datapoints starts at zeros: for a model
+            whose parameters are read from a checkpoint.
+
+    Raises:
+        UserError: the parts do not fit together.
+    """
+    if values["train.batch_size"] > data.num_train:
         raise UserError(
             f"config.train.batch_size is {values['train.batch_size']}; it can be at most the "
-            f"{num_data} training datapoints of {dataset.name}"
+            f"{data.num_train} training datapoints of {data.name}"
         )
-    model = _build_vae(values, dataset)
-    optimizer = build_optimizer(values, num_data)
-    algorithm = build_algorithm(values, model, num_data, optimizer)
+    model = _build_vae(
+        values, data, examples or (lambda number: jnp.zeros((number, data.num_dims)))
+    )
+    optimizer = build_optimizer(values, data.num_train)
+    algorithm = build_algorithm(values, model, data.num_train, optimizer)
     _require_room(algorithm)
-    return Experiment(dataset, model, algorithm)
+    return model, algorithm
 
 
 def load(values: Values) -> Dataset:
@@ -224,50 +246,50 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
     return skip_bad_steps(algorithm, most) if most else algorithm
 
 
-def _build_vae(values: Values, dataset: Dataset) -> VAE:
+def _build_vae(values: Values, data: Description, examples: Callable[[int], Array]) -> VAE:
     has_encoder = entry_of(values, "algorithm.name").has_encoder
-    likelihood = _build_likelihood(values, dataset)
+    likelihood = _build_likelihood(values, data)
     num_latents = values["model.num_latents"]
     sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
     family = guides.standard_normal_family(sizes)
     if has_encoder:
         family = make_entry(values, "model.guide", sizes)
-    encoder, decoder = _build_networks(values, dataset, family, likelihood)
+    encoder, decoder = _build_networks(values, data, family, likelihood)
     return vae.make(
         encoder if has_encoder else None,
         decoder,
         likelihood,
         num_latents=num_latents,
         guide_family=family,
-        prior_family=_build_prior(values, dataset),
+        prior_family=_build_prior(values, data, examples),
     )
 
 
-def _build_likelihood(values: Values, dataset: Dataset) -> Likelihood:
-    name, num_dims = values["model.likelihood"], dataset.train.shape[1]
+def _build_likelihood(values: Values, data: Description) -> Likelihood:
+    name, num_dims = values["model.likelihood"], data.num_dims
     likelihood = make_entry(values, "model.likelihood", num_dims)
-    if dataset.kind not in likelihood.kinds:
+    if data.kind not in likelihood.kinds:
         others = {n: make(num_dims) for n, make in likelihoods.LIKELIHOODS.items()}
-        fitting = [n for n, other in others.items() if dataset.kind in other.kinds]
+        fitting = [n for n, other in others.items() if data.kind in other.kinds]
         raise UserError(
             f"config.model.likelihood is {name!r}, which scores "
-            f"{' or '.join(likelihood.kinds)} data and not the {dataset.kind} data of "
-            f"{dataset.name}; use {' or '.join(fitting)}, or other data (config.data.binarization)"
+            f"{' or '.join(likelihood.kinds)} data and not the {data.kind} data of "
+            f"{data.name}; use {' or '.join(fitting)}, or other data (config.data.binarization)"
         )
-    if likelihood.levels is not None and dataset.levels is None:
+    if likelihood.levels is not None and data.levels is None:
         raise UserError(
             f"config.model.likelihood is {name!r}, whose grey levels are k / "
-            f"{likelihood.levels:g}, and {dataset.name} does not say what its levels are; give its "
+            f"{likelihood.levels:g}, and {data.name} does not say what its levels are; give its "
             f"Dataset levels={likelihood.levels:g} if they are these, or use a density such as "
             "gaussian"
         )
-    if likelihood.levels not in (None, dataset.levels):
+    if likelihood.levels not in (None, data.levels):
         raise UserError(
             f"config.model.likelihood is {name!r}, whose grey levels are k / "
-            f"{likelihood.levels:g}, and those of {dataset.name} are k / {dataset.levels:g}; set "
+            f"{likelihood.levels:g}, and those of {data.name} are k / {data.levels:g}; set "
             f"config.data.grey_scale={likelihood.levels:g}, which changes no probability"
         )
-    if dataset.is_dequantized and likelihood.levels is not None:
+    if data.is_dequantized and likelihood.levels is not None:
         raise UserError(
             f"config.data.dequantize is True, and config.model.likelihood is {name!r}, which gives "
             "the levels themselves a probability; set config.data.dequantize=False"
@@ -276,15 +298,15 @@ def _build_likelihood(values: Values, dataset: Dataset) -> Likelihood:
 
 
 def _build_networks(
-    values: Values, dataset: Dataset, family: GuideFamily, likelihood: Likelihood
+    values: Values, data: Description, family: GuideFamily, likelihood: Likelihood
 ) -> tuple[Network, Network]:
     """Returns the encoder and the decoder."""
-    num_dims, num_latents = dataset.train.shape[1], values["model.num_latents"]
+    num_dims, num_latents = data.num_dims, values["model.num_latents"]
     hidden, architecture = values["model.hidden"], entry_of(values, "model.network")
     make_initialization = entry_of(values, "model.init")
     common = {
         "initialization": make_initialization(values["model.init_std"]),
-        "image_shape": dataset.image_shape,
+        "image_shape": data.image_shape,
         "dtype": values["model.compute_dtype"],
     }
     taken = ("hidden", "constants", *common)
@@ -299,27 +321,22 @@ def _build_networks(
     except (TypeError, ValueError) as error:
         raise UserError(
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
-            f"(config.data.name is {dataset.name!r}, config.model.hidden is {hidden})"
+            f"(config.data.name is {data.name!r}, config.model.hidden is {hidden})"
         ) from error
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     return encoder, decoder
 
 
-def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
+def _build_prior(
+    values: Values, data: Description, examples: Callable[[int], Array]
+) -> PriorFamily:
     name, num_components = values["model.prior"], values["model.prior_components"]
-    num_data = len(dataset.train)
-
-    def examples(number: int) -> Array:
-        """Returns evenly spaced training datapoints, preprocessed as in evaluation, [number, D]."""
-        index = np.linspace(0, num_data - 1, number).astype(np.int32)
-        return elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
-
     options = priors.Options(
         values["model.num_latents"],
         num_components,
         examples,
-        in_unit_interval=dataset.kind != "real",
+        in_unit_interval=data.kind != "real",
     )
     family = make_entry(values, "model.prior", options)
     if not family.uses_encoder:
@@ -329,10 +346,10 @@ def _build_prior(values: Values, dataset: Dataset) -> PriorFamily:
             f"config.algorithm.name is {values['algorithm.name']!r}, which trains p(z) without the "
             f"encoder that config.model.prior={name!r} is made of; use standard_normal or mixture"
         )
-    if num_components > num_data:
+    if num_components > data.num_train:
         raise UserError(
             f"config.model.prior_components is {num_components}; for {name} it can be at most the "
-            f"{num_data} training datapoints of {dataset.name}, at which its components start"
+            f"{data.num_train} training datapoints of {data.name}, at which its components start"
         )
     return family
 

@@ -114,7 +114,7 @@ def continuous_bernoulli_sample(key: Key, heads: Heads) -> Array:
 
 continuous_bernoulli = Likelihood(
     heads={"logits": 1},
-    kinds=("grey",),
+    kinds=("grey", "unit"),
     log_prob=continuous_bernoulli_log_prob,
     mean=continuous_bernoulli_mean,
     sample=continuous_bernoulli_sample,
@@ -162,8 +162,10 @@ def _normal_likelihood(
     )
 
 
-gaussian = _normal_likelihood(("mean", "log_var"), ("grey", "real"), _normal)
-gaussian_unit_mean = _normal_likelihood(("mean_logits", "log_var"), ("grey",), _normal_unit_mean)
+gaussian = _normal_likelihood(("mean", "log_var"), ("grey", "unit", "real"), _normal)
+gaussian_unit_mean = _normal_likelihood(
+    ("mean_logits", "log_var"), ("grey", "unit"), _normal_unit_mean
+)
 
 
 def gaussian_shared(num_dims: int, *, per_dim: bool = False) -> Likelihood:
@@ -174,7 +176,7 @@ def gaussian_shared(num_dims: int, *, per_dim: bool = False) -> Likelihood:
         per_dim: whether each dimension has a variance of its own, as in factor analysis.
     """
     shared = {"log_std": (num_dims if per_dim else 1,)}
-    return _normal_likelihood(("mean",), ("grey", "real"), _normal_shared, shared)
+    return _normal_likelihood(("mean",), ("grey", "unit", "real"), _normal_shared, shared)
 
 
 def level_of(x: Array) -> Array:

@@ -78,7 +78,8 @@ KNOWN_TO = {
     "tqdm": ("storage",),
     "tensorboardX": ("storage",),
     "wandb": ("storage",),
-    "scipy": ("evaluation",),
+    "scipy": ("evaluation", "data"),
+    "pyarrow": ("data",),
 }
 EVERYWHERE = ("jax", "numpy")
 

@@ -30,7 +30,7 @@ def make(folder: Path, which: str, step: int | None, output: Path | None, data: 
     from aevb.storage import metrics_log  # imports jax; after the check, which does not need it
 
     experiment = experiment_of(folder, config)
-    state = read_state(folder, experiment, config, step, which=which)
+    state = read_state(folder, experiment.algorithm, config, step, which=which)
     params = experiment.algorithm.vae_params(state.params)
     records = metrics_log.read_records(folder / "metrics.jsonl")
     summary = runs.inspect(folder, of_finished_run(folder)) or {}

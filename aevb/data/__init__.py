@@ -15,11 +15,24 @@ from aevb.types import Key
 
 PREFIXES = {
     "tfds:": ("tfds_images", ("train,test",), ("none", "dynamic")),
-    "npy:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
+    "file:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
 }
 """Prefix of a user's dataset -> the file that loads it, its splits, its binarizations."""
-OTHERS = "tfds:NAME, npy:FILE and images:FOLDER"
+OTHERS = "tfds:NAME, file:FILE and images:FOLDER"
+
+
+class Description(NamedTuple):
+    """What a model must know of its data, and what a run needs to be used without them."""
+
+    name: str
+    kind: str
+    num_dims: int  # D
+    num_train: int  # N
+    image_shape: tuple[int, ...] | None
+    levels: float | None
+    is_dequantized: bool
+    preprocess: Callable[[Key, Array], Array]
 
 
 class Dataset(NamedTuple):
@@ -28,13 +41,22 @@ class Dataset(NamedTuple):
     name: str
     train: Any  # [N, D]: uint8, or float32 for real-valued data; an ndarray, or Records on disk
     test: np.ndarray  # [N', D]
-    kind: str  # "binary" (0/1), "grey" (scaled levels) or "real"; decides which likelihoods fit
+    kind: str  # "binary" (0/1), "grey" (scaled levels), "unit" (in [0, 1]) or "real"; decides which
+    #            likelihoods fit
     preprocess: Callable[[Key, Array], Array]  # (key, x [D] as stored) -> x [D] float32
     image_shape: tuple[int, ...] | None  # rows, columns, channels if in color; their product is D
     levels: float | None  # grey levels are k / levels, for bits per dimension; None for other kinds
     valid: np.ndarray | None = None  # [N'', D], on which choices are made; may have no rows.
     #   None: `load` holds out the last of the training data, by default a sixth
     is_dequantized: bool = False  # whether `preprocess` adds noise that fills the cell of a level
+
+    @property
+    def description(self) -> Description:
+        num_train, num_dims = self.train.shape
+        return Description(
+            self.name, self.kind, num_dims, num_train, self.image_shape, self.levels,
+            self.is_dequantized, self.preprocess,
+        )  # fmt: skip
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -61,6 +83,8 @@ class Options(NamedTuple):
     dir: str = ""  # where datasets are prepared; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
     manual_dir: str = ""  # the user's downloads, here or in a subfolder named after the dataset;
     #                       "" = downloads/manual in dir
+    kind: str = ""  # of the values in the user's own file; "" = guessed
+    key: str = ""  # name of the array in the user's own file, if it holds several
     split: str = ""  # "" = the dataset's first
     binarization: str = ""  # "" = the dataset's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
@@ -102,7 +126,7 @@ DATASETS: dict[str, DatasetEntry] = {
 def load(name: str, options: Options = DEFAULTS) -> Dataset:
     """Loads the dataset `name`: an entry of `DATASETS`, or data from outside this package.
 
-    tfds:NAME are images that TFDS has prepared, npy:FILE is an array that np.save wrote, and
+    tfds:NAME are images that TFDS has prepared, file:FILE is the user's table or array, and
     images:FOLDER are the images in a folder.
 
     The sources of a public file are tried in this order: this package; data that were prepared

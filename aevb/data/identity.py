@@ -1,34 +1,49 @@
 """The identity of a dataset: what a run stores of its data, and how other data differ from them."""
 
 import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from aevb.data import Dataset
+from aevb.data import Dataset, Description
+from aevb.data.preprocessing import Preprocessing
 
 BLOCK = 2**24  # bytes that are read at a time
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:
-    """Returns the kind and the shape of a dataset, and the number and digest of each split.
+    """Returns the description of a dataset, and the number and digest of each split.
 
-    It is JSON content. It depends neither on the data's name nor on whether they are in memory.
+    It is JSON content. A preprocessing that is not of this package is None. The digests depend
+    neither on the data's name nor on whether they are in memory.
     """
-    shape = dataset.image_shape
-    return {
-        "kind": dataset.kind,
-        "num_dims": dataset.train.shape[1],
-        "image_shape": None if shape is None else list(shape),
-        "levels": dataset.levels,
-        "is_dequantized": dataset.is_dequantized,
+    description = dataset.description
+    preprocess = description.preprocess
+    content = {
+        **description._asdict(),
+        "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocessing) else None,
         "splits": {
             split: {"number": len(data), "dtype": str(data.dtype), "sha256": _digest(data)}
             for split, data in dataset.splits.items()
         },
     }
+    return json.loads(json.dumps(content))  # with lists for tuples, as it is read back
+
+
+def description_of(stored: Mapping[str, Any]) -> Description | None:
+    """Returns the description in a dataset's identity, or None if its preprocessing is unknown."""
+    if stored["preprocess"] is None:
+        return None
+    shape = stored["image_shape"]
+    fields = {name: stored[name] for name in Description._fields}
+    return Description(**fields)._replace(
+        image_shape=None if shape is None else tuple(shape),
+        preprocess=Preprocessing(**stored["preprocess"]),
+    )
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -39,6 +54,7 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         ("image_shape", "images of shape {}"),
         ("levels", "grey levels k / {}"),
         ("is_dequantized", "data.dequantize={}"),
+        ("preprocess", "the preprocessing {}"),
     ):
         if then[name] != now[name]:
             return f"{unit.format(then[name])} then, {unit.format(now[name])} now"

@@ -1,6 +1,7 @@
 """Preprocessing of stored datapoints for the model: (key, x [D] as stored) -> x [D] float32."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -15,39 +16,52 @@ Preprocess = Callable[[Key, Array], Array]
 BINARIZATION_SEED = 20131220
 
 
-def unchanged(key: Key, x: Array) -> Array:
-    """Returns x [D], of 0/1 or of real numbers, as float32. The key is unused."""
-    return x.astype(jnp.float32)
+@dataclass(frozen=True)
+class Preprocessing:
+    """A preprocessing as data, which a run can store."""
+
+    name: str  # unchanged, drawn or scaled
+    grey_scale: float | None = None  # of scaled
+    is_dequantized: bool = False
+
+    def __call__(self, key: Key, x: Array) -> Array:
+        """Returns the model's input x [D], float32, from a datapoint as stored [D].
+
+        "unchanged" is for 0/1 and real numbers. "drawn" makes an independent 0/1 draw for each grey
+        level in 0..255, with P(1) = x / 255. "scaled" divides levels by `grey_scale`.
+        """
+        if self.is_dequantized:
+            return _with_noise(replace(self, is_dequantized=False), key, x)
+        x = x.astype(jnp.float32)
+        if self.name == "drawn":
+            return jax.random.bernoulli(key, x / jnp.float32(255)).astype(jnp.float32)
+        return x if self.grey_scale is None else x / jnp.float32(self.grey_scale)
 
 
-def drawn(key: Key, x: Array) -> Array:
-    """Returns independent 0/1 draws for grey levels x [D] in 0..255, with P(1) = x / 255."""
-    probability = x.astype(jnp.float32) / jnp.float32(255)
-    return jax.random.bernoulli(key, probability).astype(jnp.float32)
+unchanged, drawn = Preprocessing("unchanged"), Preprocessing("drawn")
 
 
-def scaled(grey_scale: float) -> Preprocess:
-    """Returns a function that divides grey levels x [D] in 0..255 by `grey_scale`.
-
-    The function does not use its key.
-    """
-    return lambda key, x: x.astype(jnp.float32) / jnp.float32(grey_scale)
+def scaled(grey_scale: float) -> Preprocessing:
+    """Returns the preprocessing that divides grey levels in 0..255 by `grey_scale`."""
+    return Preprocessing("scaled", grey_scale)
 
 
 def dequantized(preprocess: Preprocess) -> Preprocess:
-    """Returns a function that gives (k + u) / 256 [D] where `preprocess` gives k / 256.
+    """Returns a preprocessing that gives (k + u) / 256 [D] where `preprocess` gives k / 256.
 
     u is uniform on the multiples of 2^-16 in [0, 1), so that float32 holds k + u exactly and no
     pixel leaves the cell of its level. A density of such data bounds the probability of the levels
     (Theis et al., 2016), which a density of k / 256 does not.
     """
+    if isinstance(preprocess, Preprocessing):
+        return replace(preprocess, is_dequantized=True)
+    return lambda key, x: _with_noise(preprocess, key, x)
 
-    def with_noise(key: Key, x: Array) -> Array:
-        key, noise_key = jax.random.split(key)
-        noise = jax.random.bits(noise_key, x.shape, jnp.uint16).astype(jnp.float32)
-        return preprocess(key, x) + noise / 2**24
 
-    return with_noise
+def _with_noise(preprocess: Preprocess, key: Key, x: Array) -> Array:
+    key, noise_key = jax.random.split(key)
+    noise = jax.random.bits(noise_key, x.shape, jnp.uint16).astype(jnp.float32)
+    return preprocess(key, x) + noise / 2**24
 
 
 def binarized_once(*images: np.ndarray) -> list[np.ndarray]:

@@ -1,27 +1,24 @@
-"""The user's own data: npy:FILE is one array, images:FOLDER is the images in a folder.
+"""The user's own data: file:FILE is a table or an array, images:FOLDER the images in a folder.
 
-Whole numbers are grey levels or colors in 0..255; bool is binary data; floating point is
-real-valued data.
+The kind of the values is `data.kind`, or guessed by the rules of `kinds.guess`.
 """
 
 import re
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
-from aevb.data import Dataset, Options, preprocessing, splits
-from aevb.data.io import sources
+from aevb.data import Dataset, Options, kinds, preprocessing, splits
+from aevb.data.io import sources, tables
 from aevb.errors import UserError
 
-NPY, IMAGES = "npy:", "images:"
+FILE, IMAGES = "file:", "images:"
 
-KINDS = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # for grey levels
+BINARIZED = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # the kind of grey levels
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm")
 CHANNELS = (1, 3)  # grey or RGB
-HIGHEST = 255
 
 
 def load(name: str, options: Options) -> Dataset:
@@ -36,9 +33,9 @@ def load(name: str, options: Options) -> Dataset:
     Raises:
         UserError: the file or folder does not exist, cannot be read, or holds unsuitable data.
     """
-    read, prefix = (_array, NPY) if name.startswith(NPY) else (_images, IMAGES)
+    read, prefix = (_array, FILE) if name.startswith(FILE) else (_images, IMAGES)
     path = sources.absolute(name.removeprefix(prefix), "data.name")
-    x, kind, image_shape = read(path)
+    x, kind, image_shape = read(path, options)
     if kind != "grey" and options.binarization != "none":
         raise UserError(
             f"data.binarization is {options.binarization!r}, which is for grey levels; {name} "
@@ -58,17 +55,17 @@ def load(name: str, options: Options) -> Dataset:
         train=train,
         valid=np.array(valid),  # copies, because the user may overwrite the file
         test=np.array(test),
-        kind=KINDS[options.binarization] if kind == "grey" else kind,
+        kind=BINARIZED[options.binarization] if kind == "grey" else kind,
         preprocess=preprocess,
         image_shape=image_shape,
         levels=options.grey_scale if is_grey else None,
     )
 
 
-# An array
+# A table or an array
 
 
-def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
+def _array(path: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
     """Returns x [N, D], uint8 or float32; its kind; and the shape of an image, or None for vectors.
 
     Data that need no conversion remain memory-mapped, so they may exceed memory.
@@ -77,20 +74,33 @@ def _array(path: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
         UserError: the file does not exist, cannot be read, or holds unsuitable data.
     """
     if not path.is_file():
-        raise UserError(f"data.name is {NPY}{path}, which is no file; name one that np.save wrote")
+        raise UserError(f"data.name is {FILE}{path}, which is no file")
     try:
-        # Pickles are refused, because loading one runs code. Mapping a truncated file fails.
-        stored: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # many types of error, if the header is damaged
-        raise _refused(path, f"cannot be read ({sources.one_line(error)})") from None
-    if isinstance(stored, NpzFile):
-        with stored:
-            raise _refused(path, f"holds several arrays ({', '.join(stored)})")
-    image_shape = _shape(path, stored)
-    if left := path.stat().st_size - stored.offset - stored.nbytes:
-        raise _refused(path, f"has {left} bytes after its array")
-    kind, x = _values(path, stored.reshape(len(stored), -1))
-    return x, kind, image_shape
+        stored = tables.read(path, options.key)
+    except Exception as error:  # many types of error, if the file is damaged
+        words = sources.one_line(error)
+        is_sound = isinstance(error, tables.UnsuitableError)
+        raise _refused(path, words if is_sound else f"cannot be read ({words})") from None
+    image_shape = _shape(path, stored.values)
+    x = stored.values.reshape(len(stored.values), -1)
+    if x.dtype.kind not in "biuf":
+        raise _refused(path, f"holds {x.dtype}")
+    if x.dtype.kind == "f" and (place := kinds.first_nonfinite(x)) is not None:
+        row, column = place
+        name = column if stored.columns is None else repr(stored.columns[column])
+        raise _refused(
+            path,
+            f"holds {x[row, column]} in datapoint {row}, column {name} (from 0), and must hold "
+            "finite float32",
+        )
+    try:
+        kind = options.kind or kinds.guess(x, is_table=stored.columns is not None)
+        converted = kinds.convert(x, kind)
+    except ValueError as error:
+        raise _refused(path, str(error)) from None
+    if words := kinds.doubt(x, kind, bool(options.kind)):
+        print(f"{path}: {words}", file=sys.stderr)
+    return converted, kind, image_shape
 
 
 def _shape(path: Path, stored: np.ndarray) -> tuple[int, ...] | None:
@@ -112,33 +122,10 @@ def _shape(path: Path, stored: np.ndarray) -> tuple[int, ...] | None:
     return shape[1:3] if shape[3:] in ((), (1,)) else shape[1:]
 
 
-def _values(path: Path, x: np.ndarray) -> tuple[str, np.ndarray]:
-    """Returns the kind of x [N, D], and x as uint8 or float32.
-
-    Raises:
-        UserError: the type or the values of x are unsuitable.
-    """
-    if x.dtype == np.bool_:
-        return "binary", x.view(np.uint8)
-    if x.dtype.kind not in "iuf":
-        raise _refused(path, f"holds {x.dtype}")
-    low, high = x.min(), x.max()  # NaN, if there is one
-    if x.dtype.kind == "f":
-        limit = np.finfo(np.float32).max
-        if not (-limit <= low and high <= limit):
-            raise _refused(path, f"holds values from {low} to {high}, and must be finite float32")
-        return "real", x.astype(np.float32, copy=False)
-    if low < 0 or high > HIGHEST:
-        raise _refused(path, f"holds whole numbers from {low} to {high}")
-    if high <= 1:
-        raise _refused(path, "holds no other grey levels than 0 and 1; save binary data as bool")
-    return "grey", x.astype(np.uint8, copy=False)
-
-
 def _refused(path: Path, why: str) -> UserError:
     return UserError(
-        f"{path} {why}; {NPY}FILE is one array [N, D], [N, height, width] or [N, height, width, 3] "
-        "of whole numbers 0..255, bool, or floating point, written by np.save"
+        f"{path} {why}; {FILE}FILE is a table of numbers (.csv, .tsv, .parquet) or one array "
+        "[N, D], [N, height, width] or [N, height, width, 3] (.npy, .npz, .mat)"
     )
 
 
@@ -150,7 +137,7 @@ def _require_two(path: Path, number: int) -> None:
 # A folder
 
 
-def _images(folder: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
+def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
     """Returns x [N, D] uint8 of the images, sorted by name; their kind; and the shape of one.
 
     Numbers in names are compared as numbers, so 10.png comes after 9.png. Other files and
@@ -159,6 +146,11 @@ def _images(folder: Path) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
     Raises:
         UserError: the folder or an image cannot be read, or the images differ in shape.
     """
+    if options.kind not in ("", "grey"):
+        raise UserError(
+            f"data.kind is {options.kind!r}, and images hold grey levels or colors; leave it '' "
+            "(data.binarization makes them binary)"
+        )
     if not folder.is_dir():
         raise UserError(f"data.name is {IMAGES}{folder}, which is no folder; name one of images")
     try:

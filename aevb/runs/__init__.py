@@ -315,7 +315,7 @@ def _of_best(
     found = last
     if (step := best["examples"] // config["train.batch_size"]) != trained.state.step:
         try:
-            state = read_state(folder, experiment, config, step)
+            state = read_state(folder, experiment.algorithm, config, step)
         except UserError:  # the reason is on stderr already
             return {}
         params = experiment.algorithm.vae_params(state.params)

@@ -77,7 +77,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     xla.use_cache()
     experiment = experiment_of(folder, config)
     dataset, vae, algorithm = experiment
-    state = read_state(folder, experiment, config, request.step, which=request.which)
+    state = read_state(folder, algorithm, config, request.step, which=request.which)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
     model = Model(vae, [lambda: algorithm.vae_params(state.params)])
     if request.num_theta:

@@ -1,18 +1,20 @@
 """Loads a finished run as pure functions of one datapoint, for use in other programs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import Array
 
-from aevb.algorithms.base import TrainState
+from aevb.algorithms.base import Algorithm, TrainState
 from aevb.config import Values, of_finished_run
 from aevb.data import Dataset
-from aevb.data.identity import difference, identity
+from aevb.data.identity import description_of, difference, identity
 from aevb.errors import UserError
-from aevb.experiment import Experiment, build
+from aevb.experiment import Experiment, build, build_model
 from aevb.marginal import importance_sampling
 from aevb.proposals import PROPOSALS
 from aevb.storage import checkpoint
@@ -24,49 +26,64 @@ WHICH = ("last", "best")
 DATA = "data.json"  # the identity of a run's data
 
 
-class TrainedRun(NamedTuple):
+@dataclass(frozen=True)
+class TrainedRun:
     """A trained model. Its functions close over `params` and can be jitted and vmapped.
 
-    x is a datapoint as the model takes it: a row of `dataset.train` after `dataset.preprocess`,
-    which scales or binarizes pixels. For a run of full variational Bayes, the decoder's weights are
-    the mean of their posterior.
+    x is a datapoint as the model takes it: a stored one after `preprocess`, which scales or
+    binarizes pixels. For a run of full variational Bayes, the decoder's weights are the mean of
+    their posterior.
     """
 
     encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), such as a DiagNormal
     decode: Callable[[Array], Array]  # z [Z] -> E[x|z] [D]
     log_prob: Callable[..., Array]  # (key, x [D], num_samples=5000) -> log p(x) [], nats
     sample: Callable[[Key], tuple[Array, Array]]  # -> z [Z] ~ p(z), x [D] ~ p(x|z)
+    preprocess: Callable[[Key, Array], Array]  # (key, a datapoint as stored [D]) -> x [D]
     vae: VAE  # the model from which the functions above are built
     params: PyTree
-    dataset: Dataset
     config: Values
+    _load: Callable[[], Dataset]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data of the run, which are loaded at the first use, and checked.
+
+        Raises:
+            UserError: they are missing or have changed.
+        """
+        return self._load()
 
 
 def load_run(
     folder: str | Path, *, which: str = "last", step: int | None = None, data: str = ""
 ) -> TrainedRun:
-    """Loads the model of a finished run.
+    """Loads the model of a finished run, which does not need the data.
 
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
     stochastic lower bound. `aevb.marginal` has other estimators, with standard errors.
 
     Args:
-        folder: the run's folder. The dataset is loaded too, because it determines the model's
-            shape.
+        folder: the run's folder.
         which: "last", the state at the end of training, or "best", the one with the highest
             validation bound.
         step: the step of a checkpoint that the run kept, instead of these two.
-        data: the data's new name, such as npy:FILE, if they have moved since the run.
+        data: the data's new name, such as file:FILE, if they have moved since the run.
 
     Raises:
-        UserError: there is no finished run, it has no such sound checkpoint, or its data are
-            missing or have changed.
+        UserError: there is no finished run, it has no such sound checkpoint, or it has a
+            preprocessing of the user's own, and the data that define it are missing or have
+            changed.
     """
     folder = Path(folder)
     config = of_finished_run(folder, data)
-    experiment = experiment_of(folder, config)
-    dataset, vae, algorithm = experiment
-    state = read_state(folder, experiment, config, step, which=which)
+    description = description_of(_stored_identity(folder))
+    if description is None:
+        dataset, vae, algorithm = experiment_of(folder, config)
+        description = dataset.description
+    else:
+        vae, algorithm = build_model(config, description)
+    state = read_state(folder, algorithm, config, step, which=which)
     params = algorithm.vae_params(state.params)
 
     def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
@@ -80,10 +97,11 @@ def load_run(
         decode=lambda z: vae.mean(params, z),
         log_prob=log_prob,
         sample=lambda key: vae.sample(key, params),
+        preprocess=description.preprocess,
         vae=vae,
         params=params,
-        dataset=dataset,
         config=config,
+        _load=lambda: experiment_of(folder, config).dataset,
     )
 
 
@@ -100,23 +118,31 @@ def experiment_of(folder: Path, config: Values) -> Experiment:
 
 def require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
     """Raises a UserError if the data with this `identity` are not those of a run."""
-    try:
-        stored = read_with_digest(folder / DATA)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / DATA} cannot be read ({error}), by which the run's data are known; put it "
-            "back (every checkpoint has a copy in notes/metadata), or train in a new folder"
-        ) from error
-    if words := difference(stored, data):
+    if words := difference(_stored_identity(folder), data):
         raise UserError(
             f"the data are not those that the run in {folder} was begun with: {words}; bring those "
             "back, or train in a new folder"
         )
 
 
+def _stored_identity(folder: Path) -> dict[str, Any]:
+    """Returns the identity of a run's data.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return read_with_digest(folder / DATA)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / DATA} cannot be read ({error}), by which the run's data are known; put it "
+            "back (every checkpoint has a copy in notes/metadata), or train in a new folder"
+        ) from error
+
+
 def read_state(
     folder: Path,
-    experiment: Experiment,
+    algorithm: Algorithm,
     config: Values,
     step: int | None = None,
     *,
@@ -139,7 +165,7 @@ def read_state(
         if step is None and which == "best":
             step = _best_step(folder, config)
         manager = checkpoint.open_reader(folder / "checkpoints")
-        like: Any = jax.eval_shape(experiment.algorithm.init, jax.random.key(config["seed"]))
+        like: Any = jax.eval_shape(algorithm.init, jax.random.key(config["seed"]))
         restored = checkpoint.restore(manager, like, step=step, only_read=True)
         kept = sorted(manager.all_steps())
         manager.close()

@@ -6,7 +6,7 @@ The program writes the Frey faces into a folder, as faces.npy and as faces/0.png
 and reads them like any other images. FOLDER keeps them, and the run with its figures; by default
 the folder is temporary. These commands only train, and can be stopped and resumed:
 
-python experiments/run.py --config=experiments/frey_faces.py --config.data.name=npy:faces.npy
+python experiments/run.py --config=experiments/frey_faces.py --config.data.name=file:faces.npy
 python experiments/run.py --config=experiments/frey_faces.py --config.data.name=images:faces
 
 Levels of 0..255 are grey data, for likelihoods such as `gaussian_unit_mean`. With
@@ -41,7 +41,7 @@ def main(folder=None, *, num_examples=200_000):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(folder or temporary)
         write(folder)
-        array, images = f"npy:{folder / 'faces.npy'}", f"images:{folder / 'faces'}"
+        array, images = f"file:{folder / 'faces.npy'}", f"images:{folder / 'faces'}"
         assert np.array_equal(data.load(array).train, data.load(images).train)
         changes = {
             "data.name": images,

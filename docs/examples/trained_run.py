@@ -26,11 +26,11 @@ def main(folder=None, *, num_examples=200_000):
             folder = Path(temporary) / "run"
             changes = {"train.num_examples": num_examples}
             runs.run(validate(with_values(default_config(), changes)), folder)
-        run = aevb.load_run(folder)
+        run = aevb.load_run(folder)  # needs no data
+        stored = run.dataset.test[:10]  # loads them, and checks that they are those of the run
 
-    stored = run.dataset.test[:10]
     keys = jax.random.split(jax.random.key(0), len(stored))
-    x = jax.vmap(run.dataset.preprocess)(keys, jnp.asarray(stored))  # the input of the model
+    x = jax.vmap(run.preprocess)(keys, jnp.asarray(stored))  # the input of the model
 
     posterior = jax.jit(jax.vmap(run.encode))(x)  # statistics of q(z|x)
     z = jax.vmap(run.vae.guide.sample)(keys, posterior)

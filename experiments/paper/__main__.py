@@ -80,10 +80,9 @@ def draw_models(frey: Path, mnist: Path, pictures: Path) -> None:
         num_latents = run.config["model.num_latents"]
         if run.config["seed"] != 0 or (run in of_frey and num_latents != 2):
             continue
-        experiment = build(run.config)
-        dataset, vae, algorithm = experiment
+        dataset, vae, algorithm = build(run.config)
         assert dataset.image_shape is not None
-        state = read_state(run.folder, experiment, run.config)
+        state = read_state(run.folder, algorithm, run.config)
         params = algorithm.vae_params(state.params)
         if num_latents == 2:
             means = manifold.decode_unit_square(vae, params)

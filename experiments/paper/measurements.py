@@ -125,9 +125,8 @@ def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
 
 def evidence_bound(run: Run) -> dict[str, float]:
     """Returns full variational Bayes' bound on log p(X) of its training data, over N; nats."""
-    experiment = build(run.config)
-    dataset, vae, _ = experiment
-    state = read_state(run.folder, experiment, run.config)
+    dataset, vae, algorithm = build(run.config)
+    state = read_state(run.folder, algorithm, run.config)
     number = len(dataset.train)
     x = fixed_inputs(dataset.preprocess, np.arange(number), dataset.train)
     stds = _stds(run, state.params)
@@ -183,7 +182,7 @@ def kl_by_unit(run: Run) -> dict[str, Any]:
 
 def _theta(run: Run) -> tuple[Any, Any]:
     """Returns the parameters of a run, and the prior's standard deviations of the decoder."""
-    params = read_state(run.folder, build(run.config), run.config).params
+    params = read_state(run.folder, build(run.config).algorithm, run.config).params
     return params, _stds(run, params)["decoder"]
 
 
@@ -199,9 +198,8 @@ def _kl_per_weight(mean: jax.Array, log_var: jax.Array, std: float) -> jax.Array
 
 def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
     """Counts the latents that carry information in the test data, with the KL of both groups."""
-    experiment = build(run.config)
-    dataset, vae, algorithm = experiment
-    state = read_state(run.folder, experiment, run.config)
+    dataset, vae, algorithm = build(run.config)
+    state = read_state(run.folder, algorithm, run.config)
     params = algorithm.vae_params(state.params)
     index = np.linspace(0, len(dataset.test) - 1, 10 * scale.num_points).astype(int)
     x = fixed_inputs(dataset.preprocess, index, dataset.test[index])

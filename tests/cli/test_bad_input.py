@@ -137,8 +137,8 @@ MISTAKES = {
         ["config.optimizer.options holds", "optimizer.name", "config.optimizer.options.NAME=VALUE"],
     ),
     "option of data in a file": (
-        [FREY, "--config.data.name=npy:{tmp}/file", "--config.data.options.scale=2.0"],
-        ["config.data.options.scale is unknown", "npy:", "(none)"],
+        [FREY, "--config.data.name=file:{tmp}/file", "--config.data.options.scale=2.0"],
+        ["config.data.options.scale is unknown", "file:", "(none)"],
     ),
     "unknown optimizer": ([FREY, "--config.optimizer.name=adamm"], ["adamm", "adagrad"]),
     "optimizer option": (

@@ -1,13 +1,17 @@
 """The identity of data: equal for the same data, and in words where data differ."""
 
+import json
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aevb import data
 from aevb.data import Dataset, Options, on_disk
-from aevb.data.identity import difference, identity
-from aevb.data.preprocessing import unchanged
+from aevb.data.identity import description_of, difference, identity
+from aevb.data.preprocessing import scaled, unchanged
 
 
 def pixels(**changes: Any) -> Dataset:
@@ -46,6 +50,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "no validation": ({"valid": None}, "10 validation datapoints then, 0 now"),
     "one level": ({"test": with_one_changed(P.test)}, "test datapoints of the same shape, but"),
     "order": ({"train": P.train[::-1]}, "training datapoints of the same shape, but other values"),
+    "preprocessing": ({"preprocess": scaled(255.0)}, "the preprocessing {'name': 'unchanged'"),
     "type": ({"train": P.train.astype(np.float32)}, "training datapoints of the same shape, but"),
 }
 
@@ -68,3 +73,27 @@ def test_the_digest_does_not_depend_on_the_blocks_in_which_data_are_read(
     whole = identity(P)
     monkeypatch.setattr("aevb.data.identity.BLOCK", 7)
     assert identity(P) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("frey_faces", Options()),
+        ("frey_faces", Options(grey_scale=255.0)),
+        ("frey_faces", Options(dequantize=True)),
+        ("synthetic", Options()),
+    ],
+)
+def test_the_description_of_data_is_read_back_from_their_identity(name: str, options: Options):
+    dataset = data.load(name, options)
+    found = description_of(json.loads(json.dumps(identity(dataset))))
+    assert found is not None
+    assert found == dataset.description
+    key, x = jax.random.key(3), jnp.asarray(dataset.test[0])
+    np.testing.assert_array_equal(found.preprocess(key, x), dataset.preprocess(key, x))
+
+
+def test_a_preprocessing_of_the_users_own_is_not_stored():
+    stored = identity(pixels(preprocess=lambda key, x: x / 7))
+    assert stored["preprocess"] is None
+    assert description_of(stored) is None

@@ -1,4 +1,4 @@
-"""The user's own data: npy:FILE and images:FOLDER."""
+"""The user's own data: file:FILE and images:FOLDER."""
 
 import pickle
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 from refusals import refusal
 
@@ -17,6 +18,7 @@ from aevb.config import default_config, validate, with_values
 from aevb.data import Options
 from aevb.data.io.array_records import Records
 from aevb.errors import UserError
+from aevb.evaluation.bits import bits_of
 from aevb.experiment import build, load
 
 NUMBER, HEIGHT, WIDTH = 20, 6, 5
@@ -29,7 +31,7 @@ def levels(*channels: int) -> np.ndarray:
 
 def saved(folder: Path, array: np.ndarray) -> str:
     np.save(folder / "own.npy", array)
-    return f"npy:{folder / 'own.npy'}"
+    return f"file:{folder / 'own.npy'}"
 
 
 def drawn(folder: Path, images: np.ndarray, suffix: str = "png") -> str:
@@ -161,12 +163,12 @@ def pickled(folder: Path) -> str:
             return open, (str(folder / "ran"), "w")
 
     (folder / "own.npy").write_bytes(pickle.dumps(Program()))
-    return f"npy:{folder / 'own.npy'}"
+    return f"file:{folder / 'own.npy'}"
 
 
 def several(folder: Path) -> str:
     np.savez(folder / "own.npz", x=levels(), y=levels())
-    return f"npy:{folder / 'own.npz'}"
+    return f"file:{folder / 'own.npz'}"
 
 
 def with_nan(value: float) -> np.ndarray:
@@ -176,10 +178,10 @@ def with_nan(value: float) -> np.ndarray:
 
 
 BAD_ARRAYS = {
-    "missing": (lambda folder: f"npy:{folder / 'none.npy'}", ["none.npy", "no file"]),
-    "a folder": (lambda folder: f"npy:{folder}", ["no file"]),
+    "missing": (lambda folder: f"file:{folder / 'none.npy'}", ["none.npy", "no file"]),
+    "a folder": (lambda folder: f"file:{folder}", ["no file"]),
     "no byte": (damaged(lambda content: b""), ["cannot be read"]),
-    "another format": (damaged(lambda content: b"P5 6 5 255\n" * 9), ["cannot be read"]),
+    "another format": (damaged(lambda content: b"P5 6 5 255\n" * 9), ["no file that np.save"]),
     "cut off": (damaged(lambda content: content[:-1]), ["cannot be read"]),
     "cut off in its header": (damaged(lambda content: content[:40]), ["cannot be read"]),
     "header of more than there is": (
@@ -191,9 +193,9 @@ BAD_ARRAYS = {
         ["cannot be read"],
     ),
     "more than its array": (damaged(lambda content: content + b"12"), ["2 bytes after"]),
-    "pickle": (pickled, ["cannot be read"]),
-    "objects": (array(np.array([[None, {}], [1, 2]], object)), ["cannot be read"]),
-    "npz": (several, ["several arrays", "x, y"]),
+    "pickle": (pickled, ["or holds Python objects"]),
+    "objects": (array(np.array([[None, {}], [1, 2]], object)), ["or holds Python objects"]),
+    "npz": (several, ["the arrays x, y", "data.key is not set"]),
     "empty": (array(np.zeros((0, 6, 5), np.uint8)), ["own.npy"]),
     "no pixel": (array(np.zeros((9, 0), np.uint8)), ["own.npy"]),
     "one datapoint": (array(levels()[:1]), ["one datapoint"]),
@@ -204,9 +206,8 @@ BAD_ARRAYS = {
     "words": (array([["a", "b"], ["c", "d"]]), ["<U1"]),
     "complex": (array(np.ones((3, 3), complex)), ["complex128"]),
     "below 0": (array(levels().astype(int) - 1), ["from -1 to"]),
-    "above 255": (array(levels().astype(np.uint16) + 1), ["to 256"]),
-    "0 and 1 as grey levels": (array(levels() // 128), ["bool"]),
-    "NaN": (array(with_nan(np.nan)), ["nan", "finite"]),
+    "above 255": (array(levels().astype(np.uint16) + 1), ["to 256", "data.kind=real"]),
+    "NaN": (array(with_nan(np.nan)), ["nan in datapoint 3, column 4", "finite"]),
     "infinity": (array(with_nan(-np.inf)), ["-inf", "finite"]),
     "beyond float32": (array(with_nan(1e300)), ["1e+300", "finite float32"]),
 }
@@ -231,7 +232,7 @@ def only_text(folder: Path) -> str:
 SIZE = (WIDTH, HEIGHT)
 BAD_FOLDERS = {
     "missing": (lambda folder: f"images:{folder / 'none'}", ["none", "no folder"]),
-    "a file": (lambda folder: saved(folder, levels()).replace("npy:", "images:"), ["no folder"]),
+    "a file": (lambda folder: saved(folder, levels()).replace("file:", "images:"), ["no folder"]),
     "empty": (only_text, ["holds no image", ".png"]),
     "one image": (lambda folder: drawn(folder, levels()[:1]), ["one datapoint"]),
     "another size": (
@@ -280,7 +281,7 @@ def test_a_bad_array_or_image_is_refused_in_one_line_that_names_it(
 
 @pytest.mark.parametrize("kind", ["real", "binary"])
 def test_only_grey_levels_are_binarized(kind: str, tmp_path: Path):
-    name = saved(tmp_path, levels() / 256 if kind == "real" else levels() > 127)
+    name = saved(tmp_path, levels() / 128 if kind == "real" else levels() > 127)
     message = refusal(data.load, name, Options(binarization="fixed"))
     assert "'fixed'" in message
     assert f"holds {kind} data" in message
@@ -307,9 +308,9 @@ def values_of(name: str, **others: Any) -> Any:
 
 def test_a_model_of_user_files_is_built_only_if_its_likelihood_fits(tmp_path: Path):
     experiment = build(values_of(saved(tmp_path, levels())))
-    assert experiment.dataset.name == "npy:own.npy"
-    with pytest.raises(UserError, match=r"real data of npy:own\.npy; use gaussian or"):
-        build(values_of(saved(tmp_path, levels() / 256)))
+    assert experiment.dataset.name == "file:own.npy"
+    with pytest.raises(UserError, match=r"real data of file:own\.npy; use gaussian or"):
+        build(values_of(saved(tmp_path, levels() / 128)))
 
 
 def test_user_files_can_be_streamed_from_disk(tmp_path: Path):
@@ -327,6 +328,157 @@ def test_loaded_data_do_not_change_when_their_file_is_overwritten(tmp_path: Path
 
 
 def test_a_user_file_without_a_path_is_refused():
-    for prefix in ("npy:", "images:"):
-        with pytest.raises(UserError, match=r"npy:FILE or images:FOLDER"):
+    for prefix in ("file:", "images:"):
+        with pytest.raises(UserError, match=r"file:FILE or images:FOLDER"):
             values_of(prefix)
+
+
+# Formats and kinds
+
+
+NUMBERS = np.random.default_rng(5).normal(size=(NUMBER, 3))
+NAMES = ("height", "weight", "age")
+
+
+def text_of(x: np.ndarray, separator: str = ",", header: bool = True) -> str:
+    lines = [separator.join(map(repr, row)) for row in x.tolist()]
+    return "\n".join([separator.join(NAMES)] * header + lines) + "\n"
+
+
+def write_parquet(path: Path, x: np.ndarray) -> None:
+    from pyarrow import parquet, table
+
+    parquet.write_table(table({name: x[:, i] for i, name in enumerate(NAMES)}), path)
+
+
+WRITERS: dict[str, Callable[[Path, np.ndarray], Any]] = {
+    "x.npy": np.save,
+    "x.npz": lambda path, x: np.savez(path, x=x),
+    "x.csv": lambda path, x: path.write_text(text_of(x)),
+    "bare.csv": lambda path, x: path.write_text(text_of(x, header=False)),
+    "windows.csv": lambda path, x: path.write_bytes(
+        text_of(x).replace("\n", "\r\n").encode("utf-8-sig")
+    ),
+    "x.tsv": lambda path, x: path.write_text(text_of(x, "\t")),
+    "x.parquet": write_parquet,
+    "x.mat": lambda path, x: scipy.io.savemat(path, {"x": x}),
+}
+
+
+@pytest.mark.parametrize("file", WRITERS)
+def test_a_table_is_the_same_in_every_format(file: str, tmp_path: Path):
+    WRITERS[file](tmp_path / file, NUMBERS)
+    dataset = data.load(f"file:{tmp_path / file}")
+    assert (dataset.kind, dataset.image_shape) == ("real", None)
+    np.testing.assert_array_equal(rows(dataset), NUMBERS.astype(np.float32))
+
+
+@pytest.mark.parametrize("file", ["x.npz", "x.mat"])
+def test_an_array_of_several_is_named_by_its_key(file: str, tmp_path: Path):
+    both = {"x": NUMBERS, "y": -NUMBERS}
+    if file == "x.npz":
+        np.savez(tmp_path / file, x=NUMBERS, y=-NUMBERS)
+    else:
+        scipy.io.savemat(tmp_path / file, both)
+    name = f"file:{tmp_path / file}"
+    dataset = data.load(name, Options(key="y"))
+    np.testing.assert_array_equal(rows(dataset), -NUMBERS.astype(np.float32))
+    for key, seen in (("", "is not set"), ("z", "is 'z'")):
+        message = refusal(data.load, name, Options(key=key))
+        assert f"holds the arrays x, y, and data.key {seen}; name one" in message
+
+
+BAD_TABLES = {
+    "words": ("height,name\n1,ann\n2,bob\n", "column 'name' of type string, such as 'ann'"),
+    "a gap": ("height,age\n1,2\n3,\n", "no value in datapoint 1 (from 0), column 'age'"),
+    "NaN": ("height,age\n1,2\n3,nan\n", "no value in datapoint 1 (from 0), column 'age'"),
+    "infinity": ("height,age\n1,2\n3,inf\n", "inf in datapoint 1, column 'age' (from 0)"),
+    "another length": ("height,age\n1,2\n3\n", "cannot be read"),
+    "empty": ("", "cannot be read"),
+    "no row": ("height,age\n", "is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_bad_table_is_refused_with_its_row_and_column(case: str, tmp_path: Path):
+    text, words = BAD_TABLES[case]
+    (tmp_path / "x.csv").write_text(text)
+    assert words in refusal(data.load, f"file:{tmp_path / 'x.csv'}")
+
+
+def test_other_suffixes_are_refused_with_those_that_are_read(tmp_path: Path):
+    (tmp_path / "x.xlsx").write_bytes(b"PK")
+    assert "must be one of .npy, .npz, .csv" in refusal(data.load, f"file:{tmp_path / 'x.xlsx'}")
+    saved(tmp_path, levels())
+    message = refusal(data.load, f"file:{tmp_path / 'own.npy'}", Options(key="x"))
+    assert "data.key is 'x'; it is for .npz and .mat" in message
+
+
+GUESSED: dict[str, tuple[np.ndarray, str, Any]] = {
+    "bool": (levels() > 127, "binary", np.uint8),
+    "whole 0 and 1": ((levels() > 127).astype(int), "binary", np.uint8),
+    "floating 0 and 1": ((levels() > 127).astype(float), "binary", np.uint8),
+    "levels": (levels(), "grey", np.uint8),
+    "pixels": (levels() / 255, "unit", np.float32),
+    "numbers": (levels() / 128, "real", np.float32),
+}
+
+
+@pytest.mark.parametrize("case", GUESSED)
+def test_the_kind_of_an_array_is_guessed(case: str, tmp_path: Path):
+    array, kind, dtype = GUESSED[case]
+    dataset = data.load(saved(tmp_path, array))
+    assert (dataset.kind, dataset.train.dtype) == (kind, dtype)
+    assert dataset.levels == (256.0 if kind == "grey" else None)
+    given = data.load(saved(tmp_path, array), Options(kind=kind))
+    np.testing.assert_array_equal(given.train, dataset.train)
+
+
+def test_whole_numbers_of_a_table_are_real(tmp_path: Path):
+    (tmp_path / "x.csv").write_text(text_of(np.arange(30).reshape(10, 3)))
+    dataset = data.load(f"file:{tmp_path / 'x.csv'}")
+    assert dataset.kind == "real"
+    np.testing.assert_array_equal(rows(dataset), np.arange(30).reshape(10, 3))
+
+
+def test_few_levels_are_read_as_grey_with_a_line_that_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    name = saved(tmp_path, levels() // 16)
+    assert data.load(name).kind == "grey"
+    said = capsys.readouterr().err
+    assert "own.npy: whole numbers from 0 to 15 are read as grey levels" in said
+    assert "data.kind=real" in said
+    assert data.load(name, Options(kind="real")).kind == "real"
+    assert data.load(name, Options(kind="grey")).kind == "grey"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("array", "kind", "words"),
+    [
+        (levels(), "binary", "binary data are 0 and 1"),
+        (levels() / 2, "grey", "grey levels are the whole numbers 0..255; data.kind=unit"),
+        (levels(), "unit", "data.kind=unit is for [0, 1]"),
+    ],
+)
+def test_values_of_another_kind_than_the_given_one_are_refused(
+    array: np.ndarray, kind: str, words: str, tmp_path: Path
+):
+    assert words in refusal(data.load, saved(tmp_path, array), Options(kind=kind))
+
+
+def test_pixels_in_the_unit_interval_are_scored_by_densities_alone(tmp_path: Path):
+    name = saved(tmp_path, levels() / 255)
+    for likelihood in ("continuous_bernoulli", "gaussian", "gaussian_shared", "gaussian_unit_mean"):
+        assert bits_of(-1.0, *build(values_of(name, **{"model.likelihood": likelihood}))[:2]) == {}
+    for likelihood in ("bernoulli", "discretized_logistic", "categorical"):
+        with pytest.raises(UserError, match="not the unit data of file:own"):
+            build(values_of(name, **{"model.likelihood": likelihood}))
+
+
+def test_the_kind_of_other_data_than_files_is_refused():
+    with pytest.raises(UserError, match=r"data\.kind is 'real', which is for file:FILE"):
+        values_of("frey_faces", **{"data.kind": "real"})
+    with pytest.raises(UserError, match=r"data\.key is 'x', which is for file:FILE"):
+        values_of("frey_faces", **{"data.key": "x"})

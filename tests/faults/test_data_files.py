@@ -171,7 +171,7 @@ def test_damaged_user_files_are_refused_by_name_or_are_still_valid_data(
     path = tmp_path / "own" / name
     path.parent.mkdir()
     (path.parent / f"another{path.suffix}").write_bytes(content)
-    named = f"npy:{path}" if path.suffix == ".npy" else f"images:{path.parent}"
+    named = f"file:{path}" if path.suffix == ".npy" else f"images:{path.parent}"
     path.write_bytes(content)
     sound = data.load(named, Options())
     outcomes: Counter[str] = Counter()

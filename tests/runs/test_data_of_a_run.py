@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,7 +57,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Returns the file of the data and the folder of a finished run, which tests leave alone."""
     folder = tmp_path_factory.mktemp("original")
     np.save(folder / "table.npy", table())
-    runs.run(values(f"npy:{folder / 'table.npy'}"), folder / "run")
+    runs.run(values(f"file:{folder / 'table.npy'}"), folder / "run")
     return folder / "table.npy", folder / "run"
 
 
@@ -94,13 +95,13 @@ def test_a_resumption_with_other_data_is_refused_and_touches_nothing(
     np.save(file, other)
     likelihood = "bernoulli" if other.dtype == bool else "gaussian"
     with pytest.raises(UserError) as refusal:
-        runs.run(values(f"npy:{file}", **{"model.likelihood": likelihood}), folder)
+        runs.run(values(f"file:{file}", **{"model.likelihood": likelihood}), folder)
     assert "\n" not in str(refusal.value)
     assert words in str(refusal.value) or "another config" in str(refusal.value)
     assert "damaged" not in capsys.readouterr().err
     assert contents_of(folder) == before
     np.save(file, table())
-    runs.run(values(f"npy:{file}"), folder)
+    runs.run(values(f"file:{file}"), folder)
     assert (folder / "summary.json").exists()
     assert not (folder / checkpoint.DAMAGED).exists()
 
@@ -111,10 +112,10 @@ def test_a_finished_run_does_not_score_other_data(finished: tuple[Path, Path]):
     before = contents_of(folder)
     flags = [f"--workdir={folder}", "--estimators=importance", "--num_samples=10", "--num_points=2"]
     for attempt in (
-        lambda: aevb.load_run(folder),
+        lambda: aevb.load_run(folder).dataset,
         lambda: evaluate.run(evaluate.parse(flags)),
         lambda: explore.make(folder, "last", None, None),
-        lambda: sweep_of(f"npy:{file}", folder),
+        lambda: sweep_of(f"file:{file}", folder),
     ):
         with pytest.raises(UserError, match=r"not those that the run in .* was begun with"):
             attempt()
@@ -134,9 +135,9 @@ def test_a_relative_path_is_kept_as_an_absolute_one(
 ):
     np.save(tmp_path / "table.npy", table())
     monkeypatch.chdir(tmp_path)
-    runs.run(values("npy:table.npy"), Path("run"))
+    runs.run(values("file:table.npy"), Path("run"))
     assert (
-        json.loads(Path("run/config.json").read_text())["data.name"] == f"npy:{tmp_path}/table.npy"
+        json.loads(Path("run/config.json").read_text())["data.name"] == f"file:{tmp_path}/table.npy"
     )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -150,25 +151,25 @@ def test_data_that_have_moved_are_named_anew_and_checked(killed: tuple[Path, Pat
     moved = file.with_name("moved.npy")
     os.replace(file, moved)
     with pytest.raises(UserError, match="is no file"):
-        runs.run(values(f"npy:{file}"), folder)
+        runs.run(values(f"file:{file}"), folder)
     np.save(file.with_name("others.npy"), table(seed=1))
     before = contents_of(folder)
     with pytest.raises(UserError, match="other values"):
-        runs.run(values(f"npy:{file.with_name('others.npy')}"), folder)
+        runs.run(values(f"file:{file.with_name('others.npy')}"), folder)
     assert contents_of(folder) == before
-    finished = runs.run(values(f"npy:{moved}"), folder)
+    finished = runs.run(values(f"file:{moved}"), folder)
     assert finished["num_examples"] == 400
     again = file.with_name("again.npy")
     os.replace(moved, again)
-    run = aevb.load_run(folder, data=f"npy:{again}")
+    run = aevb.load_run(folder, data=f"file:{again}")
     assert jax.tree.leaves(run.params)
-    flags = [f"--workdir={folder}", f"--data=npy:{again}", "--estimators=importance"]
+    flags = [f"--workdir={folder}", f"--data=file:{again}", "--estimators=importance"]
     few = ["--num_samples=10", "--num_points=2"]
     assert evaluate.run(evaluate.parse([*flags, *few]))["data"]["num_points"] == 2
-    assert explore.make(folder, "last", None, None, f"npy:{again}").exists()
+    assert explore.make(folder, "last", None, None, f"file:{again}").exists()
     # The command of a finished run with the new name returns its summary, and keeps the name.
-    assert runs.run(values(f"npy:{again}"), folder) == finished
-    assert aevb.load_run(folder).config["data.name"] == f"npy:{again}"
+    assert runs.run(values(f"file:{again}"), folder) == finished
+    assert aevb.load_run(folder).config["data.name"] == f"file:{again}"
 
 
 def test_a_run_without_the_identity_of_its_data_is_refused(killed: tuple[Path, Path]):
@@ -177,8 +178,44 @@ def test_a_run_without_the_identity_of_its_data_is_refused(killed: tuple[Path, P
     for damaged in (None, kept.replace("real", "grey")):
         (folder / DATA).unlink() if damaged is None else (folder / DATA).write_text(damaged)
         with pytest.raises(UserError, match=r"data\.json cannot be read .* put it back"):
-            runs.run(values(f"npy:{file}"), folder)
+            runs.run(values(f"file:{file}"), folder)
     notes = next((folder / "checkpoints").glob("*/notes/metadata"))
     about = json.loads(notes.read_text())["about"]
     del (stored := json.loads(kept))["digest"]
     assert about["data"] == stored
+
+
+def test_a_run_without_its_data_and_in_another_folder_does_what_it_did_with_them(
+    finished: tuple[Path, Path], tmp_path: Path
+):
+    file, folder = finished
+    before, x, key = aevb.load_run(folder), jnp.asarray(table()[0]), jax.random.key(0)
+    file.unlink()
+    moved = folder.rename(tmp_path / "moved")
+    run = aevb.load_run(moved)
+    jax.tree.map(np.testing.assert_array_equal, run.params, before.params)
+    for now, then in (
+        (run.encode(x), before.encode(x)),
+        (run.decode(jnp.ones(2)), before.decode(jnp.ones(2))),
+        (run.sample(key), before.sample(key)),
+        (run.log_prob(key, x, num_samples=10), before.log_prob(key, x, num_samples=10)),
+        (run.preprocess(key, x), x),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, now, then)
+    with pytest.raises(UserError, match="is no file"):
+        _ = run.dataset
+
+
+def test_a_learned_prior_that_starts_at_data_is_loaded_without_them(tmp_path: Path):
+    file = tmp_path / "table.npy"
+    np.save(file, table())
+    changes = {
+        "model.prior": "vamp",
+        "model.prior_components": 5,
+        "algorithm.bound": "sgvb_a",
+    }
+    runs.run(values(f"file:{file}", **changes), tmp_path / "run")
+    _, drawn = aevb.load_run(tmp_path / "run").sample(jax.random.key(0))
+    file.unlink()
+    _, again = aevb.load_run(tmp_path / "run").sample(jax.random.key(0))
+    np.testing.assert_array_equal(again, drawn)

@@ -174,7 +174,7 @@ def test_the_objective_of_full_vb_is_the_mean_bound_at_random_theta_less_the_kl(
     config = values(**changes, **{"train.num_examples": 1000})
     summary = runs.run(config, tmp_path)
     dataset, vae, algorithm = build(config)
-    state = read_state(tmp_path, build(config), config)
+    state = read_state(tmp_path, build(config).algorithm, config)
     assert algorithm.objective is not None
     x = fixed_inputs(dataset.preprocess, np.arange(500), dataset.train)
     bound, error = jax.jit(

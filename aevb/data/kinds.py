@@ -1,0 +1,89 @@
+"""The kind of the user's values: guessed by stated rules, or checked if it was given."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+KINDS = ("binary", "grey", "unit", "real")
+BLOCK = 2**20  # values that are checked at a time
+
+
+def guess(x: np.ndarray, *, is_table: bool) -> str:
+    """Returns the kind of x [N, D] by its type and range.
+
+    bool, and numbers that are all 0 or 1, are binary. Floating point in [0, 1] is "unit", and any
+    other "real". Whole numbers in 0..255 are grey levels, unless they are in a table, where they
+    are "real".
+
+    Raises:
+        ValueError: they are whole numbers of an array, and not all in 0..255.
+    """
+    low, high = x.min(), x.max()
+    if x.dtype == np.bool_ or (low >= 0 and high <= 1 and _is_binary(x)):
+        return "binary"
+    if x.dtype.kind == "f":
+        return "unit" if low >= 0 and high <= 1 else "real"
+    if is_table:
+        return "real"
+    if low < 0 or high > 255:
+        raise ValueError(
+            f"holds whole numbers from {low} to {high}, which are no grey levels 0..255; "
+            "data.kind=real takes them as they are"
+        )
+    return "grey"
+
+
+def convert(x: np.ndarray, kind: str) -> np.ndarray:
+    """Returns x [N, D] as data of a kind are stored: uint8 if binary or grey, else float32.
+
+    Raises:
+        ValueError: the values are not of this kind.
+    """
+    low, high = x.min(), x.max()
+    if kind == "binary" and not (x.dtype == np.bool_ or _is_binary(x)):
+        raise ValueError(f"holds values from {low} to {high}, and binary data are 0 and 1")
+    if kind == "grey" and not (low >= 0 and high <= 255 and _is_whole(x)):
+        raise ValueError(
+            f"holds values from {low} to {high}, and grey levels are the whole numbers 0..255; "
+            "data.kind=unit is for pixels in [0, 1], data.kind=real for any numbers"
+        )
+    if kind == "unit" and not (low >= 0 and high <= 1):
+        raise ValueError(f"holds values from {low} to {high}, and data.kind=unit is for [0, 1]")
+    if x.dtype == np.bool_:
+        x = x.view(np.uint8)
+    return x.astype(np.uint8 if kind in ("binary", "grey") else np.float32, copy=False)
+
+
+def doubt(x: np.ndarray, kind: str, is_given: bool) -> str:
+    """Returns a sentence on how x was read if that may be wrong, else ""."""
+    if kind == "grey" and not is_given and x.max() < 128:
+        return (
+            f"whole numbers from {x.min()} to {x.max()} are read as grey levels 0..255; "
+            "data.kind=real takes them as they are"
+        )
+    return ""
+
+
+def first_nonfinite(x: np.ndarray) -> tuple[int, int] | None:
+    """Returns row and column of the first NaN, infinity or value beyond float32; None if none."""
+    start, limit = 0, np.finfo(np.float32).max
+    for block in _blocks(x):
+        bad = ~(np.abs(block) <= limit)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            return start + int(row), int(column)
+        start += len(block)
+    return None
+
+
+def _is_binary(x: np.ndarray) -> bool:
+    return all(np.all((block == 0) | (block == 1)) for block in _blocks(x))
+
+
+def _is_whole(x: np.ndarray) -> bool:
+    return x.dtype.kind in "biu" or all(np.all(block == np.floor(block)) for block in _blocks(x))
+
+
+def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    rows = max(1, BLOCK // max(1, x.shape[1]))
+    return (x[start : start + rows] for start in range(0, len(x), rows))
