@@ -147,7 +147,7 @@ FIELDS = (
         "data.name", "frey_faces", "the dataset. tfds:NAME is an image dataset that TFDS has "
         "prepared in data.dir; file:FILE is a table of numbers (.csv, .tsv, .parquet) or an "
         "array (.npy, .npz, .mat), one row per datapoint; images:FOLDER is a folder of images of "
-        "one size (png, jpg, bmp, pgm)",
+        "one size (png, jpg, tif, webp, bmp, pgm)",
         *_entry(),
     ),
     Field(

@@ -17,7 +17,7 @@ FILE, IMAGES = "file:", "images:"
 
 BINARIZED = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # the kind of grey levels
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm")
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CHANNELS = (1, 3)  # grey or RGB
 
 
@@ -157,7 +157,7 @@ def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int,
         files = [
             path
             for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
         ]
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({sources.one_line(error)})") from None
@@ -168,16 +168,18 @@ def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int,
         )
     files.sort(key=_in_order)
     _require_two(folder, len(files))
-    first = _pixels_of(files[0])
+    first, notes = _pixels_of(files[0])
     x = np.empty((len(files), *first.shape), np.uint8)
     for number, path in enumerate(files):
-        pixels = _pixels_of(path)
+        pixels, more = _pixels_of(path)
         if pixels.shape != first.shape:
             raise UserError(
                 f"{path} is {_described(pixels)}, and {files[0].name} is {_described(first)}; "
                 f"all images of {folder} must be alike"
             )
-        x[number] = pixels
+        x[number], notes = pixels, notes | more
+    for note in sorted(notes):
+        print(f"{folder}: {note}", file=sys.stderr)
     return x.reshape(len(x), -1), "grey", first.shape
 
 
@@ -186,30 +188,49 @@ def _in_order(path: Path) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-def _pixels_of(path: Path) -> np.ndarray:
-    """Returns the pixels of an image file: [height, width] if grey, or [height, width, 3].
+def _pixels_of(path: Path) -> tuple[np.ndarray, set[str]]:
+    """Returns the pixels of an image file, [height, width] if grey, or [height, width, 3].
+
+    They are upright, as the file's EXIF orientation says. It also returns what a reader must know
+    of their conversion.
 
     Raises:
-        UserError: the file cannot be read, or is neither 8-bit grey nor RGB.
+        UserError: the file cannot be read, or its pixels cannot be converted to 8 bits.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             image.load()
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # many types of error, if the file is damaged
         raise UserError(
             f"{path} cannot be read as an image ({sources.one_line(error)}); repair it, or take it "
             "out of the folder"
         ) from None
+    notes = set()
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        if all(np.ptp(np.asarray(image)[..., :3], axis=-1).ravel() == 0):
+            image = image.convert("LA" if image.mode == "RGBA" else "L")
+    if image.mode in ("RGBA", "LA"):
+        notes.add("transparent pixels are shown over white")
+        white = Image.new("RGBA", image.size, "white")
+        grey = image.mode == "LA"
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("L" if grey else "RGB")
+    if image.mode in ("I", "I;16", "I;16B", "I;16L") and np.max(np.asarray(image)) < 2**16:
+        notes.add("16-bit levels k are read as round(k / 257), in 8 bits")
+        return np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8), notes
     if image.mode == "1":
         image = image.convert("L")  # 0 and 255
+    if image.mode in ("CMYK", "YCbCr"):
+        image = image.convert("RGB")
     if image.mode not in ("L", "RGB"):
         raise UserError(
-            f"{path} has pixels of Pillow's mode {image.mode!r}; they must be 8-bit grey (L) or "
-            f"colors (RGB), as image.convert('L') makes them"
+            f"{path} has pixels of Pillow's mode {image.mode!r}; they must be grey or colors, as "
+            "image.convert('L') makes them"
         )
-    return np.asarray(image)
+    return np.asarray(image), notes
 
 
 def _described(pixels: np.ndarray) -> str:

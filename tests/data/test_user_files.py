@@ -229,6 +229,12 @@ def only_text(folder: Path) -> str:
     return f"images:{folder}"
 
 
+def with_floats(folder: Path) -> str:
+    name = drawn(folder, levels())
+    Image.fromarray(np.float32(levels()[0])).save(folder / "frame99.tif")
+    return name
+
+
 SIZE = (WIDTH, HEIGHT)
 BAD_FOLDERS = {
     "missing": (lambda folder: f"images:{folder / 'none'}", ["none", "no folder"]),
@@ -243,12 +249,11 @@ BAD_FOLDERS = {
         replaced(Image.new("RGB", SIZE)),
         ["frame7.png is 6 x 5 of colors", "6 x 5 of grey"],
     ),
-    "transparent": (
+    "transparent colors among grey": (
         replaced(Image.new("RGBA", SIZE)),
-        ["frame7.png", "'RGBA'", "convert('L')"],
+        ["frame7.png is 6 x 5 of colors", "6 x 5 of grey"],
     ),
-    "16 bits": (replaced(Image.new("I;16", SIZE)), ["frame7.png", "'I;16'"]),
-    "palette": (replaced(Image.new("P", SIZE)), ["frame7.png", "'P'"]),
+    "floating point": (with_floats, ["frame99.tif", "mode 'F'"]),
     "no byte": (damaged_image(lambda content: b""), ["frame7.png", "cannot be read"]),
     "no image": (damaged_image(lambda content: b"text"), ["frame7.png", "cannot be read"]),
     "cut off": (
@@ -331,6 +336,70 @@ def test_a_user_file_without_a_path_is_refused():
     for prefix in ("file:", "images:"):
         with pytest.raises(UserError, match=r"file:FILE or images:FOLDER"):
             values_of(prefix)
+
+
+# Images of other modes and formats
+
+
+def folder_of(folder: Path, image: Image.Image, file: str, **options: Any) -> str:
+    for number in range(2):
+        image.save(folder / f"{number}{file}", **options)
+    return f"images:{folder}"
+
+
+COLORS = levels(3)[0]
+GREY = levels()[0]
+PALETTE = Image.fromarray(COLORS).quantize(8)
+SIXTEEN = GREY.astype(np.uint16) * 257
+ALPHA = np.dstack([COLORS, np.tile(np.array([0, 255, 0, 255, 255], np.uint8), (HEIGHT, 1))])
+MODES: dict[str, tuple[Image.Image, str, np.ndarray, str]] = {
+    "tif": (Image.fromarray(COLORS), ".tif", COLORS, ""),
+    "webp": (Image.fromarray(COLORS), ".webp", COLORS, ""),
+    "palette": (PALETTE, ".png", np.asarray(PALETTE.convert("RGB")), ""),
+    "grey palette": (Image.fromarray(GREY).convert("P"), ".png", GREY, ""),
+    "16 bits": (Image.fromarray(SIXTEEN), ".png", GREY, "16-bit levels"),
+    "transparent": (
+        Image.fromarray(ALPHA),
+        ".png",
+        np.where(ALPHA[..., 3:] > 0, COLORS, 255),
+        "over white",
+    ),
+    "grey and transparent": (
+        Image.fromarray(np.dstack([GREY, ALPHA[..., 3]])),
+        ".png",
+        np.where(ALPHA[..., 3] > 0, GREY, 255),
+        "over white",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODES)
+def test_images_of_other_modes_and_formats_are_read_as_8_bits(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    image, suffix, pixels, words = MODES[case]
+    options = {"lossless": True} if suffix == ".webp" else {}
+    dataset = data.load(folder_of(tmp_path, image, suffix, **options))
+    assert dataset.image_shape == pixels.shape
+    np.testing.assert_array_equal(rows(dataset)[0], pixels.ravel())
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == bool(words)
+
+
+def test_an_image_is_turned_as_its_camera_says(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    dataset = data.load(folder_of(tmp_path, Image.fromarray(GREY), ".png", exif=exif))
+    assert dataset.image_shape == (WIDTH, HEIGHT)
+    np.testing.assert_array_equal(rows(dataset)[0], np.rot90(GREY, -1).ravel())
+
+
+def test_a_folder_with_the_name_of_an_image_is_passed_over(tmp_path: Path):
+    name = drawn(tmp_path, levels())
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / ".hidden.png").write_text("no image")
+    assert len(rows(data.load(name))) == NUMBER
 
 
 # Formats and kinds
