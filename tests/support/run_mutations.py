@@ -27,6 +27,7 @@ MORE_TESTS = {
     "frey_faces": "data",
     "gradient_ascent": "aevb convolutions",
     "hmc": "against_arviz",
+    "kinds": "user_files",
     "linear_gaussian_em": "linear_gaussian",
     "loop": "skip_nonfinite",
     "importance_weights": "precision",
@@ -40,6 +41,7 @@ MORE_TESTS = {
     "sources": "data",
     "splits": "user_files",
     "synthetic": "data",
+    "tables": "user_files",
 }
 
 
