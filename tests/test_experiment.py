@@ -13,6 +13,7 @@ from aevb import experiment, registry, runs
 from aevb.algorithms.base import Batch, TrainState
 from aevb.config import default_config, validate, with_values
 from aevb.data import Dataset, preprocessing
+from aevb.data.kinds import KINDS
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Score
@@ -33,6 +34,7 @@ def dataset(kind: str, grey_scale: float = 256.0) -> Dataset:
     stored = {
         "binary": (noisy > 0.5).astype(np.uint8),
         "grey": np.clip(256 * noisy, 0, 255).astype(np.uint8),
+        "unit": np.clip(noisy, 0, 1).astype(np.float32),
         "real": noisy.astype(np.float32),
     }[kind]
     scale = grey_scale if kind == "grey" else 1.0
@@ -55,9 +57,7 @@ def build(name: str, data_set: Dataset) -> Experiment:
     return experiment.build(validate(config), data_set)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), list(itertools.product(LIKELIHOODS, ["binary", "grey", "real"]))
-)
+@pytest.mark.parametrize(("name", "kind"), list(itertools.product(LIKELIHOODS, KINDS)))
 def test_a_likelihood_is_refused_for_data_that_it_cannot_score(name: str, kind: str):
     """The message names all likelihoods that fit, and the setting for choosing other data."""
     if kind in LIKELIHOODS[name](1).kinds:
@@ -77,9 +77,13 @@ def test_the_likelihoods_of_each_kind_of_data_are_those_listed_here():
     """The expected table is written out, so that a kind claimed by mistake is found."""
     by_kind = {
         kind: {name for name, likelihood in LIKELIHOODS.items() if kind in likelihood(1).kinds}
-        for kind in ("binary", "real")
+        for kind in ("binary", "unit", "real")
     }
-    assert by_kind == {"binary": {"bernoulli"}, "real": {"gaussian", "gaussian_shared"}}
+    assert by_kind == {
+        "binary": {"bernoulli"},
+        "unit": {"continuous_bernoulli", "gaussian", "gaussian_unit_mean", "gaussian_shared"},
+        "real": {"gaussian", "gaussian_shared"},
+    }
     assert not any("grey" in LIKELIHOODS[name](1).kinds for name in by_kind["binary"])
 
 

@@ -19,6 +19,7 @@ from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb import likelihoods
+from aevb.data.kinds import KINDS
 from aevb.likelihoods import LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
 
 NUM_DRAWS = 5_000
@@ -217,7 +218,7 @@ def test_each_likelihood_names_the_kinds_of_data_that_it_scores(name: str):
     """Grey pixels under a Bernoulli likelihood have no density and no probability."""
     kinds = set(LIKELIHOODS[name](1).kinds)
     assert kinds
-    assert kinds <= {"binary", "grey", "real"}
+    assert kinds <= set(KINDS)
     assert kinds == {"binary"} or "binary" not in kinds
     if LIKELIHOODS[name](1).levels is not None:
         assert kinds == {"grey"}

@@ -177,7 +177,7 @@ def test_a_damaged_run_recovers_or_is_refused_in_one_line(
     record_property("outcome", "the step before, and the same end" if aside else "the same end")
 
 
-WRITTEN_LATER = ("metrics.jsonl", "explorer.html", "summary.json")
+WRITTEN_ALSO = ("data.json", "metrics.jsonl", "explorer.html", "summary.json")
 
 
 class Died(BaseException):
@@ -188,7 +188,7 @@ class Died(BaseException):
     "name",
     [
         pytest.param("config.json", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.faults) for name in WRITTEN_LATER),
+        *(pytest.param(name, marks=pytest.mark.faults) for name in WRITTEN_ALSO),
     ],
 )
 def test_a_run_interrupted_before_a_file_is_complete_resumes_with_the_same_result(

@@ -331,8 +331,8 @@ def test_a_run_without_trackers_makes_no_pictures_and_asks_for_no_library(
     monkeypatch.setitem(sys.modules, "wandb", None)
     runs.run(frey(), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "checkpoints", "config.json", "explorer.html", "figures", LOCK, "metrics.jsonl",
-        "summary.json",
+        "checkpoints", "config.json", "data.json", "explorer.html", "figures", LOCK,
+        "metrics.jsonl", "summary.json",
     }  # fmt: skip
 
 
