@@ -6,7 +6,6 @@ numpy, so that `--help` and the message about a wrong setting appear without del
 
 import difflib
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 
 from aevb import registry
 from aevb.errors import UserError
+from aevb.runtime.paths import absolute
 from aevb.storage.metrics_log import read_with_digest
 
 Config = Any
@@ -41,6 +41,7 @@ class DataChoices(NamedTuple):
     binarizations: tuple[str, ...]
 
 
+VALUE_KINDS = ("binary", "grey", "unit", "real")  # equal to `data.kinds.KINDS`; a test checks it
 NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
 DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
@@ -154,7 +155,7 @@ FIELDS = (
         "data.kind", "", "file:FILE: binary (0 and 1), grey (levels 0..255), unit (pixels in "
         "[0, 1]) or real; '' guesses: bool, and only 0 and 1, are binary, floating point in [0, 1] "
         "is unit and other real, whole numbers are grey in an array and real in a table",
-        *_one_of(("", "binary", "grey", "unit", "real")),
+        *_one_of(("", *VALUE_KINDS)),
     ),
     Field(
         "data.key", "", "file:FILE: name of the array, if an .npz or .mat file holds several",
@@ -559,7 +560,7 @@ def validate(config: Config | Values, entries: str = "") -> Values:
     values |= _data_choices(values, entries)
     if has_path(values["data.name"]):
         prefix, _, path = values["data.name"].partition(":")
-        values["data.name"] = f"{prefix}:{os.path.abspath(os.path.expanduser(path))}"
+        values["data.name"] = f"{prefix}:{absolute(path, 'config.data.name')}"
     _check_steps(values)
     return values | ({ENTRIES: entries} if entries else {})
 

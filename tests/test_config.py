@@ -16,6 +16,7 @@ from aevb.config import (
     section,
     validate,
 )
+from aevb.data import kinds
 from aevb.errors import UserError
 
 
@@ -38,6 +39,10 @@ def test_the_names_of_a_kind_are_the_entries_of_its_table(kind: str):
 
 def test_the_weight_noises_of_the_config_are_those_of_full_vb():
     assert tuple(full_vb.NOISES) == choices.NOISES
+
+
+def test_the_kinds_of_values_of_the_config_are_those_of_the_data():
+    assert kinds.KINDS == choices.VALUE_KINDS
 
 
 def test_splits_and_binarizations_in_the_config_are_those_of_the_datasets():

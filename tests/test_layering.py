@@ -86,7 +86,7 @@ EVERYWHERE = ("jax", "numpy")
 # These cases are handled before jax is loaded: `--help`, a wrong setting, a signal.
 WITHOUT_JAX = (
     "errors", "config", "sweeps.grid", "runtime.signals", "runtime.run_lock",
-    "runtime.provenance", "runtime.checksums", "cli.main",
+    "runtime.provenance", "runtime.checksums", "runtime.paths", "cli.main",
 )  # fmt: skip
 
 

@@ -219,8 +219,9 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     if plane := summary.get("manifold"):
         near = plane["all"]
         lines.append(
-            f"the decoded plane: {near['distance']:.3f} from the nearest image per pixel, a tenth "
-            f"farther than {near['distance_90']:.3f}; {near['num_nearest']} different ones"
+            f"the pictures of the manifold are {near['distance']:.3f} per pixel from the nearest "
+            f"image on average, a tenth of them more than {near['distance_90']:.3f}; "
+            f"{near['num_nearest']} different images are the nearest"
         )
     speed = summary["examples_per_second"]
     lines.append(

@@ -23,7 +23,7 @@ OTHERS = "tfds:NAME, file:FILE and images:FOLDER"
 
 
 class Description(NamedTuple):
-    """What a model must know of its data, and what a run needs to be used without them."""
+    """Kind, shape and preprocessing of data: all that a model, or a run without its data, needs."""
 
     name: str
     kind: str

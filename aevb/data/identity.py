@@ -1,17 +1,14 @@
 """The identity of a dataset: what a run stores of its data, and how other data differ from them."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from aevb.data import Dataset, Description
+from aevb.data.io import sources
 from aevb.data.preprocessing import Preprocessing
+from aevb.runtime.checksums import as_read_back
 
-BLOCK = 2**24  # bytes that are read at a time
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -27,11 +24,11 @@ def identity(dataset: Dataset) -> dict[str, Any]:
         **description._asdict(),
         "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocessing) else None,
         "splits": {
-            split: {"number": len(data), "dtype": str(data.dtype), "sha256": _digest(data)}
+            split: {"number": len(data), "dtype": str(data.dtype), "sha256": sources.digest(data)}
             for split, data in dataset.splits.items()
         },
     }
-    return json.loads(json.dumps(content))  # with lists for tuples, as it is read back
+    return as_read_back(content)
 
 
 def description_of(stored: Mapping[str, Any]) -> Description | None:
@@ -65,11 +62,3 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if first != second:
             return f"as many {word} datapoints of the same shape, but other values"
     return ""
-
-
-def _digest(data: Any) -> str:
-    """Returns the SHA-256 of the bytes of datapoints [N, D], in memory or on disk, row-major."""
-    total, rows = hashlib.sha256(), max(1, BLOCK // max(1, data.shape[1] * data.dtype.itemsize))
-    for start in range(0, len(data), rows):
-        total.update(np.ascontiguousarray(data[start : start + rows]).data)
-    return total.hexdigest()

@@ -1,6 +1,7 @@
 """The kind of the user's values: guessed by stated rules, or checked if it was given."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -8,8 +9,8 @@ KINDS = ("binary", "grey", "unit", "real")
 BLOCK = 2**20  # values that are checked at a time
 
 
-def guess(x: np.ndarray, *, is_table: bool) -> str:
-    """Returns the kind of x [N, D] by its type and range.
+def guess(x: np.ndarray, low: Any, high: Any, *, is_table: bool) -> str:
+    """Returns the kind of x [N, D] by its type and its range from `low` to `high`.
 
     bool, and numbers that are all 0 or 1, are binary. Floating point in [0, 1] is "unit", and any
     other "real". Whole numbers in 0..255 are grey levels, unless they are in a table, where they
@@ -18,7 +19,6 @@ def guess(x: np.ndarray, *, is_table: bool) -> str:
     Raises:
         ValueError: they are whole numbers of an array, and not all in 0..255.
     """
-    low, high = x.min(), x.max()
     if x.dtype == np.bool_ or (low >= 0 and high <= 1 and _is_binary(x)):
         return "binary"
     if x.dtype.kind == "f":
@@ -33,13 +33,8 @@ def guess(x: np.ndarray, *, is_table: bool) -> str:
     return "grey"
 
 
-def convert(x: np.ndarray, kind: str) -> np.ndarray:
-    """Returns x [N, D] as data of a kind are stored: uint8 if binary or grey, else float32.
-
-    Raises:
-        ValueError: the values are not of this kind.
-    """
-    low, high = x.min(), x.max()
+def check(x: np.ndarray, low: Any, high: Any, kind: str) -> None:
+    """Raises a ValueError if x [N, D], in the range from `low` to `high`, is not of a kind."""
     if kind == "binary" and not (x.dtype == np.bool_ or _is_binary(x)):
         raise ValueError(f"holds values from {low} to {high}, and binary data are 0 and 1")
     if kind == "grey" and not (low >= 0 and high <= 255 and _is_whole(x)):
@@ -49,23 +44,27 @@ def convert(x: np.ndarray, kind: str) -> np.ndarray:
         )
     if kind == "unit" and not (low >= 0 and high <= 1):
         raise ValueError(f"holds values from {low} to {high}, and data.kind=unit is for [0, 1]")
+
+
+def convert(x: np.ndarray, kind: str) -> np.ndarray:
+    """Returns x [N, D] as data of its kind are stored: uint8 if binary or grey, else float32."""
     if x.dtype == np.bool_:
         x = x.view(np.uint8)
     return x.astype(np.uint8 if kind in ("binary", "grey") else np.float32, copy=False)
 
 
-def doubt(x: np.ndarray, kind: str, is_given: bool) -> str:
-    """Returns a sentence on how x was read if that may be wrong, else ""."""
-    if kind == "grey" and not is_given and x.max() < 128:
+def doubt(low: Any, high: Any, kind: str) -> str:
+    """Returns a sentence on how values were read if the guessed kind may be wrong, else ""."""
+    if kind == "grey" and high < 128:
         return (
-            f"whole numbers from {x.min()} to {x.max()} are read as grey levels 0..255; "
+            f"whole numbers from {low} to {high} are read as grey levels 0..255; "
             "data.kind=real takes them as they are"
         )
     return ""
 
 
-def first_nonfinite(x: np.ndarray) -> tuple[int, int] | None:
-    """Returns row and column of the first NaN, infinity or value beyond float32; None if none."""
+def first_nonfinite(x: np.ndarray) -> tuple[int, int]:
+    """Returns row and column of the first NaN, infinity or value beyond float32, which x has."""
     start, limit = 0, np.finfo(np.float32).max
     for block in _blocks(x):
         bad = ~(np.abs(block) <= limit)
@@ -73,7 +72,7 @@ def first_nonfinite(x: np.ndarray) -> tuple[int, int] | None:
             row, column = np.argwhere(bad)[0]
             return start + int(row), int(column)
         start += len(block)
-    return None
+    raise ValueError("all values are finite float32")
 
 
 def _is_binary(x: np.ndarray) -> bool:

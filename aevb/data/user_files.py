@@ -12,6 +12,7 @@ import numpy as np
 from aevb.data import Dataset, Options, kinds, preprocessing, splits
 from aevb.data.io import sources, tables
 from aevb.errors import UserError
+from aevb.runtime.paths import absolute
 
 FILE, IMAGES = "file:", "images:"
 
@@ -19,6 +20,7 @@ BINARIZED = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # the kind
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CHANNELS = (1, 3)  # grey or RGB
+LARGEST = np.finfo(np.float32).max
 
 
 def load(name: str, options: Options) -> Dataset:
@@ -34,7 +36,7 @@ def load(name: str, options: Options) -> Dataset:
         UserError: the file or folder does not exist, cannot be read, or holds unsuitable data.
     """
     read, prefix = (_array, FILE) if name.startswith(FILE) else (_images, IMAGES)
-    path = sources.absolute(name.removeprefix(prefix), "data.name")
+    path = absolute(name.removeprefix(prefix), "data.name")
     x, kind, image_shape = read(path, options)
     if kind != "grey" and options.binarization != "none":
         raise UserError(
@@ -85,8 +87,9 @@ def _array(path: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ..
     x = stored.values.reshape(len(stored.values), -1)
     if x.dtype.kind not in "biuf":
         raise _refused(path, f"holds {x.dtype}")
-    if x.dtype.kind == "f" and (place := kinds.first_nonfinite(x)) is not None:
-        row, column = place
+    low, high = x.min(), x.max()  # NaN, if there is one
+    if x.dtype.kind == "f" and not (low >= -LARGEST and high <= LARGEST):
+        row, column = kinds.first_nonfinite(x)
         name = column if stored.columns is None else repr(stored.columns[column])
         raise _refused(
             path,
@@ -94,13 +97,14 @@ def _array(path: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ..
             "finite float32",
         )
     try:
-        kind = options.kind or kinds.guess(x, is_table=stored.columns is not None)
-        converted = kinds.convert(x, kind)
+        kind = options.kind or kinds.guess(x, low, high, is_table=stored.columns is not None)
+        if options.kind:
+            kinds.check(x, low, high, kind)
     except ValueError as error:
         raise _refused(path, str(error)) from None
-    if words := kinds.doubt(x, kind, bool(options.kind)):
+    if not options.kind and (words := kinds.doubt(low, high, kind)):
         print(f"{path}: {words}", file=sys.stderr)
-    return converted, kind, image_shape
+    return kinds.convert(x, kind), kind, image_shape
 
 
 def _shape(path: Path, stored: np.ndarray) -> tuple[int, ...] | None:

@@ -1,6 +1,6 @@
 """The decoded plane of two latents, as in the paper's figure 4, and how it compares with data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,26 +52,27 @@ def measure(vae: VAE, params: PyTree, dataset: Dataset) -> dict[str, Any] | None
         )(keys, x)
 
     grid = np.asarray(jax.jit(lambda params: decode_unit_square(vae, params))(params))
-    blocks = {split: _inputs(dataset, data) for split, data in dataset.splits.items()}
-    parts = {
-        "train": blocks["train"],
-        "all": [it for of_split in blocks.values() for it in of_split],
-    }
+    parts, codes = {}, {}
+    for split, data in dataset.splits.items():
+        parts[split] = _nearest(grid, _inputs(dataset, data))
+        if vae.has_encoder:
+            each = [np.asarray(encode(params, x)) for x in _inputs(dataset, data)]
+            codes[split] = np.concatenate(each)
     found: dict[str, Any] = {"step_ratio": step_ratio(grid_steps(grid))}
-    for name, x in parts.items():
-        codes = [np.asarray(encode(params, block)) for block in x] if vae.has_encoder else None
-        cells = None if codes is None else occupancy(np.concatenate(codes))
-        found[name] = {**fidelity(grid, x)._asdict(), "occupancy": cells}
+    for name, splits in (("train", ["train"]), ("all", list(parts))):
+        found[name] = {
+            **_fidelity([parts[split] for split in splits])._asdict(),
+            "occupancy": occupancy(np.concatenate([codes[it] for it in splits])) if codes else None,
+        }
     return found
 
 
-def _inputs(dataset: Dataset, data: Any) -> list[np.ndarray]:
-    """Returns the datapoints of a split as the model takes them, in blocks [n, D]."""
+def _inputs(dataset: Dataset, data: Any) -> Iterator[np.ndarray]:
+    """Yields the datapoints of a split as the model takes them, in blocks [n, D]."""
     numbers = np.arange(len(data))
-    return [
-        np.asarray(fixed_inputs(dataset.preprocess, numbers[i : i + BLOCK], data[i : i + BLOCK]))
-        for i in range(0, len(data), BLOCK)
-    ]
+    for i in range(0, len(data), BLOCK):
+        block = numbers[i : i + BLOCK]
+        yield np.asarray(fixed_inputs(dataset.preprocess, block, data[i : i + BLOCK]))
 
 
 class Fidelity(NamedTuple):
@@ -91,6 +92,17 @@ def fidelity(means: np.ndarray, blocks: Iterable[np.ndarray]) -> Fidelity:
     The mean of a Gaussian likelihood with a large variance is far from every datapoint; a decoder
     that has memorized few of them is near them, but `num_nearest` is low.
     """
+    return _fidelity([_nearest(means, blocks)])
+
+
+class _Nearest(NamedTuple):
+    """The nearest datapoint of each cell of a grid."""
+
+    squares: np.ndarray  # [G G], mean square difference per dimension
+    numbers: np.ndarray  # [G G], of the datapoint
+
+
+def _nearest(means: np.ndarray, blocks: Iterable[np.ndarray]) -> _Nearest:
     cells = np.reshape(means, (-1, means.shape[-1])).astype(np.float64)
     least, nearest, start = np.full(len(cells), np.inf), np.zeros(len(cells), int), 0
     for block in blocks:
@@ -100,10 +112,17 @@ def fidelity(means: np.ndarray, blocks: Iterable[np.ndarray]) -> Fidelity:
         smallest = squares[np.arange(len(cells)), here]
         nearest = np.where(smallest < least, start + here, nearest)
         least, start = np.minimum(least, smallest), start + len(x)
-    distances = np.sqrt(np.maximum(least, 0.0))
-    return Fidelity(
-        float(np.mean(distances)), float(np.quantile(distances, 0.9)), len(np.unique(nearest))
-    )
+    return _Nearest(least, nearest)
+
+
+def _fidelity(parts: Sequence[_Nearest]) -> Fidelity:
+    """Returns the fidelity to the datapoints of several parts together."""
+    squares, numbers = (np.stack(each) for each in zip(*parts, strict=True))
+    part = np.argmin(squares, axis=0)
+    cells = np.arange(squares.shape[1])
+    distances = np.sqrt(np.maximum(squares[part, cells], 0.0))
+    shown = set(zip(part.tolist(), numbers[part, cells].tolist(), strict=True))
+    return Fidelity(float(np.mean(distances)), float(np.quantile(distances, 0.9)), len(shown))
 
 
 def step_ratio(steps: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """A run in its folder: locking, training, figures and the summary."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
@@ -24,6 +23,7 @@ from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
 from aevb.runs.load import DATA, best_record, read_state, require_same_data
 from aevb.runtime import distributed, provenance, xla
+from aevb.runtime.checksums import as_read_back
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
 from aevb.storage import trackers
 from aevb.storage.metrics_log import UNFINISHED, read_with_digest, replace_text, write_with_digest
@@ -61,7 +61,7 @@ def inspect(
     try:
         if (folder / CONFIG).exists():
             stored = _read(folder / CONFIG)
-            _refuse_another(stored, _as_json(config), folder)
+            _refuse_another(stored, as_read_back(config), folder)
             if data is not None:
                 require_same_data(folder, data)
             elif stored["data.name"] != config["data.name"]:
@@ -101,7 +101,7 @@ def claimed(
             if not (folder / CONFIG).exists():
                 keep_experiment(folder, config)
                 write_with_digest(folder / DATA, data)
-            if finished is None or inspect(folder, config) is None:  # unfinished, or a new path
+            if finished is None or _read(folder / CONFIG)["data.name"] != config["data.name"]:
                 write_with_digest(folder / CONFIG, config)
         except OSError as error:
             raise unusable(folder, error) from error
@@ -114,11 +114,6 @@ def keep_experiment(folder: Path, config: Values) -> None:
     if digest := config.get(ENTRIES):
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / EXPERIMENT, registry.text_of(digest))
-
-
-def _as_json(config: Values) -> dict[str, Any]:
-    """Returns the values as they are read back from a JSON file, with lists for tuples."""
-    return json.loads(json.dumps(config))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def as_read_back(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns content as it is read back from a JSON file, with lists for tuples."""
+    return json.loads(json.dumps(content))
+
+
 def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content with the SHA-256 of its JSON as its last entry, "digest"."""
     return {**content, "digest": _digest(content)}

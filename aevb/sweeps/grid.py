@@ -9,7 +9,6 @@ Like `config`, this module imports neither jax nor numpy, so that mistakes are r
 
 import ast
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from aevb.config import (
     with_values,
 )
 from aevb.errors import UserError
+from aevb.runtime.checksums import as_read_back
 
 SEED = "seed"
 LENGTH = "train.num_examples"
@@ -105,7 +105,7 @@ class Plan(NamedTuple):
         if has_path(self.config.data.name):  # each run knows its data by their digest
             left_out.append("data.name")
         fields = {k: v for k, v in flatten(self.config).items() if k not in left_out}
-        return json.loads(json.dumps({"axes": axes, "config": fields, "entries": self.entries}))
+        return as_read_back({"axes": axes, "config": fields, "entries": self.entries})
 
     def trials(self) -> list[Trial]:
         """Returns the trials that must run before `members`; none if there is no `Choice` axis.

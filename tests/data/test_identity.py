@@ -71,7 +71,7 @@ def test_the_digest_does_not_depend_on_the_blocks_in_which_data_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ):
     whole = identity(P)
-    monkeypatch.setattr("aevb.data.identity.BLOCK", 7)
+    monkeypatch.setattr("aevb.data.io.sources.BLOCK", 7)
     assert identity(P) == whole
 
 

@@ -38,7 +38,7 @@ MORE_TESTS = {
     "preprocessing": "data",
     "run": "main",
     "run_figures": "trackers",
-    "sources": "data",
+    "sources": "data identity",
     "splits": "user_files",
     "synthetic": "data",
     "tables": "user_files",

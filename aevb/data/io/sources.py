@@ -1,6 +1,7 @@
 """The public files of a dataset: their possible locations and their expected contents."""
 
 import hashlib
+import math
 import os
 import re
 import zipfile
@@ -15,9 +16,11 @@ from aevb.data import Options
 from aevb.data.io import array_records
 from aevb.data.io.array_records import Records
 from aevb.errors import UserError
+from aevb.runtime.paths import absolute
 
 SHIPPED = Path(__file__).parent.parent / "files"
 VERSION = "1.0.0"  # of the prepared datasets
+BLOCK = 2**24  # bytes that are digested at a time
 
 
 class Download(NamedTuple):
@@ -146,21 +149,13 @@ def manual_dir(options: Options) -> Path:
     return data_dir(options) / "downloads" / "manual"
 
 
-def absolute(path: str, field: str) -> Path:
-    """Returns the absolute path, without `~`, of a path that a user gave in `field`.
-
-    Raises:
-        UserError: the path begins with `~`, and there is no home folder.
-    """
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:  # no home folder
-        raise UserError(f"{path!r} cannot be resolved ({error}); set {field}") from None
-
-
-def digest(array: np.ndarray) -> str:
-    """Returns the SHA-256 of an array's bytes, row-major."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+def digest(array: np.ndarray | Records) -> str:
+    """Returns the SHA-256 of an array's bytes, row-major; of `Records` without loading them all."""
+    row = math.prod(array.shape[1:]) * array.dtype.itemsize
+    total, rows = hashlib.sha256(), max(1, BLOCK // max(1, row))
+    for start in range(0, len(array), rows):
+        total.update(np.ascontiguousarray(array[start : start + rows]).data)
+    return total.hexdigest()
 
 
 def one_line(error: object) -> str:
