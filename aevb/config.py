@@ -53,6 +53,7 @@ PREFIXES = {  # prefixes of the names of datasets that are not part of the packa
     "tfds:": DataChoices(("train,test",), ("none", "dynamic")),
     "file:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
+    "array:": DataChoices(("blocked", "random"), ("none", "dynamic", "fixed")),
 }
 OPTIONS = {
     "data.options": "data.name",
@@ -160,6 +161,12 @@ FIELDS = (
     Field(
         "data.key", "", "file:FILE: name of the array, if an .npz or .mat file holds several",
         *_anything("a name"),
+    ),
+    Field(
+        "data.standardize", True, "file:FILE: real data are standardized by the training data, "
+        "each column of a table, and images by one mean and one scale; the bound is that of the "
+        "data in their own units",
+        *_anything("True or False"),
     ),
     Field(
         "data.split", "", "how training, validation and test data are chosen; '' is the dataset's "

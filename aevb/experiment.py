@@ -114,9 +114,9 @@ def load(values: Values) -> Dataset:
     fits = dataset.train.nbytes <= share * xla.memory()
     if access == "stream" or (access == "auto" and not fits):
         return data.on_disk(dataset, data.Options(**options))
-    if isinstance(dataset.train, np.memmap):  # its file may be overwritten during the run
-        return dataset._replace(train=np.array(dataset.train))
-    return dataset._replace(train=np.asarray(dataset.train))
+    # Copied if it is a memmap, whose file may be overwritten during the run.
+    copy = isinstance(dataset.train, np.memmap)
+    return dataset._replace(train=(np.array if copy else np.asarray)(dataset.train))
 
 
 def make_entry(values: Values, field: str, *args: Any) -> Any:
@@ -294,7 +294,20 @@ def _build_likelihood(values: Values, data: Description) -> Likelihood:
             f"config.data.dequantize is True, and config.model.likelihood is {name!r}, which gives "
             "the levels themselves a probability; set config.data.dequantize=False"
         )
-    return likelihood
+    if data.standardization is None:
+        return likelihood
+    return in_own_units(likelihood, data.standardization.log_jacobian(num_dims))
+
+
+def in_own_units(likelihood: Likelihood, log_jacobian: float) -> Likelihood:
+    """Returns a likelihood of standardized x whose log-density is that of x in its own units.
+
+    Args:
+        log_jacobian: log |dx'/dx| of the standardized x', by which the log-densities differ.
+    """
+    return likelihood._replace(
+        log_prob=lambda heads, x: likelihood.log_prob(heads, x) + log_jacobian
+    )
 
 
 def _build_networks(

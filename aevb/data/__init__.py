@@ -10,6 +10,7 @@ from jax import Array
 
 from aevb.data import preprocessing
 from aevb.data.io.array_records import Records
+from aevb.data.standardization import Standardization
 from aevb.errors import UserError
 from aevb.types import Key
 
@@ -17,6 +18,7 @@ PREFIXES = {
     "tfds:": ("tfds_images", ("train,test",), ("none", "dynamic")),
     "file:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
     "images:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
+    "array:": ("user_files", ("blocked", "random"), ("none", "dynamic", "fixed")),
 }
 """Prefix of a user's dataset -> the file that loads it, its splits, its binarizations."""
 OTHERS = "tfds:NAME, file:FILE and images:FOLDER"
@@ -33,13 +35,16 @@ class Description(NamedTuple):
     levels: float | None
     is_dequantized: bool
     preprocess: Callable[[Key, Array], Array]
+    shape: tuple[int, ...]  # of a datapoint in the user's own array
+    standardization: Standardization | None = None
 
 
 class Dataset(NamedTuple):
     """Training, validation and test data as stored, with the preprocessing that the model needs."""
 
     name: str
-    train: Any  # [N, D]: uint8, or float32 for real-valued data; an ndarray, or Records on disk
+    train: Any  # [N, D]: uint8, or float32 for other than grey and binary data; an ndarray, Records
+    #             on disk, or Standardized data, which are computed when they are read
     test: np.ndarray  # [N', D]
     kind: str  # "binary" (0/1), "grey" (scaled levels), "unit" (in [0, 1]) or "real"; decides which
     #            likelihoods fit
@@ -49,13 +54,17 @@ class Dataset(NamedTuple):
     valid: np.ndarray | None = None  # [N'', D], on which choices are made; may have no rows.
     #   None: `load` holds out the last of the training data, by default a sixth
     is_dequantized: bool = False  # whether `preprocess` adds noise that fills the cell of a level
+    shape: tuple[int, ...] | None = None  # of a datapoint in the user's own array; None: that of an
+    #                                       image, or [D]
+    standardization: Standardization | None = None  # of real data, which are stored standardized
 
     @property
     def description(self) -> Description:
         num_train, num_dims = self.train.shape
         return Description(
             self.name, self.kind, num_dims, num_train, self.image_shape, self.levels,
-            self.is_dequantized, self.preprocess,
+            self.is_dequantized, self.preprocess, self.shape or self.image_shape or (num_dims,),
+            self.standardization,
         )  # fmt: skip
 
     @property
@@ -85,6 +94,7 @@ class Options(NamedTuple):
     #                       "" = downloads/manual in dir
     kind: str = ""  # of the values in the user's own file; "" = guessed
     key: str = ""  # name of the array in the user's own file, if it holds several
+    standardize: bool = True  # whether the user's own real data are standardized
     split: str = ""  # "" = the dataset's first
     binarization: str = ""  # "" = the dataset's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
@@ -181,8 +191,12 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         )
     if options.num_train in (0, number):
         return dataset
-    kept = np.arange(options.num_train) * number // options.num_train
-    return dataset._replace(train=dataset.train[kept])
+    return dataset._replace(train=dataset.train[kept_rows(number, options.num_train)])
+
+
+def kept_rows(number: int, wanted: int) -> np.ndarray:
+    """Returns the indices of `wanted` evenly spaced datapoints of `number`; of all for 0."""
+    return np.arange(wanted or number) * number // (wanted or number)
 
 
 def _with_validation(dataset: Dataset, wanted: int) -> Dataset:

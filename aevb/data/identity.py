@@ -7,6 +7,7 @@ from typing import Any
 from aevb.data import Dataset, Description
 from aevb.data.io import sources
 from aevb.data.preprocessing import Preprocessing
+from aevb.data.standardization import Standardization
 from aevb.runtime.checksums import as_read_back
 
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
@@ -23,6 +24,7 @@ def identity(dataset: Dataset) -> dict[str, Any]:
     content = {
         **description._asdict(),
         "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocessing) else None,
+        "standardization": None if (by := description.standardization) is None else asdict(by),
         "splits": {
             split: {"number": len(data), "dtype": str(data.dtype), "sha256": sources.digest(data)}
             for split, data in dataset.splits.items()
@@ -35,11 +37,13 @@ def description_of(stored: Mapping[str, Any]) -> Description | None:
     """Returns the description in a dataset's identity, or None if its preprocessing is unknown."""
     if stored["preprocess"] is None:
         return None
-    shape = stored["image_shape"]
+    image_shape, by = stored["image_shape"], stored["standardization"]
     fields = {name: stored[name] for name in Description._fields}
     return Description(**fields)._replace(
-        image_shape=None if shape is None else tuple(shape),
+        image_shape=None if image_shape is None else tuple(image_shape),
         preprocess=Preprocessing(**stored["preprocess"]),
+        shape=tuple(stored["shape"]),
+        standardization=by and Standardization(tuple(by["mean"]), tuple(by["scale"])),
     )
 
 
@@ -61,4 +65,6 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             return f"{first['number']:,} {word} datapoints then, {second['number']:,} now"
         if first != second:
             return f"as many {word} datapoints of the same shape, but other values"
+    if then["standardization"] != now["standardization"]:
+        return "the same values up to the scale or the mean of a column"
     return ""

@@ -37,6 +37,21 @@ class Preprocessing:
             return jax.random.bernoulli(key, x / jnp.float32(255)).astype(jnp.float32)
         return x if self.grey_scale is None else x / jnp.float32(self.grey_scale)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether x depends on the key."""
+        return self.name == "drawn" or self.is_dequantized
+
+    def invert(self, x: Array) -> Array:
+        """Returns the stored datapoint [D] of a model's x [D], in floating point.
+
+        Grey levels are recovered from their scaled values or from P(1), and a dequantized level
+        from the center of its cell.
+        """
+        scale = 255.0 if self.name == "drawn" else self.grey_scale
+        levels = x if scale is None else x * jnp.asarray(scale, x.dtype)
+        return levels - 0.5 if self.is_dequantized else levels
+
 
 unchanged, drawn = Preprocessing("unchanged"), Preprocessing("drawn")
 

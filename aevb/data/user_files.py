@@ -5,16 +5,20 @@ The kind of the values is `data.kind`, or guessed by the rules of `kinds.guess`.
 
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb.data import Dataset, Options, kinds, preprocessing, splits
+from aevb.data import Dataset, Options, kept_rows, kinds, preprocessing, splits, standardization
 from aevb.data.io import sources, tables
+from aevb.data.standardization import Standardized
 from aevb.errors import UserError
 from aevb.runtime.paths import absolute
 
-FILE, IMAGES = "file:", "images:"
+FILE, IMAGES, ARRAY = "file:", "images:", "array:"
+Refused = Callable[[Any, str], UserError]
 
 BINARIZED = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # the kind of grey levels
 
@@ -23,10 +27,22 @@ CHANNELS = (1, 3)  # grey or RGB
 LARGEST = np.finfo(np.float32).max
 
 
+class Found(NamedTuple):
+    """The user's data, checked."""
+
+    x: np.ndarray  # [N, D] uint8; for other than grey and binary data any real dtype
+    kind: str
+    image_shape: tuple[int, ...] | None  # None for vectors
+    shape: tuple[int, ...]  # of a datapoint
+    columns: tuple[str, ...] | None = None
+
+
 def load(name: str, options: Options) -> Dataset:
     """Loads the data that `name` refers to, and splits them as `splits.split` does.
 
-    Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none.
+    Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none. Real
+    data are standardized by the training data, unless the options say otherwise: each column of a
+    table, and the pixels of images by one mean and one scale.
 
     Args:
         name: a path with its prefix; the path may begin with ~, and a relative one is relative to
@@ -35,9 +51,35 @@ def load(name: str, options: Options) -> Dataset:
     Raises:
         UserError: the file or folder does not exist, cannot be read, or holds unsuitable data.
     """
-    read, prefix = (_array, FILE) if name.startswith(FILE) else (_images, IMAGES)
+    if name.startswith(ARRAY):
+        raise UserError(
+            f"data.name is {name!r}, an array in the memory of the program that trained the run; "
+            "give it as aevb.load_run(..., data=x), or save it and name the file:FILE"
+        )
+    read, prefix = (_file, FILE) if name.startswith(FILE) else (_images, IMAGES)
     path = absolute(name.removeprefix(prefix), "data.name")
-    x, kind, image_shape = read(path, options)
+    return _split(f"{prefix}{path.name}", read(path, options), options)
+
+
+def of_array(x: Any, options: Options, columns: Sequence[str] | None = None) -> Dataset:
+    """Returns the dataset of an array in memory, as `load` does for that of a file.
+
+    Its name is array: and the first digits of its digest.
+
+    Args:
+        x: [N, D], or images [N, height, width] or [N, height, width, channels].
+        columns: the names of a table's columns.
+
+    Raises:
+        UserError: the array is unsuitable.
+    """
+    stored = tables.Stored(np.asarray(x), None if columns is None else tuple(columns))
+    found = _checked(stored, "x", _unsuitable_array, options)
+    return _split(f"{ARRAY}{sources.digest(found.x)[:12]}", found, options)
+
+
+def _split(name: str, found: Found, options: Options) -> Dataset:
+    x, kind = found.x, found.kind
     if kind != "grey" and options.binarization != "none":
         raise UserError(
             f"data.binarization is {options.binarization!r}, which is for grey levels; {name} "
@@ -52,25 +94,47 @@ def load(name: str, options: Options) -> Dataset:
         preprocess = preprocessing.drawn
     elif options.binarization == "fixed":
         train, valid, test = preprocessing.binarized_once(train, valid, test)
-    return Dataset(
-        name=f"{prefix}{path.name}",
+    dataset = Dataset(
+        name=name,
         train=train,
         valid=np.array(valid),  # copies, because the user may overwrite the file
         test=np.array(test),
         kind=BINARIZED[options.binarization] if kind == "grey" else kind,
         preprocess=preprocess,
-        image_shape=image_shape,
+        image_shape=found.image_shape,
         levels=options.grey_scale if is_grey else None,
+        shape=found.shape,
+    )
+    if kind != "real":
+        return dataset
+    return _standardized(dataset, options, found.columns) if options.standardize else dataset
+
+
+def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] | None) -> Dataset:
+    """Returns real data standardized by their training data; warns of columns that spoil a bound.
+
+    The training data are converted when they are read.
+    """
+    train, valid, test = dataset.train, np.asarray(dataset.valid), dataset.test
+    used = train[kept_rows(len(train), min(options.num_train, len(train)))]
+    by = standardization.of_training_data(used, per_column=dataset.image_shape is None)
+    if dataset.image_shape is None:
+        names = columns or tuple(f"{number} (from 0)" for number in range(train.shape[1]))
+        for words in standardization.warnings([used, valid, test], by, names):
+            print(f"{dataset.name}: {words}", file=sys.stderr)
+    return dataset._replace(
+        train=Standardized(train, by),
+        valid=np.asarray(Standardized(valid, by)),
+        test=np.asarray(Standardized(test, by)),
+        standardization=by,
     )
 
 
 # A table or an array
 
 
-def _array(path: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
-    """Returns x [N, D], uint8 or float32; its kind; and the shape of an image, or None for vectors.
-
-    Data that need no conversion remain memory-mapped, so they may exceed memory.
+def _file(path: Path, options: Options) -> Found:
+    """Reads and checks a file. Data that need no conversion remain memory-mapped.
 
     Raises:
         UserError: the file does not exist, cannot be read, or holds unsuitable data.
@@ -82,67 +146,85 @@ def _array(path: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ..
     except Exception as error:  # many types of error, if the file is damaged
         words = sources.one_line(error)
         is_sound = isinstance(error, tables.UnsuitableError)
-        raise _refused(path, words if is_sound else f"cannot be read ({words})") from None
-    image_shape = _shape(path, stored.values)
-    x = stored.values.reshape(len(stored.values), -1)
-    if x.dtype.kind not in "biuf":
-        raise _refused(path, f"holds {x.dtype}")
-    low, high = x.min(), x.max()  # NaN, if there is one
-    if x.dtype.kind == "f" and not (low >= -LARGEST and high <= LARGEST):
-        row, column = kinds.first_nonfinite(x)
-        name = column if stored.columns is None else repr(stored.columns[column])
-        raise _refused(
-            path,
-            f"holds {x[row, column]} in datapoint {row}, column {name} (from 0), and must hold "
-            "finite float32",
-        )
+        raise _unsuitable_file(path, words if is_sound else f"cannot be read ({words})") from None
+    return _checked(stored, path, _unsuitable_file, options)
+
+
+def _checked(stored: tables.Stored, name: Any, refused: Refused, options: Options) -> Found:
+    """Returns an array with its kind, after all checks.
+
+    Args:
+        name: of the array, in messages.
+        refused: (name, what is wrong) -> the error.
+
+    Raises:
+        UserError: the array is unsuitable.
+    """
+    values = stored.values
+    shape = values.shape
     try:
+        image_shape = _shape(shape)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"holds {values.dtype}")
+        x = values.reshape(len(values), -1)
+        low, high = x.min(), x.max()  # NaN, if there is one
+        if x.dtype.kind == "f" and not (low >= -LARGEST and high <= LARGEST):
+            row, column = kinds.first_nonfinite(x)
+            where = column if stored.columns is None else repr(stored.columns[column])
+            raise ValueError(
+                f"holds {x[row, column]} in datapoint {row}, column {where} (from 0), and must "
+                "hold finite float32"
+            )
         kind = options.kind or kinds.guess(x, low, high, is_table=stored.columns is not None)
         if options.kind:
             kinds.check(x, low, high, kind)
     except ValueError as error:
-        raise _refused(path, str(error)) from None
+        raise refused(name, str(error)) from None
     if not options.kind and (words := kinds.doubt(low, high, kind)):
-        print(f"{path}: {words}", file=sys.stderr)
-    return kinds.convert(x, kind), kind, image_shape
+        print(f"{name}: {words}", file=sys.stderr)
+    if kind != "real" or not options.standardize:
+        x = kinds.convert(x, kind)
+    return Found(x, kind, image_shape, shape[1:], stored.columns)
 
 
-def _shape(path: Path, stored: np.ndarray) -> tuple[int, ...] | None:
-    """Returns the shape of an image, or None for vectors.
+def _shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Returns the shape of an image in an array of a shape, or None for vectors.
 
     Raises:
-        UserError: the array's shape is unsuitable.
+        ValueError: the array's shape is unsuitable.
     """
-    shape = stored.shape
     if len(shape) not in (2, 3, 4):
-        raise _refused(path, f"has the shape {shape}")
+        raise ValueError(f"has the shape {shape}")
     if 0 in shape:
-        raise _refused(path, f"is empty: its shape is {shape}")
+        raise ValueError(f"is empty: its shape is {shape}")
     if len(shape) == 4 and shape[3] not in CHANNELS:
-        raise _refused(path, f"has the shape {shape}, whose last axis is neither 1 nor 3")
-    _require_two(path, len(stored))
+        raise ValueError(f"has the shape {shape}, whose last axis is neither 1 nor 3")
+    if shape[0] < 2:
+        raise ValueError("holds one datapoint; it takes two, to train and to test")
     if len(shape) == 2:
         return None
     return shape[1:3] if shape[3:] in ((), (1,)) else shape[1:]
 
 
-def _refused(path: Path, why: str) -> UserError:
+def _unsuitable_file(path: Path, why: str) -> UserError:
     return UserError(
         f"{path} {why}; {FILE}FILE is a table of numbers (.csv, .tsv, .parquet) or one array "
         "[N, D], [N, height, width] or [N, height, width, 3] (.npy, .npz, .mat)"
     )
 
 
-def _require_two(path: Path, number: int) -> None:
-    if number < 2:
-        raise UserError(f"{path} holds one datapoint; it takes two, to train and to test")
+def _unsuitable_array(name: str, why: str) -> UserError:
+    return UserError(
+        f"{name} {why}; give an array of numbers [N, D], [N, height, width] or [N, height, width, "
+        "channels]"
+    )
 
 
 # A folder
 
 
-def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
-    """Returns x [N, D] uint8 of the images, sorted by name; their kind; and the shape of one.
+def _images(folder: Path, options: Options) -> Found:
+    """Returns the images of a folder, sorted by name.
 
     Numbers in names are compared as numbers, so 10.png comes after 9.png. Other files and
     subfolders are ignored.
@@ -171,7 +253,8 @@ def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int,
             "directly in it"
         )
     files.sort(key=_in_order)
-    _require_two(folder, len(files))
+    if len(files) < 2:
+        raise UserError(f"{folder} holds one datapoint; it takes two, to train and to test")
     first, notes = _pixels_of(files[0])
     x = np.empty((len(files), *first.shape), np.uint8)
     for number, path in enumerate(files):
@@ -184,7 +267,7 @@ def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int,
         x[number], notes = pixels, notes | more
     for note in sorted(notes):
         print(f"{folder}: {note}", file=sys.stderr)
-    return x.reshape(len(x), -1), "grey", first.shape
+    return Found(x.reshape(len(x), -1), "grey", first.shape, first.shape)
 
 
 def _in_order(path: Path) -> list[str | int]:

@@ -22,6 +22,7 @@ from aevb.evaluation.bits import bits_of
 from aevb.experiment import build, load
 
 NUMBER, HEIGHT, WIDTH = 20, 6, 5
+RAW = Options(standardize=False)
 
 
 def levels(*channels: int) -> np.ndarray:
@@ -83,7 +84,7 @@ def test_vectors_of_an_array_file_have_no_image_shape(tmp_path: Path):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_floating_point_arrays_are_real_data(dtype: Any, tmp_path: Path):
     array = np.random.default_rng(0).normal(size=(NUMBER, 7)).astype(dtype)
-    dataset = data.load(saved(tmp_path, array))
+    dataset = data.load(saved(tmp_path, array), RAW)
     assert (dataset.kind, dataset.levels, dataset.train.dtype) == ("real", None, np.float32)
     np.testing.assert_array_equal(rows(dataset), array.astype(np.float32))
 
@@ -437,7 +438,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], Any]] = {
 @pytest.mark.parametrize("file", WRITERS)
 def test_a_table_is_the_same_in_every_format(file: str, tmp_path: Path):
     WRITERS[file](tmp_path / file, NUMBERS)
-    dataset = data.load(f"file:{tmp_path / file}")
+    dataset = data.load(f"file:{tmp_path / file}", RAW)
     assert (dataset.kind, dataset.image_shape) == ("real", None)
     np.testing.assert_array_equal(rows(dataset), NUMBERS.astype(np.float32))
 
@@ -450,7 +451,7 @@ def test_an_array_of_several_is_named_by_its_key(file: str, tmp_path: Path):
     else:
         scipy.io.savemat(tmp_path / file, both)
     name = f"file:{tmp_path / file}"
-    dataset = data.load(name, Options(key="y"))
+    dataset = data.load(name, RAW._replace(key="y"))
     np.testing.assert_array_equal(rows(dataset), -NUMBERS.astype(np.float32))
     for key, seen in (("", "is not set"), ("z", "is 'z'")):
         message = refusal(data.load, name, Options(key=key))
@@ -505,7 +506,7 @@ def test_the_kind_of_an_array_is_guessed(case: str, tmp_path: Path):
 
 def test_whole_numbers_of_a_table_are_real(tmp_path: Path):
     (tmp_path / "x.csv").write_text(text_of(np.arange(30).reshape(10, 3)))
-    dataset = data.load(f"file:{tmp_path / 'x.csv'}")
+    dataset = data.load(f"file:{tmp_path / 'x.csv'}", RAW)
     assert dataset.kind == "real"
     np.testing.assert_array_equal(rows(dataset), np.arange(30).reshape(10, 3))
 

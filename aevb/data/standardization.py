@@ -1,0 +1,139 @@
+"""Standardization of real data by the training split, and its inverse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+FAR = 20.0  # standard deviations from the mean, beyond which a value is reported as an outlier
+DIGITS = 6  # kept of means and scales: their last bits depend on the processor
+BLOCK = 2**20  # values that are converted at a time
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Mean and scale of each column, or of all columns together if there is one of each."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+    def apply(self, x: Any) -> Any:
+        """Returns (x - mean) / scale of x [..., D], of NumPy or JAX, in its precision."""
+        return (x - np.asarray(self.mean)) / np.asarray(self.scale)
+
+    def invert(self, x: Array) -> Array:
+        """Returns mean + scale x of standardized x [..., D]."""
+        return x * np.asarray(self.scale) + np.asarray(self.mean)
+
+    def log_jacobian(self, num_dims: int) -> float:
+        """Returns log |dx'/dx| of x' = `apply`(x) [D]: -Sum_d log scale_d.
+
+        A log-density of standardized data plus this number is that of the data in their own units.
+        """
+        return -float(np.sum(np.broadcast_to(np.log(self.scale), (num_dims,))))
+
+
+def of_training_data(x: np.ndarray, *, per_column: bool) -> Standardization:
+    """Computes the standardization of training data x [N, D], in float64.
+
+    A constant column, whose deviation is 0, gets the scale 1. Both numbers are rounded to six
+    digits of the scale, so that they are the same on every machine.
+
+    Args:
+        per_column: whether each column has its own mean and scale.
+    """
+    mean, std = _moments(x) if per_column else _moments(x.reshape(-1, 1))
+    scale = np.array([float(f"{one:.{DIGITS}g}") for one in np.where(std > 0.0, std, 1.0)])
+    unit = 10.0 ** (np.floor(np.log10(scale)) - DIGITS + 1)
+    rounded = np.where(std > 0.0, np.round(mean / unit) * unit, mean)
+    return Standardization(tuple(rounded.tolist()), tuple(scale.tolist()))
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean [D] and standard deviation [D] of x [N, D]; 0 for a constant column."""
+    rows = max(1, BLOCK // x.shape[1])
+    blocks = [x[start : start + rows] for start in range(0, len(x), rows)]
+    first = np.asarray(x[0], np.float64)  # subtracted, so that a large offset costs no digits
+    mean = sum(np.sum(block - first, axis=0) for block in blocks) / len(x)
+    square = sum(np.sum(np.square(block - first - mean), axis=0) for block in blocks) / len(x)
+    constant = np.all([np.all(block == first, axis=0) for block in blocks], axis=0)
+    return first + mean, np.where(constant, 0.0, np.sqrt(square))
+
+
+class Standardized:
+    """Standardized data [N, D] as float32, which are computed from stored data when they are read.
+
+    Stored data that are memory-mapped can exceed memory.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, stored: np.ndarray, standardization: Standardization):
+        self.stored, self.standardization = stored, standardization
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, D]."""
+        return self.stored.shape[0], self.stored.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all data, in bytes."""
+        return self.stored.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self.standardization.apply(self.stored[rows].astype(np.float64)).astype(self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        found = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        rows = max(1, BLOCK // self.shape[1])
+        for start in range(0, len(self), rows):
+            found[start : start + rows] = self[start : start + rows]
+        return found
+
+
+def warnings(
+    splits: Sequence[np.ndarray], standardization: Standardization, columns: Sequence[str]
+) -> list[str]:
+    """Returns a sentence on constant columns, and one on outliers, if there are any.
+
+    Args:
+        splits: the stored data [N, D] of each split, the training data first.
+        columns: the name of each column, for the sentences.
+    """
+    found, (train, *_) = [], splits
+    constant = np.flatnonzero(np.all(train == train[0], axis=0))
+    if len(constant):
+        found.append(
+            f"{_named(constant, columns)} constant in the training data: a density can grow there "
+            "without limit; leave such columns out"
+        )
+    largest = np.max([_largest(split, standardization) for split in splits if len(split)], axis=0)
+    far = np.flatnonzero(largest > FAR)
+    if len(far):
+        found.append(
+            f"{_named(far, columns)} up to {np.max(largest):.3g} standard deviations from the "
+            "mean: such outliers can decide the bound; check them"
+        )
+    return found
+
+
+def _largest(x: np.ndarray, standardization: Standardization) -> np.ndarray:
+    """Returns the largest |standardized value| of each column, [D]."""
+    rows = max(1, BLOCK // x.shape[1])
+    each = [
+        np.max(np.abs(standardization.apply(x[start : start + rows].astype(np.float64))), axis=0)
+        for start in range(0, len(x), rows)
+    ]
+    return np.max(each, axis=0)
+
+
+def _named(numbers: np.ndarray, columns: Sequence[str], most: int = 5) -> str:
+    names = ", ".join(columns[int(number)] for number in numbers[:most])
+    more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return f"column{'s' * (len(numbers) > 1)} {names}{more} {'are' if len(numbers) > 1 else 'is'}"
