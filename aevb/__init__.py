@@ -1,7 +1,8 @@
 """Auto-Encoding Variational Bayes (Kingma & Welling, arXiv 1312.6114) in JAX.
 
-``import aevb`` by itself imports no other module. ``aevb.losses`` and the others are imported at
-first use. ``aevb.load_run(folder)`` returns a trained model as functions.
+``aevb.fit(x)`` trains on an array, ``aevb.train(experiment)`` as the command ``aevb run`` does, and
+``aevb.load_run(folder)`` returns a trained run. ``import aevb`` by itself imports no other module;
+``aevb.losses`` and the others are imported at first use.
 """
 
 import importlib
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from aevb import reparam as reparam
     from aevb import types as types
     from aevb import vae as vae
-    from aevb.runs.load import TrainedRun as TrainedRun
-    from aevb.runs.load import load_run as load_run
+    from aevb.runs.fit import fit as fit
+    from aevb.runs.fit import train as train
+    from aevb.runs.trained import TrainedRun as TrainedRun
+    from aevb.runs.trained import load_run as load_run
 
 MODULES = (
     "algorithms",
@@ -52,14 +55,19 @@ MODULES = (
     "types",
     "vae",
 )
-OF_RUNS = ("TrainedRun", "load_run")
+OF_RUNS = {
+    "TrainedRun": "aevb.runs.trained",
+    "fit": "aevb.runs.fit",
+    "load_run": "aevb.runs.trained",
+    "train": "aevb.runs.fit",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in MODULES:
         return importlib.import_module(f"aevb.{name}")
     if name in OF_RUNS:
-        return getattr(importlib.import_module("aevb.runs.load"), name)
+        return getattr(importlib.import_module(OF_RUNS[name]), name)
     if name == "__version__":  # set in pyproject.toml
         from importlib.metadata import version
 

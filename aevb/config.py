@@ -5,6 +5,7 @@ numpy, so that `--help` and the message about a wrong setting appear without del
 """
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -250,7 +251,11 @@ FIELDS = (
         "storing them: less memory, a third more time",
         *_anything("True or False"),
     ),
-    Field("model.likelihood", "gaussian_unit_mean", "p(x|z)", *_entry()),
+    Field(
+        "model.likelihood", "gaussian_unit_mean", "p(x|z); '' is by the kind of the data: "
+        "bernoulli for binary, continuous_bernoulli for grey and unit, gaussian_shared for real",
+        *_entry(),
+    ),
     Field(
         "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussian; planar "
         "and iaf (inverse autoregressive) are normalizing flows without a closed-form KL",
@@ -439,19 +444,34 @@ def of_finished_run(folder: Path, data: str = "") -> Values:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    if not (folder / "summary.json").is_file():
-        raise UserError(
-            f"{folder} holds a run that is not finished; give the command that started it again, "
-            "which resumes it"
-        )
     try:
         found = read_with_digest(folder / "config.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    if not is_finished(folder, found):
+        raise UserError(
+            f"{folder} holds a run that is not finished; give the command that started it again, "
+            "which resumes it"
+        )
     entries = bring_again(found.pop(ENTRIES, ""), folder)
     # JSON has lists where a config has tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     return validate(values | ({"data.name": data} if data else {}), entries)
+
+
+def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Returns whether the run in a folder has taken all steps of its config.
+
+    A finished run that goes on for more examples has the summary of the fewer until it ends.
+    """
+    summary, batch_size = folder / "summary.json", config["train.batch_size"]
+    if not summary.is_file():
+        return False
+    try:
+        done = json.loads(summary.read_text(encoding="utf-8"))["num_examples"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # whoever reads it says that it is damaged
+    return done == config["train.num_examples"] // batch_size * batch_size
 
 
 def bring_again(digest: str, folder: Path) -> str:
@@ -576,7 +596,8 @@ def _accepts(field: Field, value: Any, entries: str) -> bool:
     if field.name == "data.name" and (prefix := _prefix(value)):
         return value != prefix
     if field.name in KINDS:
-        return value in registry.names(KINDS[field.name], entries)
+        by_kind = field.name == "model.likelihood" and value == ""
+        return by_kind or value in registry.names(KINDS[field.name], entries)
     return field.accepts(value)
 
 

@@ -28,6 +28,12 @@ from aevb.runtime import xla
 from aevb.types import Key
 from aevb.vae import VAE
 
+LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of the data
+    "binary": "bernoulli",
+    "grey": "continuous_bernoulli",
+    "unit": "continuous_bernoulli",
+    "real": "gaussian_shared",
+}
 SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
 
@@ -71,6 +77,7 @@ def build_model(
     Raises:
         UserError: the parts do not fit together.
     """
+    values = with_likelihood(values, data.kind)
     if values["train.batch_size"] > data.num_train:
         raise UserError(
             f"config.train.batch_size is {values['train.batch_size']}; it can be at most the "
@@ -83,6 +90,11 @@ def build_model(
     algorithm = build_algorithm(values, model, data.num_train, optimizer)
     _require_room(algorithm)
     return model, algorithm
+
+
+def with_likelihood(values: Values, kind: str) -> Values:
+    """Returns the values with a likelihood: their own, or else that of data of this kind."""
+    return {**values, "model.likelihood": values["model.likelihood"] or LIKELIHOOD_OF[kind]}
 
 
 def load(values: Values) -> Dataset:

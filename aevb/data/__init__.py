@@ -37,6 +37,7 @@ class Description(NamedTuple):
     preprocess: Callable[[Key, Array], Array]
     shape: tuple[int, ...]  # of a datapoint in the user's own array
     standardization: Standardization | None = None
+    range: tuple[float, float] = (0.0, 1.0)
 
 
 class Dataset(NamedTuple):
@@ -57,6 +58,7 @@ class Dataset(NamedTuple):
     shape: tuple[int, ...] | None = None  # of a datapoint in the user's own array; None: that of an
     #                                       image, or [D]
     standardization: Standardization | None = None  # of real data, which are stored standardized
+    range: tuple[float, float] = (0.0, 1.0)  # of the model's x, which pictures show as black, white
 
     @property
     def description(self) -> Description:
@@ -64,7 +66,7 @@ class Dataset(NamedTuple):
         return Description(
             self.name, self.kind, num_dims, num_train, self.image_shape, self.levels,
             self.is_dequantized, self.preprocess, self.shape or self.image_shape or (num_dims,),
-            self.standardization,
+            self.standardization, self.range,
         )  # fmt: skip
 
     @property

@@ -43,6 +43,7 @@ def description_of(stored: Mapping[str, Any]) -> Description | None:
         image_shape=None if image_shape is None else tuple(image_shape),
         preprocess=Preprocessing(**stored["preprocess"]),
         shape=tuple(stored["shape"]),
+        range=tuple(stored["range"]),
         standardization=by and Standardization(tuple(by["mean"]), tuple(by["scale"])),
     )
 

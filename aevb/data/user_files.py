@@ -107,7 +107,10 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
     )
     if kind != "real":
         return dataset
-    return _standardized(dataset, options, found.columns) if options.standardize else dataset
+    if options.standardize:
+        dataset = _standardized(dataset, options, found.columns)
+    test = dataset.test
+    return dataset._replace(range=(float(np.min(test)), float(np.max(test))))
 
 
 def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] | None) -> Dataset:

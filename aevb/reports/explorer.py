@@ -58,7 +58,7 @@ def explorer_page(
     data, means = _data(experiment, params, image)
     content = {
         "title": name,
-        "summary": _describe(summary),
+        "summary": describe_bounds(summary),
         "config": _settings(config),
         "curve": curve(records),
         "image": image,
@@ -70,8 +70,8 @@ def explorer_page(
     return page("explorer", name, content)
 
 
-def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Returns the rows of the page's summary, each a name and a value."""
+def describe_bounds(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the rows of a summary that people read, each a name and a value."""
     rows = []
     for split in ("train", "valid", "test"):
         if f"{split}_bound" not in summary:
@@ -98,9 +98,7 @@ def _settings(config: Values) -> list[dict[str, Any]]:
 def _image(dataset: Dataset) -> dict[str, Any]:
     """Returns the shape of a datapoint's picture, and the values of black and of white."""
     shape = dataset.image_shape or (1, dataset.test.shape[1])
-    low, high = 0.0, 1.0
-    if dataset.kind == "real":
-        low, high = float(np.min(dataset.test)), float(np.max(dataset.test))
+    low, high = dataset.range
     return {"shape": list(shape), "low": low, "high": high}
 
 

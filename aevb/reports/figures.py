@@ -4,11 +4,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,10 +24,8 @@ def titled_axes(
     """Returns a figure with one panel of `size` inches per title; by default, in one row."""
     columns = columns or len(titles)
     rows = math.ceil(len(titles) / columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), layout="constrained",
-        squeeze=False, **how,
-    )  # fmt: skip
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **how)
     for axes in grid.flat[len(titles) :]:
         axes.remove()
     panels = [*grid.flat[: len(titles)]]
@@ -150,6 +143,5 @@ def samples(panels: Mapping[str, np.ndarray]) -> Figure:
 
 
 def save(figure: Figure, path: str) -> None:
-    """Writes a figure to an image file at its own size, and closes it."""
+    """Writes a figure to an image file at its own size."""
     figure.savefig(path, dpi=DPI)
-    plt.close(figure)

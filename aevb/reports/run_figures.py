@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.data import Dataset
+from aevb.data import Dataset, Description
 from aevb.evaluation import elbo, manifold
 from aevb.experiment import Experiment
 from aevb.reports import figures
@@ -49,17 +49,24 @@ def _images(experiment: Experiment, params: PyTree) -> dict[str, Array]:
     dataset, vae, _ = experiment
     if dataset.image_shape is None:
         return {}
+    pairs = as_images(jnp.stack(reconstruct(vae, params, dataset)), dataset.description)
+    return {"reconstructions": pairs, **generated_images(vae, params, dataset.description)}
+
+
+def generated_images(vae: VAE, params: PyTree, data: Description) -> dict[str, Array]:
+    """Returns the samples and, if Z = 2, the manifold of a model of images, [R, C, h, w(, 3)]."""
     side = math.isqrt(NUM_SAMPLES)
-    images = {
-        "reconstructions": jnp.stack(reconstruct(vae, params, dataset)),
-        "samples": sample_means(vae, params).reshape(side, side, -1),
-    }
+    images = {"samples": sample_means(vae, params).reshape(side, side, -1)}
     if vae.num_latents == 2:
         images["manifold"] = manifold.decode_unit_square(vae, params)
-    return {
-        name: means.reshape(*means.shape[:2], *dataset.image_shape)
-        for name, means in images.items()
-    }
+    return {name: as_images(means, data) for name, means in images.items()}
+
+
+def as_images(means: Array, data: Description) -> Array:
+    """Returns pictures [R, C, h, w(, 3)] of a model's x [R, C, D], from 0 for black to 1."""
+    low, high = data.range
+    shape = (*means.shape[:2], *(data.image_shape or ()))
+    return (means.reshape(shape) - low) / (high - low or 1.0)
 
 
 def pictures_of(experiment: Experiment) -> Pictures | None:

@@ -1,6 +1,6 @@
 """A run in its folder: locking, training, figures and the summary."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,7 @@ from aevb.data.identity import identity
 from aevb.errors import UserError
 from aevb.evaluation import elbo, manifold
 from aevb.evaluation.bits import bits_of
-from aevb.experiment import Experiment, build
+from aevb.experiment import Experiment, build, with_likelihood
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
 from aevb.runs.load import DATA, best_record, read_state, require_same_data
@@ -29,6 +29,7 @@ from aevb.storage import trackers
 from aevb.storage.metrics_log import UNFINISHED, read_with_digest, replace_text, write_with_digest
 from aevb.storage.trackers import Pictures
 from aevb.training import trainer
+from aevb.training.journal import Journal
 from aevb.training.settings import Settings
 from aevb.training.trainer import Run, Trained
 from aevb.types import PyTree
@@ -71,10 +72,17 @@ def inspect(
                 f"--workdir={folder} holds files but no config.json, so it is no folder of a run; "
                 "name a new or an empty one"
             )
-        summary = folder / SUMMARY
-        return _read(summary) if summary.exists() else None
+        return _finished(folder, config["train.num_examples"] // config["train.batch_size"])
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def _finished(folder: Path, num_steps: int) -> dict[str, Any] | None:
+    """Returns the summary of a run that has taken this number of steps, else None."""
+    if not (folder / SUMMARY).exists():
+        return None
+    summary, batch_size = _read(folder / SUMMARY), _read(folder / CONFIG)["train.batch_size"]
+    return summary if summary["num_examples"] == num_steps * batch_size else None
 
 
 @contextmanager
@@ -134,11 +142,17 @@ def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
             f"--workdir={folder} holds a run whose entries come from another experiment's file, or "
             f"from an earlier state of it; its copy is {folder / EXPERIMENT}; name another folder"
         )
+    longer = "train.num_examples"  # a run can go on
+    if found[longer] > wanted[longer]:
+        raise UserError(
+            f"--workdir={folder} holds a run of {found[longer]:,} training examples, and "
+            f"config.{longer} is {wanted[longer]:,}; it can go on for more, or name another folder"
+        )
     differing = [
         f"{name} ({found.get(name)!r} there, {wanted.get(name)!r} here)"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
-        and name not in WITHOUT_EFFECT
+        and name not in (*WITHOUT_EFFECT, longer)
         and not (name == "data.name" and has_path(found[name]) and has_path(wanted[name]))
     ]
     if differing:
@@ -148,14 +162,18 @@ def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
         )
 
 
-def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
+def run(
+    config: Values, folder: Path, *, debug: bool = False, dataset: Dataset | None = None
+) -> dict[str, Any]:
     """Trains the run of a validated config in its folder; returns the summary.
 
-    A finished run is not repeated. An interrupted run resumes, and its result is bitwise that of an
-    uninterrupted one. With several processes, process 0 returns the summary and the others {}.
+    A finished run is not repeated, but goes on if the config has more training examples. An
+    interrupted run resumes, and its result is bitwise that of an uninterrupted one. With several
+    processes, process 0 returns the summary and the others {}.
 
     Args:
         debug: whether JAX checks for leaked tracers, and a NaN is traced to its source line.
+        dataset: the data, if they are in memory and have no name.
 
     Raises:
         UserError: an error that the user can correct.
@@ -170,7 +188,7 @@ def run(config: Values, folder: Path, *, debug: bool = False) -> dict[str, Any]:
         if distributed.largest(int(finished is not None)):
             return finished or {}
         xla.use_cache()
-        experiment = build(config)
+        experiment = build(config, dataset)
         data = identity(experiment.dataset)
         require_trackers(config)
         with distributed.stopping_together():  # after the checks: a refused config creates no files
@@ -189,21 +207,32 @@ def _train(
     Args:
         notes: from `about`.
     """
-    dataset, vae, algorithm = experiment
-    score = elbo.make_score(vae, dataset.preprocess)
+    training = training_of(experiment, config, debug)
     if distributed.is_process_0():
         print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
+    pictures = pictures_of(experiment, config)
     trained = trainer.fit(
-        Run(algorithm, dataset, score, jax.random.key(config["seed"]), debug),
-        Settings(**section(config, "train")),
-        folder,
-        about=notes,
-        pictures=pictures_of(experiment, config),
+        training,
+        settings := settings_of(config),
+        lambda first: Journal(folder, first, settings, about=notes, pictures=pictures),
     )
     with distributed.stopping_together():
         if distributed.is_process_0():
-            return finish(experiment, score, trained, config, folder)
+            return finish(experiment, training.score, trained, config, folder)
     return {}
+
+
+def training_of(experiment: Experiment, config: Values, debug: bool = False) -> Run:
+    """Returns what is trained and how it is evaluated."""
+    dataset, vae, algorithm = experiment
+    score = elbo.make_score(vae, dataset.preprocess)
+    return Run(algorithm, dataset, score, jax.random.key(config["seed"]), debug)
+
+
+def settings_of(config: Values) -> Settings:
+    """Returns the settings of a config's training."""
+    settings = section(config, "train")
+    return Settings(**{name: settings[name] for name in Settings._fields})
 
 
 def about(config: Values, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,17 +262,41 @@ def finish(
 ) -> dict[str, Any]:
     """Writes the figures, the page and the summary of a trained run; returns the summary.
 
-    The test data are scored here, once for the last state and once for the best. The summary is
-    written last and marks the run as finished.
+    The test data are scored here, once for the last state and once for the best.
+    """
+
+    def read_best(step: int) -> TrainState | None:
+        try:
+            return read_state(folder, experiment.algorithm, config, step)
+        except UserError:  # the reason is on stderr already
+            return None
+
+    summary = summarize(experiment, score, trained, config, read_best)
+    write_results(experiment, trained.state, trained.records, config, summary, folder)
+    return summary
+
+
+def summarize(
+    experiment: Experiment,
+    score: elbo.Scorer,
+    trained: Trained,
+    config: Values,
+    read_best: Callable[[int], TrainState | None],
+) -> dict[str, Any]:
+    """Returns the summary of a trained run.
+
+    Args:
+        read_best: returns the state of the best checkpoint, which is at this step; None if it was
+            damaged.
     """
     dataset = experiment.dataset
     params = experiment.algorithm.vae_params(trained.state.params)
     speed = trained.examples_per_second
     last = _bounds(score, params, experiment, dataset.splits)
-    summary = {
+    return {
         **last,
         **_objective(experiment, trained.state),
-        **_of_best(experiment, score, trained, config, folder, last),
+        **_of_best(experiment, score, trained, config, read_best, last),
         "manifold": manifold.measure(experiment.vae, params, dataset),
         "num_examples": int(trained.state.step) * config["train.batch_size"],
         "skipped_steps": num_skipped(trained.state) or 0,
@@ -254,13 +307,26 @@ def finish(
         "versions": provenance.versions(),
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
+
+
+def write_results(
+    experiment: Experiment,
+    state: TrainState,
+    records: list[dict[str, Any]],
+    config: Values,
+    summary: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Writes the figures, the page and the summary of a trained run into its folder.
+
+    The summary is written last and marks the run as finished.
+    """
     from aevb.reports import run_figures  # imports matplotlib, which training does not need
 
-    run_figures.draw_run(experiment, params, trained.records, folder / "figures")
-    page = explorer_page(experiment, params, trained.records, config, summary)
-    replace_text(folder / EXPLORER, page)
+    params = experiment.algorithm.vae_params(state.params)
+    run_figures.draw_run(experiment, params, records, folder / "figures")
+    replace_text(folder / EXPLORER, explorer_page(experiment, params, records, config, summary))
     write_with_digest(folder / SUMMARY, summary)
-    return summary
 
 
 def _bounds(
@@ -294,7 +360,7 @@ def _of_best(
     score: elbo.Scorer,
     trained: Trained,
     config: Values,
-    folder: Path,
+    read_best: Callable[[int], TrainState | None],
     last: Bounds,
 ) -> Bounds:
     """Returns the bounds of the checkpoint with the highest validation bound.
@@ -309,9 +375,7 @@ def _of_best(
         return {}
     found = last
     if (step := best["examples"] // config["train.batch_size"]) != trained.state.step:
-        try:
-            state = read_state(folder, experiment.algorithm, config, step)
-        except UserError:  # the reason is on stderr already
+        if (state := read_best(step)) is None:
             return {}
         params = experiment.algorithm.vae_params(state.params)
         found = _bounds(score, params, experiment, ("valid", "test"))
@@ -342,6 +406,7 @@ def describe(experiment: Experiment, config: Values) -> str:
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     num_valid = len(dataset.splits.get("valid", ()))
     sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
+    likelihood = with_likelihood(config, dataset.kind)["model.likelihood"]
     how = config["algorithm.name"]
     if "bound" in signature(entry_of(config, "algorithm.name").make).parameters:
         how += f" with {config['algorithm.bound']}"
@@ -349,7 +414,7 @@ def describe(experiment: Experiment, config: Values) -> str:
         f"data:  {dataset.name}, {len(dataset.train):,} training, {num_valid:,} validation "
         f"and {len(dataset.test):,} test datapoints ({dataset.kind})\n"
         f"model: {config['model.network']} {'-'.join(map(str, sizes))} and back, "
-        f"{config['model.likelihood']}, {num_params:,} parameters\n"
+        f"{likelihood}, {num_params:,} parameters\n"
         f"train: {how}, "
         f"{config['optimizer.name']} with step size {config['optimizer.step_size']:g}"
     )

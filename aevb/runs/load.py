@@ -1,131 +1,48 @@
-"""Loads a finished run as pure functions of one datapoint, for use in other programs."""
+"""Reads a run's folder: its states, and the identity of its data."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax import Array
 
 from aevb.algorithms.base import Algorithm, TrainState
-from aevb.config import Values, of_finished_run
+from aevb.config import Values
 from aevb.data import Dataset
-from aevb.data.identity import description_of, difference, identity
+from aevb.data.identity import difference, identity
 from aevb.errors import UserError
-from aevb.experiment import Experiment, build, build_model
-from aevb.marginal import importance_sampling
-from aevb.proposals import PROPOSALS
+from aevb.experiment import Experiment, build
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import read_records, read_with_digest
-from aevb.types import Key, PyTree
-from aevb.vae import VAE
 
 WHICH = ("last", "best")
 DATA = "data.json"  # the identity of a run's data
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A trained model. Its functions close over `params` and can be jitted and vmapped.
-
-    x is a datapoint as the model takes it: a stored one after `preprocess`, which scales or
-    binarizes pixels. For a run of full variational Bayes, the decoder's weights are the mean of
-    their posterior.
-    """
-
-    encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), such as a DiagNormal
-    decode: Callable[[Array], Array]  # z [Z] -> E[x|z] [D]
-    log_prob: Callable[..., Array]  # (key, x [D], num_samples=5000) -> log p(x) [], nats
-    sample: Callable[[Key], tuple[Array, Array]]  # -> z [Z] ~ p(z), x [D] ~ p(x|z)
-    preprocess: Callable[[Key, Array], Array]  # (key, a datapoint as stored [D]) -> x [D]
-    vae: VAE  # the model from which the functions above are built
-    params: PyTree
-    config: Values
-    _load: Callable[[], Dataset]
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data of the run, which are loaded at the first use, and checked.
-
-        Raises:
-            UserError: they are missing or have changed.
-        """
-        return self._load()
-
-
-def load_run(
-    folder: str | Path, *, which: str = "last", step: int | None = None, data: str = ""
-) -> TrainedRun:
-    """Loads the model of a finished run, which does not need the data.
-
-    `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
-    stochastic lower bound. `aevb.marginal` has other estimators, with standard errors.
+def experiment_of(folder: Path, config: Values, dataset: Dataset | None = None) -> Experiment:
+    """Returns the objects of a run's config, with the data that the run was begun with.
 
     Args:
-        folder: the run's folder.
-        which: "last", the state at the end of training, or "best", the one with the highest
-            validation bound.
-        step: the step of a checkpoint that the run kept, instead of these two.
-        data: the data's new name, such as file:FILE, if they have moved since the run.
-
-    Raises:
-        UserError: there is no finished run, it has no such sound checkpoint, or it has a
-            preprocessing of the user's own, and the data that define it are missing or have
-            changed.
-    """
-    folder = Path(folder)
-    config = of_finished_run(folder, data)
-    description = description_of(_stored_identity(folder))
-    if description is None:
-        dataset, vae, algorithm = experiment_of(folder, config)
-        description = dataset.description
-    else:
-        vae, algorithm = build_model(config, description)
-    state = read_state(folder, algorithm, config, step, which=which)
-    params = algorithm.vae_params(state.params)
-
-    def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
-        fit_key, draw_key = jax.random.split(key)
-        joint = vae.joint(params, x)
-        fit = PROPOSALS["laplace"](fit_key, vae.encode(params, x), vae.guide, joint)
-        return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
-
-    return TrainedRun(
-        encode=lambda x: vae.encode(params, x),
-        decode=lambda z: vae.mean(params, z),
-        log_prob=log_prob,
-        sample=lambda key: vae.sample(key, params),
-        preprocess=description.preprocess,
-        vae=vae,
-        params=params,
-        config=config,
-        _load=lambda: experiment_of(folder, config).dataset,
-    )
-
-
-def experiment_of(folder: Path, config: Values) -> Experiment:
-    """Returns the objects of a run's config, with the data that the run was begun with.
+        dataset: the data, if they are in memory; else those that the config names.
 
     Raises:
         UserError: as for `build`, or the data are others.
     """
-    experiment = build(config)
+    experiment = build(config, dataset)
     require_same_data(folder, identity(experiment.dataset))
     return experiment
 
 
 def require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
     """Raises a UserError if the data with this `identity` are not those of a run."""
-    if words := difference(_stored_identity(folder), data):
+    if words := difference(stored_identity(folder), data):
         raise UserError(
             f"the data are not those that the run in {folder} was begun with: {words}; bring those "
             "back, or train in a new folder"
         )
 
 
-def _stored_identity(folder: Path) -> dict[str, Any]:
+def stored_identity(folder: Path) -> dict[str, Any]:
     """Returns the identity of a run's data.
 
     Raises:

@@ -10,6 +10,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -52,7 +53,8 @@ def _pass_over(numbers: Sequence[signal.Signals]) -> None:
 class Signals:
     """A context that stores the first signal in `received`.
 
-    On a second one, the previous handler is called.
+    On a second one, the previous handler is called. Python lets only the main thread handle
+    signals; in another one the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -60,7 +62,8 @@ class Signals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        self._previous = {int(n): signal.signal(n, self._note) for n in CAUGHT}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {int(n): signal.signal(n, self._note) for n in CAUGHT}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -142,7 +142,7 @@ def progress_bar(total: int, done: int, unit: str = "examples", *, is_shown: boo
         "unit_scale": True,
     }
     numbers = "{rate_fmt}, {remaining} left{postfix}"
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:  # a notebook redraws a line, too
         bar_format = "{percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} " + numbers
         return tqdm(**common, dynamic_ncols=True, bar_format=bar_format)
     bar_format = "{percentage:3.0f}%  {n_fmt}/{total_fmt}{unit}, " + numbers

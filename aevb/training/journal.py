@@ -1,10 +1,13 @@
-"""The journal of a run during training: its checkpoints, its log and its trackers."""
+"""The journal of a run during training, in a folder or in memory: its states and its log."""
 
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
@@ -84,26 +87,21 @@ class Journal:
         self._last_save = time.monotonic()
 
     def _record(self, pause: Pause, bounds: Mapping[str, float]) -> None:
-        record = {
-            "examples": pause.step * self._settings.batch_size,
-            **bounds,
-            **_recent(pause),
-            "seconds": self.seconds,
-        }
+        record = record_of(pause, bounds, self.seconds, self._settings)
         self._log.append(record)
         pictures = self._pictures(pause.state.params) if self._pictures else None
         for tracker in self._trackers:
             tracker.append(record, pictures)
 
-    def keep_diverged(self, states: Sequence[TrainState]) -> Path:
-        """Saves the states before and after a non-finite step in a folder; returns the folder."""
+    def keep_diverged(self, states: Sequence[TrainState]) -> str:
+        """Saves the states before and after a non-finite step in a folder; returns its name."""
         folder = self.folder / "diverged"
         shutil.rmtree(folder, ignore_errors=True)
         manager = checkpoint.open_manager(folder, keep_all=True)
         for state in states:
             checkpoint.save(manager, int(state.step), state, seconds=self.seconds)
         manager.close()
-        return folder
+        return f"in {folder}"
 
     def close(self, *, is_done: bool) -> None:
         """Closes the checkpoints and the trackers; `is_done` is False for an unfinished run."""
@@ -116,6 +114,69 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self.close(is_done=kind is None)
+
+
+class MemoryJournal:
+    """The last state, the best one by the validation bound, and the log of a run in memory."""
+
+    resumed = False
+
+    def __init__(
+        self,
+        first: TrainState,
+        settings: Settings,
+        before: "MemoryJournal | None" = None,
+    ):
+        """Begins at the state `first`, or where `before` ended."""
+        self._settings = settings
+        self.state = copied(before.state if before else first)
+        self.seconds = before.seconds if before else 0.0
+        self.records = list(before.records) if before else []
+        self.best = before.best if before else None
+
+    def is_due(self) -> bool:
+        """Returns False: there is no checkpoint to save."""
+        return False
+
+    def add(self, pause: Pause, bounds: Mapping[str, float] | None) -> None:
+        """Records the evaluation of a pause, if there is one, and keeps the state."""
+        self.state = copied(pause.state)
+        if bounds is None:
+            return
+        self.records.append(record_of(pause, bounds, self.seconds, self._settings))
+        score = bounds.get("valid_bound")
+        if score is not None and score >= max(one["valid_bound"] for one in self.records):
+            self.best = self.state
+
+    def keep_diverged(self, states: Sequence[TrainState]) -> str:
+        """Does nothing; returns where the states are not."""
+        return "not kept, since the run has no folder"
+
+    def close(self, *, is_done: bool) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> "MemoryJournal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def copied(state: TrainState) -> TrainState:
+    """Returns a copy of a state, which training does not overwrite."""
+    return jax.tree.map(jnp.copy, state)
+
+
+def record_of(
+    pause: Pause, bounds: Mapping[str, float], seconds: float, settings: Settings
+) -> dict[str, float]:
+    """Returns the record of an evaluation at a pause."""
+    return {
+        "examples": pause.step * settings.batch_size,
+        **bounds,
+        **_recent(pause),
+        "seconds": seconds,
+    }
 
 
 def _recent(pause: Pause) -> dict[str, float]:

@@ -1,14 +1,11 @@
 """Training of a run: advance, check, evaluate, record, save, stop."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from signal import Signals as Signal
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from aevb.algorithms.base import Algorithm, TrainState
@@ -20,13 +17,14 @@ from aevb.evaluation.elbo import Scorer
 from aevb.runtime import distributed
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report, progress_bar, reporter
-from aevb.storage.trackers import Pictures
 from aevb.training import loop, nonfinite, streaming
-from aevb.training.journal import Journal
+from aevb.training.journal import Journal, MemoryJournal, copied
 from aevb.training.loop import Pause, Steps
 from aevb.training.nonfinite import BadStep
 from aevb.training.settings import Settings, evaluation_steps
 from aevb.types import Key
+
+AnyJournal = Journal | MemoryJournal
 
 REMEDY = "try a smaller config.optimizer.step_size"
 SHOWN = 8  # datapoints that an error message lists
@@ -55,22 +53,14 @@ class DivergedError(UserError):
     """The error of a run whose state, objective or bound is not finite."""
 
 
-def fit(
-    run: Run,
-    settings: Settings,
-    folder: Path,
-    *,
-    about: Mapping[str, Any] | None = None,
-    pictures: Pictures | None = None,
-) -> Trained:
-    """Trains a run in a folder, resuming from its newest sound checkpoint if there is one.
+def fit(run: Run, settings: Settings, open_journal: Callable[[TrainState], AnyJournal]) -> Trained:
+    """Trains a run, resuming from the state of its journal.
 
     The final state is bitwise the same, however often training is killed and resumed. If there are
-    several processes, only process 0 reads and writes the folder; the others return no records.
+    several processes, only process 0 opens the journal; the others return no records.
 
     Args:
-        about: JSON metadata that is saved in every checkpoint.
-        pictures: maps the parameters to the images that trackers log at each evaluation.
+        open_journal: returns the journal of a run with this first state.
 
     Raises:
         DivergedError: the state, the objective or a bound is not finite.
@@ -86,7 +76,7 @@ def fit(
     state, journal = loop.first_state(run.algorithm.init, run.key), None
     with distributed.stopping_together():
         if distributed.is_process_0():
-            journal = Journal(folder, state, settings, about=about, pictures=pictures)
+            journal = open_journal(state)
             state = journal.state
     state = distributed.broadcast(state)
     total, done = (step * settings.batch_size for step in (settings.num_steps, int(state.step)))
@@ -104,7 +94,7 @@ def train(
     steps: Steps,
     state: TrainState,
     settings: Settings,
-    journal: Journal | None,
+    journal: AnyJournal | None,
     *,
     signals: Signals,
     report: Report,
@@ -120,7 +110,7 @@ def train(
         Interrupted: a signal was received; the state is saved first.
     """
     stops, num_steps, speed = evaluation_steps(settings), settings.num_steps, Speed()
-    before = _copied(state)  # the state at the last pause
+    before = copied(state)  # the state at the last pause
     with journal or nullcontext():
         for pause in loop.pauses(
             steps, state, num_steps=num_steps, stops=stops, agree=distributed.broadcast_number
@@ -131,7 +121,7 @@ def train(
             state = distributed.local(pause.state)
             bounds = _evaluate(run, state, settings) if pause.step in stops else None
             require_finite(bounds, pause, settings.batch_size)
-            before = _copied(pause.state)
+            before = copied(pause.state)
             speed.add(pause, settings.batch_size)
             report(pause.num_steps * settings.batch_size, float(pause.metrics["objective"]))
             received = distributed.largest(int(signals.received or 0))
@@ -183,7 +173,7 @@ def _source(run: Run, steps: Steps, bad: BadStep | None) -> str:
 
 
 def diverged(
-    bad: BadStep | None, batch_size: int, journal: Journal | None, source: str = ""
+    bad: BadStep | None, batch_size: int, journal: AnyJournal | None, source: str = ""
 ) -> DivergedError:
     """Saves the states before and after a non-finite step; returns the error that explains it."""
     if bad is None:
@@ -194,7 +184,7 @@ def diverged(
     kept = "process 0 says where"
     with distributed.stopping_together():
         if journal:
-            kept = f"in {journal.keep_diverged([bad.before, bad.after])}"
+            kept = journal.keep_diverged([bad.before, bad.after])
     points = ", ".join(map(str, bad.indices[:SHOWN])) + ", ..." * (len(bad.indices) > SHOWN)
     where = f", on the minibatch of datapoints {points}" if len(bad.indices) else ""
     skipped = num_skipped(bad.before)
@@ -205,10 +195,6 @@ def diverged(
         f"checkpoint is kept, and the states before and after that step are {kept}"
         + (f"; {source}; {REMEDY}" if source else f"; {REMEDY}, or --debug, which finds its source")
     )
-
-
-def _copied(state: TrainState) -> TrainState:
-    return jax.tree.map(jnp.copy, state)
 
 
 class Speed:

@@ -1,5 +1,8 @@
 """A finished run as pure functions of one datapoint, which can be jitted and vmapped.
 
+A datapoint is in the units of the data, here grey levels. `run.model` has the same functions of the
+model's own input, which is scaled.
+
 python docs/examples/trained_run.py [RUN]
 
 RUN is the folder of a run, for example runs/frey_faces/default, which `make run` writes. Without
@@ -15,8 +18,6 @@ import jax
 import jax.numpy as jnp
 
 import aevb
-from aevb import runs
-from aevb.config import default_config, validate, with_values
 
 
 def main(folder=None, *, num_examples=200_000):
@@ -24,25 +25,23 @@ def main(folder=None, *, num_examples=200_000):
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
             folder = Path(temporary) / "run"
-            changes = {"train.num_examples": num_examples}
-            runs.run(validate(with_values(default_config(), changes)), folder)
+            fields = {"train.num_examples": num_examples}
+            aevb.train("figure_4_frey", fields, workdir=folder)
         run = aevb.load_run(folder)  # needs no data
-        stored = run.dataset.test[:10]  # loads them, and checks that they are those of the run
+        faces = run.dataset.test[:10]  # loads them, and checks that they are those of the run
 
-    keys = jax.random.split(jax.random.key(0), len(stored))
-    x = jax.vmap(run.preprocess)(keys, jnp.asarray(stored))  # the input of the model
-
-    posterior = jax.jit(jax.vmap(run.encode))(x)  # statistics of q(z|x)
-    z = jax.vmap(run.vae.guide.sample)(keys, posterior)
-    means = jax.jit(jax.vmap(run.decode))(z)  # E[x|z]
+    keys = jax.random.split(jax.random.key(0), len(faces))
+    posterior = jax.jit(jax.vmap(run.encode))(faces)  # statistics of q(z|x), of grey levels
+    z = jax.vmap(run.model.vae.guide.sample)(keys, posterior)
+    means = jax.jit(jax.vmap(run.decode))(z)  # E[x|z], [10, 28, 20] grey levels
     _, samples = jax.jit(jax.vmap(run.sample))(keys)  # z ~ p(z), x ~ p(x|z)
-    error = jnp.sqrt(jnp.mean(jnp.square(means - x)))
+    error = jnp.sqrt(jnp.mean(jnp.square(means.reshape(faces.shape) - faces)))
     print(
-        f"a pixel is {jnp.mean(x):.2f} on average, in samples {jnp.mean(samples):.2f}, and is "
-        f"reconstructed to within {error:.3f}"
+        f"a pixel is {jnp.mean(faces):.0f} of 255 on average, in samples {jnp.mean(samples):.0f}, "
+        f"and is reconstructed to within {error:.0f}"
     )
     log_prob = jax.jit(jax.vmap(partial(run.log_prob, num_samples=200)))
-    return tuple(-float(jnp.mean(log_prob(keys, data))) for data in (x[:, ::-1], x))
+    return tuple(-float(jnp.mean(log_prob(keys, x))) for x in (faces[:, ::-1], faces))
 
 
 if __name__ == "__main__":

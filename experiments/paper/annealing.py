@@ -27,7 +27,7 @@ from aevb.inference import hmc
 from aevb.marginal import ESTIMATORS, Estimate
 from aevb.proposals import PROPOSALS
 from aevb.runs.evaluate import SEED
-from aevb.runs.load import TrainedRun, load_run
+from aevb.runs.trained import TrainedRun, load_run
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
@@ -67,7 +67,7 @@ def measure(run: TrainedRun, given: argparse.Namespace) -> dict[str, Any]:
 
     def estimate(name: str, proposal: str, settings: dict[str, Any]) -> tuple[Estimate, float]:
         return log_likelihood.estimate_points(
-            next(keys), (run.vae, run.params), points, ESTIMATORS[name], settings,
+            next(keys), (run.model.vae, run.model.params), points, ESTIMATORS[name], settings,
             propose=PROPOSALS[proposal],
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation.elbo import Score
 from aevb.training import trainer
+from aevb.training.journal import Journal
 from aevb.training.loop import Advance, make_advance, no_order, run_keys, train_to
 from aevb.training.settings import Settings
 
@@ -145,7 +146,7 @@ def fit(folder: Path, algorithm: Algorithm) -> trainer.Trained:
         return Score(0.0, 0.0)
 
     run = trainer.Run(algorithm, DATASET, score, jax.random.key(0))
-    return trainer.fit(run, SETTINGS, folder)
+    return trainer.fit(run, SETTINGS, lambda first: Journal(folder, first, SETTINGS))
 
 
 def test_the_log_has_the_number_of_skipped_steps_at_each_evaluation(tmp_path: Path):

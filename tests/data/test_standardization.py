@@ -46,7 +46,7 @@ def test_the_moments_are_those_of_the_data_that_are_trained_on(number: int, tmp_
     off = (np.array(by.mean) - np.mean(used, axis=0)) / np.std(used, axis=0)
     np.testing.assert_allclose(off, 0.0, atol=1e-5)
     inverted = by.invert(np.asarray(dataset.train, np.float64))  # pyright: ignore[reportArgumentType]
-    np.testing.assert_allclose((inverted - used) / by.scale, 0.0, atol=1e-6)
+    np.testing.assert_allclose((inverted - used) / np.array(by.scale), 0.0, atol=1e-6)
 
 
 def test_data_in_other_units_are_the_same_data(tmp_path: Path):

@@ -118,9 +118,9 @@ def test_the_explorer_page_decodes_as_jax_does(page: Page, folder: Path):
     run = aevb.load_run(folder)
     z = np.asarray(2.0 * jax.random.normal(jax.random.key(0), (100, 2)))
     found = page.evaluate("zs => zs.map((z) => Array.from(decode(z)))", z.tolist())
-    np.testing.assert_allclose(found, jax.vmap(run.decode)(jnp.asarray(z)), atol=1e-4)
+    np.testing.assert_allclose(found, jax.vmap(run.model.decode)(jnp.asarray(z)), atol=1e-4)
     page.evaluate("z => move(z)", z[0].tolist())
-    expected = 255 * np.asarray(run.decode(jnp.asarray(z[0])))
+    expected = 255 * np.asarray(run.model.decode(jnp.asarray(z[0])))
     np.testing.assert_allclose(shown(page), expected, atol=0.6)
 
 
@@ -137,7 +137,7 @@ def test_a_drag_moves_the_point_and_its_picture(page: Page, folder: Path):
     z = jnp.asarray(page.evaluate("state.z"))
     expected = jax.scipy.special.ndtri(np.array([0.8, 0.75]))
     np.testing.assert_allclose(z, expected, atol=0.02)
-    np.testing.assert_allclose(shown(page), 255 * np.asarray(run.decode(z)), atol=0.6)
+    np.testing.assert_allclose(shown(page), 255 * np.asarray(run.model.decode(z)), atol=0.6)
 
 
 def test_arrow_keys_move_the_point(page: Page):

@@ -42,7 +42,7 @@ def test_the_decoder_of_the_explorer_page_is_that_of_the_run(faces: Path):
     decode = Engine(content_of((faces / "explorer.html").read_text())["decoder"])
     for key in jax.random.split(jax.random.key(0), 10):
         z = 2.0 * jax.random.normal(key, (2,))
-        np.testing.assert_allclose(decode(np.asarray(z)), run.decode(z), atol=1e-5)
+        np.testing.assert_allclose(decode(np.asarray(z)), run.model.decode(z), atol=1e-5)
 
 
 def test_the_scripts_of_the_explorer_page_decode_at_the_point(faces: Path):
@@ -51,7 +51,7 @@ def test_the_scripts_of_the_explorer_page_decode_at_the_point(faces: Path):
     z = engine("state.z")
     np.testing.assert_allclose(scipy.stats.norm.cdf(z), [0.8, 0.3], atol=1e-6)
     decoded = engine("Array.from(decode(state.z))")
-    np.testing.assert_allclose(decoded, run.decode(jnp.array(z)), atol=1e-5)
+    np.testing.assert_allclose(decoded, run.model.decode(jnp.array(z)), atol=1e-5)
     assert engine("document.getElementById('z').textContent") == f"{z[0]:.2f}, {z[1]:.2f}"
     assert engine("document.getElementById('precomputed').textContent") == ""
 
@@ -61,7 +61,7 @@ def test_points_of_the_explorer_page_are_the_means_of_the_encoder(faces: Path):
     points = content["points"]
     places = points["places"]
     x = run.dataset.preprocess(jax.random.key(0), jnp.asarray(run.dataset.test[places]))
-    means = jax.vmap(run.encode)(x).mean
+    means = jax.vmap(run.model.encode)(x).mean
     np.testing.assert_allclose(floats(points["means"]).reshape(-1, 2), means, atol=1e-5)
     summary = runs.inspect(faces, run.config) or {}
     assert len(places) == len(run.dataset.test)
@@ -75,7 +75,7 @@ def test_latents_of_the_explorer_page_are_sorted_by_their_kl(faces: Path):
     assert kls == sorted(kls, reverse=True)
     run = aevb.load_run(faces)
     x = run.dataset.preprocess(jax.random.key(0), jnp.asarray(run.dataset.test))
-    total = jax.vmap(lambda one: run.encode(one).kl_to_standard_normal())(x).mean()
+    total = jax.vmap(lambda one: run.model.encode(one).kl_to_standard_normal())(x).mean()
     assert sum(kls) == pytest.approx(float(total), rel=1e-4)
 
 
@@ -172,7 +172,7 @@ def test_a_run_with_an_own_likelihood_has_a_working_explorer_page(tmp_path: Path
     text = (tmp_path / "run" / "explorer.html").read_text()
     engine, run = PageEngine(text), aevb.load_run(tmp_path / "run")
     engine("moveTo(0.31, 0.74)")
-    expected = run.decode(jnp.array(engine("at(state.z)")))
+    expected = run.model.decode(jnp.array(engine("at(state.z)")))
     np.testing.assert_allclose(engine("decode(state.z)"), expected, atol=0.51 / 255)
     np.testing.assert_allclose(engine("at(state.z).map(cdf)"), [0.31, 0.74], atol=0.71 / 35)
 

@@ -165,7 +165,7 @@ def test_data_that_have_moved_are_named_anew_and_checked(killed: tuple[Path, Pat
     again = file.with_name("again.npy")
     os.replace(moved, again)
     run = aevb.load_run(folder, data=f"file:{again}")
-    assert jax.tree.leaves(run.params)
+    assert jax.tree.leaves(run.model.params)
     flags = [f"--workdir={folder}", f"--data=file:{again}", "--estimators=importance"]
     few = ["--num_samples=10", "--num_points=2"]
     assert evaluate.run(evaluate.parse([*flags, *few]))["data"]["num_points"] == 2
@@ -196,13 +196,13 @@ def test_a_run_without_its_data_and_in_another_folder_does_what_it_did_with_them
     file.unlink()
     moved = folder.rename(tmp_path / "moved")
     run = aevb.load_run(moved)
-    jax.tree.map(np.testing.assert_array_equal, run.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, run.model.params, before.model.params)
     for now, then in (
         (run.encode(x), before.encode(x)),
         (run.decode(jnp.ones(2)), before.decode(jnp.ones(2))),
         (run.sample(key), before.sample(key)),
         (run.log_prob(key, x, num_samples=10), before.log_prob(key, x, num_samples=10)),
-        (run.preprocess(key, x), x),
+        (run.model.preprocess(key, x), x),
     ):
         jax.tree.map(np.testing.assert_array_equal, now, then)
     with pytest.raises(UserError, match="is no file"):

@@ -32,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_loaded_run_has_the_test_bound_of_its_summary(folder: Path):
     run = aevb.load_run(folder)
-    score = make_score(run.vae, run.dataset.preprocess)
+    score = make_score(run.model.vae, run.dataset.preprocess)
     test = run.dataset.test
-    found = score(run.params, test, np.arange(len(test)))
+    found = score(run.model.params, test, np.arange(len(test)))
     summary = runs.inspect(folder, run.config)
     assert summary is not None
     assert found.mean == pytest.approx(summary["test_bound"], rel=1e-6)
@@ -58,7 +58,7 @@ def test_log_prob_of_a_loaded_run_is_that_by_quadrature_over_the_latent_plane(fo
     run = aevb.load_run(folder)
     _, x = run.sample(KEY)
     found = jax.jit(lambda key: run.log_prob(key, x, num_samples=2000))(KEY)
-    joint = run.vae.joint(run.params, x)
+    joint = run.model.vae.joint(run.model.params, x)
     axis = jnp.linspace(-6.0, 6.0, 601)
     points = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     heights = jax.jit(jax.vmap(lambda z: joint.log_prior(z) + joint.log_lik(z)))(points)
@@ -68,7 +68,9 @@ def test_log_prob_of_a_loaded_run_is_that_by_quadrature_over_the_latent_plane(fo
 
 def test_a_run_loaded_at_an_earlier_step_has_other_parameters(folder: Path):
     early, late = aevb.load_run(folder, step=10), aevb.load_run(folder)
-    differs = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), early.params, late.params)
+    differs = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), early.model.params, late.model.params
+    )
     assert any(jax.tree.leaves(differs))
 
 

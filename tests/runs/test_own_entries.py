@@ -43,7 +43,7 @@ def test_a_run_keeps_a_copy_of_its_experiment_file(folder: Path):
 
 def test_a_loaded_run_has_the_learned_vector_of_its_own_likelihood(folder: Path):
     run = load_run(folder)
-    assert run.params["decoder"]["log_scale"].shape == (5,)
+    assert run.model.params["decoder"]["log_scale"].shape == (5,)
     assert run.dataset.name == "waves"
     assert np.max(run.dataset.train) == pytest.approx(2.0, abs=0.01)  # the option `amplitude`
     x = run.dataset.preprocess(jax.random.key(0), run.dataset.test[0])

@@ -47,20 +47,20 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_validation_bound(overfi
     assert highest["examples"] < records[-1]["examples"]  # else best and last are the same
     best, last = aevb.load_run(overfitted, which="best"), aevb.load_run(overfitted)
     valid = best.dataset.splits["valid"]
-    score = make_score(best.vae, best.dataset.preprocess)
-    found = score(best.params, valid, np.arange(len(valid)))
+    score = make_score(best.model.vae, best.dataset.preprocess)
+    found = score(best.model.params, valid, np.arange(len(valid)))
     assert found.mean == pytest.approx(highest["valid_bound"], rel=1e-6)
-    assert found.mean > score(last.params, valid, np.arange(len(valid))).mean
+    assert found.mean > score(last.model.params, valid, np.arange(len(valid))).mean
 
 
 def test_the_summary_has_the_test_bound_of_the_last_and_of_the_best_checkpoint(overfitted: Path):
     summary = json.loads((overfitted / "summary.json").read_text())
     for which, prefix in (("last", ""), ("best", "best_")):
         run = aevb.load_run(overfitted, which=which)
-        score = make_score(run.vae, run.dataset.preprocess)
+        score = make_score(run.model.vae, run.dataset.preprocess)
         for split in ("valid", "test"):
             each = run.dataset.splits[split]
-            found = score(run.params, each, np.arange(len(each)))
+            found = score(run.model.params, each, np.arange(len(each)))
             assert summary[f"{prefix}{split}_bound"] == pytest.approx(found.mean, rel=1e-6)
             error = summary[f"{prefix}{split}_bound_standard_error"]
             assert error == pytest.approx(found.standard_error, rel=1e-6)
@@ -93,7 +93,7 @@ def decided(folder: Path) -> dict[str, Any]:
     reader = checkpoint.open_reader(folder / "checkpoints")
     run = aevb.load_run(folder)
     digests = {
-        step: checkpoint.digest(aevb.load_run(folder, step=step).params)
+        step: checkpoint.digest(aevb.load_run(folder, step=step).model.params)
         for step in reader.all_steps()
     }
 
@@ -105,7 +105,7 @@ def decided(folder: Path) -> dict[str, Any]:
     return {
         "log": [without_test(json.loads(line)) for line in lines],
         "checkpoints": digests,
-        "last": checkpoint.digest(run.params),
+        "last": checkpoint.digest(run.model.params),
         "summary": without_test(json.loads((folder / "summary.json").read_text())),
     }
 

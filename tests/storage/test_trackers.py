@@ -168,7 +168,7 @@ def levels(means: jax.Array | np.ndarray) -> np.ndarray:
 def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
     """One level of difference is rounding: the run has one program, the test single operations."""
     trained = aevb.load_run(run)
-    vae, params = trained.vae, trained.params
+    vae, params = trained.model.vae, trained.model.params
     keys = jax.random.split(jax.random.key(run_figures.DRAWING_SEED), 100)
     z = jax.vmap(lambda key: vae.sample(key, params)[0])(keys)
     samples = levels(jax.vmap(trained.decode)(z))
@@ -417,7 +417,7 @@ def test_members_of_a_stack_have_their_own_tracker_records(tmp_path: Path):
         tags = shown(folder).Tags()["images"]
         assert ("manifold" in tags) == (member.values["model.num_latents"] == 2)
         trained = aevb.load_run(tmp_path / member.name)
-        means = levels(run_figures.sample_means(trained.vae, trained.params))
+        means = levels(run_figures.sample_means(trained.model.vae, trained.model.params))
         last[member.name] = images(folder, "samples")[400].astype(int)
         np.testing.assert_allclose(
             last[member.name][:ROWS, :COLUMNS], means[0].reshape(ROWS, COLUMNS), atol=1

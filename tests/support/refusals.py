@@ -1,6 +1,7 @@
-"""The message with which a function refuses something."""
+"""The message with which a function refuses something, and the files that it left alone."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +14,12 @@ def refusal(function: Callable[..., object], *arguments: object) -> str:
         function(*arguments)
     (line,) = str(caught.value).splitlines()
     return line
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """Returns the bytes of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

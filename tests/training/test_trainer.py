@@ -19,6 +19,7 @@ from aevb.errors import UserError
 from aevb.evaluation.elbo import Score, Scorer
 from aevb.storage import checkpoint
 from aevb.training import loop, trainer
+from aevb.training.journal import Journal
 from aevb.training.loop import Pause
 from aevb.training.settings import Settings, evaluation_steps
 from aevb.training.trainer import Run
@@ -73,7 +74,8 @@ def fit(
     **changes: float,
 ) -> trainer.Trained:
     run = Run(algorithm, dataset, score, jax.random.key(0))
-    return trainer.fit(run, SETTINGS._replace(**changes), folder)
+    settings = SETTINGS._replace(**changes)
+    return trainer.fit(run, settings, lambda first: Journal(folder, first, settings))
 
 
 # Times of evaluations and checkpoints

@@ -1,0 +1,1 @@
+../../experiments/own_data.py

@@ -1,0 +1,275 @@
+"""A trained run as pure functions of one datapoint, for use in other programs."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+
+from aevb import runs
+from aevb.config import Values, of_finished_run, section
+from aevb.data import (
+    PREFIXES,
+    Dataset,
+    DatasetEntry,
+    Description,
+    Options,
+    load_entry,
+    units,
+    user_files,
+)
+from aevb.data.identity import description_of
+from aevb.errors import UserError
+from aevb.experiment import build_model
+from aevb.marginal import importance_sampling
+from aevb.proposals import PROPOSALS
+from aevb.runs.load import experiment_of, read_state, stored_identity
+from aevb.storage.metrics_log import read_records, read_with_digest
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+
+class Model(NamedTuple):
+    """A trained model as functions of one datapoint as the model takes it, x [D].
+
+    They close over `params`. For a run of full variational Bayes, the decoder's weights are the
+    mean of their posterior.
+    """
+
+    encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), such as a DiagNormal
+    decode: Callable[[Array], Array]  # z [Z] -> E[x|z] [D]
+    log_prob: Callable[..., Array]  # (key, x [D], num_samples=5000) -> log p(x) [], nats
+    sample: Callable[[Key], tuple[Array, Array]]  # -> z [Z] ~ p(z), x [D] ~ p(x|z)
+    preprocess: Callable[[Key, Array], Array]  # (key, a datapoint as stored [D]) -> x [D]
+    vae: VAE  # the model from which the functions above are built
+    params: PyTree
+
+
+def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
+    """Returns a model's functions at these parameters.
+
+    `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
+    stochastic lower bound. `aevb.marginal` has other estimators, with standard errors.
+    """
+
+    def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
+        fit_key, draw_key = jax.random.split(key)
+        joint = vae.joint(params, x)
+        fit = PROPOSALS["laplace"](fit_key, vae.encode(params, x), vae.guide, joint)
+        return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
+
+    return Model(
+        encode=lambda x: vae.encode(params, x),
+        decode=lambda z: vae.mean(params, z),
+        log_prob=log_prob,
+        sample=lambda key: vae.sample(key, params),
+        preprocess=data.preprocess,
+        vae=vae,
+        params=params,
+    )
+
+
+class Origin(Protocol):
+    """Where a run is kept: in its folder or in memory."""
+
+    def dataset(self) -> Dataset:
+        """Returns the run's data, checked."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the run into a new folder."""
+        ...
+
+    def extend(self, num_examples: int) -> "TrainedRun":
+        """Trains the run until it has seen `num_examples` in total."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A trained run. Its functions of one datapoint can be jitted and vmapped.
+
+    x is in the shape and the units of the user's data: grey levels in 0..255, numbers before their
+    standardization. `model` has the functions of x as the model takes it. log p(x) is that of the
+    model's x, but of standardized data it is the log-density in their own units.
+    """
+
+    model: Model
+    data: Description  # the kind, the shape and the preprocessing of the data
+    config: Values
+    summary: Mapping[str, Any]  # the bounds and the measurements at the end of training
+    history: list[dict[str, Any]]  # a record for each evaluation
+    origin: Origin
+
+    def encode(self, x: Any, key: Key | None = None) -> PyTree:
+        """Returns the statistics of q(z|x), such as a DiagNormal.
+
+        Args:
+            x: a datapoint, in the user's shape and units, or flat.
+            key: for data with a random preprocessing, such as a binarization.
+
+        Raises:
+            UserError: the shape of x is wrong, or the key is missing.
+        """
+        return self.model.encode(units.to_model(self.data, x, key))
+
+    def decode(self, z: Array) -> Array:
+        """Returns E[x|z] of z [Z], in the user's shape and units."""
+        return units.from_model(self.data, self.model.decode(z))
+
+    def log_prob(self, key: Key, x: Any, num_samples: int = 5000) -> Array:
+        """Estimates log p(x) [] in nats: importance sampling, a stochastic lower bound.
+
+        Args:
+            key: for the samples, and for a random preprocessing.
+            x: a datapoint, in the user's shape and units, or flat.
+            num_samples: K.
+
+        Raises:
+            UserError: the shape of x is wrong.
+        """
+        x_key = None
+        if units.is_random(self.data):
+            x_key, key = jax.random.split(key)
+        return self.model.log_prob(key, units.to_model(self.data, x, x_key), num_samples)
+
+    def sample(self, key: Key) -> tuple[Array, Array]:
+        """Draws z [Z] ~ p(z) and x ~ p(x|z), x in the user's shape and units."""
+        z, x = self.model.sample(key)
+        return z, units.from_model(self.data, x)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data of the run, as the model stores them: real data are standardized.
+
+        Those of a folder are loaded at the first use, and checked.
+
+        Raises:
+            UserError: they are missing or have changed.
+        """
+        return self.origin.dataset()
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the run into a new folder, from which `load_run` reads it; returns the folder.
+
+        Raises:
+            UserError: the folder holds something, or cannot be written.
+        """
+        self.origin.save(Path(folder))
+        return Path(folder)
+
+    def extend(self, num_examples: int) -> "TrainedRun":
+        """Trains on until the run has seen `num_examples` in total; returns the longer run.
+
+        Its last state is bitwise that of a run that was asked for so many examples at first. The
+        log keeps the evaluation at the former end. A run in a folder goes on in this folder.
+
+        Raises:
+            UserError: the run has seen more.
+        """
+        return self.origin.extend(num_examples)
+
+    def _repr_html_(self) -> str:
+        from aevb.reports.notebook import html_of  # imports matplotlib
+
+        return html_of(self.model.vae, self.model.params, self.data, self.summary, self.history)
+
+
+class InFolder(NamedTuple):
+    """A run in its folder."""
+
+    folder: Path
+    config: Values
+    given: Dataset | None  # the data, if they are in memory and were given to `load_run`
+
+    def dataset(self) -> Dataset:
+        """Loads the run's data.
+
+        Raises:
+            UserError: they are missing or have changed.
+        """
+        return experiment_of(self.folder, self.config, self.given).dataset
+
+    def save(self, folder: Path) -> None:
+        """Copies the run's folder.
+
+        Raises:
+            UserError: the new folder exists, or cannot be written.
+        """
+        if folder.exists():
+            raise UserError(f"{folder} exists; name a new folder to save the run in")
+        try:
+            shutil.copytree(self.folder, folder)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written ({error}); name another folder") from error
+
+    def extend(self, num_examples: int) -> TrainedRun:
+        """Trains the run longer, in its folder."""
+        config = {**self.config, "train.num_examples": num_examples}
+        runs.run(config, self.folder, dataset=self.given)
+        return load_run(self.folder, data="" if self.given is None else self.given)
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    which: str = "last",
+    step: int | None = None,
+    data: Any = "",
+) -> TrainedRun:
+    """Loads a finished run, whose functions need no data.
+
+    Args:
+        folder: the run's folder.
+        which: "last", the state at the end of training, or "best", the one with the highest
+            validation bound.
+        step: the step of a checkpoint that the run kept, instead of these two.
+        data: the data's new name, such as file:FILE, if they have moved since the run; or the
+            array, if the run was trained on an array in memory.
+
+    Raises:
+        UserError: there is no finished run, it has no such sound checkpoint, or it has a
+            preprocessing of the user's own, and the data that define it are missing or have
+            changed.
+    """
+    folder = Path(folder)
+    config = of_finished_run(folder, data if isinstance(data, str) else "")
+    given = None if isinstance(data, str) else dataset_of(data, config)
+    description = description_of(stored_identity(folder))
+    if description is None:
+        dataset, vae, algorithm = experiment_of(folder, config, given)
+        description = dataset.description
+    else:
+        vae, algorithm = build_model(config, description)
+    state = read_state(folder, algorithm, config, step, which=which)
+    return TrainedRun(
+        model=model_of(vae, algorithm.vae_params(state.params), description),
+        data=description,
+        config=config,
+        summary=read_with_digest(folder / runs.SUMMARY),
+        history=read_records(folder / "metrics.jsonl"),
+        origin=InFolder(folder, config, given),
+    )
+
+
+def dataset_of(x: Any, config: Values) -> Dataset:
+    """Returns an array in memory, or a dataset of one, as the data of a config.
+
+    Raises:
+        UserError: the array is unsuitable.
+    """
+    if isinstance(x, Dataset):
+        return x
+    options = section(config, "data")
+    wanted = {name: options[name] for name in Options._fields if name in options}
+    columns = [str(name) for name in x.columns] if hasattr(x, "columns") else None
+    entry = DatasetEntry(
+        lambda options: user_files.of_array(x, options, columns), *PREFIXES[user_files.ARRAY][1:]
+    )
+    dataset = load_entry("x", entry, Options(**wanted))
+    return dataset._replace(train=np.array(dataset.train))  # a copy, because x may be changed
