@@ -29,7 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The flags select XLA's older emitters, here and in the processes that tests start. With the slow
     tests, the programs are compiled as they are for users.
+
+    All workers, the processes that they start and later sessions share the cache of compiled
+    programs. A program that has changed is another entry of it.
     """
+    xla.use_cache()
     if "not slow" in config.option.markexpr:
         xla.add_flags(
             "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -38,9 +42,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files with slow tests first, so that none of them starts last."""
+    """Puts the files of tests/runs and those with slow tests first, so that none starts last."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.parent.name != "runs", -slow[item.path]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

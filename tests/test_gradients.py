@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import (
-    CASES,
     NUM_DRAWS,
     PHI,
     THETA,
@@ -22,12 +21,13 @@ from cases import (
     exact_case,
     make_case,
 )
+from marks import slow_but
 from oracles import standard_errors_off
 
 from aevb.losses import BOUNDS, Guide, Joint, beta_elbo, free_bits, sgvb_b
 
 NUM_SAMPLES = 6
-SIZES = [(1, 1), (4, 2), pytest.param(6, 3, marks=pytest.mark.slow)]  # D, Z
+SIZES = slow_but([(4, 2)], [(1, 1), (4, 2), (6, 3)], unpack=True)  # D, Z
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def test_a_modified_gradient_of_phi_or_theta_does_not_change_that_of_the_other(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", CASES)
+@every_case
 def test_the_score_function_varies_more_than_the_paths_gradient(sizes: tuple[int, int, int]):
     """Section 2.2 calls the naive estimator impractical for its variance."""
     found = estimates(sizes)

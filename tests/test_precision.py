@@ -67,7 +67,8 @@ def traced_dtypes(case: Case, dtype: type) -> set[Any]:
 
 def is_quick(name: str) -> bool:
     """Checks whether a case is traced in little time, and no other file of tests is in float64."""
-    return not name.startswith(("algorithm", "classical.", "family: ", "guide: "))
+    slow = ("algorithm", "classical.", "family: ", "guide: ", "estimator: ", "proposals.")
+    return not name.startswith((*slow, "evaluation.diagnostics.inference_gaps"))
 
 
 TRACED = [name for name, case in CASES.items() if is_quick(name) or not case.is_comparable]

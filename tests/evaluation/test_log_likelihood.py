@@ -40,7 +40,7 @@ MODEL = vae.make(
     likelihoods.bernoulli,
     num_latents=NUM_LATENTS,
 )
-PARAMS = MODEL.init(jax.random.key(0))
+PARAMS = jax.jit(MODEL.init)(jax.random.key(0))
 IMPORTANCE = ESTIMATORS["importance"]
 
 

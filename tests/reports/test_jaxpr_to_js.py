@@ -22,10 +22,10 @@ CLOSE = 1e-5  # float32 rounds at 1e-7 per number, and a product sums 200 of the
 
 
 def agree(function: Callable[[Any], Any], num_inputs: int, *, scale: float = 1.0) -> None:
-    engine = Engine(portable(function, num_inputs))
+    engine, compiled = Engine(portable(function, num_inputs)), jax.jit(function)
     for key in jax.random.split(KEY, 5):
         inputs = scale * jax.random.normal(key, (num_inputs,))
-        expected = np.ravel(function(inputs))
+        expected = np.ravel(compiled(inputs))
         np.testing.assert_allclose(engine(np.asarray(inputs)), expected, atol=CLOSE, rtol=CLOSE)
 
 
@@ -44,7 +44,7 @@ def test_a_translated_decoder_computes_what_jax_does(network: str, likelihood: s
         NUM_LATENTS, heads, hidden=(4, 6), initialization=normal_init(0.5),
         constants=likelihood_.shared, image_shape=SHAPE, dtype="float32",
     )  # fmt: skip
-    params = decoder.init(KEY)
+    params = jax.jit(decoder.init)(KEY)
     agree(lambda z: likelihood_.mean(decoder.apply(params, z)), NUM_LATENTS, scale=2.0)
 
 

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.name": "synthetic", "data.synthetic_num_train": 200, "data.synthetic_num_test": 50,
         "data.synthetic_num_dims": 6, "model.likelihood": "gaussian", "model.hidden": (8,),
         "model.num_latents": 2, "train.num_examples": 4000, "train.first_eval": 1000,
-        "train.keep_checkpoints": True,
+        "train.evals_per_decade": 2, "train.keep_checkpoints": True,
     }  # fmt: skip
     runs.run(validate(with_values(default_config(), values)), folder)
     return folder

@@ -22,12 +22,16 @@ VALUES = {
     "data.name": "synthetic", "data.synthetic_num_train": 20, "data.synthetic_num_test": 50,
     "data.synthetic_num_dims": 6, "model.likelihood": "gaussian", "model.hidden": (8,),
     "optimizer.step_size": 0.1, "train.batch_size": 10, "train.num_examples": 2000,
-    "train.first_eval": 100,
+    "train.first_eval": 100, "train.evals_per_decade": 2,
 }  # fmt: skip
 
 
 def values(**changes: Any) -> Values:
     return validate(with_values(default_config(), VALUES | changes))
+
+
+def short(num_valid: int) -> Values:
+    return values(**{"data.num_valid": num_valid, "train.num_examples": 400})
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,17 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validation") / "run"
     changes = {
         "model.hidden": (50,), "train.num_examples": 40_000, "train.first_eval": 3000,
+        "train.evals_per_decade": 4,
     }  # fmt: skip
     runs.run(values(**changes), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def without_validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a run without validation data."""
+    folder = tmp_path_factory.mktemp("without_validation") / "run"
+    runs.run(short(0), folder)
     return folder
 
 
@@ -66,14 +79,14 @@ def test_the_summary_has_the_test_bound_of_the_last_and_of_the_best_checkpoint(o
             assert error == pytest.approx(found.standard_error, rel=1e-6)
 
 
-def test_a_run_without_validation_data_has_no_best_checkpoint(tmp_path: Path):
-    changes = {"data.num_valid": 0, "train.num_examples": 200}
-    summary = runs.run(values(**changes), tmp_path)
+def test_a_run_without_validation_data_has_no_best_checkpoint(without_validation: Path):
+    summary = json.loads((without_validation / "summary.json").read_text())
+    assert "test_bound" in summary
     assert not [name for name in summary if name.startswith(("best_", "valid_"))]
     with pytest.raises(UserError, match="is a run without validation data"):
-        aevb.load_run(tmp_path, which="best")
+        aevb.load_run(without_validation, which="best")
     with pytest.raises(UserError, match="must be one of last, best"):
-        aevb.load_run(tmp_path, which="first")
+        aevb.load_run(without_validation, which="first")
 
 
 def with_other_test_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,13 +125,15 @@ def decided(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("num_valid", [-1, 0])
 def test_no_decision_of_a_run_changes_when_the_test_data_do(
-    num_valid: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_valid: int, without_validation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = values(**{"data.num_valid": num_valid, "train.num_examples": 600})
-    runs.run(config, tmp_path / "these")
-    first = decided(tmp_path / "these")
+    these = without_validation
+    if num_valid:
+        these = tmp_path / "these"
+        runs.run(short(num_valid), these)
+    first = decided(these)
     with_other_test_data(monkeypatch)
-    runs.run(config, tmp_path / "others")
+    runs.run(short(num_valid), tmp_path / "others")
     assert decided(tmp_path / "others") == first
 
 

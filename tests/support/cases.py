@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from marks import slow_but
 from oracles import LinearGaussian
 
 from aevb.distributions import DiagNormal, StandardNormal
@@ -23,9 +24,7 @@ from aevb.losses import Guide, Joint
 NUM_DRAWS = 20_000
 PHI, THETA = ("mean", "log_var"), ("weights", "bias")
 CASES = [(1, 1, 0), (4, 2, 1), (6, 3, 2)]  # D, Z, seed
-every_case = pytest.mark.parametrize(
-    "sizes", [*CASES[:2], pytest.param(CASES[2], marks=pytest.mark.slow)]
-)
+every_case = pytest.mark.parametrize("sizes", slow_but(CASES[1:2], CASES))
 
 
 class Case(NamedTuple):

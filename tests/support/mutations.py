@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
 HOLE = re.compile("_[a-z]?")  # a name in a mutation's code that stands for any expression
+NAME = re.compile(r"(?<!\w)[A-Za-z]\w+")
 
 Holes = dict[str, ast.expr]  # what each of them stands for
 
@@ -49,11 +50,10 @@ def mutated(mutation: Mutation) -> tuple[Path, str]:
         ValueError: the code to be replaced does not occur exactly once.
     """
     found = []
+    names = [*mutation.where.split("."), *NAME.findall(mutation.old)]
     for module in sorted((ROOT / "aevb").rglob("*.py")):
         text = _text(module)
-        if all(
-            name in f"{module} {text}" for name in mutation.where.split(".")
-        ):  # else parse no more
+        if all(name in f"{module} {text}" for name in names):  # else parsing it is a waste
             edit = _Edit(mutation, module.relative_to(ROOT / "aevb").with_suffix("").parts)
             tree = edit.visit(ast.parse(text))
             found += edit.count * [(module, tree)]
@@ -68,6 +68,12 @@ def mutated(mutation: Mutation) -> tuple[Path, str]:
 @functools.cache
 def _text(module: Path) -> str:
     return module.read_text()
+
+
+@functools.cache
+def unparsed(module: Path) -> str:
+    """Returns a module's text in the form in which `mutated` returns it."""
+    return ast.unparse(ast.parse(_text(module)))
 
 
 class _Edit(ast.NodeTransformer):

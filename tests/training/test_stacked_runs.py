@@ -128,10 +128,15 @@ CASES = {
 }
 
 
+@cache
+def members_of(case: str) -> Members:
+    differing, common = CASES[case]
+    return make(*differing, **common)
+
+
 @pytest.mark.parametrize("case", slow_but(["all at once"], CASES))
 def test_a_stacked_member_has_the_parameters_of_a_single_run(case: str):
-    differing, common = CASES[case]
-    assert_each_is_as_alone(make(*differing, **common), num_steps=20, atol=2e-5)
+    assert_each_is_as_alone(members_of(case), num_steps=20, atol=2e-5)
 
 
 @cache
@@ -167,7 +172,7 @@ def test_padded_entries_stay_0():
 
 
 def test_joined_states_can_be_separated_again():
-    members = adagrad()
+    members = members_of("all at once")
     states = members.stacked.init()
     joined = members.stacked.join(states)
     for number, state in enumerate(states):
