@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from aevb import reparam as reparam
     from aevb import types as types
     from aevb import vae as vae
-    from aevb.runs.fit import fit as fit
-    from aevb.runs.fit import train as train
+    from aevb.interactive import fit as fit
+    from aevb.interactive import train as train
     from aevb.runs.trained import TrainedRun as TrainedRun
     from aevb.runs.trained import load_run as load_run
 
@@ -57,9 +57,9 @@ MODULES = (
 )
 OF_RUNS = {
     "TrainedRun": "aevb.runs.trained",
-    "fit": "aevb.runs.fit",
+    "fit": "aevb.interactive",
     "load_run": "aevb.runs.trained",
-    "train": "aevb.runs.fit",
+    "train": "aevb.interactive",
 }
 
 

@@ -48,6 +48,7 @@ LAYERS = (
     ("runs",),
     ("sweeps",),
     ("experiments",),
+    ("interactive",),
     ("cli",),
     ("__main__",),
 )

@@ -223,6 +223,6 @@ def test_a_learned_prior_that_starts_at_data_is_loaded_without_them(tmp_path: Pa
     before = aevb.load_run(tmp_path / "run")
     file.unlink()
     run = aevb.load_run(tmp_path / "run")
-    jax.tree.map(np.testing.assert_array_equal, run.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, run.model.params, before.model.params)
     (_, drawn), (_, again) = (jax.jit(each.sample)(jax.random.key(0)) for each in (before, run))
     np.testing.assert_array_equal(again, drawn)

@@ -16,7 +16,7 @@ from aevb.config import with_values
 from aevb.errors import UserError
 from aevb.evaluation.elbo import make_score
 from aevb.experiments import own_data
-from aevb.runs import fit as fitting
+from aevb.runs.in_memory import InMemory
 from aevb.runs.trained import TrainedRun
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import read_with_digest, write_with_digest
@@ -223,7 +223,7 @@ def test_the_best_state_is_that_of_the_highest_validation_bound():
 
 def last_of(run: TrainedRun) -> str:
     origin = run.origin
-    assert isinstance(origin, fitting.InMemory)
+    assert isinstance(origin, InMemory)
     return checkpoint.digest(origin.journal.state)
 
 
