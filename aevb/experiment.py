@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,9 +25,10 @@ from aevb.networks import Network
 from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
 from aevb.runtime import xla
-from aevb.types import Key
+from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
+LEAST_MEAN_LOG = 1e-4  # of log(1 + x), for the rate of a count that is hardly ever seen
 SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
 
@@ -349,7 +350,7 @@ def _build_prior(
         values["model.num_latents"],
         num_components,
         examples,
-        in_unit_interval=data.kind != "real",
+        in_unit_interval=data.kind not in ("real", "counts"),
     )
     family = make_entry(values, "model.prior", options)
     if not family.uses_encoder:
@@ -365,6 +366,33 @@ def _build_prior(
             f"{data.num_train} training datapoints of {data.name}, at which its components start"
         )
     return family
+
+
+def counts_encoder(encoder: Network, mean: Sequence[float], scale: Sequence[float]) -> Network:
+    """Returns an encoder of counts x [D], which standardizes log(1 + x) for the given one.
+
+    Args:
+        encoder: the network that receives (log(1 + x) - mean) / scale.
+        mean: [D] or [1], of log(1 + x) over the training data.
+        scale: [D] or [1], its standard deviation.
+    """
+    shift, width = jnp.asarray(mean), jnp.asarray(scale)
+
+    def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
+        logs = jnp.log1p(jnp.maximum(x, 0.0))  # pseudo-inputs of a prior may be negative
+        return encoder.apply(params, ((logs - shift) / width).astype(x.dtype))
+
+    return encoder._replace(apply=apply)
+
+
+def counts_location(mean: Sequence[float], num_dims: int) -> tuple[float, ...]:
+    """Returns the log rates [D] at which a likelihood of counts starts.
+
+    They are those of exp(mean) - 1, where `mean` [D] or [1] is that of log(1 + x) over the training
+    data. A mean below LEAST_MEAN_LOG, as of a column of zeros, is replaced by it.
+    """
+    means = np.maximum(np.broadcast_to(np.asarray(mean, np.float64), (num_dims,)), LEAST_MEAN_LOG)
+    return tuple(np.log(np.expm1(means)).tolist())
 
 
 def _has_closed_kl(model: VAE) -> bool:

@@ -99,7 +99,7 @@ def _image(dataset: Dataset) -> dict[str, Any]:
     """Returns the shape of a datapoint's picture, and the values of black and of white."""
     shape = dataset.image_shape or (1, dataset.test.shape[1])
     low, high = 0.0, 1.0
-    if dataset.kind == "real":
+    if dataset.kind in ("real", "counts"):
         low, high = float(np.min(dataset.test)), float(np.max(dataset.test))
     return {"shape": list(shape), "low": low, "high": high}
 

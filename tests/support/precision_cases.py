@@ -205,6 +205,7 @@ for entry, make in likelihoods.LIKELIHOODS.items():
     statistics = {name: 0.5 * RNG.normal(size=3 * size) for name, size in made.heads.items()}
     statistics |= {name: 0.5 * RNG.normal(size=shape) for name, shape in made.shared.items()}
     observed = BITS[:3] if made.kinds == ("binary",) else np.floor(256 * UNIFORM) / 256
+    observed = COUNTS if made.kinds == ("counts",) else observed
     entries(
         "likelihood", entry, partial(scored, made), statistics, observed,
         names=[f"likelihoods.{entry}{part}" for part in ("", "_log_prob", "_mean", "_sample")],
