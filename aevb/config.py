@@ -42,7 +42,7 @@ class DataChoices(NamedTuple):
     binarizations: tuple[str, ...]
 
 
-VALUE_KINDS = ("binary", "grey", "unit", "real")  # equal to `data.kinds.KINDS`; a test checks it
+VALUE_KINDS = ("binary", "grey", "unit", "real", "counts")  # equal to `data.kinds.KINDS`
 NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
 DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
@@ -155,8 +155,9 @@ FIELDS = (
     ),
     Field(
         "data.kind", "", "file:FILE: binary (0 and 1), grey (levels 0..255), unit (pixels in "
-        "[0, 1]) or real; '' guesses: bool, and only 0 and 1, are binary, floating point in [0, 1] "
-        "is unit and other real, whole numbers are grey in an array and real in a table",
+        "[0, 1]), real or counts (0, 1, 2, ...); '' guesses: bool, and only 0 and 1, are binary, "
+        "floating point in [0, 1] is unit and other real, whole numbers are grey in an array and "
+        "real in a table",
         *_one_of(("", *VALUE_KINDS)),
     ),
     Field(
@@ -253,7 +254,8 @@ FIELDS = (
     ),
     Field(
         "model.likelihood", "gaussian_unit_mean", "p(x|z); '' is by the kind of the data: "
-        "bernoulli for binary, continuous_bernoulli for grey and unit, gaussian_shared for real",
+        "bernoulli for binary, continuous_bernoulli for grey and unit, gaussian_shared for real, "
+        "negative_binomial for counts",
         *_entry(),
     ),
     Field(

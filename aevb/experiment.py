@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from aevb.networks import Network
 from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
 from aevb.runtime import xla
-from aevb.types import Key
+from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of the data
@@ -33,7 +33,9 @@ LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of th
     "grey": "continuous_bernoulli",
     "unit": "continuous_bernoulli",
     "real": "gaussian_shared",
+    "counts": "negative_binomial",
 }
+LEAST_MEAN_LOG = 1e-4  # of log(1 + x), for the rate of a count that is hardly ever seen
 SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
 
@@ -131,15 +133,20 @@ def load(values: Values) -> Dataset:
     return dataset._replace(train=(np.array if copy else np.asarray)(dataset.train))
 
 
-def make_entry(values: Values, field: str, *args: Any) -> Any:
+def make_entry(values: Values, field: str, *args: Any, **found: Any) -> Any:
     """Calls the factory that a field names with the config's options for it; returns the object.
+
+    Args:
+        found: keyword arguments that the data determine, for a factory that has them.
 
     Raises:
         UserError: the factory has no such option, or refuses a value.
     """
     make = entry_of(values, field)
-    _check_options(values, field, make, len(args))
-    own = section(values, SECTION_OF[field])
+    _check_options(values, field, make, len(args), *found)
+    parameters = inspect.signature(make).parameters
+    taken = {name: value for name, value in found.items() if name in parameters}
+    own = {**section(values, SECTION_OF[field]), **taken}
     try:
         return make(*args, **own)
     except (TypeError, ValueError) as error:
@@ -279,7 +286,9 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
 
 def _build_likelihood(values: Values, data: Description) -> Likelihood:
     name, num_dims = values["model.likelihood"], data.num_dims
-    likelihood = make_entry(values, "model.likelihood", num_dims)
+    logs = data.standardization if data.kind == "counts" else None
+    location = {} if logs is None else {"location": counts_location(logs.mean, num_dims)}
+    likelihood = make_entry(values, "model.likelihood", num_dims, **location)
     if data.kind not in likelihood.kinds:
         others = {n: make(num_dims) for n, make in likelihoods.LIKELIHOODS.items()}
         fitting = [n for n, other in others.items() if data.kind in other.kinds]
@@ -306,7 +315,7 @@ def _build_likelihood(values: Values, data: Description) -> Likelihood:
             f"config.data.dequantize is True, and config.model.likelihood is {name!r}, which gives "
             "the levels themselves a probability; set config.data.dequantize=False"
         )
-    if data.standardization is None:
+    if data.kind != "real" or data.standardization is None:
         return likelihood
     return in_own_units(likelihood, data.standardization.log_jacobian(num_dims))
 
@@ -348,6 +357,8 @@ def _build_networks(
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
             f"(config.data.name is {data.name!r}, config.model.hidden is {hidden})"
         ) from error
+    if data.kind == "counts" and data.standardization is not None:
+        encoder = counts_encoder(encoder, data.standardization.mean, data.standardization.scale)
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     return encoder, decoder
@@ -361,7 +372,7 @@ def _build_prior(
         values["model.num_latents"],
         num_components,
         examples,
-        in_unit_interval=data.kind != "real",
+        in_unit_interval=data.kind not in ("real", "counts"),
     )
     family = make_entry(values, "model.prior", options)
     if not family.uses_encoder:
@@ -377,6 +388,33 @@ def _build_prior(
             f"{data.num_train} training datapoints of {data.name}, at which its components start"
         )
     return family
+
+
+def counts_encoder(encoder: Network, mean: Sequence[float], scale: Sequence[float]) -> Network:
+    """Returns an encoder of counts x [D], which standardizes log(1 + x) for the given one.
+
+    Args:
+        encoder: the network that receives (log(1 + x) - mean) / scale.
+        mean: [D] or [1], of log(1 + x) over the training data.
+        scale: [D] or [1], its standard deviation.
+    """
+    shift, width = jnp.asarray(mean), jnp.asarray(scale)
+
+    def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
+        logs = jnp.log1p(jnp.maximum(x, 0.0))  # pseudo-inputs of a prior may be negative
+        return encoder.apply(params, ((logs - shift) / width).astype(x.dtype))
+
+    return encoder._replace(apply=apply)
+
+
+def counts_location(mean: Sequence[float], num_dims: int) -> tuple[float, ...]:
+    """Returns the log rates [D] at which a likelihood of counts starts.
+
+    They are those of exp(mean) - 1, where `mean` [D] or [1] is that of log(1 + x) over the training
+    data. A mean below LEAST_MEAN_LOG, as of a column of zeros, is replaced by it.
+    """
+    means = np.maximum(np.broadcast_to(np.asarray(mean, np.float64), (num_dims,)), LEAST_MEAN_LOG)
+    return tuple(np.log(np.expm1(means)).tolist())
 
 
 def _has_closed_kl(model: VAE) -> bool:

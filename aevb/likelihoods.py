@@ -4,15 +4,16 @@ The decoder's outputs are called statistics; each is a named array. A statistic 
 fixed number of values per data dimension, and shape [D] if that number is 1. A statistic in
 `shared` is a free parameter, the same for every z: a noise variance, say. Constants are never
 dropped, so that training, evaluation and log p(x) are on one scale. Logits may have any finite
-size. log_var and log_scale may range from -80 to 80 and log_std from -40 to 40; beyond that, their
-exponentials leave the range of float32.
+size. log_var and log_scale may range from -80 to 80, log_std from -40 to 40, and log_rate, log_mean
+and log_total_count from -70 to 80; beyond that, their exponentials leave the range of float32.
 
 A density of grey levels is not a probability of them, and has no bits per dimension unless the data
-are dequantized. The likelihoods with `levels` are probabilities.
+are dequantized. The likelihoods with `levels`, and those of counts, are probabilities.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -22,7 +23,13 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from aevb.distributions import LOG_2PI, DiagNormal
+from aevb.distributions import (
+    LOG_2PI,
+    DiagNormal,
+    negative_binomial_log_prob,
+    poisson_log_prob,
+    zero_inflated_log_prob,
+)
 from aevb.types import Key
 
 Heads = Mapping[str, Array]
@@ -32,6 +39,7 @@ SERIES_BELOW = 0.5  # |logit| below which a series is used; here both formulas a
 FAR = 8.0  # standard deviations beyond which a normal tail's mass is computed by Mills' ratio
 NARROW = 0.5  # a cell is narrow if its width times max(1, distance from the mean) is below this
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
+LARGEST_RATE = 2.0**30  # of a Poisson draw, which is an int32
 QUADRATURE = tuple(zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True))  # over [-1, 1]
 
 
@@ -39,7 +47,7 @@ class Likelihood(NamedTuple):
     """A family of likelihoods p(x|z), as pure functions of the decoder's statistics."""
 
     heads: Mapping[str, int]  # name of each statistic -> values per data dimension
-    kinds: tuple[str, ...]  # kinds of data that it scores: binary, grey, real
+    kinds: tuple[str, ...]  # kinds of data that it scores: binary, grey, unit, real, counts
     log_prob: Callable[[Heads, Array], Array]  # (statistics, x [D]) -> [], nats
     mean: Callable[[Heads], Array]  # statistics -> E[x|z] [D]
     sample: Callable[[Key, Heads], Array]  # (key, statistics) -> x ~ p(x|z) [D]
@@ -368,6 +376,137 @@ categorical = Likelihood(
     levels=float(NUM_LEVELS),
 )
 
+
+class _Counts(NamedTuple):
+    """A distribution of counts, independent in each dimension."""
+
+    log_mean: str  # the name of the statistic [D] that is the log of its mean
+    log_probs: Callable[[Heads, Array], Array]  # (statistics, x [D]) -> [D], nats
+    sample: Callable[[Key, Heads], Array]  # (key, statistics) -> x [D]
+    shared: tuple[str, ...] = ()
+
+
+def _poisson_sample(key: Key, log_rate: Array) -> Array:
+    """Draws counts [D]. A rate above LARGEST_RATE is replaced by it."""
+    rate = jnp.minimum(jnp.exp(log_rate), LARGEST_RATE)
+    return jax.random.poisson(key, rate, dtype=jnp.int32).astype(log_rate.dtype)
+
+
+def _negative_binomial_sample(key: Key, heads: Heads) -> Array:
+    """Draws counts [D] from Poisson distributions whose rates have gamma distributions.
+
+    The rates are drawn as logs, since a draw of a small total count can be below every float32.
+    """
+    rate_key, count_key = jax.random.split(key)
+    log_mean = heads["log_mean"]
+    log_total_count = jnp.broadcast_to(heads["log_total_count"], log_mean.shape)
+    log_draw = jax.random.loggamma(rate_key, jnp.exp(log_total_count), dtype=log_mean.dtype)
+    return _poisson_sample(count_key, log_mean - log_total_count + log_draw)
+
+
+_POISSON = _Counts(
+    "log_rate",
+    log_probs=lambda heads, x: poisson_log_prob(x, heads["log_rate"]),
+    sample=lambda key, heads: _poisson_sample(key, heads["log_rate"]),
+)
+_NEGATIVE_BINOMIAL = _Counts(
+    "log_mean",
+    log_probs=lambda heads, x: negative_binomial_log_prob(
+        x, heads["log_mean"], heads["log_total_count"]
+    ),
+    sample=_negative_binomial_sample,
+    shared=("log_total_count",),
+)
+
+
+def _zero_inflated_sample(counts: _Counts, key: Key, heads: Heads) -> Array:
+    zero_key, count_key = jax.random.split(key)
+    is_zero = jax.random.bernoulli(zero_key, jax.nn.sigmoid(heads["zero_logit"]))
+    return jnp.where(is_zero, 0.0, counts.sample(count_key, heads))
+
+
+def _likelihood_of_counts(
+    counts: _Counts,
+    num_dims: int,
+    location: Sequence[float] | None,
+    *,
+    is_zero_inflated: bool = False,
+) -> Likelihood:
+    """Returns the likelihood of counts with mean exp(head + location), or with added zeros.
+
+    Raises:
+        ValueError: location is not [D].
+    """
+    offset = np.zeros(num_dims) if location is None else np.asarray(location, np.float64)
+    if offset.shape != (num_dims,):
+        raise ValueError(f"location has the shape {offset.shape}, and must have ({num_dims},)")
+
+    def located(heads: Heads) -> Heads:
+        head = heads[counts.log_mean]
+        return {**heads, counts.log_mean: head + jnp.asarray(offset, head.dtype)}
+
+    def log_prob(heads: Heads, x: Array) -> Array:
+        log_probs = counts.log_probs(located(heads), x)
+        if is_zero_inflated:
+            log_probs = zero_inflated_log_prob(x, log_probs, heads["zero_logit"])
+        return jnp.sum(log_probs)
+
+    def mean(heads: Heads) -> Array:
+        drawn = jnp.exp(located(heads)[counts.log_mean])
+        return drawn * jax.nn.sigmoid(-heads["zero_logit"]) if is_zero_inflated else drawn
+
+    sample = partial(_zero_inflated_sample, counts) if is_zero_inflated else counts.sample
+    return Likelihood(
+        heads=dict.fromkeys((counts.log_mean, *(("zero_logit",) * is_zero_inflated)), 1),
+        kinds=("counts",),
+        log_prob=log_prob,
+        mean=mean,
+        sample=lambda key, heads: sample(key, located(heads)),
+        shared=dict.fromkeys(counts.shared, (num_dims,)),
+    )
+
+
+def poisson(num_dims: int, *, location: Sequence[float] | None = None) -> Likelihood:
+    """Returns the Poisson likelihood: `poisson_log_prob`, summed over dimensions.
+
+    Args:
+        num_dims: D.
+        location: [D], added to the head log_rate, so that rates start near those of the data; None
+            for zeros.
+
+    Raises:
+        ValueError: location is not [D].
+    """
+    return _likelihood_of_counts(_POISSON, num_dims, location)
+
+
+def negative_binomial(num_dims: int, *, location: Sequence[float] | None = None) -> Likelihood:
+    """Returns the negative binomial likelihood: `negative_binomial_log_prob`, summed.
+
+    The total count of each dimension is a learned parameter, the same for all z.
+
+    Args:
+        num_dims: D.
+        location: [D], added to the head log_mean; None for zeros.
+
+    Raises:
+        ValueError: location is not [D].
+    """
+    return _likelihood_of_counts(_NEGATIVE_BINOMIAL, num_dims, location)
+
+
+def zero_inflated_poisson(num_dims: int, *, location: Sequence[float] | None = None) -> Likelihood:
+    """Returns `poisson` with `zero_inflated_log_prob`, whose zero_logit is a head."""
+    return _likelihood_of_counts(_POISSON, num_dims, location, is_zero_inflated=True)
+
+
+def zero_inflated_negative_binomial(
+    num_dims: int, *, location: Sequence[float] | None = None
+) -> Likelihood:
+    """Returns `negative_binomial` with `zero_inflated_log_prob`, whose zero_logit is a head."""
+    return _likelihood_of_counts(_NEGATIVE_BINOMIAL, num_dims, location, is_zero_inflated=True)
+
+
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {  # (num_dims, *, options) -> Likelihood
     "bernoulli": lambda num_dims: bernoulli,
     "continuous_bernoulli": lambda num_dims: continuous_bernoulli,
@@ -377,5 +516,9 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {  # (num_dims, *, options) 
     "discretized_logistic": lambda num_dims: discretized_logistic,
     "discretized_gaussian": lambda num_dims: discretized_gaussian,
     "categorical": lambda num_dims: categorical,
+    "poisson": poisson,
+    "negative_binomial": negative_binomial,
+    "zero_inflated_poisson": zero_inflated_poisson,
+    "zero_inflated_negative_binomial": zero_inflated_negative_binomial,
 }
 """The likelihoods by name, for `model.likelihood` in a config."""

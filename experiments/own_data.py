@@ -3,7 +3,7 @@
 aevb run --config=own_data --config.data.name=file:scores.csv
 
 The likelihood is by the kind of the data: bernoulli for binary, continuous_bernoulli for pixels,
-gaussian_shared for real numbers.
+gaussian_shared for real numbers, negative_binomial for counts.
 """
 
 from aevb.config import Config, default_config

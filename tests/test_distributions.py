@@ -1,16 +1,27 @@
 """Distributions, against SciPy in float64, quadrature, and their own samples."""
 
 import itertools
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import scipy.special
 import scipy.stats
 from oracles import standard_errors_off
 
-from aevb.distributions import DiagNormal, FullNormal, StandardNormal
+from aevb.distributions import (
+    DiagNormal,
+    FullNormal,
+    StandardNormal,
+    negative_binomial_log_prob,
+    poisson_log_prob,
+    stirling_error,
+    zero_inflated_log_prob,
+)
 
 NUM_DRAWS = 20_000
 SEEDS = (0, 1, 2)
@@ -167,3 +178,165 @@ def test_everything_is_finite_at_extreme_variances(log_var: float):
         jax.grad(DiagNormal.kl_to_standard_normal)(normal),
     )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
+
+
+# Counts
+
+COUNTS = (0, 1, 2, 7, 8, 9, 100, 12_345, 10**6)
+TOTAL_COUNTS = (1e-3, 0.1, 1.0, 7.9, 8.1, 1e3, 1e6)
+AWAY = (-10.0, -1.0, 0.0, 1.0, 3.0, 10.0)  # standard deviations of log x from the log mean
+in_both_dtypes = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-11)]
+)
+
+
+@cache
+def negative_binomial_cases(dtype: str) -> np.ndarray:
+    """Returns counts, log means and log total counts [3, n], as a dtype holds them."""
+    cases = [
+        (x, np.log(max(x, 0.5)) + away * min(np.sqrt(1.0 / max(x, 0.5) + 1.0 / r), 3.0), np.log(r))
+        for x, r, away in itertools.product(COUNTS, TOTAL_COUNTS, AWAY)
+    ]
+    return np.array(cases, dtype).T
+
+
+def poisson_cases(dtype: str) -> np.ndarray:
+    """Returns counts and log rates [2, n], as a dtype holds them."""
+    cases = [
+        (x, np.log(max(x, 0.5)) + away / np.sqrt(max(x, 0.5)))
+        for x, away in itertools.product((*COUNTS, 2**22), AWAY)
+    ]
+    return np.array(cases, dtype).T
+
+
+@cache
+def gamma_ratio(x: int, log_total_count: Any) -> tuple[Any, Any]:
+    """Returns log Gamma(x + r) / (Gamma(r) x!) and its slope in r, in extended precision.
+
+    The ratio is a product over x factors, of which each is rounded in its last digit.
+    """
+    r, k = np.exp(np.longdouble(log_total_count)), np.arange(x, dtype=np.longdouble)
+    return np.sum(np.log1p((r - 1) / (k + 1))), np.sum(1 / (r + k))
+
+
+def exact_poisson(x: Any, log_rate: Any) -> tuple[Any, Any]:
+    """Returns the log-probability and its slope in the log rate, in extended precision."""
+    rate = np.exp(np.longdouble(log_rate))
+    return x * np.longdouble(log_rate) - rate - log_factorial(int(x)), x - rate
+
+
+@cache
+def log_factorial(x: int) -> Any:
+    return np.sum(np.log(np.arange(1, x + 1, dtype=np.longdouble)))
+
+
+def exact_negative_binomial(x: Any, log_mean: Any, log_total_count: Any) -> tuple[Any, Any, Any]:
+    """Returns the log-probability and its slopes in both logs, in extended precision."""
+    log_mean, log_r = np.longdouble(log_mean), np.longdouble(log_total_count)
+    mean, r, zero = np.exp(log_mean), np.exp(log_r), np.longdouble(0)
+    log_ratio, slope = gamma_ratio(int(x), log_total_count)
+    log_of_0 = -np.logaddexp(zero, log_mean - log_r)
+    value = log_ratio + r * log_of_0 - int(x) * np.logaddexp(zero, log_r - log_mean)
+    of_mean = r * (int(x) - mean) / (r + mean)
+    return value, of_mean, r * (slope + log_of_0) - of_mean
+
+
+def evaluated(function: Any, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log-probabilities [n] and their slopes [n, statistics] in the dtype of the cases."""
+    with jax.enable_x64(cases.dtype == np.float64):
+        x, *statistics = map(jnp.asarray, cases)
+        slopes_in = tuple(range(1, len(cases)))
+        values, slopes = jax.jit(jax.vmap(jax.value_and_grad(function, slopes_in)))(x, *statistics)
+        assert values.dtype == cases.dtype
+        return np.asarray(values), np.stack([np.asarray(slope) for slope in slopes], axis=1)
+
+
+@in_both_dtypes
+def test_the_poisson_log_prob_keeps_its_digits_from_0_to_the_largest_count(
+    dtype: str, tolerance: float
+):
+    cases = poisson_cases(dtype)
+    values, slopes = evaluated(poisson_log_prob, cases)
+    exact, exact_slopes = np.array([exact_poisson(*case) for case in cases.T], np.float64).T
+    np.testing.assert_allclose(values, exact, rtol=tolerance, atol=tolerance / 4)
+    # A slope is a difference of numbers of size x, whose standard deviation is sqrt(x).
+    allowed = 3 * tolerance * (np.abs(exact_slopes) + np.sqrt(np.maximum(cases[0], 1.0)))
+    assert np.all(np.abs(slopes[:, 0] - exact_slopes) <= allowed)
+
+
+@in_both_dtypes
+def test_the_negative_binomial_log_prob_keeps_its_digits_at_every_total_count(
+    dtype: str, tolerance: float
+):
+    cases = negative_binomial_cases(dtype)
+    values, slopes = evaluated(negative_binomial_log_prob, cases)
+    each = [exact_negative_binomial(*case) for case in cases.T]
+    exact, *exact_slopes = np.array(each, np.float64).T
+    np.testing.assert_allclose(values, exact, rtol=tolerance, atol=tolerance / 4)
+    for found, slope in zip(slopes.T, exact_slopes, strict=True):
+        allowed = 10 * tolerance * (np.abs(slope) + np.sqrt(np.maximum(cases[0], 1.0)))
+        assert np.all(np.abs(found - slope) <= allowed)
+
+
+def test_log_probs_of_counts_are_scipys():
+    x, rate = np.arange(60.0), np.array([0.01, 0.7, 5.0, 30.0])[:, None]
+    found = poisson_log_prob(jnp.float32(x)[None], jnp.log(jnp.float32(rate)))
+    np.testing.assert_allclose(found, scipy.stats.poisson.logpmf(x, rate), rtol=3e-6)
+    for r in (0.03, 1.5, 40.0):
+        found = negative_binomial_log_prob(
+            jnp.float32(x)[None], jnp.log(jnp.float32(rate)), jnp.log(jnp.float32(r))[None, None]
+        )
+        expected = scipy.stats.nbinom.logpmf(x, r, r / (r + rate))
+        np.testing.assert_allclose(found, expected, rtol=3e-6)
+
+
+@pytest.mark.parametrize("zero_logit", [None, -2.0, 1.5])
+@pytest.mark.parametrize("total_count", [None, 0.5, 20.0])
+def test_probabilities_of_counts_sum_to_1(total_count: float | None, zero_logit: float | None):
+    x, log_mean = jnp.arange(2000.0), jnp.log(jnp.full(1, 30.0))
+    log_probs = poisson_log_prob(x, log_mean)
+    if total_count is not None:
+        log_probs = negative_binomial_log_prob(x, log_mean, jnp.log(jnp.full(1, total_count)))
+    if zero_logit is not None:
+        log_probs = zero_inflated_log_prob(x, log_probs, jnp.full(1, zero_logit))
+    probabilities = np.exp(np.asarray(log_probs, np.float64))
+    assert np.sum(probabilities) == pytest.approx(1.0, abs=2e-6)
+    share = 0.0 if zero_logit is None else scipy.special.expit(zero_logit)
+    assert probabilities @ np.arange(2000) == pytest.approx((1 - share) * 30.0, rel=2e-6)
+
+
+def test_zero_inflation_mixes_zeros_into_any_log_prob():
+    log_probs = np.log(np.array([1e-30, 0.2, 0.5, 0.999]))
+    for logit in (-40.0, -3.0, 0.0, 3.0, 40.0):
+        share, rest = scipy.special.expit([logit, -logit])
+        for x in (0.0, 1.0, 7.0):
+            found = zero_inflated_log_prob(
+                jnp.full(4, x), jnp.float32(log_probs), jnp.full(4, logit)
+            )
+            expected = np.log(share * (x == 0.0) + rest * np.exp(log_probs))
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_negative_binomial_of_a_huge_total_count_is_a_poisson():
+    x, log_mean = jnp.float32([0, 1, 3, 200, 10_000]), jnp.log(jnp.float32([0.1, 2, 3, 190, 9900]))
+    found = negative_binomial_log_prob(x, log_mean, jnp.full(5, 60.0))
+    np.testing.assert_allclose(found, poisson_log_prob(x, log_mean), rtol=1e-6)
+
+
+@in_both_dtypes
+def test_stirling_error_completes_stirlings_formula(dtype: str, tolerance: float):
+    n = np.array([1e-3, 0.2, 1.0, 4.5, 7.999, 8.0, 8.5, 20.0, 1e3], dtype)
+    with jax.enable_x64(dtype == "float64"):
+        found = np.asarray(stirling_error(jnp.asarray(n)), np.float64)
+    formula = (n + 0.5) * np.log(n.astype(np.float64)) - n + 0.5 * oracles.LOG_2PI
+    exact = scipy.special.gammaln(n.astype(np.float64) + 1.0) - formula
+    np.testing.assert_allclose(found, exact, atol=tolerance)
+    np.testing.assert_allclose(stirling_error(jnp.float32(1e20)), 1 / 12e20, rtol=1e-6)
+
+
+def test_log_probs_of_counts_are_finite_at_extreme_statistics():
+    logs = np.array([-70.0, 0.0, 80.0])
+    counts = (0.0, 1.0, 1e6, 2.0**24)
+    cases = np.array(list(itertools.product(counts, logs, logs)), np.float32).T
+    for function, columns in ((poisson_log_prob, cases[:2]), (negative_binomial_log_prob, cases)):
+        assert all(np.all(np.isfinite(found)) for found in evaluated(function, columns))

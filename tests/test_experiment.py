@@ -36,6 +36,7 @@ def dataset(kind: str, grey_scale: float = 256.0) -> Dataset:
         "grey": np.clip(256 * noisy, 0, 255).astype(np.uint8),
         "unit": np.clip(noisy, 0, 1).astype(np.float32),
         "real": noisy.astype(np.float32),
+        "counts": rng.poisson(20 * centres).astype(np.float32),
     }[kind]
     scale = grey_scale if kind == "grey" else 1.0
     return Dataset(
@@ -77,12 +78,16 @@ def test_the_likelihoods_of_each_kind_of_data_are_those_listed_here():
     """The expected table is written out, so that a kind claimed by mistake is found."""
     by_kind = {
         kind: {name for name, likelihood in LIKELIHOODS.items() if kind in likelihood(1).kinds}
-        for kind in ("binary", "unit", "real")
+        for kind in ("binary", "unit", "real", "counts")
     }
     assert by_kind == {
         "binary": {"bernoulli"},
         "unit": {"continuous_bernoulli", "gaussian", "gaussian_unit_mean", "gaussian_shared"},
         "real": {"gaussian", "gaussian_shared"},
+        "counts": {
+            *("poisson", "negative_binomial"),
+            *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
+        },
     }
     assert not any("grey" in LIKELIHOODS[name](1).kinds for name in by_kind["binary"])
 

@@ -171,6 +171,20 @@ def test_a_small_array_has_smaller_minibatches():
     assert run.config["train.batch_size"] == len(run.dataset.train) < 12
 
 
+def test_counts_are_modelled_in_their_own_units_whatever_their_size():
+    counts = np.random.default_rng(0).poisson([0.01, 3.0, 50.0, 1e5], (200, 4))
+    run = aevb.fit(counts, {**SMALL, "data.kind": "counts"})
+    assert run.data.kind == "counts"
+    np.testing.assert_array_equal(run.dataset.train[0], counts[0])
+    mean = jax.jit(run.decode)(jnp.zeros(2))
+    np.testing.assert_allclose(mean[1:], [3.0, 50.0, 1e5], rtol=0.5)
+    statistics = jax.jit(jax.vmap(run.encode))(counts[:20])
+    assert np.all(np.abs(statistics.mean) < 10.0)
+    _, drawn = run.sample(KEY)
+    np.testing.assert_array_equal(drawn, np.round(drawn))
+    assert run.summary["test_bound"] < 0.0  # the log of a probability
+
+
 def test_columns_of_a_data_frame_are_named_in_messages():
     class Frame:
         columns = ("height", "weight")

@@ -1,7 +1,7 @@
 """Likelihoods: each is a normalized density, and its mean and samples are that density's.
 
 The tests run over LIKELIHOODS, so a new entry needs a SciPy counterpart here. It needs nothing else
-if its density is on {0, 1} (kind "binary"), on grey levels or on the real line.
+if its density is on {0, 1} (kind "binary"), on counts, on grey levels or on the real line.
 """
 
 import itertools
@@ -42,7 +42,25 @@ SCIPY: dict[str, Callable[[dict[str, np.ndarray], np.ndarray], Any]] = {
     "categorical": lambda h, x: scipy.special.log_softmax(h["logits"].reshape(-1, 256), axis=1)[
         [0, 1], as_levels(x)
     ],
+    "poisson": lambda h, x: scipy.stats.poisson.logpmf(x, np.exp(h["log_rate"])),
+    "negative_binomial": lambda h, x: negative_binomial(h).logpmf(x),
+    "zero_inflated_poisson": lambda h, x: zero_inflated(
+        h, x, scipy.stats.poisson.pmf(x, np.exp(h["log_rate"]))
+    ),
+    "zero_inflated_negative_binomial": lambda h, x: zero_inflated(
+        h, x, negative_binomial(h).pmf(x)
+    ),
 }
+
+
+def negative_binomial(heads: dict[str, np.ndarray]) -> Any:
+    mean, total_count = np.exp(heads["log_mean"]), np.exp(heads["log_total_count"])
+    return scipy.stats.nbinom(total_count, total_count / (total_count + mean))
+
+
+def zero_inflated(heads: dict[str, np.ndarray], x: np.ndarray, pmf: np.ndarray) -> np.ndarray:
+    share = scipy.special.expit(heads["zero_logit"])
+    return np.log(share * (x == 0.0) + (1.0 - share) * pmf)
 
 
 def continuous_bernoulli(logits: np.ndarray) -> Any:
@@ -75,11 +93,13 @@ def gaussian_masses(heads: dict[str, np.ndarray]) -> np.ndarray:
 
 # the supports of densities that are neither on {0, 1} nor on the real line
 SUPPORTS = {"continuous_bernoulli": (0.0, 1.0)}
+COUNTS = np.arange(400.0)  # practically all of them, for the heads below
 REAL_LINE = (-30.0, 30.0)  # practically all of it, for the heads below
 
 EXTREMES = {
     **{"logits": 1e4, "mean_logits": 1e4, "mean": 1.0, "location": 1.0},
-    **{"log_var": 80.0, "log_std": 40.0, "log_scale": 80.0},
+    **{"log_var": 80.0, "log_std": 40.0, "log_scale": 80.0, "zero_logit": 1e4},
+    **dict.fromkeys(("log_rate", "log_mean", "log_total_count"), 70.0),
 }
 
 every_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
@@ -102,6 +122,8 @@ def values_of(name: str) -> np.ndarray | None:
     likelihood = LIKELIHOODS[name](1)
     if likelihood.levels is not None:
         return np.arange(256) / likelihood.levels
+    if "counts" in likelihood.kinds:
+        return COUNTS
     return np.array([0.0, 1.0]) if "binary" in likelihood.kinds else None
 
 
@@ -192,7 +214,8 @@ def test_samples_of_each_likelihood_are_in_its_support(name: str):
     values, seen = values_of(name), set(np.unique(draws).tolist())
     assert len(seen) > 1
     assert values is None or seen <= set(values.tolist())
-    low, high = SUPPORTS.get(name, REAL_LINE)
+    low, high = REAL_LINE if values is None else (values[0], values[-1])
+    low, high = SUPPORTS.get(name, (low, high))
     assert np.all((low <= draws) & (draws <= high))
 
 
@@ -226,7 +249,8 @@ def test_each_likelihood_names_the_kinds_of_data_that_it_scores(name: str):
     kinds = set(LIKELIHOODS[name](1).kinds)
     assert kinds
     assert kinds <= set(KINDS)
-    assert kinds == {"binary"} or "binary" not in kinds
+    for discrete in ("binary", "counts"):
+        assert kinds == {discrete} or discrete not in kinds
     if LIKELIHOODS[name](1).levels is not None:
         assert kinds == {"grey"}
 
@@ -482,3 +506,43 @@ def test_gaussian_shared_can_have_a_variance_for_each_dimension_as_factor_analys
     found = likelihood.log_prob({"mean": mean, "log_std": log_std}, x)
     exact = scipy.stats.norm.logpdf(x, mean, np.exp(log_std)).sum()
     assert found == pytest.approx(exact, rel=1e-5)
+
+
+# Counts
+
+LIKELIHOODS_OF_COUNTS = [name for name in LIKELIHOODS if LIKELIHOODS[name](1).kinds == ("counts",)]
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS_OF_COUNTS)
+def test_the_location_of_counts_is_added_to_the_log_of_their_mean(name: str):
+    location = (-2.0, 3.0)
+    plain, located = LIKELIHOODS[name](2), LIKELIHOODS[name](2, location=location)
+    heads, x, key = random_heads(plain, 0), jnp.float32([0, 12]), jax.random.key(0)
+    (log_mean,) = heads.keys() & {"log_rate", "log_mean"}
+    shifted = {**heads, log_mean: heads[log_mean] + jnp.float32(location)}
+    assert located.log_prob(heads, x) == plain.log_prob(shifted, x)
+    np.testing.assert_array_equal(located.mean(heads), plain.mean(shifted))
+    np.testing.assert_array_equal(located.sample(key, heads), plain.sample(key, shifted))
+    with pytest.raises(ValueError, match=r"shape \(2,\).*\(3,\)"):
+        LIKELIHOODS[name](3, location=location)
+
+
+def test_each_dimension_of_a_negative_binomial_has_its_own_total_count():
+    """The shared statistic is a learned constant; a datapoint has only a mean of its own."""
+    for name in ("negative_binomial", "zero_inflated_negative_binomial"):
+        assert LIKELIHOODS[name](3).shared == {"log_total_count": (3,)}
+    heads = {"log_mean": np.log(np.full(3, 4.0)), "log_total_count": np.array([-2.0, 0.0, 4.0])}
+    x, exact = np.array([0.0, 3.0, 9.0]), negative_binomial(heads)
+    rounded = {head: jnp.float32(value) for head, value in heads.items()}
+    found = likelihoods.negative_binomial(3).log_prob(rounded, jnp.float32(x))
+    assert found == pytest.approx(exact.logpmf(x).sum(), rel=1e-6)
+
+
+def test_counts_of_a_tiny_total_count_are_drawn_with_their_probability_of_0():
+    """Most of their rates are below every float32, and a few are a hundred times the mean."""
+    r, mean, number = 0.01, 5.0, 20_000
+    heads = {"log_mean": jnp.full(number, np.log(mean)), "log_total_count": jnp.full(1, np.log(r))}
+    draws = np.asarray(likelihoods.negative_binomial(1).sample(jax.random.key(0), heads))
+    exact = scipy.stats.nbinom.pmf(0, r, r / (r + mean))
+    assert standard_errors_off(draws == 0.0, exact) < 4
+    assert standard_errors_off(draws, mean) < 4

@@ -57,7 +57,8 @@ class Dataset(NamedTuple):
     is_dequantized: bool = False  # whether `preprocess` adds noise that fills the cell of a level
     shape: tuple[int, ...] | None = None  # of a datapoint in the user's own array; None: that of an
     #                                       image, or [D]
-    standardization: Standardization | None = None  # of real data, which are stored standardized
+    standardization: Standardization | None = None  # of real data, which are stored standardized;
+    #                                                 of log(1 + x) of counts, which are stored raw
     range: tuple[float, float] = (0.0, 1.0)  # of the model's x, which pictures show as black, white
 
     @property

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-KINDS = ("binary", "grey", "unit", "real")
+KINDS = ("binary", "grey", "unit", "real", "counts")
+LARGEST_COUNT = 2**24  # up to which float32 holds every whole number
 BLOCK = 2**20  # values that are checked at a time
 
 
@@ -14,7 +15,7 @@ def guess(x: np.ndarray, low: Any, high: Any, *, is_table: bool) -> str:
 
     bool, and numbers that are all 0 or 1, are binary. Floating point in [0, 1] is "unit", and any
     other "real". Whole numbers in 0..255 are grey levels, unless they are in a table, where they
-    are "real".
+    are "real". Counts are never guessed.
 
     Raises:
         ValueError: they are whole numbers of an array, and not all in 0..255.
@@ -28,7 +29,7 @@ def guess(x: np.ndarray, low: Any, high: Any, *, is_table: bool) -> str:
     if low < 0 or high > 255:
         raise ValueError(
             f"holds whole numbers from {low} to {high}, which are no grey levels 0..255; "
-            "data.kind=real takes them as they are"
+            f"{_otherwise(low)}"
         )
     return "grey"
 
@@ -44,6 +45,11 @@ def check(x: np.ndarray, low: Any, high: Any, kind: str) -> None:
         )
     if kind == "unit" and not (low >= 0 and high <= 1):
         raise ValueError(f"holds values from {low} to {high}, and data.kind=unit is for [0, 1]")
+    if kind == "counts" and not (low >= 0 and high <= LARGEST_COUNT and _is_whole(x)):
+        raise ValueError(
+            f"holds values from {low} to {high}, and counts are the whole numbers 0..2^24, which "
+            "float32 holds; data.kind=real is for any numbers"
+        )
 
 
 def convert(x: np.ndarray, kind: str) -> np.ndarray:
@@ -57,10 +63,19 @@ def doubt(low: Any, high: Any, kind: str) -> str:
     """Returns a sentence on how values were read if the guessed kind may be wrong, else ""."""
     if kind == "grey" and high < 128:
         return (
-            f"whole numbers from {low} to {high} are read as grey levels 0..255; "
-            "data.kind=real takes them as they are"
+            f"whole numbers from {low} to {high} are read as grey levels 0..255; {_otherwise(low)}"
+        )
+    if kind == "real" and low.dtype.kind in "iu" and low >= 0:
+        return (
+            f"whole numbers from {low} to {high} are read as real; data.kind=counts is for counts"
         )
     return ""
+
+
+def _otherwise(low: Any) -> str:
+    """Returns how whole numbers, of which `low` is the least, can be read if not as grey levels."""
+    counts = "data.kind=counts is for counts, " if low >= 0 else ""
+    return f"{counts}data.kind=real takes them as they are"
 
 
 def first_nonfinite(x: np.ndarray) -> tuple[int, int]:

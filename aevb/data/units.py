@@ -43,7 +43,7 @@ def to_model(data: Description, x: Any, key: Key | None = None) -> Array:
             "key=jax.random.key(0)"
         )
     flat = x.reshape(-1) if hasattr(x, "reshape") else np.reshape(x, -1)
-    if data.standardization is not None:
+    if data.kind == "real" and data.standardization is not None:
         flat = data.standardization.apply(flat)
     return data.preprocess(jax.random.key(0) if key is None else key, jnp.asarray(flat))
 
@@ -54,7 +54,7 @@ def from_model(data: Description, x: Array) -> Array:
     Grey levels are in 0..255, whatever their scale or binarization. A preprocessing that is not of
     this package cannot be inverted; its x keeps its units.
     """
-    if data.standardization is not None:
+    if data.kind == "real" and data.standardization is not None:
         x = data.standardization.invert(x)
     if isinstance(data.preprocess, Preprocessing):
         x = data.preprocess.invert(x)

@@ -105,9 +105,13 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
         levels=options.grey_scale if is_grey else None,
         shape=found.shape,
     )
-    if kind != "real":
+    if kind not in ("real", "counts"):
         return dataset
-    if options.standardize:
+    if kind == "counts":
+        logs = np.log1p(_used(train, options))
+        by = standardization.of_training_data(logs, per_column=found.image_shape is None)
+        dataset = dataset._replace(standardization=by)
+    elif options.standardize:
         dataset = _standardized(dataset, options, found.columns)
     test = dataset.test
     return dataset._replace(range=(float(np.min(test)), float(np.max(test))))
@@ -119,7 +123,7 @@ def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] |
     The training data are converted when they are read.
     """
     train, valid, test = dataset.train, np.asarray(dataset.valid), dataset.test
-    used = train[kept_rows(len(train), min(options.num_train, len(train)))]
+    used = _used(train, options)
     by = standardization.of_training_data(used, per_column=dataset.image_shape is None)
     if dataset.image_shape is None:
         names = columns or tuple(f"{number} (from 0)" for number in range(train.shape[1]))
@@ -131,6 +135,11 @@ def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] |
         test=np.asarray(Standardized(test, by)),
         standardization=by,
     )
+
+
+def _used(train: np.ndarray, options: Options) -> np.ndarray:
+    """Returns the training datapoints that the options ask for."""
+    return train[kept_rows(len(train), min(options.num_train, len(train)))]
 
 
 # A table or an array

@@ -145,6 +145,7 @@ ONE, HALF = np.array(1.0), np.array(0.5)
 VECTOR, PAIR = RNG.normal(size=3), RNG.normal(size=2)
 POSITIVE = np.exp(0.3 * RNG.normal(size=3))
 UNIFORM = RNG.uniform(0.1, 0.9, size=3)
+COUNTS = np.array([0.0, 3.0, 40.0])
 X = RNG.normal(size=(12, 3))
 COVARIANCE = np.cov(RNG.normal(size=(20, 3)).T)
 TRIL = np.linalg.cholesky(COVARIANCE)
@@ -187,6 +188,10 @@ calls(
     FullNormal__kl=by(lambda f, full: f(full, StandardNormal(3)), FULL),
     StandardNormal__sample=by(lambda f, like: f(StandardNormal(3, like.dtype), KEY), ONE),
     StandardNormal__log_prob=by(lambda f, z: f(StandardNormal(3), z), VECTOR),
+    poisson_log_prob=(COUNTS, VECTOR),
+    negative_binomial_log_prob=(COUNTS, VECTOR, UNIFORM),
+    zero_inflated_log_prob=(COUNTS, -POSITIVE, VECTOR),
+    stirling_error=(POSITIVE,),
 )
 
 
@@ -200,6 +205,7 @@ for entry, make in likelihoods.LIKELIHOODS.items():
     statistics = {name: 0.5 * RNG.normal(size=3 * size) for name, size in made.heads.items()}
     statistics |= {name: 0.5 * RNG.normal(size=shape) for name, shape in made.shared.items()}
     observed = BITS[:3] if made.kinds == ("binary",) else np.floor(256 * UNIFORM) / 256
+    observed = COUNTS if made.kinds == ("counts",) else observed
     entries(
         "likelihood", entry, partial(scored, made), statistics, observed,
         names=[f"likelihoods.{entry}{part}" for part in ("", "_log_prob", "_mean", "_sample")],

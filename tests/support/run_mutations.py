@@ -24,6 +24,7 @@ SOME_TEST_IS_RED, NO_TEST_RAN = 1, 5  # pytest's exit statuses; 2 to 4 are error
 # The test files that detect mutations in a module, in addition to test_MODULE.py if there is one.
 MORE_TESTS = {
     "bits": "elbo experiment",
+    "experiment": "count_data",
     "frey_faces": "data",
     "gradient_ascent": "aevb convolutions",
     "hmc": "against_arviz",
