@@ -148,7 +148,7 @@ FIELDS = (
         "data.name", "frey_faces", "the dataset. tfds:NAME is an image dataset that TFDS has "
         "prepared in data.dir; file:FILE is a table of numbers (.csv, .tsv, .parquet) or an "
         "array (.npy, .npz, .mat), one row per datapoint; images:FOLDER is a folder of images of "
-        "one size (png, jpg, tif, webp, bmp, pgm)",
+        "one size (png, jpg, tif, webp, bmp, pgm), or of a subfolder of them for each class",
         *_entry(),
     ),
     Field(
@@ -165,7 +165,8 @@ FIELDS = (
         "data.split", "", "how training, validation and test data are chosen; '' is the dataset's "
         "first split. frey_faces, file:FILE, images:FOLDER: blocked (the last fifth is test data) "
         "or random (as in the literature; of a film, near-copies of each test frame are trained "
-        "on). tfds:NAME: two or three TFDS splits, such as train[:80%],train[80%:]",
+        "on); with class folders, within each class. tfds:NAME: two or three TFDS splits, such as "
+        "train[:80%],train[80%:]",
         *_anything("a split of the dataset"),
     ),
     Field(

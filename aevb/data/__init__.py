@@ -35,6 +35,15 @@ class Description(NamedTuple):
     preprocess: Callable[[Key, Array], Array]
 
 
+class Labels(NamedTuple):
+    """The classes of a dataset's datapoints, which no model is trained on."""
+
+    names: tuple[str, ...]
+    train: np.ndarray  # [N], the place in `names` of each datapoint's class
+    test: np.ndarray  # [N']
+    valid: np.ndarray | None = None  # [N'']; None where the dataset's is None
+
+
 class Dataset(NamedTuple):
     """Training, validation and test data as stored, with the preprocessing that the model needs."""
 
@@ -49,6 +58,7 @@ class Dataset(NamedTuple):
     valid: np.ndarray | None = None  # [N'', D], on which choices are made; may have no rows.
     #   None: `load` holds out the last of the training data, by default a sixth
     is_dequantized: bool = False  # whether `preprocess` adds noise that fills the cell of a level
+    labels: Labels | None = None
 
     @property
     def description(self) -> Description:
@@ -170,7 +180,9 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         split = _chosen(f"data.split of {name}", split, entry.splits)
     kind = _chosen(f"data.binarization of {name}", options.binarization, entry.binarizations)
     chosen = options._replace(split=split or entry.splits[0], binarization=kind)
-    dataset = _with_validation(entry.load(chosen, **own), options.num_valid)
+    loaded = entry.load(chosen, **own)
+    _require_labels(loaded)
+    dataset = _with_validation(loaded, options.num_valid)
     if options.dequantize:
         dataset = _dequantized(dataset)
     number = len(dataset.train)
@@ -182,7 +194,22 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
     if options.num_train in (0, number):
         return dataset
     kept = np.arange(options.num_train) * number // options.num_train
-    return dataset._replace(train=dataset.train[kept])
+    labels = dataset.labels and dataset.labels._replace(train=dataset.labels.train[kept])
+    return dataset._replace(train=dataset.train[kept], labels=labels)
+
+
+def _require_labels(dataset: Dataset) -> None:
+    """Raises a UserError if a dataset has labels, but not one for each datapoint."""
+    if dataset.labels is None:
+        return
+    for split in ("train", "valid", "test"):
+        data, labels = getattr(dataset, split), getattr(dataset.labels, split)
+        number, found = (0 if each is None else len(each) for each in (data, labels))
+        if number != found:
+            raise UserError(
+                f"{dataset.name} has {found} labels for {number} datapoints ({split}); give its "
+                "Labels one for each"
+            )
 
 
 def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
@@ -204,7 +231,10 @@ def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
                 f"data.num_valid is {wanted}; this split of {dataset.name} has {own} validation "
                 "datapoints: -1 uses them, and 0 leaves them out"
             )
-        return dataset if wanted else dataset._replace(valid=dataset.valid[:0])
+        if wanted:
+            return dataset
+        labels = dataset.labels and dataset.labels._replace(valid=dataset.labels.test[:0])
+        return dataset._replace(valid=dataset.valid[:0], labels=labels)
     train, number = dataset.train, len(dataset.train)
     num_valid = number // 6 if wanted < 0 else wanted
     if num_valid >= number:
@@ -213,8 +243,10 @@ def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
             "and validation together"
         )
     kept = number - num_valid
-    head = train.head(kept) if isinstance(train, Records) else train[:kept]
-    return dataset._replace(train=head, valid=np.asarray(train[kept:]))
+    head, labels = train.head(kept) if isinstance(train, Records) else train[:kept], dataset.labels
+    if labels is not None:
+        labels = labels._replace(train=labels.train[:kept], valid=labels.train[kept:])
+    return dataset._replace(train=head, valid=np.asarray(train[kept:]), labels=labels)
 
 
 def _dequantized(dataset: Dataset) -> Dataset:

@@ -3,13 +3,13 @@
 The kind of the values is `data.kind`, or guessed by the rules of `kinds.guess`.
 """
 
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Dataset, Options, kinds, preprocessing, splits
+from aevb.data import Dataset, Labels, Options, image_folders, kinds, preprocessing, splits
+from aevb.data.image_folders import Images
 from aevb.data.io import sources, tables
 from aevb.errors import UserError
 from aevb.runtime.paths import absolute
@@ -18,7 +18,6 @@ FILE, IMAGES = "file:", "images:"
 
 BINARIZED = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # the kind of grey levels
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CHANNELS = (1, 3)  # grey or RGB
 LARGEST = np.finfo(np.float32).max
 
@@ -26,7 +25,8 @@ LARGEST = np.finfo(np.float32).max
 def load(name: str, options: Options) -> Dataset:
     """Loads the data that `name` refers to, and splits them as `splits.split` does.
 
-    Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none.
+    Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none. The
+    classes of a folder that has a subfolder for each become labels.
 
     Args:
         name: a path with its prefix; the path may begin with ~, and a relative one is relative to
@@ -35,16 +35,20 @@ def load(name: str, options: Options) -> Dataset:
     Raises:
         UserError: the file or folder does not exist, cannot be read, or holds unsuitable data.
     """
-    read, prefix = (_array, FILE) if name.startswith(FILE) else (_images, IMAGES)
+    prefix, classes, class_names = FILE if name.startswith(FILE) else IMAGES, None, ()
     path = absolute(name.removeprefix(prefix), "data.name")
-    x, kind, image_shape = read(path, options)
+    if prefix == FILE:
+        x, kind, image_shape = _array(path, options)
+    else:
+        pixels, class_names, classes = _images(path, options)
+        x, kind, image_shape = pixels.reshape(len(pixels), -1), "grey", pixels.shape[1:]
     if kind != "grey" and options.binarization != "none":
         raise UserError(
             f"data.binarization is {options.binarization!r}, which is for grey levels; {name} "
             f"holds {kind} data, for which it must be none"
         )
     num_valid = len(x) // 10 if options.num_valid < 0 else options.num_valid
-    train, valid, test = splits.split(x, options.split, num_valid)
+    train, valid, test = splits.split(x, options.split, num_valid, classes)
     is_grey, preprocess = kind == "grey" and options.binarization == "none", preprocessing.unchanged
     if is_grey:
         preprocess = preprocessing.scaled(options.grey_scale)
@@ -61,6 +65,7 @@ def load(name: str, options: Options) -> Dataset:
         preprocess=preprocess,
         image_shape=image_shape,
         levels=options.grey_scale if is_grey else None,
+        labels=_labels(class_names, classes, options.split, num_valid),
     )
 
 
@@ -141,14 +146,11 @@ def _require_two(path: Path, number: int) -> None:
 # A folder
 
 
-def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int, ...] | None]:
-    """Returns x [N, D] uint8 of the images, sorted by name; their kind; and the shape of one.
-
-    Numbers in names are compared as numbers, so 10.png comes after 9.png. Other files and
-    subfolders are ignored.
+def _images(folder: Path, options: Options) -> Images:
+    """Returns the images of a folder, as `image_folders.read` does.
 
     Raises:
-        UserError: the folder or an image cannot be read, or the images differ in shape.
+        UserError: the folder or an image cannot be read, there are no two, or they differ in shape.
     """
     if options.kind not in ("", "grey"):
         raise UserError(
@@ -157,86 +159,16 @@ def _images(folder: Path, options: Options) -> tuple[np.ndarray, str, tuple[int,
         )
     if not folder.is_dir():
         raise UserError(f"data.name is {IMAGES}{folder}, which is no folder; name one of images")
-    try:
-        files = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({sources.one_line(error)})") from None
-    if not files:
-        raise UserError(
-            f"{folder} holds no image ({', '.join(SUFFIXES)}); {IMAGES}FOLDER takes those that lie "
-            "directly in it"
-        )
-    files.sort(key=_in_order)
-    _require_two(folder, len(files))
-    first, notes = _pixels_of(files[0])
-    x = np.empty((len(files), *first.shape), np.uint8)
-    for number, path in enumerate(files):
-        pixels, more = _pixels_of(path)
-        if pixels.shape != first.shape:
-            raise UserError(
-                f"{path} is {_described(pixels)}, and {files[0].name} is {_described(first)}; "
-                f"all images of {folder} must be alike"
-            )
-        x[number], notes = pixels, notes | more
-    for note in sorted(notes):
-        print(f"{folder}: {note}", file=sys.stderr)
-    return x.reshape(len(x), -1), "grey", first.shape
+    found = image_folders.read(folder)
+    _require_two(folder, len(found.pixels))
+    return found
 
 
-def _in_order(path: Path) -> list[str | int]:
-    parts = re.split(r"(\d+)", path.name)  # text and numbers alternate
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
-
-
-def _pixels_of(path: Path) -> tuple[np.ndarray, set[str]]:
-    """Returns the pixels of an image file, [height, width] if grey, or [height, width, 3].
-
-    They are upright, as the file's EXIF orientation says. It also returns what a reader must know
-    of their conversion.
-
-    Raises:
-        UserError: the file cannot be read, or its pixels cannot be converted to 8 bits.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-    except Exception as error:  # many types of error, if the file is damaged
-        raise UserError(
-            f"{path} cannot be read as an image ({sources.one_line(error)}); repair it, or take it "
-            "out of the folder"
-        ) from None
-    notes = set()
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        if all(np.ptp(np.asarray(image)[..., :3], axis=-1).ravel() == 0):
-            image = image.convert("LA" if image.mode == "RGBA" else "L")
-    if image.mode in ("RGBA", "LA"):
-        notes.add("transparent pixels are shown over white")
-        white = Image.new("RGBA", image.size, "white")
-        grey = image.mode == "LA"
-        image = Image.alpha_composite(white, image.convert("RGBA")).convert("L" if grey else "RGB")
-    if image.mode in ("I", "I;16", "I;16B", "I;16L") and np.max(np.asarray(image)) < 2**16:
-        notes.add("16-bit levels k are read as round(k / 257), in 8 bits")
-        return np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8), notes
-    if image.mode == "1":
-        image = image.convert("L")  # 0 and 255
-    if image.mode in ("CMYK", "YCbCr"):
-        image = image.convert("RGB")
-    if image.mode not in ("L", "RGB"):
-        raise UserError(
-            f"{path} has pixels of Pillow's mode {image.mode!r}; they must be grey or colors, as "
-            "image.convert('L') makes them"
-        )
-    return np.asarray(image), notes
-
-
-def _described(pixels: np.ndarray) -> str:
-    height, width, *channels = pixels.shape
-    return f"{height} x {width} of {'colors' if channels else 'grey'}"
+def _labels(
+    names: tuple[str, ...], classes: np.ndarray | None, how: str, num_valid: int
+) -> Labels | None:
+    """Returns the labels of datapoints that are split as `load` does, None without classes."""
+    if classes is None:
+        return None
+    train, valid, test = splits.split(classes, how, num_valid, classes)
+    return Labels(names, train=train, valid=valid, test=test)

@@ -134,7 +134,8 @@ def _data(
     dataset, vae, _ = experiment
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
-        return {"units": units, "points": None}, np.zeros((0, vae.num_latents))
+        none = {"units": units, "points": None, "class_names": []}
+        return none, np.zeros((0, vae.num_latents))
     number, num_dims = dataset.test.shape
     num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
     num_pictured = min(num_points, MOST_PICTURED, max(MOST_PIXELS // num_dims, 1))
@@ -153,12 +154,15 @@ def _data(
 
     means, kl, scores = map(np.asarray, evaluate(params))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
+    labels = dataset.labels
     data = {
+        "class_names": [] if labels is None else [*labels.names],
         "units": [{"unit": int(unit), "kl": float(kl[unit])} for unit in np.argsort(-kl)],
         "points": {
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
             "places": index.tolist(),
+            "classes": [] if labels is None else labels.test[index].tolist(),
             "pictured": pictured.tolist(),
             "pictures": _encode_pixels(np.asarray(x)[pictured], image),
         },
