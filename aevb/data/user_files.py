@@ -12,7 +12,7 @@ from aevb.data import Dataset, Labels, Options, image_folders, kinds, preprocess
 from aevb.data.image_folders import Images
 from aevb.data.io import sources, tables
 from aevb.errors import UserError
-from aevb.runtime.paths import absolute
+from aevb.runtime.paths import absolute, shown
 
 FILE, IMAGES = "file:", "images:"
 
@@ -57,7 +57,7 @@ def load(name: str, options: Options) -> Dataset:
     elif options.binarization == "fixed":
         train, valid, test = preprocessing.binarized_once(train, valid, test)
     return Dataset(
-        name=f"{prefix}{path.name}",
+        name=f"{prefix}{shown(path.name)}",
         train=train,
         valid=np.array(valid),  # copies, because the user may overwrite the file
         test=np.array(test),

@@ -23,6 +23,7 @@ from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
+from aevb.runtime.paths import shown
 from aevb.storage.metrics_log import curve
 from aevb.types import PyTree
 from aevb.vae import VAE
@@ -90,7 +91,7 @@ def _describe(summary: Mapping[str, Any]) -> list[list[str]]:
 def _settings(config: Values) -> list[dict[str, Any]]:
     """Returns every field, its value, and whether it is the default."""
     return [
-        {"name": name, "value": str(value), "is_default": DEFAULTS.get(name) == value}
+        {"name": name, "value": shown(str(value)), "is_default": DEFAULTS.get(name) == value}
         for name, value in config.items()
     ]
 

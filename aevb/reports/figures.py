@@ -1,6 +1,7 @@
 """Draws the figures of the paper; each function takes arrays and returns a Figure."""
 
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,18 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DPI = 150
+FONTS = (  # the first is part of matplotlib; the others have characters that it lacks
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC",
+    "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
+)  # fmt: skip
+plt.rcParams["font.family"] = [
+    font for font in FONTS if font in {one.name for one in font_manager.fontManager.ttflist}
+]
 BOUND_LABEL = "evidence lower bound (nats per datapoint)"
 
 
@@ -37,7 +46,7 @@ def titled_axes(
         axes.remove()
     panels = [*grid.flat[: len(titles)]]
     for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title)
+        axes.set_title(title, parse_math=False)  # a dollar in the name of a file is a dollar
     return figure, panels
 
 
@@ -150,6 +159,11 @@ def samples(panels: Mapping[str, np.ndarray]) -> Figure:
 
 
 def save(figure: Figure, path: str) -> None:
-    """Writes a figure to an image file at its own size, and closes it."""
-    figure.savefig(path, dpi=DPI)
+    """Writes a figure to an image file at its own size, and closes it.
+
+    A character that no installed font of FONTS has is drawn as a box.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(path, dpi=DPI)
     plt.close(figure)

@@ -1,6 +1,7 @@
 """Paths that a user gave."""
 
 import os
+import sys
 from pathlib import Path
 
 from aevb.errors import UserError
@@ -29,3 +30,20 @@ def shown(name: str) -> str:
     except UnicodeEncodeError:
         return os.fsencode(name).decode(errors="replace")
     return name
+
+
+def require_utf8(folder: Path) -> None:
+    """Raises a UserError if the locale cannot express a folder's path, as checkpoints need it.
+
+    This is so in the locale C for a path that is not ASCII.
+    """
+    path = str(folder.absolute())
+    try:
+        os.fsencode(path)
+        path.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise UserError(
+            f"the folder {folder} cannot hold checkpoints: its path is not of the locale, whose "
+            f"encoding is {encoding}; set LC_ALL=C.UTF-8, or name another folder"
+        ) from None

@@ -93,11 +93,12 @@ def _text(path: Path, key: str) -> Stored:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next(csv.reader(file, delimiter=delimiter), [])
-    table = arrow.read_csv(
-        path,
-        read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
-        parse_options=arrow.ParseOptions(delimiter=delimiter),
-    )
+    with path.open("rb") as file:  # arrow cannot open every name that Python can
+        table = arrow.read_csv(
+            file,
+            read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
+            parse_options=arrow.ParseOptions(delimiter=delimiter),
+        )
     return _numbers(table)
 
 
@@ -112,7 +113,8 @@ def _is_number(text: str) -> bool:
 def _parquet(path: Path, key: str) -> Stored:
     from pyarrow import parquet
 
-    return _numbers(parquet.read_table(path))
+    with path.open("rb") as file:
+        return _numbers(parquet.read_table(file))
 
 
 def _numbers(table: Any) -> Stored:
