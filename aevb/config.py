@@ -517,17 +517,23 @@ def allowed(field: Field, entries: str = "") -> str:
     return f"one of {names}{others}"
 
 
-def help_text(config: Config, entries: str = "") -> str:
-    """Returns two lines for each field: its value in this config, its meaning, allowed values."""
+def help_text(config: Config, entries: str = "", section_name: str = "") -> str:
+    """Returns two lines for each field: its value in this config, its meaning, allowed values.
+
+    Args:
+        section_name: the section whose fields are described; "" for all.
+    """
     values = flatten(config)
     lines = [
         f"  --config.{field.name}={values[field.name]!r}\n"
         f"      {field.help} [{allowed(field, entries)}]"
         for field in FIELDS
+        if field.name.startswith(section_name)
     ]
     lines += [
         f"  --config.{name}.NAME=VALUE\n      an option of {of}; an unknown NAME lists them"
         for name, of in OPTIONS.items()
+        if name.startswith(section_name)
     ]
     return "\n".join(lines)
 

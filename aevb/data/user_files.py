@@ -172,3 +172,8 @@ def _labels(
         return None
     train, valid, test = splits.split(classes, how, num_valid, classes)
     return Labels(names, train=train, valid=valid, test=test)
+
+
+def column_names(name: str) -> tuple[str, ...] | None:
+    """Returns the names of the columns of file:FILE, which was loaded; None if it has none."""
+    return tables.column_names(Path(name.removeprefix(FILE))) if name.startswith(FILE) else None

@@ -158,6 +158,30 @@ def samples(panels: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def image_rows(images: np.ndarray, names: Sequence[str], *, title: str) -> Figure:
+    """Draws images [R, C, h, w(, 3)] of values in [0, 1]; the names, if any, are those of rows."""
+    rows, columns, height, width = images.shape[:4]
+    scale = min(8.0 / max(columns * width, rows * height), 0.5)  # inches of a pixel
+    size = (max(scale * columns * width, 3.0) + 1.0, max(scale * rows * height, 1.0) + 0.5)
+    figure, (axes,) = titled_axes([title], size)
+    _show(axes, images)
+    if names:
+        places = [(row + 0.5) * height - 0.5 for row in range(rows)]
+        axes.set_yticks(places, names, parse_math=False)
+        axes.tick_params(length=0)
+    return figure
+
+
+def histograms(x: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draws the histogram of each column of x [N, D], titled with its name."""
+    figure, panels = titled_axes(names, (2.2, 1.8), columns=min(len(names), 6))
+    for axes, column in zip(panels, x.T, strict=True):
+        axes.hist(column, bins=30)
+        axes.set_yticks([])
+        axes.title.set_fontsize("medium")
+    return figure
+
+
 def save(figure: Figure, path: str) -> None:
     """Writes a figure to an image file at its own size, and closes it.
 
