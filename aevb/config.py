@@ -150,7 +150,7 @@ FIELDS = (
         "data.name", "frey_faces", "the dataset. tfds:NAME is an image dataset that TFDS has "
         "prepared in data.dir; file:FILE is a table of numbers (.csv, .tsv, .parquet) or an "
         "array (.npy, .npz, .mat), one row per datapoint; images:FOLDER is a folder of images of "
-        "one size (png, jpg, tif, webp, bmp, pgm)",
+        "one size (png, jpg, tif, webp, bmp, pgm), or of a subfolder of them for each class",
         *_entry(),
     ),
     Field(
@@ -174,7 +174,8 @@ FIELDS = (
         "data.split", "", "how training, validation and test data are chosen; '' is the dataset's "
         "first split. frey_faces, file:FILE, images:FOLDER: blocked (the last fifth is test data) "
         "or random (as in the literature; of a film, near-copies of each test frame are trained "
-        "on). tfds:NAME: two or three TFDS splits, such as train[:80%],train[80%:]",
+        "on); with class folders, within each class. tfds:NAME: two or three TFDS splits, such as "
+        "train[:80%],train[80%:]",
         *_anything("a split of the dataset"),
     ),
     Field(
@@ -545,17 +546,23 @@ def allowed(field: Field, entries: str = "") -> str:
     return f"one of {names}{others}"
 
 
-def help_text(config: Config, entries: str = "") -> str:
-    """Returns two lines for each field: its value in this config, its meaning, allowed values."""
+def help_text(config: Config, entries: str = "", section_name: str = "") -> str:
+    """Returns two lines for each field: its value in this config, its meaning, allowed values.
+
+    Args:
+        section_name: the section whose fields are described; "" for all.
+    """
     values = flatten(config)
     lines = [
         f"  --config.{field.name}={values[field.name]!r}\n"
         f"      {field.help} [{allowed(field, entries)}]"
         for field in FIELDS
+        if field.name.startswith(section_name)
     ]
     lines += [
         f"  --config.{name}.NAME=VALUE\n      an option of {of}; an unknown NAME lists them"
         for name, of in OPTIONS.items()
+        if name.startswith(section_name)
     ]
     return "\n".join(lines)
 
@@ -647,7 +654,7 @@ def _data_choices(values: Values, entries: str) -> dict[str, str]:
     name = values["data.name"]
     prefix = _prefix(name)
     for field in ("data.kind", "data.key"):
-        if values[field] and not has_path(name):
+        if values[field] and not (has_path(name) or name.startswith("array:")):
             raise UserError(
                 f"config.{field} is {values[field]!r}, which is for file:FILE; leave it '' "
                 f"for {name}"

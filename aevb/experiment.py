@@ -108,9 +108,27 @@ def load(values: Values) -> Dataset:
     Raises:
         UserError: the dataset cannot be loaded.
     """
+    dataset, access = load_stored(values), values["data.access"]
+    fits = dataset.train.nbytes <= values["data.memory_share"] * xla.memory()
+    if access == "stream" or (access == "auto" and not fits):
+        return data.on_disk(dataset, _data_options(values))
+    if isinstance(dataset.train, np.memmap):  # its file may be overwritten during the run
+        return dataset._replace(train=np.array(dataset.train))
+    return dataset._replace(train=np.asarray(dataset.train))
+
+
+def _data_options(values: Values) -> data.Options:
     options = section(values, "data")
-    access, share = options.pop("access"), options.pop("memory_share")
-    name = options.pop("name")
+    return data.Options(**{name: options[name] for name in data.Options._fields})
+
+
+def load_stored(values: Values) -> Dataset:
+    """Loads the dataset of a validated config as it is stored, in memory or on disk.
+
+    Raises:
+        UserError: the dataset cannot be loaded.
+    """
+    options, name = section(values, "data"), values["data.name"]
     if name == "synthetic":
         valid = options["num_valid"] if options["num_valid"] >= 0 else options["synthetic_num_test"]
         number = options["synthetic_num_train"] + options["synthetic_num_test"] + valid
@@ -124,13 +142,7 @@ def load(values: Values) -> Dataset:
     entry = data.find(name) if has_prefix else entry_of(values, "data.name")
     _check_options(values, "data.name", entry.load, 1)
     own = section(values, "data.options")
-    dataset = data.load_entry(name, entry, data.Options(**options), **own)
-    fits = dataset.train.nbytes <= share * xla.memory()
-    if access == "stream" or (access == "auto" and not fits):
-        return data.on_disk(dataset, data.Options(**options))
-    # Copied if it is a memmap, whose file may be overwritten during the run.
-    copy = isinstance(dataset.train, np.memmap)
-    return dataset._replace(train=(np.array if copy else np.asarray)(dataset.train))
+    return data.load_entry(name, entry, _data_options(values), **own)
 
 
 def make_entry(values: Values, field: str, *args: Any, **found: Any) -> Any:

@@ -111,7 +111,11 @@ def bring(file: Path) -> str:
             words = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"the entries of {file} cannot be read: {words}") from error
         _check(entries, file)
-        _sources[digest] = Source(file.read_text(), entries)
+        try:
+            text = file.read_bytes().decode()  # with its line ends, so that a copy has this digest
+        except UnicodeDecodeError:
+            raise UserError(f"{file} brings entries and is no UTF-8; save it as UTF-8") from None
+        _sources[digest] = Source(text, entries)
     return digest if _sources[digest].entries else ""
 
 

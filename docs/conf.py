@@ -122,5 +122,5 @@ def finish(app: Any, error: Exception | None) -> None:
     shutil.copy(site / "README.html", site / "index.html")
     for pattern, outside in OUTSIDE.items():
         for file in site.rglob(pattern):
-            if found := re.search(outside, file.read_text()):
+            if found := re.search(outside, file.read_text(encoding="utf-8")):
                 sys.exit(f"{file} needs the network: {found[0]}")

@@ -1,6 +1,6 @@
-"""Data of your own, of any kind, with 2 latent dimensions; `aevb.fit(x)` has the same settings.
+"""Data of your own, of any kind, in 2 latent dimensions; `aevb.fit(x)` has the same settings.
 
-aevb run --config=own_data --config.data.name=file:scores.csv
+python experiments/run.py --config=experiments/own_data.py --config.data.name=file:scores.csv
 
 The likelihood is by the kind of the data: bernoulli for binary, continuous_bernoulli for pixels,
 gaussian_shared for real numbers, negative_binomial for counts.

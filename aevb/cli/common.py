@@ -1,6 +1,7 @@
 """Error messages of the commands, and output whose reader may close the pipe."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,7 +25,10 @@ def reporting_mistakes(body: Callable[[], int]) -> int:
     """Runs `body` and returns its exit status; prints a mistake or an interruption in one line.
 
     If the reader of standard output has gone, as in `aevb run --help | head`, `body` continues.
+    Characters that standard output cannot encode, as in the locale C, are escaped.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it from the start
     logging.set_verbosity(logging.FATAL)  # orbax's warnings are harmless or are reported here
     try:
         with redirect_stdout(IgnoringWriteErrors(sys.stdout)) if sys.stdout else nullcontext():

@@ -76,6 +76,7 @@ def help_text() -> str:
 
 COMMANDS = {
     "run": Command("aevb.cli.run", "train an experiment, or a sweep of it", resumes=True),
+    "data": Command("aevb.cli.data", "describe data before a model is trained on them"),
     "evaluate": Command("aevb.cli.evaluate", "estimate log p(x) of a finished run"),
     "report": Command("aevb.cli.report", "compare runs, as a page and as a table"),
     "explore": Command("aevb.cli.explore", "write the page of a finished run again"),

@@ -40,6 +40,15 @@ class Description(NamedTuple):
     range: tuple[float, float] = (0.0, 1.0)
 
 
+class Labels(NamedTuple):
+    """The classes of a dataset's datapoints, which no model is trained on."""
+
+    names: tuple[str, ...]
+    train: np.ndarray  # [N], the place in `names` of each datapoint's class
+    test: np.ndarray  # [N']
+    valid: np.ndarray | None = None  # [N'']; None where the dataset's is None
+
+
 class Dataset(NamedTuple):
     """Training, validation and test data as stored, with the preprocessing that the model needs."""
 
@@ -60,6 +69,7 @@ class Dataset(NamedTuple):
     standardization: Standardization | None = None  # of real data, which are stored standardized;
     #                                                 of log(1 + x) of counts, which are stored raw
     range: tuple[float, float] = (0.0, 1.0)  # of the model's x, which pictures show as black, white
+    labels: Labels | None = None
 
     @property
     def description(self) -> Description:
@@ -183,7 +193,9 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         split = _chosen(f"data.split of {name}", split, entry.splits)
     kind = _chosen(f"data.binarization of {name}", options.binarization, entry.binarizations)
     chosen = options._replace(split=split or entry.splits[0], binarization=kind)
-    dataset = _with_validation(entry.load(chosen, **own), options.num_valid)
+    loaded = entry.load(chosen, **own)
+    _require_labels(loaded)
+    dataset = _with_validation(loaded, options.num_valid)
     if options.dequantize:
         dataset = _dequantized(dataset)
     number = len(dataset.train)
@@ -194,12 +206,28 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         )
     if options.num_train in (0, number):
         return dataset
-    return dataset._replace(train=dataset.train[kept_rows(number, options.num_train)])
+    kept = kept_rows(number, options.num_train)
+    labels = dataset.labels and dataset.labels._replace(train=dataset.labels.train[kept])
+    return dataset._replace(train=dataset.train[kept], labels=labels)
 
 
 def kept_rows(number: int, wanted: int) -> np.ndarray:
     """Returns the indices of `wanted` evenly spaced datapoints of `number`; of all for 0."""
     return np.arange(wanted or number) * number // (wanted or number)
+
+
+def _require_labels(dataset: Dataset) -> None:
+    """Raises a UserError if a dataset has labels, but not one for each datapoint."""
+    if dataset.labels is None:
+        return
+    for split in ("train", "valid", "test"):
+        data, labels = getattr(dataset, split), getattr(dataset.labels, split)
+        number, found = (0 if each is None else len(each) for each in (data, labels))
+        if number != found:
+            raise UserError(
+                f"{dataset.name} has {found} labels for {number} datapoints ({split}); give its "
+                "Labels one for each"
+            )
 
 
 def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
@@ -221,7 +249,10 @@ def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
                 f"data.num_valid is {wanted}; this split of {dataset.name} has {own} validation "
                 "datapoints: -1 uses them, and 0 leaves them out"
             )
-        return dataset if wanted else dataset._replace(valid=dataset.valid[:0])
+        if wanted:
+            return dataset
+        labels = dataset.labels and dataset.labels._replace(valid=dataset.labels.test[:0])
+        return dataset._replace(valid=dataset.valid[:0], labels=labels)
     train, number = dataset.train, len(dataset.train)
     num_valid = number // 6 if wanted < 0 else wanted
     if num_valid >= number:
@@ -230,8 +261,10 @@ def _with_validation(dataset: Dataset, wanted: int) -> Dataset:
             "and validation together"
         )
     kept = number - num_valid
-    head = train.head(kept) if isinstance(train, Records) else train[:kept]
-    return dataset._replace(train=head, valid=np.asarray(train[kept:]))
+    head, labels = train.head(kept) if isinstance(train, Records) else train[:kept], dataset.labels
+    if labels is not None:
+        labels = labels._replace(train=labels.train[:kept], valid=labels.train[kept:])
+    return dataset._replace(train=head, valid=np.asarray(train[kept:]), labels=labels)
 
 
 def _dequantized(dataset: Dataset) -> Dataset:

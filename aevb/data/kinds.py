@@ -59,6 +59,22 @@ def convert(x: np.ndarray, kind: str) -> np.ndarray:
     return x.astype(np.uint8 if kind in ("binary", "grey") else np.float32, copy=False)
 
 
+def reason(kind: str, *, is_whole: bool, is_table: bool) -> str:
+    """Returns in words by which rule `guess` finds a kind, "" for a kind that it does not find.
+
+    Args:
+        is_whole: whether all values are whole numbers.
+    """
+    if kind == "real":
+        whole = "whole numbers of a table, not all 0 or 1" if is_table else "whole numbers"
+        return whole if is_whole else "numbers that are not all in [0, 1]"
+    return {
+        "binary": "all values are 0 or 1",
+        "grey": "whole numbers of an array, in 0..255",
+        "unit": "floating point in [0, 1]",
+    }.get(kind, "")
+
+
 def doubt(low: Any, high: Any, kind: str) -> str:
     """Returns a sentence on how values were read if the guessed kind may be wrong, else ""."""
     if kind == "grey" and high < 128:

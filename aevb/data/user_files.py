@@ -3,7 +3,6 @@
 The kind of the values is `data.kind`, or guessed by the rules of `kinds.guess`.
 """
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,18 +10,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aevb.data import Dataset, Options, kept_rows, kinds, preprocessing, splits, standardization
+from aevb.data import (
+    Dataset,
+    Labels,
+    Options,
+    image_folders,
+    kept_rows,
+    kinds,
+    preprocessing,
+    splits,
+    standardization,
+)
 from aevb.data.io import sources, tables
 from aevb.data.standardization import Standardized
 from aevb.errors import UserError
-from aevb.runtime.paths import absolute
+from aevb.runtime.paths import absolute, shown
 
 FILE, IMAGES, ARRAY = "file:", "images:", "array:"
 Refused = Callable[[Any, str], UserError]
 
 BINARIZED = {"none": "grey", "dynamic": "binary", "fixed": "binary"}  # the kind of grey levels
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CHANNELS = (1, 3)  # grey or RGB
 LARGEST = np.finfo(np.float32).max
 
@@ -35,6 +43,8 @@ class Found(NamedTuple):
     image_shape: tuple[int, ...] | None  # None for vectors
     shape: tuple[int, ...]  # of a datapoint
     columns: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] = ()  # () without classes
+    classes: np.ndarray | None = None  # [N], the place of each datapoint's class in class_names
 
 
 def load(name: str, options: Options) -> Dataset:
@@ -42,7 +52,8 @@ def load(name: str, options: Options) -> Dataset:
 
     Grey levels have the same binarizations as `mnist`. Binary and real-valued data have none. Real
     data are standardized by the training data, unless the options say otherwise: each column of a
-    table, and the pixels of images by one mean and one scale.
+    table, and the pixels of images by one mean and one scale. The classes of a folder that has a
+    subfolder for each become labels.
 
     Args:
         name: a path with its prefix; the path may begin with ~, and a relative one is relative to
@@ -58,7 +69,7 @@ def load(name: str, options: Options) -> Dataset:
         )
     read, prefix = (_file, FILE) if name.startswith(FILE) else (_images, IMAGES)
     path = absolute(name.removeprefix(prefix), "data.name")
-    return _split(f"{prefix}{path.name}", read(path, options), options)
+    return _split(f"{prefix}{shown(path.name)}", read(path, options), options)
 
 
 def of_array(x: Any, options: Options, columns: Sequence[str] | None = None) -> Dataset:
@@ -86,7 +97,7 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
             f"holds {kind} data, for which it must be none"
         )
     num_valid = len(x) // 10 if options.num_valid < 0 else options.num_valid
-    train, valid, test = splits.split(x, options.split, num_valid)
+    train, valid, test = splits.split(x, options.split, num_valid, found.classes)
     is_grey, preprocess = kind == "grey" and options.binarization == "none", preprocessing.unchanged
     if is_grey:
         preprocess = preprocessing.scaled(options.grey_scale)
@@ -104,6 +115,7 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
         image_shape=found.image_shape,
         levels=options.grey_scale if is_grey else None,
         shape=found.shape,
+        labels=_labels(found, options.split, num_valid),
     )
     if kind not in ("real", "counts"):
         return dataset
@@ -236,13 +248,10 @@ def _unsuitable_array(name: str, why: str) -> UserError:
 
 
 def _images(folder: Path, options: Options) -> Found:
-    """Returns the images of a folder, sorted by name.
-
-    Numbers in names are compared as numbers, so 10.png comes after 9.png. Other files and
-    subfolders are ignored.
+    """Returns the images of a folder, as `image_folders.read` does.
 
     Raises:
-        UserError: the folder or an image cannot be read, or the images differ in shape.
+        UserError: the folder or an image cannot be read, there are no two, or they differ in shape.
     """
     if options.kind not in ("", "grey"):
         raise UserError(
@@ -251,87 +260,22 @@ def _images(folder: Path, options: Options) -> Found:
         )
     if not folder.is_dir():
         raise UserError(f"data.name is {IMAGES}{folder}, which is no folder; name one of images")
-    try:
-        files = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({sources.one_line(error)})") from None
-    if not files:
-        raise UserError(
-            f"{folder} holds no image ({', '.join(SUFFIXES)}); {IMAGES}FOLDER takes those that lie "
-            "directly in it"
-        )
-    files.sort(key=_in_order)
-    if len(files) < 2:
+    found = image_folders.read(folder)
+    if len(found.pixels) < 2:
         raise UserError(f"{folder} holds one datapoint; it takes two, to train and to test")
-    first, notes = _pixels_of(files[0])
-    x = np.empty((len(files), *first.shape), np.uint8)
-    for number, path in enumerate(files):
-        pixels, more = _pixels_of(path)
-        if pixels.shape != first.shape:
-            raise UserError(
-                f"{path} is {_described(pixels)}, and {files[0].name} is {_described(first)}; "
-                f"all images of {folder} must be alike"
-            )
-        x[number], notes = pixels, notes | more
-    for note in sorted(notes):
-        print(f"{folder}: {note}", file=sys.stderr)
-    return Found(x.reshape(len(x), -1), "grey", first.shape, first.shape)
+    pixels, names, classes = found
+    flat, shape = pixels.reshape(len(pixels), -1), pixels.shape[1:]
+    return Found(flat, "grey", shape, shape, class_names=names, classes=classes)
 
 
-def _in_order(path: Path) -> list[str | int]:
-    parts = re.split(r"(\d+)", path.name)  # text and numbers alternate
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+def _labels(found: Found, how: str, num_valid: int) -> Labels | None:
+    """Returns the labels of datapoints that are split as `load` does, None without classes."""
+    if found.classes is None:
+        return None
+    train, valid, test = splits.split(found.classes, how, num_valid, found.classes)
+    return Labels(found.class_names, train=train, valid=valid, test=test)
 
 
-def _pixels_of(path: Path) -> tuple[np.ndarray, set[str]]:
-    """Returns the pixels of an image file, [height, width] if grey, or [height, width, 3].
-
-    They are upright, as the file's EXIF orientation says. It also returns what a reader must know
-    of their conversion.
-
-    Raises:
-        UserError: the file cannot be read, or its pixels cannot be converted to 8 bits.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-    except Exception as error:  # many types of error, if the file is damaged
-        raise UserError(
-            f"{path} cannot be read as an image ({sources.one_line(error)}); repair it, or take it "
-            "out of the folder"
-        ) from None
-    notes = set()
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        if all(np.ptp(np.asarray(image)[..., :3], axis=-1).ravel() == 0):
-            image = image.convert("LA" if image.mode == "RGBA" else "L")
-    if image.mode in ("RGBA", "LA"):
-        notes.add("transparent pixels are shown over white")
-        white = Image.new("RGBA", image.size, "white")
-        grey = image.mode == "LA"
-        image = Image.alpha_composite(white, image.convert("RGBA")).convert("L" if grey else "RGB")
-    if image.mode in ("I", "I;16", "I;16B", "I;16L") and np.max(np.asarray(image)) < 2**16:
-        notes.add("16-bit levels k are read as round(k / 257), in 8 bits")
-        return np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8), notes
-    if image.mode == "1":
-        image = image.convert("L")  # 0 and 255
-    if image.mode in ("CMYK", "YCbCr"):
-        image = image.convert("RGB")
-    if image.mode not in ("L", "RGB"):
-        raise UserError(
-            f"{path} has pixels of Pillow's mode {image.mode!r}; they must be grey or colors, as "
-            "image.convert('L') makes them"
-        )
-    return np.asarray(image), notes
-
-
-def _described(pixels: np.ndarray) -> str:
-    height, width, *channels = pixels.shape
-    return f"{height} x {width} of {'colors' if channels else 'grey'}"
+def column_names(name: str) -> tuple[str, ...] | None:
+    """Returns the names of the columns of file:FILE, which was loaded; None if it has none."""
+    return tables.column_names(Path(name.removeprefix(FILE))) if name.startswith(FILE) else None

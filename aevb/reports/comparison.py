@@ -16,6 +16,7 @@ from aevb.errors import UserError
 from aevb.evaluation.bits import UNITS
 from aevb.evaluation.intervals import mean_interval
 from aevb.reports.pages import page
+from aevb.runtime.paths import shown
 from aevb.storage.metrics_log import curve, read_records, read_with_digest, replace_text
 
 COMPARISON = "comparison.html"
@@ -179,7 +180,7 @@ def _read(folder: Path) -> Run:
     config = read_with_digest(folder / "config.json")
     summary, estimates = folder / "summary.json", folder / "marginal.json"
     summary = read_with_digest(summary) if summary.is_file() else {}
-    log_p = json.loads(estimates.read_text()) if estimates.is_file() else {}
+    log_p = json.loads(estimates.read_text(encoding="utf-8")) if estimates.is_file() else {}
     if log_p and log_p["model"]["step"] * config["train.batch_size"] != summary.get("num_examples"):
         log_p = {}
     return Run(folder, config, summary, curve(read_records(folder / "metrics.jsonl")), log_p)
@@ -193,7 +194,7 @@ def _sort_key(value: Any) -> tuple[bool, float, str]:
 
 def _plain(value: Any) -> str:
     """Returns a field's value as one word: [200, 100] -> 200x100."""
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else shown(str(value))
 
 
 def _label(field: str) -> str:
@@ -261,7 +262,7 @@ def comparison_page(comparison: Comparison, folder: Path) -> str:
             }
             for name in _compared_fields([row.runs[0] for row in rows])
         ],
-        "left_out": [[str(path), reason] for path, reason in comparison.left_out.items()],
+        "left_out": [[shown(str(path)), reason] for path, reason in comparison.left_out.items()],
     }
     return page("comparison", title, content)
 
@@ -295,10 +296,11 @@ def _pictures(rows: Sequence[Row]) -> list[dict[str, str]]:
 def _link(run: Run, folder: Path) -> dict[str, Any]:
     """Returns a run's seed, folder, the URL of its page or None, and whether it is finished."""
     explorer = run.folder / "explorer.html"
+    relative = os.path.relpath(explorer, folder)
     return {
         "seed": run.config[SEED],
-        "folder": str(run.folder),
-        "page": quote(os.path.relpath(explorer, folder)) if explorer.is_file() else None,
+        "folder": shown(str(run.folder)),
+        "page": quote(os.fsencode(relative)) if explorer.is_file() else None,
         "is_finished": bool(run.summary),
     }
 

@@ -23,6 +23,7 @@ from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
+from aevb.runtime.paths import shown
 from aevb.storage.metrics_log import curve
 from aevb.types import PyTree
 from aevb.vae import VAE
@@ -90,7 +91,7 @@ def describe_bounds(summary: Mapping[str, Any]) -> list[list[str]]:
 def _settings(config: Values) -> list[dict[str, Any]]:
     """Returns every field, its value, and whether it is the default."""
     return [
-        {"name": name, "value": str(value), "is_default": DEFAULTS.get(name) == value}
+        {"name": name, "value": shown(str(value)), "is_default": DEFAULTS.get(name) == value}
         for name, value in config.items()
     ]
 
@@ -132,7 +133,8 @@ def _data(
     dataset, vae, _ = experiment
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
-        return {"units": units, "points": None}, np.zeros((0, vae.num_latents))
+        none = {"units": units, "points": None, "class_names": []}
+        return none, np.zeros((0, vae.num_latents))
     number, num_dims = dataset.test.shape
     num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
     num_pictured = min(num_points, MOST_PICTURED, max(MOST_PIXELS // num_dims, 1))
@@ -151,12 +153,15 @@ def _data(
 
     means, kl, scores = map(np.asarray, evaluate(params))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
+    labels = dataset.labels
     data = {
+        "class_names": [] if labels is None else [*labels.names],
         "units": [{"unit": int(unit), "kl": float(kl[unit])} for unit in np.argsort(-kl)],
         "points": {
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
             "places": index.tolist(),
+            "classes": [] if labels is None else labels.test[index].tolist(),
             "pictured": pictured.tolist(),
             "pictures": _encode_pixels(np.asarray(x)[pictured], image),
         },

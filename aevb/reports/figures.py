@@ -1,14 +1,21 @@
 """Draws the figures of the paper; each function takes arrays and returns a Figure."""
 
 import math
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DPI = 150
+FONTS = (  # the first is part of matplotlib; the others have characters that it lacks
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC",
+    "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
+)  # fmt: skip
+FAMILY = [font for font in FONTS if font in {one.name for one in font_manager.fontManager.ttflist}]
 BOUND_LABEL = "evidence lower bound (nats per datapoint)"
 
 
@@ -30,7 +37,8 @@ def titled_axes(
         axes.remove()
     panels = [*grid.flat[: len(titles)]]
     for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title)
+        # A dollar in the name of a file is a dollar.
+        axes.set_title(title, parse_math=False, fontfamily=FAMILY)
     return figure, panels
 
 
@@ -142,6 +150,35 @@ def samples(panels: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
+def image_rows(images: np.ndarray, names: Sequence[str], *, title: str) -> Figure:
+    """Draws images [R, C, h, w(, 3)] of values in [0, 1]; the names, if any, are those of rows."""
+    rows, columns, height, width = images.shape[:4]
+    scale = min(8.0 / max(columns * width, rows * height), 0.5)  # inches of a pixel
+    size = (max(scale * columns * width, 3.0) + 1.0, max(scale * rows * height, 1.0) + 0.5)
+    figure, (axes,) = titled_axes([title], size)
+    _show(axes, images)
+    if names:
+        places = [(row + 0.5) * height - 0.5 for row in range(rows)]
+        axes.set_yticks(places, names, parse_math=False, fontfamily=FAMILY)
+        axes.tick_params(length=0)
+    return figure
+
+
+def histograms(x: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draws the histogram of each column of x [N, D], titled with its name."""
+    figure, panels = titled_axes(names, (2.2, 1.8), columns=min(len(names), 6))
+    for axes, column in zip(panels, x.T, strict=True):
+        axes.hist(column, bins=30)
+        axes.set_yticks([])
+        axes.title.set_fontsize("medium")
+    return figure
+
+
 def save(figure: Figure, path: str) -> None:
-    """Writes a figure to an image file at its own size."""
-    figure.savefig(path, dpi=DPI)
+    """Writes a figure to an image file at its own size.
+
+    A character that no installed font of FONTS has is drawn as a box.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(path, dpi=DPI)

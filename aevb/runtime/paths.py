@@ -1,5 +1,7 @@
 """Paths that a user gave."""
 
+import os
+import sys
 from pathlib import Path
 
 from aevb.errors import UserError
@@ -15,3 +17,33 @@ def absolute(path: str, field: str) -> Path:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:  # no home folder
         raise UserError(f"{path!r} cannot be resolved ({error}); set {field}") from None
+
+
+def shown(name: str) -> str:
+    """Returns the name of a file as text that can be written as UTF-8.
+
+    In the locale C, Python has surrogates for the bytes of a name that are not ASCII. Bytes that
+    are no UTF-8 become question marks.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode(errors="replace")
+    return name
+
+
+def require_utf8(folder: Path) -> None:
+    """Raises a UserError if the locale cannot express a folder's path, as checkpoints need it.
+
+    This is so in the locale C for a path that is not ASCII.
+    """
+    path = str(folder.absolute())
+    try:
+        os.fsencode(path)
+        path.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise UserError(
+            f"the folder {folder} cannot hold checkpoints: its path is not of the locale, whose "
+            f"encoding is {encoding}; set LC_ALL=C.UTF-8, or name another folder"
+        ) from None

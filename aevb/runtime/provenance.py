@@ -19,6 +19,10 @@ def machine() -> dict[str, Any]:
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        lines = [
+            line
+            for line in cpuinfo.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         processor = lines[0].partition(":")[2].strip() if lines else processor
     return {"processor": processor, "cores": os.cpu_count(), "system": platform.system()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from aevb.errors import UserError
+from aevb.runtime.paths import require_utf8
 
 LOCK = ".lock"  # the file remains; it has no effect unless a process holds its lock
 
@@ -41,8 +42,10 @@ def owned(folder: Path) -> Iterator[None]:
     """Returns a context that holds the lock on a folder, which is created if necessary.
 
     Raises:
-        UserError: another process holds the lock, or the folder cannot be written.
+        UserError: another process holds the lock, or the folder cannot be written or its path
+            cannot be expressed in the locale.
     """
+    require_utf8(folder)
     path = folder / LOCK
     # filelock's fallback on file systems without locks would outlive a killed process.
     lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
@@ -50,7 +53,7 @@ def owned(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire()
     except Timeout:
-        owner = path.read_text(errors="replace").strip() or "another process"
+        owner = path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
         raise UserError(
             f"--workdir={folder} is in use by {owner}; wait until that has ended, stop it, or "
             "name another folder"
@@ -58,5 +61,5 @@ def owned(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise unusable(folder, error) from error
     with held:
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield

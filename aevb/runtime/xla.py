@@ -81,7 +81,7 @@ def _processor() -> str:
     described = f"{platform.machine()} {platform.processor()}"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         described += " ".join(
             next((line for line in lines if line.startswith(kind)), "")
             for kind in ("model name", "flags", "Features")

@@ -19,6 +19,7 @@ import numpy as np
 
 from aevb.errors import UserError
 from aevb.runtime.checksums import is_sound, with_digest
+from aevb.runtime.paths import require_utf8
 from aevb.types import PyTree
 
 if TYPE_CHECKING:
@@ -92,8 +93,14 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
 
 
 def open_reader(folder: Path) -> "ocp.CheckpointManager":
-    """Opens the checkpoints of an existing folder read-only; nothing is removed."""
+    """Opens the checkpoints of an existing folder read-only; nothing is removed.
+
+    Raises:
+        UserError: the folder's path cannot be expressed in the locale.
+    """
     import orbax.checkpoint as ocp
+
+    require_utf8(folder)
 
     options = ocp.CheckpointManagerOptions(
         read_only=True, save_interval_steps=0, create=False, multiprocessing_options=_alone()

@@ -33,7 +33,7 @@ def read_with_digest(path: Path) -> dict[str, Any]:
         ValueError: the file is not a JSON object, or its digest is missing or does not match.
         OSError: the file cannot be read.
     """
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     if not is_sound(content):
@@ -43,9 +43,12 @@ def read_with_digest(path: Path) -> dict[str, Any]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces a file atomically: after a crash, and for readers, it is the old or the new one."""
+    """Replaces a file atomically: after a crash, and for readers, it is the old or the new one.
+
+    It is UTF-8 in every locale. Surrogates, which it cannot hold, are escaped.
+    """
     unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("w") as file:
+    with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -64,7 +67,7 @@ class MetricsLog:
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a line, which is on disk when this returns."""
         self.records.append(dict(record))
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -76,7 +79,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Returns [] if there is no file.
     """
     records = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

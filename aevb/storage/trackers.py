@@ -53,7 +53,9 @@ class TensorBoard:
         self._messages: Any = event_pb2  # its classes are created at run time
         folder.mkdir(parents=True, exist_ok=True)
         self._note = folder / LAST
-        last = min(examples, int(self._note.read_text())) if self._note.exists() else 0
+        last = (
+            min(examples, int(self._note.read_text(encoding="utf-8"))) if self._note.exists() else 0
+        )
         # Readers sort the files by name, and the clock may have been set back.
         number = len(list(folder.glob("events.*.tfevents")))
         self._writer = RecordWriter(str(folder / f"events.{number:06d}.tfevents"))
@@ -130,7 +132,7 @@ class WeightsAndBiases:
                 f"config.train.wandb is {mode!r}, and Weights & Biases cannot begin "
                 f"({_first_line(error)}); set it to {others}"
             ) from error
-        notes = [int((it / LAST).read_text()) for it in closed]
+        notes = [int((it / LAST).read_text(encoding="utf-8")) for it in closed]
         self._last = max([self._run.starting_step - 1, *notes])
         for record in records:
             self.append(record)
@@ -160,7 +162,7 @@ class WeightsAndBiases:
         with self._reporting_failures():
             if self._run is not None:
                 self._run.finish(exit_code=0 if is_done else 1)
-                (Path(self._run.sync_dir) / LAST).write_text(str(self._last))
+                (Path(self._run.sync_dir) / LAST).write_text(str(self._last), encoding="utf-8")
                 for folder in self._replaced:
                     shutil.rmtree(folder)
         self._run = None

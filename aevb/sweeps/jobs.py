@@ -112,7 +112,9 @@ class Slurm:
         that was killed or cancelled would seem to run forever.
         """
         asked = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
-        answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            asked, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if answer.returncode != 0:  # SLURM is overloaded; ask again at the next poll
             return [""] * len(jobs)
         states = dict(line.split() for line in answer.stdout.splitlines())
@@ -319,7 +321,7 @@ class Launcher:
     def _recorded(self) -> dict[str, str]:
         """Returns name of a member -> id of its last job, from the record on disk."""
         path = self.folder / JOBS / RECORD
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _reason_of_failure(job: Job) -> str | None:

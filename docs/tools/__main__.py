@@ -26,7 +26,9 @@ FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES}
 
 def main() -> None:
     for document in DOCUMENTS:
-        document.write_text(filled_in(document.read_text(), TABLES))
+        document.write_text(
+            filled_in(document.read_text(encoding="utf-8"), TABLES), encoding="utf-8"
+        )
     for name, draw in FIGURES.items():
         figures.save(draw(), str(ROOT / "docs" / f"{name}.png"))
 

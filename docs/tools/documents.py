@@ -14,7 +14,7 @@ MISSING = "not run yet"
 
 
 def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def benchmark(name: str) -> dict[str, Any]:

@@ -310,7 +310,7 @@ def main() -> None:
     findings = Findings(results)
     pictures.mkdir(parents=True, exist_ok=True)
     draw(findings, pictures)
-    document.write_text(text_of(DOCUMENT.read_text(), findings))
+    document.write_text(text_of(DOCUMENT.read_text(encoding="utf-8"), findings), encoding="utf-8")
     print(f"{document}, of {len(findings.studies)} studies")
 
 

@@ -41,7 +41,7 @@ def blocks_of(text: str) -> list[Block]:
 def run(page: Path) -> SimpleNamespace:
     """Returns all names that the page's code defines; tracebacks show the lines of the page."""
     namespace: dict[str, Any] = {"__name__": page.stem}
-    for block in blocks_of(page.read_text()):
+    for block in blocks_of(page.read_text(encoding="utf-8")):
         lines = "\n" * (block.line - 1) + block.code
         exec(compile(lines, str(page), "exec"), namespace)
     return SimpleNamespace(**namespace)

@@ -30,7 +30,7 @@ def train(args: argparse.Namespace, num_examples: int, seed: int) -> dict[str, f
     """Runs the PyTorch program once, and returns its bounds at the end."""
     flags = [f"--data-dir={args.data_dir}", f"--num-examples={num_examples}", f"--seed={seed}"]
     command = harness.command_of("torch_vae.py", *ROWS[args.row], *flags, python=args.bench_python)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     last = json.loads(done.stdout.splitlines()[-1])
     return {split: last[f"{split}_bound"] for split in ("train", "test")}
 
@@ -49,7 +49,7 @@ def main() -> None:
     harness.add_peers(parser)
     args = parser.parse_args()
     harness.require_peers(parser, args)
-    runs = json.loads(args.ours.read_text())["rows"][args.row]["runs"]
+    runs = json.loads(args.ours.read_text(encoding="utf-8"))["rows"][args.row]["runs"]
     theirs = [train(args, run["num_examples"], run["seed"]) for run in runs]
     result = {
         split: compare([run[f"{split}_bound"] for run in runs], [bound[split] for bound in theirs])
@@ -57,7 +57,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     before = args.output or harness.BENCHMARKS / "results" / "agreement.json"
-    rows = json.loads(before.read_text())["rows"] if before.exists() else {}
+    rows = json.loads(before.read_text(encoding="utf-8"))["rows"] if before.exists() else {}
     harness.write_report(args, None, rows={**rows, args.row: result})
 
 

@@ -138,7 +138,7 @@ def backend() -> str:
     """Returns "cpu", "gpu" or "tpu"; a separate process asks jax, so that the device stays free."""
     question = "import jax; print(jax.default_backend())"
     asked = subprocess.run(
-        [sys.executable, "-c", question], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", question], stdout=subprocess.PIPE, encoding="utf-8", check=True
     )
     return asked.stdout.strip()
 

@@ -44,7 +44,7 @@ class Contender:
         """Starts the worker and waits until it is ready."""
         self.name = name
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -218,7 +218,9 @@ def load_of_others(seconds: float = 2.0) -> float | None:
 
         The fields are: user nice system idle iowait irq softirq steal.
         """
-        ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        ticks = [
+            int(field) for field in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
+        ]
         return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
     busy, total = busy_and_all()

@@ -115,7 +115,7 @@ def memory_in_a_small_process(gigabytes: float, limit_gib: float) -> dict[str, A
         array_records.write(Path(folder) / "records", made(num_records))
         flags = [f"--train-on={folder}/records", f"--limit-gib={limit_gib:g}"]
         program = harness.command_of("streaming_speed.py", *flags)
-        done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(program, stdout=subprocess.PIPE, encoding="utf-8", check=False)
     if done.returncode != 0:
         raise SystemExit(f"the process of {limit_gib:g} GiB ended with {done.returncode}")
     return {

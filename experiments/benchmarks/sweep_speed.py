@@ -70,7 +70,12 @@ def run(command: list[str], cache: Path) -> Finished:
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(
-            command, env=environment, cwd=harness.ROOT, stdout=output, stderr=errors, text=True
+            command,
+            env=environment,
+            cwd=harness.ROOT,
+            stdout=output,
+            stderr=errors,
+            encoding="utf-8",
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
@@ -86,8 +91,8 @@ def run(command: list[str], cache: Path) -> Finished:
 
 def member_of(folder: Path) -> Member:
     """Reads a finished run from the files in its folder."""
-    config = json.loads((folder / "config.json").read_text())
-    test_bound = json.loads((folder / "summary.json").read_text())["test_bound"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    test_bound = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["test_bound"]
     return Member(config["model.num_latents"], config["seed"], test_bound)
 
 

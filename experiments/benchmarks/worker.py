@@ -66,7 +66,7 @@ def num_cores() -> int:
 def memory_kib(field: str) -> int:
     """Returns this process's memory now (VmRSS) or its peak (VmHWM); 0 if not on Linux."""
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
 

@@ -46,11 +46,11 @@ def runs_of(folder: Path) -> list[Run]:
 
 def collect(study: Study, folder: Path, scale: Scale) -> dict[str, Any]:
     """Returns a study's results: its choices of the step size, and every run with its curve."""
-    sweep = json.loads((folder / "sweep.json").read_text())
+    sweep = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     axes = [axis for axis in sweep["rows"][0]["setting"] if axis not in IGNORED]
     runs = []
     for run in runs_of(folder):
-        summary = json.loads((run.folder / "summary.json").read_text())
+        summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
         records = metrics_log.read_records(run.folder / "metrics.jsonl")
         bounds = {k: v for k, v in summary.items() if k.startswith(SPLITS)}
         runs.append(

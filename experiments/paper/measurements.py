@@ -120,7 +120,7 @@ def estimate(run: Run, name: str, scale: Scale, *flags: str) -> dict[str, Any]:
         points = f"--num_points={scale.num_points}"
         arguments = [f"--workdir={run.folder}", f"--output={output}", points, *flags]
         evaluate.run(evaluate.parse(arguments))
-    return json.loads(output.read_text())
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 def evidence_bound(run: Run) -> dict[str, float]:

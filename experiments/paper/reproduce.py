@@ -29,14 +29,14 @@ def train(row: Row, seed: int, folder: Path, extra: list[str]) -> dict[str, Any]
         run_py(row.experiment, folder, [*flags, *extra]),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     curve = metrics_log.curve(metrics_log.read_records(folder / "metrics.jsonl"))
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return {"seed": seed, "failed": lines[-1] if lines else done.returncode, "curve": curve}
-    return {**json.loads((folder / "summary.json").read_text()), "curve": curve}
+    return {**json.loads((folder / "summary.json").read_text(encoding="utf-8")), "curve": curve}
 
 
 def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def main() -> None:
             print(name, seed, runs[-1].get("test_bound", runs[-1].get("failed")), flush=True)
         report: dict[str, Any] = {"rows": {}}
         if args.output.exists():
-            report = json.loads(args.output.read_text())
+            report = json.loads(args.output.read_text(encoding="utf-8"))
         report["command"] = "python -m experiments.paper.reproduce"
         report |= {"machine": provenance.machine(), "versions": provenance.versions()}
         report["rows"][name] = collect(row, runs)

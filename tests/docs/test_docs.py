@@ -187,7 +187,8 @@ def test_every_shell_command_of_a_document_has_an_existing_target_or_flag():
             assert program in ("python", ".venv/bin/python"), where
             script, words = program_of(rest)
         source = with_its_neighbors(script)
-        flags = [word for word in words if word != "RUN" and not word.startswith("runs/")]
+        places = ("runs/", "file:", "images:")
+        flags = [word for word in words if word != "RUN" and not word.startswith(places)]
         names = [re.split("[=.]", flag.removeprefix("--"))[0] for flag in flags]
         assert all(flag.startswith("--") for flag in flags), where
         for name in names:

@@ -14,7 +14,7 @@ from PIL import Image
 from site_files import BITS, DIGITS, OFFLINE, amat, idx, packed, small
 
 from aevb import data
-from aevb.data import Options, binarized_mnist, frey_faces, mnist, user_files
+from aevb.data import Options, binarized_mnist, frey_faces, image_folders, mnist
 from aevb.data.io import sources
 from aevb.data.io.sources import Part, Source
 from aevb.errors import UserError
@@ -158,7 +158,7 @@ def one_image(suffix: str) -> Callable[[], bytes]:
 OWN: dict[str, Callable[[], bytes]] = {
     "bytes.npy": one_array(np.uint8),
     "floats.npy": one_array(np.float32),
-    **{f"image{suffix}": one_image(suffix) for suffix in user_files.SUFFIXES},
+    **{f"image{suffix}": one_image(suffix) for suffix in image_folders.SUFFIXES},
 }
 
 

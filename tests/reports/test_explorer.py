@@ -13,6 +13,7 @@ import scipy.stats
 from javascript import Engine, PageEngine
 from marks import slow_but
 from pages import content_of, floats, page_of_untrained, page_without_decoder
+from PIL import Image
 from programs import program
 
 import aevb
@@ -232,3 +233,33 @@ def test_a_wrong_argument_of_explore_is_refused_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_points_of_the_explorer_page_have_the_colors_of_their_classes(tmp_path: Path):
+    names = ["a & <b>", "é", "数据"]
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        for other in range(10):
+            pixels = np.full((4, 4), 20 * number + other, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{other}.png")
+    values = {**REAL, "data.name": f"images:{tmp_path}", "train.batch_size": 5}
+    values |= {"model.likelihood": "discretized_logistic", "model.guide": "diag_normal"}
+    experiment, _, text = page_of_untrained(values)
+    content = content_of(text)
+    assert content["class_names"] == names
+    classes = content["points"]["classes"]
+    assert classes == [int(one[0]) // 20 for one in experiment.dataset.test]
+    assert sorted(set(classes)) == [0, 1, 2]
+    engine = PageEngine(text)
+    colors = engine("colorsByClass(points.classes)[0]")
+    assert len(set(colors)) == 3
+    assert [colors.index(color) for color in colors] == [classes.index(k) for k in classes]
+    assert engine("points.classes.map((_, point) => classOf(point))") == [
+        f", {names[k]}" for k in classes
+    ]
+
+
+def test_the_explorer_page_of_data_without_labels_has_no_classes(faces: Path):
+    text = (faces / "explorer.html").read_text()
+    assert content_of(text)["class_names"] == content_of(text)["points"]["classes"] == []
+    assert PageEngine(text)("classOf(0)") == ""

@@ -28,6 +28,7 @@ MORE_TESTS = {
     "frey_faces": "data",
     "gradient_ascent": "aevb convolutions",
     "hmc": "against_arviz",
+    "image_folders": "user_files",
     "kinds": "user_files",
     "linear_gaussian_em": "linear_gaussian",
     "loop": "skip_nonfinite",
@@ -40,9 +41,10 @@ MORE_TESTS = {
     "run": "main",
     "run_figures": "trackers",
     "sources": "data identity",
-    "splits": "user_files",
+    "splits": "user_files image_folders",
     "synthetic": "data",
     "tables": "user_files",
+    "user_files": "image_folders",
 }
 
 

@@ -132,7 +132,7 @@ def _write_shards(folder: Path, blocks: Iterable[np.ndarray]) -> None:
         raise ValueError("there is no datapoint to write")
     number = sum(shard["records"] for shard in shards)
     info = {"shape": [number, like.shape[1]], "dtype": like.dtype.name, "shards": shards}
-    (folder / INFO).write_text(json.dumps(with_digest(info), indent=2) + "\n")
+    (folder / INFO).write_text(json.dumps(with_digest(info), indent=2) + "\n", encoding="utf-8")
 
 
 def _cut(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -154,7 +154,7 @@ def _write_shard(file: Path, block: np.ndarray) -> None:
 
 def _read_info(folder: Path) -> dict[str, Any]:
     try:
-        info = json.loads((folder / INFO).read_text())
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"{INFO}: {error}") from error
     if not isinstance(info, dict) or not is_sound(info):

@@ -37,6 +37,20 @@ def read(path: Path, key: str = "") -> Stored:
     return READERS[suffix](path, key)
 
 
+def column_names(path: Path) -> tuple[str, ...] | None:
+    """Returns the names of a table's columns without reading its rows; None if it has none."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        from pyarrow import parquet
+
+        with path.open("rb") as file:
+            return tuple(parquet.read_schema(file).names)
+    if suffix not in (".csv", ".tsv"):
+        return None
+    names = _first_line(path)
+    return None if all(map(_is_number, names)) else tuple(names)
+
+
 def _npy(path: Path, key: str) -> Stored:
     stored = _load(path)
     if left := path.stat().st_size - stored.offset - stored.nbytes:
@@ -90,15 +104,29 @@ def _chosen(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
 def _text(path: Path, key: str) -> Stored:
     from pyarrow import csv as arrow
 
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        first = next(csv.reader(file, delimiter=delimiter), [])
+    delimiter, first = _delimiter(path), _first_line(path)
     table = arrow.read_csv(
-        path,
+        _content(path),
         read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
         parse_options=arrow.ParseOptions(delimiter=delimiter),
     )
     return _numbers(table)
+
+
+def _content(path: Path) -> Any:
+    """Returns the content of a file for arrow, which cannot open every name that Python can."""
+    import pyarrow
+
+    return pyarrow.BufferReader(path.read_bytes())
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _first_line(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file, delimiter=_delimiter(path)), [])
 
 
 def _is_number(text: str) -> bool:
@@ -112,7 +140,7 @@ def _is_number(text: str) -> bool:
 def _parquet(path: Path, key: str) -> Stored:
     from pyarrow import parquet
 
-    return _numbers(parquet.read_table(path))
+    return _numbers(parquet.read_table(_content(path)))
 
 
 def _numbers(table: Any) -> Stored:

@@ -23,12 +23,12 @@ def page(name: str, title: str, content: Mapping[str, Any]) -> str:
     as_json = json.dumps(_finite(content), allow_nan=False)
     parts = {
         "title": html.escape(title),
-        "style": (PARTS / "pages.css").read_text(),
-        "body": (PARTS / f"{name}.html").read_text(),
+        "style": (PARTS / "pages.css").read_text(encoding="utf-8"),
+        "body": (PARTS / f"{name}.html").read_text(encoding="utf-8"),
         "content": as_json.replace("<", "\\u003c"),  # a "</script>" in it would end the element
-        "scripts": "\n".join((PARTS / file).read_text() for file in SCRIPTS[name]),
+        "scripts": "\n".join((PARTS / file).read_text(encoding="utf-8") for file in SCRIPTS[name]),
     }
-    text = (PARTS / "frame.html").read_text()
+    text = (PARTS / "frame.html").read_text(encoding="utf-8")
     for part, value in parts.items():
         before, mark, after = text.partition(f"<!-- {part} -->")
         assert mark, part

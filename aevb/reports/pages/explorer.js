@@ -2,9 +2,10 @@
 "use strict";
 
 const { units, points, image, grid } = content; // a page without a decoder has a grid
+const names = content.class_names; // empty if the data have no labels
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
 const EDGE = 0.001; // the square ends at this quantile and at 1 minus it
-const MOST_SLIDERS = 30, MOST_NUMBERS = 6;
+const MOST_SLIDERS = 30, MOST_NUMBERS = 6, MOST_NAMES = 50;
 const movable = units.slice(0, grid ? grid.num_axes : MOST_SLIDERS); // the units of largest KL
 
 function inverseCdf(u) {
@@ -71,6 +72,33 @@ scatter.width = scatter.height = plane.width;
 // Returns a color from blue through green to yellow as t goes from 0 to 1, increasingly light.
 const colorOf = (t) => `hsl(${250 - 200 * t} 75% ${40 + 20 * t}%)`;
 
+// Returns the color of a class: hues that are evenly spaced, and lighter for every other class.
+const classColor = (k) => `hsl(${Math.round((360 * k) / names.length)} 75% ${k % 2 ? 62 : 42}%)`;
+
+// Returns the words of a datapoint's class, or "".
+const classOf = (point) => (names.length ? `, ${names[points.classes[point]]}` : "");
+
+// Returns a color for each datapoint by its value, and the nodes of the legend.
+function colorsByValue(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const low = sorted[Math.floor(sorted.length * 0.02)];
+  const high = sorted[Math.ceil(sorted.length * 0.98) - 1];
+  const within = (value) => Math.max(0, Math.min(1, (value - low) / (high - low || 1)));
+  const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
+  const colors = values.map((value) => colorOf(within(value)));
+  return [colors, [mark(colorOf(0)), ` ${number(low)} to `, mark(colorOf(1)), ` ${number(high)}`]];
+}
+
+// Returns the same by class.
+function colorsByClass(classes) {
+  const more = names.length > MOST_NAMES ? `and ${names.length - MOST_NAMES} more` : "";
+  const nodes = names.slice(0, MOST_NAMES).map((name, k) =>
+    element("span", { class: "class" }, mark(classColor(k)), ` ${name}`));
+  return [classes.map(classColor), [...nodes, more]];
+}
+
+const mark = (color) => element("span", { style: `color:${color}` }, "■");
+
 // Returns the pixel of z in the square.
 function pixelOf(z) {
   return [cdf(z[state.across]) * plane.width, (1 - cdf(z[state.up])) * plane.height];
@@ -88,19 +116,15 @@ function drawScatter() {
     context.strokeRect(-1, at, scatter.width + 2, 0);
   }
   if (!points) return;
-  const values = find("color").value === "bounds" ? bounds : points.places;
-  const sorted = [...values].sort((a, b) => a - b);
-  const low = sorted[Math.floor(sorted.length * 0.02)];
-  const high = sorted[Math.ceil(sorted.length * 0.98) - 1];
+  const by = find("color").value;
+  const [colors, nodes] = by === "classes" ? colorsByClass(points.classes)
+    : colorsByValue(by === "bounds" ? bounds : points.places);
   means.forEach((mean, i) => {
     const [x, y] = pixelOf(mean);
-    context.fillStyle = colorOf(Math.max(0, Math.min(1, (values[i] - low) / (high - low || 1))));
+    context.fillStyle = colors[i];
     context.fillRect(x - 2.5, y - 2.5, 5, 5);
   });
-  const number = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
-  find("legend").innerHTML =
-    `<span style="color:${colorOf(0)}">■</span> ${number(low)} to ` +
-    `<span style="color:${colorOf(1)}">■</span> ${number(high)}`;
+  find("legend").replaceChildren(...nodes);
 }
 
 function drawPlane() {
@@ -175,6 +199,10 @@ for (const axis of ["across", "up"]) {
     show();
   });
 }
+if (!names.length) {
+  find("color").querySelector("[value=classes]").remove();
+  find("color").value = "places";
+}
 find("color").addEventListener("change", () => {
   drawScatter();
   show();
@@ -220,7 +248,8 @@ function pairOf(n) {
   paint(reconstruction, decode(means[points.pictured[n]]));
   const nats = bounds[points.pictured[n]].toFixed(1);
   return element("figure", {}, original, reconstruction,
-    element("figcaption", { class: "soft" }, `datapoint ${place}, bound ${nats} nats`));
+    element("figcaption", { class: "soft" },
+      `datapoint ${place}${classOf(points.pictured[n])}, bound ${nats} nats`));
 }
 
 function moveBetween(t) {
@@ -233,7 +262,7 @@ if (pictures.length) {
   points.pictured.forEach((point, n) => {
     const canvas = element("canvas");
     paint(canvas, pictures[n]);
-    const name = `test datapoint ${points.places[point]}`;
+    const name = `test datapoint ${points.places[point]}${classOf(point)}`;
     const button = element("button", { type: "button", "aria-label": name, "aria-pressed": false }, canvas);
     button.addEventListener("click", () => choose(n));
     buttons.push(button);
