@@ -56,7 +56,7 @@ def run(given: flags.FlagValues) -> str:
     from aevb.data import preview  # after the checks, because it imports jax
     from aevb.experiment import load_stored
 
-    dataset = load_stored(values)
+    dataset = load_stored({**values, "data.standardize": False})  # in the units of the file
     columns = _columns(dataset, values)
     lines = describe(dataset, preview.look(dataset), columns, values)
     if picture:
