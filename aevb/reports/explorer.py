@@ -169,9 +169,10 @@ def _data(
 
 
 def _start(experiment: Experiment, params: PyTree) -> np.ndarray:
-    """Returns the z at which the page opens, [Z]: a mean of q(z|x) whose E[x|z] is nearest to its x.
+    """Returns the z at which the page opens, [Z]: a mean of q(z|x) whose E[x|z] is near its x.
 
-    x is one of evenly spaced training datapoints. A model without an encoder starts at z = 0.
+    x is the one of evenly spaced training datapoints that is reconstructed best. For a model
+    without an encoder, z is 0.
     """
     dataset, vae, _ = experiment
     if not vae.has_encoder:
