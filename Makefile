@@ -54,7 +54,7 @@ format: .venv/developers  ## fix the style
 	$(BIN)/ruff format
 
 sweep-frey: .venv/users  ## train the paper's latent dimensions on the Frey faces (ARGS="--axis=seed=0")
-	$(BIN)/python experiments/run.py --config=experiments/frey_faces.py --sweep $(ARGS)
+	$(BIN)/python experiments/run.py --config=experiments/figure_4_frey.py --sweep $(ARGS)
 
 sweep-mnist: .venv/users  ## train the paper's latent dimensions on MNIST
 	$(BIN)/python experiments/run.py --config=experiments/mnist.py --sweep $(ARGS)

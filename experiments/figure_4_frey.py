@@ -2,7 +2,7 @@
 
 python experiments/run.py --config=experiments/figure_4_frey.py
 
-`frey_faces.py`, which `make run` trains, has the same settings.
+`make run` trains `frey_faces.py` instead, which has clear faces on the whole plane.
 
 Without validation data (--config.data.num_valid=0) the bound ends at about 930 nats on the training
 frames and 500 on the last fifth of the film, after 70 to 100 s on two CPU cores. The test bound is

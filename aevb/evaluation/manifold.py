@@ -137,8 +137,11 @@ def grid_steps(means: np.ndarray) -> np.ndarray:
 
 
 def film_steps(frames: np.ndarray) -> np.ndarray:
-    """Returns the root mean square differences between successive frames [N, D], [N - 1]."""
-    return _root_mean_square(np.diff(frames, axis=0))
+    """Returns the root mean square differences between successive frames [N, D], [N - 1].
+
+    Frames of uint8 are converted first, because their differences would wrap around.
+    """
+    return _root_mean_square(np.diff(frames.astype(np.float64), axis=0))
 
 
 def occupancy(codes: np.ndarray, side: int = CODE_SIDE) -> float:

@@ -25,7 +25,7 @@ from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
 from aevb.runtime.paths import shown
 from aevb.storage.metrics_log import curve
-from aevb.types import PyTree
+from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 SEED = 0  # of the draws from posteriors whose mean has no closed form
@@ -33,6 +33,7 @@ MOST_POINTS = 1000  # points in the scatter plot
 MOST_COORDINATES = 100_000  # coordinates of all points together
 MOST_PICTURED = 100  # datapoints that are shown as pictures
 MOST_PIXELS = 200_000  # pixels of all pictures together
+MOST_STARTS = 100  # training datapoints of which one is where the page opens
 MOST_PROGRAM = 16_000_000  # characters of the decoder's constants
 MOST_AXES = 3  # units over which precomputed points are a grid
 MOST_PRECOMPUTED = 800_000  # bytes of precomputed points and their pictures
@@ -63,6 +64,7 @@ def explorer_page(
         "config": _settings(config),
         "curve": curve(records),
         "image": image,
+        "start": _start(experiment, params).tolist(),
         **_decoder(vae, params),
         **data,
     }
@@ -167,6 +169,28 @@ def _data(
         },
     }
     return data, means[pictured]
+
+
+def _start(experiment: Experiment, params: PyTree) -> np.ndarray:
+    """Returns the z at which the page opens, [Z]: a mean of q(z|x) whose E[x|z] is near its x.
+
+    x is the one of evenly spaced training datapoints that is reconstructed best. For a model
+    without an encoder, z is 0.
+    """
+    dataset, vae, _ = experiment
+    if not vae.has_encoder:
+        return np.zeros(vae.num_latents)
+    number = min(len(dataset.train), MOST_STARTS)
+    index = np.linspace(0, len(dataset.train) - 1, number).astype(np.int32)
+    x = elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
+
+    def encoded(key: Key, x: Array) -> tuple[Array, Array]:
+        z, _ = posterior_marginals(key, vae.encode(params, x), vae.guide)
+        return z, jnp.sum(jnp.square(vae.mean(params, z) - x))
+
+    keys = jax.random.split(jax.random.key(SEED), number)
+    z, errors = jax.jit(lambda x: jax.lax.map(lambda one: encoded(*one), (keys, x)))(x)
+    return np.asarray(z)[np.argmin(errors)]
 
 
 def _precomputed(

@@ -52,6 +52,37 @@ def results_table() -> str:
     return table(rows)
 
 
+def make_run_table() -> str:
+    """Returns what `make run` reaches: its bounds, and its decoded plane beside the film."""
+    result = read(REPRODUCED)["rows"]["make_run"]
+    runs = _finished(result)
+    seeds = f"mean of {len(runs)} seeds"
+
+    def row(title: str, values: list[float], digits: int, of_film: str = "") -> dict[str, str]:
+        text = mean_interval(values).text(digits)
+        return {"": title, seeds: text, "the film": of_film}
+
+    def bounds(title: str, name: str) -> dict[str, str]:
+        return row(f"{title} bound (nats)", [run[name] for run in runs], 1)
+
+    def near(title: str, name: str, digits: int) -> dict[str, str]:
+        return row(title, [run["manifold"]["train"][name] for run in runs], digits)
+
+    ratios = [run["manifold"]["step_ratio"] for run in runs]
+    return table(
+        [
+            bounds("training", "train_bound"),
+            bounds("validation", "valid_bound"),
+            bounds("best validation", "best_valid_bound"),
+            bounds("test", "test_bound"),
+            near("distance to the nearest training frame", "distance", 4),
+            near("90th percentile of that distance", "distance_90", 4),
+            near("number of different nearest frames", "num_nearest", 0),
+            row("step ratio", ratios, 2, f"{result['film_step_ratio']:.2f}"),
+        ]
+    )
+
+
 def agreement_table() -> str:
     """Returns the bounds of the independent PyTorch program with those of aevb."""
 
@@ -85,6 +116,7 @@ def curves() -> Figure:
 TABLES: Mapping[str, Callable[[], str]] = {
     "headline": headline_table,
     "results": results_table,
+    "make run": make_run_table,
     "agreement": agreement_table,
 }
 FIGURES = {"curves": curves}

@@ -68,7 +68,7 @@ BY_NAME = {
         training("frey", 2, 100, 9, ALL),
         training("frey", 20, 100, 7, FEWER),
     ],
-    "start": [Benchmark("first_epoch", "--rounds=5", "--experiments=frey_faces --rounds=1", "")],
+    "start": [Benchmark("first_epoch", "--rounds=5", "--experiments=figure_4_frey --rounds=1", "")],
     "marginal": [
         Benchmark(
             "marginal_speed",

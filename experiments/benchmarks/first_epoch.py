@@ -1,6 +1,6 @@
 """Measures the seconds from the command to the first evaluated epoch, in cold and warm starts.
 
-    python experiments/benchmarks/first_epoch.py [--data-dir=DATA] [--experiments=frey_faces,...]
+    python experiments/benchmarks/first_epoch.py [--data-dir=DATA] [--experiments=figure_4_frey,...]
 
 Each start is `experiments/run.py` as a user types it, in a new folder and with its first evaluation
 after one epoch. The clock stops when the line of that evaluation is in `metrics.jsonl`; then the
@@ -21,7 +21,7 @@ import harness
 from aevb.storage.metrics_log import read_records
 
 RUN = harness.ROOT / "experiments" / "run.py"
-EPOCHS = {"frey_faces": 1300, "binarized_mnist": 50_000}  # examples, a multiple of the minibatch
+EPOCHS = {"figure_4_frey": 1300, "binarized_mnist": 50_000}  # examples, a multiple of the minibatch
 PATIENCE_SECONDS = 120.0
 
 

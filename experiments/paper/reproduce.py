@@ -1,12 +1,12 @@
-"""Trains every row of the README's table of results with several seeds, and writes the results.
+"""Trains every row of the tables of results with several seeds, and writes the results.
 
 python -m experiments.paper.reproduce [--rows=frey_random_2,...] [--num_examples=N] \
 [-- FLAGS OF run.py]
 
 The runs are trained one after another in runs/reproduce/, each as by `experiments/run.py`. If the
 program is stopped and started again, it continues where it stopped. The requested rows are replaced
-in the results file, with their curves; the others are kept. `python -m docs.tools` makes the table
-of the README from that file.
+in the results file, with their curves; the others are kept. `python -m docs.tools` makes the tables
+of README.md and docs/results.md from that file.
 """
 
 import json
@@ -14,11 +14,17 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from aevb import data
+from aevb.evaluation import manifold
 from aevb.evaluation.intervals import mean_interval
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 
-from .studies import REPRODUCED, ROOT, ROWS, Row, argument_parser, run_py
+from .studies import OWN_ROWS, REPRODUCED, ROOT, ROWS, Row, argument_parser, run_py
+
+TRAINED = {**ROWS, **OWN_ROWS}
 
 
 def train(row: Row, seed: int, folder: Path, extra: list[str]) -> dict[str, Any]:
@@ -48,11 +54,14 @@ def collect(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
         if finished:
             bounds = [run[f"{split}_bound"] for run in finished]
             result[f"{split}_bound"] = mean_interval(bounds)._asdict()
+    if row.experiment == "frey_faces":
+        film = np.concatenate([*data.load("frey_faces").splits.values()])
+        result["film_step_ratio"] = manifold.step_ratio(manifold.film_steps(film))
     return result | {"runs": runs}
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, "--rows", ROWS)
+    parser = argument_parser(__doc__, "--rows", TRAINED)
     parser.add_argument("--num_examples", type=int, help="of each run, for a quick look")
     parser.add_argument("--num_seeds", type=int, help="for a quick look")
     parser.add_argument("--output", type=Path, default=REPRODUCED)
@@ -61,7 +70,7 @@ def main() -> None:
         args.extra.append(f"--config.train.num_examples={args.num_examples}")
     folder = args.runs or ROOT / "runs" / "reproduce"
     for name in args.rows:
-        row, runs = ROWS[name], []
+        row, runs = TRAINED[name], []
         for seed in range(args.num_seeds or row.num_seeds):
             runs.append(train(row, seed, folder / name / f"seed={seed}", args.extra))
             print(name, seed, runs[-1].get("test_bound", runs[-1].get("failed")), flush=True)

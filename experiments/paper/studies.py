@@ -214,6 +214,8 @@ ROWS = {
     ),
 }
 
+OWN_ROWS = {"make_run": Row("`make run`", "frey_faces", {})}  # settings that are not the paper's
+
 
 def run_py(config: str, folder: Path, flags: Iterable[str]) -> list[str]:
     """Returns the command that trains a config of experiments/ in a folder."""

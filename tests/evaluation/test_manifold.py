@@ -56,8 +56,10 @@ def test_steps_of_a_plane_are_equal_and_a_jump_raises_their_ratio():
 
 
 def test_the_steps_of_a_film_are_those_between_successive_frames():
-    frames = np.array([[0, 0], [0, 4], [3, 4]], np.uint8)
-    np.testing.assert_allclose(manifold.film_steps(frames.astype(float)), [8**0.5, 4.5**0.5])
+    frames = np.array([[3, 4], [0, 4], [0, 0]])
+    for kind in (float, np.uint8):
+        steps = manifold.film_steps(frames.astype(kind))
+        np.testing.assert_allclose(steps, [4.5**0.5, 8**0.5])
 
 
 def test_draws_from_the_prior_occupy_every_cell_and_one_code_occupies_one():

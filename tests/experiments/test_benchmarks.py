@@ -298,11 +298,11 @@ def test_the_benchmark_of_the_first_epoch_measures_its_time(tmp_path: Path):
     output = tmp_path / "first.json"
     python(
         "experiments/benchmarks/first_epoch.py",
-        "--experiments=frey_faces",
+        "--experiments=figure_4_frey",
         "--rounds=1",
         f"--output={output}",
     )
-    seconds = json.loads(output.read_text())["seconds"]["frey_faces"]
+    seconds = json.loads(output.read_text())["seconds"]["figure_4_frey"]
     assert 0 < seconds["warm"]["median"] < seconds["cold"]["median"]
 
 

@@ -119,7 +119,7 @@ def test_gradient_variance_compares_every_bound_at_every_point(tmp_path: Path):
     program(
         "-m",
         "experiments.paper.gradient_variance",
-        "--config=experiments/frey_faces.py",
+        "--config=experiments/figure_4_frey.py",
         "--config.data.name=synthetic",
         "--config.data.split=",
         "--config.model.likelihood=gaussian",
@@ -150,7 +150,7 @@ def test_wrong_points_of_gradient_variance_are_refused_in_one_line(tmp_path: Pat
         done = run_program(
             "-m",
             "experiments.paper.gradient_variance",
-            "--config=experiments/frey_faces.py",
+            "--config=experiments/figure_4_frey.py",
             f"--examples={points}",
             f"--output={tmp_path / 'never.json'}",
         )

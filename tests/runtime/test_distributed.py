@@ -23,7 +23,7 @@ from aevb.runtime import distributed
 
 RUN = (
     "experiments/run.py",
-    "--config=experiments/frey_faces.py",
+    "--config=experiments/figure_4_frey.py",
     "--config.optimizer.name=sgd",
     "--config.optimizer.step_size=0.0001",
     "--config.model.hidden=(20,)",

@@ -213,7 +213,7 @@ def test_members_with_the_same_guide_and_prior_are_stacked_for_any_number_of_lat
 
 SWEEP = [
     "experiments/run.py",
-    "--config=experiments/frey_faces.py",
+    "--config=experiments/figure_4_frey.py",
     "--sweep",
     "--axis=model.num_latents=2,4",
     "--config.optimizer.step_size=0.02",

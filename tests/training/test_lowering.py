@@ -28,7 +28,7 @@ KEY: Any = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
 
 PAPER = {
     name: validate(config_of(EXPERIMENTS / f"{name}.py"))
-    for name in ("mnist", "binarized_mnist", "frey_faces")
+    for name in ("mnist", "binarized_mnist", "figure_4_frey")
 }
 MODELS = {
     "full_normal, iwae and adam": changed(
@@ -149,7 +149,7 @@ def lowered(program: Program) -> export.Exported:
 
 
 @pytest.mark.usefixtures("standard_promotion")  # needed by optax's adam
-@pytest.mark.parametrize("name", slow_but(["frey_faces", "full_vb"], CONFIGS))
+@pytest.mark.parametrize("name", slow_but(["figure_4_frey", "full_vb"], CONFIGS))
 def test_training_and_evaluation_lower_for_every_platform_and_carry_no_data(name: str):
     """The data must be an argument: a constant would be copied into every program."""
     built = build(CONFIGS[name])
@@ -164,7 +164,7 @@ def test_training_and_evaluation_lower_for_every_platform_and_carry_no_data(name
 
 @pytest.mark.parametrize(
     ("file", "latents"),
-    [("frey_faces", (2, 5)), pytest.param("mnist", (3, 5, 200), marks=pytest.mark.slow)],
+    [("figure_4_frey", (2, 5)), pytest.param("mnist", (3, 5, 200), marks=pytest.mark.slow)],
 )
 def test_a_sweeps_step_lowers_for_every_platform_and_carries_no_data(
     file: str, latents: tuple[int, ...]
@@ -178,8 +178,8 @@ def test_a_sweeps_step_lowers_for_every_platform_and_carries_no_data(
     ("name", "proposal"),
     [
         ("mnist", "encoder"),
-        ("frey_faces", "modes"),
-        ("frey_faces", "encoder"),
+        ("figure_4_frey", "modes"),
+        ("figure_4_frey", "encoder"),
         ("mnist", "modes"),
     ],
 )

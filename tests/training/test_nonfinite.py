@@ -76,7 +76,7 @@ def test_the_search_for_a_nonfinite_number_covers_every_algorithm(name: str):
 def test_a_run_names_the_source_line_of_a_nan_objective(tmp_path: Path):
     """Step sizes of 1e20 make weights whose products overflow float32 at the second step."""
     flags = (
-        "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
+        "--config=experiments/figure_4_frey.py", f"--workdir={tmp_path / 'run'}",
         "--config.optimizer.step_size=1e20", "--config.train.num_examples=1000",
     )  # fmt: skip
     without = run_program("experiments/run.py", *flags)
@@ -93,9 +93,10 @@ def test_a_run_names_the_source_line_of_a_nan_objective(tmp_path: Path):
 def test_no_tracer_leaks_where_a_library_is_first_loaded_within_a_trace(tmp_path: Path):
     """The library is blackjax, which creates arrays when it is imported."""
     done = run_python(
-        "experiments/run.py", "--config=experiments/frey_faces.py", f"--workdir={tmp_path / 'run'}",
-        "--config.algorithm.name=mcem", "--config.model.hidden=(5,)",
-        "--config.train.num_examples=300", "--config.train.eval_examples=10", "--debug",
+        "experiments/run.py", "--config=experiments/figure_4_frey.py",
+        f"--workdir={tmp_path / 'run'}", "--config.algorithm.name=mcem",
+        "--config.model.hidden=(5,)", "--config.train.num_examples=300",
+        "--config.train.eval_examples=10", "--debug",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -114,7 +114,7 @@ def test_a_run_with_a_damaged_checkpoint_resumes_from_the_previous_one(
 
 def start(folder: Path) -> subprocess.Popen[str]:
     return start_python(
-        "experiments/run.py", "--config=experiments/frey_faces.py",
+        "experiments/run.py", "--config=experiments/figure_4_frey.py",
         "--config.model.hidden=(50,)", "--config.train.num_examples=200000",
         "--config.train.evals_per_decade=5", "--config.train.checkpoint_seconds=0.2",
         f"--workdir={folder}", env=OPTIMIZED,

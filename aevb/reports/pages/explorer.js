@@ -316,4 +316,4 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 });
 plane.setAttribute("aria-label", "Latent plane: a point to drag");
 drawScatter();
-move(state.z.map(() => 0));
+move(content.start);
