@@ -75,8 +75,8 @@ def test_the_explorer_page_opens_at_the_training_frame_that_is_reconstructed_bes
     run, text = aevb.load_run(faces), (faces / "explorer.html").read_text()
     train = run.dataset.train[np.linspace(0, len(run.dataset.train) - 1, 100).astype(int)]
     x = run.dataset.preprocess(jax.random.key(0), jnp.asarray(train))
-    z = jax.vmap(run.encode)(x).mean
-    errors = np.square(np.asarray(jax.vmap(run.decode)(z)) - x).sum(axis=1)
+    z = jax.vmap(run.model.encode)(x).mean
+    errors = np.square(np.asarray(jax.vmap(run.model.decode)(z)) - x).sum(axis=1)
     best = np.argmin(errors)
     engine = PageEngine(text)
     np.testing.assert_allclose(engine("state.z"), z[best], atol=1e-5)

@@ -107,17 +107,25 @@ def _text(path: Path, key: str) -> Stored:
     delimiter, first = _delimiter(path), _first_line(path)
     table = arrow.read_csv(
         _content(path),
-        read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
+        read_options=arrow.ReadOptions(
+            autogenerate_column_names=all(map(_is_number, first)), use_threads=False
+        ),
         parse_options=arrow.ParseOptions(delimiter=delimiter),
     )
     return _numbers(table)
 
 
 def _content(path: Path) -> Any:
-    """Returns the content of a file for arrow, which cannot open every name that Python can."""
+    """Returns the content of a file for arrow, which cannot open every name that Python can.
+
+    It is a copy in arrow's own memory. Python's bytes could be released by one of arrow's threads
+    while the interpreter ends, which aborts the process.
+    """
     import pyarrow
 
-    return pyarrow.BufferReader(path.read_bytes())
+    stream = pyarrow.BufferOutputStream()
+    stream.write(path.read_bytes())
+    return pyarrow.BufferReader(stream.getvalue())
 
 
 def _delimiter(path: Path) -> str:
@@ -140,7 +148,7 @@ def _is_number(text: str) -> bool:
 def _parquet(path: Path, key: str) -> Stored:
     from pyarrow import parquet
 
-    return _numbers(parquet.read_table(_content(path)))
+    return _numbers(parquet.read_table(_content(path), use_threads=False))
 
 
 def _numbers(table: Any) -> Stored:
