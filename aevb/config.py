@@ -372,6 +372,11 @@ FIELDS = (
         *_anything("True or False"),
     ),
     Field(
+        "train.init_from", "", "the folder of a finished run with the same model, from whose last "
+        "parameters this one starts; --init_from is short for it",
+        *_anything("a folder"),
+    ),
+    Field(
         "train.tensorboard", False, "also write TensorBoard event files: numbers, pictures and "
         "settings; --tensorboard is short for it (pip install 'aevb[tensorboard]')",
         *_anything("True or False"),
@@ -597,6 +602,10 @@ def validate(config: Config | Values, entries: str = "") -> Values:
     if has_path(values["data.name"]):
         prefix, _, path = values["data.name"].partition(":")
         values["data.name"] = f"{prefix}:{absolute(path, 'config.data.name')}"
+    if values["train.init_from"]:
+        values["train.init_from"] = str(
+            absolute(values["train.init_from"], "config.train.init_from")
+        )
     _check_steps(values)
     return values | ({ENTRIES: entries} if entries else {})
 

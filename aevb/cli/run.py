@@ -1,7 +1,7 @@
 """Trains an experiment in its folder, or resumes it; --sweep trains several runs.
 
 aevb run [--config=frey_faces] [--workdir=DIR] [--config.FIELD=VALUE ...] [--debug] \
-[--tensorboard] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
+[--init_from=RUN] [--tensorboard] [--sweep] [--axis=FIELD=VALUE,VALUE ...] [--mapping=NAME]
 
 --config names an experiment of the package, or a file with get_config(). In a clone of the
 repository, `python experiments/run.py --config=experiments/frey_faces.py` does the same. A file may
@@ -13,6 +13,9 @@ of this one, from 0. --coordinator=auto takes all three from SLURM or the TPU.
 
 --debug lets JAX check for leaked tracers, and reports the source line of the first NaN or infinity.
 It can also be given after a run has diverged, with the same --workdir.
+
+--init_from=RUN starts from the last parameters of a finished run with the same model. To go on with
+a finished run, give its command again with more --config.train.num_examples.
 
 --tensorboard is short for --config.train.tensorboard=True: the run's folder gets TensorBoard event
 files with the log, pictures at each evaluation, and the settings, for comparing runs.
@@ -98,6 +101,9 @@ def define_flags(found: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool(
         "debug", False, "Check for leaked tracers, and find the source line of a NaN.", found
+    )
+    flags.DEFINE_string(
+        "init_from", "", "The run whose parameters to start from; config.train.init_from.", found
     )
     flags.DEFINE_bool(
         "tensorboard",
@@ -313,6 +319,8 @@ def main(arguments: Sequence[str], default: str = experiments.DEFAULT) -> int:
             raise UserError(CONFIG_IS_MISSING)
         if given.tensorboard:
             given.config.train.tensorboard = True
+        if given.init_from:
+            given.config.train.init_from = given.init_from
         check_flags(given)
         return train_sweep(given) if given.sweep else train_run(given)
 

@@ -21,7 +21,7 @@ from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build, with_likelihood
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
-from aevb.runs.load import DATA, best_record, read_state, require_same_data
+from aevb.runs.load import DATA, best_record, first_params, read_state, require_same_data
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.checksums import as_read_back
 from aevb.runtime.run_lock import LOCK, owned, unusable, writing
@@ -191,6 +191,8 @@ def run(
         experiment = build(config, dataset)
         data = identity(experiment.dataset)
         require_trackers(config)
+        if not (folder / "checkpoints").exists():
+            check_start(experiment, config)
         with distributed.stopping_together():  # after the checks: a refused config creates no files
             if distributed.is_process_0():
                 finished = held.enter_context(claimed(folder, config, data))
@@ -213,13 +215,48 @@ def _train(
     pictures = pictures_of(experiment, config)
     trained = trainer.fit(
         training,
-        settings := settings_of(config),
-        lambda first: Journal(folder, first, settings, about=notes, pictures=pictures),
+        settings_of(config),
+        lambda first: open_journal(folder, first, config, notes, pictures),
     )
     with distributed.stopping_together():
         if distributed.is_process_0():
             return finish(experiment, training.score, trained, config, folder)
     return {}
+
+
+def open_journal(
+    folder: Path,
+    first: TrainState,
+    config: Values,
+    notes: Mapping[str, Any],
+    pictures: Pictures | None,
+) -> Journal:
+    """Opens the journal of a run in its folder, at its newest checkpoint or at its start.
+
+    Args:
+        first: the first state of the config's seed.
+        notes: from `about`.
+
+    Raises:
+        UserError: the run that the config names to start from is not suitable.
+    """
+    journal = Journal(folder, first, settings_of(config), about=notes, pictures=pictures)
+    if not journal.resumed:
+        journal.state = first_state(config, first)
+    return journal
+
+
+def first_state(config: Values, first: TrainState) -> TrainState:
+    """Returns the first state of a seed, with the parameters of another run if it names one."""
+    params = first_params(config, first.params)
+    return first if params is None else first._replace(params=params)
+
+
+def check_start(experiment: Experiment, config: Values) -> None:
+    """Raises a UserError if the run that the config names to start from is not suitable."""
+    if config["train.init_from"]:
+        first = jax.eval_shape(experiment.algorithm.init, jax.random.key(0))
+        first_params(config, first.params)
 
 
 def training_of(experiment: Experiment, config: Values, debug: bool = False) -> Run:

@@ -103,7 +103,8 @@ def in_memory(
     journal: list[MemoryJournal] = []
 
     def open_journal(first: TrainState) -> MemoryJournal:
-        journal.append(MemoryJournal(first, settings, before))
+        start = first if before else runs.first_state(config, first)
+        journal.append(MemoryJournal(start, settings, before))
         return journal[0]
 
     print(runs.describe(experiment, config), flush=True)

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 
 from aevb.algorithms.base import Algorithm, TrainState
-from aevb.config import Values
+from aevb.config import Values, of_finished_run
 from aevb.data import Dataset
-from aevb.data.identity import difference, identity
+from aevb.data.identity import description_of, difference, identity
 from aevb.errors import UserError
-from aevb.experiment import Experiment, build
+from aevb.experiment import Experiment, build, build_model
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import read_records, read_with_digest
+from aevb.types import PyTree
 
 WHICH = ("last", "best")
 DATA = "data.json"  # the identity of a run's data
@@ -94,6 +95,37 @@ def read_state(
     if restored is None:
         raise UserError(f"{folder} has no sound checkpoint; train in a new folder")
     return restored.state
+
+
+def first_params(config: Values, like: PyTree) -> PyTree | None:
+    """Returns the last parameters of the run that the config names to start from; None without one.
+
+    Args:
+        like: parameters of the model that is trained, or their shapes.
+
+    Raises:
+        UserError: there is no such finished run, or its parameters are of another model.
+    """
+    if not config["train.init_from"]:
+        return None
+    folder = Path(config["train.init_from"])
+    other = of_finished_run(folder)
+    description = description_of(stored_identity(folder))
+    if description is None:
+        algorithm = experiment_of(folder, other).algorithm
+    else:
+        algorithm = build_model(other, description)[1]
+    params = read_state(folder, algorithm, other).params
+    there, here = checkpoint.structure(params), checkpoint.structure(like)
+    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"config.train.init_from is {folder}, a run of another model: {name} is "
+            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here; name a run "
+            "with the same model and shape of data"
+        )
+    return params
 
 
 def best_record(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -21,7 +21,7 @@ from jax import Array
 
 from aevb import runs
 from aevb.algorithms.base import Algorithm
-from aevb.config import WITHOUT_EFFECT, Values, entry_of, section
+from aevb.config import WITHOUT_EFFECT, Values, entry_of
 from aevb.data.identity import identity
 from aevb.data.io.array_records import Records
 from aevb.errors import Interrupted
@@ -261,10 +261,10 @@ class DeviceTrainer:
 
     def _train(self, job: Job, device: Device, signals: Signals, report: Report) -> None:
         """Trains and finishes the runs of a job, one stack per step at which they resume."""
-        settings = Settings(**section(job[0].values, "train"))
+        settings = runs.settings_of(job[0].values)
         at_step: dict[int, list[tuple[Member, Journal]]] = defaultdict(list)
         for member in job:
-            journal = self._open(member, settings)
+            journal = self._open(member)
             report(journal.step * settings.batch_size, math.nan)
             at_step[journal.step].append((member, journal))
         for members in at_step.values():
@@ -319,12 +319,12 @@ class DeviceTrainer:
         )
         return list(zip(job, outcomes, strict=True))
 
-    def _open(self, member: Member, settings: Settings) -> Journal:
+    def _open(self, member: Member) -> Journal:
         algorithm = self.program(member.values).experiment.algorithm
         first = loop.first_state(algorithm.init, jax.random.key(member.values[SEED]))
         about = runs.about(member.values, self.identity(member.values))
         pictures = self._pictures_of(member.values)
-        return Journal(self.folder / member.name, first, settings, about=about, pictures=pictures)
+        return runs.open_journal(self.folder / member.name, first, member.values, about, pictures)
 
     def _pictures_of(self, values: Values) -> Pictures | None:
         """Returns the function that draws a run's images; runs with the same program share it."""
