@@ -983,3 +983,10 @@ WITHOUT_FLOATS |= dict.fromkeys(
     ),
     CONCRETE,
 )  # fmt: skip
+WITHOUT_FLOATS |= dict.fromkeys(
+    (
+        f"classical.mixture_merges.{name}"
+        for name in ("clusters_of", "union", "log_evidence", "log_gammas_of", "learn", "merge")
+    ),
+    "NumPy's float64",
+)
