@@ -22,6 +22,10 @@ components see E[S] and E[beta], and no update lowers the bound. The reasons for
 - The weights are uniform (concentration 1), since empty components are not wanted.
 
 Neither eta nor nu depends on K, so that all sizes have the same freedom.
+
+A limit: the means and S have a price in all D dimensions. If components have fewer points than
+dimensions and differ in two of twenty, the bound of one wide component can be higher, even if they
+are far apart.
 """
 
 import jax

@@ -18,6 +18,7 @@ from aevb.types import Key
 
 FEWEST = 0.5  # a component with fewer expected datapoints counts as empty
 NUM_SEEDING = 5_000  # the mergers see at most this many points
+NUM_DENSEST = 10  # the least number of points that measure the scale of a dimension
 NUM_PADDED = 4  # sizes are padded to a multiple of this, so that few programs are compiled
 
 
@@ -73,18 +74,24 @@ def problem_of(x: Array, dtype: jnp.dtype, prior: Prior | None) -> Problem:
 
 
 def _scales(points: np.ndarray) -> np.ndarray:
-    """Returns the interquartile range of each dimension, which an outlier does not change, or 1."""
-    lower, upper = np.percentile(points, [25.0, 75.0], axis=0)
-    scales = np.where(upper > lower, upper - lower, np.std(points, axis=0))
+    """Returns the width of the densest tenth of the points in each dimension, or another scale.
+
+    Neither an outlier nor the distance of the clusters changes it, as they would change a standard
+    deviation: with that, k-means divides the dimensions in which there are no clusters. It is 0 if
+    a tenth of the values are equal; then the standard deviation is taken, or 1.
+    """
+    ordered = np.sort(points, axis=0)
+    size = min(len(points), max(NUM_DENSEST, -(-len(points) // 10)))
+    widths = np.min(ordered[size - 1 :] - ordered[: len(points) - size + 1], axis=0)
+    scales = np.where(widths > 0.0, widths, np.std(points, axis=0))
     return np.where(scales > 0.0, scales, 1.0)
 
 
 def merged(key: Key, problem: Problem, *, num_seeds: int, num_restarts: int) -> list[dict]:
     """Returns the levels of the mergers by size, for each restart.
 
-    k-means of the first restart sees each dimension over its range. If the prior is learned, each
-    further one sees the points whitened by the scale E[S] of the seeds before: if clusters lie in a
-    row, the range is no measure of their width.
+    k-means of the first restart sees each dimension over its scale. If the prior is learned, each
+    further one sees the points whitened by the scale E[S] of the seeds before.
     """
     sample_key, key = jax.random.split(key)
     points = problem.points

@@ -207,13 +207,17 @@ def test_the_default_fit_is_equivariant(scales: tuple, origin: tuple):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("num", "size", "num_dims", "apart"),
-    [(1, 100, 20, 0.0), (20, 15, 3, 30.0), (20, 50, 1, 10.0), (6, 15, 20, 30.0), (8, 100, 5, 6.0)],
+    [(1, 100, 20, 0.0), (20, 15, 3, 30.0), (20, 50, 1, 10.0), (8, 100, 5, 6.0)],
 )
 def test_the_default_finds_the_number_without_candidates(
     num: int, size: int, num_dims: int, apart: float
 ):
+    """The clusters are on a line, or on a grid with three to a side in up to three dimensions.
+
+    In the other dimensions there are none, which a standard deviation as scale would hide.
+    """
     rng = np.random.default_rng(11)
-    places = rng.permutation(num)  # on the corners of a grid with three to a side, or in a row
+    places = rng.permutation(num)
     grid = np.stack([places // 3**d % 3 for d in range(min(num_dims, 3))], axis=1)
     centres = np.zeros((num, num_dims))
     centres[:, : grid.shape[1]] = places[:, None] if num_dims == 1 else grid

@@ -28,6 +28,11 @@ class Learned(NamedTuple):
     nu: float
 
 
+def log_gamma(x: np.ndarray, shape: float, scale: float | np.ndarray) -> np.ndarray:
+    """Returns the log-density of a gamma distribution."""
+    return scipy.stats.gamma.logpdf(x, shape, scale=scale)
+
+
 @pytest.fixture(scope="module")
 def learned() -> Learned:
     with jax.enable_x64(True):
@@ -43,18 +48,17 @@ def learned() -> Learned:
             rounding=jnp.asarray(NO_ERRORS),
         )
         assert np.all(np.diff(history[:, 0]) > -1e-10)
-        first = jax.tree.map(lambda leaf: leaf[0], (runs.parameters, runs.prior))
-        scale = float(first[1].component.precision.inverse_scale[0, 0])
-        df = float(first[1].component.precision.df)
-        return Learned(*first, float(runs.bound[0]), 1.0 / scale, df)
+        parameters = jax.tree.map(lambda leaf: leaf[0], runs.parameters)
+        prior = jax.tree.map(lambda leaf: leaf[0], runs.prior)
+        df, inverse_scale = prior.component.precision
+        eta = 1.0 / float(inverse_scale[0, 0])
+        return Learned(parameters, prior, float(runs.bound[0]), eta, float(df))
 
 
 def test_the_learned_bound_is_below_the_evidence_and_near_it(learned: Learned):
     """The evidence of X integrates S and beta over a grid, at the eta and nu of the fit."""
     scales = np.exp(np.linspace(-14.0, 8.0, 70)) / learned.eta
     betas = np.exp(np.linspace(-25.0, 4.0, 70))
-    scale_prior = scipy.stats.gamma(0.5, scale=2.0 / learned.eta)
-    beta_prior = scipy.stats.gamma(0.5, scale=2.0)
     log_evidences = np.array(
         [
             [
@@ -66,8 +70,8 @@ def test_the_learned_bound_is_below_the_evidence_and_near_it(learned: Learned):
             for scale in scales
         ]
     )
-    log_cells = (scale_prior.logpdf(scales) + np.log(scales))[:, None]
-    log_cells = log_cells + (beta_prior.logpdf(betas) + np.log(betas))[None]
+    log_cells = (log_gamma(scales, 0.5, 2.0 / learned.eta) + np.log(scales))[:, None]
+    log_cells = log_cells + (log_gamma(betas, 0.5, 2.0) + np.log(betas))[None]
     log_cells += np.log(np.log(scales[1] / scales[0]) * np.log(betas[1] / betas[0]))
     log_evidence = scipy.special.logsumexp(log_evidences + log_cells)
     assert log_evidence - 1.5 < learned.bound < log_evidence
@@ -84,24 +88,24 @@ def test_the_learned_bound_is_the_expected_log_ratio_of_joint_and_q(learned: Lea
             component.precision.inverse_scale,
         )
     )  # fmt: skip
-    q_precision = scipy.stats.gamma(0.5 * df, scale=2.0 / rate)
     q_scale_df = 1.0 + learned.nu
     expected = float(prior.precision.inverse_scale[0, 0])
-    q_scale = scipy.stats.gamma(0.5 * q_scale_df, scale=2.0 * expected / q_scale_df)
-    q_beta = scipy.stats.gamma(1.0, scale=float(prior.mean_precision))
+    of_precision = (0.5 * df, 2.0 / rate)  # shapes and scales of gamma distributions
+    of_scale = (0.5 * q_scale_df, 2.0 * expected / q_scale_df)
+    of_beta = (1.0, float(prior.mean_precision))
     precisions, scales, betas = (
-        q.rvs(num, random_state=rng) for q in (q_precision, q_scale, q_beta)
+        rng.gamma(*given, size=num) for given in (of_precision, of_scale, of_beta)
     )
     widths = 1.0 / np.sqrt(beta * precisions)
     means = mean + widths * rng.normal(size=num)
-    log_ratio = scipy.stats.gamma(0.5, scale=2.0 / learned.eta).logpdf(scales)
-    log_ratio += scipy.stats.gamma(0.5, scale=2.0).logpdf(betas)
-    log_ratio += scipy.stats.gamma.logpdf(precisions, 0.5 * learned.nu, scale=2.0 / scales)
+    log_ratio = log_gamma(scales, 0.5, 2.0 / learned.eta) - log_gamma(scales, *of_scale)
+    log_ratio += log_gamma(betas, 0.5, 2.0) - log_gamma(betas, *of_beta)
+    log_ratio += log_gamma(precisions, 0.5 * learned.nu, 2.0 / scales)
+    log_ratio -= log_gamma(precisions, *of_precision)
     log_ratio += scipy.stats.norm.logpdf(means, 0.0, 1.0 / np.sqrt(betas * precisions))
+    log_ratio -= scipy.stats.norm.logpdf(means, mean, widths)
     for x in X[:, 0]:
         log_ratio += scipy.stats.norm.logpdf(x, means, 1.0 / np.sqrt(precisions))
-    log_ratio -= q_precision.logpdf(precisions) + q_scale.logpdf(scales) + q_beta.logpdf(betas)
-    log_ratio -= scipy.stats.norm.logpdf(means, mean, widths)
     error = np.std(log_ratio) / np.sqrt(num)
     assert error < 0.03
     assert abs(np.mean(log_ratio) - learned.bound) < 4.0 * error
@@ -138,11 +142,12 @@ def test_the_rounding_errors_enter_the_bound_as_their_expectation():
     prior = make_prior(*brute.TINY_PRIOR)
     x, errors = brute.tiny_data(), np.array([[0.09, 0.02], [0.02, 0.04]])
     parameters = mixture_model.at_prior(prior, 1)
-    one_run = jax.tree.map(lambda leaf: leaf[None], (parameters, prior))
+    q = jax.tree.map(lambda leaf: leaf[None], parameters)
+    priors = jax.tree.map(lambda leaf: leaf[None], prior)
     blocks = mixture_runs.split(jnp.asarray(x), num_clusters=1)
     here = jnp.ones((1, 1), bool)
-    data, bound = mixture_runs.evaluate(*one_run, here, blocks, jnp.asarray(errors))
-    plain, exact = mixture_runs.evaluate(*one_run, here, blocks)
+    data, bound = mixture_runs.evaluate(q, priors, here, blocks, jnp.asarray(errors))
+    plain, exact = mixture_runs.evaluate(q, priors, here, blocks)
     noise = np.random.default_rng(3).multivariate_normal(np.zeros(2), errors, size=(100_000, 7))
     log_lik = prior.component.expected_log_lik()
     values = np.asarray(log_lik(jnp.asarray(np.reshape(x + noise, (-1, 2)).T)))
