@@ -23,8 +23,11 @@ from aevb.classical import matrix_normal as matrix_normal
 from aevb.classical import mixture_basis as mixture_basis
 from aevb.classical import mixture_data as mixture_data
 from aevb.classical import mixture_gibbs as mixture_gibbs
+from aevb.classical import mixture_hierarchy as mixture_hierarchy
+from aevb.classical import mixture_merges as mixture_merges
 from aevb.classical import mixture_model as mixture_model
 from aevb.classical import mixture_runs as mixture_runs
+from aevb.classical import mixture_search as mixture_search
 from aevb.classical import mixture_seeds as mixture_seeds
 from aevb.classical import normal_gamma as normal_gamma
 from aevb.classical import normal_wishart as normal_wishart

@@ -4,12 +4,14 @@
     fit.num_components, fit.weights, fit.means
     gaussian_mixture.predict_proba(fit, x_new)
 
-The model is in mixture_model.py. This file fits it, chooses the number of components, and predicts.
+The model is in mixture_model.py, its default prior in mixture_hierarchy.py, and the search in
+mixture_search.py. This file chooses the number of components, and predicts.
 """
 
 import math
 import operator
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,15 +19,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from aevb.classical import mixture_basis, mixture_data, mixture_runs
+from aevb.classical import mixture_data, mixture_search
 from aevb.classical.mixture_basis import Basis
 from aevb.classical.mixture_data import make_prior as make_prior
+from aevb.classical.mixture_merges import Level
 from aevb.classical.mixture_model import Parameters, Prior
 from aevb.classical.mixture_model import coordinate_ascent as coordinate_ascent
+from aevb.classical.mixture_search import Candidate
 from aevb.classical.normal_wishart import NormalWishart
 from aevb.types import Key
 
-FEWEST = 1.0  # a component with fewer expected datapoints counts as empty
+MOST = 32  # the greatest K that is tried unless the caller gives the candidates
+NEAR = 2  # the sizes tried around a guess
 
 
 class Fit(NamedTuple):
@@ -33,11 +38,13 @@ class Fit(NamedTuple):
 
     num_components: int
     parameters: Parameters  # q(weights, means, precisions)
-    prior: Prior
+    prior: Prior  # given, or learned: with the expectation of its scale and of its mean_precision
     bound: float  # the bound on log p(x), nats
     bounds: tuple[float, ...]  # the bound before the first sweep and after each, nats
     converged: bool
-    scores: dict[int, float]  # for each K, its best run's bound + log of its number of modes, nats
+    scores: dict[
+        int, float
+    ]  # for each K tried, its best run's bound + log of its number of modes, nats
     basis: Basis  # the coordinates of the computation
     in_basis: Parameters  # `parameters` in those coordinates
 
@@ -62,82 +69,91 @@ def fit(
     key: Key,
     x: ArrayLike,
     *,
-    num_components: int | Iterable[int] = range(1, 9),
+    num_components: int | Iterable[int] | None = None,
     prior: Prior | None = None,
-    num_restarts: int = 5,
+    num_restarts: int = 3,
     num_sweeps: int = 200,
     tolerance: float = 1e-3,
 ) -> Fit:
-    """Fits a mixture to x [N, D]: the best of several runs of coordinate ascent, in one program.
+    """Fits a mixture to x [N, D]: the best of several runs of coordinate ascent.
 
-    If several K are given, the K with the highest bound + log K! is chosen. The posterior has K!
-    modes that differ only in the labels of the components. Q covers one of them; a Q over all modes
-    would have a bound higher by log K! if they do not overlap (Bishop 2006, section 10.2.4). With E
-    empty components there are K!/E! modes, and the model is in effect a smaller one; such a fit is
-    chosen only if there is no other.
+    The K with the highest bound + log K! is chosen. The posterior has K! modes that differ only in
+    the labels of the components. Q covers one of them; a Q over all modes would have a bound higher
+    by log K! if they do not overlap (Bishop 2006, section 10.2.4). With E empty components there
+    are K!/E! modes, and the model is in effect a smaller one; such a fit is chosen only if there is
+    no other.
 
-    The computation uses coordinates in which the prior's expected scatter is the identity. The
-    bound is that of x as given. Under the default prior the fit does not depend on the units of x.
-    In float32 a bound has about seven digits.
+    By default the scale of the prior is learned with the components, by the same bound. A fixed
+    scale decides the number of components: one as wide as the data merges clear clusters.
+    `mixture_hierarchy` states the prior and its reasons. Then the fit does not depend on the units
+    or the origin of x, and an outlier does not move the other components. If values of a dimension
+    repeat, the smallest difference is taken for the unit to which it is recorded, and the bound is
+    one on the log-density of x + u, with u uniform within the units; otherwise a component of equal
+    values would have an infinite density. For real numbers the unit is too small to matter.
+
+    Each run starts from clusters of k-means that were merged to K by their evidence
+    (`mixture_merges`). The computation uses coordinates in which the prior's scatter is of order 1.
+    The bound is that of x as given. In float32 a bound has about seven digits.
 
     Args:
-        num_components: K, or several values to choose from.
-        prior: the prior of every component; by default `default_prior` for each K.
-        num_restarts: the number of runs for each K, each from k-means on standardized data. On four
-            of six datasets this start reached the best bound more often than random
-            responsibilities did; on overlapping clusters and on the irises it did so less often.
+        num_components: K, or several values to choose from; by default up to 32, of which those
+            near the number of clusters at which the mergers stop gaining are tried.
+        prior: the prior of every component, which is kept as given; by default it is learned.
+        num_restarts: the number of runs for each K.
         num_sweeps: the greatest number of sweeps in a run.
         tolerance: a run ends when a sweep raises the bound by less than this, in nats; with -inf it
             does not end early.
 
     Raises:
-        ValueError: an argument is not as above, or the default prior does not exist.
+        ValueError: an argument is not as above, or without a prior the covariance of x has no
+            inverse.
     """
     points, dtype = mixture_data.points(x)
-    sizes = _sizes(num_components)
+    given = None if num_components is None else _sizes(num_components)
     _check_counts(num_restarts=num_restarts, num_sweeps=num_sweeps)
     if math.isnan(tolerance):
         raise ValueError("tolerance is nan; it must be a number of nats, such as 1e-3")
-    priors = [_prior_of(points, size, prior) for size in sizes]
-    with jax.enable_x64(True):
-        basis = mixture_basis.of_prior(priors[0], jnp.mean(points, axis=0))
+    known = None if prior is None else _checked(prior, points)
+    problem = mixture_search.problem_of(points, dtype, known)
+    most = given[-1] if given else min(MOST, len(points))
+    num_seeds = max(most, min(2 * max(most, MOST), len(points) // 2))
+    paths = mixture_search.merged(key, problem, num_seeds=num_seeds, num_restarts=num_restarts)
 
-    size_of = [size for size in sizes for _ in range(num_restarts)]  # the K of each run
-    in_basis = [basis.prior(given, dtype) for given in priors for _ in range(num_restarts)]
-    active = jnp.arange(sizes[-1])[None] < jnp.array(size_of)[:, None]
-    runs, history = mixture_runs.ascend(
-        jax.random.split(key, len(size_of)),
-        basis.of(points, dtype),
-        basis.standardizing(dtype),
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *in_basis),
-        active,
-        jnp.asarray(tolerance, dtype),
-        num_sweeps=num_sweeps,
-    )
-    num_empty = jnp.sum((runs.statistics.num_points < FEWEST) & active, axis=1).tolist()
-    jacobian = -len(points) * basis.log_det()
-    bounds = [bound + jacobian for bound in runs.bound.tolist()]
-    best, scores = _choose(size_of, bounds, num_empty)
-    size = size_of[best]
-    parameters = jax.tree.map(lambda leaf: leaf[best, :size], runs.parameters)
-    rising = history[: int(runs.num_sweeps[best]) + 1, best].tolist()
+    def ascend(sizes: list[int]) -> list[Candidate]:
+        return mixture_search.ascend(
+            problem, paths, sizes, num_sweeps=num_sweeps, tolerance=tolerance
+        )
+
+    guesses = [max(levels, key=partial(_score_of, levels)) for levels in paths]
+    candidates = ascend(given or _near(guesses, most))
+    best, scores = _choose(candidates)
+    # By default the best size must have been compared with its neighbors.
+    while not given and (missing := sorted(set(_near([best.size], most)) - set(scores))):
+        candidates += ascend(missing)
+        best, scores = _choose(candidates)
     return Fit(
-        num_components=size,
-        parameters=basis.parameters(parameters),
-        prior=mixture_data.cast(priors[sizes.index(size)], dtype),
-        bound=bounds[best],
-        bounds=tuple(bound + jacobian for bound in rising),
-        converged=bool(runs.converged[best]),
+        num_components=best.size,
+        parameters=problem.basis.parameters(best.parameters),
+        prior=problem.basis.prior_of_x(best.prior),
+        bound=best.bounds[-1],
+        bounds=best.bounds,
+        converged=best.converged,
         scores=scores,
-        basis=basis,
-        in_basis=parameters,
+        basis=problem.basis,
+        in_basis=best.parameters,
     )
 
 
-def _prior_of(points: Array, num_components: int, prior: Prior | None) -> Prior:
-    """Returns the given prior after checks, or the default prior, in float64."""
-    if prior is None:
-        return mixture_data.of_points(points, num_components)
+def _score_of(levels: dict[int, Level], size: int) -> float:
+    return levels[size].score
+
+
+def _near(guesses: list[int], most: int) -> list[int]:
+    return list(range(max(1, min(guesses) - NEAR), min(most, max(guesses) + NEAR) + 1))
+
+
+def _checked(prior: Prior, points: Array) -> Prior:
+    """Returns the given prior after checks, in float64."""
     mean, mean_precision, (df, inverse_scale) = prior.component
     checked = mixture_data.make_prior(prior.concentration, mean, mean_precision, df, inverse_scale)
     if len(checked.component.mean) != points.shape[1]:
@@ -148,33 +164,32 @@ def _prior_of(points: Array, num_components: int, prior: Prior | None) -> Prior:
     return checked
 
 
-def _choose(
-    size_of: list[int], bounds: list[float], num_empty: list[int]
-) -> tuple[int, dict[int, float]]:
-    """Chooses the best run, from the size, bound and number of empty components of each.
+def _choose(candidates: list[Candidate]) -> tuple[Candidate, dict[int, float]]:
+    """Chooses the best run.
 
     Returns:
-        The index of the best run, and the best score of each size.
+        The best run, and the best score of each size.
     """
     best_of, scores = {}, {}
-    for size in sorted(set(size_of)):
-        here = [run for run, its_size in enumerate(size_of) if its_size == size]
-        full = [run for run in here if num_empty[run] == 0]
+    sizes = sorted({candidate.size for candidate in candidates})
+    for size in sizes:
+        here = [candidate for candidate in candidates if candidate.size == size]
+        full = [candidate for candidate in here if candidate.num_empty == 0]
         # With a single K the bound alone decides.
-        among = full if len(set(size_of)) > 1 and full else here
-        best = max(among, key=bounds.__getitem__)
-        log_modes = math.lgamma(size + 1) - math.lgamma(num_empty[best] + 1)
-        best_of[size], scores[size] = best, bounds[best] + log_modes
-    eligible = [size for size, best in best_of.items() if num_empty[best] == 0] or list(best_of)
+        among = full if len(sizes) > 1 and full else here
+        best = max(among, key=lambda candidate: candidate.bounds[-1])
+        log_modes = math.lgamma(size + 1) - math.lgamma(best.num_empty + 1)
+        best_of[size], scores[size] = best, best.bounds[-1] + log_modes
+    eligible = [size for size in sizes if best_of[size].num_empty == 0] or sizes
     return best_of[max(eligible, key=scores.__getitem__)], scores
 
 
-def default_prior(x: ArrayLike, num_components: int) -> Prior:
+def scikit_learn_prior(x: ArrayLike, num_components: int) -> Prior:
     """Returns scikit-learn's default prior for a mixture with Dirichlet weights, from x [N, D].
 
     The concentration is 1/K. The mean is that of x, with a precision of one datapoint. The Wishart
     has D degrees of freedom. Its inverse scale is the covariance of x, which must be positive
-    definite.
+    definite. Under this prior clusters that are tight for their distances are merged.
 
     Raises:
         ValueError: x is not [N, D] of finite numbers, or its covariance has no inverse.

@@ -32,12 +32,6 @@ class Basis(NamedTuple):
         with jax.enable_x64(True):
             return float(jnp.sum(jnp.log(jnp.diagonal(self.factor))))
 
-    def standardizing(self, dtype: jnp.dtype) -> Array:
-        """Returns the matrix [D, D] from y to x - shift, each dimension over its prior scale."""
-        with jax.enable_x64(True):
-            view = self.factor / jnp.linalg.norm(self.factor, axis=1)[:, None]
-            return view.astype(dtype)
-
     def prior(self, of_x: Prior, dtype: jnp.dtype) -> Prior:
         """Converts a prior of x's parameters, in float64, to one of y's parameters, in `dtype`."""
         mean, mean_precision, (df, inverse_scale) = of_x.component
@@ -52,13 +46,20 @@ class Basis(NamedTuple):
 
     def parameters(self, of_y: Parameters) -> Parameters:
         """Converts q of y's parameters to q of x's parameters, in the same dtype."""
-        mean, mean_precision, (df, inverse_scale) = of_y.components
+        return Parameters(of_y.weights, jax.vmap(self._component)(of_y.components))
+
+    def prior_of_x(self, of_y: Prior) -> Prior:
+        """Converts a prior of y's parameters to one of x's parameters, in the same dtype."""
+        return Prior(of_y.concentration, self._component(of_y.component))
+
+    def _component(self, of_y: NormalWishart) -> NormalWishart:
+        """Converts a distribution of y's parameters to one of x's parameters, in the same dtype."""
+        mean, mean_precision, (df, inverse_scale) = of_y
         with jax.enable_x64(True):
-            moved = self.shift[None] + mean.astype(jnp.float64) @ self.factor.T
+            moved = self.shift + self.factor @ mean.astype(jnp.float64)
             scale = self.factor @ inverse_scale.astype(jnp.float64) @ self.factor.T
             precision = Wishart(df, scale.astype(mean.dtype))
-            components = NormalWishart(moved.astype(mean.dtype), mean_precision, precision)
-        return Parameters(of_y.weights, components)
+            return NormalWishart(moved.astype(mean.dtype), mean_precision, precision)
 
 
 def of_prior(prior: Prior, origin: Array) -> Basis:

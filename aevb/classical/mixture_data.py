@@ -5,6 +5,7 @@ In float64, data far from the origin keep their digits until they are shifted an
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -79,23 +80,60 @@ def make_prior(
 
 
 def of_points(x: Array, num_components: int) -> Prior:
-    """Returns `gaussian_mixture.default_prior` in float64, of points x [N, D] in float64.
+    """Returns `gaussian_mixture.scikit_learn_prior` in float64, of points x [N, D] in float64.
 
     Raises:
         ValueError: the covariance of x has no inverse.
     """
-    num_points, num_dims = x.shape
     with jax.enable_x64(True):
         mean = jnp.mean(x, axis=0)
-        away = x - mean[None]
-        covariance = away.T @ away / max(1, num_points - 1)
-        if not _is_positive_definite(covariance):
+        return make_prior(1.0 / num_components, mean, 1.0, x.shape[1], covariance(x))
+
+
+def first_guess(x: Array, origin: ArrayLike) -> Prior:
+    """Returns the prior from which `mixture_hierarchy` starts, in float64, for points x in float64.
+
+    Its inverse scale is the covariance of x, which also is the shape of the prior of that scale.
+    Its mean is `origin` [D].
+
+    Raises:
+        ValueError: the covariance of x has no inverse.
+    """
+    return make_prior(1.0, origin, 1.0, x.shape[1], covariance(x))
+
+
+def covariance(x: Array) -> Array:
+    """Returns the covariance [D, D] of points x [N, D] in float64.
+
+    Raises:
+        ValueError: it has no inverse.
+    """
+    num_points, num_dims = x.shape
+    with jax.enable_x64(True):
+        away = x - jnp.mean(x, axis=0)[None]
+        found = away.T @ away / max(1, num_points - 1)
+        if not _is_positive_definite(found):
             raise ValueError(
                 f"the covariance of {num_points} datapoints in {num_dims} dimensions has no "
                 "inverse, which the default prior needs; leave out constant or redundant "
                 "dimensions, or give a prior"
             )
-        return make_prior(1.0 / num_components, mean, 1.0, num_dims, covariance)
+        return found
+
+
+def resolution(x: np.ndarray) -> np.ndarray:
+    """Returns the unit to which each dimension of x [N, D], in float64, is recorded, [D].
+
+    It is the smallest difference of two values that differ by more than the rounding of float32, if
+    float32 holds all of x, or else of float64. For real numbers it is tiny, about the range over N
+    squared.
+    """
+    with np.errstate(over="ignore"):
+        is_single = np.array_equal(x, x.astype(np.float32))
+    noise = 2.0 * np.finfo(np.float32 if is_single else np.float64).eps * np.max(np.abs(x), axis=0)
+    gaps = np.diff(np.sort(x, axis=0), axis=0)
+    smallest = np.min(np.where(gaps > noise, gaps, np.inf), axis=0, initial=np.inf)
+    return np.where(np.isfinite(smallest), smallest, 0.0)
 
 
 def cast(prior: Prior, dtype: jnp.dtype) -> Prior:

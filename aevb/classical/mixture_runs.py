@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb.classical import mixture_model, mixture_seeds
+from aevb.classical import mixture_hierarchy, mixture_model
 from aevb.classical.mixture_model import Parameters, Prior
 from aevb.classical.normal_wishart import Moments
-from aevb.types import Key
 
-NUM_SEEDING = 5_000  # k-means uses at most this many points
 BLOCK_SIZE = 2**18  # elements in the largest temporary of a block
 
 
@@ -28,10 +26,19 @@ class Blocks(NamedTuple):
     counts: Array  # [B, M], 1 for a point and 0 for padding
 
 
+class Starts(NamedTuple):
+    """Statistics of clusters about centers, from which S runs start; leaves [S, ...]."""
+
+    statistics: Moments  # leaves [S, K, ...]
+    centres: Array  # [S, K, D]
+    prior: Prior
+
+
 class Runs(NamedTuple):
     """The states of S runs. The statistics are under the optimal q(z) given the parameters."""
 
     parameters: Parameters  # leaves [S, K, ...]
+    prior: Prior  # leaves [S, ...]
     statistics: Moments  # leaves [S, K, ...], about the components' means
     bound: Array  # [S], nats
     num_sweeps: Array  # [S], int32
@@ -52,15 +59,27 @@ def split(x: Array, *, num_clusters: int) -> Blocks:
 
 
 def evaluate(
-    parameters: Parameters, prior: Prior, active: Array, blocks: Blocks
+    parameters: Parameters,
+    prior: Prior,
+    active: Array,
+    blocks: Blocks,
+    rounding: Array | None = None,
 ) -> tuple[Moments, Array]:
     """Computes the optimal q(z) given parameters with leaves [S, ...].
+
+    With a covariance `rounding` [D, D] of errors u, the bound is the expectation over u of that of
+    the points x + u, each with the q(z) of its x. It is a bound on log E_u[p(x + u)].
 
     Returns:
         The statistics under q(z), leaves [S, K, ...], and the bound [S] in nats.
     """
     log_joints = jax.vmap(mixture_model.log_joint)(parameters, active)
     centres = parameters.components.mean
+    if rounding is not None:
+        halves = 0.5 * jnp.einsum(
+            "skij,skil,jl->sk", log_joints.whitener, log_joints.whitener, rounding
+        )
+        log_joints = log_joints._replace(constant=log_joints.constant - halves)
 
     def of_block(block: Blocks) -> tuple[Moments, Array]:
         def of_run(log_joint: mixture_model.LogGaussian, centres: Array) -> tuple[Moments, Array]:
@@ -75,51 +94,41 @@ def evaluate(
 
     first, rest = jax.tree.map(lambda leaf: leaf[0], blocks), jax.tree.map(lambda a: a[1:], blocks)
     (data, log_normalizer), _ = jax.lax.scan(add, of_block(first), rest)
+    if rounding is not None:
+        errors = data.num_points[:, :, None, None] * rounding[None, None]
+        data = data._replace(scatter=data.scatter + errors)
     return data, log_normalizer - jax.vmap(mixture_model.kl)(parameters, prior, active)
-
-
-def start(key: Key, x: Array, view: Array, prior: Prior, active: Array) -> Parameters:
-    """Returns parameters for the k-means clusters of points x [N, D], or of a sample of them.
-
-    k-means measures distances between the points `view @ x`, with `view` [D, D].
-    """
-    sample_key, key = jax.random.split(key)
-    seen = x
-    if len(x) > NUM_SEEDING:
-        seen = jax.random.choice(sample_key, x, (NUM_SEEDING,), replace=False)
-    clusters = mixture_seeds.responsibilities(key, view @ seen.T, len(active), active)
-    centres = mixture_model.at_prior(prior, len(active)).components.mean
-    data = mixture_model.statistics(seen.T, clusters, centres)
-    for_all = jax.tree.map(lambda leaf: leaf * (len(x) / len(seen)), data)
-    return mixture_model.update_parameters(prior, for_all, centres)
 
 
 @partial(jax.jit, static_argnames="num_sweeps")
 def ascend(
-    keys: Array,
+    starts: Starts,
     x: Array,
-    view: Array,
-    prior: Prior,
     active: Array,
     tolerance: Array,
     *,
     num_sweeps: int,
+    rounding: Array | None = None,
 ) -> tuple[Runs, Array]:
     """Runs coordinate ascent S times on points x [N, D].
 
     Each run ends when a sweep raises its bound by less than `tolerance`, or after `num_sweeps`.
 
     Args:
-        view: the matrix [D, D] of `start`.
-        prior: leaves [S, ...].
         active: [S, K], bool, the components of each run.
         tolerance: [], nats.
+        rounding: [D, D], the covariance of the points' errors. If it is given, the prior is learned
+            (`mixture_hierarchy`), and otherwise it is that of `starts`.
 
     Returns:
         The runs, and their bounds before the first sweep and after each [T + 1, S], in nats.
     """
-    starts = jax.vmap(start, in_axes=(0, None, None, 0, 0))(keys, x, view, prior, active)
-    return continue_from(starts, x, prior, active, tolerance, num_sweeps=num_sweeps)
+    parameters = jax.vmap(mixture_model.update_parameters)(
+        starts.prior, starts.statistics, starts.centres
+    )
+    return continue_from(
+        parameters, x, starts.prior, active, tolerance, num_sweeps=num_sweeps, rounding=rounding
+    )
 
 
 @partial(jax.jit, static_argnames="num_sweeps")
@@ -131,28 +140,43 @@ def continue_from(
     tolerance: Array,
     *,
     num_sweeps: int,
+    rounding: Array | None = None,
 ) -> tuple[Runs, Array]:
-    """Runs `ascend` from given parameters, leaves [S, K, ...]."""
+    """Runs `ascend` from given parameters, leaves [S, K, ...], and priors, leaves [S, ...]."""
     blocks = split(x, num_clusters=active.size)
-    none, not_yet = jnp.zeros(len(active), jnp.int32), jnp.zeros(len(active), bool)
-    runs = Runs(starts, *evaluate(starts, prior, active, blocks), none, not_yet)
+    size = len(active)
+
+    def of_parameters(parameters: Parameters, runs: Runs) -> Runs:
+        prior, lacks = runs.prior, jnp.zeros(size, x.dtype)
+        if rounding is not None:
+            prior, lacks = jax.vmap(mixture_hierarchy.learn)(parameters, prior, active)
+        data, bound = evaluate(parameters, prior, active, blocks, rounding)
+        bound += lacks
+        converged = bound - runs.bound < tolerance
+        return Runs(parameters, prior, data, bound, runs.num_sweeps + 1, converged)
 
     def goes_on(carry: tuple[Array, Runs, Array]) -> Array:
         number, runs, _ = carry
-        return (number < num_sweeps) & ~jnp.all(runs.converged)
+        return (number <= num_sweeps) & ~jnp.all(runs.converged)
 
     def sweep(carry: tuple[Array, Runs, Array]) -> tuple[Array, Runs, Array]:
         number, runs, history = carry
         centres = runs.parameters.components.mean
-        parameters = jax.vmap(mixture_model.update_parameters)(prior, runs.statistics, centres)
-        data, bound = evaluate(parameters, prior, active, blocks)
-        small = bound - runs.bound < tolerance
-        after = Runs(parameters, data, bound, runs.num_sweeps + 1, small)
+        update = jax.vmap(mixture_model.update_parameters)
+        updated = update(runs.prior, runs.statistics, centres)
+        # Sweep 0 evaluates the start; in the same loop, since compiling it twice would take longer.
+        parameters = jax.tree.map(partial(jnp.where, number == 0), runs.parameters, updated)
+        after = of_parameters(parameters, runs)
         after = jax.vmap(_choose)(runs.converged, runs, after)
-        return number + 1, after, history.at[number + 1].set(after.bound)
+        return number + 1, after, history.at[number].set(after.bound)
 
-    history = jnp.zeros((num_sweeps + 1, len(active)), x.dtype).at[0].set(runs.bound)
-    _, runs, history = jax.lax.while_loop(goes_on, sweep, (jnp.int32(0), runs, history))
+    mean, _, (_, scatter) = jax.tree.map(jnp.zeros_like, starts.components)
+    nothing = Moments(mean[..., 0], mean, scatter)
+    lowest = jnp.full(size, -jnp.inf, x.dtype)
+    before = jnp.full(size, -1, jnp.int32)
+    begun = Runs(starts, prior, nothing, lowest, before, jnp.zeros(size, bool))
+    history = jnp.zeros((num_sweeps + 1, size), x.dtype)
+    _, runs, history = jax.lax.while_loop(goes_on, sweep, (jnp.int32(0), begun, history))
     return runs, history
 
 

@@ -45,6 +45,7 @@ def k_means_plus_plus(key: Key, x: Array, num_components: int) -> Array:
 
 def _nearest(x: Array, centres: Array, active: Array) -> Array:
     """Returns the nearest active center of each point, one-hot [K, N]; x is [D, N]."""
-    squared = jnp.sum(jnp.square(centres), axis=1)[:, None] - 2.0 * (centres @ x)
+    # Expanding the square would lose the digits of clusters that are tight for their distances.
+    squared = jax.vmap(lambda centre: jnp.sum(jnp.square(x - centre[:, None]), axis=0))(centres)
     nearest = jnp.argmin(jnp.where(active[:, None], squared, jnp.inf), axis=0)
     return jax.nn.one_hot(nearest, len(centres), axis=0, dtype=x.dtype)

@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping
 
 from aevb.reports import figures
 
-from . import estimators, results, scaling, speed
+from . import estimators, mixtures, results, scaling, speed
 from .documents import ROOT, filled_in
 
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("results", "estimators", "speed", "scaling")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("results", "estimators", "speed", "scaling", "variational_bayes")
+    ),
 )
 TABLES: Mapping[str, Callable[[], str]] = {
-    **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES
+    **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES, **mixtures.TABLES
 }  # fmt: skip
 FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES}
 

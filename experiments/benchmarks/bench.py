@@ -105,6 +105,9 @@ BY_NAME = {
             "mixture_speed", "--rounds=5", "--rounds=1 --points=2000 --restarts=2",
             needs_data=False,
         ),
+        Benchmark(
+            "mixture_counts", quick="--sets=1 --situations=three_few", needs_data=False
+        ),
         Benchmark("sampling_speed", quick="--rounds=1 --draws=100", needs_data=False),
     ],
     "explorer": [Benchmark("explorer_speed", quick="--rounds=1 --moves=10", needs_data=False)],

@@ -57,6 +57,7 @@ def aevb(x: np.ndarray, args: argparse.Namespace) -> Callable[[int], Callable[[]
             jax.random.key(seed),
             x,
             num_components=args.components,
+            prior=gaussian_mixture.scikit_learn_prior(x, args.components),
             num_restarts=args.restarts,
             num_sweeps=args.sweeps,
             tolerance=-np.inf,

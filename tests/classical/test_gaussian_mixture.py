@@ -12,7 +12,14 @@ import scipy.stats
 from oracles import integrate
 from sklearn.mixture import BayesianGaussianMixture
 
-from aevb.classical import gaussian_mixture, mixture_model
+from aevb.classical import (
+    gaussian_mixture,
+    mixture_data,
+    mixture_merges,
+    mixture_model,
+    mixture_search,
+)
+from aevb.classical.families import Dirichlet
 from aevb.classical.gaussian_mixture import Fit, make_prior
 from aevb.classical.mixture_model import Parameters, Prior
 
@@ -112,18 +119,135 @@ def test_far_apart_components_have_modes_of_equal_evidence_and_the_bound_sees_on
 @pytest.mark.slow
 def test_an_empty_component_has_no_modes_of_its_own():
     """Six components of which four are empty have 6!/4! modes; the only candidate is still kept."""
-    found = gaussian_mixture.fit(KEY, simulated(2), num_components=6, num_restarts=18)
+    x = simulated(2)
+    prior = gaussian_mixture.scikit_learn_prior(x, 6)
+    found = gaussian_mixture.fit(KEY, x, num_components=6, prior=prior, num_restarts=18)
     counts = np.asarray(found.parameters.weights.concentration) - 1.0 / 6.0
     assert np.sum(counts < 1.0) == 4
     assert found.scores[6] == pytest.approx(found.bound + np.log(30.0))
     assert found.num_components == 6
 
 
+# The default prior. These fits share one compiled program.
+
+
+def row(counts: list[int], apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns clusters of standard deviation 1 in the plane, in a row, and their names."""
+    names = np.repeat(np.arange(len(counts)), counts)
+    x = np.random.default_rng(7).normal(size=(len(names), 2))
+    x[:, 0] += apart * names
+    return x, names
+
+
+def turned(x: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """Makes the clusters ten times as long as wide, each in a direction of its own."""
+    angles = 1.0 * names
+    along, across = 10.0 * x[:, 0] - 10.0 * 40.0 * names, x[:, 1]
+    rotated = [np.cos(angles) * along - np.sin(angles) * across,
+               np.sin(angles) * along + np.cos(angles) * across]  # fmt: skip
+    return np.stack(rotated, axis=1) + 40.0 * np.stack([names, names % 2], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "apart"),
+    [([300], 0.0), ([75] * 4, 10.0), ([100] * 3, 30.0), ([270, 15, 15], 10.0), ([60] * 5, 6.0)],
+    ids=["one", "four", "far apart", "unequal", "near"],
+)
+def test_clear_clusters_are_counted_right(counts: list[int], apart: float):
+    x, names = row(counts, apart)
+    found = choose(x)
+    assert found.num_components == len(counts)
+    order = np.argsort(found.means[:, 0])
+    clusters = np.argsort(order)[np.asarray(gaussian_mixture.predict(found, x))]
+    assert np.mean(clusters == names) > 0.99
+    assert np.all(np.diff(found.bounds) > -1e-2)
+
+
+@pytest.mark.parametrize("kind", ["nested", "elongated", "rounded"])
+def test_clusters_of_other_shapes_are_counted_right(kind: str):
+    x, names = row([150, 150], 0.0) if kind == "nested" else row([100] * 3, 40.0)
+    if kind == "nested":
+        x = np.where(names[:, None] == 1, 10.0 * x, x)
+    elif kind == "elongated":
+        x = turned(x, names)
+    else:
+        x = np.round(x)  # whole standard deviations: many datapoints are equal
+    assert choose(x).num_components == len(np.unique(names))
+
+
+def test_an_outlier_becomes_a_component_and_moves_no_other():
+    """The shift of the means is compared with their standard errors, 0.1."""
+    x, names = row([100, 100, 99, 1], 10.0)
+    x[-1] = 1e6
+    found = choose(x)
+    assert found.num_components == 4
+    means = found.means[np.argsort(found.means[:, 0])]
+    for name in range(3):
+        np.testing.assert_allclose(means[name], np.mean(x[names == name], axis=0), atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("scales", "origin"),
+    [((1e6, 1e6), (0.0, 0.0)), ((1e-6, 1e-6), (0.0, 0.0)), ((1e6, 1e-6), (-1e6, 1e-6))],
+)
+def test_the_default_fit_is_equivariant(scales: tuple, origin: tuple):
+    x, _ = row([75] * 4, 10.0)
+    fits = choose(x), choose(np.array(origin) + np.array(scales) * x)
+    orders = [np.argsort(found.means[:, 0]) for found in fits]
+    expected, found = (
+        (np.asarray(its.means)[order], np.asarray(its.covariances)[order])
+        for its, order in zip(fits, orders, strict=True)
+    )
+    np.testing.assert_allclose((found[0] - origin) / scales, expected[0], atol=1e-3)
+    np.testing.assert_allclose(found[1] / np.outer(scales, scales), expected[1], atol=1e-3)
+    jacobian = -len(x) * np.sum(np.log(scales))
+    assert fits[1].bound == pytest.approx(fits[0].bound + jacobian, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num", "size", "num_dims", "apart"),
+    [(1, 100, 20, 0.0), (20, 15, 3, 30.0), (20, 50, 1, 10.0), (8, 100, 5, 6.0)],
+)
+def test_the_default_finds_the_number_without_candidates(
+    num: int, size: int, num_dims: int, apart: float
+):
+    """The clusters are on a line, or on a grid with three to a side in up to three dimensions.
+
+    In the other dimensions there are none, which a standard deviation as scale would hide.
+    """
+    rng = np.random.default_rng(11)
+    places = rng.permutation(num)
+    grid = np.stack([places // 3**d % 3 for d in range(min(num_dims, 3))], axis=1)
+    centres = np.zeros((num, num_dims))
+    centres[:, : grid.shape[1]] = places[:, None] if num_dims == 1 else grid
+    x = np.repeat(apart * centres, size, axis=0) + rng.normal(size=(num * size, num_dims))
+    assert gaussian_mixture.fit(KEY, x).num_components == num
+
+
+@pytest.mark.slow
+def test_the_search_reaches_the_bound_of_a_start_at_the_truth():
+    """Twelve clusters in ten dimensions, of which k-means takes several for one."""
+    rng = np.random.default_rng(5)
+    names = np.repeat(np.arange(12), 40)
+    x = 3.0 * rng.normal(size=(12, 10))[names] + rng.normal(size=(480, 10))
+    found = gaussian_mixture.fit(KEY, x)
+    points, dtype = mixture_data.points(x)
+    problem = mixture_search.problem_of(points, dtype, None)
+    assert problem.rounding is not None
+    truth = mixture_merges.clusters_of(problem.points, names, problem.rounding)
+    prior = mixture_merges.learn(truth, problem.prior, 10)
+    start = {12: mixture_merges.Level(truth, prior, 0.0)}
+    (known,) = mixture_search.ascend(problem, [start], [12], num_sweeps=200, tolerance=1e-3)
+    assert found.num_components == 12
+    assert found.bound > known.bounds[-1] - 0.5
+
+
 # The fit
 
 
 @pytest.mark.slow
-def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
+def test_the_bound_is_that_of_the_data_as_given():
     """The oracle is the plain model in float64, at the fitted parameters and their best q(z)."""
 
     @jax.jit
@@ -134,6 +258,8 @@ def test_the_bound_is_that_of_the_data_as_given(fitted: Fit):
         q = mixture_model.MeanField(responsibilities.T, parameters)
         return mixture_model.bound(q, x, prior, active)
 
+    fitted = choose(simulated(3), KNOWN)
+    assert fitted.num_components == 3
     parameters, prior = jax.tree.map(
         lambda leaf: np.asarray(leaf, np.float64), (fitted.parameters, fitted.prior)
     )
@@ -158,8 +284,11 @@ def test_another_unit_and_origin_change_the_bound_only_by_the_jacobian(fitted: F
     np.testing.assert_allclose(scores, expected, atol=5e-3)
 
 
-def test_the_default_prior_and_the_fit_are_scikit_learns(fitted: Fit):
+@pytest.mark.slow  # it compiles its own program
+def test_under_scikit_learns_prior_the_fit_is_scikit_learns():
     x = simulated(3)
+    prior = gaussian_mixture.scikit_learn_prior(x, 3)
+    fitted = gaussian_mixture.fit(KEY, x, num_components=3, prior=prior, tolerance=1e-5)
     theirs = BayesianGaussianMixture(
         n_components=3,
         weight_concentration_prior_type="dirichlet_distribution",
@@ -168,7 +297,6 @@ def test_the_default_prior_and_the_fit_are_scikit_learns(fitted: Fit):
         max_iter=500,
         random_state=0,
     ).fit(x)
-    prior = gaussian_mixture.default_prior(x, 3)
     mean, mean_precision, (df, inverse_scale) = prior.component
     assert float(prior.concentration) == pytest.approx(theirs.weight_concentration_prior_)
     assert (float(mean_precision), float(df)) == (1.0, 2.0)
@@ -188,20 +316,18 @@ def test_the_default_prior_and_the_fit_are_scikit_learns(fitted: Fit):
     )
 
 
-@pytest.mark.slow
 def test_the_best_of_the_restarts_is_kept():
-    """On seven clusters in ten dimensions, k-means often takes two for one."""
-    rng = np.random.default_rng(1)
-    centres = 3.0 * rng.normal(size=(7, 10))
-    x = centres[rng.integers(7, size=400)] + rng.normal(size=(400, 10))
+    runs = [candidate(2, [-5.0, -3.0]), candidate(2, [-4.0, -2.0]), candidate(2, [-3.5, -3.0])]
+    best, scores = gaussian_mixture._choose(runs)
+    assert best is runs[1]
+    assert scores == {2: pytest.approx(-2.0 + np.log(2.0))}
 
-    def bound(seed: int, num_restarts: int) -> float:
-        key = jax.random.key(seed)
-        return gaussian_mixture.fit(key, x, num_components=7, num_restarts=num_restarts).bound
 
-    single = [bound(seed, 1) for seed in range(6)]
-    assert max(single) > min(single) + 10.0
-    assert bound(0, 8) > max(single) - 1.0
+def candidate(size: int, bounds: list[float]) -> mixture_search.Candidate:
+    component = make_prior(*KNOWN).component
+    leaves = jax.tree.map(lambda leaf: np.stack([leaf] * size), component)
+    parameters = Parameters(Dirichlet(jnp.ones(size)), leaves)
+    return mixture_search.Candidate(parameters, make_prior(*KNOWN), 0, tuple(bounds), True)
 
 
 # New points

@@ -440,6 +440,29 @@ def test_the_mixture_benchmark_fits_in_turn_with_equal_bounds(tmp_path: Path):
     assert report["sizes"]["points"] == 2000
 
 
+def test_the_situations_have_their_number_of_clusters_apart_as_said(program: Any):
+    situations = program("mixture_situations")
+    for situation in situations.SITUATIONS.values():
+        x, names = situation.draw(np.random.default_rng(0))
+        assert len(x) == len(names)
+        assert len(np.unique(names)) == situation.num_clusters
+    x, names = situations.clusters(20, 50, 2, 10.0)(np.random.default_rng(1))
+    means = np.stack([np.mean(x[names == name], axis=0) for name in range(20)])
+    distances = np.linalg.norm(means[:, None] - means[None], axis=2) + 100.0 * np.eye(20)
+    assert 9.0 < np.min(distances) < 15.0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_counts_finds_clear_clusters(tmp_path: Path):
+    output = tmp_path / "counts.json"
+    flags = ("--sets=1", "--situations=three_few", f"--output={output}")
+    python(BENCHMARKS / "mixture_counts.py", *flags)
+    situation = json.loads(output.read_text())["situations"]["three_few"]
+    assert situation["num_clusters"] == 3
+    assert situation["found"]["aevb"] == [3]
+    assert situation["right"]["aevb"] == 1
+
+
 @pytest.mark.slow
 def test_the_sampling_benchmark_has_chains_and_fits_that_agree(tmp_path: Path):
     output = tmp_path / "sampling.json"

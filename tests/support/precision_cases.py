@@ -828,6 +828,16 @@ def of_one_run(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[None], tree)
 
 
+def start_of(prior: Any, x: jax.Array, responsibilities: jax.Array) -> Any:
+    centres = x[:2]
+    data = classical.mixture_model.statistics(x.T, responsibilities, centres)
+    return classical.mixture_runs.Starts(data, centres, prior)
+
+
+calls(
+    "classical.mixture_hierarchy",
+    learn=with_mixture(lambda f, q, prior, x, r: f(q, prior, HERE)),
+)
 calls(
     "classical.mixture_runs",
     split=by(lambda f, x: f(x, num_clusters=2), X),
@@ -837,16 +847,12 @@ calls(
             classical.mixture_runs.split(x, num_clusters=2),
         )
     ),
-    start=by(
-        lambda f, x, view, prior: f(KEY, x, view, prior, HERE), X, np.eye(3), MIXTURE_PRIOR,
-        tolerance=1e-4,
-    ),
     # It is jitted where it is defined, and a trace with the noise of a test would be kept.
     ascend=by(
-        lambda f, x, view, prior: f(
-            KEY[None], x, view, of_one_run(prior), HERE[None], jnp.zeros((), x.dtype), num_sweeps=2
+        lambda f, x, prior, r: f(
+            of_one_run(start_of(prior, x, r)), x, HERE[None], jnp.zeros((), x.dtype), num_sweeps=2
         ),
-        X, np.eye(3), MIXTURE_PRIOR, is_comparable=False,
+        X, MIXTURE_PRIOR, RESPONSIBILITIES, is_comparable=False,
     ),
     continue_from=with_mixture(
         lambda f, q, prior, x, r: f(
@@ -973,12 +979,20 @@ CONCRETE = "needs concrete data, is jitted inside, and has tests in both dtypes 
 WITHOUT_FLOATS |= dict.fromkeys(
     (
         *(f"classical.gaussian_mixture.{name}" for name in
-          ("fit", "default_prior", "predict_proba", "predict", "score_samples")),
+          ("fit", "scikit_learn_prior", "predict_proba", "predict", "score_samples")),
         *(f"classical.mixture_data.{name}" for name in
-          ("points", "make_prior", "of_points", "cast")),
+          ("points", "make_prior", "of_points", "first_guess", "covariance", "resolution", "cast")),
         *(f"classical.mixture_basis.{name}" for name in
-          ("Basis.of", "Basis.log_det", "Basis.standardizing", "Basis.prior", "Basis.parameters",
+          ("Basis.of", "Basis.log_det", "Basis.prior", "Basis.parameters", "Basis.prior_of_x",
            "of_prior")),
+        *(f"classical.mixture_search.{name}" for name in ("problem_of", "merged", "ascend")),
     ),
     CONCRETE,
 )  # fmt: skip
+WITHOUT_FLOATS |= dict.fromkeys(
+    (
+        f"classical.mixture_merges.{name}"
+        for name in ("clusters_of", "union", "log_evidence", "log_gammas_of", "learn", "merge")
+    ),
+    "NumPy's float64",
+)

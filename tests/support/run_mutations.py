@@ -36,6 +36,7 @@ MORE_TESTS = {
     "losses": "gradients",
     "matrix_normal": "linear_gaussian",
     "mixture_runs": "mixture_model",
+    "mixture_search": "gaussian_mixture",
     "networks": "convolutions vae",
     "preprocessing": "data",
     "run": "main",
