@@ -160,7 +160,7 @@ def test_the_kind_of_an_array_chooses_its_likelihood(case: str, capsys: pytest.C
     run = aevb.fit(x, {**SMALL, "train.num_examples": 20})
     assert run.data.kind == kind
     words = capsys.readouterr().out
-    assert f"({kind})" in words
+    assert f"({kind}, guessed; data.kind states it)" in words
     assert f", {likelihood}, " in words
     assert np.isfinite(run.summary["test_bound"])
 

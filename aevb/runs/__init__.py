@@ -443,13 +443,15 @@ def describe(experiment: Experiment, config: Values) -> str:
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     num_valid = len(dataset.splits.get("valid", ()))
     sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
+    is_guessed = config["data.name"].startswith(("file:", "array:")) and not config["data.kind"]
+    kind = f"{dataset.kind}, guessed; data.kind states it" if is_guessed else dataset.kind
     likelihood = with_likelihood(config, dataset.kind)["model.likelihood"]
     how = config["algorithm.name"]
     if "bound" in signature(entry_of(config, "algorithm.name").make).parameters:
         how += f" with {config['algorithm.bound']}"
     return (
         f"data:  {dataset.name}, {len(dataset.train):,} training, {num_valid:,} validation "
-        f"and {len(dataset.test):,} test datapoints ({dataset.kind})\n"
+        f"and {len(dataset.test):,} test datapoints ({kind})\n"
         f"model: {config['model.network']} {'-'.join(map(str, sizes))} and back, "
         f"{likelihood}, {num_params:,} parameters\n"
         f"train: {how}, "

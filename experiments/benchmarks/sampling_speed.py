@@ -79,7 +79,7 @@ def mixture(draws: int) -> Problem:
     centres = jnp.array([[-3.0, 0.0], [0.0, 2.5], [3.0, -0.5]])
     x = centres[jax.random.randint(kind_key, (300,), 0, 3)] + jax.random.normal(x_key, (300, 2))
     new = 2.0 * jax.random.normal(new_key, (6, 2))
-    prior = gaussian_mixture.default_prior(x, 3)
+    prior = gaussian_mixture.scikit_learn_prior(x, 3)
     problem = mixture_model.coordinate_ascent(x, prior, 3)
 
     def densities(sample: mixture_gibbs.Sample) -> Array:
