@@ -54,11 +54,11 @@ def untrained(x: np.ndarray, **settings: Any) -> TrainedRun:
     dataset = dataset_of(x, config)
     vae, algorithm = build_model(config, dataset.description)
     params = algorithm.vae_params(algorithm.init(jax.random.key(1)).params)
-    summary = {"test_bound": -1.5, "seconds": 1.0, "num_examples": 20}
-    history = [{"examples": 10, "valid_bound": -2.5}, {"examples": 20, "valid_bound": -2.0}]
+    summary = {"test_bound": -1.5, "seconds": 1.0, "num_examples": 30}
+    history = [{"examples": 10 * (n + 1), "valid_bound": n - 2.5} for n in range(3)]
     origin: Any = InMemory
     data = dataset.description
-    return TrainedRun(model_of(vae, params, data), data, config, summary, history, 1, origin)
+    return TrainedRun(model_of(vae, params, data), data, config, summary, history, 2, origin)
 
 
 def load(folder: Path, name: str) -> jax_export.Exported:
@@ -128,8 +128,8 @@ def test_the_card_describes_what_the_programs_take_and_return(tmp_path: Path):
     assert card["versions"]["jax"] == jax.__version__
     assert card["versions"]["aevb"] == aevb.__version__
     assert card["config"]["model.guide"] == "full_normal"
-    assert card["summary"] == {"test_bound": -1.5, "num_examples": 20}
-    assert (card["step"], card["evaluation"]["valid_bound"]) == (1, -2.5)  # not that of the end
+    assert card["summary"] == {"test_bound": -1.5, "num_examples": 30}
+    assert (card["step"], card["evaluation"]["valid_bound"]) == (2, -1.5)  # neither first nor last
     assert (card["data"]["kind"], card["data"]["shape"]) == ("grey", [6, 5])
 
 
