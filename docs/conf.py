@@ -32,6 +32,7 @@ PAGES = {
         "docs/how_to/data.md",
         "docs/how_to/model.md",
         "docs/how_to/log_p.md",
+        "docs/how_to/export.md",
     ],
     "The code": [
         "docs/design.md",

@@ -81,6 +81,7 @@ KNOWN_TO = {
     "wandb": ("storage",),
     "scipy": ("evaluation", "data"),
     "pyarrow": ("data",),
+    "safetensors": ("runs",),
 }
 EVERYWHERE = ("jax", "numpy")
 

@@ -19,18 +19,24 @@ def identity(dataset: Dataset) -> dict[str, Any]:
     It is JSON content. A preprocessing that is not of this package is None. The digests depend
     neither on the data's name nor on whether they are in memory.
     """
-    description = dataset.description
-    preprocess = description.preprocess
     content = {
-        **description._asdict(),
-        "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocessing) else None,
-        "standardization": None if (by := description.standardization) is None else asdict(by),
+        **content_of(dataset.description),
         "splits": {
             split: {"number": len(data), "dtype": str(data.dtype), "sha256": sources.digest(data)}
             for split, data in dataset.splits.items()
         },
     }
     return as_read_back(content)
+
+
+def content_of(description: Description) -> dict[str, Any]:
+    """Returns a description as JSON content. A preprocessing not of this package is None."""
+    preprocess, by = description.preprocess, description.standardization
+    return {
+        **description._asdict(),
+        "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocessing) else None,
+        "standardization": None if by is None else asdict(by),
+    }
 
 
 def description_of(stored: Mapping[str, Any]) -> Description | None:

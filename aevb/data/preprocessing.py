@@ -25,17 +25,35 @@ class Preprocessing:
     is_dequantized: bool = False
 
     def __call__(self, key: Key, x: Array) -> Array:
-        """Returns the model's input x [D], float32, from a datapoint as stored [D].
+        """Returns the model's input x [D], float32, from a datapoint as stored [D]."""
+        return self.with_noise(self.draw_noise(key, x.shape), x)
+
+    def draw_noise(self, key: Key, shape: tuple[int, ...]) -> Array | None:
+        """Draws the u of `with_noise`, uniform on [0, 1), float32; None if nothing is random."""
+        if self.is_dequantized:
+            return _noise_of_cells(jax.random.split(key)[1], shape)
+        return jax.random.uniform(key, shape, jnp.float32) if self.name == "drawn" else None
+
+    def with_noise(self, noise: Array | None, x: Array) -> Array:
+        """Returns the model's input x [D], float32, from a datapoint as stored [D] and its noise.
 
         "unchanged" is for 0/1 and real numbers. "drawn" makes an independent 0/1 draw for each grey
-        level in 0..255, with P(1) = x / 255. "scaled" divides levels by `grey_scale`.
+        level in 0..255: 1 where u < x / 255, so that P(1) = x / 255. "scaled" divides levels by
+        `grey_scale`. A dequantized level becomes (k + u) / 256.
+
+        Args:
+            noise: u [D], in [0, 1); None if nothing is random.
+
+        Raises:
+            ValueError: noise is missing, or is given where nothing is random.
         """
-        if self.is_dequantized:
-            return _with_noise(replace(self, is_dequantized=False), key, x)
+        if (noise is not None) != self.is_random:
+            raise ValueError(f"the preprocessing {self.name!r} takes noise only if it is random")
         x = x.astype(jnp.float32)
-        if self.name == "drawn":
-            return jax.random.bernoulli(key, x / jnp.float32(255)).astype(jnp.float32)
-        return x if self.grey_scale is None else x / jnp.float32(self.grey_scale)
+        if self.name == "drawn" and noise is not None:
+            return (noise < x / jnp.float32(255)).astype(jnp.float32)
+        x = x if self.grey_scale is None else x / jnp.float32(self.grey_scale)
+        return x if noise is None else x + noise / 256
 
     @property
     def is_random(self) -> bool:
@@ -75,8 +93,11 @@ def dequantized(preprocess: Preprocess) -> Preprocess:
 
 def _with_noise(preprocess: Preprocess, key: Key, x: Array) -> Array:
     key, noise_key = jax.random.split(key)
-    noise = jax.random.bits(noise_key, x.shape, jnp.uint16).astype(jnp.float32)
-    return preprocess(key, x) + noise / 2**24
+    return preprocess(key, x) + _noise_of_cells(noise_key, x.shape) / 256
+
+
+def _noise_of_cells(key: Key, shape: tuple[int, ...]) -> Array:
+    return jax.random.bits(key, shape, jnp.uint16).astype(jnp.float32) / 2**16
 
 
 def binarized_once(*images: np.ndarray) -> list[np.ndarray]:

@@ -31,21 +31,42 @@ def to_model(data: Description, x: Any, key: Key | None = None) -> Array:
     Raises:
         UserError: the shape is wrong, or a key is missing.
     """
+    stored = _as_stored(data, x)
+    if key is None and is_random(data):
+        raise UserError(
+            f"the preprocessing of {data.name} is random, as a binarization is; give a key, "
+            "key=jax.random.key(0)"
+        )
+    return data.preprocess(jax.random.key(0) if key is None else key, stored)
+
+
+def with_noise(data: Description, x: Any, noise: Array | None) -> Array:
+    """Returns the model's x [D] of a datapoint in the user's units and its noise.
+
+    Args:
+        data: of a preprocessing of this package.
+        x: of the shape of the user's data, or flat, [D].
+        noise: u of `Preprocessing.with_noise`, of the shape of x; None if nothing is random.
+
+    Raises:
+        UserError: the shape is wrong.
+    """
+    assert isinstance(data.preprocess, Preprocessing)
+    flat = None if noise is None else noise.reshape(-1)
+    return data.preprocess.with_noise(flat, _as_stored(data, x))
+
+
+def _as_stored(data: Description, x: Any) -> Array:
     shape = np.shape(x)
     if shape not in (data.shape, (data.num_dims,)):
         raise UserError(
             f"x has the shape {shape}; a datapoint of {data.name} has the shape {data.shape}, or "
             f"({data.num_dims},) if it is flat (jax.vmap maps over several)"
         )
-    if key is None and is_random(data):
-        raise UserError(
-            f"the preprocessing of {data.name} is random, as a binarization is; give a key, "
-            "key=jax.random.key(0)"
-        )
     flat = x.reshape(-1) if hasattr(x, "reshape") else np.reshape(x, -1)
     if data.kind == "real" and data.standardization is not None:
         flat = data.standardization.apply(flat)
-    return data.preprocess(jax.random.key(0) if key is None else key, jnp.asarray(flat))
+    return jnp.asarray(flat)
 
 
 def from_model(data: Description, x: Array) -> Array:

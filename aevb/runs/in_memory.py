@@ -120,5 +120,6 @@ def in_memory(
         config=config,
         summary=summary,
         history=kept.records,
+        step=int(state.step),
         origin=InMemory(experiment, config, kept, trained, summary, which),
     )

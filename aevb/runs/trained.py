@@ -104,6 +104,7 @@ class TrainedRun:
     config: Values
     summary: Mapping[str, Any]  # the bounds and the measurements at the end of training
     history: list[dict[str, Any]]  # a record for each evaluation
+    step: int  # the number of training steps of `model`
     origin: Origin
 
     def encode(self, x: Any, key: Key | None = None) -> PyTree:
@@ -161,6 +162,29 @@ class TrainedRun:
             UserError: the folder holds something, or cannot be written.
         """
         self.origin.save(Path(folder))
+        return Path(folder)
+
+    def export(self, folder: str | Path) -> Path:
+        """Writes the model for programs without this package into a new folder; returns the folder.
+
+        The encoder and the decoder are StableHLO, in the user's shape and units, the parameters
+        safetensors. model.json describes them. `docs/how_to/export.md` has a program that loads
+        them.
+
+        Raises:
+            UserError: the folder holds files or cannot be written, or the model cannot be exported.
+        """
+        from aevb.runs.export import export  # imports safetensors, which a run does not need
+
+        num_examples = self.step * self.config["train.batch_size"]
+        bounds = {name: value for name, value in self.summary.items() if "bound" in name}
+        about = {
+            "step": self.step,
+            "num_examples": num_examples,
+            "evaluation": next((r for r in self.history if r["examples"] == num_examples), None),
+            "summary": {**bounds, "num_examples": self.summary["num_examples"]},
+        }
+        export(Path(folder), self.model.vae, self.model.params, self.data, self.config, about)
         return Path(folder)
 
     def extend(self, num_examples: int) -> "TrainedRun":
@@ -253,6 +277,7 @@ def load_run(
         config=config,
         summary=read_with_digest(folder / runs.SUMMARY),
         history=read_records(folder / "metrics.jsonl"),
+        step=int(state.step),
         origin=InFolder(folder, config, given),
     )
 

@@ -326,6 +326,26 @@ def test_dynamic_binarization_has_the_grey_level_as_its_mean() -> None:
     assert np.all(np.abs(draws.mean(0) - probability) <= 4 * standard_error)  # 0 for 0 and 255
 
 
+def test_dynamic_binarization_is_the_bernoulli_draw_of_jax() -> None:
+    x, key = jnp.arange(256).astype(jnp.uint8), jax.random.key(3)
+    expected = jax.random.bernoulli(key, x.astype(jnp.float32) / 255)
+    np.testing.assert_array_equal(preprocessing.drawn(key, x), expected.astype(jnp.float32))
+
+
+def test_a_level_with_the_noise_of_its_own_is_at_the_stated_place_of_its_cell() -> None:
+    x, noise = jnp.asarray([0, 255], jnp.uint8), jnp.asarray([0.5, 0.25])
+    noisy = preprocessing.dequantized(preprocessing.scaled(256.0))
+    assert isinstance(noisy, preprocessing.Preprocessing)
+    np.testing.assert_array_equal(noisy.with_noise(noise, x), np.array([0.5, 255.25]) / 256)
+
+
+def test_noise_is_given_exactly_where_a_preprocessing_is_random() -> None:
+    x = jnp.zeros(2)
+    for preprocess, noise in ((preprocessing.drawn, None), (preprocessing.unchanged, x)):
+        with pytest.raises(ValueError, match="takes noise only if it is random"):
+            preprocess.with_noise(noise, x)
+
+
 def test_fixed_binarization_has_the_grey_level_as_its_mean_and_is_always_the_same() -> None:
     levels = np.array([0, 1, 64, 128, 254, 255], np.uint8)
     num_draws = 200_000

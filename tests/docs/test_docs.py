@@ -39,6 +39,7 @@ RUN_BY = {
     HOW_TO / "model.md": __name__,
     HOW_TO / "log_p.md": __name__,
     HOW_TO / "runs.md": "test_readme",
+    HOW_TO / "export.md": "test_export_page",
 }
 
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -134,3 +134,23 @@ def python(*arguments: object, input: str = "") -> str:
     done = run_python(*arguments, input=input)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def python_without(names: set[str], code: str, folder: Path) -> str:
+    """Runs a program in a folder, in a process that has not the libraries of these names."""
+    done = subprocess.run(
+        [sys.executable, "-c", ABSENT.format(names=names) + code],
+        cwd=folder, env={**os.environ, **ON_THE_CPU}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -45,6 +45,7 @@ MORE_TESTS = {
     "splits": "user_files image_folders",
     "synthetic": "data",
     "tables": "user_files",
+    "trained": "export load",
     "user_files": "image_folders",
 }
 
