@@ -326,7 +326,7 @@ def test_an_experiment_is_trained_by_its_name(tmp_path: Path):
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("name", ["digits", "diabetes", "faces"])
 def test_a_fit_without_a_setting_is_better_than_principal_components(name: str):
-    """Held-out data: higher log-density (real data) and closer means than PCA's two components."""
+    """By the held-out log-density of real data, and by the distance of images to their means."""
     if name == "faces":
         splits = data.load("frey_faces").splits.values()
         x = np.concatenate([np.asarray(part) for part in splits]).reshape(-1, 28, 20)
@@ -340,6 +340,8 @@ def test_a_fit_without_a_setting_is_better_than_principal_components(name: str):
     held_out = flat[len(x) - len(test) :]
     if run.data.kind == "real":
         assert run.summary["best_test_bound"] > pca.score(held_out) + 4.0
+    if run.data.image_shape is None:
+        return  # PCA minimizes the distance in the units of the columns, the model in deviations
     encoded = jax.jit(jax.vmap(lambda one: run.decode(run.encode(one).mean)))(held_out)
     errors = [
         np.sqrt(np.mean(np.square(means.reshape(held_out.shape) - held_out)))
