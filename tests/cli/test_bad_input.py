@@ -175,6 +175,12 @@ MISTAKES = {
         [FREY, "--config.data.name=images:{tmp}/other"],
         ["holds no image"],
     ),
+    "own data without a name": (
+        ["--config=experiments/own_data.py"],
+        ["'file:'", "--config.data.name=file:scores.csv"],
+    ),
+    "file without a prefix": ([FREY, "--config.data.name={tmp}/file"], ["do you mean file:{tmp}/"]),
+    "folder without a prefix": ([FREY, "--config.data.name={tmp}"], ["do you mean images:{tmp}?"]),
     "tfds without a name": ([FREY, "--config.data.name=tfds:"], ["tfds:NAME"]),
     "workdir is a file": ([FREY, "--workdir={tmp}/file"], ["{tmp}/file"]),
     "workdir below a file": ([FREY, "--workdir={tmp}/file/run"], ["{tmp}/file/run"]),
