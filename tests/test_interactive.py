@@ -370,6 +370,14 @@ def test_fitting_works_in_another_thread():
     assert found[0].summary["num_examples"] == 40
 
 
+def test_a_run_is_printed_in_one_line(fitted: TrainedRun):
+    bound = fitted.summary["test_bound"]
+    assert repr(fitted) == (
+        f"<TrainedRun of {fitted.data.name}: 2 latent dimensions, 600 examples, test bound "
+        f"{bound:.2f} nats>"
+    )
+
+
 def test_a_notebook_shows_bounds_curve_and_pictures(fitted: TrainedRun, faces: TrainedRun):
     for run, number in ((fitted, 1), (faces, 2)):
         text = run._repr_html_()

@@ -226,6 +226,13 @@ class TrainedRun:
         """
         return self.origin.extend(num_examples)
 
+    def __repr__(self) -> str:
+        number, bound = self.summary["num_examples"], self.summary["test_bound"]
+        return (
+            f"<TrainedRun of {self.data.name}: {self.model.vae.num_latents} latent dimensions, "
+            f"{number:,} examples, test bound {bound:.2f} nats>"
+        )
+
     def _repr_html_(self) -> str:
         from aevb.reports.notebook import html_of  # imports matplotlib
 

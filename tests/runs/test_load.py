@@ -1,5 +1,6 @@
 """A finished run as functions, and their agreement with the run's evaluation."""
 
+import logging
 from pathlib import Path
 
 import jax
@@ -73,6 +74,11 @@ def test_log_prob_of_a_loaded_run_is_that_by_quadrature_over_the_latent_plane(fo
     heights = jax.jit(jax.vmap(lambda z: joint.log_prior(z) + joint.log_lik(z)))(points)
     exact = jax.nn.logsumexp(heights) + 2 * np.log(0.02)
     assert found == pytest.approx(float(exact), abs=0.02)
+
+
+def test_loading_a_run_logs_nothing(folder: Path, caplog: pytest.LogCaptureFixture):
+    aevb.load_run(folder)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_run_loaded_at_an_earlier_step_has_other_parameters(folder: Path):
