@@ -533,7 +533,8 @@ def require_field(name: str) -> None:
             f"config.{name}.NAME=VALUE"
         )
     if not is_field(name):
-        similar = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.8)
+        similar = [field for field in DEFAULTS if field.endswith(f".{name}")]
+        similar = similar or difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.8)
         meant = f" (do you mean config.{similar[0]}?)" if similar else ""
         raise UserError(f"config.{name} is unknown{meant}; --help lists the fields")
 
