@@ -280,7 +280,7 @@ def test_a_saved_run_is_the_one_that_training_in_a_folder_writes(
     np.testing.assert_array_equal(with_data.dataset.train, fitted.dataset.train)
     with pytest.raises(UserError, match="other values"):
         _ = aevb.load_run(saved, data=table() ** 3).dataset
-    with pytest.raises(UserError, match="summary.json is a file; name a new folder"):
+    with pytest.raises(UserError, match=r"summary\.json is a file; name a new folder"):
         fitted.save(saved / "summary.json")
     before = contents_of(saved)
     with pytest.raises(UserError, match="holds files; name a new folder"):

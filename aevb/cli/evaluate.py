@@ -6,14 +6,16 @@ aevb evaluate --workdir=RUN [--estimators=importance,ais,appendix_d] [--proposal
 The result is printed as a table, with 95 % intervals, and written to RUN/marginal.json, or to
 --output, with the settings and versions that a published number needs. Where a diagnostic fails,
 the table has the reason instead of the estimator's interval. --save writes the estimates of every
-datapoint and their standard errors as arrays: `index`, `elbo`, `elbo_standard_error`, `importance`
-and so on. An existing file is never replaced. The estimators start from a density
-that is fitted to each datapoint's posterior, at one mode (laplace) or at all modes found (modes),
-or from the encoder's (encoder), which is cheaper but too narrow for most importance sampling. The
-split `simulated` is drawn from the model itself. Only for its datapoints is an exact sample of the
-posterior known, which reverse_ais needs. A run of full_vb is evaluated at the mean of its posterior
-over the decoder's weights or, with --num_theta, by the mean of p(x) over that many samples of the
-weights. Simulated datapoints then have a sample each, and reverse_ais is over weights and z.
+datapoint and their standard errors to a new file, as the arrays `index`, `elbo`,
+`elbo_standard_error`, `importance` and so on.
+
+The estimators start from a density that is fitted to each datapoint's posterior, at one mode
+(laplace) or at all modes found (modes), or from the encoder's (encoder), which is cheaper but too
+narrow for most importance sampling. The split `simulated` is drawn from the model itself. Only for
+its datapoints is an exact sample of the posterior known, which reverse_ais needs. A run of full_vb
+is evaluated at the mean of its posterior over the decoder's weights or, with --num_theta, by the
+mean of p(x) over that many samples of the weights. Simulated datapoints then have a sample each,
+and reverse_ais is over weights and z.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from aevb.runtime.paths import shown
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NO_CLASSES = ("__MACOSX", "@eaDir")  # folders of previews that systems make, besides hidden ones
-USUAL_SIZE = 64, 64  # height and width that a message proposes
+USUAL_SIZE = 32, 32  # height and width that a message proposes; trained in minutes
 MOST_NAMED = 10  # subfolders that a message names
 
 
