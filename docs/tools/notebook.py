@@ -47,19 +47,21 @@ def executed(notebook: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _outputs(source: str, names: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Runs a cell; returns what it prints, and the value of its last line if that is one."""
     tree, last = ast.parse(source), None
-    if tree.body and isinstance(tree.body[-1], ast.Expr):
-        last = ast.Expression(tree.body.pop().value)
-    printed, outputs, value = io.StringIO(), [], None
+    match tree.body:
+        case [*_, ast.Expr(value)]:
+            last = ast.Expression(value)
+            del tree.body[-1]
+    printed, outputs, result = io.StringIO(), [], None
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
         exec(compile(tree, f"cell {count}", "exec"), names)
         if last is not None:
-            value = eval(compile(last, f"cell {count}", "eval"), names)
+            result = eval(compile(last, f"cell {count}", "eval"), names)
     if text := printed.getvalue():
         outputs.append({"name": "stdout", "output_type": "stream", "text": _lines(text)})
-    if value is not None:
+    if result is not None:
         outputs.append(
             {
-                "data": _displays(value),
+                "data": _displays(result),
                 "execution_count": count,
                 "metadata": {},
                 "output_type": "execute_result",
