@@ -15,6 +15,7 @@ FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
 CATEGORICAL = "--config.model.likelihood=categorical"
 DEQUANTIZE = "--config.data.dequantize=True"
+MANY = "--config.train.num_examples=3000000"
 SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian")
 
 
@@ -186,7 +187,7 @@ MISTAKES = {
     "workdir below a file": ([FREY, "--workdir={tmp}/file/run"], ["{tmp}/file/run"]),
     "workdir of something else": ([FREY, "--workdir={tmp}/other"], ["{tmp}/other", "config.json"]),
     "workdir of another run": (
-        [FREY, "--workdir={tmp}/run", "--config.model.num_latents=3"],
+        [FREY, "--workdir={tmp}/run", "--config.model.num_latents=3", MANY],
         ["model.num_latents", "2 there", "3 here"],
     ),
     "data folder is a file": ([MNIST, "--config.data.dir={tmp}/file"], ["{tmp}/file"]),
