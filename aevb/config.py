@@ -533,7 +533,8 @@ def require_field(name: str) -> None:
             f"config.{name}.NAME=VALUE"
         )
     if not is_field(name):
-        similar = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.8)
+        similar = [field for field in DEFAULTS if field.endswith(f".{name}")]
+        similar = similar or difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.8)
         meant = f" (do you mean config.{similar[0]}?)" if similar else ""
         raise UserError(f"config.{name} is unknown{meant}; --help lists the fields")
 
@@ -596,7 +597,7 @@ def validate(config: Config | Values, entries: str = "") -> Values:
         if type(value) is not kind or not _accepts(field, value, entries):
             raise UserError(
                 f"config.{name} is {value!r}; it must be {allowed(field, entries)} "
-                f"({kind.__name__})"
+                f"({kind.__name__}){_meant(name, value)}"
             )
     values |= _data_choices(values, entries)
     if has_path(values["data.name"]):
@@ -617,6 +618,18 @@ def _accepts(field: Field, value: Any, entries: str) -> bool:
         by_kind = field.name == "model.likelihood" and value == ""
         return by_kind or value in registry.names(KINDS[field.name], entries)
     return field.accepts(value)
+
+
+def _meant(name: str, value: Any) -> str:
+    """Returns what to do about a name of data without a path, or about a path without a prefix."""
+    if name != "data.name" or not isinstance(value, str):
+        return ""
+    if value in PREFIXES:
+        return "; name your data, such as --config.data.name=file:scores.csv or images:FOLDER"
+    path = Path(value)
+    if value and (path.is_file() or path.is_dir()):
+        return f"; do you mean {'file' if path.is_file() else 'images'}:{value}?"
+    return ""
 
 
 def _check_option(name: str, value: Any) -> None:

@@ -4,6 +4,7 @@ The source is the repository's root, so that README.md and docs/*.md are read in
 links work both there and on the site. Every page must be in PAGES, which is the order of the site.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -14,10 +15,13 @@ from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # for autodoc, and for docs.tools.docstrings
+sys.path.insert(0, str(ROOT))  # for autodoc, and for docs.tools
+
+from docs.tools import notebook  # noqa: E402
 
 PAGES = {
     "Reading": [
+        "docs/first_steps.ipynb",
         "docs/variational_bayes.md",
         "docs/paper.md",
         "docs/estimators.md",
@@ -58,6 +62,7 @@ extensions = [
     "docs.tools.docstrings",
 ]
 root_doc = "README"
+source_suffix = {".rst": "restructuredtext", ".md": "markdown", ".ipynb": "markdown"}
 include_patterns = [
     "README.md",
     *(page for pages in PAGES.values() for page in pages),
@@ -84,6 +89,7 @@ html_show_sphinx = False
 
 def setup(app: Any) -> None:
     app.connect("source-read", add_the_pages)
+    app.connect("source-read", read_the_notebook)
     app.connect("build-finished", finish)
     app.add_html_math_renderer("mathml", (inline_formula, None), (formula, None))
 
@@ -95,6 +101,12 @@ def add_the_pages(_: Any, name: str, source: list[str]) -> None:
             source[0] += "\n".join(
                 ["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""]
             )
+
+
+def read_the_notebook(app: Any, name: str, source: list[str]) -> None:
+    """Makes Markdown of a notebook's JSON."""
+    if Path(app.env.doc2path(name)).suffix == ".ipynb":
+        source[0] = notebook.markdown_of(json.loads(source[0]))
 
 
 def inline_formula(translator: Any, node: Any) -> None:

@@ -217,6 +217,8 @@ def test_an_unsuitable_array_is_refused_in_one_line(x: np.ndarray, words: str):
 def test_a_wrong_field_is_refused():
     with pytest.raises(UserError, match=r"config\.model\.latents is unknown"):
         aevb.fit(table(), {"model.latents": 3})
+    with pytest.raises(UserError, match=r"unknown \(do you mean config\.model\.num_latents\?\)"):
+        aevb.fit(table(), {"num_latents": 3})
     with pytest.raises(UserError, match=r"config\.train\.num_examples is -1"):
         aevb.fit(table(), {"train.num_examples": -1})
     with pytest.raises(UserError, match="which is 'first'"):
@@ -278,6 +280,8 @@ def test_a_saved_run_is_the_one_that_training_in_a_folder_writes(
     np.testing.assert_array_equal(with_data.dataset.train, fitted.dataset.train)
     with pytest.raises(UserError, match="other values"):
         _ = aevb.load_run(saved, data=table() ** 3).dataset
+    with pytest.raises(UserError, match=r"summary\.json is a file; name a new folder"):
+        fitted.save(saved / "summary.json")
     before = contents_of(saved)
     with pytest.raises(UserError, match="holds files; name a new folder"):
         fitted.save(saved)
@@ -370,6 +374,14 @@ def test_fitting_works_in_another_thread():
     thread.start()
     thread.join()
     assert found[0].summary["num_examples"] == 40
+
+
+def test_a_run_is_printed_in_one_line(fitted: TrainedRun):
+    bound = fitted.summary["test_bound"]
+    assert repr(fitted) == (
+        f"<TrainedRun of {fitted.data.name}: 2 latent dimensions, 600 examples, test bound "
+        f"{bound:.2f} nats>"
+    )
 
 
 def test_a_notebook_shows_bounds_curve_and_pictures(fitted: TrainedRun, faces: TrainedRun):

@@ -1,17 +1,21 @@
 """Estimates log p(x) of a finished run's model, from below and from above.
 
 aevb evaluate --workdir=RUN [--estimators=importance,ais,appendix_d] [--proposal=laplace] \
-[--split=test] [--num_points=1000] [--which=best] [--step=STEP] [--num_theta=S]
+[--split=test] [--num_points=1000] [--which=best] [--step=STEP] [--num_theta=S] [--save=FILE.npz]
 
 The result is printed as a table, with 95 % intervals, and written to RUN/marginal.json, or to
 --output, with the settings and versions that a published number needs. Where a diagnostic fails,
-the table has the reason instead of the estimator's interval. The estimators start from a density
-that is fitted to each datapoint's posterior, at one mode (laplace) or at all modes found (modes),
-or from the encoder's (encoder), which is cheaper but too narrow for most importance sampling. The
-split `simulated` is drawn from the model itself. Only for its datapoints is an exact sample of the
-posterior known, which reverse_ais needs. A run of full_vb is evaluated at the mean of its posterior
-over the decoder's weights or, with --num_theta, by the mean of p(x) over that many samples of the
-weights. Simulated datapoints then have a sample each, and reverse_ais is over weights and z.
+the table has the reason instead of the estimator's interval. --save writes the estimates of every
+datapoint and their standard errors to a new file, as the arrays `index`, `elbo`,
+`elbo_standard_error`, `importance` and so on.
+
+The estimators start from a density that is fitted to each datapoint's posterior, at one mode
+(laplace) or at all modes found (modes), or from the encoder's (encoder), which is cheaper but too
+narrow for most importance sampling. The split `simulated` is drawn from the model itself. Only for
+its datapoints is an exact sample of the posterior known, which reverse_ais needs. A run of full_vb
+is evaluated at the mean of its posterior over the decoder's weights or, with --num_theta, by the
+mean of p(x) over that many samples of the weights. Simulated datapoints then have a sample each,
+and reverse_ais is over weights and z.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from typing import Any
 
 from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
+from aevb.errors import UserError
 
 SPLITS = ("test", "valid", "train", "simulated")
 
@@ -46,6 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--output", type=Path, help="the file to write (RUN/marginal.json)")
+    parser.add_argument("--save", type=Path, help="a new FILE.npz for the datapoints' estimates")
     parser.add_argument(
         "--which",
         choices=("last", "best"),
@@ -88,12 +94,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         UserError: an error that the user can correct.
     """
     config = of_finished_run(args.workdir, args.data)
+    if args.save is not None:
+        require_new(args.save)
 
     from aevb.runs.evaluate import Request, evaluate  # after the check, because it imports jax
 
     wanted = {name: value for name, value in vars(args).items() if name in Request._fields}
     request = Request(**{**wanted, "estimators": tuple(args.estimators.split(","))})
-    return evaluate(args.workdir, config, request, output_of(args))
+    return evaluate(args.workdir, config, request, output_of(args), args.save)
+
+
+def require_new(file: Path) -> None:
+    """Raises a UserError if --save does not name a new FILE.npz in a folder that exists."""
+    if file.suffix != ".npz":
+        raise UserError(f"--save is {str(file)!r}; it must be the name of a FILE.npz")
+    if file.exists():
+        raise UserError(f"--save={file} exists; name a new file")
+    if not file.parent.is_dir():
+        raise UserError(f"--save={file} is in a folder that does not exist; make it first")
 
 
 def output_of(args: argparse.Namespace) -> Path:
@@ -157,7 +175,8 @@ def main(arguments: Sequence[str]) -> int:
 
     def body() -> int:
         args = parse(arguments)
-        print(f"{table(run(args))}\n{output_of(args)}")
+        result = run(args)
+        print("\n".join([table(result), *map(str, filter(None, [output_of(args), args.save]))]))
         return 0
 
     return reporting_mistakes(body)

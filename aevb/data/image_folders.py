@@ -1,6 +1,8 @@
 """Folders of images: pixels, and classes if each class has a subfolder of its own."""
 
+import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from aevb.runtime.paths import shown
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NO_CLASSES = ("__MACOSX", "@eaDir")  # folders of previews that systems make, besides hidden ones
+USUAL_SIZE = 32, 32  # height and width that a message proposes; trained in minutes
 MOST_NAMED = 10  # subfolders that a message names
 
 
@@ -37,6 +40,22 @@ def read(folder: Path) -> Images:
         UserError: the folder or an image cannot be read, there is no image, or the images differ in
             shape.
     """
+    files, by_class = _found(folder)
+    if not by_class:
+        return Images(_pixels(folder, files))
+    names = tuple(by_class)
+    words = f"has no image directly in it; its subfolders are taken as classes ({_some(names)})"
+    print(f"{folder} {words}", file=sys.stderr)
+    sizes = [len(of_class) for of_class in by_class.values()]
+    return Images(_pixels(folder, files), names, np.repeat(np.arange(len(names)), sizes))
+
+
+def _found(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """Returns the images that `read` takes, and them by class, {} without classes.
+
+    Raises:
+        UserError: the folder cannot be read, or there is no image.
+    """
     try:
         direct, by_class = _files(folder), _by_class(folder)
     except OSError as error:
@@ -46,17 +65,13 @@ def read(folder: Path) -> Images:
         if names:
             words = f"the {len(direct)} images directly in it are used, and not those in its "
             print(f"{folder}: {words}subfolders ({_some(names)})", file=sys.stderr)
-        return Images(_pixels(folder, direct))
+        return direct, {}
     if not names:
         raise UserError(
             f"{folder} holds no image ({', '.join(SUFFIXES)}); images:FOLDER takes those that lie "
             "directly in it or, without these, in its subfolders, one for each class"
         )
-    words = f"has no image directly in it; its subfolders are taken as classes ({_some(names)})"
-    print(f"{folder} {words}", file=sys.stderr)
-    files = [file for of_class in by_class.values() for file in of_class]
-    sizes = [len(of_class) for of_class in by_class.values()]
-    return Images(_pixels(folder, files), names, np.repeat(np.arange(len(names)), sizes))
+    return [file for of_class in by_class.values() for file in of_class], by_class
 
 
 def _files(folder: Path) -> list[Path]:
@@ -102,12 +117,51 @@ def _pixels(folder: Path, files: Sequence[Path]) -> np.ndarray:
         if pixels.shape != first.shape:
             raise UserError(
                 f"{path} is {_described(pixels)}, and {files[0].relative_to(folder)} is "
-                f"{_described(first)}; all images of {folder} must be alike"
+                f"{_described(first)}; all images of {folder} must be alike. To crop and scale "
+                f"them into a new folder: {_command(folder, pixels, first)}"
             )
         x[number], notes = pixels, notes | more
     for note in sorted(notes):
         print(f"{folder}: {note}", file=sys.stderr)
     return x
+
+
+def _command(folder: Path, one: np.ndarray, other: np.ndarray) -> str:
+    """Returns a command that makes the images of a folder alike, of which two are not."""
+    height, width = one.shape[:2] if one.shape[:2] == other.shape[:2] else USUAL_SIZE
+    new = folder.with_name(f"{folder.name}_{height}x{width}")
+    names = ", ".join(json.dumps(str(path), ensure_ascii=False) for path in (folder, new))
+    code = f"from aevb.data.image_folders import resize; resize({names}, {height}, {width})"
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+
+
+def resize(folder: str | Path, new: str | Path, height: int, width: int) -> None:
+    """Writes the images of a folder, cropped at their center and scaled, into a new folder.
+
+    They are written as PNG, FILE.png for the image FILE, and upright. Subfolders of classes are
+    kept. If some images are in color, all are.
+
+    Raises:
+        UserError: the folder or an image cannot be read, the new folder exists or cannot be
+            written, or a size is not positive.
+    """
+    from PIL import Image, ImageOps
+
+    folder, new = Path(folder), Path(new)
+    if min(height, width) < 1:
+        raise UserError(f"the size is {height} x {width} pixels; both must be at least 1")
+    if new.exists():
+        raise UserError(f"{new} exists; name a new folder")
+    files, _ = _found(folder)
+    fitted = [ImageOps.fit(Image.fromarray(_pixels_of(file)[0]), (width, height)) for file in files]
+    mode = "RGB" if any(image.mode == "RGB" for image in fitted) else "L"
+    try:
+        for file, image in zip(files, fitted, strict=True):
+            target = new / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.convert(mode).save(target.with_name(f"{file.name}.png"))
+    except OSError as error:
+        raise UserError(f"{new} cannot be written ({error}); name another folder") from error
 
 
 def _in_order(path: Path) -> list[str | int]:

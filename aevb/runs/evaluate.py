@@ -57,13 +57,16 @@ class Model(NamedTuple):
         return self.joint or (self.vae, self.thetas[0]())
 
 
-def evaluate(folder: Path, config: Values, request: Request, output: Path) -> dict[str, Any]:
+def evaluate(
+    folder: Path, config: Values, request: Request, output: Path, arrays: Path | None = None
+) -> dict[str, Any]:
     """Estimates log p(x), writes the result to a file and returns it.
 
     Args:
         folder: the folder of a finished run.
         config: from `config.of_finished_run`.
         output: the file to write.
+        arrays: the .npz to write, with the `arrays_of` the estimates; None for none.
 
     Raises:
         UserError: an error that the user can correct.
@@ -83,24 +86,7 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
     if request.num_theta:
         model = _with_samples(theta_key, vae, state.params, config, request)
     points = _points(request, data_key, dataset, model)
-    # With several theta there is no elbo: log p(x) is not the log of a mean of exp(bound).
-    wanted = ("elbo" if not request.num_theta else "", *request.estimators)
-    found, rows = {}, {}
-    for number, named in enumerate(estimators.items()):
-        name, estimator = named
-        if name in wanted:
-            key, settings = jax.random.fold_in(noise_key, number), settings_of(estimator, request)
-            proposal = _proposal_of(name, estimator, request)
-            propose = registry.find("proposal", proposal, entries)
-            parts, seconds = _estimate(key, model, points, named, settings, propose)
-            found[name], summary = _summarize(parts, settings)
-            rows[name] = {
-                "kind": kind_of(estimator, found[name]),
-                "proposal": proposal,
-                "settings": {k: v._asdict() if k == "settings" else v for k, v in settings.items()},
-                **summary,
-                "seconds": round(seconds, 3),
-            }
+    found, rows = _estimates(noise_key, model, points, request, estimators, entries)
     result = {
         "data": {"name": dataset.name} | _fields(request, "split", "num_points"),
         "model": {
@@ -116,7 +102,70 @@ def evaluate(folder: Path, config: Values, request: Request, output: Path) -> di
         "machine": {**provenance.machine(), "device": jax.devices()[0].device_kind},
     }
     metrics_log.write_json(output, result)
+    if arrays is not None:
+        _write_arrays(arrays, arrays_of(found))
     return result
+
+
+def _estimates(
+    key: Key,
+    model: Model,
+    points: Points,
+    request: Request,
+    estimators: Mapping[str, Estimator],
+    entries: str,
+) -> tuple[dict[str, Estimate], dict[str, dict[str, Any]]]:
+    """Returns the estimates [n] and the row of `marginal.json` of each estimator, by its name."""
+    # With several theta there is no elbo: log p(x) is not the log of a mean of exp(bound).
+    wanted = ("elbo" if not request.num_theta else "", *request.estimators)
+    found, rows = {}, {}
+    for number, named in enumerate(estimators.items()):
+        name, estimator = named
+        if name in wanted:
+            own_key, settings = jax.random.fold_in(key, number), settings_of(estimator, request)
+            proposal = _proposal_of(name, estimator, request)
+            propose = registry.find("proposal", proposal, entries)
+            parts, seconds = _estimate(own_key, model, points, named, settings, propose)
+            found[name], summary = _summarize(parts, settings)
+            rows[name] = {
+                "kind": kind_of(estimator, found[name]),
+                "proposal": proposal,
+                "settings": {k: v._asdict() if k == "settings" else v for k, v in settings.items()},
+                **summary,
+                "seconds": round(seconds, 3),
+            }
+    return found, rows
+
+
+def arrays_of(found: Mapping[str, Estimate]) -> dict[str, np.ndarray]:
+    """Returns the estimates of each datapoint by estimator, [n], in nats.
+
+    Beside NAME is NAME_standard_error. `index` is the place of each datapoint in its split.
+    """
+    number = len(next(iter(found.values())).value)
+    arrays = {"index": np.arange(number)}
+    for name, estimate in found.items():
+        arrays[name] = np.asarray(estimate.value)
+        arrays[f"{name}_standard_error"] = np.asarray(estimate.standard_error)
+    return arrays
+
+
+def _write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a new .npz.
+
+    Raises:
+        UserError: the file exists, or cannot be written.
+    """
+    try:
+        with file.open("xb") as stream:
+            np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+    except FileExistsError:
+        raise UserError(f"--save={file} was made by another program; name a new file") from None
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise UserError(
+            f"--save={file} cannot be written ({error.strerror}); name another file"
+        ) from error
 
 
 def _with_samples(key: Key, vae: VAE, params: PyTree, config: Values, request: Request) -> Model:

@@ -60,6 +60,8 @@ class InMemory(NamedTuple):
             UserError: the folder holds something, or cannot be written.
         """
         dataset, batch_size = self.experiment.dataset, self.config["train.batch_size"]
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; name a new folder to save the run in")
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} holds files; name a new folder to save the run in")
         data = identity(dataset)

@@ -26,6 +26,7 @@ from aevb.data import (
 from aevb.data.identity import description_of
 from aevb.errors import UserError
 from aevb.experiment import build_model
+from aevb.losses import evidence_lower_bound
 from aevb.marginal import importance_sampling
 from aevb.proposals import PROPOSALS
 from aevb.runs.load import experiment_of, read_state, stored_identity
@@ -44,6 +45,7 @@ class Model(NamedTuple):
     encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), such as a DiagNormal
     decode: Callable[[Array], Array]  # z [Z] -> E[x|z] [D]
     log_prob: Callable[..., Array]  # (key, x [D], num_samples=5000) -> log p(x) [], nats
+    bound: Callable[..., Array]  # (key, x [D], num_samples=100) -> bound on log p(x) [], nats
     sample: Callable[[Key], tuple[Array, Array]]  # -> z [Z] ~ p(z), x [D] ~ p(x|z)
     preprocess: Callable[[Key, Array], Array]  # (key, a datapoint as stored [D]) -> x [D]
     vae: VAE  # the model from which the functions above are built
@@ -63,10 +65,15 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
         fit = PROPOSALS["laplace"](fit_key, vae.encode(params, x), vae.guide, joint)
         return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
 
+    def bound(key: Key, x: Array, num_samples: int = 100) -> Array:
+        stats, joint = vae.encode(params, x), vae.joint(params, x)
+        return evidence_lower_bound(key, stats, vae.guide, joint, num_samples=num_samples)
+
     return Model(
         encode=lambda x: vae.encode(params, x),
         decode=lambda z: vae.mean(params, z),
         log_prob=log_prob,
+        bound=bound,
         sample=lambda key: vae.sample(key, params),
         preprocess=data.preprocess,
         vae=vae,
@@ -134,10 +141,31 @@ class TrainedRun:
         Raises:
             UserError: the shape of x is wrong.
         """
-        x_key = None
-        if units.is_random(self.data):
-            x_key, key = jax.random.split(key)
+        x_key, key = self._split_key(key)
         return self.model.log_prob(key, units.to_model(self.data, x, x_key), num_samples)
+
+    def bound(self, key: Key, x: Any, num_samples: int = 100) -> Array:
+        """Estimates the evidence lower bound [] in nats, which is below log p(x) on average.
+
+        It is that of the summary, `losses.evidence_lower_bound`.
+
+        Args:
+            key: for the samples, and for a random preprocessing.
+            x: a datapoint, in the user's shape and units, or flat.
+            num_samples: L.
+
+        Raises:
+            UserError: the shape of x is wrong.
+        """
+        x_key, key = self._split_key(key)
+        return self.model.bound(key, units.to_model(self.data, x, x_key), num_samples)
+
+    def _split_key(self, key: Key) -> tuple[Key | None, Key]:
+        """Returns a key for the preprocessing, None if it is not random, and one for samples."""
+        if not units.is_random(self.data):
+            return None, key
+        x_key, key = jax.random.split(key)
+        return x_key, key
 
     def sample(self, key: Key) -> tuple[Array, Array]:
         """Draws z [Z] ~ p(z) and x ~ p(x|z), x in the user's shape and units."""
@@ -197,6 +225,13 @@ class TrainedRun:
             UserError: the run has seen more.
         """
         return self.origin.extend(num_examples)
+
+    def __repr__(self) -> str:
+        number, bound = self.summary["num_examples"], self.summary["test_bound"]
+        return (
+            f"<TrainedRun of {self.data.name}: {self.model.vae.num_latents} latent dimensions, "
+            f"{number:,} examples, test bound {bound:.2f} nats>"
+        )
 
     def _repr_html_(self) -> str:
         from aevb.reports.notebook import html_of  # imports matplotlib

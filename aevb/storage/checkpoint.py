@@ -7,10 +7,12 @@ the latest two and the one with the highest validation bound.
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +107,23 @@ def open_reader(folder: Path) -> "ocp.CheckpointManager":
     options = ocp.CheckpointManagerOptions(
         read_only=True, save_interval_steps=0, create=False, multiprocessing_options=_alone()
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    with _without_warning("Given directory is read only"):  # which is meant
+        return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+@contextmanager
+def _without_warning(words: str) -> Iterator[None]:
+    """Returns a context in which orbax does not log messages that begin with these words."""
+
+    def is_kept(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(words)
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(is_kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_kept)
 
 
 def _alone() -> Any:

@@ -15,6 +15,7 @@ FREY = "--config=experiments/frey_faces.py"
 MNIST = "--config=experiments/mnist.py"
 CATEGORICAL = "--config.model.likelihood=categorical"
 DEQUANTIZE = "--config.data.dequantize=True"
+MANY = "--config.train.num_examples=3000000"
 SYNTHETIC = ("--config.data.name=synthetic", "--config.model.likelihood=gaussian")
 
 
@@ -175,12 +176,18 @@ MISTAKES = {
         [FREY, "--config.data.name=images:{tmp}/other"],
         ["holds no image"],
     ),
+    "own data without a name": (
+        ["--config=experiments/own_data.py"],
+        ["'file:'", "--config.data.name=file:scores.csv"],
+    ),
+    "file without a prefix": ([FREY, "--config.data.name={tmp}/file"], ["do you mean file:{tmp}/"]),
+    "folder without a prefix": ([FREY, "--config.data.name={tmp}"], ["do you mean images:{tmp}?"]),
     "tfds without a name": ([FREY, "--config.data.name=tfds:"], ["tfds:NAME"]),
     "workdir is a file": ([FREY, "--workdir={tmp}/file"], ["{tmp}/file"]),
     "workdir below a file": ([FREY, "--workdir={tmp}/file/run"], ["{tmp}/file/run"]),
     "workdir of something else": ([FREY, "--workdir={tmp}/other"], ["{tmp}/other", "config.json"]),
     "workdir of another run": (
-        [FREY, "--workdir={tmp}/run", "--config.model.num_latents=3"],
+        [FREY, "--workdir={tmp}/run", "--config.model.num_latents=3", MANY],
         ["model.num_latents", "2 there", "3 here"],
     ),
     "data folder is a file": ([MNIST, "--config.data.dir={tmp}/file"], ["{tmp}/file"]),

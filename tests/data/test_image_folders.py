@@ -1,5 +1,6 @@
 """Folders with a subfolder of images for each class, and their labels."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,15 @@ from PIL import Image
 from refusals import refusal
 
 from aevb import data
-from aevb.data import Dataset, DatasetEntry, Labels, Options, preprocessing, splits
+from aevb.data import (
+    Dataset,
+    DatasetEntry,
+    Labels,
+    Options,
+    image_folders,
+    preprocessing,
+    splits,
+)
 
 SIZES = {"ape": 30, "bee": 20, "10": 10, "9": 40}
 SORTED = ("9", "10", "ape", "bee")  # numbers as numbers, and before words
@@ -174,3 +183,45 @@ def test_labels_of_an_own_dataset_follow_the_validation_data_that_are_held_out()
 def test_labels_of_another_number_than_the_datapoints_are_refused():
     message = refusal(data.load_entry, "own", own(11), Options())
     assert "11 labels for 12 datapoints (train)" in message
+
+
+def photos(folder: Path) -> str:
+    """Writes a grey photo, one in color and one that its camera says to turn, of other sizes."""
+    folder.mkdir()
+    turned = Image.new("RGB", (40, 30), "white")
+    turned.getexif()[0x112] = 6  # its left is up
+    turned.paste("black", (0, 0, 20, 30))
+    turned.save(folder / "1.png", exif=turned.getexif())
+    Image.new("L", (50, 20), 200).save(folder / "2.png")
+    Image.new("RGB", (10, 30), "red").save(folder / "3.JPG")
+    return f"images:{folder}"
+
+
+def test_the_refusal_of_photos_of_different_sizes_has_a_command_that_makes_them_alike(
+    tmp_path: Path,
+):
+    name = photos(tmp_path / "my photos")
+    line = refusal(data.load, name)
+    assert "all images of" in line
+    _, flag, code = shlex.split(line.partition("into a new folder: ")[2])
+    assert flag == "-c"
+    exec(code, {})
+    alike = data.load(f"{name}_32x32")
+    assert alike.image_shape == (32, 32, 3)
+    everything = np.concatenate([*alike.splits.values()]).reshape(3, 32, 32, 3)
+    upright, grey, red = everything
+    assert (np.max(upright[:15]), np.min(upright[17:])) == (0, 255)
+    assert np.all(grey == 200)
+    assert np.all(np.abs(red - np.array([254.0, 0.0, 0.0])) < 2)
+
+
+def test_resized_images_keep_their_classes_and_order_and_grey(folder: Path, tmp_path: Path):
+    new = tmp_path / "new" / "small"
+    image_folders.resize(folder, new, 1, 2)
+    same, before = image_folders.read(new), image_folders.read(folder)
+    assert same.class_names == before.class_names
+    np.testing.assert_array_equal(same.pixels, before.pixels)
+    np.testing.assert_array_equal(same.classes, before.classes)
+    assert "name a new folder" in refusal(image_folders.resize, folder, new, 1, 2)
+    assert "0 x 2 pixels" in refusal(image_folders.resize, folder, tmp_path / "none", 0, 2)
+    assert not (tmp_path / "none").exists()

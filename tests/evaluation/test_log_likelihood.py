@@ -224,6 +224,7 @@ def folder(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp / "begun").mkdir()
     (tmp / "begun" / "config.json").write_text((tmp / "run" / "config.json").read_text())
     (tmp / "empty").mkdir()
+    (tmp / "taken.npz").write_bytes(b"mine")
     return tmp
 
 
@@ -296,6 +297,15 @@ MISTAKES = {
         ["--workdir={tmp}/run", "--step=7", "--num_points=3"],
         ["step is 7", "200", "keep_checkpoints"],
     ),
+    "estimates in no archive": (["--workdir={tmp}/run", "--save=a.csv"], ["'a.csv'", "FILE.npz"]),
+    "estimates in a file that exists": (
+        ["--workdir={tmp}/run", "--save={tmp}/taken.npz"],
+        ["--save={tmp}/taken.npz exists", "name a new file"],
+    ),
+    "estimates in no folder": (
+        ["--workdir={tmp}/run", "--save={tmp}/none/a.npz"],
+        ["{tmp}/none/a.npz", "folder that does not exist", "make it first"],
+    ),
     "reverse AIS of data": (
         ["--workdir={tmp}/run", "--estimators=reverse_ais"],
         ["reverse_ais", "--split=simulated", "appendix_d"],
@@ -317,6 +327,27 @@ def test_a_wrong_argument_of_the_evaluation_is_refused_in_one_line_with_status_2
     for word in words:
         assert word.format(tmp=folder) in done.stderr
     assert not (folder / "none").exists()
+    assert (folder / "taken.npz").read_bytes() == b"mine"
+
+
+def test_the_saved_estimates_are_those_of_each_datapoint_of_the_split(folder: Path, tmp_path: Path):
+    output, file = tmp_path / "marginal.json", tmp_path / "scores.npz"
+    done = run_program(
+        "experiments/evaluate.py", f"--workdir={folder}/run", f"--output={output}",
+        f"--save={file}", "--estimators=importance", "--num_points=3", "--num_samples=20",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [str(output), str(file)]
+    rows = json.loads(output.read_text())["estimators"]
+    found = np.load(file)
+    names = {"elbo", "importance"}
+    assert {*found} == {"index", *names, *(f"{name}_standard_error" for name in names)}
+    np.testing.assert_array_equal(found["index"], [0, 1, 2])
+    for name in names:
+        np.testing.assert_allclose(found[name], rows[name]["values"], atol=5e-5)
+        errors = found[f"{name}_standard_error"]
+        expected = np.sqrt(np.sum(errors.astype(float) ** 2)) / 3
+        assert rows[name]["estimator_standard_error"] == pytest.approx(expected)
 
 
 def test_the_evaluation_refuses_a_run_without_an_undamaged_checkpoint(folder: Path, tmp_path: Path):

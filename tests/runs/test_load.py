@@ -1,5 +1,6 @@
 """A finished run as functions, and their agreement with the run's evaluation."""
 
+import logging
 from pathlib import Path
 
 import jax
@@ -40,6 +41,15 @@ def test_a_loaded_run_has_the_test_bound_of_its_summary(folder: Path):
     assert found.mean == pytest.approx(summary["test_bound"], rel=1e-6)
 
 
+def test_the_mean_bound_of_the_test_datapoints_is_that_of_the_summary(folder: Path):
+    run = aevb.load_run(folder)
+    keys = jax.random.split(KEY, len(run.dataset.test))
+    found = jax.jit(jax.vmap(run.bound))(keys, run.dataset.test)
+    error = run.summary["test_bound_standard_error"]
+    assert jnp.mean(found) == pytest.approx(run.summary["test_bound"], abs=0.2 * error)
+    assert jnp.var(found, ddof=1) ** 0.5 / len(found) ** 0.5 == pytest.approx(error, rel=0.1)
+
+
 def test_functions_of_a_loaded_run_can_be_jitted_and_vmapped(folder: Path):
     run = aevb.load_run(str(folder))
     z, x = jax.jit(jax.vmap(run.sample))(jax.random.split(KEY, 5))
@@ -64,6 +74,11 @@ def test_log_prob_of_a_loaded_run_is_that_by_quadrature_over_the_latent_plane(fo
     heights = jax.jit(jax.vmap(lambda z: joint.log_prior(z) + joint.log_lik(z)))(points)
     exact = jax.nn.logsumexp(heights) + 2 * np.log(0.02)
     assert found == pytest.approx(float(exact), abs=0.02)
+
+
+def test_loading_a_run_logs_nothing(folder: Path, caplog: pytest.LogCaptureFixture):
+    aevb.load_run(folder)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_run_loaded_at_an_earlier_step_has_other_parameters(folder: Path):
