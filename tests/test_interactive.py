@@ -106,6 +106,15 @@ def test_the_bound_of_other_units_differs_by_the_log_of_the_scale(
         assert moved.summary[f"{split}_bound"] == pytest.approx(expected, abs=0.3)
 
 
+def test_the_points_of_a_run_are_those_of_the_users_array(fitted: TrainedRun, faces: TrainedRun):
+    for run, x in ((fitted, table()), (faces, images())):
+        test = run.points("test")
+        np.testing.assert_allclose(test, x[len(x) - len(test) :], rtol=1e-5)
+        np.testing.assert_allclose(run.encode(test[0]).mean, run.encode(x[-len(test)]).mean, 1e-4)
+    with pytest.raises(UserError, match="split is 'tset'; it must be one of train, valid, test"):
+        fitted.points("tset")
+
+
 def test_the_functions_can_be_jitted_and_vmapped(faces: TrainedRun):
     x = images()[:5]
     posterior = jax.jit(jax.vmap(faces.encode))(x)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jax import Array
 
 FAR = 20.0  # standard deviations from the mean, beyond which a value is reported as an outlier
 DIGITS = 6  # kept of means and scales: their last bits depend on the processor
@@ -23,7 +22,7 @@ class Standardization:
         """Returns (x - mean) / scale of x [..., D], of NumPy or JAX, in its precision."""
         return (x - np.asarray(self.mean)) / np.asarray(self.scale)
 
-    def invert(self, x: Array) -> Array:
+    def invert(self, x: Any) -> Any:
         """Returns mean + scale x of standardized x [..., D]."""
         return x * np.asarray(self.scale) + np.asarray(self.mean)
 

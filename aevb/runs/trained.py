@@ -174,7 +174,7 @@ class TrainedRun:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data of the run, as the model stores them: real data are standardized.
+        """The data of the run as stored, real data standardized; `points` has the user's units.
 
         Those of a folder are loaded at the first use, and checked.
 
@@ -182,6 +182,23 @@ class TrainedRun:
             UserError: they are missing or have changed.
         """
         return self.origin.dataset()
+
+    def points(self, split: str) -> np.ndarray:
+        """Returns the datapoints of a split, [N, ...] in the user's shape and units.
+
+        Args:
+            split: "train", "valid" or "test".
+
+        Raises:
+            UserError: the data are missing or have changed, or there is no such split.
+        """
+        splits = self.dataset.splits
+        if split not in splits:
+            raise UserError(f"split is {split!r}; it must be one of {', '.join(splits)}")
+        stored = np.asarray(splits[split])
+        if self.data.kind == "real" and self.data.standardization is not None:
+            stored = self.data.standardization.invert(stored.astype(np.float64))
+        return stored.reshape(-1, *self.data.shape)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the run into a new folder, from which `load_run` reads it; returns the folder.
