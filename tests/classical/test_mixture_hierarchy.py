@@ -111,6 +111,7 @@ def test_the_learned_bound_is_the_expected_log_ratio_of_joint_and_q(learned: Lea
     assert abs(np.mean(log_ratio) - learned.bound) < 4.0 * error
 
 
+@pytest.mark.slow
 def test_no_update_of_a_learned_prior_lowers_the_bound():
     """Four components from random responsibilities, with clusters of unequal widths."""
     rng = np.random.default_rng(2)
@@ -137,6 +138,7 @@ def test_no_update_of_a_learned_prior_lowers_the_bound():
     np.testing.assert_allclose(np.sum(runs.statistics.num_points, axis=1), 80.0)
 
 
+@pytest.mark.slow
 def test_the_rounding_errors_enter_the_bound_as_their_expectation():
     """E[log N(x + u)] over u, from samples of u; the responsibilities of one component are 1."""
     prior = make_prior(*brute.TINY_PRIOR)
@@ -180,6 +182,7 @@ def test_the_mergers_learn_the_same_prior():
     np.testing.assert_allclose(found.inverse_scale, learned.component.precision.inverse_scale)
 
 
+@pytest.mark.slow
 def test_the_best_df_is_chosen():
     """Components of one covariance have a larger nu than components of very different ones."""
     rng = np.random.default_rng(4)

@@ -262,6 +262,7 @@ def log_probs(name: str, heads: dict[str, jax.Array], x: jax.Array) -> jax.Array
         (name, kind, is_dequantized)
         for name, make in LIKELIHOODS.items()
         for kind in make(1).kinds
+        if kind != "counts"  # which have no bits
         for is_dequantized in ([False, True] if kind == "grey" else [False])
     ],
 )

@@ -78,6 +78,7 @@ def test_a_run_starts_from_the_parameters_of_another(undisturbed: Path, tmp_path
     jax.tree.map(np.testing.assert_array_equal, in_memory.model.params, found.model.params)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_read_the_other_again(finished: Path, tmp_path: Path):
     other = tmp_path / "other"
     runs.run(values(), other)
