@@ -43,6 +43,13 @@ class DataChoices(NamedTuple):
 
 
 VALUE_KINDS = ("binary", "grey", "unit", "real", "counts")  # equal to `data.kinds.KINDS`
+LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of the data
+    "binary": "bernoulli",
+    "grey": "continuous_bernoulli",
+    "unit": "continuous_bernoulli",
+    "real": "gaussian_shared",
+    "counts": "negative_binomial",
+}
 NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
 DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
@@ -255,8 +262,7 @@ FIELDS = (
     ),
     Field(
         "model.likelihood", "gaussian_unit_mean", "p(x|z); '' is by the kind of the data: "
-        "bernoulli for binary, continuous_bernoulli for grey and unit, gaussian_shared for real, "
-        "negative_binomial for counts",
+        + ", ".join(f"{name} for {kind}" for kind, name in LIKELIHOOD_OF.items()),
         *_entry(),
     ),
     Field(

@@ -14,7 +14,7 @@ from jax import Array
 from aevb import data, guides, likelihoods, networks, optimizers, priors, vae
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
-from aevb.config import ENTRIES, OPTIONS, Values, entry_of, section
+from aevb.config import ENTRIES, LIKELIHOOD_OF, OPTIONS, Values, entry_of, section
 from aevb.data import Dataset, Description
 from aevb.errors import UserError
 from aevb.evaluation import elbo
@@ -28,13 +28,6 @@ from aevb.runtime import xla
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of the data
-    "binary": "bernoulli",
-    "grey": "continuous_bernoulli",
-    "unit": "continuous_bernoulli",
-    "real": "gaussian_shared",
-    "counts": "negative_binomial",
-}
 LEAST_MEAN_LOG = 1e-4  # of log(1 + x), for the rate of a count that is hardly ever seen
 SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
@@ -111,13 +104,14 @@ def load(values: Values) -> Dataset:
     dataset, access = load_stored(values), values["data.access"]
     fits = dataset.train.nbytes <= values["data.memory_share"] * xla.memory()
     if access == "stream" or (access == "auto" and not fits):
-        return data.on_disk(dataset, _data_options(values))
+        return data.on_disk(dataset, data_options(values))
     if isinstance(dataset.train, np.memmap):  # its file may be overwritten during the run
         return dataset._replace(train=np.array(dataset.train))
     return dataset._replace(train=np.asarray(dataset.train))
 
 
-def _data_options(values: Values) -> data.Options:
+def data_options(values: Values) -> data.Options:
+    """Returns the options of loading the dataset of a validated config."""
     options = section(values, "data")
     return data.Options(**{name: options[name] for name in data.Options._fields})
 
@@ -142,7 +136,7 @@ def load_stored(values: Values) -> Dataset:
     entry = data.find(name) if has_prefix else entry_of(values, "data.name")
     _check_options(values, "data.name", entry.load, 1)
     own = section(values, "data.options")
-    return data.load_entry(name, entry, _data_options(values), **own)
+    return data.load_entry(name, entry, data_options(values), **own)
 
 
 def make_entry(values: Values, field: str, *args: Any, **found: Any) -> Any:
@@ -298,7 +292,7 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
 
 def _build_likelihood(values: Values, data: Description) -> Likelihood:
     name, num_dims = values["model.likelihood"], data.num_dims
-    logs = data.standardization if data.kind == "counts" else None
+    logs = data.of_log_counts
     location = {} if logs is None else {"location": counts_location(logs.mean, num_dims)}
     likelihood = make_entry(values, "model.likelihood", num_dims, **location)
     if data.kind not in likelihood.kinds:
@@ -327,9 +321,9 @@ def _build_likelihood(values: Values, data: Description) -> Likelihood:
             f"config.data.dequantize is True, and config.model.likelihood is {name!r}, which gives "
             "the levels themselves a probability; set config.data.dequantize=False"
         )
-    if data.kind != "real" or data.standardization is None:
+    if data.of_x is None:
         return likelihood
-    return in_own_units(likelihood, data.standardization.log_jacobian(num_dims))
+    return in_own_units(likelihood, data.of_x.log_jacobian(num_dims))
 
 
 def in_own_units(likelihood: Likelihood, log_jacobian: float) -> Likelihood:
@@ -369,8 +363,8 @@ def _build_networks(
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
             f"(config.data.name is {data.name!r}, config.model.hidden is {hidden})"
         ) from error
-    if data.kind == "counts" and data.standardization is not None:
-        encoder = counts_encoder(encoder, data.standardization.mean, data.standardization.scale)
+    if (logs := data.of_log_counts) is not None:
+        encoder = counts_encoder(encoder, logs.mean, logs.scale)
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     return encoder, decoder

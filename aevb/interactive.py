@@ -10,6 +10,7 @@ from aevb.config import Config, Values, require_field, validate, with_values
 from aevb.errors import UserError
 from aevb.experiment import build
 from aevb.runs.in_memory import available, in_memory
+from aevb.runs.load import require_which
 from aevb.runs.trained import TrainedRun, dataset_of, load_run
 
 OWN_DATA = "own_data"  # the experiment whose settings `fit` starts from
@@ -45,6 +46,7 @@ def fit(
         UserError: x or a field is unsuitable, or training diverged.
         Interrupted: a signal was received, such as that of Ctrl-C.
     """
+    require_which(which)
     config, entries = _experiment(OWN_DATA)
     fields = {"model.num_latents": num_latents, **fields, "data.name": "array:x"}
     values = _validated(config, entries, fields)
@@ -78,6 +80,7 @@ def train(
         UserError: an error that the user can correct.
         Interrupted: a signal was received, such as that of Ctrl-C.
     """
+    require_which(which)
     values = _validated(*_experiment(experiment), fields)
     if workdir is None:
         return in_memory(values, build(values), which)

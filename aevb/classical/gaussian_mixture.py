@@ -10,7 +10,7 @@ mixture_search.py. This file chooses the number of components, and predicts.
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
@@ -118,19 +118,14 @@ def fit(
     most = given[-1] if given else min(MOST, len(points))
     num_seeds = max(most, min(2 * max(most, MOST), len(points) // 2))
     paths = mixture_search.merged(key, problem, num_seeds=num_seeds, num_restarts=num_restarts)
-
-    def ascend(sizes: list[int]) -> list[Candidate]:
-        return mixture_search.ascend(
-            problem, paths, sizes, num_sweeps=num_sweeps, tolerance=tolerance
-        )
-
-    guesses = [max(levels, key=partial(_score_of, levels)) for levels in paths]
-    candidates = ascend(given or _near(guesses, most))
-    best, scores = _choose(candidates)
-    # By default the best size must have been compared with its neighbors.
-    while not given and (missing := sorted(set(_near([best.size], most)) - set(scores))):
-        candidates += ascend(missing)
-        best, scores = _choose(candidates)
+    ascend = partial(
+        mixture_search.ascend, problem, paths, num_sweeps=num_sweeps, tolerance=tolerance
+    )
+    if given:
+        best, scores = _choose(ascend(given))
+    else:
+        guesses = [max(levels, key=partial(_score_of, levels)) for levels in paths]
+        best, scores = _search(ascend, guesses, most)
     return Fit(
         num_components=best.size,
         parameters=problem.basis.parameters(best.parameters),
@@ -142,6 +137,18 @@ def fit(
         basis=problem.basis,
         in_basis=best.parameters,
     )
+
+
+def _search(
+    ascend: Callable[[list[int]], list[Candidate]], guesses: list[int], most: int
+) -> tuple[Candidate, dict[int, float]]:
+    """Returns `_choose` of the runs of all sizes near the guesses and near the best size."""
+    candidates = ascend(_near(guesses, most))
+    best, scores = _choose(candidates)
+    while missing := sorted(set(_near([best.size], most)) - set(scores)):
+        candidates += ascend(missing)
+        best, scores = _choose(candidates)
+    return best, scores
 
 
 def _score_of(levels: dict[int, Level], size: int) -> float:

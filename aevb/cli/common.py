@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 from typing import NoReturn
 
 from absl import logging
@@ -19,6 +20,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists the flags)")
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder of a finished run, and the flags that choose one of its checkpoints."""
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument(
+        "--which", choices=("last", "best"), default="last",
+        help="the state at the end (default), or the one with the highest validation bound",
+    )  # fmt: skip
+    parser.add_argument("--step", type=int, help="step of another checkpoint that the run kept")
 
 
 def reporting_mistakes(body: Callable[[], int]) -> int:

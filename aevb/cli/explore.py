@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from aevb.cli.common import Parser, reporting_mistakes
+from aevb.cli.common import Parser, add_run_flags, reporting_mistakes
 from aevb.config import of_finished_run
 
 
@@ -49,12 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="aevb explore", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument(
-        "--which", choices=("last", "best"), default="last",
-        help="the state at the end (default), or the one with the highest validation bound",
-    )  # fmt: skip
-    parser.add_argument("--step", type=int, help="step of another checkpoint that the run kept")
+    add_run_flags(parser)
     parser.add_argument("--data", default="", help="the data's new name, if they have moved")
     parser.add_argument("--output", type=Path, help="file; by default, RUN/explorer.html")
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from aevb.cli.common import Parser, reporting_mistakes
+from aevb.cli.common import Parser, add_run_flags, reporting_mistakes
 from aevb.config import of_finished_run
 
 
@@ -36,13 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         prog="aevb export", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("run", type=Path, help="the run's folder")
+    add_run_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="a new folder for the files")
-    parser.add_argument(
-        "--which", choices=("last", "best"), default="last",
-        help="the state at the end (default), or the one with the highest validation bound",
-    )  # fmt: skip
-    parser.add_argument("--step", type=int, help="step of another checkpoint that the run kept")
 
     def body() -> int:
         args = parser.parse_args(arguments)

@@ -39,6 +39,16 @@ class Description(NamedTuple):
     standardization: Standardization | None = None
     range: tuple[float, float] = (0.0, 1.0)
 
+    @property
+    def of_x(self) -> Standardization | None:
+        """The standardization of stored x; None if x is stored as it is."""
+        return self.standardization if self.kind == "real" else None
+
+    @property
+    def of_log_counts(self) -> Standardization | None:
+        """The standardization of log(1 + x) of counts; None for other kinds."""
+        return self.standardization if self.kind == "counts" else None
+
 
 class Labels(NamedTuple):
     """The classes of a dataset's datapoints, which no model is trained on."""

@@ -127,7 +127,7 @@ def _pixels(folder: Path, files: Sequence[Path]) -> np.ndarray:
 
 
 def _command(folder: Path, one: np.ndarray, other: np.ndarray) -> str:
-    """Returns a command that makes the images of a folder alike, of which two are not."""
+    """Returns a shell command that resizes a folder of images, two of which differ in shape."""
     height, width = one.shape[:2] if one.shape[:2] == other.shape[:2] else USUAL_SIZE
     new = folder.with_name(f"{folder.name}_{height}x{width}")
     names = ", ".join(json.dumps(str(path), ensure_ascii=False) for path in (folder, new))

@@ -89,7 +89,7 @@ def doubt(low: Any, high: Any, kind: str) -> str:
 
 
 def _otherwise(low: Any) -> str:
-    """Returns how whole numbers, of which `low` is the least, can be read if not as grey levels."""
+    """Returns a clause on the kinds other than grey that whole numbers from `low` can have."""
     counts = "data.kind=counts is for counts, " if low >= 0 else ""
     return f"{counts}data.kind=real takes them as they are"
 
@@ -97,7 +97,7 @@ def _otherwise(low: Any) -> str:
 def first_nonfinite(x: np.ndarray) -> tuple[int, int]:
     """Returns row and column of the first NaN, infinity or value beyond float32, which x has."""
     start, limit = 0, np.finfo(np.float32).max
-    for block in _blocks(x):
+    for block in blocks(x):
         bad = ~(np.abs(block) <= limit)
         if bad.any():
             row, column = np.argwhere(bad)[0]
@@ -107,13 +107,14 @@ def first_nonfinite(x: np.ndarray) -> tuple[int, int]:
 
 
 def _is_binary(x: np.ndarray) -> bool:
-    return all(np.all((block == 0) | (block == 1)) for block in _blocks(x))
+    return all(np.all((block == 0) | (block == 1)) for block in blocks(x))
 
 
 def _is_whole(x: np.ndarray) -> bool:
-    return x.dtype.kind in "biu" or all(np.all(block == np.floor(block)) for block in _blocks(x))
+    return x.dtype.kind in "biu" or all(np.all(block == np.floor(block)) for block in blocks(x))
 
 
-def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Returns the rows of x [N, D] in blocks of about BLOCK values, for data that exceed memory."""
     rows = max(1, BLOCK // max(1, x.shape[1]))
     return (x[start : start + rows] for start in range(0, len(x), rows))

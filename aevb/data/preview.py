@@ -1,4 +1,4 @@
-"""What can be seen in data before a model is trained on them."""
+"""Statistics of data, before a model is trained on them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ BLOCK = 256  # columns that are compared at a time
 
 
 class Findings(NamedTuple):
-    """What is seen in the values of all splits together, as stored."""
+    """Statistics of the stored values of all splits together."""
 
     num_seen: int  # datapoints that were compared; evenly spaced, if not all
     low: float
@@ -29,7 +29,7 @@ class Findings(NamedTuple):
 
 
 def look(dataset: Dataset) -> Findings:
-    """Returns what is seen in the stored values of a dataset.
+    """Computes the statistics of the stored values of a dataset.
 
     If there are more than MOST_VALUES, evenly spaced datapoints of each split are compared.
     """

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from aevb.data.kinds import blocks
+
 FAR = 20.0  # standard deviations from the mean, beyond which a value is reported as an outlier
 DIGITS = 6  # kept of means and scales: their last bits depend on the processor
-BLOCK = 2**20  # values that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,10 @@ def of_training_data(x: np.ndarray, *, per_column: bool) -> Standardization:
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean [D] and standard deviation [D] of x [N, D]; 0 for a constant column."""
-    rows = max(1, BLOCK // x.shape[1])
-    blocks = [x[start : start + rows] for start in range(0, len(x), rows)]
     first = np.asarray(x[0], np.float64)  # subtracted, so that a large offset costs no digits
-    mean = sum(np.sum(block - first, axis=0) for block in blocks) / len(x)
-    square = sum(np.sum(np.square(block - first - mean), axis=0) for block in blocks) / len(x)
-    constant = np.all([np.all(block == first, axis=0) for block in blocks], axis=0)
+    mean = sum(np.sum(block - first, axis=0) for block in blocks(x)) / len(x)
+    square = sum(np.sum(np.square(block - first - mean), axis=0) for block in blocks(x)) / len(x)
+    constant = np.all([np.all(block == first, axis=0) for block in blocks(x)], axis=0)
     return first + mean, np.where(constant, 0.0, np.sqrt(square))
 
 
@@ -86,14 +85,17 @@ class Standardized:
         return len(self.stored)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        return self.standardization.apply(self.stored[rows].astype(np.float64)).astype(self.dtype)
+        return self._converted(self.stored[rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        found = np.empty(self.shape, self.dtype if dtype is None else dtype)
-        rows = max(1, BLOCK // self.shape[1])
-        for start in range(0, len(self), rows):
-            found[start : start + rows] = self[start : start + rows]
+        found, start = np.empty(self.shape, self.dtype if dtype is None else dtype), 0
+        for block in blocks(self.stored):
+            found[start : start + len(block)] = self._converted(block)
+            start += len(block)
         return found
+
+    def _converted(self, stored: np.ndarray) -> np.ndarray:
+        return self.standardization.apply(stored.astype(np.float64)).astype(self.dtype)
 
 
 def warnings(
@@ -124,12 +126,8 @@ def warnings(
 
 def _largest(x: np.ndarray, standardization: Standardization) -> np.ndarray:
     """Returns the largest |standardized value| of each column, [D]."""
-    rows = max(1, BLOCK // x.shape[1])
-    each = [
-        np.max(np.abs(standardization.apply(x[start : start + rows].astype(np.float64))), axis=0)
-        for start in range(0, len(x), rows)
-    ]
-    return np.max(each, axis=0)
+    each = (standardization.apply(block.astype(np.float64)) for block in blocks(x))
+    return np.max([np.max(np.abs(block), axis=0) for block in each], axis=0)
 
 
 def _named(numbers: np.ndarray, columns: Sequence[str], most: int = 5) -> str:

@@ -64,8 +64,8 @@ def _as_stored(data: Description, x: Any) -> Array:
             f"({data.num_dims},) if it is flat (jax.vmap maps over several)"
         )
     flat = x.reshape(-1) if hasattr(x, "reshape") else np.reshape(x, -1)
-    if data.kind == "real" and data.standardization is not None:
-        flat = data.standardization.apply(flat)
+    if data.of_x is not None:
+        flat = data.of_x.apply(flat)
     return jnp.asarray(flat)
 
 
@@ -75,8 +75,8 @@ def from_model(data: Description, x: Array) -> Array:
     Grey levels are in 0..255, whatever their scale or binarization. A preprocessing that is not of
     this package cannot be inverted; its x keeps its units.
     """
-    if data.kind == "real" and data.standardization is not None:
-        x = data.standardization.invert(x)
+    if data.of_x is not None:
+        x = data.of_x.invert(x)
     if isinstance(data.preprocess, Preprocessing):
         x = data.preprocess.invert(x)
     return x.reshape(data.shape)

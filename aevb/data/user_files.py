@@ -151,7 +151,7 @@ def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] |
 
 def _used(train: np.ndarray, options: Options) -> np.ndarray:
     """Returns the training datapoints that the options ask for."""
-    return train[kept_rows(len(train), min(options.num_train, len(train)))]
+    return train[kept_rows(len(train), min(max(options.num_train, 0), len(train)))]
 
 
 # A table or an array

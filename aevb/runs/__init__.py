@@ -12,7 +12,7 @@ import numpy as np
 from aevb import registry
 from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import num_skipped
-from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, has_path, section
+from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, has_path, is_finished, section
 from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
@@ -72,17 +72,9 @@ def inspect(
                 f"--workdir={folder} holds files but no config.json, so it is no folder of a run; "
                 "name a new or an empty one"
             )
-        return _finished(folder, config["train.num_examples"] // config["train.batch_size"])
+        return _read(folder / SUMMARY) if is_finished(folder, config) else None
     except OSError as error:
         raise unusable(folder, error) from error
-
-
-def _finished(folder: Path, num_steps: int) -> dict[str, Any] | None:
-    """Returns the summary of a run that has taken this number of steps, else None."""
-    if not (folder / SUMMARY).exists():
-        return None
-    summary, batch_size = _read(folder / SUMMARY), _read(folder / CONFIG)["train.batch_size"]
-    return summary if summary["num_examples"] == num_steps * batch_size else None
 
 
 @contextmanager
@@ -191,10 +183,10 @@ def run(
         experiment = build(config, dataset)
         data = identity(experiment.dataset)
         require_trackers(config)
-        if not (folder / "checkpoints").exists():
-            check_start(experiment, config)
         with distributed.stopping_together():  # after the checks: a refused config creates no files
             if distributed.is_process_0():
+                if not (folder / "checkpoints").exists():
+                    check_start(experiment, config)
                 finished = held.enter_context(claimed(folder, config, data))
         if distributed.largest(int(finished is not None)):
             return finished or {}

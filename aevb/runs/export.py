@@ -18,6 +18,7 @@ from aevb.data.preprocessing import Preprocessing
 from aevb.errors import UserError
 from aevb.experiment import with_likelihood
 from aevb.runtime import provenance
+from aevb.runtime.paths import require_empty
 from aevb.storage.metrics_log import write_json
 from aevb.types import PyTree
 from aevb.vae import VAE
@@ -74,7 +75,10 @@ def export(
         UserError: the folder holds files or cannot be written, the preprocessing is not of this
             package, or a network or likelihood cannot be exported.
     """
-    _require_empty(folder)
+    try:
+        require_empty(folder, "export the model to")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     if not isinstance(data.preprocess, Preprocessing):
         raise UserError(
             f"{data.name} has a preprocessing of its own, whose noise is unknown, so that it "
@@ -189,16 +193,6 @@ def _without_source_locations() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_traceback_in_locations_limit", limit)
-
-
-def _require_empty(folder: Path) -> None:
-    try:
-        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    if is_taken:
-        what = "holds files" if folder.is_dir() else "is a file"
-        raise UserError(f"{folder} {what}; name a new folder to export the model to")
 
 
 def _write(folder: Path, contents: Mapping[str, bytes], card: Mapping[str, Any]) -> list[Path]:

@@ -11,8 +11,9 @@ from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
 from aevb.experiment import Experiment
-from aevb.runs.load import WHICH
+from aevb.runs.load import require_which
 from aevb.runs.trained import TrainedRun, model_of
+from aevb.runtime.paths import require_empty
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import MetricsLog
 from aevb.training import trainer
@@ -21,7 +22,12 @@ from aevb.training.trainer import Trained
 
 
 def available(which: str, dataset: Dataset) -> str:
-    """Returns "last" for data without a validation split, in which no state is the best."""
+    """Returns the state to take: "last" for data without a validation split, which have no best.
+
+    Raises:
+        UserError: `which` is unknown.
+    """
+    require_which(which)
     return which if "valid" in dataset.splits else "last"
 
 
@@ -60,10 +66,7 @@ class InMemory(NamedTuple):
             UserError: the folder holds something, or cannot be written.
         """
         dataset, batch_size = self.experiment.dataset, self.config["train.batch_size"]
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; name a new folder to save the run in")
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} holds files; name a new folder to save the run in")
+        require_empty(folder, "save the run in")
         data = identity(dataset)
         with runs.claimed(folder, self.config, data):
             manager = checkpoint.open_manager(folder / "checkpoints")
@@ -99,8 +102,6 @@ def in_memory(
         UserError: training diverged, or `which` is unknown.
     """
     which = available(which, experiment.dataset)
-    if which not in WHICH:
-        raise UserError(f"which is {which!r}; it must be one of {', '.join(WHICH)}")
     training, settings = runs.training_of(experiment, config), runs.settings_of(config)
     journal: list[MemoryJournal] = []
 

@@ -8,13 +8,14 @@ import jax
 
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.config import Values, of_finished_run
-from aevb.data import Dataset
+from aevb.data import Dataset, Description
 from aevb.data.identity import description_of, difference, identity
 from aevb.errors import UserError
 from aevb.experiment import Experiment, build, build_model
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import read_records, read_with_digest
 from aevb.types import PyTree
+from aevb.vae import VAE
 
 WHICH = ("last", "best")
 DATA = "data.json"  # the identity of a run's data
@@ -32,6 +33,26 @@ def experiment_of(folder: Path, config: Values, dataset: Dataset | None = None) 
     experiment = build(config, dataset)
     require_same_data(folder, identity(experiment.dataset))
     return experiment
+
+
+def model_of_run(
+    folder: Path, config: Values, dataset: Dataset | None = None
+) -> tuple[Description, VAE, Algorithm]:
+    """Returns the description of a run's data, its model and its algorithm, without its data.
+
+    Only a preprocessing of the user's own needs the data, which then are loaded and checked.
+
+    Args:
+        dataset: the data, if they are in memory; else those that the config names.
+
+    Raises:
+        UserError: the parts do not fit together, or such data are missing or have changed.
+    """
+    description = description_of(stored_identity(folder))
+    if description is not None:
+        return description, *build_model(config, description)
+    dataset, vae, algorithm = experiment_of(folder, config, dataset)
+    return dataset.description, vae, algorithm
 
 
 def require_same_data(folder: Path, data: Mapping[str, Any]) -> None:
@@ -76,8 +97,8 @@ def read_state(
     Raises:
         UserError: there is no such checkpoint.
     """
-    if step is None and which not in WHICH:
-        raise UserError(f"which is {which!r}; it must be one of {', '.join(WHICH)}")
+    if step is None:
+        require_which(which)
     restored, kept = None, []
     if (folder / "checkpoints").is_dir():
         if step is None and which == "best":
@@ -97,6 +118,12 @@ def read_state(
     return restored.state
 
 
+def require_which(which: str) -> None:
+    """Raises a UserError if the name of a state is not one of WHICH."""
+    if which not in WHICH:
+        raise UserError(f"which is {which!r}; it must be one of {', '.join(WHICH)}")
+
+
 def first_params(config: Values, like: PyTree) -> PyTree | None:
     """Returns the last parameters of the run that the config names to start from; None without one.
 
@@ -110,20 +137,13 @@ def first_params(config: Values, like: PyTree) -> PyTree | None:
         return None
     folder = Path(config["train.init_from"])
     other = of_finished_run(folder)
-    description = description_of(stored_identity(folder))
-    if description is None:
-        algorithm = experiment_of(folder, other).algorithm
-    else:
-        algorithm = build_model(other, description)[1]
+    _, _, algorithm = model_of_run(folder, other)
     params = read_state(folder, algorithm, other).params
-    there, here = checkpoint.structure(params), checkpoint.structure(like)
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    differing = checkpoint.differences(checkpoint.structure(params), checkpoint.structure(like))
     if differing:
-        name = differing[0]
         raise UserError(
-            f"config.train.init_from is {folder}, a run of another model: {name} is "
-            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here; name a run "
-            "with the same model and shape of data"
+            f"config.train.init_from is {folder}, a run of another model: {differing[0]}; name a "
+            "run with the same model and shape of data"
         )
     return params
 

@@ -12,24 +12,22 @@ import numpy as np
 from jax import Array
 
 from aevb import runs
-from aevb.config import Values, of_finished_run, section
+from aevb.config import Values, of_finished_run
 from aevb.data import (
     PREFIXES,
     Dataset,
     DatasetEntry,
     Description,
-    Options,
     load_entry,
     units,
     user_files,
 )
-from aevb.data.identity import description_of
 from aevb.errors import UserError
-from aevb.experiment import build_model
+from aevb.experiment import data_options
 from aevb.losses import evidence_lower_bound
 from aevb.marginal import importance_sampling
 from aevb.proposals import PROPOSALS
-from aevb.runs.load import experiment_of, read_state, stored_identity
+from aevb.runs.load import experiment_of, model_of_run, read_state
 from aevb.storage.metrics_log import read_records, read_with_digest
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -82,7 +80,7 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
 
 
 class Origin(Protocol):
-    """Where a run is kept: in its folder or in memory."""
+    """The storage of a run, a folder or the memory, by which it is saved and trained longer."""
 
     def dataset(self) -> Dataset:
         """Returns the run's data, checked."""
@@ -196,8 +194,8 @@ class TrainedRun:
         if split not in splits:
             raise UserError(f"split is {split!r}; it must be one of {', '.join(splits)}")
         stored = np.asarray(splits[split])
-        if self.data.kind == "real" and self.data.standardization is not None:
-            stored = self.data.standardization.invert(stored.astype(np.float64))
+        if self.data.of_x is not None:
+            stored = self.data.of_x.invert(stored.astype(np.float64))
         return stored.reshape(-1, *self.data.shape)
 
     def save(self, folder: str | Path) -> Path:
@@ -262,6 +260,7 @@ class InFolder(NamedTuple):
     folder: Path
     config: Values
     given: Dataset | None  # the data, if they are in memory and were given to `load_run`
+    which: str  # of `load_run`
 
     def dataset(self) -> Dataset:
         """Loads the run's data.
@@ -288,7 +287,8 @@ class InFolder(NamedTuple):
         """Trains the run longer, in its folder."""
         config = {**self.config, "train.num_examples": num_examples}
         runs.run(config, self.folder, dataset=self.given)
-        return load_run(self.folder, data="" if self.given is None else self.given)
+        data = "" if self.given is None else self.given
+        return load_run(self.folder, which=self.which, data=data)
 
 
 def load_run(
@@ -316,12 +316,7 @@ def load_run(
     folder = Path(folder)
     config = of_finished_run(folder, data if isinstance(data, str) else "")
     given = None if isinstance(data, str) else dataset_of(data, config)
-    description = description_of(stored_identity(folder))
-    if description is None:
-        dataset, vae, algorithm = experiment_of(folder, config, given)
-        description = dataset.description
-    else:
-        vae, algorithm = build_model(config, description)
+    description, vae, algorithm = model_of_run(folder, config, given)
     state = read_state(folder, algorithm, config, step, which=which)
     return TrainedRun(
         model=model_of(vae, algorithm.vae_params(state.params), description),
@@ -330,7 +325,7 @@ def load_run(
         summary=read_with_digest(folder / runs.SUMMARY),
         history=read_records(folder / "metrics.jsonl"),
         step=int(state.step),
-        origin=InFolder(folder, config, given),
+        origin=InFolder(folder, config, given, which),
     )
 
 
@@ -342,11 +337,9 @@ def dataset_of(x: Any, config: Values) -> Dataset:
     """
     if isinstance(x, Dataset):
         return x
-    options = section(config, "data")
-    wanted = {name: options[name] for name in Options._fields if name in options}
     columns = [str(name) for name in x.columns] if hasattr(x, "columns") else None
     entry = DatasetEntry(
         lambda options: user_files.of_array(x, options, columns), *PREFIXES[user_files.ARRAY][1:]
     )
-    dataset = load_entry("x", entry, Options(**wanted))
+    dataset = load_entry("x", entry, data_options(config))
     return dataset._replace(train=np.array(dataset.train))  # a copy, because x may be changed

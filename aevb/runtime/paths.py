@@ -19,6 +19,20 @@ def absolute(path: str, field: str) -> Path:
         raise UserError(f"{path!r} cannot be resolved ({error}); set {field}") from None
 
 
+def require_empty(folder: Path, purpose: str) -> None:
+    """Raises a UserError if a folder holds files or is a file; it does not have to exist.
+
+    Args:
+        purpose: what a new folder is for, as in "save the run in".
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds files" if folder.is_dir() else "is a file"
+        raise UserError(f"{folder} {what}; name a new folder to {purpose}")
+
+
 def shown(name: str) -> str:
     """Returns the name of a file as text that can be written as UTF-8.
 

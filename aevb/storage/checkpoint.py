@@ -60,6 +60,15 @@ def structure(state: PyTree) -> dict[str, str]:
     }
 
 
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Returns a clause for each leaf in which two structures differ."""
+    return [
+        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+
+
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
     """Opens the checkpoints of a folder, which is created if necessary.
 
@@ -260,13 +269,9 @@ def _refuse_another(notes: Mapping[str, Any], like: PyTree, folder: Path) -> Non
             f"{folder} holds checkpoints of format {notes['format']}, and this version of aevb "
             f"reads {FORMAT}; use the version that wrote them, or train in a new folder"
         )
-    there, here = notes["structure"], structure(like)
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    if differing:
-        name = differing[0]
+    if differing := differences(notes["structure"], structure(like)):
         raise UserError(
-            f"{folder} holds checkpoints of another model or optimizer: {name} is "
-            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here (1 of "
+            f"{folder} holds checkpoints of another model or optimizer: {differing[0]} (1 of "
             f"{len(differing)} arrays that differ); give the data and the config that the run was "
             "begun with, or train in a new folder"
         )

@@ -128,7 +128,7 @@ class DeviceTrainer:
         self.dataset = Loader()
         self._identities: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._copies: dict[tuple[Any, ...], Data] = {}
-        self._finishing = threading.Lock()  # pyplot is not thread-safe
+        self._finishing = threading.Lock()  # matplotlib is not thread-safe
 
     def describe(self) -> str:
         """Returns a line that describes the mapping of the runs."""
