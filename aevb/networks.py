@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from aevb.convolutions import convolve, convolve_transposed
 from aevb.distributions import DiagNormal
 from aevb.types import Key, PyTree
 
@@ -117,6 +118,26 @@ class MLP(nn.Module):
         return heads | {name: constant(name, shape) for name, shape in self.constants.items()}
 
 
+class Conv(nn.Module):
+    """A 3 x 3 convolution, or a transposed one, with a bias; the parameters of flax's `nn.Conv`."""
+
+    num_channels: int
+    stride: int
+    kernel_init: nn.initializers.Initializer
+    bias_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+    is_transposed: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (3, 3, x.shape[-1], self.num_channels)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, shape[-1:])
+        convolution = convolve_transposed if self.is_transposed else convolve
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        return convolution(x, kernel, stride=self.stride) + bias[None, None, :]
+
+
 class ConvEncoder(nn.Module):
     """3 x 3 convolutions that each halve the image, then one linear layer per head."""
 
@@ -132,7 +153,7 @@ class ConvEncoder(nn.Module):
         how = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": self.dtype}
         x = x.reshape(*self.image_shape[:2], -1)
         for number, size in enumerate(self.channels):
-            x = nn.gelu(nn.Conv(size, (3, 3), strides=2, name=f"hidden_{number}", **how)(x))
+            x = nn.gelu(Conv(size, stride=2, name=f"hidden_{number}", **how)(x))
         x = x.reshape(-1)
         return {
             name: nn.Dense(size, name=name, **how)(x).astype(jnp.float32)
@@ -165,7 +186,7 @@ class ConvDecoder(nn.Module):
         *larger, (rows, columns) = shapes
 
         def doubled(x: Array, size: int, name: str, to: tuple[int, int]) -> Array:
-            x = nn.ConvTranspose(size, (3, 3), strides=(2, 2), name=name, **how)(x)
+            x = Conv(size, stride=2, is_transposed=True, name=name, **how)(x)
             return x[: to[0], : to[1]]
 
         x = nn.Dense(rows * columns * self.channels[0], name="hidden_0", **how)(z)

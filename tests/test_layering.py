@@ -31,7 +31,7 @@ DOCUMENTS = [
 LAYERS = (
     ("types", "errors"),
     ("runtime", "registry"),
-    ("distributions",),
+    ("distributions", "convolutions"),
     ("likelihoods", "losses", "reparam", "inference"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
@@ -57,7 +57,7 @@ LAYERS = (
 # that have another neural network library, or another version of this one's.
 MATHEMATICS = (
     "types", "distributions", "likelihoods", "losses", "reparam", "guides", "priors", "inference",
-    "proposals", "marginal", "classical",
+    "proposals", "marginal", "classical", "convolutions",
 )  # fmt: skip
 
 # Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all

@@ -428,6 +428,21 @@ calls(
     ),
 )  # fmt: skip
 
+# Convolutions, whose derivatives on a CPU are those of matrix products
+
+
+def convolved(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> Any:
+    return function(x, kernel), jax.grad(lambda k: jnp.sum(jnp.sin(function(x, k))))(kernel)
+
+
+IMAGE = RNG.normal(size=(5, 4, 2))
+KERNEL = RNG.normal(size=(3, 3, 2, 3))
+calls(
+    "convolutions",
+    convolve=by(convolved, IMAGE, KERNEL),
+    convolve_transposed=by(convolved, IMAGE, KERNEL),
+)
+
 # Proposals and log p(x)
 
 
