@@ -137,8 +137,8 @@ def _with_gradient_by(products: Convolution, direct: Convolution) -> Convolution
             return lax.platform_dependent(
                 x,
                 kernel,
-                cpu=lambda *arrays: products(*arrays, stride),
-                default=lambda *arrays: direct(*arrays, stride),
+                cpu=lambda x, kernel: products(x, kernel, stride),
+                default=lambda x, kernel: direct(x, kernel, stride),
             )
 
         return jax.jvp(differentiable, primals, tangents)
