@@ -368,8 +368,8 @@ FIELDS = (
         *_at_least(1),
     ),
     Field(
-        "train.checkpoint_seconds", 60.0, "a checkpoint is saved at each evaluation, and after "
-        "this time without one",
+        "train.checkpoint_seconds", 60.0, "a checkpoint is saved at the evaluations, but not more "
+        "often than every two seconds, and after this time without one",
         *_above_zero(),
     ),
     Field(

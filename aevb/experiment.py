@@ -54,7 +54,8 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
 
     def examples(number: int) -> Array:
         index = np.linspace(0, len(found.train) - 1, number).astype(np.int32)
-        return elbo.fixed_inputs(found.preprocess, index, found.train[index])
+        with jax.ensure_compile_time_eval():  # the first parameters are drawn in a compiled program
+            return elbo.fixed_inputs(found.preprocess, index, found.train[index])
 
     return Experiment(found, *build_model(values, found.description, examples))
 

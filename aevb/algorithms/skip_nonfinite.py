@@ -57,7 +57,6 @@ def num_skipped(state: TrainState) -> int | None:
     return int(state.extra.num_skipped) if isinstance(state.extra, Skipping) else None
 
 
-@jax.jit
 def is_finite(tree: PyTree) -> Array:
     """Checks whether all numbers of all leaves are finite; returns bool []."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -44,8 +44,18 @@ def fixed_inputs(
     preprocess: Callable[[Key, Array], Array], index: np.ndarray, stored: np.ndarray
 ) -> Array:
     """Returns x [n, D] by `fixed_input`, for datapoints numbered `index` [n], stored [n, D]."""
-    see = partial(fixed_input, preprocess)
-    return jax.vmap(see)(jnp.asarray(index, jnp.int32), jnp.asarray(stored))
+
+    def of_block(block: np.ndarray) -> Array:
+        return _block_of_inputs(preprocess, index[block].astype(np.int32), stored[block])
+
+    return jnp.asarray(in_blocks(of_block, np.arange(len(index))))
+
+
+@partial(jax.jit, static_argnums=0)
+def _block_of_inputs(
+    preprocess: Callable[[Key, Array], Array], index: Array, stored: Array
+) -> Array:
+    return jax.vmap(partial(fixed_input, preprocess))(index, stored)
 
 
 def make_bounds(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> BoundsOf:
@@ -92,7 +102,7 @@ def scorer(bounds_of: BoundsOf) -> Scorer:
     compiled = jax.jit(bounds_of)
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
-        return _score(_in_blocks(compiled, params, data, index))
+        return _score(_in_float64(compiled, params, data, index))
 
     return score
 
@@ -104,27 +114,39 @@ def make_stacked_score(
     bounds_of = jax.jit(jax.vmap(make_bounds(vae, preprocess), in_axes=(0, None, None)))
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> list[Score]:
-        return [_score(bounds) for bounds in _in_blocks(bounds_of, params, data, index)]
+        return [_score(bounds) for bounds in _in_float64(bounds_of, params, data, index)]
 
     return score
 
 
-def _in_blocks(
+def _in_float64(
     bounds_of: Callable[[PyTree, np.ndarray, np.ndarray], Array],
     params: PyTree,
     data: np.ndarray,
     index: np.ndarray,
 ) -> np.ndarray:
-    """Computes the bounds of the datapoints `index`, [..., len(index)], in float64.
+    """Computes the bounds of the datapoints `index`, [..., len(index)], in float64."""
+
+    def of_block(block: np.ndarray) -> Array:
+        return bounds_of(params, data[block], block.astype(np.int32)).T
+
+    return in_blocks(of_block, index).T.astype(np.float64)
+
+
+def in_blocks(of_block: Callable[[np.ndarray], Array], index: np.ndarray) -> np.ndarray:
+    """Returns the values [n, ...] of a function of datapoints, computed in blocks.
 
     The last block is padded to the size of the others, so that one compiled program serves all
     blocks.
+
+    Args:
+        of_block: maps indices [EVALUATION_BATCH] to values [EVALUATION_BATCH, ...].
+        index: the indices, [n], at least one.
     """
     padding = -len(index) % EVALUATION_BATCH
     blocks = np.pad(index, (0, padding), mode="edge").reshape(-1, EVALUATION_BATCH)
-    bounds = [bounds_of(params, data[block], block.astype(np.int32)) for block in blocks]
-    each = np.concatenate([np.asarray(b, np.float64) for b in bounds], axis=-1)
-    return each[..., : len(index)]
+    values = [of_block(block) for block in blocks]  # all are dispatched before the first is read
+    return np.concatenate([np.asarray(value) for value in values])[: len(index)]
 
 
 def _score(bounds: np.ndarray) -> Score:

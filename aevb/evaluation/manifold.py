@@ -1,6 +1,7 @@
 """The decoded plane of two latents, as in the paper's figure 4, and how it compares with data."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,8 @@ from scipy.special import ndtr
 
 from aevb.data import Dataset
 from aevb.evaluation.diagnostics import posterior_marginals
-from aevb.evaluation.elbo import fixed_inputs
+from aevb.evaluation.elbo import fixed_inputs, in_blocks
+from aevb.runtime import xla
 from aevb.types import PyTree
 from aevb.vae import VAE
 
@@ -44,19 +46,22 @@ def measure(vae: VAE, params: PyTree, dataset: Dataset) -> dict[str, Any] | None
     if vae.num_latents != 2 or dataset.image_shape is None:
         return None
 
-    @jax.jit
+    @xla.jit_brief
     def encode(params: PyTree, x: Array) -> Array:
         keys = jax.random.split(jax.random.key(SEED), len(x))
         return jax.vmap(
             lambda key, x: posterior_marginals(key, vae.encode(params, x), vae.guide)[0]
         )(keys, x)
 
-    grid = np.asarray(jax.jit(lambda params: decode_unit_square(vae, params))(params))
+    grid = np.asarray(xla.jit_brief(partial(decode_unit_square, vae))(params))
     parts, codes = {}, {}
     for split, data in dataset.splits.items():
         parts[split] = _nearest(grid, _inputs(dataset, data))
         if vae.has_encoder:
-            each = [np.asarray(encode(params, x)) for x in _inputs(dataset, data)]
+            each = [
+                in_blocks(lambda block, x=x: encode(params, x[block]), np.arange(len(x)))
+                for x in _inputs(dataset, data)
+            ]
             codes[split] = np.concatenate(each)
     found: dict[str, Any] = {"step_ratio": step_ratio(grid_steps(grid))}
     for name, splits in (("train", ["train"]), ("all", list(parts))):

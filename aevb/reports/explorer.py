@@ -23,6 +23,7 @@ from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
+from aevb.runtime import xla
 from aevb.runtime.paths import shown
 from aevb.storage.metrics_log import curve
 from aevb.types import Key, PyTree
@@ -144,10 +145,10 @@ def _data(
     stored = dataset.test[index]
     x = elbo.fixed_inputs(dataset.preprocess, index, stored)
     bounds = elbo.make_bounds(vae, dataset.preprocess)
-    keys = jax.random.split(jax.random.key(SEED), num_points)
 
-    @jax.jit
+    @xla.jit_brief
     def evaluate(params: PyTree) -> tuple[Array, Array, Array]:
+        keys = jax.random.split(jax.random.key(SEED), num_points)
         means, kls = jax.vmap(
             lambda key, one: posterior_marginals(key, vae.encode(params, one), vae.guide)
         )(keys, x)
@@ -188,9 +189,13 @@ def _start(experiment: Experiment, params: PyTree) -> np.ndarray:
         z, _ = posterior_marginals(key, vae.encode(params, x), vae.guide)
         return z, jnp.sum(jnp.square(vae.mean(params, z) - x))
 
-    keys = jax.random.split(jax.random.key(SEED), number)
-    z, errors = jax.jit(lambda x: jax.lax.map(lambda one: encoded(*one), (keys, x)))(x)
-    return np.asarray(z)[np.argmin(errors)]
+    @xla.jit_brief
+    def best(x: Array) -> Array:
+        keys = jax.random.split(jax.random.key(SEED), number)
+        z, errors = jax.lax.map(lambda one: encoded(*one), (keys, x))
+        return z[jnp.argmin(errors)]
+
+    return np.asarray(best(x))
 
 
 def _precomputed(
@@ -209,7 +214,7 @@ def _precomputed(
     grid = np.zeros((side ** len(axes), vae.num_latents))
     grid[:, axes] = np.stack(np.meshgrid(*[values] * len(axes)), axis=-1).reshape(-1, len(axes))
     z = np.concatenate([grid, means]).astype(np.float32)
-    decode = jax.jit(lambda z: jax.lax.map(partial(vae.mean, params), z, batch_size=50))
+    decode = xla.jit_brief(lambda z: jax.lax.map(partial(vae.mean, params), z, batch_size=50))
     names = ", ".join(f"z{unit + 1}" for unit in axes)
     others = " with the other latents at 0" if len(axes) < vae.num_latents else ""
     data = " and the means of q(z|x) of the test data below" if len(means) else ""

@@ -151,8 +151,10 @@ class _Writer:
 
     def _operand(self, value: _Value, shape: tuple[int, ...]) -> _Value:
         """Returns an elementwise operand: broadcast to `shape`, or a single element."""
-        if isinstance(value, Array) and value.size and jnp.all(value == value.ravel()[0]):
-            return value.ravel()[0]
+        if isinstance(value, Array) and value.size:
+            numbers = np.asarray(value).ravel()
+            if np.all(numbers == numbers[0]):
+                return jnp.asarray(numbers[0])
         if math.prod(value.shape) == 1:
             return value
         return self._move(self.slot_of(value), lambda x: jnp.broadcast_to(x, shape))
@@ -173,7 +175,9 @@ class _Writer:
         if not isinstance(source, _Slot):
             return move(source)
         size = math.prod(source.shape)
-        indices = np.asarray(move(jnp.arange(size, dtype=jnp.int32).reshape(source.shape)))
+        indices = np.asarray(
+            move(jnp.asarray(np.arange(size, dtype=np.int32).reshape(source.shape)))
+        )
         if np.array_equal(indices.ravel(), np.arange(size)):
             return _Slot(source.number, indices.shape)
         offset = indices[(0,) * indices.ndim]

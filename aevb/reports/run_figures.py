@@ -1,6 +1,7 @@
 """Computes and saves the figures of a trained run."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from aevb.data import Dataset, Description
 from aevb.evaluation import elbo, manifold
 from aevb.experiment import Experiment
 from aevb.reports import figures
+from aevb.runtime import xla
 from aevb.storage import metrics_log
 from aevb.storage.trackers import Pictures
 from aevb.types import PyTree
@@ -30,7 +32,8 @@ def draw_run(
     dataset, vae = experiment.dataset, experiment.vae
     model = f"{dataset.name}, {vae.num_latents} latent dimensions"
     drawn = {"bound": figures.bound_curve(metrics_log.curve(records), title=model)}
-    images = {name: np.asarray(grid) for name, grid in _images(experiment, params).items()}
+    compiled = xla.jit_brief(partial(_images, experiment))
+    images = {name: np.asarray(grid) for name, grid in compiled(params).items()}
     if images:
         title = f"{model}: test images and their reconstructions"
         drawn["reconstructions"] = figures.reconstructions(*images["reconstructions"], title=title)
@@ -78,7 +81,7 @@ def pictures_of(experiment: Experiment) -> Pictures | None:
     if experiment.dataset.image_shape is None:
         return None
 
-    @jax.jit
+    @xla.jit_brief
     def in_bytes(params: PyTree) -> dict[str, Array]:
         images = _images(experiment, experiment.algorithm.vae_params(params))
         return {

@@ -403,7 +403,7 @@ def _of_best(
     if best is None:
         return {}
     found = last
-    if (step := best["examples"] // config["train.batch_size"]) != trained.state.step:
+    if (step := best["examples"] // config["train.batch_size"]) != int(trained.state.step):
         if (state := read_best(step)) is None:
             return {}
         params = experiment.algorithm.vae_params(state.params)

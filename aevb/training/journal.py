@@ -1,10 +1,11 @@
 """The journal of a run during training, in a folder or in memory: its states and its log."""
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,18 @@ from aevb.storage.metrics_log import MetricsLog
 from aevb.storage.trackers import Pictures, open_trackers
 from aevb.training.loop import Pause
 from aevb.training.settings import Settings
+
+SECONDS_BETWEEN_SAVES = 2.0  # at least, of two evaluations whose states are saved at once
+
+
+class Unsaved(NamedTuple):
+    """The state of an evaluation that is to be saved with the next checkpoint."""
+
+    step: int
+    state: TrainState
+    seconds: float  # of training until it
+    num_records: int  # of the log until it
+    valid_bound: float | None
 
 
 class Journal:
@@ -56,6 +69,7 @@ class Journal:
         )
         self._pictures = pictures if self._trackers else None
         self._last_save = time.monotonic()
+        self._waiting: list[Unsaved] = []
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -66,25 +80,47 @@ class Journal:
         """Returns whether the last checkpoint is older than the config allows."""
         return time.monotonic() - self._last_save > self._settings.checkpoint_seconds
 
-    def add(self, pause: Pause, bounds: Mapping[str, float] | None) -> None:
+    def add(
+        self, pause: Pause, bounds: Mapping[str, float] | None, *, is_interrupted: bool = False
+    ) -> None:
         """Records the evaluation of a pause, if there is one, and saves the state.
+
+        A checkpoint takes as long as many steps. If the last one is of a moment ago, the state of
+        an evaluation waits in memory for the next one, and is saved with it if it then belongs to
+        the checkpoints that are kept: the last two and the best by the validation bound.
 
         Args:
             pause: a pause of this run alone; its metrics have no axis.
             bounds: the train_bound, and the valid_bound or the test_bound.
+            is_interrupted: whether training ends here.
         """
         if bounds is not None:
             self._record(pause, bounds)
-        checkpoint.save(
-            self._manager,
-            pause.step,
-            pause.state,
-            seconds=self.seconds,
-            records=self.records,
-            about=self._about,
-            valid_bound=bounds.get("valid_bound") if bounds else None,
-        )
-        self._last_save = time.monotonic()
+        score = bounds.get("valid_bound") if bounds else None
+        new = Unsaved(pause.step, pause.state, self.seconds, len(self.records), score)
+        settings = self._settings
+        is_over = is_interrupted or pause.step == settings.num_steps
+        age = time.monotonic() - self._last_save
+        if is_over or settings.keep_checkpoints or bounds is None or age > SECONDS_BETWEEN_SAVES:
+            self._save(new)
+            return
+        best = max(record.get("valid_bound", -math.inf) for record in self.records)
+        kept = [one for one in self._waiting[:-1] if one.valid_bound == best]
+        self._waiting = [*kept, *self._waiting[-1:], new._replace(state=copied(new.state))]
+
+    def _save(self, *new: Unsaved) -> None:
+        """Saves the states that wait, and then another one."""
+        for step, state, seconds, num_records, valid_bound in [*self._waiting, *new]:
+            checkpoint.save(
+                self._manager,
+                step,
+                state,
+                seconds=seconds,
+                records=self.records[:num_records],
+                about=self._about,
+                valid_bound=valid_bound,
+            )
+        self._waiting, self._last_save = [], time.monotonic()
 
     def _record(self, pause: Pause, bounds: Mapping[str, float]) -> None:
         record = record_of(pause, bounds, self.seconds, self._settings)
@@ -105,6 +141,7 @@ class Journal:
 
     def close(self, *, is_done: bool) -> None:
         """Closes the checkpoints and the trackers; `is_done` is False for an unfinished run."""
+        self._save()
         self._manager.close()
         for tracker in self._trackers:
             tracker.close(is_done=is_done)
@@ -138,8 +175,11 @@ class MemoryJournal:
         """Returns False: there is no checkpoint to save."""
         return False
 
-    def add(self, pause: Pause, bounds: Mapping[str, float] | None) -> None:
+    def add(
+        self, pause: Pause, bounds: Mapping[str, float] | None, *, is_interrupted: bool = False
+    ) -> None:
         """Records the evaluation of a pause, if there is one, and keeps the state."""
+        del is_interrupted
         self.state = copied(pause.state)
         if bounds is None:
             return
@@ -164,6 +204,11 @@ class MemoryJournal:
 
 def copied(state: TrainState) -> TrainState:
     """Returns a copy of a state, which training does not overwrite."""
+    return _copied(state)
+
+
+@jax.jit
+def _copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 

@@ -46,7 +46,7 @@ def run_keys(key: Key) -> RunKeys:
 
 def first_state(init: Callable[[Key], TrainState], key: Key) -> TrainState:
     """Returns the initial state of a run from its `Algorithm.init` and the key of its seed."""
-    return jax.jit(init)(run_keys(key).init)
+    return xla.jit_brief(lambda key: init(run_keys(key).init))(key)
 
 
 class Order(NamedTuple):
@@ -62,7 +62,8 @@ class Order(NamedTuple):
 
 def no_order(keys: LoopKeys, data: Array) -> Order:
     """Returns the placeholder order that is passed before the first step."""
-    return Order(jnp.int32(-1), jnp.zeros((*keys.order.shape, len(data)), jnp.int32))
+    shape = (*keys.order.shape, len(data))
+    return Order(jnp.asarray(np.int32(-1)), jnp.asarray(np.zeros(shape, np.int32)))
 
 
 Split = Callable[[Array], Array]  # splits a minibatch [M, ...] over the devices

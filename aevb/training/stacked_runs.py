@@ -147,7 +147,11 @@ def train(
                 journal = journals[number]
                 journal.seconds += share
                 if bounds or received or journal.is_due():
-                    journal.add(_own(stack, pause, number), bounds[number] if bounds else None)
+                    journal.add(
+                        _own(stack, pause, number),
+                        bounds[number] if bounds else None,
+                        is_interrupted=bool(received),
+                    )
             if received and pause.step < num_steps:
                 raise Interrupted(received, pause.step * settings.batch_size)
         is_done = True

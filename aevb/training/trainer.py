@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cache
 from signal import Signals as Signal
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import is_finite, num_skipped
@@ -14,7 +16,7 @@ from aevb.data import Dataset
 from aevb.errors import Interrupted, UserError
 from aevb.evaluation import elbo
 from aevb.evaluation.elbo import Scorer
-from aevb.runtime import distributed
+from aevb.runtime import distributed, xla
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report, progress_bar, reporter
 from aevb.training import loop, nonfinite, streaming
@@ -115,7 +117,7 @@ def train(
         for pause in loop.pauses(
             steps, state, num_steps=num_steps, stops=stops, agree=distributed.broadcast_number
         ):
-            if not (math.isfinite(pause.metrics["objective"]) and is_finite(pause.state)):
+            if not (math.isfinite(pause.metrics["objective"]) and _finite_check()(pause.state)):
                 bad = nonfinite.find(steps, before, pause.step)
                 raise diverged(bad, settings.batch_size, journal, _source(run, steps, bad))
             state = distributed.local(pause.state)
@@ -129,12 +131,19 @@ def train(
                 if journal:
                     journal.seconds += pause.seconds
                     if bounds or received or journal.is_due():
-                        journal.add(pause._replace(state=state), bounds)
+                        journal.add(
+                            pause._replace(state=state), bounds, is_interrupted=bool(received)
+                        )
             if received and pause.step < num_steps:
                 raise Interrupted(Signal(received), pause.step * settings.batch_size)
     if journal is None:
         return Trained(distributed.local(state), [], 0.0, speed.steady())
     return Trained(distributed.local(state), journal.records, journal.seconds, speed.steady())
+
+
+@cache
+def _finite_check() -> Callable[[TrainState], Array]:
+    return xla.jit_brief(is_finite)
 
 
 def _evaluate(run: Run, state: TrainState, settings: Settings) -> dict[str, float]:

@@ -109,7 +109,7 @@ def sweep_training(file: str, latents: tuple[int, ...]) -> Program:
     """Returns the program of a stack of the paper's models of several sizes."""
     config = config_of(EXPERIMENTS / f"{file}.py")
     stack = stack_of(validate(with_values(config, {"model.num_latents": z})) for z in latents)
-    state = jax.eval_shape(lambda: stack.join(stack.init()))
+    state = jax.eval_shape(stack.join, stack.init())
     stored, stop = shapes(stack.dataset.train), jax.ShapeDtypeStruct((), jnp.int32)
     order = jax.eval_shape(loop.no_order, stack.keys, stored)
     assert isinstance(stack.program, loop.AheadOfTime)
