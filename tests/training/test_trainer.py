@@ -18,7 +18,7 @@ from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation.elbo import Score, Scorer
 from aevb.storage import checkpoint
-from aevb.training import loop, trainer
+from aevb.training import journal, loop, trainer
 from aevb.training.journal import Journal
 from aevb.training.loop import Pause
 from aevb.training.settings import Settings, evaluation_steps
@@ -134,6 +134,25 @@ def test_the_latest_two_checkpoints_and_the_best_are_kept(tmp_path: Path):
     assert best not in steps[-2:]
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()}
     assert kept == {best, *steps[-2:]}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_states_of_evaluations_wait_for_a_checkpoint_that_is_due(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each waiting state is saved with its own log, and only if it is to be kept."""
+    monkeypatch.setattr(journal, "SECONDS_BETWEEN_SAVES", seconds)
+    saved = {}
+
+    def save(manager: Any, step: int, state: TrainState, **others: Any) -> None:
+        saved[step] = float(state.params), len(others["records"])
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    fit(tmp_path, counter())
+    steps = evaluation_steps(SETTINGS)
+    best = min(steps, key=lambda step: abs(step - 16))
+    kept = [best, *steps[-2:]] if seconds else steps
+    assert saved == {step: (float(step), steps.index(step) + 1) for step in kept}
 
 
 def test_a_checkpoint_is_saved_after_checkpoint_seconds_without_an_evaluation(tmp_path: Path):
