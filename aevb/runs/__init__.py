@@ -1,9 +1,11 @@
 """A run in its folder: locking, training, figures and the summary."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jax
@@ -180,6 +182,7 @@ def run(
         if distributed.largest(int(finished is not None)):
             return finished or {}
         xla.use_cache()
+        Thread(target=_import_slow_libraries).start()
         experiment = build(config, dataset)
         data = identity(experiment.dataset)
         require_trackers(config)
@@ -191,6 +194,13 @@ def run(
         if distributed.largest(int(finished is not None)):
             return finished or {}
         return _train(experiment, config, folder, about(config, data), debug)
+
+
+def _import_slow_libraries() -> None:
+    """Imports what is needed first at a checkpoint and at the end, while XLA compiles."""
+    with suppress(ImportError):  # raised again where the library is used
+        for name in ("orbax.checkpoint", "aevb.reports.run_figures"):
+            import_module(name)
 
 
 def _train(
