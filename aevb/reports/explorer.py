@@ -65,7 +65,6 @@ def explorer_page(
         "config": _settings(config),
         "curve": curve(records),
         "image": image,
-        "start": _start(experiment, params).tolist(),
         **_decoder(vae, params),
         **data,
     }
@@ -130,13 +129,15 @@ def _data(
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Returns test datapoints: the means of q(z|x), their bounds, and pictures of some.
 
-    It also returns the latent units, sorted by KL, the largest first, and separately the means of
-    the datapoints with pictures, [n, Z].
+    It also returns the latent units, sorted by KL, the largest first, the z at which the page
+    opens, and separately the means of the datapoints with pictures, [n, Z]. One program computes
+    all of it. A model without an encoder has no points, and the page opens at 0.
     """
     dataset, vae, _ = experiment
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
-        none = {"units": units, "points": None, "class_names": []}
+        start = [0.0] * vae.num_latents
+        none = {"units": units, "points": None, "class_names": [], "start": start}
         return none, np.zeros((0, vae.num_latents))
     number, num_dims = dataset.test.shape
     num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
@@ -147,18 +148,20 @@ def _data(
     bounds = elbo.make_bounds(vae, dataset.preprocess)
 
     @xla.jit_brief
-    def evaluate(params: PyTree) -> tuple[Array, Array, Array]:
+    def evaluate(params: PyTree, some: Array) -> tuple[Array, Array, Array, Array]:
         keys = jax.random.split(jax.random.key(SEED), num_points)
         means, kls = jax.vmap(
             lambda key, one: posterior_marginals(key, vae.encode(params, one), vae.guide)
         )(keys, x)
-        return means, jnp.mean(kls, axis=0), bounds(params, jnp.asarray(stored), jnp.asarray(index))
+        scores = bounds(params, jnp.asarray(stored), jnp.asarray(index))
+        return means, jnp.mean(kls, axis=0), scores, _best_code(vae, params, some)
 
-    means, kl, scores = map(np.asarray, evaluate(params))
+    means, kl, scores, start = map(np.asarray, evaluate(params, _some_training_data(dataset)))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
     labels = dataset.labels
     data = {
         "class_names": [] if labels is None else [*labels.names],
+        "start": start.tolist(),
         "units": [{"unit": int(unit), "kl": float(kl[unit])} for unit in np.argsort(-kl)],
         "points": {
             "means": encode_floats(means),
@@ -172,30 +175,23 @@ def _data(
     return data, means[pictured]
 
 
-def _start(experiment: Experiment, params: PyTree) -> np.ndarray:
-    """Returns the z at which the page opens, [Z]: a mean of q(z|x) whose E[x|z] is near its x.
-
-    x is the one of evenly spaced training datapoints that is reconstructed best. For a model
-    without an encoder, z is 0.
-    """
-    dataset, vae, _ = experiment
-    if not vae.has_encoder:
-        return np.zeros(vae.num_latents)
+def _some_training_data(dataset: Dataset) -> Array:
+    """Returns at most MOST_STARTS evenly spaced training datapoints, [n, D]."""
     number = min(len(dataset.train), MOST_STARTS)
     index = np.linspace(0, len(dataset.train) - 1, number).astype(np.int32)
-    x = elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
+    return elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
 
-    def encoded(key: Key, x: Array) -> tuple[Array, Array]:
-        z, _ = posterior_marginals(key, vae.encode(params, x), vae.guide)
-        return z, jnp.sum(jnp.square(vae.mean(params, z) - x))
 
-    @xla.jit_brief
-    def best(x: Array) -> Array:
-        keys = jax.random.split(jax.random.key(SEED), number)
-        z, errors = jax.lax.map(lambda one: encoded(*one), (keys, x))
-        return z[jnp.argmin(errors)]
+def _best_code(vae: VAE, params: PyTree, x: Array) -> Array:
+    """Returns the mean of q(z|x) of the one of x [n, D] that it reconstructs best, [Z]."""
 
-    return np.asarray(best(x))
+    def encoded(arguments: tuple[Key, Array]) -> tuple[Array, Array]:
+        key, one = arguments
+        z, _ = posterior_marginals(key, vae.encode(params, one), vae.guide)
+        return z, jnp.sum(jnp.square(vae.mean(params, z) - one))
+
+    z, errors = jax.lax.map(encoded, (jax.random.split(jax.random.key(SEED), len(x)), x))
+    return z[jnp.argmin(errors)]
 
 
 def _precomputed(

@@ -41,6 +41,12 @@ MIXTURES = {
     "sklearn_one_thread": "scikit-learn, one thread",
     "sklearn": "scikit-learn, default number of threads",
 }
+RUNS = {  # of fixed_cost.py
+    "frey": "Frey faces 560-200-2, 100,000 examples",
+    "frey_sweep": "four of these runs in a sweep",
+    "mnist": "MNIST 784-500-20, 20,000 examples",
+    "conv": "MNIST, convolutions (32, 64), 20,000 examples",
+}
 AXES = {
     "num_data": "N, datapoints",
     "num_dims": "D, data dimensions",
@@ -176,6 +182,29 @@ def start_table() -> str:
     )
 
 
+def fixed_cost_table() -> str:
+    """Returns what short runs cost besides their training, at an earlier commit and now."""
+    costs = benchmark("fixed_cost")["costs"]
+
+    def both(work: str, start: str, name: str, digits: str) -> str:
+        return " → ".join(
+            _median(costs[work][clone][start][name], digits) for clone in ("earlier", "now")
+        )
+
+    return table(
+        {
+            "run": RUNS[work],
+            "training (s)": _median(costs[work]["now"]["warm"]["training_seconds"], ".1f"),
+            "the rest, filled cache (s)": both(work, "warm", "fixed_seconds", ".1f"),
+            "ratio": _median(costs[work]["now"]["warm"]["fixed_ratio"], ".2f"),
+            "the rest, empty cache (s)": both(work, "cold", "fixed_seconds", ".1f"),
+            "compilation, empty cache (s)": both(work, "cold", "compilation_seconds", ".1f"),
+            "programs": both(work, "cold", "num_programs", ".0f"),
+        }
+        for work in costs
+    )
+
+
 def mixture_table() -> str:
     """Returns the table that compares the Gaussian mixture with scikit-learn's."""
     return table(
@@ -284,6 +313,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "mapping": lambda: sweep_table("mapping_speed"),
     "members": members_table,
     "start": start_table,
+    "fixed cost": fixed_cost_table,
     "mixture": mixture_table,
     "sampling": sampling_table,
     "explorer": explorer_table,

@@ -3,7 +3,7 @@
     python experiments/benchmarks/bench.py --data-dir=DATA [--quick] [--only=train,start]
 
     train     training speed: every contender on MNIST, fewer on other shapes (train_speed.py)
-    start     from the command to the first evaluated epoch (first_epoch.py)
+    start     from the command to the first evaluated epoch, and to the end of a short run
     marginal  log p(x) by importance sampling (marginal_speed.py)
     sweep     a whole sweep (sweep_speed.py)
     mapping   the same sweep, with each way to map its members onto the hardware
@@ -68,7 +68,10 @@ BY_NAME = {
         training("frey", 2, 100, 9, ALL),
         training("frey", 20, 100, 7, FEWER),
     ],
-    "start": [Benchmark("first_epoch", "--rounds=5", "--experiments=figure_4_frey --rounds=1", "")],
+    "start": [
+        Benchmark("first_epoch", "--rounds=5", "--experiments=figure_4_frey --rounds=1", ""),
+        Benchmark("fixed_cost", quick="--works=frey --rounds=1"),
+    ],
     "marginal": [
         Benchmark(
             "marginal_speed",
