@@ -14,7 +14,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --fork-strategy fewest -
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-mutations test-faults test-slurm test-browser lint types check format \
-	sweep-frey sweep-mnist paper paper-quick docs docs-figures bench dist lock clean
+	sweep-frey sweep-mnist paper paper-quick docs docs-figures bench bench-gpu dist lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ docs-figures: .venv/users  ## draw the figures of docs/variational_bayes.md by r
 bench: .venv/users .venv-bench/peers  ## run every benchmark, in an hour and a half (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the datasets' files"; exit 2; }
 	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
+
+bench-gpu: .venv/users  ## measure the accelerator that jax finds, in at most twelve minutes; the same command continues (DATA=folder ARGS=--quick)
+	@test -n "$(DATA)" || { echo "make bench-gpu needs DATA=the folder of the datasets' files"; exit 2; }
+	$(BIN)/python experiments/benchmarks/accelerator.py --data-dir=$(DATA) $(ARGS)
 
 dist: .venv/developers  ## build the wheel and the sdist, in dist/
 	$(UV) build --quiet --no-build-isolation --python $(BIN)/python

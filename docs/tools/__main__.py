@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from aevb.reports import figures
 
-from . import estimators, mixtures, results, scaling, speed
+from . import accelerator, estimators, mixtures, results, scaling, speed
 from .documents import ROOT, filled_in
 
 DOCUMENTS = (
@@ -22,7 +22,8 @@ DOCUMENTS = (
     ),
 )
 TABLES: Mapping[str, Callable[[], str]] = {
-    **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES, **mixtures.TABLES
+    **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES, **mixtures.TABLES,
+    **accelerator.TABLES,
 }  # fmt: skip
 FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES}
 
