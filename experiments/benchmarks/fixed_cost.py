@@ -27,7 +27,7 @@ MNIST = "--config=binarized_mnist --config.train.num_examples=20000"
 WORKS = {  # flags of run.py; the config is the name of a file in experiments/
     "frey": "--config=figure_4_frey --config.train.num_examples=100000",
     "frey_sweep": "--config=figure_4_frey --config.train.num_examples=100000 --sweep "
-    "--axis seed=0,1,2,3 --axis model.num_latents=2",
+    "--mapping=sequence --axis seed=0,1,2,3 --axis model.num_latents=2",
     "mnist": MNIST,
     "conv": f"{MNIST} --config.model.network=conv --config.model.hidden=32,64",
 }
