@@ -76,7 +76,7 @@ docs: .venv-docs/tools  ## build the documentation, site/index.html; a warning i
 docs-figures: .venv/users  ## draw the figures of docs/variational_bayes.md by running its code
 	$(BIN)/python -m docs.tools.variational_bayes
 
-bench: .venv/users .venv-bench/peers  ## run every benchmark, in an hour and a half (DATA=folder ARGS=--quick)
+bench: .venv/users .venv-bench/peers  ## run every benchmark, in two and a half hours (DATA=folder ARGS=--quick)
 	@test -n "$(DATA)" || { echo "make bench needs DATA=the folder of the datasets' files"; exit 2; }
 	$(BIN)/python experiments/benchmarks/bench.py --data-dir=$(DATA) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md: training, sweeps, classical models, the explorer, and cost."""
+"""The tables of docs/speed.md: training, other models, sweeps, classical models, pages, cost."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -27,6 +27,16 @@ SHAPES = {
     "train_frey_z20_b100": "Frey faces 560-200-20, minibatches of 100",
 }
 DRAWN = (IN_FULL, "train_frey_z2_b100")
+KIND_CONTENDERS = {
+    "aevb": "aevb",
+    "aevb_plain": "aevb, with XLA's own gradient of convolutions",
+    "flax": "Flax, a jitted step in a loop of Python",
+    "torch": "PyTorch",
+    "torch_compile": "PyTorch, `torch.compile`",
+    "torch_compile_step": "PyTorch, `torch.compile`, optimizer too",
+    "torch_channels_last": "PyTorch, channels last",
+    "torch_channels_last_compile": "PyTorch, channels last, `torch.compile`",
+}
 WAYS = {
     "sweep": "one `run.py --sweep`",
     "one_by_one": "a `run.py` for each member",
@@ -134,6 +144,51 @@ def shapes_table() -> str:
         }
         for file, title in SHAPES.items()
         for found in [benchmark(file)["contenders"]]
+    )
+
+
+def measured_kinds() -> Mapping[str, Any]:
+    """Returns the kinds of kinds_speed.py with their figures; none before its first run."""
+    path = BENCHMARKS / "kinds.json"
+    return read(path)["kinds"] if path.exists() else {}
+
+
+def kinds_table(kinds: Mapping[str, Any]) -> str:
+    """Returns aevb's speed for each kind, its ratios, and the bounds of all contenders."""
+
+    def row(kind: Mapping[str, Any]) -> dict[str, str]:
+        contenders = kind["contenders"]
+        ours, flax, torch = contenders["aevb"], contenders.get("flax"), kind.get("fastest_torch")
+        bounds = [found["test_bound"] for found in contenders.values()]
+        deviation = kind["bound_noise"]["standard_deviation"]
+        return {
+            "": kind["title"],
+            "aevb (examples/s)": f"{ours['examples_per_second']['median']:,.4g}",
+            "speedup over Flax": _median(flax["ratio"], ".2f") if flax else "",
+            "over the fastest PyTorch": _median(torch["ratio"], ".2f") if torch else "",
+            "which is": KIND_CONTENDERS[torch["name"]] if torch else "",
+            "fraction of the limit": _median(ours["of_limit"], ".2f") if ours["of_limit"] else "",
+            "CPU/wall time": f"{ours['cpu_per_wall']:.2f}",
+            "bounds (nats)": f"{min(bounds):.1f} to {max(bounds):.1f}",
+            "deviation over seeds": "" if deviation is None else f"{deviation:.1f}",
+        }
+
+    return table(row(kind) for kind in kinds.values())
+
+
+def convolutions_table(kinds: Mapping[str, Any]) -> str:
+    """Returns the speed of every contender that trains the convolutional model."""
+    contenders = kinds["conv"]["contenders"] if "conv" in kinds else {}
+    return table(
+        {
+            "": title,
+            "examples/s": _median(contenders[name]["examples_per_second"]),
+            "speedup of aevb": "" if name == "aevb" else _median(contenders[name]["ratio"], ".2f"),
+            "CPU/wall time": f"{contenders[name]['cpu_per_wall']:.2f}",
+            "test bound (nats)": f"{contenders[name]['test_bound']:.1f}",
+        }
+        for name, title in KIND_CONTENDERS.items()
+        if name in contenders
     )
 
 
@@ -309,6 +364,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speed": speed_table,
     "bound noise": bound_noise_table,
     "shapes": shapes_table,
+    "kinds": lambda: kinds_table(measured_kinds()),
+    "convolutions": lambda: convolutions_table(measured_kinds()),
     "sweep": lambda: sweep_table("sweep_speed"),
     "mapping": lambda: sweep_table("mapping_speed"),
     "members": members_table,

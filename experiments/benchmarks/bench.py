@@ -3,6 +3,7 @@
     python experiments/benchmarks/bench.py --data-dir=DATA [--quick] [--only=train,start]
 
     train     training speed: every contender on MNIST, fewer on other shapes (train_speed.py)
+    kinds     speed of other models, bounds and optimizers, and of evaluations (kinds_speed.py)
     start     from the command to the first evaluated epoch, and to the end of a short run
     marginal  log p(x) by importance sampling (marginal_speed.py)
     sweep     a whole sweep (sweep_speed.py)
@@ -13,9 +14,9 @@
     classical the Gaussian mixture against scikit-learn's, variational Bayes against chains
     explorer  a drag in the page of a run, with Debian's chromium and playwright (explorer_speed.py)
 
-All of them take an hour and a half on the CPU of an otherwise idle machine. The results files go to
-results/ beside this file, from which `python -m docs.tools` writes the tables. On an accelerator,
-only the contenders that run on it take part, with absolute times, and the files go to
+All of them take two and a half hours on the CPU of an otherwise idle machine. The results files go
+to results/ beside this file, from which `python -m docs.tools` writes the tables. On an
+accelerator, only the contenders that run on it take part, with absolute times, and the files go to
 results/<gpu or tpu>/. --quick checks in a few minutes that everything runs, and writes to
 runs/bench.
 """
@@ -67,6 +68,12 @@ BY_NAME = {
         training("mnist", 20, 1000, 7, FEWER),
         training("frey", 2, 100, 9, ALL),
         training("frey", 20, 100, 7, FEWER),
+    ],
+    "kinds": [
+        Benchmark(
+            "kinds_speed", "--rounds=7",
+            "--kinds=iwae_5,full_vb --rounds=1 --steps=5 --noise-seeds=0", name="kinds",
+        )
     ],
     "start": [
         Benchmark("first_epoch", "--rounds=5", "--experiments=figure_4_frey --rounds=1", ""),

@@ -18,8 +18,11 @@ import pytest
 import scipy.io
 from programs import ROOT, python, run_python
 
-from aevb import data
+from aevb import convolutions, data, networks
 from aevb.data import Options
+from aevb.distributions import DiagNormal
+from aevb.experiment import build_model
+from docs.tools import speed
 
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
 
@@ -165,6 +168,46 @@ def test_numbers_of_the_gemm_limit_neither_grow_nor_vanish(program: Any):
         np.testing.assert_allclose(once, results[0], atol=1e-5)
 
 
+def test_the_products_of_a_kind_are_those_of_the_papers_model_and_of_its_convolutions(
+    program: Any,
+):
+    """The first number is that of gemm_worker.py; the others are counted by hand."""
+    gemm, kinds, products = map(program, ("gemm_worker", "kinds", "products_worker"))
+
+    def flops(name: str) -> int:
+        kind = kinds.KINDS[name]
+        return sum(layer.flops for layer in products.layers_of(kind)) // kind.batch_size
+
+    assert flops("adam") == gemm.flops_per_example(kinds.KINDS["adam"].sizes, 20)
+    inner = 49 * 288 * 64 + 2 * 3136 * 20 + 20 * 3136 + 49 * 64 * 288 + 196 * 32 * 9
+    assert flops("conv") == 2 * (2 * 196 * 9 * 32 + 3 * inner)
+    encoder, decoder = 200 * 200 + 2 * 200 * 50, 50 * 200 + 200 * 200 + 200 * 784
+    assert flops("iwae_5") == 2 * (2 * 784 * 200 + 3 * encoder + 5 * 3 * decoder)
+
+
+def test_the_limit_of_a_kind_computes_each_product_of_a_layer_once_in_every_layout(program: Any):
+    """The count is XLA's own, for the compiled program; the numbers do not grow."""
+    gemm, products = program("gemm_worker"), program("products_worker")
+    for layer in (
+        products.Layer(8, 6, 4, has_input_gradient=False),
+        products.Layer(8, 6, 4, num_heads=2),
+        products.Layer(8, 4, 6),
+    ):
+        for layout in layouts(gemm):
+            weights = products.make_weights(layer, layout)
+
+            def step(weights: Any, x: Any, layer: Any = layer, layout: Any = layout) -> Any:
+                return products.layer_products(layer, layout, weights, x)
+
+            x = jax.random.normal(jax.random.key(0), (8, layer.num_in))
+            distinct = [w + number for number, w in enumerate(weights)]  # else heads are shared
+            cost = jax.jit(step).lower(distinct, x).compile().cost_analysis()
+            assert cost is not None
+            assert cost["flops"] == layer.flops, (layer, layout)
+            after, _ = step(weights, x)
+            assert float(jnp.linalg.norm(after)) <= float(jnp.linalg.norm(x)) * (1 + 1e-5)
+
+
 class Clock:
     """A clock that replaces the module `time`, and advances only when a test sets it."""
 
@@ -191,14 +234,193 @@ def test_the_fastest_layout_of_the_gemm_limit_has_the_least_time(
     assert gemm.fastest(runs) == fast
 
 
+def test_pytorch_is_the_fastest_of_its_ways_in_each_round(program: Any):
+    """The way that is named is the fastest by its median; each round has its own fastest way."""
+    kinds_speed = program("kinds_speed")
+    seconds = {
+        "aevb": (1.0, 1.0, 1.0),
+        "torch": (2.0, 2.0, 2.0),
+        "torch_compile": (4.0, 1.5, 1.25),
+        "products": (0.5, 0.5, 0.5),
+    }
+    rounds = {
+        name: [kinds_speed.Epochs(each, each, 100) for each in done]
+        for name, done in seconds.items()
+    }
+    found = kinds_speed.summarize(rounds)
+    assert found["fastest_torch"]["name"] == "torch_compile"
+    assert found["fastest_torch"]["ratio"] == {"median": 1.5, "min": 1.25, "max": 2.0}
+    assert set(found["contenders"]) == {"aevb", "torch", "torch_compile"}
+    assert found["contenders"]["torch"]["ratio"]["median"] == 2.0
+    assert found["contenders"]["aevb"]["of_limit"]["median"] == 0.5
+    del rounds["products"]  # as in an evaluation
+    assert kinds_speed.summarize(rounds)["contenders"]["aevb"]["of_limit"] is None
+    rounds["torch"][0] = kinds_speed.Epochs(1.0, 1.0, 99)
+    with pytest.raises(SystemExit, match="different numbers"):
+        kinds_speed.summarize(rounds)
+
+
+def test_every_kind_has_the_contenders_that_fit_it(program: Any):
+    kinds, kinds_speed = program("kinds"), program("kinds_speed")
+    everyone = [name for name in (kinds_speed.OURS | kinds_speed.PEERS) if name != "products"]
+    of = {
+        name: set(kinds_speed.contenders_of(kind, everyone)) for name, kind in kinds.KINDS.items()
+    }
+    common = {"aevb", "flax", "torch", "torch_compile"}
+    layouts = {"torch_channels_last", "torch_channels_last_compile"}
+    assert of["iwae_5"] == of["adam"] == of["full_vb"] == common | {"products"}
+    assert of["rmsprop"] == of["adamax"] == common | {"products", "torch_compile_step"}
+    assert of["conv"] == common | layouts | {"products", "aevb_plain"}
+    assert of["conv_bound"] == of["conv_log_p"] == common | layouts
+
+
+def test_the_table_of_kinds_has_a_row_for_each_and_is_empty_without_results():
+    ratio = {"median": 1.6, "min": 1.5, "max": 1.7}
+    rate = {"median": 12345.6, "min": 1.0, "max": 2.0}
+
+    def contender(bound: float, of_limit: Any = ratio) -> dict[str, Any]:
+        return {
+            "examples_per_second": rate, "cpu_per_wall": 1.9, "ratio": ratio,
+            "of_limit": of_limit, "test_bound": bound,
+        }  # fmt: skip
+
+    def kind(title: str, contenders: dict[str, Any], **more: Any) -> dict[str, Any]:
+        noise = {"standard_deviation": 1.25}
+        return {"title": title, "contenders": contenders, "bound_noise": noise, **more}
+
+    kinds = {
+        "conv": kind(
+            "convolutions",
+            {"aevb": contender(-101.0), "aevb_plain": contender(-101.5), "torch": contender(-99.0)},
+            fastest_torch={"name": "torch", "ratio": ratio},
+        ),
+        "conv_log_p": kind("log p(x)", {"aevb": contender(-98.0, None)}),
+    }
+    _, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in speed.kinds_table(kinds).splitlines()
+    ]
+    assert rows == [
+        ["convolutions", "1.235e+04", "", "1.60", "PyTorch", "1.60", "1.90", "-101.5 to -99.0",
+         "1.2"],
+        ["log p(x)", "1.235e+04", "", "", "", "", "1.90", "-98.0 to -98.0", "1.2"],
+    ]  # fmt: skip
+    conv = speed.convolutions_table(kinds).splitlines()[2:]
+    assert [line.split(" | ")[2] for line in conv] == ["", "1.60", "1.60"]
+    assert speed.kinds_table({}) == speed.convolutions_table({}) == "not run yet"
+
+
 # The workers
+
+
+FLAX_LAYERS = {  # in the order of `aevb_layers`
+    "encoder": ("Conv_0", "Conv_1", "Dense_0", "Dense_1"),
+    "decoder": ("Dense_0", "ConvTranspose_0", "ConvTranspose_1"),
+}
+
+
+def aevb_layers(network: dict[str, Any]) -> list[Any]:
+    """Returns the layers of a network: the hidden ones, the mean's and the others."""
+    last = [name for name in ("mean", "mean_logits", "logits", "log_var") if name in network]
+    return [network[name] for name in (*sorted(network.keys() - set(last)), *last)]
+
+
+@pytest.mark.usefixtures("standard_promotion")  # optax's adam leans on it
+@pytest.mark.parametrize(
+    "name",
+    ["iwae_5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv", "adam_frey"))],
+)
+def test_the_flax_contender_of_a_kind_has_aevbs_bound(program: Any, name: str, tmp_path: Path):
+    """Both have the same parameters and noise; aevb's bound is of one datapoint and sample."""
+    kinds, flax_worker, aevb_worker = map(
+        program, ("kinds", "flax_kinds_worker", "aevb_kinds_worker")
+    )
+    kind = kinds.KINDS[name]
+    D, is_mnist = kind.sizes.num_dims, kind.data == "mnist"
+    shape = (28, 28) if is_mnist else (28, 20)
+    description = data.Description(
+        kind.data, "binary" if is_mnist else "grey", D, kind.sizes.num_train, shape,
+        None if is_mnist else 256.0, False, lambda key, x: x, shape,
+    )  # fmt: skip
+    vae, _ = build_model(aevb_worker.config_of(kind, tmp_path), description)
+    params = vae.init(jax.random.key(0))
+    theirs = {
+        part: dict(
+            zip(
+                FLAX_LAYERS[part] if name == "conv" else map("Dense_{}".format, range(9)),
+                aevb_layers(params[part]),
+                strict=False,
+            )
+        )
+        for part in ("encoder", "decoder")
+    }
+    model, key, (M, K) = flax_worker.VAE(kind), jax.random.key(1), (3, kind.num_samples)
+    x = jax.random.bernoulli(jax.random.key(2), 0.5, (M, D)).astype(jnp.float32)
+    shape = (M, kind.num_latents) if K == 1 else (M, K, kind.num_latents)
+    noise = jax.random.normal(key, shape).reshape(M, K, -1)
+
+    def bound(x: Any, noise: Any) -> Any:
+        stats, joint = vae.encode(params, x), vae.joint(params, x)
+        z = stats.mean + jnp.exp(0.5 * stats.log_var) * noise
+        log_lik = jax.vmap(joint.log_lik)(z)
+        if kind.bound == "sgvb_b":
+            return log_lik[0] - stats.kl_to_standard_normal()
+        log_w = log_lik + jax.vmap(joint.log_prior)(z) - jax.vmap(stats.log_prob)(z)
+        return jax.nn.logsumexp(log_w) - np.log(K)
+
+    np.testing.assert_allclose(
+        flax_worker.bounds(model, theirs, x, key), jax.vmap(bound)(x, noise), rtol=1e-5
+    )
+
+
+@pytest.mark.slow
+@jax.numpy_rank_promotion("allow")  # it is written like a user's program
+def test_the_flax_contender_of_full_vb_adds_the_kl_of_the_decoders_weights(program: Any):
+    kinds, flax_worker = program("kinds"), program("flax_kinds_worker")
+    kind = kinds.KINDS["full_vb"]._replace(hidden=(5,), num_latents=2)
+    model, key = flax_worker.VAE(kind), jax.random.key(1)
+    x = jnp.ones((3, 784))
+    params = model.init(jax.random.key(0), x, key)["params"]
+    pairs = [
+        (layer[name].ravel(), layer[f"{name}_log_var"].ravel())
+        for layer in params["decoder"].values()
+        for name in ("kernel", "bias")
+    ]
+    assert len(pairs) == 4
+    expected = sum(DiagNormal(*pair).kl_to_standard_normal() for pair in pairs)
+    np.testing.assert_allclose(flax_worker.kl_of_weights(params["decoder"]), expected, rtol=1e-5)
+    z_key, weights_key = jax.random.split(key)
+    bounds = flax_worker.bounds(model, params, x, z_key, weights=weights_key)
+    np.testing.assert_allclose(
+        flax_worker.objective(model, params, x, key),
+        jnp.mean(bounds) - expected / 50_000,
+        rtol=1e-5,
+    )
+    assert not np.allclose(bounds, flax_worker.bounds(model, params, x, z_key))  # at the means
+
+
+def test_the_plain_convolutions_of_the_benchmark_are_the_packages(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("convolve", "convolve_transposed"):  # so that they are restored
+        monkeypatch.setattr(networks, name, getattr(networks, name))
+    program("aevb_kinds_worker").use_plain_convolutions()
+    x, kernel = (
+        jax.random.normal(jax.random.key(seed), shape)
+        for seed, shape in enumerate(((7, 6, 2), (3, 3, 2, 4)))
+    )
+    for plain, ours in (
+        (networks.convolve, convolutions.convolve),
+        (networks.convolve_transposed, convolutions.convolve_transposed),
+    ):
+        assert plain is not ours
+        np.testing.assert_allclose(plain(x, kernel, stride=2), ours(x, kernel, stride=2), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_flax_contender_has_the_bound_of_the_same_model(program: Any, frey_folder: Path):
     """Its bound at equal parameters and noise is compared with aevb's likelihood and KL."""
     flax_worker, raw_data, worker = map(program, ("flax_worker", "raw_data", "worker"))
-    from aevb.distributions import DiagNormal
     from aevb.likelihoods import gaussian_unit_mean
 
     x = jnp.asarray(raw_data.load(frey_folder, "frey").test[:5])
@@ -369,7 +591,7 @@ def test_a_failed_process_of_a_benchmark_is_reported_by_its_last_line(tmp_path: 
 
 
 def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_path: Path):
-    """The flags are those of a quick run; two programs with a `parse_args` parse them here."""
+    """The flags are those of a quick run; programs with a `parse_args` parse them here."""
     bench = program("bench")
     for on_cpu in (True, False):
         outputs = []
@@ -379,7 +601,7 @@ def test_every_benchmark_of_bench_exists_and_takes_its_flags(program: Any, tmp_p
             command = bench.command(benchmark, tmp_path, tmp_path, on_cpu=on_cpu, is_quick=True)
             assert Path(command[1]).exists()
             outputs.append(benchmark.output)
-            if benchmark.script in ("train_speed", "sweep_speed"):
+            if benchmark.script in ("train_speed", "sweep_speed", "kinds_speed"):
                 module = program(benchmark.script)
                 argv = [*command[1:], f"--bench-python={sys.executable}"]
                 with pytest.MonkeyPatch.context() as patch:
