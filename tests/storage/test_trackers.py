@@ -184,8 +184,6 @@ def test_the_last_pictures_are_those_of_the_trained_model(run: Path):
         manifold[:ROWS, :COLUMNS],
         levels(trained.model.decode(corner)).reshape(ROWS, COLUMNS),
         atol=1,
-        levels(trained.model.decode(corner)).reshape(ROWS, COLUMNS),
-        atol=1,
     )
 
 
