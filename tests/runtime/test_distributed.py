@@ -86,7 +86,7 @@ def bounds(folder: Path) -> np.ndarray:
     """Returns the bounds during training and at its end."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
-    return np.array([[line["train_bound"], line["test_bound"]] for line in [*lines, summary]])
+    return np.array([[line["train_bound"], line["valid_bound"]] for line in [*lines, summary]])
 
 
 class Finished(NamedTuple):
