@@ -114,10 +114,11 @@ def main() -> None:
     keys = loop.run_keys(jax.random.key(args.seed))
     advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=kind.batch_size)
     data, state = jnp.asarray(dataset.train), jax.jit(algorithm.init)(keys.init)
+    order = loop.no_order(keys.loop, data)
 
     def train(num_steps: int) -> int:
-        nonlocal state
-        state, metrics = loop.train_to(advance, keys.loop, data, state, state.step + num_steps)
+        nonlocal state, order  # the order of an epoch is kept across rounds, as across pauses
+        state, order, metrics = advance(keys.loop, data, state, order, state.step + num_steps)
         float(metrics["objective"])  # waits for the device
         return num_steps * kind.batch_size
 

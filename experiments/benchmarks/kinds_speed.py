@@ -165,10 +165,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    results = {name: measure(name, args) for name in args.kinds}
-    loads = [found["load_of_others"] for found in results.values()]
-    most = max((load for load in loads if load is not None), default=None)
-    harness.write_report(args, most, rounds=args.rounds, kinds=results)
+    results, loads = {}, []
+    for name in args.kinds:
+        results[name] = found = measure(name, args)
+        loads += [load for load in [found["load_of_others"]] if load is not None]
+        # After each kind, so that an interrupted run has the results of those before.
+        harness.write_report(args, max(loads, default=None), rounds=args.rounds, kinds=results)
 
 
 if __name__ == "__main__":
