@@ -38,10 +38,15 @@ EXPERIMENTS = [
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Path, tmp_path: Path):
     config = config_of(file)
+    if not config.data.name.removeprefix("file:"):  # the user names the data
+        images = np.random.default_rng(0).integers(256, size=(300, 6, 5))
+        np.save(tmp_path / "images.npy", images.astype(np.uint8))
+        config.data.name = f"file:{tmp_path / 'images.npy'}"
     config.train.num_examples = 2 * config.train.batch_size
     config.train.first_eval = config.train.batch_size
     values = validate(config)
-    summary = runs.run(values, tmp_path)
+    folder = tmp_path / "run"
+    summary = runs.run(values, folder)
 
     assert summary["num_examples"] == 2 * values["train.batch_size"]
     assert summary["examples_per_second"] > 0
@@ -50,17 +55,17 @@ def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Pa
         assert np.isfinite(summary[f"{split}_bound"])
         assert summary[f"{split}_bound_standard_error"] > 0
     assert not any("bits_per_dim" in name for name in summary)  # of Gaussians and of binary data
-    assert read_with_digest(tmp_path / "summary.json") == summary
-    assert read_with_digest(tmp_path / "config.json").keys() == values.keys()
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert read_with_digest(folder / "summary.json") == summary
+    assert read_with_digest(folder / "config.json").keys() == values.keys()
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["examples"] for line in lines] == [
         values["train.batch_size"],
         2 * values["train.batch_size"],
     ]
     pictures = {"bound", "reconstructions", "samples"}
     pictures |= {"manifold"} if values["model.num_latents"] == 2 else set()
-    assert {picture.stem for picture in (tmp_path / "figures").glob("*.png")} == pictures
-    assert runs.run(values, tmp_path) == summary  # already finished
+    assert {picture.stem for picture in (folder / "figures").glob("*.png")} == pictures
+    assert runs.run(values, folder) == summary  # already finished
 
 
 @pytest.mark.slow
