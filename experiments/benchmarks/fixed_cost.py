@@ -68,7 +68,10 @@ def run(clone: Path, work: str, cache: Path, data_dir: Path) -> Cost:
         if ended.returncode:
             raise SystemExit(f"{work}: run.py ended with {ended.returncode}: {ended.stderr[-500:]}")
         compiled = [float(seconds) for seconds in COMPILED.findall(ended.stderr)]
-        summaries = [json.loads(file.read_text()) for file in Path(folder).rglob("summary.json")]
+        summaries = [
+            json.loads(file.read_text(encoding="utf-8"))
+            for file in Path(folder).rglob("summary.json")
+        ]
         training = sum(summary["seconds"] for summary in summaries)
         return Cost(wall, cpu, training, sum(compiled), len(compiled))
 
