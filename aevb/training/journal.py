@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ SECONDS_BETWEEN_SAVES = 2.0  # at least, of two evaluations whose states are sav
 
 
 class Unsaved(NamedTuple):
-    """The state of an evaluation that is to be saved with the next checkpoint."""
+    """The state of an evaluation that waits for the next checkpoint."""
 
     step: int
     state: TrainState
@@ -110,7 +111,8 @@ class Journal:
 
     def _save(self, *new: Unsaved) -> None:
         """Saves the states that wait, and then another one."""
-        for step, state, seconds, num_records, valid_bound in [*self._waiting, *new]:
+        states, self._waiting = [*self._waiting, *new], []  # they do not wait on if saving fails
+        for step, state, seconds, num_records, valid_bound in states:
             checkpoint.save(
                 self._manager,
                 step,
@@ -120,7 +122,7 @@ class Journal:
                 about=self._about,
                 valid_bound=valid_bound,
             )
-        self._waiting, self._last_save = [], time.monotonic()
+        self._last_save = time.monotonic()
 
     def _record(self, pause: Pause, bounds: Mapping[str, float]) -> None:
         record = record_of(pause, bounds, self.seconds, self._settings)
@@ -141,10 +143,11 @@ class Journal:
 
     def close(self, *, is_done: bool) -> None:
         """Closes the checkpoints and the trackers; `is_done` is False for an unfinished run."""
-        self._save()
-        self._manager.close()
-        for tracker in self._trackers:
-            tracker.close(is_done=is_done)
+        with ExitStack() as last:  # all of it happens, even if a disk is full
+            for tracker in self._trackers:
+                last.callback(tracker.close, is_done=is_done)
+            last.callback(self._manager.close)
+            self._save()
 
     def __enter__(self) -> "Journal":
         return self
@@ -202,13 +205,9 @@ class MemoryJournal:
         pass
 
 
+@jax.jit
 def copied(state: TrainState) -> TrainState:
     """Returns a copy of a state, which training does not overwrite."""
-    return _copied(state)
-
-
-@jax.jit
-def _copied(state: TrainState) -> TrainState:
     return jax.tree.map(jnp.copy, state)
 
 

@@ -8,6 +8,7 @@ that the same key gives for any smaller shape. `_within` keeps the gradients of 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from aevb.optimizers import Optimizer
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
 from aevb.training import loop, nonfinite
-from aevb.training.journal import Journal
+from aevb.training.journal import Journal, copied
 from aevb.training.loop import AheadOfTime, LoopKeys, Pause, Program, Steps, run_keys
 from aevb.training.nonfinite import Pick
 from aevb.training.settings import Settings, evaluation_steps
@@ -127,7 +128,7 @@ def train(
     """
     stops, num_steps, speed = evaluation_steps(settings), settings.num_steps, Speed()
     failures: dict[int, DivergedError] = {}
-    before = jax.tree.map(jnp.copy, state)  # the state at the last pause
+    before = copied(state)  # the state at the last pause
     is_done = False
     try:
         for pause in loop.pauses(steps, state, num_steps=num_steps, stops=stops):
@@ -137,7 +138,7 @@ def train(
             going = [number for number in range(stack.size) if number not in failures]
             if not going:
                 break
-            before = jax.tree.map(jnp.copy, state)
+            before = copied(state)
             share = pause.seconds / stack.size
             speed.add(pause._replace(seconds=share), settings.batch_size)
             examples = pause.num_steps * settings.batch_size * stack.size
@@ -156,8 +157,9 @@ def train(
                 raise Interrupted(received, pause.step * settings.batch_size)
         is_done = True
     finally:
-        for number, journal in enumerate(journals):
-            journal.close(is_done=is_done and number not in failures)
+        with ExitStack() as last:  # all are closed, even if one cannot be written
+            for number, journal in enumerate(journals):
+                last.callback(journal.close, is_done=is_done and number not in failures)
     return [
         failures.get(number)
         or Trained(stack.member(state, number), journal.records, journal.seconds, speed.steady())

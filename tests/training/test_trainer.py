@@ -24,6 +24,7 @@ from aevb.training.loop import Pause
 from aevb.training.settings import Settings, evaluation_steps
 from aevb.training.trainer import Run
 
+NO_SPACE = "No space left on device"
 SETTINGS = Settings(
     num_examples=400,
     batch_size=10,
@@ -153,6 +154,21 @@ def test_states_of_evaluations_wait_for_a_checkpoint_that_is_due(
     best = min(steps, key=lambda step: abs(step - 16))
     kept = [best, *steps[-2:]] if seconds else steps
     assert saved == {step: (float(step), steps.index(step) + 1) for step in kept}
+
+
+def test_states_that_cannot_be_saved_are_not_tried_again_when_the_journal_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tried = []
+
+    def save(manager: Any, step: int, state: TrainState, **others: Any) -> None:
+        tried.append(step)
+        raise OSError(NO_SPACE)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(OSError, match=NO_SPACE):
+        fit(tmp_path, counter())
+    assert len(tried) == 1
 
 
 def test_a_checkpoint_is_saved_after_checkpoint_seconds_without_an_evaluation(tmp_path: Path):
