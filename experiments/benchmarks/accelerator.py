@@ -53,7 +53,7 @@ class TimeoutWorkerError(WorkerError):
 
 
 class Worker:
-    """A worker process, of which every answer has a time limit."""
+    """A worker process with a time limit for each answer."""
 
     def __init__(self, command: Sequence[str], seconds: float):
         """Starts the process, and waits until it is ready.
@@ -102,7 +102,7 @@ class Worker:
 
 
 class Workers:
-    """The workers of aevb and of PyTorch, of which one at a time is alive."""
+    """The workers of aevb and of PyTorch; at most one is alive."""
 
     def __init__(self, commands: Mapping[str, Sequence[str]]):
         self._commands = commands

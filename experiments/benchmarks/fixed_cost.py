@@ -90,7 +90,7 @@ def measure(clones: dict[str, Path], work: str, args: Any) -> dict[str, Any]:
     """Returns the costs of a work by clone and kind of start, and their ratios per round."""
     costs: dict[tuple[str, str], list[Cost]] = {}
     for number in range(args.rounds):
-        for name, clone in harness.in_turn(list(clones.items()), number % len(clones)):
+        for name, clone in harness.in_turn([*clones.items()], number):
             with tempfile.TemporaryDirectory() as cache:
                 for start in ("cold", "warm"):
                     cost = run(clone, work, Path(cache), args.data_dir)
@@ -117,7 +117,6 @@ def main() -> None:
     clones = {"now": harness.ROOT}
     if args.earlier:
         clones["earlier"] = args.earlier.absolute()
-    args.earlier = None  # a folder of this machine, which the report does not name
     load = harness.load_of_others()
     harness.write_report(
         args,

@@ -23,7 +23,7 @@ from aevb.storage.metrics_log import write_json
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parents[1]
-NOT_SHOWN = {"output", "bench_python", "extra"}  # flags that do not change the figures
+NOT_SHOWN = {"output", "bench_python", "extra", "earlier"}  # flags that do not change the figures
 BUSY = 0.2  # cores; a warning is given if other processes keep more than this busy
 T = TypeVar("T")
 

@@ -8,14 +8,15 @@ allows TF32 in products and convolutions, and "bfloat16" is torch.autocast.
 
 import argparse
 import functools
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cell_worker
+import kinds
 import raw_data
 import torch
+import torch_kinds_worker
 import torch_vae
 import worker
 from torch import Tensor, nn
@@ -24,46 +25,11 @@ NUM_LATENTS = 20
 SIDE = 28
 
 
-class ConvVAE(nn.Module):
-    """3 x 3 convolutions of stride 2 with GELU, and a decoder that mirrors them."""
-
-    def __init__(self, channels: Sequence[int], latent_dim: int):
-        super().__init__()
-        self.latent_dim = latent_dim
-        sizes, side = [1, *channels], SIDE // 2 ** len(channels)
-        gelu = functools.partial(nn.GELU, approximate="tanh")
-        encoder: list[nn.Module] = []
-        for num_in, num_out in itertools.pairwise(sizes):
-            encoder += [nn.Conv2d(num_in, num_out, 3, stride=2, padding=1), gelu()]
-        num_features = side**2 * sizes[-1]
-        decoder: list[nn.Module] = [
-            nn.Linear(latent_dim, num_features),
-            nn.Unflatten(1, (sizes[-1], side, side)),
-        ]
-        back = sizes[::-1]
-        for num_in, num_out in itertools.pairwise(back):
-            decoder += [
-                gelu(),
-                nn.ConvTranspose2d(num_in, num_out, 3, stride=2, padding=1, output_padding=1),
-            ]
-        self.encoder = nn.Sequential(nn.Unflatten(1, (1, SIDE, SIDE)), *encoder, nn.Flatten())
-        self.encoder_mean = nn.Linear(num_features, latent_dim)
-        self.encoder_log_var = nn.Linear(num_features, latent_dim)
-        self.decoder = nn.Sequential(*decoder, nn.Flatten())
-
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Returns the one-sample bound per datapoint: (M, D), (M, Z) -> (M,)."""
-        hidden = self.encoder(x)
-        mean, log_var = self.encoder_mean(hidden), self.encoder_log_var(hidden)
-        z = mean + (0.5 * log_var).exp() * noise
-        log_lik = torch_vae.bernoulli_log_lik(x, self.decoder(z))
-        return log_lik - torch_vae.kl_to_standard_normal(mean, log_var)
-
-
 def make_model(network: str, hidden: Sequence[int], device: str) -> nn.Module:
     torch.manual_seed(0)
     if network == "conv":
-        return ConvVAE(hidden, NUM_LATENTS).to(device)
+        kind = kinds.KINDS["conv"]._replace(hidden=tuple(hidden), num_latents=NUM_LATENTS)
+        return torch_kinds_worker.VAE(kind).to(device)
     [units] = hidden
     model = torch_vae.VAE(SIDE**2, units, NUM_LATENTS, "bernoulli")
     torch_vae.init_parameters(model, torch.Generator().manual_seed(0), 0.1)

@@ -128,7 +128,7 @@ class VAE(nn.Module):
             return torch_vae.bernoulli_log_lik(x, heads[0])
         return torch_vae.gaussian_log_lik(x, heads[0].sigmoid(), heads[1])
 
-    def elbo(self, x: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Returns the one-sample bound, eq. (7): (M, D), (M, Z) -> (M,)."""
         mean, log_var = self.encoder(x)
         z = mean + (0.5 * log_var).exp() * noise
@@ -149,7 +149,7 @@ class VAE(nn.Module):
         """Returns the kind's bound: (M, D), (M, K, Z) -> (M,)."""
         if self.kind.bound == "iwae":
             return self.log_mean_weight(x, noise)
-        return self.elbo(x, noise[:, 0])
+        return self(x, noise[:, 0])
 
 
 def loss(model: VAE, x: Tensor, noise: Tensor) -> Tensor:
