@@ -320,8 +320,9 @@ def renyi(
     log_w = log_weights(key, stats, guide, joint, num_samples=num_samples)
     if alpha == 1:
         return jnp.mean(log_w)
-    shift = stop_gradient(jnp.max(log_w) if alpha < 1 else jnp.min(log_w))
-    powers = (1 - alpha) * (log_w - shift)  # at most 0
+    largest = stop_gradient(jnp.max(log_w) if alpha < 1 else jnp.min(log_w))
+    shift = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    powers = (1 - alpha) * (log_w - shift)  # at most 0, or infinite where a weight is 0
     # As alpha nears 1, the mean of exp(powers) nears 1 too, and expm1 keeps the digits of its log.
     # Where the mean is small, expm1 would lose them.
     change = jnp.mean(jnp.expm1(powers))

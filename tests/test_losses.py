@@ -450,6 +450,13 @@ def test_renyi_is_finite_where_the_weights_are_hundreds_of_nats_apart():
     assert np.all(np.isfinite(draws_of(each, case, num_samples=6)))
 
 
+@pytest.mark.parametrize("alpha", [0, 0.5, 0.9999, 1, 1.5])
+def test_renyi_is_minus_infinity_where_the_model_rules_out_every_sample(alpha: float):
+    ruled_out = joint_of(CASE.model, CASE.x)._replace(log_lik=lambda z: -jnp.inf)
+    arguments = (jax.random.key(0), CASE.stats(), diag_normal, ruled_out)
+    assert renyi(*arguments, alpha=alpha, num_samples=3) == -np.inf
+
+
 def test_iwae_does_not_decrease_in_num_samples_and_stays_below_log_p():
     """On average it rises from the ELBO at K = 1 toward log p(x)."""
     log_prob = CASE.model.log_prob(CASE.x)

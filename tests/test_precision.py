@@ -95,17 +95,28 @@ def floats(result: Any) -> list[np.ndarray]:
     ]
 
 
+@pytest.fixture
+def float32_noise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draws noise in float32; no program with other noise is reused, and none is kept.
+
+    The programs of all cases together would take gigabytes.
+    """
+    jax.clear_caches()
+    precision_cases.draw_in_float32(monkeypatch)
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_comparable])
-def test_every_function_in_float32_agrees_with_float64(name: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("float32_noise")
+def test_every_function_in_float32_agrees_with_float64(name: str):
     """Both have the same noise, which is drawn in float32; `Case.tolerance` says how closely."""
-    precision_cases.draw_in_float32(monkeypatch)
     case = CASES[name]
     with jax.numpy_dtype_promotion("standard" if case.promotes else "strict"):
         narrow, wide = (
             jax.jit(case.call)(*cast(case.arguments, dtype)) for dtype in (jnp.float32, jnp.float64)
         )
-    jax.clear_caches()  # the programs of all cases would take gigabytes
     if case.takes_floats:
         assert dtypes_in(narrow) == {jnp.dtype(jnp.float32)}
     assert dtypes_in(wide) == {jnp.dtype(jnp.float64)}

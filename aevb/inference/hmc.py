@@ -213,7 +213,7 @@ def _size(chains: Array) -> Array:
     within = covariance[0] * num_steps / (num_steps - 1)
     correlation = 1.0 - (within - covariance) / (covariance[0] + jnp.var(means, ddof=1))
     correlation = correlation.at[0].set(1.0)
-    num_pairs = (num_steps - 1) // 2
+    num_pairs = max(1, (num_steps - 1) // 2)
     even, odd = correlation[: 2 * num_pairs].reshape(num_pairs, 2).T
     sums = even + odd
     is_added = jnp.cumprod(sums > 0.0).at[-1].set(0)

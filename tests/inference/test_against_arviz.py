@@ -67,7 +67,7 @@ def found(name: str, num_draws: int = 200) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", THEIRS)
-@pytest.mark.parametrize("num_draws", slow_but([200], [200, 199, 12]))
+@pytest.mark.parametrize("num_draws", slow_but([200, 4], [200, 199, 12, 4]))
 def test_a_diagnostic_of_chains_is_that_of_arviz(name: str, num_draws: int):
     expected = {
         kind: pytest.approx(float(THEIRS[name](x[:, :num_draws])), rel=1e-6)
