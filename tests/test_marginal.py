@@ -413,9 +413,10 @@ def test_r_hat_of_appendix_d_detects_chains_that_disagree():
     parted, together, _ = diagnostics["r_hat"]
     assert parted > 1.3
     assert together < MAX_R_HAT
-    for name in ("bulk_effective_sample_size", "tail_effective_sample_size"):
+    # The events of the tails have chains of one peak only, so that these disagree less.
+    for name, most in (("bulk_effective_sample_size", 0.1), ("tail_effective_sample_size", 0.25)):
         parted, together, _ = diagnostics[name]
-        assert parted < 0.1 * together, name
+        assert parted < most * together, name
         assert 50 < together < 1500, name
     np.testing.assert_array_equal(diagnostics["num_divergent"], 0)
 
