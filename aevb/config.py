@@ -72,6 +72,7 @@ OPTIONS = {
     "algorithm.options": "algorithm.name",
     "algorithm.bound_options": "algorithm.bound",
     "optimizer.options": "optimizer.name",
+    "optimizer.schedule_options": "optimizer.schedule",
 }
 """The sections of keyword arguments, each with the field that names the entry they are for.
 
@@ -86,6 +87,7 @@ KINDS = {
     "model.prior": "prior",
     "algorithm.name": "algorithm",
     "algorithm.bound": "bound",
+    "optimizer.schedule": "schedule",
 }
 """The fields that name an entry of the registry, with the kind of entry."""
 ENTRIES = "entries"
@@ -349,6 +351,20 @@ FIELDS = (
         "optimizer.step_size", 0.02, "learning rate; the paper uses 0.01, 0.02 or 0.1",
         *_above_zero(),
     ),
+    Field(
+        "optimizer.schedule", "constant", "factor of the step size during training: cosine "
+        "(options warmup_examples, decay_examples, final), exponential (rate, decay_examples), "
+        "piecewise (boundaries, factors) or burda (3^i passes at 10^(-i/7)); or a schedule of "
+        "optax, such as polynomial_schedule, with optax's options",
+        *_entry(),
+    ),
+    Field(
+        "optimizer.clip", "none", "global_norm: the gradient, with that of the prior on the "
+        "parameters, is scaled down to the norm optimizer.clip_at; adaptive: that of each unit's "
+        "weights to optimizer.clip_at times their norm",
+        *_one_of(("none", "global_norm", "adaptive")),
+    ),
+    Field("optimizer.clip_at", 1.0, "the largest norm, for optimizer.clip", *_above_zero()),
     Field("train.num_examples", 3_000_000, "training examples seen in total", *_at_least(1)),
     Field("train.batch_size", 100, "M, datapoints of a minibatch", *_at_least(1)),
     Field(
@@ -554,8 +570,11 @@ def allowed(field: Field, entries: str = "") -> str:
     if field.name not in KINDS:
         return field.allowed
     names = ", ".join(registry.names(KINDS[field.name], entries))
-    others = ", tfds:NAME, file:FILE or images:FOLDER" if field.name == "data.name" else ""
-    return f"one of {names}{others}"
+    others = {
+        "data.name": ", tfds:NAME, file:FILE or images:FOLDER",
+        "optimizer.schedule": ", or the name of an optax schedule",
+    }
+    return f"one of {names}{others.get(field.name, '')}"
 
 
 def help_text(config: Config, entries: str = "", section_name: str = "") -> str:
@@ -622,7 +641,8 @@ def _accepts(field: Field, value: Any, entries: str) -> bool:
         return value != prefix
     if field.name in KINDS:
         by_kind = field.name == "model.likelihood" and value == ""
-        return by_kind or value in registry.names(KINDS[field.name], entries)
+        by_optax = field.name == "optimizer.schedule" and value.endswith("_schedule")
+        return by_kind or by_optax or value in registry.names(KINDS[field.name], entries)
     return field.accepts(value)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import data, guides, likelihoods, networks, optimizers, priors, vae
+from aevb import data, guides, likelihoods, networks, optimizers, priors, registry, schedules, vae
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
 from aevb.config import ENTRIES, LIKELIHOOD_OF, OPTIONS, Values, entry_of, section
@@ -25,6 +25,7 @@ from aevb.networks import Network
 from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
 from aevb.runtime import xla
+from aevb.schedules import Length, Schedule
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -229,13 +230,65 @@ def build_optimizer(
     """
     std = values["algorithm.param_prior_std"] or math.inf
     has_own_prior = entry_of(values, "algorithm.name").has_own_prior
+    clip = optimizers.CLIPS[values["optimizer.clip"]]
     return optimizers.make(
         values["optimizer.name"],
         values["optimizer.step_size"] if step_size is None else step_size,
         section(values, "optimizer.options"),
         weight_decay=0.0 if has_own_prior else optimizers.prior_decay(std, num_data),
         mask=None if values["algorithm.prior_on_biases"] else optimizers.all_but_biases,
+        clip=clip and clip(values["optimizer.clip_at"]),
+        schedule=build_schedule(values, num_data),
     )
+
+
+def build_schedule(values: Values, num_data: int) -> Schedule | None:
+    """Returns the schedule of a validated config's step size; None if it is constant.
+
+    Args:
+        num_data: N, the examples of one pass over the data.
+
+    Raises:
+        UserError: the schedule has no such option, or refuses a value.
+    """
+    name, field = values["optimizer.schedule"], "optimizer.schedule"
+    if name == "constant":
+        _check_options(values, field, schedules.constant, 1)
+        return None
+    if name in registry.names("schedule", values.get(ENTRIES, "")):
+        num_examples, batch_size = values["train.num_examples"], values["train.batch_size"]
+        return make_entry(values, field, Length(num_examples, batch_size, num_data))
+    options = SECTION_OF[field]
+    try:
+        return schedules.of_optax(name, **section(values, options))
+    except ValueError as error:
+        raise UserError(f"config.{field} is {name!r}: {error} (config.{options})") from error
+
+
+def require_same_schedule(values: Values, num_examples: int) -> None:
+    """Checks that a longer run would have taken the same steps until now, so that a run can go on.
+
+    Args:
+        values: the config of the run.
+        num_examples: of the longer run.
+
+    Raises:
+        UserError: its step sizes would have differed.
+    """
+    done = values["train.num_examples"]
+    longer = {**values, "train.num_examples": num_examples}
+    one, other = build_schedule(values, num_data=1), build_schedule(longer, num_data=1)
+    if num_examples == done or one is None or other is None:
+        return
+    num_steps = done // values["train.batch_size"]
+    steps = jnp.asarray(np.unique(np.linspace(0, num_steps, 100).astype(np.int32)))
+    if not np.array_equal(jax.vmap(one)(steps), jax.vmap(other)(steps)):
+        raise UserError(
+            f"config.optimizer.schedule is {values['optimizer.schedule']!r}, which ends with the "
+            f"run; in one of {num_examples:,} examples the steps until {done:,} would have had "
+            "other sizes. Train a new run, or one with a schedule that does not depend on the end, "
+            "such as by config.optimizer.schedule_options.decay_examples"
+        )
 
 
 def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:

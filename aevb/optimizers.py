@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from aevb.errors import UserError
+from aevb.schedules import Schedule
 from aevb.types import PyTree
 
 Optimizer = optax.GradientTransformation
@@ -86,6 +87,15 @@ def _not_shared_on_cpu(tree: PyTree) -> PyTree:
     )
 
 
+CLIPS: Mapping[str, Callable[[float], Optimizer] | None] = MappingProxyType(
+    {
+        "none": None,
+        "global_norm": optax.clip_by_global_norm,
+        "adaptive": optax.adaptive_grad_clip,
+    }
+)
+"""The ways to clip the gradient by name, for `optimizer.clip` in a config."""
+
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 OUR_OWN = {
@@ -100,6 +110,8 @@ def make(
     *,
     weight_decay: float = 0.0,
     mask: Mask | None = None,
+    clip: Optimizer | None = None,
+    schedule: Schedule | None = None,
 ) -> Optimizer:
     """Returns the optimizer of this name, from `OUR_OWN` or else from optax.
 
@@ -110,6 +122,8 @@ def make(
         weight_decay: the multiple of the parameters that is added to their gradient before the
             optimizer receives it, such as `prior_decay`.
         mask: for example `all_but_biases`; None for a decay of all parameters.
+        clip: is applied to the gradient with this decay, such as `optax.clip_by_global_norm(1.0)`.
+        schedule: its factor multiplies the updates.
 
     Raises:
         UserError: optax has no such optimizer, or it does not accept these arguments.
@@ -121,11 +135,17 @@ def make(
             "(adagrad, adam, rmsprop and sgd are some that it has)"
         )
     decay: dict[str, Any] = {"weight_decay": weight_decay, "mask": mask}
-    own = decay if name in OUR_OWN else {}  # our own optimizers add the decay themselves
+    # Our own optimizers add the decay themselves, unless the sum is to be clipped.
+    own = decay if name in OUR_OWN and clip is None else {}
     try:
-        optimizer = maker(learning_rate=step_size, **options, **own)
-        if weight_decay and not own:
-            optimizer = optax.chain(optax.add_decayed_weights(**decay), optimizer)
+        parts = [
+            optax.add_decayed_weights(**decay) if weight_decay and not own else None,
+            clip,
+            maker(learning_rate=step_size, **options, **own),
+            optax.scale_by_schedule(schedule) if schedule else None,
+        ]
+        given = [part for part in parts if part is not None]
+        optimizer = optax.chain(*given) if len(given) > 1 else given[0]
         jax.eval_shape(  # some optimizers reject arguments only at the first step
             lambda weights: optimizer.update(weights, optimizer.init(weights), weights),
             jax.ShapeDtypeStruct((1,), jnp.float32),
@@ -134,7 +154,7 @@ def make(
         known = ", ".join(
             parameter
             for parameter in inspect.signature(maker).parameters
-            if parameter not in ("learning_rate", *own)
+            if parameter not in ("learning_rate", *(decay if name in OUR_OWN else ()))
         )
         raise UserError(
             f"optimizer {name!r} with options {dict(options)} cannot be made: "

@@ -58,6 +58,7 @@ NAMES = {
         "beta_elbo",
         "free_bits",
     ),
+    "schedule": ("constant", "cosine", "exponential", "piecewise", "burda"),
     "estimator": ("importance", "ais", "reverse_ais", "appendix_d"),
     "proposal": ("encoder", "laplace", "modes"),
 }
@@ -72,6 +73,7 @@ TABLES = {
     "prior": "aevb.priors:PRIORS",
     "algorithm": "aevb.algorithms:ALGORITHMS",
     "bound": "aevb.losses:BOUNDS",
+    "schedule": "aevb.schedules:SCHEDULES",
     "estimator": "aevb.marginal:ESTIMATORS",
     "proposal": "aevb.proposals:PROPOSALS",
 }

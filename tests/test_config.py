@@ -64,7 +64,9 @@ def test_an_empty_choice_is_replaced_by_the_default_of_its_dataset():
 
 def test_a_section_has_its_fields_by_their_last_name():
     values = validate(default_config())
-    assert section(values, "optimizer").keys() == {"name", "step_size"}
+    assert section(values, "optimizer").keys() == {
+        "name", "step_size", "schedule", "clip", "clip_at",
+    }  # fmt: skip
     assert section(values, "optimizer")["step_size"] == values["optimizer.step_size"]
 
 

@@ -125,6 +125,19 @@ CASES = {
         [{"model__num_latents": 2}, {"model__num_latents": 5}],
         {"optimizer__options__momentum": 0.9, "optimizer__step_size": 0.001},
     ),
+    "clipped gradients": (
+        [{"model__num_latents": 2}, {"model__num_latents": 5, "optimizer__step_size": 0.005}],
+        {"optimizer__clip": "global_norm", "optimizer__clip_at": 2.0},
+    ),
+    "a schedule": (
+        [{"model__num_latents": 2}, {"model__num_latents": 5}],
+        {
+            "optimizer__schedule": "cosine",
+            "optimizer__schedule_options__decay_examples": 150,
+            "optimizer__clip": "adaptive",
+            "optimizer__clip_at": 0.1,
+        },
+    ),
 }
 
 
