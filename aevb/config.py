@@ -338,6 +338,12 @@ FIELDS = (
         *_anything("True or False"),
     ),
     Field(
+        "algorithm.average_decay", 0.0, "decay of the exponential moving average of all "
+        "parameters, which is evaluated and loaded instead of the last ones, such as 0.999; 0 for "
+        "no average",
+        "at least 0 and below 1", lambda value: 0 <= value < 1,
+    ),
+    Field(
         "algorithm.skip_bad_steps", 0, "number of non-finite steps (NaN or infinity) that are "
         "skipped and counted; the next one stops the run",
         f"at least 0 and at most {MOST_STEPS:,}", lambda value: 0 <= value <= MOST_STEPS,

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from aevb import data, guides, likelihoods, networks, optimizers, priors, registry, schedules, vae
+from aevb.algorithms.averaging import average_params
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
 from aevb.config import ENTRIES, LIKELIHOOD_OF, OPTIONS, Values, entry_of, section
@@ -321,6 +322,8 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         raise UserError(
             f"config.algorithm.name is {name!r}, which refuses its arguments: {error} ({fields})"
         ) from error
+    if decay := options["average_decay"]:
+        algorithm = average_params(algorithm, decay)
     most = options["skip_bad_steps"]
     return skip_bad_steps(algorithm, most) if most else algorithm
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from aevb import registry
+from aevb.algorithms.averaging import starting_at
 from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import num_skipped
 from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, has_path, is_finished, section
@@ -252,7 +253,7 @@ def open_journal(
 def first_state(config: Values, first: TrainState) -> TrainState:
     """Returns the first state of a seed, with the parameters of another run if it names one."""
     params = first_params(config, first.params)
-    return first if params is None else first._replace(params=params)
+    return first if params is None else first._replace(params=starting_at(params, first.params))
 
 
 def check_start(experiment: Experiment, config: Values) -> None:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from aevb import registry
+from aevb.algorithms.averaging import evaluated
 from aevb.config import ENTRIES, Values, entry_of
 from aevb.data import Dataset
 from aevb.errors import UserError
@@ -84,7 +85,7 @@ def evaluate(
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
     model = Model(vae, [lambda: algorithm.vae_params(state.params)])
     if request.num_theta:
-        model = _with_samples(theta_key, vae, state.params, config, request)
+        model = _with_samples(theta_key, vae, evaluated(state.params), config, request)
     points = _points(request, data_key, dataset, model)
     found, rows = _estimates(noise_key, model, points, request, estimators, entries)
     result = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from aevb.algorithms.averaging import evaluated, trained
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.config import Values, of_finished_run
 from aevb.data import Dataset, Description
@@ -138,8 +139,9 @@ def first_params(config: Values, like: PyTree) -> PyTree | None:
     folder = Path(config["train.init_from"])
     other = of_finished_run(folder)
     _, _, algorithm = model_of_run(folder, other)
-    params = read_state(folder, algorithm, other).params
-    differing = checkpoint.differences(checkpoint.structure(params), checkpoint.structure(like))
+    params = evaluated(read_state(folder, algorithm, other).params)
+    own = trained(like)
+    differing = checkpoint.differences(checkpoint.structure(params), checkpoint.structure(own))
     if differing:
         raise UserError(
             f"config.train.init_from is {folder}, a run of another model: {differing[0]}; name a "

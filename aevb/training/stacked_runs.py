@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aevb.algorithms.averaging import trained
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import is_finite
 from aevb.data import Dataset
@@ -81,7 +82,7 @@ def stacked(
             `largest`.
     """
     shapes = [jax.eval_shape(init, key) for init, key in zip(inits, keys, strict=True)]
-    sizes = _differing_sizes([state.params for state in shapes])
+    sizes = _differing_sizes([trained(state.params) for state in shapes])
     settings = Setting(jnp.asarray(step_sizes, jnp.float32), sizes)
 
     def algorithm(setting: Setting) -> Algorithm:

@@ -129,6 +129,10 @@ CASES = {
         [{"model__num_latents": 2}, {"model__num_latents": 5, "optimizer__step_size": 0.005}],
         {"optimizer__clip": "global_norm", "optimizer__clip_at": 2.0},
     ),
+    "averaged parameters": (
+        [{"model__num_latents": 2}, {"model__num_latents": 5}],
+        {"algorithm__average_decay": 0.9},
+    ),
     "a schedule": (
         [{"model__num_latents": 2}, {"model__num_latents": 5}],
         {
