@@ -37,7 +37,7 @@ def write(folder):
 
 
 def main(folder=None, *, num_examples=200_000):
-    """Trains the model; returns the first and last evaluated loss, in nats per test image."""
+    """Trains the model; returns the first and last evaluated loss, in nats per validation image."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(folder or temporary)
         write(folder)
@@ -51,7 +51,7 @@ def main(folder=None, *, num_examples=200_000):
         }
         runs.run(validate(with_values(default_config(), changes)), folder / "run")
         records = read_records(folder / "run" / "metrics.jsonl")
-        return -records[0]["test_bound"], -records[-1]["test_bound"]
+        return -records[0]["valid_bound"], -records[-1]["valid_bound"]
 
 
 if __name__ == "__main__":
