@@ -71,6 +71,7 @@ OPTIONS = {
     "model.prior_options": "model.prior",
     "algorithm.options": "algorithm.name",
     "algorithm.bound_options": "algorithm.bound",
+    "algorithm.kl_schedule_options": "algorithm.kl_schedule",
     "optimizer.options": "optimizer.name",
     "optimizer.schedule_options": "optimizer.schedule",
 }
@@ -87,6 +88,7 @@ KINDS = {
     "model.prior": "prior",
     "algorithm.name": "algorithm",
     "algorithm.bound": "bound",
+    "algorithm.kl_schedule": "schedule",
     "optimizer.schedule": "schedule",
 }
 """The fields that name an entry of the registry, with the kind of entry."""
@@ -298,6 +300,12 @@ FIELDS = (
     ),
     Field("algorithm.bound", "sgvb_b", "aevb, full_vb: the bound that is maximized", *_entry()),
     Field(
+        "algorithm.kl_schedule", "constant", "aevb: weight of the KL to the prior by step, in "
+        "training alone: linear (from 0 to 1 in the option warmup_examples), cyclic "
+        "(period_examples, rising), or as optimizer.schedule; the logged bounds have weight 1",
+        *_entry(),
+    ),
+    Field(
         "algorithm.num_samples", 1, "L, samples of z per datapoint; mcem always uses 1, and "
         "reweighted_wake_sleep needs at least 2",
         *_up_to(10**6),
@@ -358,10 +366,10 @@ FIELDS = (
         *_above_zero(),
     ),
     Field(
-        "optimizer.schedule", "constant", "factor of the step size during training: cosine "
-        "(options warmup_examples, decay_examples, final), exponential (rate, decay_examples), "
-        "piecewise (boundaries, factors) or burda (3^i passes at 10^(-i/7)); or a schedule of "
-        "optax, such as polynomial_schedule, with optax's options",
+        "optimizer.schedule", "constant", "factor of the step size by step: cosine (options "
+        "warmup_examples, decay_examples, final), exponential (rate, decay_examples), piecewise "
+        "(boundaries, factors), burda (3^i passes at 10^(-i/7)), linear or cyclic; or a schedule "
+        "of optax, such as polynomial_schedule, with optax's options",
         *_entry(),
     ),
     Field(
@@ -577,10 +585,10 @@ def allowed(field: Field, entries: str = "") -> str:
         return field.allowed
     names = ", ".join(registry.names(KINDS[field.name], entries))
     others = {
-        "data.name": ", tfds:NAME, file:FILE or images:FOLDER",
-        "optimizer.schedule": ", or the name of an optax schedule",
+        "dataset": ", tfds:NAME, file:FILE or images:FOLDER",
+        "schedule": ", or the name of an optax schedule",
     }
-    return f"one of {names}{others.get(field.name, '')}"
+    return f"one of {names}{others.get(KINDS[field.name], '')}"
 
 
 def help_text(config: Config, entries: str = "", section_name: str = "") -> str:
@@ -647,7 +655,7 @@ def _accepts(field: Field, value: Any, entries: str) -> bool:
         return value != prefix
     if field.name in KINDS:
         by_kind = field.name == "model.likelihood" and value == ""
-        by_optax = field.name == "optimizer.schedule" and value.endswith("_schedule")
+        by_optax = KINDS[field.name] == "schedule" and value.endswith("_schedule")
         return by_kind or by_optax or value in registry.names(KINDS[field.name], entries)
     return field.accepts(value)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,13 +15,13 @@ from aevb import data, guides, likelihoods, networks, optimizers, priors, regist
 from aevb.algorithms.averaging import average_params
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
-from aevb.config import ENTRIES, LIKELIHOOD_OF, OPTIONS, Values, entry_of, section
+from aevb.config import ENTRIES, KINDS, LIKELIHOOD_OF, OPTIONS, Values, entry_of, section
 from aevb.data import Dataset, Description
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
 from aevb.likelihoods import Likelihood
-from aevb.losses import Bound, Guide, Joint, closed_kl
+from aevb.losses import TAKE_KL_WEIGHT, Bound, Guide, Joint, closed_kl
 from aevb.networks import Network
 from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
@@ -239,12 +239,12 @@ def build_optimizer(
         weight_decay=0.0 if has_own_prior else optimizers.prior_decay(std, num_data),
         mask=None if values["algorithm.prior_on_biases"] else optimizers.all_but_biases,
         clip=clip and clip(values["optimizer.clip_at"]),
-        schedule=build_schedule(values, num_data),
+        schedule=build_schedule(values, "optimizer.schedule", num_data),
     )
 
 
-def build_schedule(values: Values, num_data: int) -> Schedule | None:
-    """Returns the schedule of a validated config's step size; None if it is constant.
+def build_schedule(values: Values, field: str, num_data: int) -> Schedule | None:
+    """Returns the schedule that a field of a validated config names; None if it is constant.
 
     Args:
         num_data: N, the examples of one pass over the data.
@@ -252,21 +252,20 @@ def build_schedule(values: Values, num_data: int) -> Schedule | None:
     Raises:
         UserError: the schedule has no such option, or refuses a value.
     """
-    name, field = values["optimizer.schedule"], "optimizer.schedule"
+    name, options = values[field], SECTION_OF[field]
     if name == "constant":
         _check_options(values, field, schedules.constant, 1)
         return None
     if name in registry.names("schedule", values.get(ENTRIES, "")):
         num_examples, batch_size = values["train.num_examples"], values["train.batch_size"]
         return make_entry(values, field, Length(num_examples, batch_size, num_data))
-    options = SECTION_OF[field]
     try:
         return schedules.of_optax(name, **section(values, options))
     except ValueError as error:
         raise UserError(f"config.{field} is {name!r}: {error} (config.{options})") from error
 
 
-def require_same_schedule(values: Values, num_examples: int) -> None:
+def require_same_schedules(values: Values, num_examples: int) -> None:
     """Checks that a longer run would have taken the same steps until now, so that a run can go on.
 
     Args:
@@ -274,22 +273,22 @@ def require_same_schedule(values: Values, num_examples: int) -> None:
         num_examples: of the longer run.
 
     Raises:
-        UserError: its step sizes would have differed.
+        UserError: its step sizes or weights would have differed.
     """
     done = values["train.num_examples"]
-    longer = {**values, "train.num_examples": num_examples}
-    one, other = build_schedule(values, num_data=1), build_schedule(longer, num_data=1)
-    if num_examples == done or one is None or other is None:
+    if num_examples == done:
         return
-    num_steps = done // values["train.batch_size"]
-    steps = jnp.asarray(np.unique(np.linspace(0, num_steps, 100).astype(np.int32)))
-    if not np.array_equal(jax.vmap(one)(steps), jax.vmap(other)(steps)):
-        raise UserError(
-            f"config.optimizer.schedule is {values['optimizer.schedule']!r}, which ends with the "
-            f"run; in one of {num_examples:,} examples the steps until {done:,} would have had "
-            "other sizes. Train a new run, or one with a schedule that does not depend on the end, "
-            "such as by config.optimizer.schedule_options.decay_examples"
-        )
+    longer = {**values, "train.num_examples": num_examples}
+    last = done // values["train.batch_size"]
+    steps = jnp.asarray(np.unique(np.linspace(0, last, 100).astype(np.int32)))
+    for field in (field for field, kind in KINDS.items() if kind == "schedule"):
+        own, other = (build_schedule(each, field, num_data=1) for each in (values, longer))
+        if own and other and not np.array_equal(jax.vmap(own)(steps), jax.vmap(other)(steps)):
+            raise UserError(
+                f"config.{field} is {values[field]!r}, which depends on the run's length: in a run "
+                f"of {num_examples:,} examples it would have had other values until {done:,}. "
+                f"Train a new run, with its length in config.{SECTION_OF[field]} if it is to go on"
+            )
 
 
 def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:
@@ -311,6 +310,7 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         )
     if "bound" in wanted:
         options["bound"] = build_bound(values, has_closed_kl=_has_closed_kl(model))
+    options |= _kl_weight(values, wanted, num_data)
     _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
     sizes = {"num_data": num_data} if "num_data" in wanted else {}
@@ -326,6 +326,34 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         algorithm = average_params(algorithm, decay)
     most = options["skip_bad_steps"]
     return skip_bad_steps(algorithm, most) if most else algorithm
+
+
+def _kl_weight(values: Values, wanted: Container[str], num_data: int) -> dict[str, Schedule]:
+    """Returns the schedule of the KL's weight for the algorithm; {} if the weight is 1.
+
+    Args:
+        wanted: the names of the algorithm's parameters.
+
+    Raises:
+        UserError: the algorithm or the bound has no such weight.
+    """
+    schedule = build_schedule(values, "algorithm.kl_schedule", num_data)
+    if schedule is None:
+        return {}
+    name, bound = values["algorithm.name"], values["algorithm.bound"]
+    is_known = bound in registry.NAMES["bound"]
+    if "kl_weight" not in wanted:
+        reason = f"config.algorithm.name={name} has no weight of the KL; use aevb"
+    elif is_known and bound not in TAKE_KL_WEIGHT:
+        reason = (
+            f"the gradient of config.algorithm.bound={bound} needs the weight 1; use one of "
+            f"{', '.join(TAKE_KL_WEIGHT)}"
+        )
+    else:
+        return {"kl_weight": schedule}
+    raise UserError(
+        f"config.algorithm.kl_schedule is {values['algorithm.kl_schedule']!r}, and {reason}"
+    )
 
 
 def _build_vae(values: Values, data: Description, examples: Callable[[int], Array]) -> VAE:

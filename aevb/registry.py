@@ -58,7 +58,7 @@ NAMES = {
         "beta_elbo",
         "free_bits",
     ),
-    "schedule": ("constant", "cosine", "exponential", "piecewise", "burda"),
+    "schedule": ("constant", "linear", "cyclic", "cosine", "exponential", "piecewise", "burda"),
     "estimator": ("importance", "ais", "reverse_ais", "appendix_d"),
     "proposal": ("encoder", "laplace", "modes"),
 }

@@ -65,6 +65,44 @@ def cosine(
     )
 
 
+def linear(length: Length, *, warmup_examples: int = 0) -> Schedule:
+    """Returns a linear rise from 0 to 1, which then stays.
+
+    Args:
+        length: of the run.
+        warmup_examples: training examples of the rise; 0 for half of the run.
+
+    Raises:
+        ValueError: the number is below 0.
+    """
+    _require_between(0, float("inf"), warmup_examples=warmup_examples)
+    steps = length.steps(warmup_examples or length.num_examples / 2)
+    return lambda step: jnp.minimum(jnp.asarray(step, jnp.float32) / steps, 1.0)
+
+
+def cyclic(length: Length, *, period_examples: int = 0, rising: float = 0.5) -> Schedule:
+    """Returns linear rises from 0 to 1 that repeat; Fu et al. (2019).
+
+    Args:
+        length: of the run.
+        period_examples: training examples of one repetition; 0 for a quarter of the run.
+        rising: the fraction of it in which the factor rises; in the rest it is 1.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    _require_between(0, float("inf"), period_examples=period_examples)
+    if not 0 < rising <= 1:
+        raise ValueError(f"rising is {rising}; it must be above 0 and at most 1")
+    period = length.steps(period_examples or length.num_examples / 4)
+
+    def factor(step: ArrayLike) -> Array:
+        position = jnp.mod(jnp.asarray(step, jnp.int32), period).astype(jnp.float32)
+        return jnp.minimum(position / (rising * period), 1.0)
+
+    return factor
+
+
 def exponential(length: Length, *, rate: float = 0.1, decay_examples: int = 0) -> Schedule:
     """Returns the factor rate^(examples / decay_examples).
 
@@ -130,12 +168,14 @@ def burda(length: Length, *, num_stages: int = 8) -> Schedule:
 
 SCHEDULES: dict[str, Factory] = {
     "constant": constant,
+    "linear": linear,
+    "cyclic": cyclic,
     "cosine": cosine,
     "exponential": exponential,
     "piecewise": piecewise,
     "burda": burda,
 }
-"""The schedules by name, for `optimizer.schedule` in a config."""
+"""The schedules by name, for `optimizer.schedule` and `algorithm.kl_schedule` in a config."""
 
 
 def of_optax(name: str, **options: object) -> Schedule:

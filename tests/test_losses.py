@@ -20,6 +20,7 @@ from cases import (
     EXPECTED,
     NUM_DRAWS,
     PHI,
+    Case,
     Estimates,
     draws_of,
     estimates_of,
@@ -41,12 +42,15 @@ from aevb.guides import diag_normal, full_normal
 from aevb.losses import (
     BOUNDS,
     NOT_BOUNDS_ON_LOG_P,
+    TAKE_KL_WEIGHT,
     Bound,
     Joint,
+    closed_kl,
     evidence_lower_bound,
     log_weights,
     minibatch_objective,
     renyi,
+    with_kl_weight,
 )
 
 SEED = 10
@@ -482,6 +486,59 @@ def test_the_weighted_kl_is_the_exact_one(weight: float):
     np.testing.assert_allclose(
         sgvb_b - values("free_bits", free_nats=weight), max(0.0, weight - kl), atol=1e-4
     )
+
+
+WEIGHT = 0.3  # of the KL
+OF_ONE_SAMPLE = ("sgvb_a", "sgvb_b", "stl", "iwae")
+
+
+@functools.cache
+def weighted_estimates(sizes: tuple[int, int, int]) -> dict[str, Estimates]:
+    def weighted(name: str) -> Any:
+        def bound(key: jax.Array, stats: Any, guide: Any, joint: Joint) -> jax.Array:
+            guide, joint = with_kl_weight(guide, joint, WEIGHT)
+            return BOUNDS[name](key, stats, guide, joint)
+
+        return bound
+
+    return estimates_of({name: weighted(name) for name in OF_ONE_SAMPLE}, make_case(*sizes))
+
+
+@pytest.mark.parametrize("name", OF_ONE_SAMPLE)
+@every_case
+def test_a_weight_of_the_kl_changes_the_mean_and_the_gradient_as_it_should(
+    name: str, sizes: tuple[int, int, int]
+):
+    """With one sample, `iwae` is the ELBO."""
+    assert set(OF_ONE_SAMPLE) <= set(TAKE_KL_WEIGHT) <= BOUNDS.keys()
+
+    def exact(case: Case) -> float:
+        return case.elbo() + (1.0 - WEIGHT) * case.kl()
+
+    found = weighted_estimates(sizes)[name]
+    assert standard_errors_off(found.value, exact(make_case(*sizes))) < 4
+    for part, draws in found.gradient.items():
+        assert standard_errors_off(draws, exact_gradient(exact, sizes)[part]) < 4, part
+
+
+def test_a_weight_of_the_kl_tempers_the_weights_of_iwae():
+    key, stats, joint = jax.random.key(3), CASE.stats(), joint_of(CASE.model, CASE.x)
+    guide, weighted = with_kl_weight(diag_normal, joint, WEIGHT)
+    z = jax.vmap(lambda key: diag_normal.sample(key, stats))(jax.random.split(key, 5))
+    ratio = jax.vmap(lambda z: joint.log_prior(z) - diag_normal.log_prob(stats, z))(z)
+    expected = scipy.special.logsumexp(jax.vmap(joint.log_lik)(z) + WEIGHT * ratio) - np.log(5)
+    found = BOUNDS["iwae"](key, stats, guide, weighted, num_samples=5)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_weight_of_the_kl_keeps_whether_there_is_a_closed_form():
+    joint = joint_of(CASE.model, CASE.x)
+    guide, weighted = with_kl_weight(diag_normal, joint, WEIGHT)
+    kl = closed_kl(CASE.stats(), guide, weighted)
+    assert kl is not None
+    assert float(kl) == pytest.approx(WEIGHT * CASE.kl(), rel=1e-5)
+    of_function = joint._replace(prior=joint.log_prior)
+    assert closed_kl(CASE.stats(), *with_kl_weight(diag_normal, of_function, WEIGHT)) is None
 
 
 # The minibatch

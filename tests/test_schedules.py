@@ -12,9 +12,10 @@ from configs import changed
 from refusals import refusal
 
 from aevb import runs, schedules
-from aevb.experiment import build_optimizer
+from aevb.experiment import build, build_optimizer
 from aevb.optimizers import CLIPS
 from aevb.schedules import SCHEDULES, Length
+from aevb.storage.metrics_log import read_records
 
 LENGTH = Length(num_examples=2000, batch_size=20, num_data=60)  # 100 steps, 3 of each pass
 SMALL = {
@@ -41,8 +42,15 @@ def burda_of(step: int) -> float:
     return 10 ** (-sum(step >= end for end in (3, 12)) / 7)
 
 
+def cyclic_of(step: int) -> float:
+    """Returns the factor of cycles of 20 steps, of which the first 5 rise."""
+    return min(1.0, step % 20 / 5)
+
+
 CASES = {
     "constant": ({}, lambda step: 1.0),
+    "linear": ({"warmup_examples": 400}, lambda step: min(1.0, step / 20)),
+    "cyclic": ({"period_examples": 400, "rising": 0.25}, cyclic_of),
     "cosine": ({"warmup_examples": 200, "decay_examples": 1000, "final": 0.1}, cosine_of),
     "exponential": ({"rate": 0.5, "decay_examples": 400}, lambda step: 0.5 ** (step / 20)),
     "piecewise": (
@@ -118,7 +126,7 @@ def test_an_optimizer_is_the_composition_of_optax(name: str, clip: str):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"schedule": "cosin"}, "must be one of constant, cosine"),
+        ({"schedule": "cosin"}, "must be one of constant, linear"),
         ({"schedule": "cosine", "schedule_options": {"peak": 1}}, "peak is unknown; cosine has"),
         ({"schedule": "cosine", "schedule_options": {"final": 2.0}}, "final is 2.0; it must be"),
         ({"schedule": "constant", "schedule_options": {"rate": 2.0}}, "rate is unknown; constant"),
@@ -144,6 +152,33 @@ def test_wrong_options_are_refused_in_one_line(fields: dict[str, object], words:
     assert "config.optimizer" in line
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": "wake_sleep"}, "algorithm.name=wake_sleep has no weight of the KL; use aevb"),
+        ({"bound": "dreg"}, "the gradient of config.algorithm.bound=dreg needs the weight 1"),
+        ({"kl_schedule_options": {"warmup": 3}}, "warmup is unknown; linear has the options"),
+    ],
+)
+def test_a_weight_of_the_kl_that_nothing_takes_is_refused(fields: dict[str, object], words: str):
+    given = {f"algorithm__{name}": value for name, value in fields.items()}
+    line = refusal(lambda: build(changed(**SMALL, algorithm__kl_schedule="linear", **given)))
+    assert words in line
+
+
+def test_the_logged_bounds_have_a_whole_kl_from_the_start(tmp_path: Path):
+    """With a step size of 0, only the objective of training depends on the schedule."""
+    fields = {"optimizer__step_size": 1e-30, "train__num_examples": 200}
+    logs = []
+    for number, schedule in enumerate(("constant", "linear")):
+        folder = tmp_path / str(number)
+        runs.run(changed(**SMALL | fields, algorithm__kl_schedule=schedule), folder)
+        logs.append(read_records(folder / "metrics.jsonl")[-1])
+    plain, warm = logs
+    assert warm["train_bound"] == pytest.approx(plain["train_bound"], rel=1e-5)
+    assert warm["recent_objective"] > plain["recent_objective"]
+
+
 def test_a_schedule_of_optax_has_the_steps_of_training():
     options = {"init_value": 1.0, "end_value": 0.0, "transition_steps": 4}
     config = changed(
@@ -164,7 +199,7 @@ def test_a_run_whose_schedule_ends_with_it_cannot_go_on(tmp_path: Path):
     runs.run(changed(**given), tmp_path / "run")
     longer = changed(**given | {"train__num_examples": 800})
     line = refusal(runs.run, longer, tmp_path / "run")
-    assert "config.optimizer.schedule is 'cosine', which ends with the run" in line
+    assert "config.optimizer.schedule is 'cosine', which depends on the run's length" in line
 
 
 def test_a_run_whose_schedule_has_its_own_end_goes_on(tmp_path: Path):

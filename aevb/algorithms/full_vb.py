@@ -9,8 +9,9 @@ import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.gradient_ascent import ascend, over_datapoints
+from aevb.algorithms import gradient_ascent
+from aevb.algorithms.base import Algorithm, Batch
+from aevb.algorithms.gradient_ascent import over_datapoints
 from aevb.distributions import DiagNormal, StandardNormal
 from aevb.losses import (
     BOUNDS,
@@ -103,12 +104,6 @@ def make(
         value = minibatch_objective(bounds, num_data) / num_data - weight * kl
         return value, {"objective": value, "kl": kl}
 
-    def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        params, opt_state, metrics = ascend(
-            partial(objective, state.step), optimizer, state.params, state.opt_state, key, batch
-        )
-        return TrainState(state.step + 1, params, opt_state, state.extra), metrics
-
     def of_datapoint(key: Key, params: PyTree, x: Array) -> Array:
         """Returns the bound at a random theta of this datapoint alone, minus KL / N []."""
         theta_key, z_key = jax.random.split(key)
@@ -116,11 +111,10 @@ def make(
         theta = theta_of(theta_key, theta_key, params, noise)
         return bound_at(theta, z_key, x) - kl_theta(params)
 
-    def init(key: Key) -> TrainState:
-        params = _first_params(vae, first_std, key)
-        return TrainState(jnp.int32(0), params, optimizer.init(params), extra=())
-
-    return Algorithm(init, update, lambda params: params["mean"], of_datapoint)
+    ascent = gradient_ascent.algorithm_at(
+        lambda step: partial(objective, step), partial(_first_params, vae, first_std), optimizer
+    )
+    return ascent._replace(vae_params=lambda params: params["mean"], objective=of_datapoint)
 
 
 def _first_params(vae: VAE, first_std: float, key: Key) -> PyTree:

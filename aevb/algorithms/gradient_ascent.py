@@ -60,6 +60,19 @@ def algorithm(
     optimizer: optax.GradientTransformation,
 ) -> Algorithm:
     """Returns the algorithm that takes one step up the objective at each minibatch."""
+    return algorithm_at(lambda step: objective, init_params, optimizer)
+
+
+def algorithm_at(
+    objective_at: Callable[[Array], Objective],
+    init_params: Callable[[Key], PyTree],
+    optimizer: optax.GradientTransformation,
+) -> Algorithm:
+    """Returns the algorithm that takes one step up an objective which changes during training.
+
+    Args:
+        objective_at: steps taken [] -> the objective of the next step.
+    """
 
     def init(key: Key) -> TrainState:
         params = init_params(key)
@@ -67,7 +80,7 @@ def algorithm(
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         params, opt_state, metrics = ascend(
-            objective, optimizer, state.params, state.opt_state, key, batch
+            objective_at(state.step), optimizer, state.params, state.opt_state, key, batch
         )
         return TrainState(state.step + 1, params, opt_state, state.extra), metrics
 

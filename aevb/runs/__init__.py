@@ -21,7 +21,7 @@ from aevb.data.identity import identity
 from aevb.errors import UserError
 from aevb.evaluation import elbo, manifold
 from aevb.evaluation.bits import bits_of
-from aevb.experiment import Experiment, build, require_same_schedule, with_likelihood
+from aevb.experiment import Experiment, build, require_same_schedules, with_likelihood
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
 from aevb.runs.load import DATA, best_record, first_params, read_state, require_same_data
@@ -155,7 +155,7 @@ def _refuse_another(found: Mapping[str, Any], wanted: Mapping[str, Any], folder:
             f"--workdir={folder} holds a run with another config: {', '.join(differing)}; "
             "name another folder, or give the same config to resume"
         )
-    require_same_schedule({**wanted, longer: found[longer]}, wanted[longer])
+    require_same_schedules({**wanted, longer: found[longer]}, wanted[longer])
 
 
 def run(

@@ -10,7 +10,7 @@ from aevb.config import Values
 from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
-from aevb.experiment import Experiment, require_same_schedule
+from aevb.experiment import Experiment, require_same_schedules
 from aevb.runs.load import require_which
 from aevb.runs.trained import TrainedRun, model_of
 from aevb.runtime.paths import require_empty
@@ -56,7 +56,7 @@ class InMemory(NamedTuple):
                 f"num_examples is {num_examples:,}, and the run has seen {done:,}; it must be "
                 "at least as many"
             )
-        require_same_schedule(self.config, num_examples)
+        require_same_schedules(self.config, num_examples)
         config = {**self.config, "train.num_examples": num_examples}
         return in_memory(config, self.experiment, self.which, self.journal)
 

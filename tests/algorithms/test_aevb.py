@@ -54,6 +54,22 @@ def test_the_update_is_unbiased_for_the_gradient_of_the_exact_bound(bound: str):
     assert max(jax.tree.leaves(misses)) < 4, misses
 
 
+def test_the_weight_of_the_kl_follows_its_schedule():
+    """The objective of the same state and noise is linear in the weight."""
+    batch = gaussian_batch()
+
+    def objective(weight: float | None, step: int) -> float:
+        schedule = None if weight is None else (lambda step: weight * step.astype(jnp.float32))
+        algorithm = make(linear_vae(), kl_weight=schedule)
+        state = algorithm.init(jax.random.key(0))._replace(step=jnp.int32(step))
+        return float(algorithm.update(jax.random.key(1), state, batch)[1]["objective"])
+
+    whole, half, none = objective(None, 5), objective(0.1, 5), objective(0.1, 0)
+    assert objective(0.2, 5) == pytest.approx(whole, rel=1e-6)
+    assert whole < half < none
+    assert half == pytest.approx((whole + none) / 2, rel=1e-5)
+
+
 def test_an_update_counts_one_step_and_does_not_change_extra():
     algorithm = make(linear_vae())
     state = algorithm.init(jax.random.key(0))

@@ -18,7 +18,7 @@ from linear_models import linear_vae
 
 from aevb import classical, guides, likelihoods, optimizers, priors, proposals, reparam, vae
 from aevb.algorithms import ALGORITHMS
-from aevb.algorithms.base import Batch
+from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.classical import families, normal_gamma, normal_wishart
 from aevb.classical.divergences import Mixture
 from aevb.classical.linear_gaussian import Params
@@ -28,7 +28,7 @@ from aevb.evaluation.diagnostics import Moments
 from aevb.guides import diag_normal
 from aevb.inference import hmc, importance_weights
 from aevb.inference.annealed_importance_sampling import Path
-from aevb.losses import BOUNDS, Joint
+from aevb.losses import BOUNDS, Joint, iwae
 from aevb.marginal import ESTIMATORS
 from aevb.reparam.family import Family
 from aevb.reparam.gamma import GammaNoise
@@ -293,6 +293,12 @@ calls(
     evidence_lower_bound=draws_of_log_weights,
     closed_kl=by(lambda f, stats, linear: f(stats, diag_normal, joint_of(linear)), STATS, LINEAR),
     Joint__log_prior=by(lambda f, linear, z: f(joint_of(linear), z), LINEAR, PAIR),
+    with_kl_weight=by(
+        lambda f, stats, linear: iwae(
+            KEY, stats, *f(diag_normal, joint_of(linear), 0.5), num_samples=3
+        ),
+        STATS, LINEAR,
+    ),
     minibatch_objective=by(lambda f, bounds: f(bounds, 100), VECTOR),
 )  # fmt: skip
 
@@ -947,8 +953,23 @@ for entry in ALGORITHMS:
     entries(
         "algorithm", entry, partial(updated, entry), X, tolerance=1e-3,
         names=[f"algorithms.{entry}.make", *(f"algorithms.gradient_ascent.{name}" for name in
-               ("over_datapoints", "ascend", "algorithm"))],
+               ("over_datapoints", "ascend", "algorithm", "algorithm_at"))],
     )  # fmt: skip
+
+
+def doubled_and_averaged(function: Callable[..., Any], x: jax.Array) -> Any:
+    def update(key: jax.Array, state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+        return state._replace(step=state.step + 1, params=2 * state.params), {}
+
+    plain = Algorithm(lambda key: TrainState(jnp.int32(0), x, (), ()), update)
+    algorithm = function(plain, 0.9)
+    state, batch = algorithm.init(KEY), Batch(x, x)
+    for _ in range(3):
+        state, _ = algorithm.update(KEY, state, batch)
+    return algorithm.vae_params(state.params)
+
+
+calls("algorithms.averaging", average_params=by(doubled_and_averaged, X))
 
 
 def of_theta(function: Callable[..., Any], x: jax.Array) -> Any:
@@ -987,6 +1008,9 @@ WITHOUT_FLOATS = {
     "algorithms.skip_nonfinite.num_skipped": "an int",
     "algorithms.skip_nonfinite.is_finite": "a bool",
     "algorithms.full_vb.prior_stds": "Python floats",
+    "algorithms.averaging.evaluated": "a part of its argument",
+    "algorithms.averaging.trained": "a part of its argument",
+    "algorithms.averaging.starting_at": "its argument",
 }
 """Public functions without a case, and what they return."""
 
