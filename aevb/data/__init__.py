@@ -78,8 +78,14 @@ class Dataset(NamedTuple):
     #                                       image, or [D]
     standardization: Standardization | None = None  # of real data, which are stored standardized;
     #                                                 of log(1 + x) of counts, which are stored raw
-    range: tuple[float, float] = (0.0, 1.0)  # of the model's x, which pictures show as black, white
     labels: Labels | None = None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The values of the model's x that pictures show as black and as white."""
+        if self.kind not in ("real", "counts"):
+            return 0.0, 1.0
+        return float(np.min(self.test)), float(np.max(self.test))
 
     @property
     def description(self) -> Description:

@@ -117,16 +117,13 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
         shape=found.shape,
         labels=_labels(found, options.split, num_valid),
     )
-    if kind not in ("real", "counts"):
-        return dataset
     if kind == "counts":
         logs = np.log1p(_used(train, options))
         by = standardization.of_training_data(logs, per_column=found.image_shape is None)
-        dataset = dataset._replace(standardization=by)
-    elif options.standardize:
-        dataset = _standardized(dataset, options, found.columns)
-    test = dataset.test
-    return dataset._replace(range=(float(np.min(test)), float(np.max(test))))
+        return dataset._replace(standardization=by)
+    if kind == "real" and options.standardize:
+        return _standardized(dataset, options, found.columns)
+    return dataset
 
 
 def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] | None) -> Dataset:
