@@ -14,6 +14,7 @@ from test_damage import small, what_came_of_it
 
 from aevb import experiment, runs
 from aevb.algorithms.base import Batch, TrainState
+from aevb.data.identity import identity
 from aevb.errors import UserError
 from aevb.experiment import Experiment
 from aevb.optimizers import Optimizer
@@ -45,6 +46,8 @@ def in_data(
     train[point, rng.randrange(train.shape[1])] = value
     order = loop_order(len(train))
     bad = int(np.flatnonzero(order == point)[0]) // small()["train.batch_size"]
+    # A number that went bad in memory: the data on disk are those of the run.
+    patch.setattr(runs, "identity", lambda poisoned: identity(sound.dataset))
     return sound._replace(dataset=sound.dataset._replace(train=train)), bad, ("the minibatch is",)
 
 
@@ -145,7 +148,7 @@ def test_a_nonfinite_number_is_detected_at_its_step(
     sound, folder = experiment.build(small()), tmp_path / "run"
     with monkeypatch.context() as patch:
         poisoned, bad, problems = poison(sound, rng, value, patch)
-        patch.setattr(runs, "build", lambda config: poisoned)
+        patch.setattr(runs, "build", lambda config, dataset: poisoned)
         with pytest.raises(UserError) as caught:
             runs.run(small(), folder)
     (line,) = str(caught.value).splitlines()
