@@ -20,6 +20,7 @@ from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 BATCH = 50  # datapoints per compiled call, at most
+BATCH_ON_CPU = 10  # the samples of more would leave the cache
 BOUND_SAMPLES = 100  # L of the evidence lower bound
 LEAST_IS_WORST = (
     "acceptance", "effective_sample_size", "bulk_effective_sample_size",
@@ -119,7 +120,8 @@ def estimate_at(
         return estimator.estimate(draw_key, start, guide, joint, **settings, **exact)
 
     number = len(points.x)
-    batch = math.ceil(number / math.ceil(number / BATCH))  # so that few points are computed twice
+    most = BATCH_ON_CPU if jax.default_backend() == "cpu" else BATCH
+    batch = math.ceil(number / math.ceil(number / most))  # so that few points are computed twice
 
     def arguments(first: int) -> tuple[Array, Array, Array | None]:
         # The last batch wraps around, so that it is as long as the others.
