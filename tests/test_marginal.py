@@ -309,7 +309,7 @@ def test_importance_sampling_accepts_the_prior_as_its_guide():
 
 
 def test_the_memory_of_importance_sampling_does_not_grow_with_its_samples():
-    """Beyond 500 samples, 50,000 need only the tail for Pareto k: 604 numbers, and their sort."""
+    """Beyond the 500 of a chunk, 50,000 need only the tail for Pareto k: 604 numbers, and their sort."""
     keys = jax.random.split(jax.random.key(0))
     hidden, output = jax.random.normal(keys[0], (3, 200)), jax.random.normal(keys[1], (200, 400))
 
@@ -319,7 +319,10 @@ def test_the_memory_of_importance_sampling_does_not_grow_with_its_samples():
     joint = Joint(StandardNormal(3).log_prob, log_lik)
 
     def bytes_for(num_samples: int) -> int:
-        run = partial(importance_sampling, guide=diag_normal, joint=joint, num_samples=num_samples)
+        run = partial(
+            importance_sampling, guide=diag_normal, joint=joint, num_samples=num_samples,
+            chunk_size=500,
+        )  # fmt: skip
         stats = DiagNormal(jnp.zeros(3), jnp.zeros(3))
         analysis = jax.jit(run).lower(jax.random.key(0), stats).compile().memory_analysis()
         assert analysis is not None

@@ -99,7 +99,7 @@ def test_a_proposal_is_fitted_to_each_datapoint():
 
 
 def test_progress_reports_the_number_of_finished_datapoints(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(log_likelihood, "BATCH", 7)
+    monkeypatch.setattr(log_likelihood, "BATCH_ON_CPU", 7)
     told: list[int] = []
     points = Points(all_images(), None)
     key = jax.random.key(0)
@@ -210,7 +210,7 @@ def test_estimates_at_several_theta_are_those_at_each_theta():
     for (key, params_of), together in zip(draws, found, strict=True):
         alone, _ = estimate_points(key, (MODEL, params_of()), points, IMPORTANCE, settings)
         np.testing.assert_array_equal(together.value, alone.value)
-    assert told == [16, 32]
+    assert told == [8, 16, 24, 32]
 
 
 # The command
