@@ -81,12 +81,15 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
+    def bound(metrics: Mapping[str, float]) -> float:
+        return metrics["valid_bound"]
+
     # With `max_to_keep` and `best_fn`, orbax deletes the latest step if it is not the best.
     keep = policies.AnyPreservationPolicy(
         [
             policies.LatestN(None if keep_all else 2),
             policies.BestN(
-                get_metric_fn=lambda metrics: metrics["valid_bound"],
+                get_metric_fn=bound,
                 n=1,
                 keep_checkpoints_without_metrics=False,
             ),
@@ -94,6 +97,7 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=keep,
+        best_fn=bound,  # without it the metrics are not saved, and a resumed run forgets its best
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
         create=False,
@@ -189,7 +193,8 @@ def save(
     )
     metrics = None if valid_bound is None else {"valid_bound": valid_bound}
     try:
-        manager.save(step, args=items, metrics=metrics)
+        with _without_warning("Requested `tracked_metric`"):  # between evaluations there is none
+            manager.save(step, args=items, metrics=metrics)
         manager.wait_until_finished()
     except Exception as error:  # tensorstore has its own exceptions
         if isinstance(error, OSError) or NO_SPACE not in str(error):

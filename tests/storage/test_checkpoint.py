@@ -75,6 +75,16 @@ def test_a_folder_keeps_the_latest_two_checkpoints_and_the_best(best: int, tmp_p
     assert kept(tmp_path) == {best, 4, 5}
 
 
+def test_a_run_that_resumes_keeps_the_best_checkpoint_of_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    bounds = {1: -1.0, 2: None, 3: -3.0, 4: -2.0, 5: None}
+    for step, bound in bounds.items():  # each by a manager of its own
+        save_all(tmp_path, {step: bound})
+    assert kept(tmp_path) == {1, 4, 5}
+    assert not caplog.records
+
+
 def test_a_checkpoint_without_a_bound_is_not_taken_for_the_best(tmp_path: Path):
     save_all(tmp_path, {1: -5.0, 2: None, 3: -6.0, 4: None, 5: None})
     assert kept(tmp_path) == {1, 4, 5}
