@@ -163,7 +163,7 @@ def kinds_table(kinds: Mapping[str, Any]) -> str:
         deviation = kind["bound_noise"]["standard_deviation"]
         return {
             "": kind["title"],
-            "aevb (examples/s)": f"{ours['examples_per_second']['median']:,.4g}",
+            "aevb (examples/s)": _rate(ours["examples_per_second"]["median"]),
             "speedup over Flax": _median(flax["ratio"], ".2f") if flax else "",
             "over the fastest PyTorch": _median(torch["ratio"], ".2f") if torch else "",
             "which is": KIND_CONTENDERS[torch["name"]] if torch else "",
@@ -174,6 +174,10 @@ def kinds_table(kinds: Mapping[str, Any]) -> str:
         }
 
     return table(row(kind) for kind in kinds.values())
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.1f}"
 
 
 def convolutions_table(kinds: Mapping[str, Any]) -> str:
