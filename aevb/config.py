@@ -242,7 +242,8 @@ FIELDS = (
     Field("data.synthetic_noise_std", 0.5, "synthetic: observation noise", *_above_zero()),
     Field("data.synthetic_seed", 0, "synthetic: seed of the parameters and the data", *_seed()),
     Field(
-        "model.network", "mlp", "architecture of encoder and decoder: mlp, or conv for images",
+        "model.network", "mlp", "architecture of encoder and decoder: mlp (option activation), "
+        "gated_mlp, residual_mlp (activation), or conv for images",
         *_entry(),
     ),
     Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
@@ -393,6 +394,17 @@ FIELDS = (
         *_up_to(1000),
     ),
     Field(
+        "train.eval_every", 0, "examples between two evaluations; 0 for evaluations by "
+        "train.first_eval and train.evals_per_decade",
+        *_at_least(0),
+    ),
+    Field(
+        "train.patience", 0, "training stops early once so many evaluations have brought no new "
+        "best validation bound; those before the KL has its whole weight (algorithm.kl_schedule) "
+        "do not count. 0 for never",
+        *_at_least(0),
+    ),
+    Field(
         "train.eval_examples", 10_000, "largest number of datapoints of each split in an "
         "evaluation during training (the summary uses all)",
         *_at_least(1),
@@ -504,7 +516,7 @@ def of_finished_run(folder: Path, data: str = "") -> Values:
 
 
 def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Returns whether the run in a folder has taken all steps of its config.
+    """Returns whether the run in a folder has taken all steps of its config, or stopped early.
 
     A finished run that goes on for more examples has the summary of the fewer until it ends.
     """
@@ -512,10 +524,11 @@ def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
     if not summary.is_file():
         return False
     try:
-        done = json.loads(summary.read_text(encoding="utf-8"))["num_examples"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(summary.read_text(encoding="utf-8"))
+        done, is_early = found["num_examples"], found.get("stopped_early", False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return True  # whoever reads it says that it is damaged
-    return done == config["train.num_examples"] // batch_size * batch_size
+    return is_early or done == config["train.num_examples"] // batch_size * batch_size
 
 
 def bring_again(digest: str, folder: Path) -> str:

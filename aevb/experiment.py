@@ -53,6 +53,11 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
     """
     build_optimizer(values, num_data=1)  # to report its errors before the data are loaded
     found = load(values) if dataset is None else dataset
+    if values["train.patience"] and "valid" not in found.splits:
+        raise UserError(
+            f"config.train.patience is {values['train.patience']}, and {found.name} has no "
+            "validation data here; set config.data.num_valid, or the patience to 0"
+        )
 
     def examples(number: int) -> Array:
         index = np.linspace(0, len(found.train) - 1, number).astype(np.int32)

@@ -67,6 +67,21 @@ INITIALIZATIONS = {
 }
 
 
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {
+        "tanh": jnp.tanh,
+        "relu": nn.relu,
+        "leaky_relu": nn.leaky_relu,
+        "elu": nn.elu,
+        "gelu": nn.gelu,
+        "silu": nn.silu,
+        "softplus": nn.softplus,
+        "sigmoid": nn.sigmoid,
+    }
+)
+"""The activation functions by name, for `model.network_options.activation` in a config."""
+
+
 class NoisyDense(nn.Dense):
     """A linear layer with Gaussian weights: means in "params", log variances in "log_vars"."""
 
@@ -81,7 +96,7 @@ class NoisyDense(nn.Dense):
 
 
 class MLP(nn.Module):
-    """Fully connected tanh layers, then one linear layer per head; appendix C.
+    """Fully connected layers, then one linear layer per head; appendix C.
 
     A constant is a head of any shape that does not depend on the input: a bias only.
     """
@@ -91,6 +106,8 @@ class MLP(nn.Module):
     constants: Mapping[str, tuple[int, ...]]
     initialization: Initialization
     dtype: jnp.dtype  # dtype of the matrix products; parameters and heads are float32
+    activation: str = "tanh"  # one of ACTIVATIONS
+    layer: str = "plain"  # plain, gated or residual
     is_noisy: bool = False  # whether parameters have log variances, in "log_vars"
 
     @nn.compact
@@ -110,8 +127,15 @@ class MLP(nn.Module):
             log_var = self.get_variable("log_vars", name)
             return DiagNormal(value, log_var).sample(self.make_rng("weights"))
 
+        def hidden(x: Array, size: int, name: str) -> Array:
+            linear = dense(size, name)(x)
+            if self.layer == "gated":
+                return linear * nn.sigmoid(dense(size, f"{name}_gate")(x))
+            units = ACTIVATIONS[self.activation](linear)
+            return x + units if self.layer == "residual" and x.shape == units.shape else units
+
         for number, size in enumerate(self.hidden):
-            x = jnp.tanh(dense(size, f"hidden_{number}")(x))
+            x = hidden(x, size, f"hidden_{number}")
         heads = {
             name: dense(size, name)(x).astype(jnp.float32) for name, size in self.heads.items()
         }
@@ -220,15 +244,77 @@ def mlp(
     constants: Mapping[str, tuple[int, ...]] = NO_CONSTANTS,
     image_shape: tuple[int, ...] | None = None,
     dtype: str = "float32",
+    activation: str = "tanh",
 ) -> Network:
     """Returns a multi-layer perceptron from [num_inputs] to heads of given sizes and to constants.
 
     Args:
         image_shape: not used.
         dtype: dtype of the matrix products; parameters and heads are float32.
+        activation: one of `ACTIVATIONS`, of the hidden layers.
+
+    Raises:
+        ValueError: the activation is unknown.
     """
     del image_shape
-    module = MLP(hidden, dict(heads), dict(constants), initialization, jnp.dtype(dtype))
+    _require_activation(activation)
+    module = MLP(hidden, dict(heads), dict(constants), initialization, jnp.dtype(dtype), activation)
+    return _of_mlp(module, num_inputs)
+
+
+def gated_mlp(
+    num_inputs: int,
+    heads: Mapping[str, int],
+    *,
+    hidden: tuple[int, ...],
+    initialization: Initialization,
+    constants: Mapping[str, tuple[int, ...]] = NO_CONSTANTS,
+    image_shape: tuple[int, ...] | None = None,
+    dtype: str = "float32",
+) -> Network:
+    """Returns an `mlp` whose hidden layers are (W x + b) * sigmoid(V x + c).
+
+    Dauphin et al. (2017); these are the layers of Tomczak & Welling (2018).
+    """
+    del image_shape
+    module = MLP(
+        hidden, dict(heads), dict(constants), initialization, jnp.dtype(dtype), layer="gated"
+    )
+    return _of_mlp(module, num_inputs)
+
+
+def residual_mlp(
+    num_inputs: int,
+    heads: Mapping[str, int],
+    *,
+    hidden: tuple[int, ...],
+    initialization: Initialization,
+    constants: Mapping[str, tuple[int, ...]] = NO_CONSTANTS,
+    image_shape: tuple[int, ...] | None = None,
+    dtype: str = "float32",
+    activation: str = "silu",
+) -> Network:
+    """Returns an `mlp` whose hidden layers add their input to their output where the sizes agree.
+
+    Raises:
+        ValueError: the activation is unknown.
+    """
+    del image_shape
+    _require_activation(activation)
+    module = MLP(
+        hidden, dict(heads), dict(constants), initialization, jnp.dtype(dtype), activation,
+        layer="residual",
+    )  # fmt: skip
+    return _of_mlp(module, num_inputs)
+
+
+def _require_activation(name: str) -> None:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation is {name!r}; it must be one of {', '.join(ACTIVATIONS)}")
+
+
+def _of_mlp(module: MLP, num_inputs: int) -> Network:
+    """Returns the network of a module whose weights may have a distribution."""
     plain, noisy = _plain(module, num_inputs), module.clone(is_noisy=True)
 
     def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
@@ -316,6 +402,8 @@ def rematerialized(network: Network) -> Network:
 
 NETWORKS = {
     "mlp": Architecture(mlp, mlp),
+    "gated_mlp": Architecture(gated_mlp, gated_mlp),
+    "residual_mlp": Architecture(residual_mlp, residual_mlp),
     "conv": Architecture(conv_encoder, conv_decoder),
 }
 """The networks by name, for `model.network` in a config."""

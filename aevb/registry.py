@@ -24,7 +24,7 @@ from aevb.errors import UserError
 
 NAMES = {
     "dataset": ("binarized_mnist", "frey_faces", "mnist", "synthetic"),
-    "network": ("mlp", "conv"),
+    "network": ("mlp", "gated_mlp", "residual_mlp", "conv"),
     "initialization": ("normal", "fan_in"),
     "likelihood": (
         "bernoulli",

@@ -309,7 +309,7 @@ def test_importance_sampling_accepts_the_prior_as_its_guide():
 
 
 def test_the_memory_of_importance_sampling_does_not_grow_with_its_samples():
-    """Beyond the 500 of a chunk, 50,000 need only the tail for Pareto k: 604 numbers, and their sort."""
+    """Beyond a chunk of 500, 50,000 need only the tail for Pareto k: 604 numbers, sorted."""
     keys = jax.random.split(jax.random.key(0))
     hidden, output = jax.random.normal(keys[0], (3, 200)), jax.random.normal(keys[1], (200, 400))
 

@@ -1,4 +1,4 @@
-"""Networks with Gaussian weights: their noisy units against those of drawn weights."""
+"""Layers of networks against their formulas, and noisy units against those of drawn weights."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -8,10 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
+from configs import changed
 from oracles import standard_errors_off
+from refusals import refusal
 
-from aevb.networks import NO_CONSTANTS, Network, WeightPosterior, mlp, normal_init
+from aevb.experiment import build
+from aevb.networks import (
+    ACTIVATIONS,
+    NO_CONSTANTS,
+    Network,
+    WeightPosterior,
+    gated_mlp,
+    mlp,
+    normal_init,
+    residual_mlp,
+)
 
 NUM_DRAWS = 20_000
 NUM_INPUTS = 3
@@ -177,3 +190,62 @@ def test_without_variance_a_noisy_network_is_the_one_of_the_means():
             exact_grads,
         )
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0.0, atol=1e-6), log_var_grads)
+
+
+# Kinds of hidden layers
+
+FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "leaky_relu": lambda x: np.where(x > 0.0, x, 0.01 * x),
+    "elu": lambda x: np.where(x > 0.0, x, np.expm1(x)),
+    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x * scipy.special.expit(x),
+    "softplus": lambda x: np.logaddexp(x, 0.0),
+    "sigmoid": scipy.special.expit,
+}
+
+
+def means_of(make: Callable[..., Network], **options: Any) -> tuple[Any, np.ndarray]:
+    """Returns float64 parameters of a network with hidden layers of 5, 5 and 4, and its means."""
+    net = make(NUM_INPUTS, HEADS, hidden=(5, 5, 4), initialization=normal_init(0.7), **options)
+    params = net.init(jax.random.key(1))
+    means = net.apply(params, jnp.asarray(inputs()))["mean"]
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params), np.asarray(means)
+
+
+def linear(layer: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    return x @ layer["kernel"] + layer["bias"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hidden_layers_have_the_activation_of_their_option(activation: str):
+    params, found = means_of(mlp, activation=activation)
+    x = inputs().astype(np.float64)
+    for number in range(3):
+        x = FORMULAS[activation](linear(params[f"hidden_{number}"], x))
+    np.testing.assert_allclose(found, linear(params["mean"], x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_gated_layer_multiplies_by_the_sigmoid_of_its_gate():
+    params, found = means_of(gated_mlp)
+    x = inputs().astype(np.float64)
+    for number in range(3):
+        gate = scipy.special.expit(linear(params[f"hidden_{number}_gate"], x))
+        x = linear(params[f"hidden_{number}"], x) * gate
+    np.testing.assert_allclose(found, linear(params["mean"], x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_residual_layer_adds_its_input_where_the_sizes_agree():
+    params, found = means_of(residual_mlp, activation="tanh")
+    x = np.tanh(linear(params["hidden_0"], inputs().astype(np.float64)))
+    x = x + np.tanh(linear(params["hidden_1"], x))
+    x = np.tanh(linear(params["hidden_2"], x))
+    np.testing.assert_allclose(found, linear(params["mean"], x), rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_activation_is_refused():
+    config = changed(model__network_options={"activation": "tan"})
+    line = refusal(build, config)
+    assert "config.model.network is 'mlp', which refuses the rest: activation is 'tan'" in line
+    assert "one of tanh, relu" in line

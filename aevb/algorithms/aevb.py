@@ -50,6 +50,7 @@ def make(
         keys = jax.random.split(key, len(batch.x))
         bounds = over_datapoints(bound_of, keys, batch.x, num_parts=accumulation_steps)
         value = jnp.mean(bounds)
-        return value, {"objective": value}
+        metrics = {"objective": value}
+        return value, metrics if kl_weight is None else {**metrics, "kl_weight": kl_weight(step)}
 
     return gradient_ascent.algorithm_at(lambda step: partial(objective, step), vae.init, optimizer)

@@ -85,7 +85,8 @@ class Dataset(NamedTuple):
         """The values of the model's x that pictures show as black and as white."""
         if self.kind not in ("real", "counts"):
             return 0.0, 1.0
-        return float(np.min(self.test)), float(np.max(self.test))
+        seen = self.splits[self.followed]
+        return float(np.nanmin(seen)), float(np.nanmax(seen))
 
     @property
     def description(self) -> Description:

@@ -17,7 +17,7 @@ from aevb.storage import checkpoint
 from aevb.storage.metrics_log import MetricsLog
 from aevb.storage.trackers import Pictures, open_trackers
 from aevb.training.loop import Pause
-from aevb.training.settings import Settings
+from aevb.training.settings import Settings, is_out_of_patience
 
 SECONDS_BETWEEN_SAVES = 2.0  # at least, of two evaluations whose states are saved at once
 
@@ -100,7 +100,11 @@ class Journal:
         score = bounds.get("valid_bound") if bounds else None
         new = Unsaved(pause.step, pause.state, self.seconds, len(self.records), score)
         settings = self._settings
-        is_over = is_interrupted or pause.step == settings.num_steps
+        is_over = (
+            is_interrupted
+            or pause.step == settings.num_steps
+            or is_out_of_patience(self.records, settings.patience)
+        )
         age = time.monotonic() - self._last_save
         if is_over or settings.keep_checkpoints or bounds is None or age > SECONDS_BETWEEN_SAVES:
             self._save(new)

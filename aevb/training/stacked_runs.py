@@ -7,7 +7,7 @@ N(0, 1), so its KL is 0, and the decoder's weights are 0. Noise of shape [Z] beg
 that the same key gives for any smaller shape. `_within` keeps the gradients of the padding at 0.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from functools import partial
 from operator import itemgetter
@@ -32,7 +32,7 @@ from aevb.training import loop, nonfinite
 from aevb.training.journal import Journal, copied
 from aevb.training.loop import AheadOfTime, LoopKeys, Pause, Program, Steps, run_keys
 from aevb.training.nonfinite import Pick
-from aevb.training.settings import Settings, evaluation_steps
+from aevb.training.settings import Settings, evaluation_steps, is_out_of_patience
 from aevb.training.trainer import DivergedError, Speed, Trained, diverged, require_finite
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -117,8 +117,8 @@ def train(
 ) -> list[Trained | DivergedError]:
     """Trains the members of a stack to the end, each with its own journal.
 
-    A member whose state, objective or bound is not finite has diverged. It is no longer
-    recorded or saved, and the other members continue.
+    A member whose state, objective or bound is not finite has diverged, and one that is out of
+    patience has ended. It is no longer recorded or saved, and the other members continue.
 
     Args:
         steps, state: from `loop.prepare`.
@@ -129,14 +129,22 @@ def train(
     """
     stops, num_steps, speed = evaluation_steps(settings), settings.num_steps, Speed()
     failures: dict[int, DivergedError] = {}
+    ended = {  # the last states of members that are out of patience
+        number: stack.member(state, number)
+        for number, journal in enumerate(journals)
+        if is_out_of_patience(journal.records, settings.patience)
+    }
+    if len(ended) == stack.size:
+        num_steps = int(state.step)
     before = copied(state)  # the state at the last pause
     is_done = False
     try:
         for pause in loop.pauses(steps, state, num_steps=num_steps, stops=stops):
             state = pause.state
             bounds = _evaluate(stack, state, settings) if pause.step in stops else None
-            failures |= _new_failures(stack, steps, before, pause, bounds, journals, failures)
-            going = [number for number in range(stack.size) if number not in failures]
+            going = set(range(stack.size)) - failures.keys() - ended.keys()
+            failures |= _new_failures(stack, steps, before, pause, bounds, journals, going)
+            going = sorted(going - failures.keys())
             if not going:
                 break
             before = copied(state)
@@ -154,8 +162,12 @@ def train(
                         bounds[number] if bounds else None,
                         is_interrupted=bool(received),
                     )
+                if is_out_of_patience(journal.records, settings.patience):
+                    ended[number] = copied(stack.member(state, number))
             if received and pause.step < num_steps:
                 raise Interrupted(received, pause.step * settings.batch_size)
+            if len(failures) + len(ended) == stack.size:
+                break
         is_done = True
     finally:
         with ExitStack() as last:  # all are closed, even if one cannot be written
@@ -163,7 +175,12 @@ def train(
                 last.callback(journal.close, is_done=is_done and number not in failures)
     return [
         failures.get(number)
-        or Trained(stack.member(state, number), journal.records, journal.seconds, speed.steady())
+        or Trained(
+            ended.get(number) or stack.member(state, number),
+            journal.records,
+            journal.seconds,
+            speed.steady(),
+        )
         for number, journal in enumerate(journals)
     ]
 
@@ -193,12 +210,16 @@ def _new_failures(
     pause: Pause,
     bounds: Sequence[Mapping[str, float]] | None,
     journals: Sequence[Journal],
-    failures: Mapping[int, DivergedError],
+    going: Set[int],
 ) -> dict[int, DivergedError]:
-    """Returns the members that have diverged since the last pause, with their errors."""
+    """Returns the members that have diverged since the last pause, with their errors.
+
+    Args:
+        going: the members that were trained until now.
+    """
     sound = np.isfinite(pause.metrics["objective"]) & np.asarray(_are_finite(pause.state))
     found = {}
-    for number in set(range(stack.size)) - failures.keys():
+    for number in going:
         try:
             if not sound[number]:
                 bad = nonfinite.find(steps, before, pause.step, _pick(stack, number))

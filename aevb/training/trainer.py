@@ -23,7 +23,7 @@ from aevb.training import loop, nonfinite, streaming
 from aevb.training.journal import Journal, MemoryJournal, copied
 from aevb.training.loop import Pause, Steps
 from aevb.training.nonfinite import BadStep
-from aevb.training.settings import Settings, evaluation_steps
+from aevb.training.settings import Settings, evaluation_steps, is_out_of_patience
 from aevb.types import Key
 
 AnyJournal = Journal | MemoryJournal
@@ -103,6 +103,8 @@ def train(
 ) -> Trained:
     """Trains a run to the end, with evaluations, the log and checkpoints at its pauses.
 
+    The end is the last step, or an evaluation at which the run is out of patience.
+
     Args:
         steps, state: from `loop.prepare`.
         journal: None in every process but process 0.
@@ -114,6 +116,8 @@ def train(
     stops, num_steps, speed = evaluation_steps(settings), settings.num_steps, Speed()
     before = copied(state)  # the state at the last pause
     with journal or nullcontext():
+        if _ends_early(journal, settings):  # it was interrupted after its last step
+            num_steps = int(state.step)
         for pause in loop.pauses(
             steps, state, num_steps=num_steps, stops=stops, agree=distributed.broadcast_number
         ):
@@ -134,11 +138,19 @@ def train(
                         journal.add(
                             pause._replace(state=state), bounds, is_interrupted=bool(received)
                         )
+            if bounds and _ends_early(journal, settings):
+                break
             if received and pause.step < num_steps:
                 raise Interrupted(Signal(received), pause.step * settings.batch_size)
     if journal is None:
         return Trained(distributed.local(state), [], 0.0, speed.steady())
     return Trained(distributed.local(state), journal.records, journal.seconds, speed.steady())
+
+
+def _ends_early(journal: AnyJournal | None, settings: Settings) -> bool:
+    """Returns whether the log, which process 0 has, ends training here; equal in all processes."""
+    is_over = journal is not None and is_out_of_patience(journal.records, settings.patience)
+    return bool(distributed.largest(int(is_over)))
 
 
 @cache

@@ -137,6 +137,21 @@ def test_no_decision_of_a_run_changes_when_the_test_data_do(
     assert decided(tmp_path / "others") == first
 
 
+def test_no_early_end_and_no_average_of_a_run_changes_when_the_test_data_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = {
+        "algorithm.average_decay": 0.9, "algorithm.kl_schedule": "linear", "train.eval_every": 100,
+        "algorithm.kl_schedule_options": {"warmup_examples": 200}, "train.patience": 1,
+    }  # fmt: skip
+    runs.run(values(**changes), tmp_path / "these")
+    first = decided(tmp_path / "these")
+    assert first["summary"]["stopped_early"]
+    with_other_test_data(monkeypatch)
+    runs.run(values(**changes), tmp_path / "others")
+    assert decided(tmp_path / "others") == first
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["train", "valid"])
 def test_no_choice_of_a_sweep_changes_when_the_test_data_do(
