@@ -202,6 +202,7 @@ def test_a_run_whose_schedule_ends_with_it_cannot_go_on(tmp_path: Path):
     assert "config.optimizer.schedule is 'cosine', which depends on the run's length" in line
 
 
+@pytest.mark.slow
 def test_a_run_whose_schedule_has_its_own_end_goes_on(tmp_path: Path):
     given = SMALL | {
         "optimizer__schedule": "cosine", "optimizer__schedule_options": {"decay_examples": 600},

@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_bitwise_as_if_it_had_been_asked_for_more(tmp_path: Path):
     runs.run(values(), tmp_path / "run")
     longer = runs.run(values(train__num_examples=1000), tmp_path / "run")

@@ -137,6 +137,7 @@ def test_no_decision_of_a_run_changes_when_the_test_data_do(
     assert decided(tmp_path / "others") == first
 
 
+@pytest.mark.slow
 def test_no_early_end_and_no_average_of_a_run_changes_when_the_test_data_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -110,6 +110,7 @@ def test_a_run_that_was_killed_stops_where_it_would_have(stopped: Path, tmp_path
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_a_run_in_memory_stops_too():
     run = aevb.train("figure_4_frey", OVERFITTING | {"data.split": ""})
     assert run.summary["stopped_early"]
