@@ -11,7 +11,7 @@ from programs import ROOT, Done, run_program, run_python
 from aevb.config import FIELDS, default_config, validate
 from aevb.storage.metrics_log import write_with_digest
 
-FREY = "--config=experiments/frey_faces.py"
+FREY = "--config=experiments/figure_4_frey.py"
 MNIST = "--config=experiments/mnist.py"
 CATEGORICAL = "--config.model.likelihood=categorical"
 DEQUANTIZE = "--config.data.dequantize=True"
