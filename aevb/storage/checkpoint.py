@@ -7,6 +7,7 @@ the latest two and the one with the highest validation bound.
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -69,6 +70,36 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     ]
 
 
+class _LatestAndBest:
+    """The policy of orbax by which a manager keeps the latest two checkpoints, and the best.
+
+    The bounds are read from the checkpoints' notes, so that a run that resumes knows those of
+    before. Orbax's own policy needs a file of metrics in each checkpoint, and if one of these files
+    is damaged, it cannot open any checkpoint of the folder.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Returns whether each checkpoint is kept, in the order of the steps."""
+        del context
+        bounds = {one.step: _bound_of(self._folder / str(one.step)) for one in checkpoints}
+        scored = [(bound, step) for step, bound in bounds.items() if bound is not None]
+        best = max(scored)[1] if scored else None
+        latest = [one.step for one in checkpoints[-2:]]
+        return [one.step in (*latest, best) for one in checkpoints]
+
+
+def _bound_of(checkpoint: Path) -> float | None:
+    """Returns the validation bound of a checkpoint; None if it has none, or is damaged."""
+    try:
+        notes = json.loads((checkpoint / "notes" / "metadata").read_text(encoding="utf-8"))
+        return None if notes["valid_bound"] is None else float(notes["valid_bound"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointManager":
     """Opens the checkpoints of a folder, which is created if necessary.
 
@@ -81,23 +112,8 @@ def open_manager(folder: Path, *, keep_all: bool = False) -> "ocp.CheckpointMana
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
 
-    def bound(metrics: Mapping[str, float]) -> float:
-        return metrics["valid_bound"]
-
-    # With `max_to_keep` and `best_fn`, orbax deletes the latest step if it is not the best.
-    keep = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(None if keep_all else 2),
-            policies.BestN(
-                get_metric_fn=bound,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-    )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=keep,
-        best_fn=bound,  # without it the metrics are not saved, and a resumed run forgets its best
+        preservation_policy=policies.LatestN(None) if keep_all else _LatestAndBest(folder),
         cleanup_tmp_directories=True,
         enable_async_checkpointing=False,
         create=False,
@@ -181,6 +197,7 @@ def save(
         "step": step,
         "seconds": seconds,
         "records": list(map(dict, records)),
+        "valid_bound": valid_bound,
         "about": dict(about or {}),
         "state": digest(state),
         "structure": structure(state),
@@ -191,10 +208,8 @@ def save(
         state=ocp.args.StandardSave(state),
         notes=ocp.args.JsonSave(with_digest(notes)),
     )
-    metrics = None if valid_bound is None else {"valid_bound": valid_bound}
     try:
-        with _without_warning("Requested `tracked_metric`"):  # between evaluations there is none
-            manager.save(step, args=items, metrics=metrics)
+        manager.save(step, args=items)
         manager.wait_until_finished()
     except Exception as error:  # tensorstore has its own exceptions
         if isinstance(error, OSError) or NO_SPACE not in str(error):

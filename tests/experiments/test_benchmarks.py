@@ -301,9 +301,9 @@ def test_the_table_of_kinds_has_a_row_for_each_and_is_empty_without_results():
         for line in speed.kinds_table(kinds).splitlines()
     ]
     assert rows == [
-        ["convolutions", "1.235e+04", "", "1.60", "PyTorch", "1.60", "1.90", "-101.5 to -99.0",
+        ["convolutions", "12,346", "", "1.60", "PyTorch", "1.60", "1.90", "-101.5 to -99.0",
          "1.2"],
-        ["log p(x)", "1.235e+04", "", "", "", "", "1.90", "-98.0 to -98.0", "1.2"],
+        ["log p(x)", "12,346", "", "", "", "", "1.90", "-98.0 to -98.0", "1.2"],
     ]  # fmt: skip
     conv = speed.convolutions_table(kinds).splitlines()[2:]
     assert [line.split(" | ")[2] for line in conv] == ["", "1.60", "1.60"]

@@ -121,7 +121,7 @@ def test_an_option_that_an_entry_does_not_have_is_refused_with_those_that_it_has
         "algorithm.bound_options.alpha": "tempered has the options power",
     }.items():
         if option == "model.guide_options.rank":
-            mine = "--config=frey_faces"  # the algorithm of the file has no guide
+            mine = "--config=figure_4_frey"  # the algorithm of the file has no guide
         message = refusal(mine, folder, f"--config.{option}=1.0")
         assert f"config.{option} is unknown; {has}" in message
         mine = f"--config={FILE}"
