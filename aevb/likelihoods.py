@@ -54,6 +54,8 @@ class Likelihood(NamedTuple):
     shared: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     # name -> shape of each statistic that is a free parameter, not a function of z
     levels: float | None = None  # if set, exp(log_prob) is a probability of x = k / levels
+    log_var: Callable[[Heads], Array] | None = None
+    # statistics -> log variances of x [D], or [1] if they are equal; before x is discretized
 
 
 def bernoulli_log_prob(heads: Heads, x: Array) -> Array:
@@ -167,6 +169,7 @@ def _normal_likelihood(
         mean=lambda statistics: normal(statistics).mean,
         sample=lambda key, statistics: normal(statistics).sample(key),
         shared=shared,
+        log_var=lambda statistics: normal(statistics).log_var,
     )
 
 
@@ -243,6 +246,7 @@ discretized_logistic = Likelihood(
     ),
     sample=discretized_logistic_sample,
     levels=float(NUM_LEVELS),
+    log_var=lambda heads: 2.0 * heads["log_scale"] + math.log(math.pi**2 / 3.0),
 )
 
 
@@ -342,6 +346,7 @@ discretized_gaussian = Likelihood(
     ),
     sample=discretized_gaussian_sample,
     levels=float(NUM_LEVELS),
+    log_var=lambda heads: heads["log_var"],
 )
 
 

@@ -80,14 +80,21 @@ def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samp
     """
 
     def log_weight(key: Key) -> Array:
-        if guide.sample_and_log_prob is not None:
-            z, log_q = guide.sample_and_log_prob(key, stats)
-        else:
-            z = guide.sample(key, stats)
-            log_q = guide.log_prob(stats, z)
+        z, log_q = sample_and_log_prob(key, stats, guide)
         return joint.log_prior(z) + joint.log_lik(z) - log_q
 
     return over_samples(log_weight, key, num_samples)
+
+
+def sample_and_log_prob(key: Key, stats: PyTree, guide: Guide) -> tuple[Array, Array]:
+    """Draws z ~ q(z|x), and computes its log-density by the more accurate of the guide's functions.
+
+    Returns z [Z] and log q(z|x) [] in nats.
+    """
+    if guide.sample_and_log_prob is not None:
+        return guide.sample_and_log_prob(key, stats)
+    z = guide.sample(key, stats)
+    return z, guide.log_prob(stats, z)
 
 
 def log_densities(
@@ -186,6 +193,27 @@ def evidence_lower_bound(
     """
     bound = sgvb_a if closed_kl(stats, guide, joint) is None else sgvb_b
     return bound(key, stats, guide, joint, num_samples=num_samples)
+
+
+def rate_and_distortion(
+    key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1
+) -> tuple[Array, Array]:
+    """Estimates the rate KL(q(z|x) || p(z)) and the distortion -E_q[log p(x|z)]; Alemi et al. 2018.
+
+    Returns both as [] in nats. Minus their sum is `evidence_lower_bound` with the same key, up to
+    rounding. The rate is exact if it has a closed form, and otherwise the mean over the samples of
+    log q(z|x) - log p(z).
+    """
+    kl = closed_kl(stats, guide, joint)
+
+    def at_sample(key: Key) -> tuple[Array, Array]:
+        if kl is not None:
+            return kl, -joint.log_lik(guide.sample(key, stats))
+        z, log_q = sample_and_log_prob(key, stats, guide)
+        return log_q - joint.log_prior(z), -joint.log_lik(z)
+
+    rates, distortions = over_samples(at_sample, key, num_samples)
+    return jnp.mean(rates), jnp.mean(distortions)
 
 
 def score_function(

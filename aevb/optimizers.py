@@ -6,7 +6,7 @@ They are the paper's Adagrad and every optimizer of optax.
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,41 @@ def _not_shared_on_cpu(tree: PyTree) -> PyTree:
     )
 
 
+CLIPPED = "clipped"  # the number of clipped steps in a log
+
+
+class Clipping(NamedTuple):
+    """The state of a `counted` clip."""
+
+    inner: PyTree
+    num_clipped: Array  # [] int32, the steps whose gradient was clipped so far
+
+
+def counted(clip: Optimizer) -> Optimizer:
+    """Wraps a clip so that it counts the steps whose gradient it changes."""
+
+    def init(params: PyTree) -> Clipping:
+        return Clipping(clip.init(params), jnp.int32(0))
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, Clipping]:
+        clipped, inner = clip.update(updates, state.inner, params)
+        changed = jax.tree.map(lambda new, old: jnp.any(new != old), clipped, updates)
+        is_clipped = jnp.any(jnp.stack(jax.tree.leaves(changed)))
+        return clipped, Clipping(inner, state.num_clipped + is_clipped.astype(jnp.int32))
+
+    return Optimizer(init, update)
+
+
+def num_clipped(opt_state: PyTree) -> int | None:
+    """Returns the number of clipped steps in an optimizer's state; None if it does not clip."""
+
+    def is_clipping(part: Any) -> bool:
+        return isinstance(part, Clipping)
+
+    found = [part for part in jax.tree.leaves(opt_state, is_leaf=is_clipping) if is_clipping(part)]
+    return int(found[0].num_clipped) if found else None
+
+
 CLIPS: Mapping[str, Callable[[float], Optimizer] | None] = MappingProxyType(
     {
         "none": None,
@@ -140,7 +175,7 @@ def make(
     try:
         parts = [
             optax.add_decayed_weights(**decay) if weight_decay and not own else None,
-            clip,
+            clip and counted(clip),
             maker(learning_rate=step_size, **options, **own),
             optax.scale_by_schedule(schedule) if schedule else None,
         ]

@@ -30,6 +30,8 @@ class VAE(NamedTuple):
     has_encoder: bool = True  # without an encoder, q(z|x) does not depend on x
     levels: float | None = None  # if set, p(x|z) is a probability of x = k / levels
     takes_weight_posteriors: bool = False  # whether theta can be a networks.WeightPosterior
+    # (params, z [Z]) -> log variances of p(x|z) [D] or [1]; None if it has none
+    log_var: Callable[[PyTree, Array], Array] | None = None
 
 
 def make(
@@ -89,6 +91,10 @@ def make(
     def mean(params: PyTree, z: Array) -> Array:
         return likelihood.mean(decode(params, z))
 
+    def log_var(params: PyTree, z: Array) -> Array:
+        assert likelihood.log_var is not None
+        return likelihood.log_var(decode(params, z))
+
     def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
         prior_key, likelihood_key = jax.random.split(key)
         dtype = jnp.result_type(*jax.tree.leaves(params["decoder"]))
@@ -97,5 +103,5 @@ def make(
 
     return VAE(
         init, encode, family.guide, joint, mean, sample, num_latents, encoder is not None,
-        likelihood.levels, decoder.takes_weight_posteriors,
+        likelihood.levels, decoder.takes_weight_posteriors, likelihood.log_var and log_var,
     )  # fmt: skip

@@ -8,6 +8,9 @@ from jax import Array
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
+NUM_MEASURED = "num_measured"  # the metric that is 1 at steps which have all metrics
+ONLY_MEASURED = ("gradient_norm", "update_norm")  # the metrics that are 0 at all other steps
+
 
 class TrainState(NamedTuple):
     """All state that the next step needs.

@@ -196,6 +196,7 @@ def with_theta_as_latents(vae: VAE, params: PyTree) -> VAE:
         sample=sample,
         num_latents=num_theta + vae.num_latents,
         takes_weight_posteriors=False,
+        log_var=None,
     )
 
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from aevb.algorithms.base import Algorithm, Batch, TrainState
+from aevb.algorithms.base import NUM_MEASURED, Algorithm, Batch, TrainState
 from aevb.types import Key, PyTree
 
 Objective = Callable[[PyTree, Key, Batch], tuple[Array, dict[str, Array]]]
 # (params, key, minibatch) -> the maximized value [], nats per datapoint, and metrics
+
+STEPS_BETWEEN_NORMS = 10  # a norm at each step would cost a twentieth of the training time
 
 
 def over_datapoints(function: Callable[..., PyTree], *args: Array, num_parts: int = 1) -> PyTree:
@@ -37,12 +39,17 @@ def ascend(
     opt_state: PyTree,
     key: Key,
     batch: Batch,
+    *,
+    measured: Array | None = None,
 ) -> tuple[PyTree, PyTree, dict[str, Array]]:
     """Takes one gradient step up the objective.
 
     Returns the parameters, the optimizer's state and the metrics. If the objective is a mean bound
     and the optimizer has the weight decay `aevb.optimizers.prior_decay`, the step ascends eq. (8)
     plus log p(params), both divided by N.
+
+    Args:
+        measured: bool [], whether the metrics of this step include `norms`; None for no norms.
     """
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
@@ -50,8 +57,47 @@ def ascend(
         return -value, metrics  # the only place where a bound becomes a loss
 
     grads, metrics = jax.grad(loss, has_aux=True)(params)
+    if measured is not None:
+        before = grads, opt_state, params
+        found = jax.lax.cond(measured, lambda: norms(optimizer, *before), _no_norms)
+        # The barrier lets the step overwrite the state once it has been measured.
+        found, (grads, opt_state, params) = jax.lax.optimization_barrier((found, before))
+        metrics = {**metrics, **found}
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def is_measured(step: Array) -> Array:
+    """Returns whether the norms of a step are among its metrics, bool []."""
+    return step % STEPS_BETWEEN_NORMS == 0
+
+
+def norms(
+    optimizer: optax.GradientTransformation, grads: PyTree, opt_state: PyTree, params: PyTree
+) -> dict[str, Array]:
+    """Returns the Euclidean norms [] of a gradient and of the optimizer's update for it.
+
+    The gradient is in nats per datapoint, before clipping and without the prior on the parameters.
+    """
+    updates, _ = optimizer.update(grads, opt_state, params)
+    return {
+        "gradient_norm": _norm(grads),
+        "update_norm": _norm(updates),
+        NUM_MEASURED: jnp.float32(1.0),
+    }
+
+
+def _no_norms() -> dict[str, Array]:
+    return dict.fromkeys(("gradient_norm", "update_norm", NUM_MEASURED), jnp.float32(0.0))
+
+
+def _norm(tree: PyTree) -> Array:
+    """Returns the Euclidean norm [] of all numbers of a tree; their squares do not overflow."""
+    leaves = jax.tree.leaves(tree)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
+    scale = jnp.where(largest > 0, largest, 1.0)
+    total = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
+    return (scale * jnp.sqrt(total)).astype(jnp.float32)
 
 
 def algorithm(
@@ -80,8 +126,9 @@ def algorithm_at(
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         params, opt_state, metrics = ascend(
-            objective_at(state.step), optimizer, state.params, state.opt_state, key, batch
-        )
+            objective_at(state.step), optimizer, state.params, state.opt_state, key, batch,
+            measured=is_measured(state.step),
+        )  # fmt: skip
         return TrainState(state.step + 1, params, opt_state, state.extra), metrics
 
     return Algorithm(init, update)

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from aevb.distributions import DiagNormal
+from aevb.distributions import DiagNormal, FullNormal
 from aevb.inference import lbfgs
-from aevb.losses import Guide, Joint, log_weights, sgvb_a
-from aevb.types import Key, PyTree
+from aevb.losses import Guide, Joint, log_weights, sample_and_log_prob, sgvb_a
+from aevb.types import Key, LogDensity, PyTree
 
 ACTIVE = 0.01  # variance of the posterior mean above which a unit is active; Burda et al. (2015)
 
@@ -151,19 +151,84 @@ def kl_per_unit(stats: DiagNormal) -> Array:
     return jax.vmap(kl)(stats.mean, stats.log_var)
 
 
+class Marginals(NamedTuple):
+    """The moments of each latent under q(z|x)."""
+
+    mean: Array  # [Z]
+    log_var: Array  # [Z]
+    error: Array  # [Z], the variance of `mean` as an estimate; 0 if it is exact
+
+
+def marginals(key: Key, stats: PyTree, guide: Guide, *, num_draws: int = 64) -> Marginals:
+    """Returns the moments of each latent under q(z|x).
+
+    They are exact for Gaussian guides, and estimated from `num_draws` samples for every other.
+    """
+    if isinstance(stats, DiagNormal):
+        return Marginals(stats.mean, stats.log_var, jnp.zeros_like(stats.mean))
+    if isinstance(stats, FullNormal):
+        var = jnp.sum(jnp.square(stats.factor()), axis=1)
+        return Marginals(stats.mean, jnp.log(var), jnp.zeros_like(var))
+    draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, num_draws))
+    var = jnp.var(draws, axis=0, ddof=1)
+    return Marginals(
+        jnp.mean(draws, axis=0), jnp.log(var + jnp.finfo(var.dtype).tiny), var / num_draws
+    )
+
+
 def posterior_marginals(
     key: Key, stats: PyTree, guide: Guide, *, num_draws: int = 64
 ) -> tuple[Array, Array]:
     """Returns the mean of q(z|x) and the KL of each latent's marginal from N(0, 1), both [Z].
 
-    The KL is in nats and takes the marginals as Gaussian. Both are exact for a diagonal Gaussian,
-    and estimated from `num_draws` samples for every other guide.
+    The KL is in nats and takes the `marginals` as Gaussian.
     """
-    if isinstance(stats, DiagNormal):
-        return stats.mean, kl_per_unit(stats)
-    draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, num_draws))
-    mean, var = jnp.mean(draws, axis=0), jnp.var(draws, axis=0)
-    return mean, kl_per_unit(DiagNormal(mean, jnp.log(var + jnp.finfo(var.dtype).tiny)))
+    mean, log_var, _ = marginals(key, stats, guide, num_draws=num_draws)
+    return mean, kl_per_unit(DiagNormal(mean, log_var))
+
+
+class Aggregate(NamedTuple):
+    """The terms of two estimates, one for each datapoint, [n], in nats; their means estimate."""
+
+    mutual_information: Array  # I(x; z), log q(z_i|x_i) - log q(z_i)
+    kl: Array  # KL(q(z) || p(z)), log q(z_i) - log p(z_i)
+
+
+def aggregate_posterior(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    log_prior: LogDensity,
+    *,
+    num_data: float | Array,
+) -> Aggregate:
+    """Estimates I(x; z) and KL(q(z) || p(z)) of the aggregate posterior q(z) = 1/N Sum q(z|x_n).
+
+    The two add up to the mean rate KL(q(z|x) || p(z)) (Hoffman & Johnson 2016). Each of n
+    datapoints has one z_i ~ q(z|x_i), and q(z_i) is estimated by 1/N q(z_i|x_i) + (1 - 1/N) times
+    the mean of q(z_i|x_j) over the other j: the stratified sampling of Chen et al. (2018). This is
+    unbiased, so that its log is too low on average. I(x; z) is therefore overestimated, most where
+    few of the datapoints are near z_i; it cannot exceed log N. The KL is underestimated by as much.
+
+    Args:
+        stats: statistics of q(z|x_i), every leaf [n, ...], for n of the datapoints.
+        log_prior: z [Z] -> log p(z) [], nats.
+        num_data: N, at least n; infinite for the distribution that the datapoints are drawn from.
+
+    Raises:
+        ValueError: there are fewer than 2 datapoints.
+    """
+    number = len(jax.tree.leaves(stats)[0])
+    if number < 2:
+        raise ValueError(f"there are {number} datapoints; an aggregate posterior needs at least 2")
+    keys = jax.random.split(key, number)
+    z, own = jax.vmap(lambda key, each: sample_and_log_prob(key, each, guide))(keys, stats)
+    # log q(z_i|x_j) [n, n]; the inner map is over i, so that what depends on j is computed once.
+    pairs = jax.vmap(lambda each: jax.vmap(lambda z: guide.log_prob(each, z))(z))(stats).T
+    others = jnp.where(jnp.eye(number, dtype=bool), -jnp.inf, pairs)
+    log_others = jax.nn.logsumexp(others, axis=1) - math.log(number - 1) + jnp.log1p(-1 / num_data)
+    log_q = jnp.logaddexp(own - jnp.log(num_data), log_others)
+    return Aggregate(own - log_q, log_q - jax.vmap(log_prior)(z))
 
 
 def unit_activity(means: Array) -> Array:

@@ -19,7 +19,7 @@ from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, has_path, is_
 from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
-from aevb.evaluation import elbo, manifold
+from aevb.evaluation import elbo, manifold, measures
 from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build, require_same_schedules, with_likelihood
 from aevb.registry import EXPERIMENT
@@ -374,16 +374,17 @@ def write_results(
 def _bounds(
     score: elbo.Scorer, params: PyTree, experiment: Experiment, splits: Iterable[str]
 ) -> Bounds:
-    """Returns the bound on each whole split, its standard error, and bits/dim if defined."""
+    """Returns the bound on each whole split, its standard error, bits/dim and measures."""
     dataset = experiment.dataset
     figures: Bounds = {}
     for split in splits:
         data = dataset.splits[split]
-        mean, error = score(params, data, np.arange(len(data)))
-        figures[f"{split}_bound"] = mean
-        figures[f"{split}_bound{ERROR}"] = error
-        for name, bits in bits_of(mean, dataset, experiment.vae).items():
+        found = score(params, data, np.arange(len(data)))
+        figures[f"{split}_bound"] = found.mean
+        figures[f"{split}_bound{ERROR}"] = found.standard_error
+        for name, bits in bits_of(found.mean, dataset, experiment.vae).items():
             figures[f"{split}_{name}"] = bits
+        figures |= measures.of_split(split, found.measures)
     return figures
 
 

@@ -370,6 +370,7 @@ class DeviceTrainer:
             vae,
             algorithm_of,
             dataset,
+            num_latents=[member.values[LATENTS] for member in job],
             batch_size=largest["train.batch_size"],
         )
 

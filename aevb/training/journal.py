@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aevb.algorithms.base import TrainState
+from aevb.algorithms.base import NUM_MEASURED, ONLY_MEASURED, TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
+from aevb.optimizers import CLIPPED, num_clipped
 from aevb.storage import checkpoint
 from aevb.storage.metrics_log import MetricsLog
 from aevb.storage.trackers import Pictures, open_trackers
@@ -228,10 +229,14 @@ def record_of(
 
 
 def _recent(pause: Pause) -> dict[str, float]:
-    """Returns the mean metrics since the last pause and the total number of skipped steps."""
+    """Returns mean metrics since the last pause, and the totals of skipped and clipped steps."""
     means = {name: float(mean) for name, mean in pause.metrics.items()}
     if means.pop(SKIPPED, 0) == pause.num_steps:
         means = {}
-    total = num_skipped(pause.state)
-    recent = {f"recent_{name}": mean for name, mean in means.items()}
-    return recent if total is None else {**recent, SKIPPED: total}
+    if not means.pop(NUM_MEASURED, 0):
+        means = {name: mean for name, mean in means.items() if name not in ONLY_MEASURED}
+    totals = {SKIPPED: num_skipped(pause.state), CLIPPED: num_clipped(pause.state.opt_state)}
+    return {
+        **{f"recent_{name}": mean for name, mean in means.items()},
+        **{name: total for name, total in totals.items() if total is not None},
+    }

@@ -23,7 +23,7 @@ from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import is_finite
 from aevb.data import Dataset
 from aevb.errors import Interrupted
-from aevb.evaluation import elbo
+from aevb.evaluation import elbo, measures
 from aevb.evaluation.elbo import Score
 from aevb.optimizers import Optimizer
 from aevb.runtime.signals import Signals
@@ -69,6 +69,7 @@ def stacked(
     algorithm_of: Callable[[Array, Wrap], Algorithm],
     dataset: Dataset,
     *,
+    num_latents: Sequence[int],
     batch_size: int,
 ) -> Stack:
     """Returns a stack of runs.
@@ -80,6 +81,7 @@ def stacked(
         largest: a model whose parameter arrays are at least as large as those of every member.
         algorithm_of: (step size [], a function to apply to the optimizer) -> the algorithm of
             `largest`.
+        num_latents: Z of each member.
     """
     shapes = [jax.eval_shape(init, key) for init, key in zip(inits, keys, strict=True)]
     sizes = _differing_sizes([trained(state.params) for state in shapes])
@@ -88,7 +90,7 @@ def stacked(
     def algorithm(setting: Setting) -> Algorithm:
         return algorithm_of(setting.step_size, lambda it: _within(it, setting.sizes))
 
-    score = elbo.make_stacked_score(largest, dataset.preprocess)
+    score = elbo.make_stacked_score(largest, dataset.preprocess, num_latents)
     to_score = jax.vmap(algorithm(jax.tree.map(lambda leaf: leaf[0], settings)).vae_params)
     advance = loop.make_stacked_advance(
         algorithm, settings, dataset.preprocess, batch_size=batch_size
@@ -186,18 +188,24 @@ def train(
 
 
 def _evaluate(stack: Stack, state: TrainState, settings: Settings) -> list[dict[str, float]]:
-    """Returns the bounds of each member, on at most `eval_examples` datapoints of each split."""
+    """Returns the bounds and the measures of each member.
+
+    They are computed on at most `eval_examples` datapoints of each split.
+    """
     splits = {name: stack.dataset.splits[name] for name in ("train", stack.dataset.followed)}
-    bounds = {
-        f"{name}_bound": stack.score(
-            state.params, data, elbo.some_of(len(data), settings.eval_examples)
-        )
+    scores = {
+        name: stack.score(state.params, data, elbo.some_of(len(data), settings.eval_examples))
         for name, data in splits.items()
     }
-    return [
-        {name: scores[number].mean for name, scores in bounds.items()}
-        for number in range(stack.size)
-    ]
+
+    def of_member(number: int) -> dict[str, float]:
+        own = {name: each[number] for name, each in scores.items()}
+        found = {f"{name}_bound": score.mean for name, score in own.items()}
+        for name, score in own.items():
+            found |= measures.of_split(name, score.measures)
+        return found
+
+    return [of_member(number) for number in range(stack.size)]
 
 
 _are_finite = jax.jit(jax.vmap(is_finite, in_axes=(loop.MEMBERS,)))

@@ -14,7 +14,7 @@ from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import is_finite, num_skipped
 from aevb.data import Dataset
 from aevb.errors import Interrupted, UserError
-from aevb.evaluation import elbo
+from aevb.evaluation import elbo, measures
 from aevb.evaluation.elbo import Scorer
 from aevb.runtime import distributed, xla
 from aevb.runtime.signals import Signals
@@ -159,20 +159,22 @@ def _finite_check() -> Callable[[TrainState], Array]:
 
 
 def _evaluate(run: Run, state: TrainState, settings: Settings) -> dict[str, float]:
-    """Returns the bounds on the training data and the followed split, which process 0 computes.
+    """Returns the bounds on the training data and the followed split; in process 0 all measures.
 
-    At most `eval_examples` datapoints of each split are used.
+    Process 0 computes them, on at most `eval_examples` datapoints of each split.
     """
     splits = ("train", run.dataset.followed)
-    bounds = np.zeros(len(splits))
+    bounds, found = np.zeros(len(splits)), {}
     if distributed.is_process_0():
         params = run.algorithm.vae_params(state.params)
         for number, split in enumerate(splits):
             data = run.dataset.splits[split]
             index = elbo.some_of(len(data), settings.eval_examples)
-            bounds[number] = run.score(params, data, index).mean
+            score = run.score(params, data, index)
+            bounds[number] = score.mean
+            found |= measures.of_split(split, score.measures)
     bounds = map(float, distributed.broadcast(bounds))
-    return {f"{split}_bound": bound for split, bound in zip(splits, bounds, strict=True)}
+    return {f"{split}_bound": bound for split, bound in zip(splits, bounds, strict=True)} | found
 
 
 def require_finite(bounds: Mapping[str, float] | None, pause: Pause, batch_size: int) -> None:

@@ -164,6 +164,7 @@ def make_run(work: Work, model: VAE, pixels: np.ndarray) -> Made:
         model,
         lambda step_size, wrap: algorithm_of(wrap(optimizer_of(step_size))),
         Dataset("ones", pixels, pixels, "binary", as_floats, None, None),
+        num_latents=[model.num_latents] * work.num_members,
         batch_size=work.batch_size,
     )
     return Made(stack.program, stack.keys, stack.join(stack.init()), stack.score)
