@@ -45,6 +45,11 @@ BOUNDS = (
         for split in ("train", "valid", "test")
     ),
 )
+MEASURES = (
+    Column("test_rate", "test rate (nats)", 2),
+    Column("test_distortion", "test distortion (nats)", 2),
+    Column("test_active_units", "active units", 0),
+)
 COSTS = (
     Column("examples_per_second", "examples/s", 0),
     Column("seconds", "seconds of training", 1),
@@ -63,7 +68,7 @@ class Run(NamedTuple):
     @property
     def quantities(self) -> dict[Column, float]:
         """All measured quantities of the run."""
-        found = {column: self.summary.get(column.name) for column in (*BOUNDS, *COSTS)}
+        found = {column: self.summary.get(column.name) for column in (*BOUNDS, *MEASURES, *COSTS)}
         if self.log_p:
             split, number = self.log_p["data"]["split"], self.log_p["data"]["num_points"]
             for estimator, measured in self.log_p["estimators"].items():

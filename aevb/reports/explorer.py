@@ -18,7 +18,7 @@ from jax import Array
 from aevb.config import DEFAULTS, Values
 from aevb.data import Dataset
 from aevb.evaluation import elbo
-from aevb.evaluation.bits import UNITS
+from aevb.evaluation.bits import BITS, UNITS, bits_per_dim
 from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
@@ -37,6 +37,25 @@ MOST_PIXELS = 200_000  # pixels of all pictures together
 MOST_STARTS = 100  # training datapoints of which one is where the page opens
 MOST_PROGRAM = 16_000_000  # characters of the decoder's constants
 MOST_AXES = 3  # units over which precomputed points are a grid
+MEASURE_CHARTS = (  # title, label of the axis, and the lines: word in the legend -> name in the log
+    ("Rate", "KL(q(z|x) ‖ p(z)), nats", {"": "rate"}),
+    ("Distortion", "−E log p(x|z), nats", {"": "distortion"}),
+    ("Active latents", "latents", {"by mean": "active_units", "by KL": "active_units_by_kl"}),
+    (
+        "The aggregate posterior", "nats",
+        {"I(x; z)": "mutual_information", "KL(q(z) ‖ p(z))": "aggregate_kl"},
+    ),
+    (
+        "Log variances of q(z|x)", "log variance",
+        {word: f"posterior_log_var_{word}" for word in ("min", "mean", "max")},
+    ),
+    (
+        "Log variances of p(x|z)", "log variance",
+        {word: f"likelihood_log_var_{word}" for word in ("min", "mean", "max")},
+    ),
+    ("Norm of the gradient", "nats per datapoint", {"": "recent_gradient_norm"}),
+    ("Norm of the update", "norm", {"": "recent_update_norm"}),
+)  # fmt: skip
 MOST_PRECOMPUTED = 800_000  # bytes of precomputed points and their pictures
 
 
@@ -64,6 +83,7 @@ def explorer_page(
         "summary": describe_bounds(summary),
         "config": _settings(config),
         "curve": curve(records),
+        "measures": measure_charts(records),
         "image": image,
         **_decoder(vae, params),
         **data,
@@ -71,6 +91,27 @@ def explorer_page(
     if content["decoder"] is None:
         content["grid"] = _precomputed(vae, params, content, means)
     return page("explorer", name, content)
+
+
+def measure_charts(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the charts of a log's measures: a title, the label of the axis, and the lines."""
+    charts = []
+    for title, label, names in MEASURE_CHARTS:
+        lines = [
+            {
+                "word": word,
+                "split": split,
+                "x": [record["examples"] for record in having],
+                "y": [record[name] for record in having],
+            }
+            for word, suffix in names.items()
+            for split in ("train", "valid", "test", "")
+            for name in [f"{split}_{suffix}" if split else suffix]
+            if (having := [record for record in records if name in record])
+        ]
+        if lines:
+            charts.append({"title": title, "label": label, "lines": lines})
+    return charts
 
 
 def describe_bounds(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -87,7 +128,26 @@ def describe_bounds(summary: Mapping[str, Any]) -> list[list[str]]:
         )
         spread = "" if error is None else f", standard error {error:.2f}"
         rows.append([f"bound, {split}", f"{bound:.2f} nats{spread}{in_bits}"])
-    return [*rows, ["training examples", f"{summary['num_examples']:,}"]]
+    return [
+        *rows,
+        *_describe_measures(summary),
+        ["training examples", f"{summary['num_examples']:,}"],
+    ]
+
+
+def _describe_measures(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the rows of rate, distortion and active units of the test data, if it has them."""
+    if "test_rate" not in summary:
+        return []
+    rate, distortion = summary["test_rate"], summary["test_distortion"]
+    in_bits = ""
+    if (total := summary.get(f"test_{BITS}")) is not None:
+        of_rate = bits_per_dim(-rate, num_dims=summary["data"]["num_dims"])
+        in_bits = f"; {of_rate:.3f} and {total - of_rate:.3f} bits/dim"
+    return [
+        ["rate and distortion, test", f"{rate:.2f} and {distortion:.2f} nats{in_bits}"],
+        ["active latents, test", f"{summary['test_active_units']:.0f}"],
+    ]
 
 
 def _settings(config: Values) -> list[dict[str, Any]]:

@@ -18,14 +18,18 @@ function ticks(low, high) {
 }
 
 // Returns an SVG of lines: [{label, color, dashed, x: [...], y: [...]}]. Omits missing values.
-// The y axis is cut off below, because a run can start thousands of nats below its end.
-function chart(lines, xLabel, yLabel) {
+// The y axis is cut off below, because a run can start thousands of nats below its end. With the
+// cut "both" it is cut off above too.
+function chart(lines, xLabel, yLabel, cut = "below") {
   const [width, height, left, bottom, top, right] = [640, 320, 70, 45, 12, 35];
   const finite = lines.flatMap((line) => line.y).filter(Number.isFinite).sort((a, b) => a - b);
   const xs = lines.flatMap((line) => line.x).filter((x) => x > 0);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   if (!finite.length || !xs.length) return svg;
-  const most = finite.at(-1), quarter = finite[Math.floor(finite.length / 4)];
+  const quarter = finite[Math.floor(finite.length / 4)];
+  const upper = finite[Math.floor((3 * (finite.length - 1)) / 4)];
+  const most = cut === "both"
+    ? Math.min(finite.at(-1), upper + 2 * (upper - finite[0]) + 1) : finite.at(-1);
   const low = Math.max(finite[0], quarter - 2 * (most - quarter) - 1), margin = (most - low) * 0.05;
   const [from, to] = [low - margin - 0.01, most + margin + 0.01];
   const [first, last] = [Math.log10(Math.min(...xs)), Math.log10(Math.max(...xs) * 1.001)];
@@ -45,7 +49,8 @@ function chart(lines, xLabel, yLabel) {
   }
   for (const { label, color, dashed, x, y } of lines) {
     const points = x.map((at, i) => [at, y[i]]).filter(([, value]) => Number.isFinite(value));
-    const path = points.map(([a, b]) => `${toX(a)},${Math.min(toY(b), height - bottom)}`).join(" ");
+    const within = (y) => Math.max(top, Math.min(y, height - bottom));
+    const path = points.map(([a, b]) => `${toX(a)},${within(toY(b))}`).join(" ");
     const line = shape("polyline", {
       points: path, fill: "none", stroke: color, "stroke-width": 2,
       "stroke-dasharray": dashed ? "6 4" : "none",

@@ -301,6 +301,19 @@ const lines = ["train", "valid", "test"].filter((split) => `${split}_bound` in c
   }));
 find("curve").append(legend(lines), chart(lines, "training examples", "bound (nats per datapoint)"));
 
+const colors = ["var(--train)", "var(--test)", "var(--third)"];
+find("measures").hidden = !content.measures.length;
+for (const { title, label, lines } of content.measures) {
+  const words = [...new Set(lines.map((line) => line.word))];
+  const drawn = lines.map(({ word, split, x, y }) => ({
+    label: [word, split].filter(Boolean).join(", ") || title, x, y,
+    dashed: split === "train",
+    color: colors[words.length > 1 ? words.indexOf(word) : Number(split !== "train")],
+  }));
+  find("charts").append(element("figure", {}, element("figcaption", {}, title),
+    legend(drawn), chart(drawn, "training examples", label, "both")));
+}
+
 function showConfig() {
   const shown = content.config.filter((one) => !one.is_default || !find("changed").checked);
   find("config").tBodies[0].replaceChildren(...shown.map(({ name, value, is_default }) =>

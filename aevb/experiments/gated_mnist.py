@@ -1,0 +1,1 @@
+../../experiments/gated_mnist.py
