@@ -43,6 +43,7 @@ LAYERS = (
     ("data", "storage"),
     ("evaluation",),
     ("training",),
+    ("doctor",),
     ("config",),
     ("experiment",),
     ("reports",),
