@@ -42,7 +42,7 @@ def look(dataset: Dataset) -> Findings:
         x += 0.0  # -0.0 becomes 0.0, which has other bytes
     lows, highs = x.min(axis=0), x.max(axis=0)
     constant = np.flatnonzero(lows == highs)
-    first_row, first_column = _first_equal(x), _first_equal(_columns(x))
+    first_row, first_column = first_equal(x), first_equal(_columns(x))
     varies = np.delete(np.arange(x.shape[1]), constant)
     is_repeated = first_row < np.arange(len(x))
     num_train = len(seen[0])
@@ -64,7 +64,7 @@ def _columns(x: np.ndarray) -> Iterator[np.ndarray]:
         yield from np.ascontiguousarray(x[:, start : start + BLOCK].T)
 
 
-def _first_equal(vectors: Iterable[np.ndarray]) -> np.ndarray:
+def first_equal(vectors: Iterable[np.ndarray]) -> np.ndarray:
     """Returns for each vector the place of the first one that is equal to it."""
     places: dict[bytes, int] = {}
     found = [
