@@ -498,17 +498,34 @@ def of_finished_run(folder: Path, data: str = "") -> Values:
         UserError: there is no run, it is not finished, its config is not valid in this version, or
             the copy of its experiment's file has changed.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    try:
-        found = read_with_digest(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+    found = _stored(folder)
     if not is_finished(folder, found):
         raise UserError(
             f"{folder} holds a run that is not finished; give the command that started it again, "
             "which resumes it"
         )
+    return _of_stored(found, folder, data)
+
+
+def of_run(folder: Path, data: str = "") -> Values:
+    """Returns the validated config of a run, as `of_finished_run` does, even if it is unfinished.
+
+    Raises:
+        UserError: as `of_finished_run`, except that the run need not be finished.
+    """
+    return _of_stored(_stored(folder), folder, data)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
+    try:
+        return read_with_digest(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read ({error})") from error
+
+
+def _of_stored(found: dict[str, Any], folder: Path, data: str) -> Values:
     entries = bring_again(found.pop(ENTRIES, ""), folder)
     # JSON has lists where a config has tuples.
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}

@@ -363,7 +363,9 @@ def _kl_weight(values: Values, wanted: Container[str], num_data: int) -> dict[st
 
 def _build_vae(values: Values, data: Description, examples: Callable[[int], Array]) -> VAE:
     has_encoder = entry_of(values, "algorithm.name").has_encoder
-    likelihood = _build_likelihood(values, data)
+    likelihood = build_likelihood(values, data)
+    if data.of_x is not None:
+        likelihood = in_own_units(likelihood, data.of_x.log_jacobian(data.num_dims))
     num_latents = values["model.num_latents"]
     sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
     family = guides.standard_normal_family(sizes)
@@ -380,7 +382,12 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     )
 
 
-def _build_likelihood(values: Values, data: Description) -> Likelihood:
+def build_likelihood(values: Values, data: Description) -> Likelihood:
+    """Returns the likelihood of a validated config, for x as the data are stored.
+
+    Raises:
+        UserError: it does not score such data, or refuses its options.
+    """
     name, num_dims = values["model.likelihood"], data.num_dims
     logs = data.of_log_counts
     location = {} if logs is None else {"location": counts_location(logs.mean, num_dims)}
@@ -411,9 +418,7 @@ def _build_likelihood(values: Values, data: Description) -> Likelihood:
             f"config.data.dequantize is True, and config.model.likelihood is {name!r}, which gives "
             "the levels themselves a probability; set config.data.dequantize=False"
         )
-    if data.of_x is None:
-        return likelihood
-    return in_own_units(likelihood, data.of_x.log_jacobian(num_dims))
+    return likelihood
 
 
 def in_own_units(likelihood: Likelihood, log_jacobian: float) -> Likelihood:

@@ -80,5 +80,6 @@ COMMANDS = {
     "evaluate": Command("aevb.cli.evaluate", "estimate log p(x) of a finished run"),
     "report": Command("aevb.cli.report", "compare runs, as a page and as a table"),
     "explore": Command("aevb.cli.explore", "write the page of a finished run again"),
+    "doctor": Command("aevb.cli.doctor", "say what is wrong with a run, and what to change"),
     "export": Command("aevb.cli.export", "write a finished run's model for other programs"),
 }

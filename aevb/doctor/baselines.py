@@ -50,8 +50,8 @@ def baselines(
     - The likelihood itself "without z": its best statistics that are the same for all datapoints. A
       decoder that ignores z, as after a posterior collapse, cannot exceed it.
     - Independent columns: Bernoulli for binary data, categorical for likelihoods of grey levels,
-      negative binomial for counts, Gaussian for densities.
-    - For densities, probabilistic PCA with as many latents.
+      negative binomial for counts, Gaussian for densities with a variance.
+    - For densities with a variance, probabilistic PCA with as many latents.
 
     Args:
         name: of the likelihood in the config. One that is not of this package has no baseline of
@@ -64,7 +64,7 @@ def baselines(
     log_jacobian = 0.0 if by is None else by.log_jacobian(seen.train.shape[1])
     independent = _independent(dataset.kind, likelihood)
     family = {name: likelihood} if name in STATISTICS else {}
-    if independent not in (name, ALIKE.get(name)):
+    if independent is not None and independent not in (name, ALIKE.get(name)):
         family[independent] = LIKELIHOODS[independent](seen.train.shape[1])
     found = []
     for each, scored in family.items():
@@ -77,10 +77,16 @@ def baselines(
     return found
 
 
-def _independent(kind: str, likelihood: Likelihood) -> str:
-    """Returns the likelihood whose statistics can describe any column best, without z."""
+def _independent(kind: str, likelihood: Likelihood) -> str | None:
+    """Returns the likelihood whose statistics can describe any column best, without z.
+
+    It is None for a density of pixels without a variance, such as the continuous Bernoulli. A
+    Gaussian can be so narrow that no such density reaches its values.
+    """
     if kind == "grey" and likelihood.levels is not None:
         return "categorical"
+    if kind in ("grey", "unit") and likelihood.log_var is None:
+        return None
     return {"binary": "bernoulli", "counts": "negative_binomial"}.get(kind, "gaussian")
 
 

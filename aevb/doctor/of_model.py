@@ -1,0 +1,133 @@
+"""Checks of a trained model: its hidden units, its precision, and its importance weights."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from aevb import marginal
+from aevb.doctor.hints import CAUSES, Hint
+from aevb.evaluation.log_likelihood import reason_to_distrust
+from aevb.inference.importance_weights import pareto_k_threshold
+from aevb.types import Key, PyTree
+from aevb.vae import VAE
+
+CAUSES.update(
+    dead_units="hidden units whose output is the same for all inputs",
+    low_precision="the bound changes if the networks compute in float32",
+    importance_weights="an estimate of log p(x) whose diagnostic fails",
+)
+
+# of the units of a layer; a sound layer of ReLUs has some dead units
+LARGEST_DEAD = 0.5
+# A unit that varies by less than this around its mean is constant.
+LEAST_VARIATION = 1e-3
+# nats per datapoint; 500 datapoints with equal noise differ by less
+LARGEST_ROUNDING = 1.0
+NUM_WEIGHTS = 500  # samples of a datapoint
+# of the datapoints; the encoder's density is narrower than the posterior in most sound models
+LARGEST_FAILING = 0.5
+
+
+def hints_of_units(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hint]:
+    """Returns a hint for each network with a layer most of whose units are constant.
+
+    The inputs of the encoder are datapoints, and those of the decoder are draws from N(0, I).
+
+    Args:
+        x: datapoints as the model receives them, [n, D].
+    """
+    if vae.hidden is None:
+        return []
+    z = jax.random.normal(key, (len(x), vae.num_latents))
+    layers = jax.jit(jax.vmap(partial(vae.hidden, params)))(jnp.asarray(x), z)
+    hints = []
+    for name, units in layers.items():
+        deviation = np.std(np.asarray(units, np.float64).reshape(len(x), -1), axis=0)
+        dead = deviation < LEAST_VARIATION
+        if np.mean(dead) > LARGEST_DEAD:
+            hints.append(
+                Hint(
+                    "dead_units",
+                    f"most units of {name} give the same output for all inputs",
+                    f"{np.sum(dead)} of {len(dead)} vary by less than {LEAST_VARIATION:g} over "
+                    f"{len(x)} inputs (more than {LARGEST_DEAD:.0%})",
+                    "start from smaller weights (config.model.init=fan_in), take a smaller "
+                    "config.optimizer.step_size, or another activation "
+                    "(config.model.network_options.activation=silu)",
+                )
+            )
+    return hints
+
+
+def hints_of_precision(bound: float, bound_float32: float, dtype: str) -> list[Hint]:
+    """Returns a hint if a model's bound depends on the precision of its matrix products.
+
+    Args:
+        bound: in nats per datapoint, with products of `dtype`.
+        bound_float32: of the same parameters and noise, with products of float32.
+    """
+    if abs(bound - bound_float32) <= LARGEST_ROUNDING:
+        return []
+    return [
+        Hint(
+            "low_precision",
+            f"{dtype} rounds away digits that the model needs",
+            f"the bound is {bound:.2f} nats in {dtype} and {bound_float32:.2f} in float32, with "
+            f"the same parameters (more than {LARGEST_ROUNDING:g} apart)",
+            "set config.model.compute_dtype=float32, or standardize the data",
+        )
+    ]
+
+
+def hints_of_weights(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hint]:
+    """Returns a hint if importance sampling from the encoder fails at most datapoints.
+
+    Args:
+        x: datapoints as the model receives them, [n, D].
+    """
+
+    def pareto_k(key: Key, x: Array) -> Array:
+        estimate = marginal.importance_sampling(
+            key, vae.encode(params, x), vae.guide, vae.joint(params, x), num_samples=NUM_WEIGHTS
+        )
+        return estimate.diagnostics["pareto_k"]
+
+    keys = jax.random.split(key, len(x))
+    k = np.asarray(jax.jit(lambda keys, x: jax.lax.map(lambda a: pareto_k(*a), (keys, x)))(keys, x))
+    limit = pareto_k_threshold(NUM_WEIGHTS)
+    failing = float(np.mean(~(k <= limit)))
+    if failing <= LARGEST_FAILING:
+        return []
+    return [
+        Hint(
+            "importance_weights",
+            "importance sampling from the encoder cannot estimate log p(x) of this model",
+            f"Pareto k is above {limit:.2f} at {failing:.0%} of {len(x)} datapoints, with "
+            f"{NUM_WEIGHTS} samples (more than {LARGEST_FAILING:.0%})",
+            "start from the posterior's modes (aevb evaluate --proposal=modes), use "
+            "--estimators=ais, or a richer guide (config.model.guide=full_normal or iaf)",
+        )
+    ]
+
+
+def hints_of_estimates(rows: Mapping[str, Mapping[str, Any]]) -> list[Hint]:
+    """Returns a hint for each estimate of log p(x) whose diagnostic fails.
+
+    Args:
+        rows: the estimators' rows of a `marginal.json`.
+    """
+    return [
+        Hint(
+            "importance_weights",
+            f"the estimate of log p(x) by {name} cannot be trusted",
+            reason,
+            "take more samples, or another --proposal or estimator of aevb evaluate",
+        )
+        for name, row in rows.items()
+        if (reason := reason_to_distrust(row)) is not None
+    ]

@@ -1,0 +1,116 @@
+"""What is wrong with a run: the hints of its data, its log and its model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aevb.config import Values, of_run
+from aevb.data import Dataset
+from aevb.doctor import of_model
+from aevb.doctor.baselines import Baseline, baselines
+from aevb.doctor.hints import Hint
+from aevb.doctor.of_data import hints_of_data
+from aevb.doctor.of_log import Setting, hints_of_baselines, hints_of_log
+from aevb.errors import UserError
+from aevb.evaluation import elbo
+from aevb.experiment import Experiment, build_likelihood, build_model, with_likelihood
+from aevb.runs.load import experiment_of, read_state
+from aevb.storage.metrics_log import read_records
+from aevb.types import PyTree
+
+NUM_POINTS = 500  # datapoints on which a model is checked
+NUM_SCORED = 50  # of them, whose log p(x) is estimated
+DTYPE = "model.compute_dtype"
+ESTIMATES = "marginal.json"
+
+
+class Diagnosis(NamedTuple):
+    """The hints about a run, and the simple models that its bound is compared with."""
+
+    hints: list[Hint]
+    baselines: list[Baseline]
+
+
+def of_data(dataset: Dataset, config: Values) -> list[Hint]:
+    """Returns the hints of a run's data and settings, before training."""
+    values = with_likelihood(config, dataset.kind)
+    return hints_of_data(
+        dataset,
+        build_likelihood(values, dataset.description),
+        num_latents=config["model.num_latents"],
+        batch_size=config["train.batch_size"],
+    )
+
+
+def of_training(
+    dataset: Dataset, config: Values, records: Sequence[Mapping[str, Any]]
+) -> Diagnosis:
+    """Returns the hints of a run's log, and of its bound beside those of simple models.
+
+    The bounds are those of the last record. Those of the test data are not used.
+    """
+    setting = Setting(
+        config["model.num_latents"], config["train.batch_size"], config["algorithm.bound"]
+    )
+    values = with_likelihood(config, dataset.kind)
+    likelihood = build_likelihood(values, dataset.description)
+    rivals = baselines(
+        dataset, values["model.likelihood"], likelihood, num_latents=setting.num_latents
+    )
+    last = records[-1] if records else {}
+    bounds = {split: last[f"{split}_bound"] for split in ("train", "valid") if last}
+    hints = hints_of_log(records, setting)
+    return Diagnosis(hints + (hints_of_baselines(bounds, rivals) if bounds else []), rivals)
+
+
+def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[Hint]:
+    """Returns the hints of a trained model, from validation data, or training data without them.
+
+    Args:
+        params: the VAE's parameters.
+    """
+    dataset, vae, _ = experiment
+    data = dataset.splits.get("valid", dataset.train)
+    index = elbo.some_of(len(data), NUM_POINTS)
+    x = np.asarray(elbo.fixed_inputs(dataset.preprocess, index, np.asarray(data[index])))
+    key = jax.random.key(elbo.NOISE_SEED)
+    hints = of_model.hints_of_units(key, vae, params, x)
+    if vae.has_encoder:
+        hints += of_model.hints_of_weights(key, vae, params, x[:NUM_SCORED])
+    if config[DTYPE] != "float32":
+        exact, _ = build_model({**config, DTYPE: "float32"}, dataset.description)
+        bounds = [
+            elbo.make_score(each, dataset.preprocess)(params, data, index).mean
+            for each in (vae, exact)
+        ]
+        hints += of_model.hints_of_precision(*bounds, config[DTYPE])
+    return hints
+
+
+def of_folder(folder: Path, data: str = "") -> Diagnosis:
+    """Returns the diagnosis of a run in its folder, which may be unfinished.
+
+    Args:
+        data: the data's new name, if they have moved.
+
+    Raises:
+        UserError: it is not the folder of a run, or its data are others or missing.
+    """
+    config = of_run(folder, data)
+    experiment = experiment_of(folder, config)
+    dataset, _, algorithm = experiment
+    records = read_records(folder / "metrics.jsonl")
+    of_log, rivals = of_training(dataset, config, records)
+    hints = of_data(dataset, config) + of_log
+    try:
+        state = read_state(folder, algorithm, config)
+    except UserError:  # it has not come to its first checkpoint
+        return Diagnosis(hints, rivals)
+    hints += of_trained(experiment, config, algorithm.vae_params(state.params))
+    if (file := folder / ESTIMATES).is_file():
+        hints += of_model.hints_of_estimates(json.loads(file.read_text("utf-8"))["estimators"])
+    return Diagnosis(hints, rivals)
