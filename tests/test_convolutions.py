@@ -12,7 +12,7 @@ import pytest
 from jax import Array, lax
 
 from aevb.convolutions import LAYOUT, convolve, convolve_transposed
-from aevb.networks import Conv
+from aevb.networks.convolutional import Conv
 
 SHAPES = [(7, 8, 1), (5, 5, 3), (1, 4, 2)]  # odd and even sizes, 1 and 3 channels
 SIZES = [(3, 3, 1), (3, 3, 2), (4, 2, 2), (5, 3, 3), (1, 1, 2)]  # height, width, stride

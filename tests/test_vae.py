@@ -14,14 +14,8 @@ from oracles import LinearGaussian, standard_errors_off
 
 from aevb import vae
 from aevb.likelihoods import LIKELIHOODS
-from aevb.networks import (
-    NETWORKS,
-    Initialization,
-    Network,
-    fan_in_init,
-    mlp,
-    normal_init,
-)
+from aevb.networks import NETWORKS, Network, fan_in_init, mlp, normal_init
+from aevb.networks.base import Initialization
 from aevb.vae import VAE
 
 NUM_DRAWS = 20_000

@@ -14,11 +14,12 @@ import kinds
 import numpy as np
 from jax import Array, lax
 
-from aevb import losses, marginal, networks
+from aevb import losses, marginal
 from aevb.config import Values, default_config, validate, with_values
 from aevb.data import Dataset
 from aevb.evaluation import elbo
 from aevb.experiment import build
+from aevb.networks import convolutional
 from aevb.training import loop
 from aevb.types import PyTree
 from aevb.vae import VAE
@@ -66,7 +67,7 @@ def use_plain_convolutions() -> None:
         strides = (stride, stride)
         return lax.conv_transpose(x[None], kernel, strides, "SAME", dimension_numbers=LAYOUT)[0]
 
-    networks.convolve, networks.convolve_transposed = convolve, convolve_transposed
+    convolutional.convolve, convolutional.convolve_transposed = convolve, convolve_transposed
 
 
 def make_mean_bound(

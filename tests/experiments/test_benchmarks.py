@@ -18,10 +18,11 @@ import pytest
 import scipy.io
 from programs import ROOT, python, run_python
 
-from aevb import convolutions, data, networks
+from aevb import convolutions, data
 from aevb.data import Options
 from aevb.distributions import DiagNormal
 from aevb.experiment import build_model
+from aevb.networks import convolutional
 from docs.tools import speed
 
 BENCHMARKS = ROOT / "experiments" / "benchmarks"
@@ -403,15 +404,15 @@ def test_the_plain_convolutions_of_the_benchmark_are_the_packages(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("convolve", "convolve_transposed"):  # so that they are restored
-        monkeypatch.setattr(networks, name, getattr(networks, name))
+        monkeypatch.setattr(convolutional, name, getattr(convolutional, name))
     program("aevb_kinds_worker").use_plain_convolutions()
     x, kernel = (
         jax.random.normal(jax.random.key(seed), shape)
         for seed, shape in enumerate(((7, 6, 2), (3, 3, 2, 4)))
     )
     for plain, ours in (
-        (networks.convolve, convolutions.convolve),
-        (networks.convolve_transposed, convolutions.convolve_transposed),
+        (convolutional.convolve, convolutions.convolve),
+        (convolutional.convolve_transposed, convolutions.convolve_transposed),
     ):
         assert plain is not ours
         np.testing.assert_allclose(plain(x, kernel, stride=2), ours(x, kernel, stride=2), rtol=1e-5)

@@ -24,8 +24,10 @@ SOME_TEST_IS_RED, NO_TEST_RAN = 1, 5  # pytest's exit statuses; 2 to 4 are error
 # The test files that detect mutations in a module, in addition to test_MODULE.py if there is one.
 MORE_TESTS = {
     "bits": "elbo experiment",
+    "convolutional": "convolutional_networks convolutions",
     "experiment": "count_data",
     "frey_faces": "data",
+    "fully_connected": "vae",
     "gradient_ascent": "aevb convolutions",
     "hmc": "against_arviz",
     "image_folders": "user_files",
@@ -37,7 +39,6 @@ MORE_TESTS = {
     "matrix_normal": "linear_gaussian",
     "mixture_runs": "mixture_model",
     "mixture_search": "gaussian_mixture",
-    "networks": "convolutions vae",
     "optimizers": "schedules",
     "preprocessing": "data",
     "run": "main",

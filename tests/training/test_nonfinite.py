@@ -84,7 +84,7 @@ def test_a_run_names_the_source_line_of_a_nan_objective(tmp_path: Path):
     assert "--debug" in without.stderr
     found = run_program("experiments/run.py", *flags, "--debug")
     assert found.returncode == 2
-    assert "at networks.py:" in found.stderr
+    assert "at fully_connected.py:" in found.stderr
     assert "step 2 " in found.stderr
     assert "--debug" not in found.stderr
 

@@ -15,16 +15,8 @@ from oracles import standard_errors_off
 from refusals import refusal
 
 from aevb.experiment import build
-from aevb.networks import (
-    ACTIVATIONS,
-    NO_CONSTANTS,
-    Network,
-    WeightPosterior,
-    gated_mlp,
-    mlp,
-    normal_init,
-    residual_mlp,
-)
+from aevb.networks import Network, WeightPosterior, gated_mlp, mlp, normal_init, residual_mlp
+from aevb.networks.base import ACTIVATIONS, NO_CONSTANTS
 
 NUM_DRAWS = 20_000
 NUM_INPUTS = 3
