@@ -243,14 +243,16 @@ FIELDS = (
     Field("data.synthetic_seed", 0, "synthetic: seed of the parameters and the data", *_seed()),
     Field(
         "model.network", "mlp", "architecture of encoder and decoder: mlp (option activation), "
-        "gated_mlp, residual_mlp (activation), or conv for images",
+        "gated_mlp, residual_mlp (activation); for images conv, residual_conv (both: activation, "
+        "num_blocks) and gated_conv",
         *_entry(),
     ),
     Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
     Field(
         "model.hidden", (200,), "units of each hidden layer of the encoder; the decoder has them "
-        "in reverse order. () for linear networks. conv: channels of each layer, which halves the "
-        "image",
+        "in reverse order. () for linear networks. conv, residual_conv: channels of each layer, "
+        "which halves the image. gated_conv: channels of layers of strides 1, 2, 1, ..., and last "
+        "the units of a layer of the whole image",
         "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (200,)",
         lambda value: len(value) <= 100
         and all(type(size) is int and 1 <= size <= 10**6 for size in value),

@@ -24,7 +24,7 @@ from aevb.errors import UserError
 
 NAMES = {
     "dataset": ("binarized_mnist", "frey_faces", "mnist", "synthetic"),
-    "network": ("mlp", "gated_mlp", "residual_mlp", "conv"),
+    "network": ("mlp", "gated_mlp", "residual_mlp", "conv", "residual_conv", "gated_conv"),
     "initialization": ("normal", "fan_in"),
     "likelihood": (
         "bernoulli",

@@ -9,8 +9,14 @@ from typing import NamedTuple
 from aevb.networks.base import Network, fan_in_init, normal_init
 from aevb.networks.base import WeightPosterior as WeightPosterior
 from aevb.networks.base import rematerialized as rematerialized
-from aevb.networks.convolutional import conv_decoder, conv_encoder
+from aevb.networks.convolutional import (
+    conv_decoder,
+    conv_encoder,
+    residual_conv_decoder,
+    residual_conv_encoder,
+)
 from aevb.networks.fully_connected import gated_mlp, mlp, residual_mlp
+from aevb.networks.gated_convolutional import gated_conv_decoder, gated_conv_encoder
 
 
 class Architecture(NamedTuple):
@@ -31,5 +37,7 @@ NETWORKS = {
     "gated_mlp": Architecture(gated_mlp, gated_mlp),
     "residual_mlp": Architecture(residual_mlp, residual_mlp),
     "conv": Architecture(conv_encoder, conv_decoder),
+    "residual_conv": Architecture(residual_conv_encoder, residual_conv_decoder),
+    "gated_conv": Architecture(gated_conv_encoder, gated_conv_decoder),
 }
 """The networks by name, for `model.network` in a config."""
