@@ -501,11 +501,17 @@ def counts_encoder(encoder: Network, mean: Sequence[float], scale: Sequence[floa
     """
     shift, width = jnp.asarray(mean), jnp.asarray(scale)
 
-    def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
+    def standardized(x: Array) -> Array:
         logs = jnp.log1p(jnp.maximum(x, 0.0))  # pseudo-inputs of a prior may be negative
-        return encoder.apply(params, ((logs - shift) / width).astype(x.dtype))
+        return ((logs - shift) / width).astype(x.dtype)
 
-    return encoder._replace(apply=apply)
+    def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
+        return encoder.apply(params, standardized(x))
+
+    def hidden(params: PyTree, x: Array) -> Mapping[str, Array]:
+        return {} if encoder.hidden is None else encoder.hidden(params, standardized(x))
+
+    return encoder._replace(apply=apply, hidden=hidden)
 
 
 def counts_location(mean: Sequence[float], num_dims: int) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """The variational auto-encoder: networks, likelihood and prior joined into pure functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -32,6 +32,8 @@ class VAE(NamedTuple):
     takes_weight_posteriors: bool = False  # whether theta can be a networks.WeightPosterior
     # (params, z [Z]) -> log variances of p(x|z) [D] or [1]; None if it has none
     log_var: Callable[[PyTree, Array], Array] | None = None
+    # (params, x [D], z [Z]) -> the hidden units of each layer, by network and layer
+    hidden: Callable[[PyTree, Array, Array], Mapping[str, Array]] = lambda params, x, z: {}
 
 
 def make(
@@ -95,6 +97,14 @@ def make(
         assert likelihood.log_var is not None
         return likelihood.log_var(decode(params, z))
 
+    def hidden(params: PyTree, x: Array, z: Array) -> dict[str, Array]:
+        found = {}
+        for part, network, value in (("encoder", encoder, x), ("decoder", decoder, z)):
+            if network is not None and network.hidden is not None:
+                layers = network.hidden(params[part], value)
+                found |= {f"{layer} of the {part}": units for layer, units in layers.items()}
+        return found
+
     def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
         prior_key, likelihood_key = jax.random.split(key)
         dtype = jnp.result_type(*jax.tree.leaves(params["decoder"]))
@@ -104,4 +114,5 @@ def make(
     return VAE(
         init, encode, family.guide, joint, mean, sample, num_latents, encoder is not None,
         likelihood.levels, decoder.takes_weight_posteriors, likelihood.log_var and log_var,
+        hidden,
     )  # fmt: skip

@@ -41,8 +41,6 @@ def hints_of_units(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hi
     Args:
         x: datapoints as the model receives them, [n, D].
     """
-    if vae.hidden is None:
-        return []
     z = jax.random.normal(key, (len(x), vae.num_latents))
     layers = jax.jit(jax.vmap(partial(vae.hidden, params)))(jnp.asarray(x), z)
     hints = []

@@ -118,9 +118,9 @@ def _spread(
     name: str, smallest: np.ndarray, mean: np.ndarray, largest: np.ndarray
 ) -> dict[str, float]:
     return {
-        f"{name}_min": np.min(smallest),
-        f"{name}_mean": np.mean(mean),
-        f"{name}_max": np.max(largest),
+        f"{name}_min": float(np.min(smallest)),
+        f"{name}_mean": float(np.mean(mean)),
+        f"{name}_max": float(np.max(largest)),
     }
 
 

@@ -19,6 +19,8 @@ class Network(NamedTuple):
     apply: Callable[[PyTree, Array], Mapping[str, Array]]
     # (parameters, input) -> heads
     takes_weight_posteriors: bool = False  # whether `apply` accepts a WeightPosterior
+    # (parameters, input) -> the units of each hidden layer, after the activation; None if unknown
+    hidden: Callable[[PyTree, Array], Mapping[str, Array]] | None = None
 
 
 class WeightPosterior(NamedTuple):

@@ -1,6 +1,7 @@
 """Multi-layer perceptrons: plain, gated and residual; their weights may have a distribution."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,8 @@ from aevb.networks.base import (
     require_activation,
 )
 from aevb.types import PyTree
+
+UNITS = "units"  # the collection of the hidden units' values
 
 
 class NoisyDense(nn.Dense):
@@ -74,6 +77,7 @@ class MLP(nn.Module):
 
         for number, size in enumerate(self.hidden):
             x = hidden(x, size, f"hidden_{number}")
+            self.sow(UNITS, f"layer_{number}", x)  # read by `Network.hidden` alone
         heads = {
             name: dense(size, name)(x).astype(jnp.float32) for name, size in self.heads.items()
         }
@@ -163,4 +167,8 @@ def _of_mlp(module: MLP, num_inputs: int) -> Network:
             return noisy.apply(variables, x, rngs={"weights": params.key})  # pyright: ignore[reportReturnType]
         return plain.apply(params, x)
 
-    return Network(plain.init, apply, takes_weight_posteriors=True)
+    def units(params: PyTree, x: Array) -> Mapping[str, Array]:
+        found: Any = module.apply({"params": params}, x, mutable=[UNITS])[1]
+        return {name: layer for name, (layer,) in found.get(UNITS, {}).items()}
+
+    return Network(plain.init, apply, takes_weight_posteriors=True, hidden=units)

@@ -83,11 +83,11 @@ def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[H
         hints += of_model.hints_of_weights(key, vae, params, x[:NUM_SCORED])
     if config[DTYPE] != "float32":
         exact, _ = build_model({**config, DTYPE: "float32"}, dataset.description)
-        bounds = [
+        rounded, full = (
             elbo.make_score(each, dataset.preprocess)(params, data, index).mean
             for each in (vae, exact)
-        ]
-        hints += of_model.hints_of_precision(*bounds, config[DTYPE])
+        )
+        hints += of_model.hints_of_precision(rounded, full, config[DTYPE])
     return hints
 
 
