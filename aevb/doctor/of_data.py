@@ -221,7 +221,7 @@ def _point_mass(dataset: Dataset, likelihood: Likelihood, seen: sample.Sample) -
             evidence,
             _way_out(dataset.kind),
         )
-    if dataset.kind != "real":
+    if dataset.kind != "real" or dataset.image_shape is not None:
         return None
     if constant == len(columns):
         return Hint(
@@ -241,7 +241,7 @@ def _point_mass(dataset: Dataset, likelihood: Likelihood, seen: sample.Sample) -
 
 def _way_out(kind: str) -> str:
     if kind == "real":
-        return "leave these columns out, or set model.likelihood=gaussian_shared"
+        return "leave these columns out, or set model.likelihood=gaussian_shared (one variance)"
     levels = (
         "discretized_logistic, or data.dequantize=True" if kind == "grey" else "gaussian_shared"
     )

@@ -9,11 +9,11 @@ from aevb.data.preview import first_equal
 from aevb.doctor.hints import Hint
 from aevb.doctor.sample import Sample, rows
 
-MOST_VALUES = 5 * 10**7  # of both splits, in which equal datapoints are sought
+MOST_VALUES = 5 * 10**7  # of each split, in which equal datapoints are sought
 MOST_COMPARED = 200  # datapoints of each split whose nearest neighbors are sought
 
-# Binary vectors and counts of fewer dimensions can be equal by chance.
-LEAST_DISCRETE_DIMS = 100
+MOST_COUNTED = 2000  # training datapoints in which the values of each column are counted
+
 # A few copies are in many collections of images, and change a bound by less than its error.
 LARGEST_REPEATED = 0.05
 LARGEST_LEAKED = 0.01
@@ -60,33 +60,46 @@ def hints_of_splits(dataset: Dataset, seen: Sample) -> list[Hint]:
 
 def _equal(dataset: Dataset) -> list[Hint]:
     """Returns hints on training datapoints that occur twice, or in the validation data too."""
-    is_discrete = dataset.kind in ("binary", "counts")
-    if is_discrete and dataset.train.shape[1] < LEAST_DISCRETE_DIMS:
-        return []
     train, valid = _stored(dataset.train), _stored(dataset.valid)
-    first = first_equal([*train, *valid])
     number = len(train)
+    first = first_equal([*train, *valid])
     repeated = float(np.mean(first[:number] < np.arange(number)))
     leaked = float(np.mean(first[number:] < number)) if len(valid) else 0.0
+    if repeated <= LARGEST_REPEATED and leaked <= LARGEST_LEAKED:
+        return []
+    chance = equal_by_chance(train)
     hints = []
-    if repeated > LARGEST_REPEATED:
+    if repeated > LARGEST_REPEATED + chance:
         hints.append(Hint(
             "repeated_datapoints",
             "training datapoints are equal to earlier ones, and count twice",
             f"{repeated:.1%} of {number:,} training datapoints; at most {LARGEST_REPEATED:.0%} is "
-            "usual",
+            f"usual, and {chance:.1%} by chance",
             "keep one of each, and split the data afterwards",
         ))  # fmt: skip
-    if leaked > LARGEST_LEAKED:
+    if leaked > LARGEST_LEAKED + chance:
         hints.append(Hint(
             "leaked_datapoints",
             "validation datapoints are also training datapoints, so that the validation bound "
             "rewards memory",
             f"{leaked:.1%} of {len(valid):,} validation datapoints; at most {LARGEST_LEAKED:.0%} "
-            "is usual",
+            f"is usual, and {chance:.1%} by chance",
             "keep one of each equal datapoint, and split the data afterwards",
         ))  # fmt: skip
     return hints
+
+
+def equal_by_chance(train: np.ndarray) -> float:
+    """Returns the largest fraction of datapoints that equal one of train [n, D] by chance.
+
+    It is the expected number of them, n prod_d P(two values of column d are equal), if the columns
+    were independent. It is near 0 for images and real numbers, and large for short or sparse
+    binary vectors.
+    """
+    x = train[rows(train, MOST_COUNTED)]
+    counts = [np.unique(column, return_counts=True)[1] for column in x.T]
+    pairs = [np.sum(count * (count - 1.0)) / (len(x) * (len(x) - 1.0)) for count in counts]
+    return min(1.0, len(train) * float(np.prod(pairs)))
 
 
 def _stored(data: Any) -> np.ndarray:
@@ -136,7 +149,8 @@ def _near(seen: Sample) -> Hint | None:
         f"places, as in a film (below {LEAST_FILM:.0%} is usual), and the median distance of "
         f"validation to training data is {ratio:.2f} of that between training data (above "
         f"{LARGEST_NEAR:g} for blocks of a film)",
-        "set data.split=blocked, which holds out whole blocks of the order",
+        "set data.split=blocked, which holds out whole blocks of the order, and a larger "
+        "data.num_valid if a block is short",
     )
 
 

@@ -41,6 +41,12 @@ def test_validation_datapoints_that_are_trained_on_are_counted():
     assert hint.evidence.startswith("6.0% of 50 ")
 
 
+def test_validation_datapoints_that_are_equal_to_one_another_are_not_leaked():
+    x = normals(500, 4)
+    x[475:] = x[450:475]
+    assert causes(of_splits(x[:450], x[450:])) == []
+
+
 def test_zeros_of_either_sign_are_equal():
     x = normals(400, 2)
     x[:, 1] = 0.0
@@ -51,11 +57,24 @@ def test_zeros_of_either_sign_are_equal():
     ]
 
 
-def test_short_binary_vectors_may_be_equal_by_chance():
+def test_short_sparse_and_rounded_data_may_be_equal_by_chance():
+    sparse = (np.random.default_rng(0).random((3000, 200)) < 0.02).astype(np.uint8)
+    assert causes(of_splits(sparse[:2400], sparse[2400:], "binary")) == []
+    rounded = np.round(normals(1000, 2), 1)
+    assert causes(of_splits(rounded[:800], rounded[800:])) == []
     bits = (normals(500, 120) > 0).astype(np.uint8)
     bits[450:] = bits[:50]
     assert causes(of_splits(bits[:450], bits[450:], "binary")) == ["leaked_datapoints"]
     assert causes(of_splits(bits[:450, :8], bits[450:, :8], "binary")) == []
+
+
+def test_the_fraction_that_isequal_by_chance_is_that_of_independent_columns():
+    random = np.random.default_rng(0)
+    x = random.choice(4, (2000, 6), p=[0.4, 0.3, 0.2, 0.1])
+    found = module.equal_by_chance(x)
+    assert found == pytest.approx(min(1.0, 2000 * 0.3**6), rel=0.1)
+    assert module.equal_by_chance(x[:, :1]) == 1.0
+    assert module.equal_by_chance(normals(100, 3)) == 0.0
 
 
 def test_large_data_are_compared_in_evenly_spaced_datapoints(monkeypatch: pytest.MonkeyPatch):
