@@ -41,6 +41,7 @@ from ml_collections import config_flags
 from aevb import experiments, registry
 from aevb.cli.common import reporting_mistakes
 from aevb.config import WITHOUT_EFFECT, default_config, help_text, require_field, validate
+from aevb.doctor.hints import Hint, text
 from aevb.errors import UserError
 from aevb.evaluation.bits import UNITS
 from aevb.sweeps.grid import LAUNCHERS, MAPPINGS, Plan, make_plan, parse_axis, parse_option
@@ -236,6 +237,7 @@ def report(summary: dict[str, Any], folder: Path) -> str:
     )
     if skipped := summary.get("skipped_steps"):
         lines.append(f"{skipped:,} non-finite steps were skipped")
+    lines += [text(Hint(**hint)) for hint in summary.get("hints", ())]
     lines += [str(picture) for picture in sorted((folder / "figures").glob("*.png"))]
     lines += [str(page) for page in folder.glob("explorer.html")]
     return "\n".join(lines)

@@ -23,14 +23,14 @@ CAUSES.update(
 )
 
 # of the units of a layer; a sound layer of ReLUs has some dead units
-LARGEST_DEAD = 0.5
+LARGEST_DEAD = 0.9
 # A unit that varies by less than this around its mean is constant.
 LEAST_VARIATION = 1e-3
 # nats per datapoint; 500 datapoints with equal noise differ by less
 LARGEST_ROUNDING = 1.0
 NUM_WEIGHTS = 500  # samples of a datapoint
 # of the datapoints; the encoder's density is narrower than the posterior in most sound models
-LARGEST_FAILING = 0.5
+LARGEST_FAILING = 0.9
 
 
 def hints_of_units(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hint]:

@@ -24,6 +24,7 @@ from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build, require_same_schedules, with_likelihood
 from aevb.registry import EXPERIMENT
 from aevb.reports.explorer import explorer_page
+from aevb.runs import diagnosis
 from aevb.runs.load import DATA, best_record, first_params, read_state, require_same_data
 from aevb.runtime import distributed, provenance, xla
 from aevb.runtime.checksums import as_read_back
@@ -216,6 +217,7 @@ def _train(
     training = training_of(experiment, config, debug)
     if distributed.is_process_0():
         print(f"run:   {folder}\n{describe(experiment, config)}", flush=True)
+        diagnosis.print_hints(diagnosis.of_data(experiment.dataset, config))
     pictures = pictures_of(experiment, config)
     trained = trainer.fit(
         training,
@@ -338,6 +340,9 @@ def summarize(
         **last,
         **_objective(experiment, trained.state),
         **_of_best(experiment, score, trained, config, read_best, last),
+        "hints": [
+            hint._asdict() for hint in diagnosis.of_training(dataset, config, trained.records).hints
+        ],
         "manifold": manifold.measure(experiment.vae, params, dataset),
         "num_examples": (done := int(trained.state.step)) * config["train.batch_size"],
         "stopped_early": done < settings_of(config).num_steps,

@@ -12,7 +12,7 @@ from aevb.config import Values, of_run
 from aevb.data import Dataset
 from aevb.doctor import of_model
 from aevb.doctor.baselines import Baseline, baselines
-from aevb.doctor.hints import Hint
+from aevb.doctor.hints import Hint, text
 from aevb.doctor.of_data import hints_of_data
 from aevb.doctor.of_log import Setting, hints_of_baselines, hints_of_log
 from aevb.errors import UserError
@@ -44,6 +44,12 @@ def of_data(dataset: Dataset, config: Values) -> list[Hint]:
         num_latents=config["model.num_latents"],
         batch_size=config["train.batch_size"],
     )
+
+
+def print_hints(hints: Sequence[Hint]) -> None:
+    """Prints hints, three lines each."""
+    for hint in hints:
+        print(text(hint), flush=True)
 
 
 def of_training(

@@ -11,6 +11,7 @@ from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
 from aevb.experiment import Experiment, require_same_schedules
+from aevb.runs import diagnosis
 from aevb.runs.load import require_which
 from aevb.runs.trained import TrainedRun, model_of
 from aevb.runtime.paths import require_empty
@@ -112,6 +113,7 @@ def in_memory(
         return journal[0]
 
     print(runs.describe(experiment, config), flush=True)
+    diagnosis.print_hints(diagnosis.of_data(experiment.dataset, config))
     trained = trainer.fit(training, settings, open_journal)
     kept = journal[0]
     summary = runs.summarize(experiment, training.score, trained, config, lambda step: kept.best)

@@ -5,9 +5,7 @@ the steps between the last finite state and a pause can be repeated and bisected
 left. While a run is finite, this adds no cost to the steps.
 """
 
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +14,10 @@ import numpy as np
 from jax import Array
 
 from aevb.algorithms.base import Algorithm, TrainState
+from aevb.doctor.origin import origin_of
 from aevb.training import loop
 from aevb.training.loop import Steps
 from aevb.types import Key, PyTree
-
-PACKAGE = str(Path(__file__).parent.parent)
-LIBRARIES = str(Path(jax.__file__).parent.parent)
 
 
 class BadStep(NamedTuple):
@@ -102,21 +98,9 @@ def origin(
     The step is repeated without jit, so that JAX checks the result of every operation.
     """
     indices, stored = jnp.asarray(bad.indices), jnp.asarray(steps.data[bad.indices])
-    for looks_for in (jax.debug_nans, jax.debug_infs):
-        try:
-            with jax.disable_jit(), looks_for(True):
-                loop.train_step(algorithm, preprocess, steps.keys, stored, indices, bad.before)
-        except FloatingPointError as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            line = [frame for frame in frames if _is_ours(frame.filename)][-1]
-            problem = str(error).splitlines()[0]
-            return f"{problem}, at {Path(line.filename).name}:{line.lineno}: {line.line}"
-    return "no operation by itself has such a result, but only the compiled step"
-
-
-def _is_ours(file: str) -> bool:
-    """Returns whether a source file is in this package or in user code, not in a library."""
-    return file.startswith(PACKAGE) or not file.startswith(LIBRARIES)
+    return origin_of(
+        loop.train_step, algorithm, preprocess, steps.keys, stored, indices, bad.before
+    )
 
 
 def _first_of(x: np.ndarray, metrics: dict[str, np.ndarray], after: TrainState) -> str:

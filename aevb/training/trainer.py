@@ -13,6 +13,7 @@ from jax import Array
 from aevb.algorithms.base import Algorithm, TrainState
 from aevb.algorithms.skip_nonfinite import is_finite, num_skipped
 from aevb.data import Dataset
+from aevb.doctor.of_divergence import SMALLER_STEP, probable_cause
 from aevb.errors import Interrupted, UserError
 from aevb.evaluation import elbo, measures
 from aevb.evaluation.elbo import Scorer
@@ -28,7 +29,6 @@ from aevb.types import Key
 
 AnyJournal = Journal | MemoryJournal
 
-REMEDY = "try a smaller config.optimizer.step_size"
 SHOWN = 8  # datapoints that an error message lists
 
 
@@ -184,7 +184,7 @@ def require_finite(bounds: Mapping[str, float] | None, pause: Pause, batch_size:
         if bounds and not math.isfinite(bound := bounds.get(name, 0.0)):
             raise DivergedError(
                 f"the {words} bound is {bound} at {pause.step * batch_size:,} training examples, "
-                f"and the state is finite; the checkpoint before it is kept; {REMEDY}"
+                f"and the state is finite; the checkpoint before it is kept; {SMALLER_STEP}"
             )
 
 
@@ -210,13 +210,14 @@ def diverged(
             kept = journal.keep_diverged([bad.before, bad.after])
     points = ", ".join(map(str, bad.indices[:SHOWN])) + ", ..." * (len(bad.indices) > SHOWN)
     where = f", on the minibatch of datapoints {points}" if len(bad.indices) else ""
+    cause = probable_cause(bad.problem, journal.records if journal else [])
     skipped = num_skipped(bad.before)
     after = f", after {skipped:,} bad steps that were skipped" if skipped else ""
     return DivergedError(
         f"{bad.problem} at step {bad.step + 1:,} "
         f"({(bad.step + 1) * batch_size:,} training examples){where}{after}; the last "
         f"checkpoint is kept, and the states before and after that step are {kept}"
-        + (f"; {source}; {REMEDY}" if source else f"; {REMEDY}, or --debug, which finds its source")
+        + (f"; {source}; {cause}" if source else f"; {cause}, or --debug, which finds its source")
     )
 
 

@@ -11,6 +11,7 @@ from programs import run_program, run_python
 from aevb import losses
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.config import default_config, validate, with_values
+from aevb.doctor import origin
 from aevb.experiment import build
 from aevb.training import loop, nonfinite
 from aevb.training.nonfinite import BadStep
@@ -104,6 +105,6 @@ def test_no_tracer_leaks_where_a_library_is_first_loaded_within_a_trace(tmp_path
 def test_the_installed_package_is_not_counted_as_a_library(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(nonfinite, "LIBRARIES", str(Path(losses.__file__).parent.parent))
-    assert nonfinite._is_ours(losses.__file__)
-    assert not nonfinite._is_ours(str(Path(nonfinite.LIBRARIES) / "optax" / "losses.py"))
+    monkeypatch.setattr(origin, "LIBRARIES", str(Path(losses.__file__).parent.parent))
+    assert origin.is_ours(losses.__file__)
+    assert not origin.is_ours(str(Path(origin.LIBRARIES) / "optax" / "losses.py"))
