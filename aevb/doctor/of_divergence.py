@@ -1,4 +1,4 @@
-"""The probable cause of a non-finite step, from the problem that was found and the log before it."""
+"""The probable cause of a non-finite step, from the problem found and the log before it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

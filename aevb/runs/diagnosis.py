@@ -118,5 +118,7 @@ def of_folder(folder: Path, data: str = "") -> Diagnosis:
         return Diagnosis(hints, rivals)
     hints += of_trained(experiment, config, algorithm.vae_params(state.params))
     if (file := folder / ESTIMATES).is_file():
-        hints += of_model.hints_of_estimates(json.loads(file.read_text("utf-8"))["estimators"])
+        hints += of_model.hints_of_estimates(
+            json.loads(file.read_text(encoding="utf-8"))["estimators"]
+        )
     return Diagnosis(hints, rivals)

@@ -16,6 +16,7 @@ OF_STEPS = (
     "bare_jax", "with_equinox", "with_haiku", "with_nnx", "own_likelihood", "conditional",
 )  # fmt: skip
 OF_RUNS = ("own_images", "trained_run")
+OF_MEASURES = ("own_model_measures",)
 
 
 def function_of(example: str, name: str) -> Callable[..., Any]:
@@ -33,7 +34,7 @@ def nats(example: str, *arguments: object) -> tuple[float, float]:
 
 def test_every_example_has_a_test():
     assert {file.name for file in FOLDER.iterdir() if file.name != "__pycache__"} == {
-        f"{name}.py" for name in OF_STEPS + OF_RUNS
+        f"{name}.py" for name in OF_STEPS + OF_RUNS + OF_MEASURES
     }
 
 
@@ -41,6 +42,15 @@ def test_every_example_has_a_test():
 def test_the_example_of_an_own_likelihood_lowers_its_loss():
     first, last = function_of("own_likelihood", "main")(num_steps=40)
     assert last < first
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_example_of_measures_finds_the_line_of_its_mistake():
+    measures, where = function_of("own_model_measures", "main")()
+    assert measures["bound"] == pytest.approx(-measures["rate"] - measures["distortion"])
+    assert measures["active_units"] == 2
+    assert "own_model_measures.py" in where
+    assert "jnp.log(variance)" in where
 
 
 @pytest.mark.slow
