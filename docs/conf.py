@@ -37,6 +37,7 @@ PAGES = {
         "docs/how_to/model.md",
         "docs/how_to/log_p.md",
         "docs/how_to/export.md",
+        "docs/troubleshooting.md",
     ],
     "The code": [
         "docs/design.md",
