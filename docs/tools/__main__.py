@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping
 
 from aevb.reports import figures
 
-from . import accelerator, estimators, mixtures, results, scaling, speed
+from . import accelerator, doctor, estimators, mixtures, results, scaling, speed
 from .documents import ROOT, filled_in
 
 DOCUMENTS = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("results", "estimators", "speed", "scaling", "variational_bayes")
+        for name in ("results", "estimators", "speed", "scaling", "variational_bayes", "doctor")
     ),
 )
 TABLES: Mapping[str, Callable[[], str]] = {
     **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES, **mixtures.TABLES,
-    **accelerator.TABLES,
+    **accelerator.TABLES, **doctor.TABLES,
 }  # fmt: skip
 FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES}
 

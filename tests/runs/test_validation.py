@@ -10,6 +10,7 @@ import pytest
 
 import aevb
 from aevb import data, runs
+from aevb.cli import doctor
 from aevb.config import Values, default_config, validate, with_values
 from aevb.data import Dataset, DatasetEntry, Options, synthetic
 from aevb.errors import UserError
@@ -138,7 +139,7 @@ def test_no_decision_of_a_run_changes_when_the_test_data_do(
 
 
 @pytest.mark.slow
-def test_no_early_end_and_no_average_of_a_run_changes_when_the_test_data_do(
+def test_no_early_end_average_or_hint_of_a_run_changes_when_the_test_data_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     changes = {
@@ -146,11 +147,13 @@ def test_no_early_end_and_no_average_of_a_run_changes_when_the_test_data_do(
         "algorithm.kl_schedule_options": {"warmup_examples": 200}, "train.patience": 1,
     }  # fmt: skip
     runs.run(values(**changes), tmp_path / "these")
-    first = decided(tmp_path / "these")
+    first, hints = decided(tmp_path / "these"), doctor.report(tmp_path / "these")
     assert first["summary"]["stopped_early"]
+    assert "bound after" in hints
     with_other_test_data(monkeypatch)
     runs.run(values(**changes), tmp_path / "others")
     assert decided(tmp_path / "others") == first
+    assert doctor.report(tmp_path / "others") == hints
 
 
 @pytest.mark.slow
