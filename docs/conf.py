@@ -38,6 +38,7 @@ PAGES = {
         "docs/how_to/log_p.md",
         "docs/how_to/export.md",
         "docs/troubleshooting.md",
+        "docs/doctor.md",
     ],
     "The code": [
         "docs/design.md",

@@ -287,6 +287,8 @@ calls(
     log_weights=draws_of_log_weights,
     log_densities=draws_of_log_weights,
     log_weights_by_route=draws_of_log_weights,
+    rate_and_distortion=draws_of_log_weights,
+    sample_and_log_prob=by(lambda f, stats: f(KEY, stats, diag_normal), STATS),
     over_samples=by(
         lambda f, x: f(lambda key: x * jax.random.normal(key, (), x.dtype), KEY, 3), ONE
     ),
@@ -518,6 +520,14 @@ calls(
                         VECTOR),
     gradient_bias=(MOMENTS, MOMENTS),
     posterior_marginals=by(lambda f, stats: f(KEY, stats, diag_normal), STATS),
+    marginals=by(lambda f, stats: f(KEY, stats, diag_normal), STATS),
+    aggregate_posterior=by(
+        lambda f, mean: f(
+            KEY, DiagNormal(mean, 0.1 * mean), diag_normal, StandardNormal(3, mean.dtype).log_prob,
+            num_data=100.0,
+        ),
+        X,
+    ),
     kl_per_unit=(STATS,),
     unit_activity=(X,),
 )  # fmt: skip
@@ -1008,6 +1018,8 @@ WITHOUT_FLOATS = {
     "algorithms.skip_nonfinite.num_skipped": "an int",
     "algorithms.skip_nonfinite.is_finite": "a bool",
     "algorithms.full_vb.prior_stds": "Python floats",
+    "algorithms.gradient_ascent.is_measured": "a bool",
+    "algorithms.gradient_ascent.norms": "numbers for the log, in float32",
     "algorithms.averaging.evaluated": "a part of its argument",
     "algorithms.averaging.trained": "a part of its argument",
     "algorithms.averaging.starting_at": "its argument",
