@@ -1,7 +1,7 @@
-"""Gaussian distributions, and log-probabilities of counts; in nats.
+"""Gaussian distributions, the Student-t, and log-probabilities of counts; in nats.
 
-Gaussians are NamedTuples of arrays, whose densities are summed over dimensions. The functions of
-counts are elementwise, for arrays of any shapes that broadcast.
+Gaussians are NamedTuples of arrays, whose densities are summed over dimensions. The other functions
+are elementwise, for arrays of any shapes that broadcast.
 """
 
 import math
@@ -141,6 +141,26 @@ class StandardNormal(NamedTuple):
     def log_prob(self, z: Array) -> Array:
         """Returns log N(z; 0, I) [] of z [num_dims], in nats."""
         return -0.5 * jnp.sum(LOG_2PI + jnp.square(z))
+
+
+# Heavy tails
+
+
+def student_t_log_prob(t: Array, df: Array) -> Array:
+    """Computes log Gamma((df + 1)/2) / (Gamma(df/2) sqrt(pi df)) - (df + 1)/2 log(1 + t^2/df).
+
+    The log-density of the standard Student-t with df > 0 degrees of freedom, in nats. The ratio of
+    Gammas is computed from `stirling_error`, since for a large df the difference of two log-Gammas
+    would have no correct digits. The result is finite in float32 for |t| and df up to 1e35.
+    """
+    half_df = 0.5 * df
+    log_normalizer = 0.5 * LOG_2PI + 0.5 - half_df * jnp.log1p(0.5 / half_df)
+    log_normalizer += stirling_error(half_df) - stirling_error(half_df + 0.5)
+    ratio = jnp.abs(t) / jnp.sqrt(df)
+    is_far = ratio > 1.0  # there log(1 + r^2) is 2 log r + log(1 + r^-2), since r^2 may overflow
+    far = jnp.where(is_far, ratio, 1.0)
+    log_sum = jnp.log1p(jnp.square(jnp.where(is_far, 1.0 / far, ratio))) + 2.0 * jnp.log(far)
+    return -0.5 * (df + 1.0) * log_sum - log_normalizer
 
 
 # Counts

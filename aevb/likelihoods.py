@@ -4,8 +4,9 @@ The decoder's outputs are called statistics; each is a named array. A statistic 
 fixed number of values per data dimension, and shape [D] if that number is 1. A statistic in
 `shared` is a free parameter, the same for every z: a noise variance, say. Constants are never
 dropped, so that training, evaluation and log p(x) are on one scale. Logits may have any finite
-size. log_var and log_scale may range from -80 to 80, log_std from -40 to 40, and log_rate, log_mean
-and log_total_count from -70 to 80; beyond that, their exponentials leave the range of float32.
+size. log_var, log_scale and log_excess_df may range from -80 to 80, log_std from -40 to 40, and
+log_rate, log_mean and log_total_count from -70 to 80; beyond that, their exponentials leave the
+range of float32.
 
 A density of grey levels is not a probability of them, and has no bits per dimension unless the data
 are dequantized. The likelihoods with `levels`, and those of counts, are probabilities.
@@ -28,6 +29,7 @@ from aevb.distributions import (
     DiagNormal,
     negative_binomial_log_prob,
     poisson_log_prob,
+    student_t_log_prob,
     zero_inflated_log_prob,
 )
 from aevb.types import Key
@@ -190,6 +192,46 @@ def gaussian_shared(num_dims: int, *, per_dim: bool = False) -> Likelihood:
     return _normal_likelihood(("mean",), ("grey", "unit", "real"), _normal_shared, shared)
 
 
+def _student_t_log_prob(heads: Heads, x: Array) -> Array:
+    t = (x - heads["mean"]) * jnp.exp(-heads["log_scale"])
+    return jnp.sum(student_t_log_prob(t, _degrees_of_freedom(heads)) - heads["log_scale"])
+
+
+def _student_t_sample(key: Key, heads: Heads) -> Array:
+    """Draws x [D], a Gaussian whose precision is a draw from a gamma distribution."""
+    normal_key, gamma_key = jax.random.split(key)
+    mean, half_df = heads["mean"], 0.5 * _degrees_of_freedom(heads)
+    log_gamma = jax.random.loggamma(gamma_key, half_df, dtype=mean.dtype)
+    scale = jnp.exp(heads["log_scale"] + 0.5 * (jnp.log(half_df) - log_gamma))
+    return mean + scale * jax.random.normal(normal_key, mean.shape, mean.dtype)
+
+
+def _degrees_of_freedom(heads: Heads) -> Array:
+    """Returns 1 + exp(log_excess_df) for each dimension, [D]."""
+    return jnp.broadcast_to(1.0 + jnp.exp(heads["log_excess_df"]), heads["mean"].shape)
+
+
+def student_t(num_dims: int, *, per_dim: bool = False) -> Likelihood:
+    """Returns the Student-t with location mean and scale exp(log_scale), for data with outliers.
+
+    Its degrees of freedom 1 + exp(log_excess_df) are a learned parameter, the same for all z. They
+    are above 1, so that the mean exists, and start near 2. As they grow, the density tends to the
+    Gaussian with the standard deviation exp(log_scale).
+
+    Args:
+        num_dims: D.
+        per_dim: whether each dimension has degrees of freedom of its own.
+    """
+    return Likelihood(
+        heads={"mean": 1, "log_scale": 1},
+        kinds=("grey", "unit", "real"),
+        log_prob=_student_t_log_prob,
+        mean=lambda heads: heads["mean"],
+        sample=_student_t_sample,
+        shared={"log_excess_df": (num_dims if per_dim else 1,)},
+    )
+
+
 def level_of(x: Array) -> Array:
     """Returns the grey level 0..255 of each pixel [D], as a float: k if k/256 <= x < (k + 1)/256.
 
@@ -208,15 +250,20 @@ def discretized_logistic_log_prob(heads: Heads, x: Array) -> Array:
     bound on it: with p the density of F and u uniform on [0, 1), E_u[log p((k + u)/256)] - log 256
     is never greater (Theis et al., 2016).
     """
-    level, inverse_scale = level_of(x), jnp.exp(-heads["log_scale"])
-    low = (level / NUM_LEVELS - heads["location"]) * inverse_scale
-    high = ((level + 1) / NUM_LEVELS - heads["location"]) * inverse_scale
+    return jnp.sum(_log_logistic_cell(level_of(x), heads["location"], heads["log_scale"]))
+
+
+def _log_logistic_cell(level: Array, location: Array, log_scale: Array) -> Array:
+    """Returns log(F((level + 1)/256) - F(level/256)), elementwise, with open ends."""
+    inverse_scale = jnp.exp(-log_scale)
+    low = (level / NUM_LEVELS - location) * inverse_scale
+    high = ((level + 1) / NUM_LEVELS - location) * inverse_scale
     # F(high) - F(low) = F(high) (1 - F(low)) (1 - exp(low - high)), without cancellation.
     log_below = jnp.where(level < NUM_LEVELS - 1, -jax.nn.softplus(-high), 0.0)
     log_above = jnp.where(level > 0, -jax.nn.softplus(low), 0.0)
     log_width = jnp.log(-jnp.expm1(-inverse_scale / NUM_LEVELS))
     is_inner = (level > 0) & (level < NUM_LEVELS - 1)
-    return jnp.sum(log_below + log_above + jnp.where(is_inner, log_width, 0.0))
+    return log_below + log_above + jnp.where(is_inner, log_width, 0.0)
 
 
 def _mean_of_levels(cdf: Callable[[Array], Array], location: Array, inverse_scale: Array) -> Array:
@@ -248,6 +295,61 @@ discretized_logistic = Likelihood(
     levels=float(NUM_LEVELS),
     log_var=lambda heads: 2.0 * heads["log_scale"] + math.log(math.pi**2 / 3.0),
 )
+
+
+def discretized_logistic_mixture(num_dims: int, *, num_components: int = 5) -> Likelihood:
+    """Returns a mixture of K discretized logistics for each dimension, log Sum_k pi_k P_k(x_d).
+
+    This is the likelihood of PixelCNN++ (Salimans et al., 2017) without its coupling of the color
+    channels: given z, all dimensions are independent. P_k is that of `discretized_logistic`, and pi
+    is the softmax of the head logits. Component k has the location (k + 1/2) / K, k = 0..K-1, plus
+    its head: equal heads would stay equal in training.
+
+    Args:
+        num_dims: not used.
+        num_components: K, at least 1.
+
+    Raises:
+        ValueError: num_components is not a whole number of at least 1.
+    """
+    del num_dims
+    if not isinstance(num_components, int) or num_components < 1:
+        raise ValueError(f"num_components is {num_components}; it must be a whole number above 0")
+
+    def components(heads: Heads) -> tuple[Array, Array, Array]:
+        """Returns the logits, locations and log scales, each [D, K]."""
+        logits, location, log_scale = (
+            heads[name].reshape(-1, num_components) for name in ("logits", "location", "log_scale")
+        )
+        offsets = (jnp.arange(num_components, dtype=location.dtype) + 0.5) / num_components
+        return logits, location + offsets[None, :], log_scale
+
+    def log_prob(heads: Heads, x: Array) -> Array:
+        logits, location, log_scale = components(heads)
+        log_mass = _log_logistic_cell(level_of(x)[:, None], location, log_scale)
+        return jnp.sum(jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_mass, axis=1))
+
+    def mean(heads: Heads) -> Array:
+        logits, location, log_scale = components(heads)
+        means = _mean_of_levels(jax.nn.sigmoid, location.ravel(), jnp.exp(-log_scale).ravel())
+        return jnp.sum(jax.nn.softmax(logits) * means.reshape(logits.shape), axis=1)
+
+    def sample(key: Key, heads: Heads) -> Array:
+        which_key, key = jax.random.split(key)
+        logits, *rest = components(heads)
+        which = jax.random.categorical(which_key, logits)[:, None]
+        location, log_scale = (jnp.take_along_axis(each, which, axis=1)[:, 0] for each in rest)
+        drawn = {"location": location, "log_scale": log_scale}
+        return discretized_logistic_sample(key, drawn)
+
+    return Likelihood(
+        heads=dict.fromkeys(("logits", "location", "log_scale"), num_components),
+        kinds=("grey",),
+        log_prob=log_prob,
+        mean=mean,
+        sample=sample,
+        levels=float(NUM_LEVELS),
+    )
 
 
 def _log_normal_tail(distance: Array) -> Array:
@@ -518,7 +620,9 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {  # (num_dims, *, options) 
     "gaussian": lambda num_dims: gaussian,
     "gaussian_unit_mean": lambda num_dims: gaussian_unit_mean,
     "gaussian_shared": gaussian_shared,
+    "student_t": student_t,
     "discretized_logistic": lambda num_dims: discretized_logistic,
+    "discretized_logistic_mixture": discretized_logistic_mixture,
     "discretized_gaussian": lambda num_dims: discretized_gaussian,
     "categorical": lambda num_dims: categorical,
     "poisson": poisson,

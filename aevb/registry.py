@@ -4,7 +4,7 @@ The package's entries are in tables, such as `aevb.losses.BOUNDS`. An experiment
 others, which a config then names in the same way:
 
     def get_entries():
-        return {"likelihood": {"student_t": student_t}, "bound": {"my_bound": my_bound}}
+        return {"likelihood": {"probit": probit}, "bound": {"my_bound": my_bound}}
 
 An entry is a factory with the signature of the table's entries. Its own keyword arguments are set
 in the config's options, such as `model.likelihood_options`. The file must not import files beside
@@ -32,7 +32,9 @@ NAMES = {
         "gaussian",
         "gaussian_unit_mean",
         "gaussian_shared",
+        "student_t",
         "discretized_logistic",
+        "discretized_logistic_mixture",
         "discretized_gaussian",
         "categorical",
         "poisson",

@@ -20,6 +20,7 @@ from aevb.distributions import (
     negative_binomial_log_prob,
     poisson_log_prob,
     stirling_error,
+    student_t_log_prob,
     zero_inflated_log_prob,
 )
 
@@ -178,6 +179,41 @@ def test_everything_is_finite_at_extreme_variances(log_var: float):
         jax.grad(DiagNormal.kl_to_standard_normal)(normal),
     )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(numbers))
+
+
+# Heavy tails
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-6), ("float64", 1e-10)])
+def test_the_student_t_log_prob_keeps_its_digits_at_all_degrees_of_freedom(
+    dtype: str, tolerance: float
+):
+    """In float32, a difference of log-Gammas has an error of 0.5 nats at df = 10^6."""
+    df = np.concatenate([[0.1, 0.9], 1 + np.logspace(-6, 1, 15), np.logspace(1, 6, 21)])
+    t = np.array([0.0, 1e-3, 0.5, -1.0, 3.0, -30.0, 1e6])
+    t, df = (axis.ravel().astype(dtype) for axis in np.meshgrid(t, df))
+    with jax.enable_x64(dtype == "float64"):
+        found = np.asarray(student_t_log_prob(jnp.asarray(t), jnp.asarray(df)))
+    assert found.dtype == dtype
+    exact = scipy.stats.t.logpdf(np.float64(t), np.float64(df))
+    np.testing.assert_allclose(found, exact, rtol=tolerance, atol=tolerance)
+
+
+def test_the_student_t_log_prob_in_float32_has_the_slopes_of_differences():
+    t, df = np.meshgrid([0.0, 0.3, -2.0, 40.0], [1.0, 3.0, 15.9, 16.1, 300.0])
+    slopes = jax.vmap(jax.grad(student_t_log_prob, (0, 1)))
+    found = slopes(jnp.float32(t.ravel()), jnp.float32(df.ravel()))
+    log_prob: Any = scipy.stats.t.logpdf
+    for slope, (by_t, by_df) in zip(found, ((1e-5, 0.0), (0.0, 1e-5)), strict=True):
+        above, below = (log_prob(t + s * by_t, df + s * by_df).ravel() for s in (1, -1))
+        np.testing.assert_allclose(slope, (above - below) / 2e-5, rtol=1e-4, atol=1e-5)
+
+
+def test_the_student_t_log_prob_is_finite_at_extremes_with_its_gradient():
+    t, df = np.meshgrid([0.0, 1e-35, -1.0, 1e35], [1e-6, 1.0, 1e35])
+    log_prob = jax.vmap(jax.value_and_grad(student_t_log_prob, (0, 1)))
+    for found in jax.tree.leaves(log_prob(jnp.float32(t.ravel()), jnp.float32(df.ravel()))):
+        assert np.all(np.isfinite(found))
 
 
 # Counts

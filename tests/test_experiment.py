@@ -82,8 +82,11 @@ def test_the_likelihoods_of_each_kind_of_data_are_those_listed_here():
     }
     assert by_kind == {
         "binary": {"bernoulli"},
-        "unit": {"continuous_bernoulli", "gaussian", "gaussian_unit_mean", "gaussian_shared"},
-        "real": {"gaussian", "gaussian_shared"},
+        "unit": {
+            *("continuous_bernoulli", "gaussian", "gaussian_unit_mean", "gaussian_shared"),
+            "student_t",
+        },
+        "real": {"gaussian", "gaussian_shared", "student_t"},
         "counts": {
             *("poisson", "negative_binomial"),
             *("zero_inflated_poisson", "zero_inflated_negative_binomial"),

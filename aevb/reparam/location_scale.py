@@ -12,7 +12,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import DTypeLike
 
-from aevb.distributions import LOG_2PI
+from aevb.distributions import LOG_2PI, student_t_log_prob
 from aevb.reparam.family import (
     Family,
     Noise,
@@ -87,13 +87,6 @@ def _heavy_tail(df: Array, noise: GammaNoise) -> Array:
     return positive(0.5 * (jnp.log(half_df) - log_gamma(half_df, noise)))
 
 
-def _student_t_log_density(p: Params, t: Array) -> Array:
-    df = p["df"]
-    half_df = 0.5 * df
-    log_normalizer = log_gamma_ratio(half_df, 0.5) + 0.5 * jnp.log(jnp.pi * df)
-    return -0.5 * (df + 1.0) * jnp.log1p(jnp.square(t) / df) - log_normalizer
-
-
 def _elliptical_transform(p: Params, noise: HeavyNoise) -> Array:
     normal, gamma = noise
     return p["location"] + jnp.tril(p["scale_tril"]) @ normal * _heavy_tail(p["df"], gamma)
@@ -126,7 +119,7 @@ Here it is the multivariate Student-t, from the Cauchy (df = 1) to the Gaussian 
 
 student_t = _location_scale(
     lambda key, shape, dtype: _heavy_noise(key, shape, 0, dtype),
-    _student_t_log_density,
+    lambda p, t: student_t_log_prob(t, p["df"]),
     shape_params=("df",),
     standard=lambda p, noise: noise[0] * _heavy_tail(p["df"], noise[1]),
 )

@@ -139,7 +139,7 @@ def test_the_command_describes_a_table(tmp_path: Path, capsys: pytest.CaptureFix
     assert rows["data"] == "file:own.csv"
     assert rows["datapoints"] == "20, of 5 columns"
     assert rows["kind"].startswith("real (guessed: numbers that are not all in [0, 1];")
-    assert rows["likelihoods"] == "gaussian, gaussian_shared"
+    assert rows["likelihoods"] == "gaussian, gaussian_shared, student_t"
     assert "to 7, mean" in rows["values"]
     assert rows["constant"].startswith("1 of 5 columns: e; a Gaussian")
     assert rows["equal"] == "1 of 5 columns: 数据 = b"

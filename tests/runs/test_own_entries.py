@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     done = command("run", f"--config={file}", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
-    assert "model: mlp 5-4-2 and back, student_t" in done.stdout
+    assert "model: mlp 5-4-2 and back, heavy_tailed" in done.stdout
     assert "train: prior_samples with tempered" in done.stdout
     file.unlink()
     return folder
@@ -99,9 +99,9 @@ def test_each_run_of_a_sweep_has_the_entries_of_the_experiment_file(how: str, tm
 
 def test_help_lists_the_entries_of_the_experiment_file():
     text = command("run", f"--config={FILE}", "--help").stdout
-    for name in ("waves", "student_t", "tempered", "prior_samples"):
+    for name in ("waves", "heavy_tailed", "tempered", "prior_samples"):
         assert name in text
-    assert "student_t" not in command("run", "--help").stdout
+    assert "heavy_tailed" not in command("run", "--help").stdout
 
 
 def refusal(*flags: str) -> str:
@@ -115,7 +115,7 @@ def test_an_option_that_an_entry_does_not_have_is_refused_with_those_that_it_has
     mine, folder = f"--config={FILE}", f"--workdir={tmp_path / 'run'}"
     for option, has in {
         "data.options.phase": "waves has the options amplitude",
-        "model.likelihood_options.scale": "student_t has the options df",
+        "model.likelihood_options.scale": "heavy_tailed has the options df",
         "model.guide_options.rank": "diag_normal has the options (none)",
         "algorithm.options.temperature": "prior_samples has the options scale",
         "algorithm.bound_options.alpha": "tempered has the options power",

@@ -21,7 +21,7 @@ def waves(options, *, amplitude=1.0):
     return Dataset("waves", x[:40], x[40:], "real", lambda key, x: x, None, None)
 
 
-def student_t(num_dims, *, df=4.0):
+def heavy_tailed(num_dims, *, df=4.0):
     """Returns Student-t noise of `df` degrees of freedom, with a learned scale a dimension."""
 
     def log_prob(heads, x):
@@ -76,7 +76,7 @@ def prior_samples(vae, optimizer, *, bound, num_samples=1, scale=1.0):
 def get_entries():
     return {
         "dataset": {"waves": DatasetEntry(waves)},
-        "likelihood": {"student_t": student_t},
+        "likelihood": {"heavy_tailed": heavy_tailed},
         "bound": {"tempered": tempered},
         "estimator": {"doubled": Estimator(doubled, "lower")},
         "algorithm": {"prior_samples": AlgorithmEntry(prior_samples, has_encoder=False)},
@@ -88,7 +88,7 @@ def get_config():
     config.data.name = "waves"
     config.data.options.amplitude = 2.0
     config.model.hidden = (4,)
-    config.model.likelihood = "student_t"
+    config.model.likelihood = "heavy_tailed"
     config.model.likelihood_options.df = 3.0
     config.algorithm.name = "prior_samples"
     config.algorithm.options.scale = 0.5

@@ -188,6 +188,7 @@ calls(
     FullNormal__kl=by(lambda f, full: f(full, StandardNormal(3)), FULL),
     StandardNormal__sample=by(lambda f, like: f(StandardNormal(3, like.dtype), KEY), ONE),
     StandardNormal__log_prob=by(lambda f, z: f(StandardNormal(3), z), VECTOR),
+    student_t_log_prob=(VECTOR, 5.0 * POSITIVE),
     poisson_log_prob=(COUNTS, VECTOR),
     negative_binomial_log_prob=(COUNTS, VECTOR, UNIFORM),
     zero_inflated_log_prob=(COUNTS, -POSITIVE, VECTOR),
