@@ -194,6 +194,18 @@ def test_a_run_with_an_own_likelihood_has_a_working_explorer_page(tmp_path: Path
     np.testing.assert_allclose(engine("at(state.z).map(cdf)"), [0.31, 0.74], atol=0.71 / 35)
 
 
+@pytest.mark.slow
+def test_a_mixture_of_logistics_has_an_explorer_page_that_decodes_as_the_model(tmp_path: Path):
+    images = np.random.default_rng(0).integers(256, size=(60, 4, 4), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    values = {**REAL, "data.name": f"file:{tmp_path / 'images.npy'}", "train.batch_size": 5}
+    values |= {"model.likelihood": "discretized_logistic_mixture"}
+    experiment, params, text = page_of_untrained(values)
+    engine = PageEngine(text)
+    expected = experiment.vae.mean(params, jnp.array(engine("state.z")))
+    np.testing.assert_allclose(engine("Array.from(decode(state.z))"), expected, atol=1e-5)
+
+
 def test_a_large_decoder_has_an_explorer_page_with_precomputed_points(
     monkeypatch: pytest.MonkeyPatch,
 ):
