@@ -59,21 +59,31 @@ class DiagNormal(NamedTuple):
 
     def kl_to_standard_normal(self) -> Array:
         """Returns KL(self || N(0, I)) [], in nats; appendix B."""
+        return jnp.sum(self.kl_per_unit_to_standard_normal())
+
+    def kl_per_unit_to_standard_normal(self) -> Array:
+        """Returns the KL of each dimension to N(0, 1), [Z], in nats."""
         # expm1 keeps the digits that exp(t) - 1 loses where the posterior is close to the prior.
-        return 0.5 * jnp.sum(jnp.square(self.mean) + jnp.expm1(self.log_var) - self.log_var)
+        return 0.5 * (jnp.square(self.mean) + jnp.expm1(self.log_var) - self.log_var)
 
     def kl(self, other: object) -> Array | None:
         """Returns KL(self || other) [], in nats.
 
         It is None if `other` is neither a `StandardNormal` nor a `DiagNormal`.
         """
+        per_unit = self.kl_per_unit(other)
+        return None if per_unit is None else jnp.sum(per_unit)
+
+    def kl_per_unit(self, other: object) -> Array | None:
+        """Returns the terms of `kl(other)`, one for each dimension [Z], in nats; None if it is."""
         if type(other) is StandardNormal:  # not isinstance: a subclass may have another density
-            return self.kl_to_standard_normal()
+            return self.kl_per_unit_to_standard_normal()
         if type(other) is not DiagNormal:
             return None
         # Standardizing `other` by an affine map leaves the KL unchanged.
         mean = (self.mean - other.mean) * jnp.exp(-0.5 * other.log_var)
-        return DiagNormal(mean, self.log_var - other.log_var).kl_to_standard_normal()
+        standardized = DiagNormal(mean, self.log_var - other.log_var)
+        return standardized.kl_per_unit_to_standard_normal()
 
 
 class FullNormal(NamedTuple):

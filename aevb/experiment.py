@@ -314,7 +314,7 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
             "config.algorithm.prior_on_biases=True"
         )
     if "bound" in wanted:
-        options["bound"] = build_bound(values, has_closed_kl=_has_closed_kl(model))
+        options["bound"] = build_bound(values, *_have_closed_kls(model))
     options |= _kl_weight(values, wanted, num_data)
     _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
@@ -524,19 +524,26 @@ def counts_location(mean: Sequence[float], num_dims: int) -> tuple[float, ...]:
     return tuple(np.log(np.expm1(means)).tolist())
 
 
-def _has_closed_kl(model: VAE) -> bool:
-    """Returns whether the KL of the model's guide to its prior has a closed form."""
+def _have_closed_kls(model: VAE) -> tuple[bool, bool]:
+    """Returns whether the guide's KL to the prior has a closed form, and that of each latent."""
 
-    def kl(key: Key) -> Array | None:
+    def kls(key: Key) -> tuple[Array | None, Array | None]:
         params = model.init(key)
         _, x = model.sample(key, params)
-        return closed_kl(model.encode(params, x), model.guide, model.joint(params, x))
+        stats, joint = model.encode(params, x), model.joint(params, x)
+        per_unit = model.guide.kl_per_unit
+        return closed_kl(stats, model.guide, joint), per_unit and per_unit(stats, joint.prior)
 
-    return jax.eval_shape(kl, jax.random.key(0)) is not None
+    kl, per_unit = jax.eval_shape(kls, jax.random.key(0))
+    return kl is not None, per_unit is not None
 
 
-def build_bound(values: Values, *, has_closed_kl: bool) -> Bound:
+def build_bound(values: Values, has_closed_kl: bool, has_kl_per_unit: bool) -> Bound:
     """Returns the bound with its options applied, after a trial call.
+
+    Args:
+        has_closed_kl: whether the guide has a `kl` to the prior.
+        has_kl_per_unit: whether it has a `kl_per_unit`.
 
     Raises:
         UserError: the bound has no such option, refuses a value or config.algorithm.num_samples, or
@@ -546,8 +553,10 @@ def build_bound(values: Values, *, has_closed_kl: bool) -> Bound:
     _check_options(values, "algorithm.bound", bound, 4, "num_samples")
     bound = partial(bound, **section(values, "algorithm.bound_options"))
     # A trial call with scalar densities, so that wrong arguments are found before training.
-    kl = (lambda stats, prior: stats) if has_closed_kl else None
-    toy = Guide(lambda key, stats: stats, lambda stats, z: z, kl)
+    kl, per_unit = (
+        (lambda stats, prior: stats) if has else None for has in (has_closed_kl, has_kl_per_unit)
+    )
+    toy = Guide(lambda key, stats: stats, lambda stats, z: z, kl, kl_per_unit=per_unit)
     rehearse = partial(bound, num_samples=values["algorithm.num_samples"])
     try:
         jax.eval_shape(
@@ -556,7 +565,7 @@ def build_bound(values: Values, *, has_closed_kl: bool) -> Bound:
         )
     except (TypeError, ValueError) as error:
         fields = "config.algorithm.num_samples, config.algorithm.bound_options"
-        if not has_closed_kl:
+        if not (has_closed_kl and has_kl_per_unit):
             fields += ", config.model.guide, config.model.prior"
         raise UserError(
             f"config.algorithm.bound is {values['algorithm.bound']!r}, which refuses its "

@@ -35,6 +35,8 @@ class Guide(NamedTuple):
     kl: Callable[[PyTree, object], Array | None] | None = None
     # z and log q(z|x) at once, where this is cheaper; gives the same z as `sample` for the same key
     sample_and_log_prob: Callable[[Key, PyTree], tuple[Array, Array]] | None = None
+    # (statistics, prior) -> the terms of `kl`, one for each latent [Z], if it is such a sum
+    kl_per_unit: Callable[[PyTree, object], Array | None] | None = None
 
 
 class Joint(NamedTuple):
@@ -396,12 +398,38 @@ def free_bits(
     0. Reducing a KL below free_nats changes nothing, so its gradient there is 0. The value is still
     a bound on log p(x), looser than `sgvb_b` by the unused free nats.
     """
-    _require(
-        0 <= free_nats < math.inf,
-        f"free_nats is {free_nats}; it must be a finite number of at least 0",
-    )
+    _require_free_nats(free_nats)
     kl, log_lik = _kl_and_log_lik("free_bits", key, stats, guide, joint, num_samples)
     return log_lik - jnp.maximum(kl, free_nats)
+
+
+def free_bits_per_unit(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    num_samples: int = 1,
+    free_nats: float = 0.1,
+) -> Array:
+    """Estimates -Sum_j max(free_nats, KL_j) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x).
+
+    Returns [] in nats, with KL_j the term of latent j in KL(q(z|x) || p(z)): `free_bits` with each
+    latent as a group, so that none gains by carrying no information. It needs a guide whose
+    `kl_per_unit` knows the prior; free_nats must be at least 0. Here the maximum is that of one
+    datapoint, and the value is a bound on log p(x). Kingma et al. (2016) first average the KL of a
+    group over the minibatch, which leaves more freedom to each datapoint.
+    """
+    _require_free_nats(free_nats)
+    kls = None if guide.kl_per_unit is None else guide.kl_per_unit(stats, joint.prior)
+    if kls is None:
+        raise ValueError(
+            "free_bits_per_unit needs the KL of each latent to the prior, and there is none for "
+            f"this guide and a prior of type {type(joint.prior).__name__}; use free_bits or "
+            "sgvb_a, or diag_normal and StandardNormal(Z)"
+        )
+    log_lik = _mean_log_lik(key, stats, guide, joint, num_samples)
+    return log_lik - jnp.sum(jnp.maximum(kls, free_nats))
 
 
 def with_kl_weight(guide: Guide, joint: Joint, weight: float | Array) -> tuple[Guide, Joint]:
@@ -430,8 +458,13 @@ def with_kl_weight(guide: Guide, joint: Joint, weight: float | Array) -> tuple[G
         found = closed_kl(stats, guide, joint)
         return None if found is None else weight * found
 
-    has_both = guide.sample_and_log_prob is not None
-    weighted = Guide(guide.sample, log_prob, kl, sample_and_log_prob if has_both else None)
+    def kl_per_unit(stats: PyTree, prior: object) -> Array | None:
+        del prior
+        found = None if guide.kl_per_unit is None else guide.kl_per_unit(stats, joint.prior)
+        return None if found is None else weight * found
+
+    both = sample_and_log_prob if guide.sample_and_log_prob is not None else None
+    weighted = Guide(guide.sample, log_prob, kl, both, kl_per_unit)
     return weighted, Joint(lambda z: weight * joint.log_prior(z), joint.log_lik)
 
 
@@ -450,6 +483,11 @@ def minibatch_objective(bounds: Array, num_data: int) -> Array:
 def _require(met: bool, message: str) -> None:
     if not met:
         raise ValueError(message)
+
+
+def _require_free_nats(free_nats: float) -> None:
+    is_allowed = 0 <= free_nats < math.inf
+    _require(is_allowed, f"free_nats is {free_nats}; it must be a finite number of at least 0")
 
 
 def _value(value: Array, *, gradient_of: Array) -> Array:
@@ -472,11 +510,20 @@ def _kl_and_log_lik(
             f"guide and a prior of type {type(joint.prior).__name__}; use sgvb_a, or a prior that "
             "guide.kl knows, such as StandardNormal(Z) and not its log_prob"
         )
+    return kl, _mean_log_lik(key, stats, guide, joint, num_samples)
+
+
+def _mean_log_lik(key: Key, stats: PyTree, guide: Guide, joint: Joint, num_samples: int) -> Array:
+    """Returns 1/L Sum_l log p(x|z_l) [] at z_l ~ q(z|x), in nats.
+
+    Raises:
+        ValueError: num_samples is below 1.
+    """
 
     def log_lik(key: Key) -> Array:
         return joint.log_lik(guide.sample(key, stats))
 
-    return kl, jnp.mean(over_samples(log_lik, key, num_samples))
+    return jnp.mean(over_samples(log_lik, key, num_samples))
 
 
 def _log_mean_exp(log_w: Array) -> Array:
@@ -509,6 +556,7 @@ BOUNDS: dict[str, Bound] = {
     "renyi": renyi,
     "beta_elbo": beta_elbo,
     "free_bits": free_bits,
+    "free_bits_per_unit": free_bits_per_unit,
 }
 """The estimators of the bound by name, for `algorithm.bound` in a config."""
 
@@ -520,8 +568,12 @@ Use them for training, but report another bound.
 
 TAKE_KL_WEIGHT = (
     "sgvb_a", "sgvb_b", "stl", "iwae", "miwae", "ciwae", "beta_elbo", "free_bits",
+    "free_bits_per_unit",
 )  # fmt: skip
 """Entries whose gradient is right with the densities of `with_kl_weight`."""
+
+COUNT_UNUSED_UNITS = ("free_bits_per_unit",)
+"""Entries whose value changes with the number of latents that are as in the prior."""
 
 NOT_MEANS = ("iwae", "dreg", "miwae", "piwae", "ciwae", "renyi")
 """Entries that are not a mean over samples of z.

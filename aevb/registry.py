@@ -59,6 +59,7 @@ NAMES = {
         "renyi",
         "beta_elbo",
         "free_bits",
+        "free_bits_per_unit",
     ),
     "schedule": ("constant", "linear", "cyclic", "cosine", "exponential", "piecewise", "burda"),
     "estimator": ("importance", "ais", "reverse_ais", "appendix_d"),

@@ -23,9 +23,12 @@ def values_of(bound: str, options: dict[str, Any], num_samples: int) -> Values:
     return validate(config)
 
 
-def refusal(bound: str, num_samples: int = 6, *, has_closed_kl: bool = True, **options: Any) -> str:
+def refusal(
+    bound: str, num_samples: int = 6, *, has: tuple[bool, bool] = (True, True), **options: Any
+) -> str:
+    """Returns the message about a bound of a guide that has a KL, and a KL of each latent."""
     with pytest.raises(UserError) as caught:
-        build_bound(values_of(bound, options, num_samples), has_closed_kl=has_closed_kl)
+        build_bound(values_of(bound, options, num_samples), *has)
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert bound in message
@@ -39,13 +42,14 @@ REACH = [
     ("ciwae", {"beta": 1.0}),
     ("beta_elbo", {"beta": 2.5}),
     ("free_bits", {"free_nats": 7.0}),
+    ("free_bits_per_unit", {"free_nats": 7.0}),
 ]
 
 
 @pytest.mark.parametrize(("name", "options"), slow_but(REACH[1:3], REACH, unpack=True))
 def test_the_options_of_a_config_reach_its_bound(name: str, options: dict[str, Any]):
     case = make_case(4, 2, seed=1)
-    built = build_bound(values_of(name, options, 6), has_closed_kl=True)
+    built = build_bound(values_of(name, options, 6), has_closed_kl=True, has_kl_per_unit=True)
     bound: Any = BOUNDS[name]
 
     @jax.jit
@@ -61,7 +65,7 @@ def test_the_options_of_a_config_reach_its_bound(name: str, options: dict[str, A
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_every_bound_is_built_with_its_defaults(name: str):
-    build_bound(values_of(name, {}, 2), has_closed_kl=True)
+    build_bound(values_of(name, {}, 2), has_closed_kl=True, has_kl_per_unit=True)
 
 
 def test_an_unknown_option_of_a_bound_is_refused_with_the_known_ones():
@@ -96,5 +100,8 @@ def test_values_that_a_bound_refuses_are_refused_before_training(
 
 
 def test_a_bound_that_needs_a_closed_kl_is_refused_before_training_where_there_is_none():
-    assert "sgvb_a" in refusal("sgvb_b", has_closed_kl=False)
-    build_bound(values_of("sgvb_a", {}, 1), has_closed_kl=False)
+    assert "sgvb_a" in refusal("sgvb_b", has=(False, False))
+    message = refusal("free_bits_per_unit", has=(True, False))
+    assert "use free_bits or sgvb_a" in message
+    assert "config.model.guide" in message
+    build_bound(values_of("sgvb_a", {}, 1), has_closed_kl=False, has_kl_per_unit=False)

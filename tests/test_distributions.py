@@ -89,6 +89,16 @@ def test_the_kl_of_two_diag_normals_is_the_closed_form_of_any_two_gaussians(seed
     assert normal.kl(StandardNormal(4)) == normal.kl_to_standard_normal()
 
 
+def test_the_kl_per_unit_is_the_closed_form_of_each_dimension_and_adds_up():
+    (one, mean_1, log_var_1), (two, mean_2, log_var_2) = (random_case(seed) for seed in (0, 1))
+    stds = np.exp(0.5 * log_var_1), np.exp(0.5 * log_var_2)
+    for other, mean, std in ((two, mean_2, stds[1]), (StandardNormal(4), 0.0 * mean_2, np.ones(4))):
+        found = one.kl_per_unit(other)
+        exact = np.log(std / stds[0]) + (stds[0] ** 2 + (mean_1 - mean) ** 2) / (2 * std**2) - 0.5
+        np.testing.assert_allclose(np.asarray(found), exact, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(one.kl(other)), np.sum(exact), rtol=1e-5)
+
+
 def test_a_kl_without_a_closed_form_is_none():
     class Shifted(StandardNormal):
         pass

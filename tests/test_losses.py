@@ -47,6 +47,7 @@ from aevb.losses import (
     Joint,
     closed_kl,
     evidence_lower_bound,
+    free_bits_per_unit,
     log_weights,
     minibatch_objective,
     renyi,
@@ -208,13 +209,15 @@ PAIRS = {
     "a KL of the user's own": (diag_normal._replace(kl=kl_to_shifted), Shifted(2)),
 }
 UNKNOWN_PAIRS = {
-    "a guide without a KL": (diag_normal._replace(kl=None), StandardNormal(2)),
+    "a guide without a KL": (diag_normal._replace(kl=None, kl_per_unit=None), StandardNormal(2)),
     "a prior of the user's own": (diag_normal, Shifted(2)),
     "a function": (diag_normal, Shifted(2).log_prob),
     "the density of a known prior": (diag_normal, StandardNormal(2).log_prob),
     "a full covariance": (full_normal, SHIFTED),
 }
-needs_kl = pytest.mark.parametrize("name", ["sgvb_b", "beta_elbo", "free_bits"])
+needs_kl = pytest.mark.parametrize(
+    "name", ["sgvb_b", "beta_elbo", "free_bits", "free_bits_per_unit"]
+)
 
 
 @pytest.mark.parametrize("pair", UNKNOWN_PAIRS)
@@ -230,7 +233,9 @@ def test_a_bound_refuses_a_guide_without_a_closed_kl_to_the_prior(name: str, pai
     def bound(key: jax.Array) -> jax.Array:
         return BOUNDS[name](key, stats, guide, Joint(prior, jnp.sum))
 
-    with pytest.raises(ValueError, match=f"{name} needs .* prior of type .*; use sgvb_a") as caught:
+    with pytest.raises(
+        ValueError, match=f"{name} needs .* prior of type .*; use .*sgvb_a"
+    ) as caught:
         bound(keys(2))
     assert len(str(caught.value).splitlines()) == 1
 
@@ -286,7 +291,10 @@ REFUSED = [
     ("ciwae", {"beta": np.nan}, "beta is nan"),
     *(
         (name, {option: value}, f"{option} is {value}; .* finite number of at least 0")
-        for name, option in (("renyi", "alpha"), ("beta_elbo", "beta"), ("free_bits", "free_nats"))
+        for name, option in (
+            *(("renyi", "alpha"), ("beta_elbo", "beta"), ("free_bits", "free_nats")),
+            ("free_bits_per_unit", "free_nats"),
+        )
         for value in (-0.5, np.inf, np.nan)
     ),
 ]
@@ -377,15 +385,20 @@ SAME: dict[str, tuple[Entry, Entry]] = {
     "renyi tends to the ELBO from above 1": (("renyi", {"alpha": 1 + 1e-6}), ("sgvb_a", {})),
     "beta_elbo at beta 1 is sgvb_b": (("beta_elbo", {"beta": 1}), ("sgvb_b", {})),
     "free_bits of 0 nats is sgvb_b": (("free_bits", {"free_nats": 0}), ("sgvb_b", {})),
+    "free_bits_per_unit of 0 nats is sgvb_b": (
+        ("free_bits_per_unit", {"free_nats": 0}),
+        ("sgvb_b", {}),
+    ),
 }
 ALPHAS = (0, 0.3, 0.9, 0.999, 1, 1.001, 1.5, 5)
+FREE_BITS = ("free_bits", "free_bits_per_unit")
 WEIGHTS_OF_KL = (0.5, 2.0, 7.0)  # CASE's KL of 1.81 nats is between them
 
 ENTRIES: list[Entry] = [
     *itertools.chain.from_iterable(SAME.values()),
     *(("renyi", {"alpha": alpha}) for alpha in ALPHAS),
     *(("beta_elbo", {"beta": beta}) for beta in WEIGHTS_OF_KL),
-    *(("free_bits", {"free_nats": nats}) for nats in WEIGHTS_OF_KL),
+    *((name, {"free_nats": nats}) for name in FREE_BITS for nats in WEIGHTS_OF_KL),
     ("miwae", {"num_groups": 2}),
 ]
 COMPARED = {str(entry): entry for entry in ENTRIES}
@@ -486,6 +499,20 @@ def test_the_weighted_kl_is_the_exact_one(weight: float):
     np.testing.assert_allclose(
         sgvb_b - values("free_bits", free_nats=weight), max(0.0, weight - kl), atol=1e-4
     )
+
+
+def test_the_free_bits_of_each_latent_are_its_own():
+    """Of two latents with KLs of 0.125 and 2 nats, 0.5 free nats each change the first alone."""
+    stats = DiagNormal(jnp.float32([0.5, 2.0]), jnp.zeros(2))
+    joint = Joint(StandardNormal(2), lambda z: jnp.float32(-3.0))
+    free_bits = partial(free_bits_per_unit, jax.random.key(0))
+    for nats, floored in ((0.1, 2.125), (0.5, 2.5), (3.0, 6.0)):
+        found = free_bits(stats, diag_normal, joint, free_nats=nats)
+        assert found == pytest.approx(-3.0 - floored)
+    weighted = with_kl_weight(diag_normal, joint, 0.5)  # KLs of 0.0625 and 1
+    assert free_bits(stats, *weighted, free_nats=0.5) == pytest.approx(-3.0 - 1.5)
+    slopes = jax.grad(lambda stats: free_bits(stats, diag_normal, joint, free_nats=0.5))(stats)
+    np.testing.assert_allclose(slopes.mean, [0.0, -2.0])
 
 
 WEIGHT = 0.3  # of the KL

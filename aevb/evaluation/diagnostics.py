@@ -142,15 +142,6 @@ def gradient_bias(moments: Moments, reference: Moments) -> tuple[PyTree, PyTree]
     )
 
 
-def kl_per_unit(stats: DiagNormal) -> Array:
-    """Returns KL(q(z_j|x) || N(0, 1)) of each latent j, [Z], in nats; appendix B, term by term."""
-
-    def kl(mean: Array, log_var: Array) -> Array:
-        return DiagNormal(mean[None], log_var[None]).kl_to_standard_normal()
-
-    return jax.vmap(kl)(stats.mean, stats.log_var)
-
-
 class Marginals(NamedTuple):
     """The moments of each latent under q(z|x)."""
 
@@ -184,7 +175,7 @@ def posterior_marginals(
     The KL is in nats and takes the `marginals` as Gaussian.
     """
     mean, log_var, _ = marginals(key, stats, guide, num_draws=num_draws)
-    return mean, kl_per_unit(DiagNormal(mean, log_var))
+    return mean, DiagNormal(mean, log_var).kl_per_unit_to_standard_normal()
 
 
 class Aggregate(NamedTuple):

@@ -13,7 +13,6 @@ from aevb.evaluation.diagnostics import (
     ACTIVE,
     Aggregate,
     aggregate_posterior,
-    kl_per_unit,
     marginals,
 )
 from aevb.losses import Guide, Joint, over_samples, rate_and_distortion
@@ -56,7 +55,7 @@ def terms(
         z = over_samples(lambda key: guide.sample(key, stats), key, 1)[0]  # that of the distortion
         found = likelihood_log_var(z)
         spread = jnp.stack([jnp.min(found), jnp.mean(found), jnp.max(found)])
-    unit_kl = kl_per_unit(DiagNormal(mean, log_var)) if is_standard else None
+    unit_kl = DiagNormal(mean, log_var).kl_per_unit_to_standard_normal() if is_standard else None
     return Terms(rate, distortion, mean, log_var, error, unit_kl, spread)
 
 

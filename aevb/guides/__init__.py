@@ -21,10 +21,12 @@ diag_normal = Guide(
     log_prob=lambda stats, z: stats.log_prob(z),
     kl=lambda stats, prior: stats.kl(prior),
     sample_and_log_prob=lambda key, stats: stats.sample_and_log_prob(key),
+    kl_per_unit=lambda stats, prior: stats.kl_per_unit(prior),
 )
 """N(mean, diag(exp(log_var))), eq. (9).
 
-Its statistics are a `DiagNormal`. Its closed-form KL is to a `StandardNormal` or a `DiagNormal`.
+Its statistics are a `DiagNormal`. Its closed-form KL is to a `StandardNormal` or a `DiagNormal`. It
+is a sum over the latents.
 """
 
 full_normal = Guide(

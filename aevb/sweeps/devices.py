@@ -36,6 +36,7 @@ from aevb.experiment import (
     make_entry,
 )
 from aevb.guides import Sizes
+from aevb.losses import COUNT_UNUSED_UNITS
 from aevb.runtime import xla
 from aevb.runtime.signals import Signals
 from aevb.storage.metrics_log import Report
@@ -394,6 +395,7 @@ def stack_key(values: Values) -> tuple[Any, ...]:
         entry_of(values, "algorithm.name").can_pad
         and make_entry(values, "model.guide", Sizes(values[LATENTS])).nests
         and values["model.prior"] == "standard_normal"
+        and values["algorithm.bound"] not in COUNT_UNUSED_UNITS
     )
     return _without(values, SEED, STEP_SIZE, *([LATENTS] if padded else []))
 

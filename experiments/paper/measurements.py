@@ -12,7 +12,6 @@ import numpy as np
 from aevb.algorithms import full_vb
 from aevb.cli import evaluate
 from aevb.distributions import DiagNormal
-from aevb.evaluation.diagnostics import kl_per_unit
 from aevb.evaluation.elbo import fixed_inputs
 from aevb.experiment import build
 from aevb.runs.evaluate import SEED
@@ -193,7 +192,7 @@ def _stds(run: Run, params: Any) -> Any:
 
 def _kl_per_weight(mean: jax.Array, log_var: jax.Array, std: float) -> jax.Array:
     scaled = DiagNormal((mean / std).ravel(), log_var.ravel() - 2.0 * math.log(std))
-    return kl_per_unit(scaled).reshape(mean.shape)
+    return scaled.kl_per_unit_to_standard_normal().reshape(mean.shape)
 
 
 def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
@@ -203,7 +202,8 @@ def latents_in_use(run: Run, scale: Scale) -> dict[str, Any]:
     params = algorithm.vae_params(state.params)
     index = np.linspace(0, len(dataset.test) - 1, 10 * scale.num_points).astype(int)
     x = fixed_inputs(dataset.preprocess, index, dataset.test[index])
-    kl = np.asarray(jax.vmap(lambda one: kl_per_unit(vae.encode(params, one)))(x)).mean(axis=0)
+    kls = jax.vmap(lambda one: vae.encode(params, one).kl_per_unit_to_standard_normal())(x)
+    kl = np.asarray(kls).mean(axis=0)
     used = kl > IN_USE
     return {
         "latents_in_use": int(used.sum()),

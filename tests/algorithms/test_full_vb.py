@@ -783,6 +783,7 @@ def test_a_bound_is_a_mean_over_samples_if_it_is_affine_in_their_log_weights(bou
             sample=lambda key, stats: jax.random.normal(key),
             log_prob=lambda stats, z: jnp.zeros(()),
             kl=lambda stats, prior: jnp.zeros(()),
+            kl_per_unit=lambda stats, prior: jnp.zeros(1),
         )
         joint = Joint(prior=lambda z: jnp.zeros(()), log_lik=lambda z: scale * z)
         return BOUNDS[bound](jax.random.key(0), (), guide, joint, num_samples=4)

@@ -113,6 +113,10 @@ MISTAKES = {
         [FREY, "--config.model.prior=mixture", "--config.algorithm.bound=free_bits"],
         ["free_bits", "sgvb_a", "config.model.prior"],
     ),
+    "KL of each latent of a full covariance": (
+        [FREY, "--config.model.guide=full_normal", "--config.algorithm.bound=free_bits_per_unit"],
+        ["free_bits_per_unit", "use free_bits", "diag_normal", "config.model.guide"],
+    ),
     "more pseudo-inputs than data": (
         [FREY, "--config.model.prior=vamp", "--config.model.prior_components=2000"],
         ["prior_components", "2000", "1372"],

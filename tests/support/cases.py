@@ -44,6 +44,9 @@ class Case(NamedTuple):
     def kl(self) -> float:
         return oracles.kl_to_standard_normal(self.mean, self.log_var)
 
+    def kl_per_unit(self) -> np.ndarray:
+        return 0.5 * (self.mean**2 + np.exp(self.log_var) - 1.0 - self.log_var)
+
     def stats(self) -> DiagNormal:
         return DiagNormal(jnp.float32(self.mean), jnp.float32(self.log_var))
 
@@ -210,6 +213,9 @@ EXPECTED = {
     "renyi": Expected(renyi_of_two),
     "beta_elbo": Expected(lambda case: case.elbo() - 3.0 * case.kl()),
     "free_bits": Expected(lambda case: case.elbo() + case.kl() - max(case.kl(), 1.0)),
+    "free_bits_per_unit": Expected(
+        lambda case: case.elbo() + case.kl() - np.maximum(case.kl_per_unit(), 0.1).sum()
+    ),
 }
 ELBO_ESTIMATORS = tuple(name for name, expected in EXPECTED.items() if expected.value == Case.elbo)
 

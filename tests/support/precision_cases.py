@@ -179,7 +179,9 @@ calls(
     DiagNormal__sample_and_log_prob=(NORMAL, KEY),
     DiagNormal__entropy=(NORMAL,),
     DiagNormal__kl=(NORMAL, DiagNormal(POSITIVE, VECTOR)),
+    DiagNormal__kl_per_unit=(NORMAL, DiagNormal(POSITIVE, VECTOR)),
     DiagNormal__kl_to_standard_normal=(NORMAL,),
+    DiagNormal__kl_per_unit_to_standard_normal=(NORMAL,),
     FullNormal__factor=(FULL,),
     FullNormal__sample=(FULL, KEY),
     FullNormal__sample_and_log_prob=(FULL, KEY),
@@ -529,7 +531,6 @@ calls(
         ),
         X,
     ),
-    kl_per_unit=(STATS,),
     unit_activity=(X,),
 )  # fmt: skip
 

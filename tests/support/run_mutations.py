@@ -25,6 +25,7 @@ SOME_TEST_IS_RED, NO_TEST_RAN = 1, 5  # pytest's exit statuses; 2 to 4 are error
 MORE_TESTS = {
     "bits": "elbo experiment",
     "convolutional": "convolutional_networks convolutions",
+    "devices": "sweep",
     "experiment": "count_data",
     "frey_faces": "data",
     "fully_connected": "vae",

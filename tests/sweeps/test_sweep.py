@@ -203,8 +203,11 @@ def test_members_with_the_same_guide_and_prior_are_stacked_for_any_number_of_lat
     one, other = {"model.num_latents": 2}, {"model.num_latents": 5, "seed": 1}
     assert key(**one) == key(**other, **{"optimizer.step_size": 0.1})
     assert key(**one) != key(**one, **{"model.hidden": (7,)})
-    for name, value in (("model.guide", "iaf"), ("model.prior", "mixture")):
-        rest = {name: value, "algorithm.bound": "sgvb_a"}
+    for name, value in (
+        *(("model.guide", "iaf"), ("model.prior", "mixture")),
+        ("algorithm.bound", "free_bits_per_unit"),
+    ):
+        rest = {"algorithm.bound": "sgvb_a", name: value}
         assert key(**one, **rest) != key(**other, **rest)
         assert key(**one, **rest) == key(**one, **rest, seed=3)
 
