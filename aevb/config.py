@@ -296,6 +296,17 @@ FIELDS = (
         *_above_zero(),
     ),
     Field(
+        "model.init_at_mean", False, "the biases of the decoder's outputs start where zero weights "
+        "give E[x|z] the mean of the training data; not for counts, which always start near it, "
+        "nor categorical",
+        *_anything("True or False"),
+    ),
+    Field(
+        "model.log_var_limit", 0.0, "the log variances v of q(z|x) and p(x|z) become limit * "
+        "tanh(v / limit), between -limit and limit; 0 for no limit",
+        *_at_least(0),
+    ),
+    Field(
         "algorithm.name", "aevb", "training algorithm: aevb, full_vb (with a posterior over the "
         "decoder's weights), wake_sleep, reweighted_wake_sleep or mcem (Monte Carlo EM, which has "
         "no encoder and ignores model.guide)",

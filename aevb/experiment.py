@@ -30,6 +30,7 @@ from aevb.schedules import Length, Schedule
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
+NUM_FOR_MEAN = 10_000  # training datapoints whose mean model.init_at_mean takes
 LEAST_MEAN_LOG = 1e-4  # of log(1 + x), for the rate of a count that is hardly ever seen
 SECTION_OF = {field: options for options, field in OPTIONS.items()}
 
@@ -372,6 +373,9 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     if has_encoder:
         family = make_entry(values, "model.guide", sizes)
     encoder, decoder = _build_networks(values, data, family, likelihood)
+    if values["model.init_at_mean"]:
+        x = examples(min(data.num_train, NUM_FOR_MEAN))
+        decoder = _starting_at(values, decoder, likelihood, jnp.mean(x, axis=0))
     return vae.make(
         encoder if has_encoder else None,
         decoder,
@@ -460,9 +464,37 @@ def _build_networks(
         ) from error
     if (logs := data.of_log_counts) is not None:
         encoder = counts_encoder(encoder, logs.mean, logs.scale)
+    if limit := values["model.log_var_limit"]:
+        encoder, decoder = (networks.bounded(network, limit) for network in (encoder, decoder))
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     return encoder, decoder
+
+
+def _starting_at(values: Values, decoder: Network, likelihood: Likelihood, mean: Array) -> Network:
+    """Returns the decoder whose first E[x|z] is a mean [D], up to the effect of its weights.
+
+    Raises:
+        UserError: the likelihood has no heads at a mean, or the decoder no biases for them.
+    """
+    if likelihood.heads_at_mean is None:
+        offered = likelihoods.LIKELIHOODS.items()
+        names = [name for name, make in offered if make(1).heads_at_mean is not None]
+        raise UserError(
+            f"config.model.init_at_mean is True, and config.model.likelihood is "
+            f"{values['model.likelihood']!r}, whose outputs cannot start at a mean; set "
+            f"config.model.init_at_mean=False (it is for {', '.join(names)})"
+        )
+    started = networks.with_biases(decoder, likelihood.heads_at_mean, mean)
+    try:
+        jax.eval_shape(started.init, jax.random.key(0))
+    except ValueError as error:
+        raise UserError(
+            f"config.model.init_at_mean is True, and config.model.network is "
+            f"{values['model.network']!r}, which cannot start there: {error}; set "
+            "config.model.init_at_mean=False"
+        ) from error
+    return started
 
 
 def _build_prior(

@@ -37,6 +37,9 @@ from aevb.types import Key
 Heads = Mapping[str, Array]
 
 NUM_LEVELS = 256  # grey levels of a pixel
+HALF_LEVEL = 0.5 / NUM_LEVELS  # from x = k/256 to the middle of its cell
+NEAREST_TO_0 = 1e-3  # a mean of pixels nearer to 0 or 1 is replaced by this, as its logit is large
+HALVINGS = 50  # of a bisection
 SERIES_BELOW = 0.5  # |logit| below which a series is used; here both formulas agree in every digit
 FAR = 8.0  # standard deviations beyond which a normal tail's mass is computed by Mills' ratio
 NARROW = 0.5  # a cell is narrow if its width times max(1, distance from the mean) is below this
@@ -58,6 +61,8 @@ class Likelihood(NamedTuple):
     levels: float | None = None  # if set, exp(log_prob) is a probability of x = k / levels
     log_var: Callable[[Heads], Array] | None = None
     # statistics -> log variances of x [D], or [1] if they are equal; before x is discretized
+    # mean of data [D], of any D -> some of the heads, elementwise, so that E[x|z] is this mean
+    heads_at_mean: Callable[[Array], Heads] | None = None
 
 
 def bernoulli_log_prob(heads: Heads, x: Array) -> Array:
@@ -80,7 +85,13 @@ bernoulli = Likelihood(
     sample=lambda key, heads: jax.random.bernoulli(key, jax.nn.sigmoid(heads["logits"])).astype(
         heads["logits"].dtype
     ),
+    heads_at_mean=lambda mean: {"logits": jax.scipy.special.logit(_inside(mean))},
 )
+
+
+def _inside(mean: Array) -> Array:
+    """Returns means of pixels, away from 0 and 1."""
+    return jnp.clip(mean, NEAREST_TO_0, 1.0 - NEAREST_TO_0)
 
 
 def continuous_bernoulli_log_prob(heads: Heads, x: Array) -> Array:
@@ -124,12 +135,31 @@ def continuous_bernoulli_sample(key: Key, heads: Heads) -> Array:
     return jnp.where(logits > 0.0, 1.0 - distance, distance)
 
 
+def _continuous_bernoulli_at_mean(mean: Array) -> Heads:
+    """Returns the logits with this mean [D], by bisection, since the mean rises with the logit.
+
+    A mean near 0 needs a logit near -1 / mean.
+    """
+    mean = _inside(mean)
+    limit = jnp.full_like(mean, 2.0 / NEAREST_TO_0)
+
+    def halved(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        is_above = continuous_bernoulli_mean({"logits": middle}) > mean
+        return jnp.where(is_above, low, middle), jnp.where(is_above, middle, high)
+
+    low, high = jax.lax.fori_loop(0, HALVINGS, halved, (-limit, limit))
+    return {"logits": 0.5 * (low + high)}
+
+
 continuous_bernoulli = Likelihood(
     heads={"logits": 1},
     kinds=("grey", "unit"),
     log_prob=continuous_bernoulli_log_prob,
     mean=continuous_bernoulli_mean,
     sample=continuous_bernoulli_sample,
+    heads_at_mean=_continuous_bernoulli_at_mean,
 )
 
 
@@ -163,6 +193,7 @@ def _normal_likelihood(
     kinds: tuple[str, ...],
     normal: Callable[[Heads], DiagNormal],
     shared: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    heads_at_mean: Callable[[Array], Heads] = lambda mean: {"mean": mean},
 ) -> Likelihood:
     return Likelihood(
         heads=dict.fromkeys(heads, 1),
@@ -172,12 +203,16 @@ def _normal_likelihood(
         sample=lambda key, statistics: normal(statistics).sample(key),
         shared=shared,
         log_var=lambda statistics: normal(statistics).log_var,
+        heads_at_mean=heads_at_mean,
     )
 
 
 gaussian = _normal_likelihood(("mean", "log_var"), ("grey", "unit", "real"), _normal)
 gaussian_unit_mean = _normal_likelihood(
-    ("mean_logits", "log_var"), ("grey", "unit"), _normal_unit_mean
+    ("mean_logits", "log_var"),
+    ("grey", "unit"),
+    _normal_unit_mean,
+    heads_at_mean=lambda mean: {"mean_logits": jax.scipy.special.logit(_inside(mean))},
 )
 
 
@@ -229,6 +264,7 @@ def student_t(num_dims: int, *, per_dim: bool = False) -> Likelihood:
         mean=lambda heads: heads["mean"],
         sample=_student_t_sample,
         shared={"log_excess_df": (num_dims if per_dim else 1,)},
+        heads_at_mean=lambda mean: {"mean": mean},
     )
 
 
@@ -294,6 +330,7 @@ discretized_logistic = Likelihood(
     sample=discretized_logistic_sample,
     levels=float(NUM_LEVELS),
     log_var=lambda heads: 2.0 * heads["log_scale"] + math.log(math.pi**2 / 3.0),
+    heads_at_mean=lambda mean: {"location": mean + HALF_LEVEL},
 )
 
 
@@ -349,6 +386,10 @@ def discretized_logistic_mixture(num_dims: int, *, num_components: int = 5) -> L
         mean=mean,
         sample=sample,
         levels=float(NUM_LEVELS),
+        # The mean of the components' own locations is 1/2.
+        heads_at_mean=lambda mean: {
+            "location": jnp.repeat(mean + HALF_LEVEL - 0.5, num_components)
+        },
     )
 
 
@@ -449,6 +490,7 @@ discretized_gaussian = Likelihood(
     sample=discretized_gaussian_sample,
     levels=float(NUM_LEVELS),
     log_var=lambda heads: heads["log_var"],
+    heads_at_mean=lambda mean: {"mean": mean + HALF_LEVEL},
 )
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from marks import slow_but
+from refusals import refusal
 
-from aevb import experiment, registry, runs
+from aevb import experiment, networks, registry, runs
 from aevb.algorithms.base import Batch, TrainState
 from aevb.config import default_config, validate, with_values
 from aevb.data import Dataset, preprocessing
@@ -50,10 +51,11 @@ def dataset(kind: str, grey_scale: float = 256.0) -> Dataset:
     )
 
 
-def build(name: str, data_set: Dataset) -> Experiment:
+def build(name: str, data_set: Dataset, **model: Any) -> Experiment:
     config = default_config()
     config.model.likelihood = name
     config.model.hidden = ()
+    config.model.update(model)
     config.train.batch_size = NUM_DATA
     return experiment.build(validate(config), data_set)
 
@@ -130,6 +132,56 @@ def test_training_raises_the_bound_of_every_likelihood(name: str):
     first, last = bounds[:20], bounds[-20:]
     standard_error = np.hypot(np.std(first), np.std(last)) / np.sqrt(20)
     assert np.mean(last) > np.mean(first) + 4 * standard_error
+
+
+def at_zero_weights(built: Experiment) -> jax.Array:
+    """Returns E[x|z] of the first parameters with all kernels replaced by zeros."""
+    params = built.vae.init(jax.random.key(0))
+    biases = jax.tree.map(lambda leaf: jnp.where(leaf.ndim == 1, leaf, 0.0), params)
+    return built.vae.mean(biases, jnp.ones(2))
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "gaussian_shared"])
+def test_a_model_that_starts_at_the_mean_has_that_of_the_training_data(name: str):
+    data_set = dataset(LIKELIHOODS[name](1).kinds[0])
+    scale = 256.0 if data_set.kind == "grey" else 1.0
+    mean = np.mean(data_set.train / scale, axis=0)
+    mean = mean if name == "gaussian_shared" else np.clip(mean, 1e-3, 1.0 - 1e-3)
+    found = at_zero_weights(build(name, data_set, init_at_mean=True))
+    np.testing.assert_allclose(found, mean, atol=1e-5)
+    assert np.max(np.abs(at_zero_weights(build(name, data_set)) - mean)) > 0.05
+
+
+@pytest.mark.parametrize("name", ["categorical", "poisson"])
+def test_a_likelihood_without_heads_at_a_mean_is_refused_to_start_there(name: str):
+    line = refusal(lambda: build(name, dataset(LIKELIHOODS[name](1).kinds[0]), init_at_mean=True))
+    assert f"config.model.likelihood is {name!r}, whose outputs cannot start at a mean" in line
+    assert "set config.model.init_at_mean=False (it is for bernoulli, " in line
+
+
+def test_a_network_whose_heads_have_no_bias_is_refused_to_start_at_the_mean(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def without_biases(num_inputs: int, heads: Any, **how: Any) -> networks.Network:
+        return networks.Network(lambda key: {"w": jnp.zeros(3)}, lambda params, x: {})
+
+    architecture = networks.Architecture(networks.mlp, without_biases)
+    monkeypatch.setitem(networks.NETWORKS, "mlp", architecture)
+    line = refusal(lambda: build("bernoulli", dataset("binary"), init_at_mean=True))
+    assert "config.model.network is 'mlp', which cannot start there" in line
+    assert "the head 'logits' have no 'bias'" in line
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gaussian_shared"])
+def test_the_limit_of_log_variances_holds_for_the_guide_and_the_likelihood(name: str):
+    """With variances of at least exp(-3), no density exceeds exp(3/2) / sqrt(2 pi) a dimension."""
+    vae = build(name, dataset("real"), log_var_limit=3.0).vae
+    params = jax.tree.map(lambda leaf: 1e3 * leaf, vae.init(jax.random.key(0)))
+    stats, z = vae.encode(params, jnp.ones(NUM_DIMS)), jnp.ones(2)
+    assert np.all((np.abs(stats.log_var) > 2.0) & (np.abs(stats.log_var) <= 3.0))
+    log_lik = vae.joint(params, vae.mean(params, z)).log_lik(z)
+    highest = 0.5 * NUM_DIMS * (3.0 - np.log(2 * np.pi))
+    assert highest - 6.0 * NUM_DIMS <= log_lik <= highest + 1e-4
 
 
 DISCRETE = [name for name in GREY if LIKELIHOODS[name](1).levels is not None]

@@ -20,7 +20,7 @@ from oracles import standard_errors_off
 
 from aevb import likelihoods
 from aevb.data.kinds import KINDS
-from aevb.likelihoods import LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
+from aevb.likelihoods import HALF_LEVEL, LIKELIHOODS, SERIES_BELOW, Heads, Likelihood, level_of
 
 NUM_DRAWS = 5_000
 NUM_DIMS = 2  # more than one, so that a mean over dimensions instead of the sum is found
@@ -121,6 +121,7 @@ EXTREMES = {
     **dict.fromkeys(("log_rate", "log_mean", "log_total_count"), 70.0),
 }
 
+LIKELIHOODS_OF_COUNTS = [name for name in LIKELIHOODS if LIKELIHOODS[name](1).kinds == ("counts",)]
 every_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
 every_seed = pytest.mark.parametrize("seed", SEEDS)
 
@@ -548,6 +549,45 @@ def test_gaussian_shared_can_have_a_variance_for_each_dimension_as_factor_analys
     assert found == pytest.approx(exact, rel=1e-5)
 
 
+# A start at the mean of the data
+
+WITH_HEADS_AT_MEAN = [name for name in LIKELIHOODS if LIKELIHOODS[name](1).heads_at_mean]
+
+
+def test_the_likelihoods_that_can_start_at_a_mean_are_those_listed_here():
+    others = {"categorical", *LIKELIHOODS_OF_COUNTS}
+    assert set(WITH_HEADS_AT_MEAN) == LIKELIHOODS.keys() - others
+
+
+@pytest.mark.parametrize("name", WITH_HEADS_AT_MEAN)
+def test_the_heads_at_a_mean_have_this_mean_whatever_the_others_are(name: str):
+    """Of the discretized likelihoods, whose end levels are open, only where they are narrow."""
+    means = np.array([0.002, 0.3, 0.5, 0.77, 0.996])
+    likelihood = LIKELIHOODS[name](5)
+    assert likelihood.heads_at_mean is not None
+    spread = -12.0 if likelihood.levels else 1.3
+    heads = {head: jnp.full(5 * size, spread) for head, size in likelihood.heads.items()}
+    heads |= {head: jnp.full(shape, spread) for head, shape in likelihood.shared.items()}
+    if name == "discretized_logistic_mixture":  # its components are apart
+        means = 0.5 + 0.05 * (means - 0.5)
+    given = likelihood.heads_at_mean(jnp.float32(means))
+    assert given.keys() <= heads.keys()
+    found = likelihood.mean({**heads, **given})
+    np.testing.assert_allclose(found, means, atol=HALF_LEVEL if likelihood.levels else 1e-6)
+    first = likelihood.heads_at_mean(jnp.float32(means[:1]))
+    for head, values in first.items():
+        np.testing.assert_array_equal(values, given[head][: likelihood.heads[head]])
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "gaussian_unit_mean"])
+def test_a_mean_at_the_end_of_the_unit_interval_has_finite_heads(name: str):
+    likelihood = LIKELIHOODS[name](2)
+    assert likelihood.heads_at_mean is not None
+    at_ends = likelihood.heads_at_mean(jnp.float32([0, 1]))
+    mean = likelihood.mean({**at_ends, "log_var": jnp.zeros(2)})
+    np.testing.assert_allclose(mean, [1e-3, 1.0 - 1e-3], atol=1e-6)
+
+
 # Heavy tails
 
 
@@ -575,8 +615,6 @@ def test_the_degrees_of_freedom_of_student_t_are_one_number_or_one_for_each_dime
 
 
 # Counts
-
-LIKELIHOODS_OF_COUNTS = [name for name in LIKELIHOODS if LIKELIHOODS[name](1).kinds == ("counts",)]
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS_OF_COUNTS)

@@ -55,6 +55,14 @@ MISTAKES = {
     "unknown data": ([FREY, "--config.data.name=cifar"], ["cifar", "frey_faces", "mnist"]),
     "empty name": ([FREY, "--config.data.name="], ["data.name", "''", "frey_faces"]),
     "unknown likelihood": ([FREY, "--config.model.likelihood=mse"], ["mse", "bernoulli"]),
+    "a negative limit of log variances": (
+        [FREY, "--config.model.log_var_limit=-1"],
+        ["config.model.log_var_limit is -1.0", "at least 0"],
+    ),
+    "a start at the mean of 256 logits": (
+        [FREY, CATEGORICAL, "--config.model.init_at_mean=True"],
+        ["config.model.init_at_mean is True", "'categorical'", "config.model.init_at_mean=False"],
+    ),
     "unknown guide": (
         [FREY, "--config.model.guide=flow"],
         ["flow", "diag_normal", "planar", "iaf"],

@@ -200,7 +200,8 @@ calls(
 
 def scored(likelihood: likelihoods.Likelihood, heads: Any, x: jax.Array) -> Any:
     log_prob = with_gradient(lambda heads: likelihood.log_prob(heads, x))(heads)
-    return log_prob, likelihood.mean(heads), likelihood.sample(KEY, heads)
+    at_mean = likelihood.heads_at_mean(x) if likelihood.heads_at_mean else {}
+    return log_prob, likelihood.mean(heads), likelihood.sample(KEY, heads), at_mean
 
 
 for entry, make in likelihoods.LIKELIHOODS.items():
