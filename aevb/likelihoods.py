@@ -264,6 +264,7 @@ def student_t(num_dims: int, *, per_dim: bool = False) -> Likelihood:
         mean=lambda heads: heads["mean"],
         sample=_student_t_sample,
         shared={"log_excess_df": (num_dims if per_dim else 1,)},
+        log_var=lambda heads: 2.0 * heads["log_scale"],
         heads_at_mean=lambda mean: {"mean": mean},
     )
 

@@ -25,6 +25,7 @@ MOST_DATAPOINTS = 2000  # of each split
 LEAST_VARIANCE = 1e-30  # whose log is one that the likelihoods allow
 LEAST_INFLATION = 1e-3  # probability of an added zero, where the counts show none
 LARGEST_TOTAL_COUNT = 1e6  # of a negative binomial, which is then a Poisson distribution
+LARGE_LOG_DF = 10.0  # degrees of freedom of a Student-t that is almost Gaussian, as their log
 HALF_CELL = 0.5 / NUM_LEVELS
 ALIKE = {  # likelihoods without z that are as good as independent columns
     "gaussian_unit_mean": "gaussian",
@@ -151,6 +152,24 @@ def _discretized_logistic(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     return {"location": np.mean(x, axis=0) + HALF_CELL, "log_scale": log_scale}
 
 
+def _discretized_logistic_mixture(x: np.ndarray, likelihood: Likelihood) -> Statistics:
+    """Returns the statistics of equal components, which are one discretized logistic."""
+    one, number = _discretized_logistic(x, likelihood), likelihood.heads["logits"]
+    offsets = (np.arange(number) + 0.5) / number
+    return {
+        "logits": np.zeros(x.shape[1] * number),
+        "location": (one["location"][:, None] - offsets).ravel(),
+        "log_scale": np.repeat(one["log_scale"], number),
+    }
+
+
+def _student_t(x: np.ndarray, likelihood: Likelihood) -> Statistics:
+    """Returns the statistics of a Student-t that is almost Gaussian."""
+    log_excess_df = np.full(likelihood.shared["log_excess_df"], LARGE_LOG_DF)
+    mean, log_variance = np.mean(x, axis=0), _log_variance(x)
+    return {"mean": mean, "log_scale": 0.5 * log_variance, "log_excess_df": log_excess_df}
+
+
 def _categorical(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     """Returns the log frequencies of the levels of each column, [256 D].
 
@@ -191,6 +210,8 @@ STATISTICS: dict[str, Callable[[np.ndarray, Likelihood], Statistics]] = {
     },
     "gaussian_shared": _gaussian_shared,
     "discretized_logistic": _discretized_logistic,
+    "discretized_logistic_mixture": _discretized_logistic_mixture,
+    "student_t": _student_t,
     "discretized_gaussian": lambda x, likelihood: {
         "mean": np.mean(x, axis=0) + HALF_CELL,
         "log_var": _log_variance(x),
