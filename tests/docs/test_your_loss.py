@@ -1,4 +1,4 @@
-"""The page on troubles: its factors between losses of other libraries and the bound in nats.
+"""The page on troubleshooting: factors between losses of other libraries and the bound, in nats.
 
 LOGGED holds what the libraries return for the arrays below, in float64: Keras 3.15.1 on PyTorch
 2.13.0, PyTorch 2.13.0 and pythae 0.1.2, called as the loss of each row does. For Lightning Bolts
@@ -16,8 +16,10 @@ from programs import ROOT
 
 from aevb import guides, likelihoods
 from aevb.distributions import DiagNormal, StandardNormal
+from aevb.doctor.hints import CAUSES
 from aevb.likelihoods import Likelihood
 from aevb.losses import Joint, beta_elbo
+from aevb.runs import diagnosis  # noqa: F401, which fills CAUSES
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 
@@ -159,3 +161,8 @@ def test_a_probability_that_is_clipped_bounds_the_cross_entropy_and_a_logit_does
     assert -np.log(1e-7) == pytest.approx(16.11809539794922)  # Keras, of p = 0 and x = 1
     found = likelihoods.bernoulli_log_prob({"logits": jnp.array([-200.0])}, jnp.array([1.0]))
     assert float(found) == -200.0  # PyTorch returns 100 for p = 0
+
+
+def test_the_page_has_every_cause_that_the_diagnosis_of_runs_names():
+    lines = re.findall("^- Doctor: .*$", PAGE, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(lines))) == set(CAUSES)
