@@ -139,7 +139,7 @@ HEADS = {"mean": 6, "log_var": 12}
 def made(name: str, part: str, init: Initialization, **more: Any) -> Network:
     """Returns the encoder or the decoder of an architecture, from 6 numbers to two heads."""
     make = getattr(NETWORKS[name], part)
-    return make(6, HEADS, hidden=(5,), initialization=init, image_shape=IMAGE_SHAPE, **more)
+    return make(6, HEADS, hidden=(5, 5), initialization=init, image_shape=IMAGE_SHAPE, **more)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])

@@ -40,8 +40,9 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, shape[-1:])
         convolution = convolve_transposed if self.is_transposed else convolve
-        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return convolution(x, kernel, stride=self.stride) + bias[None, None, :]
+        y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride)
+        # In float32, in which the bias's gradient is summed over pixels and datapoints.
+        return (y.astype(bias.dtype) + bias[None, None, :]).astype(self.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -62,10 +63,11 @@ class ResidualBlock(nn.Module):
         channels, y = x.shape[-1], x
         sizes = [size for size in range(1, LARGEST_GROUP + 1) if channels % size == 0]
         for number in range(2):
-            y = nn.GroupNorm(
-                num_groups=None, group_size=sizes[-1], use_fast_variance=False, dtype=self.dtype,
+            norm = nn.GroupNorm(
+                num_groups=None, group_size=sizes[-1], use_fast_variance=False,
                 name=f"norm_{number}",
-            )(y[None])[0]  # fmt: skip
+            )  # fmt: skip
+            y = norm(y[None].astype(jnp.float32))[0]
             y = Conv(
                 channels, 1, self.kernel_init, self.bias_init, self.dtype, name=f"conv_{number}"
             )(ACTIVATIONS[self.activation](y))

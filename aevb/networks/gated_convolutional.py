@@ -77,7 +77,7 @@ class GatedConvDecoder(nn.Module):
             name="hidden_0",
         )(z).reshape(rows, columns, 2 * size)  # fmt: skip
         bias = self.param("hidden_0_bias", bias_init, (2 * size,))  # equal for all pixels
-        x = nn.glu(x + bias.astype(self.dtype)[None, None, :])
+        x = nn.glu((x.astype(bias.dtype) + bias[None, None, :]).astype(self.dtype))
         for number in reversed(range(len(channels))):  # the encoder's layer
             rows, columns, size = shape(number // 2)
             x = Conv(
@@ -86,7 +86,7 @@ class GatedConvDecoder(nn.Module):
             )(x)  # fmt: skip
             x = nn.glu(x[:rows, :columns])
         heads = {
-            name: nn.Dense(size // (num_rows * num_columns), name=name, **how)(x)
+            name: Conv(size // (num_rows * num_columns), 1, kernel_size=1, name=name, **how)(x)
             for name, size in self.heads.items()
         }
         heads = {name: head.reshape(-1).astype(jnp.float32) for name, head in heads.items()}

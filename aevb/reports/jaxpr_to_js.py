@@ -124,6 +124,11 @@ class _Writer:
         if not any(isinstance(value, _Slot) for value in inputs):
             found = primitive.bind(*inputs, **params)
             return found if primitive.multiple_results else [found]
+        if primitive.name == "split":
+            return [
+                self._move(inputs[0], lambda x, at=at: primitive.bind(x, **params)[at])
+                for at in range(len(equation.outvars))
+            ]
         return [self._result(equation, inputs)]
 
     def _result(self, equation: Any, inputs: list[_Value]) -> _Value:

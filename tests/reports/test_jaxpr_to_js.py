@@ -59,6 +59,7 @@ with_own_gradient = jax.custom_vjp(jnp.square)
 with_own_gradient.defvjp(lambda x: (x * x, x), lambda x, slope: (slope * x,))
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "moves": lambda x: jnp.flip(jnp.broadcast_to(x[:, None], (3, 4))[1:, ::2].T, 0) + x[None, :2],
+    "parts": lambda x: jnp.split(x, [1])[1] * jnp.split(MATRIX * x[0], 2, axis=1)[1][0, :2],
     "a product from the left": lambda x: MATRIX.T @ x,
     "a product of what is computed": lambda x: jnp.outer(x, x) @ MATRIX,
     "a product over the middle of three axes": lambda x: jnp.tensordot(CUBE * x[0], x[:2], (1, 0)),

@@ -29,6 +29,7 @@ MORE_TESTS = {
     "experiment": "count_data",
     "frey_faces": "data",
     "fully_connected": "vae",
+    "gated_convolutional": "convolutional",
     "gradient_ascent": "aevb convolutions",
     "hmc": "against_arviz",
     "image_folders": "user_files",
