@@ -30,8 +30,8 @@ LARGEST_MASS = 0.5
 LEAST_PER_LATENT = 10
 # Frequencies of fewer datapoints than four for each level are mostly noise.
 LEAST_PER_STATISTIC = 4
-# A step with a tenth of the data has nearly the whole gradient, and a pass has ten steps.
-LARGEST_MINIBATCH = 0.1
+# A step with a quarter of the data has nearly the whole gradient, and a pass has four steps.
+LARGEST_MINIBATCH = 0.25
 
 
 def hints_of_data(
@@ -95,7 +95,8 @@ def _kind(dataset: Dataset, likelihood: Likelihood) -> Hint | None:
         "other_kind",
         f"the likelihood does not score {dataset.kind} data",
         f"it scores {' and '.join(likelihood.kinds)} data",
-        "set model.likelihood='', which chooses one by the kind of the data, or data.kind",
+        "set config.model.likelihood='', which chooses one by the kind of the data, or "
+        "config.data.kind",
     )
 
 
@@ -112,7 +113,7 @@ def _range(dataset: Dataset, seen: sample.Sample) -> Hint | None:
         "wrong_range",
         f"{dataset.kind} data must reach the model in {allowed}, and these do not",
         f"{is_wrong.mean():.2%} of the values seen, such as {x[is_wrong][0]:g}; 0 % are allowed",
-        "scale the data (the dataset's preprocess), or set data.kind to real or counts",
+        "scale the data (the dataset's preprocess), or set config.data.kind to real or counts",
     )
 
 
@@ -134,9 +135,12 @@ def _read_as_real(dataset: Dataset, seen: sample.Sample) -> Hint | None:
         "density grows without limit where it narrows around them"
     )
     if LEAST_WHITE <= round(high) <= 255 and x.shape[1] >= LEAST_PIXELS:
-        remedy = "set data.kind=grey, and model.likelihood='' or discretized_logistic"
+        remedy = "set config.data.kind=grey, and config.model.likelihood='' or discretized_logistic"
         return Hint("levels_as_real", "grey levels are read as real numbers", evidence, remedy)
-    remedy = "if they are counts, set data.kind=counts and model.likelihood=negative_binomial"
+    remedy = (
+        "if they are counts, set config.data.kind=counts and "
+        "config.model.likelihood=negative_binomial"
+    )
     return Hint("counts_as_real", "whole numbers are read as real numbers", evidence, remedy)
 
 
@@ -154,8 +158,8 @@ def _binary(dataset: Dataset, likelihood: Likelihood, seen: sample.Sample) -> Hi
         f"the data look binary, and are scored as {dataset.kind} data",
         f"{share:.1%} of the values seen are {low:g} or {high:g}; below {LEAST_BINARY:.0%} is "
         "usual",
-        "set model.likelihood=bernoulli, with data.binarization=fixed for grey levels, or "
-        "data.kind=binary for values 0 and 1",
+        "set config.model.likelihood=bernoulli, with config.data.binarization=fixed for grey "
+        "levels, or config.data.kind=binary for values 0 and 1",
     )
 
 
@@ -183,8 +187,8 @@ def _unscaled(dataset: Dataset, seen: sample.Sample) -> Hint | None:
         "unscaled_data",
         "real data are not standardized, and are far from the scale 1 that the networks are for",
         evidence,
-        "set data.standardize=True, or subtract the mean of each column of your dataset and divide "
-        "by its standard deviation, both of the training data",
+        "set config.data.standardize=True, or subtract the mean of each column of your dataset and "
+        "divide by its standard deviation, both of the training data",
     )
 
 
@@ -235,17 +239,21 @@ def _point_mass(dataset: Dataset, likelihood: Likelihood, seen: sample.Sample) -
         "a density is to score columns in which one value is frequent, which it cannot describe",
         evidence,
         "leave constant columns out; replace a column with many zeros by one of 0 and 1, or set "
-        "data.kind=counts if they are counts",
+        "config.data.kind=counts if they are counts",
     )
 
 
 def _way_out(kind: str) -> str:
     if kind == "real":
-        return "leave these columns out, or set model.likelihood=gaussian_shared (one variance)"
+        return (
+            "leave these columns out, or set config.model.likelihood=gaussian_shared (one variance)"
+        )
     levels = (
-        "discretized_logistic, or data.dequantize=True" if kind == "grey" else "gaussian_shared"
+        "discretized_logistic, or config.data.dequantize=True"
+        if kind == "grey"
+        else "gaussian_shared"
     )
-    return f"set model.likelihood=continuous_bernoulli or {levels}"
+    return f"set config.model.likelihood=continuous_bernoulli or {levels}"
 
 
 # Numbers
@@ -260,8 +268,9 @@ def _few(dataset: Dataset, num_latents: int) -> Hint | None:
         "the training data are few for this model, which may learn them by heart",
         f"{number:,} training datapoints, D = {num_dims:,} and Z = {num_latents:,}; at least D and "
         f"{LEAST_PER_LATENT} Z = {LEAST_PER_LATENT * num_latents:,} are usual",
-        "take fewer model.num_latents and smaller model.hidden, and set train.patience, so that "
-        "training stops when the validation bound does not rise any more",
+        "take fewer config.model.num_latents and smaller config.model.hidden, and set "
+        "config.train.patience, so that training stops when the validation bound does not rise any "
+        "more",
     )
 
 
@@ -276,8 +285,8 @@ def _few_per_statistic(dataset: Dataset, likelihood: Likelihood) -> Hint | None:
         "the likelihood has many statistics for each data dimension, and the training data are few",
         f"{number:,} training datapoints for {per_column} statistics of a dimension; at least "
         f"{LEAST_PER_STATISTIC * per_column:,} are usual",
-        "set model.likelihood to one with fewer statistics, such as discretized_logistic for grey "
-        "levels",
+        "set config.model.likelihood to one with fewer statistics, such as discretized_logistic "
+        "for grey levels",
     )
 
 
@@ -290,5 +299,5 @@ def _minibatch(dataset: Dataset, batch_size: int) -> Hint | None:
         "a minibatch is a large part of the training data, so that a pass has few steps",
         f"{batch_size:,} of {number:,} training datapoints ({batch_size / number:.0%}); at most "
         f"{LARGEST_MINIBATCH:.0%} is usual",
-        f"set train.batch_size to {max(1, int(LARGEST_MINIBATCH * number))} or less",
+        f"set config.train.batch_size to {max(1, int(LARGEST_MINIBATCH * number))} or less",
     )

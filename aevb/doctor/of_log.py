@@ -127,9 +127,9 @@ def _collapse(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | 
         f"{active:.0f} of {setting.num_latents} latents are active, I(x; z) is "
         f"{max(information[-1], 0.0):.2f} nats (below {LEAST_INFORMATION}) and the rate "
         f"{rate:.2f} nats, {when}",
-        "let the KL's weight rise slowly (config.algorithm.kl_schedule=linear) or give it free "
-        "nats (config.algorithm.bound=free_bits); if the bound is beta_elbo, lower its beta; if "
-        "the likelihood has a variance of its own, use gaussian_shared",
+        "if the bound is beta_elbo, lower its beta; else take a tenth of "
+        "config.optimizer.step_size, or let the KL's weight rise slowly "
+        "(config.algorithm.kl_schedule=linear)",
     )
 
 

@@ -149,8 +149,8 @@ def _near(seen: Sample) -> Hint | None:
         f"places, as in a film (below {LEAST_FILM:.0%} is usual), and the median distance of "
         f"validation to training data is {ratio:.2f} of that between training data (above "
         f"{LARGEST_NEAR:g} for blocks of a film)",
-        "set data.split=blocked, which holds out whole blocks of the order, and a larger "
-        "data.num_valid if a block is short",
+        "set config.data.split=blocked, which holds out whole blocks of the order, and a larger "
+        "config.data.num_valid if a block is short",
     )
 
 
@@ -192,8 +192,8 @@ def _shifted(seen: Sample, *, is_image: bool) -> Hint | None:
         "shifted_columns",
         "the validation data have another distribution than the training data",
         f"their means differ by {shift:.3g} standard deviations {where}; at most {most:g} is usual",
-        "set data.split=random if the order of the data has no meaning; leave out columns that "
-        "number or date the datapoints; scale all splits alike",
+        "set config.data.split=random if the order of the data has no meaning; leave out columns "
+        "that number or date the datapoints; scale all splits alike",
     )
 
 
@@ -212,7 +212,7 @@ def _missing_classes(dataset: Dataset) -> Hint | None:
         "classes of the validation data are not in the training data",
         f"{len(missing):,} of {len(labels.names):,} classes, with {held_out[missing].sum():.0%} of "
         f"the validation data, such as {names}; below {LEAST_CLASS:.0%} is usual",
-        "set data.split=random, or shuffle the datapoints before they are split",
+        "set config.data.split=random, or shuffle the datapoints before they are split",
     )
 
 

@@ -142,7 +142,7 @@ FAULTS: list[tuple[str, Callable[[], Dataset], str, dict[str, Any]]] = [
     ("few_datapoints", lambda: of_array(normals(800, 30)), "gaussian", {"num_latents": 60}),
     ("few_datapoints", lambda: of_array(normals(700, 500)), "gaussian", {"batch_size": 40}),
     ("few_per_statistic", lambda: of_array(grey_digits()[:900]), "categorical", {}),
-    ("large_minibatch", lambda: of_array(normals(800, 4)), "gaussian", {"batch_size": 57}),
+    ("large_minibatch", lambda: of_array(normals(800, 4)), "gaussian", {"batch_size": 150}),
 ]
 
 
@@ -174,9 +174,9 @@ def test_the_evidence_has_the_figures_of_the_data():
     share = re.search(r"column 1 \(from 0\), where (\d+\.\d)%", hint.evidence)
     assert share
     assert abs(float(share[1]) - 80.0) < 2.0
-    [hint] = hints_for(of_array(normals(800, 4)), "gaussian", batch_size=70)
-    assert hint.evidence.startswith("70 of 560 training datapoints (12%)")
-    assert hint.remedy == "set train.batch_size to 56 or less"
+    [hint] = hints_for(of_array(normals(800, 4)), "gaussian", batch_size=210)
+    assert hint.evidence.startswith("210 of 560 training datapoints (38%)")
+    assert hint.remedy == "set config.train.batch_size to 140 or less"
 
 
 def test_a_shared_variance_cannot_vanish_in_one_column():
