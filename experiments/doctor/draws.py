@@ -66,14 +66,15 @@ def clusters(num: int, num_dims: int, num_clusters: int, *, is_sorted: bool = Fa
 
 
 def waves(num: int, num_times: int, *, noise: float = 0.1) -> Draw:
-    """Returns a draw of sine waves with random phases, amplitudes and levels, real [N, T]."""
+    """Returns a draw of sine waves of random frequency, phase, amplitude and level, real [N, T]."""
 
     def draw(rng: np.random.Generator) -> np.ndarray:
-        times = np.linspace(0.0, 4.0 * np.pi, num_times)
-        phases = rng.uniform(0.0, 2.0 * np.pi, size=(num, 1))
-        amplitudes, levels = rng.uniform(0.5, 1.5, size=(num, 1)), rng.normal(size=(num, 1))
-        errors = rng.normal(size=(num, num_times))
-        return levels + amplitudes * np.sin(times + phases) + noise * errors
+        times = np.linspace(0.0, 2.0 * np.pi, num_times)
+        frequencies = rng.uniform(0.5, 2.0, size=(num, 1))
+        phases = rng.uniform(0.0, np.pi, size=(num, 1))
+        amplitudes = rng.uniform(0.7, 1.3, size=(num, 1))
+        levels, errors = rng.normal(size=(num, 1)), rng.normal(size=(num, num_times))
+        return levels + amplitudes * np.sin(frequencies * times + phases) + noise * errors
 
     return draw
 
