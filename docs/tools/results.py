@@ -5,11 +5,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from aevb.evaluation.intervals import difference_interval, mean_interval
+from aevb.evaluation.intervals import difference_interval, interval_from, mean_interval
 from aevb.reports import figures
 from experiments.paper.studies import REPRODUCED, ROWS
 
-from .documents import benchmark, read, table
+from .documents import MISSING, RESULTS, benchmark, read, table
 
 HEADLINE = ("frey_blocked_2", "frey_random_20", "binarized_mnist_20")
 
@@ -83,6 +83,37 @@ def make_run_table() -> str:
     )
 
 
+PUBLISHED = {"static": -88.6, "dynamic": -84.5}
+"""log p(x) of the plain VAE of Tomczak & Welling (2018), nats."""
+
+
+def protocol_table() -> str:
+    """Returns the bounds and log p(x) of the runs of `experiments.paper.protocol`."""
+    file = RESULTS / "protocol.json"
+    if not file.is_file():
+        return MISSING
+
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        if (found := row["log_p"].get(name)) is None:
+            return "–"
+        number = found["num_points"]
+        over_data = interval_from(found["mean"], found["standard_error"], number - 1, number=number)
+        return f"{over_data.text()} ({number:,} images)"
+
+    return table(
+        {
+            "binarization": name,
+            "epochs until the best": f"{row['best_num_examples'] / row['examples_per_epoch']:.0f}",
+            "test bound": f"{row['best_test_bound']:.2f}",
+            "log p(x), 5,000 importance samples": cell(row, "importance"),
+            "log p(x), AIS": cell(row, "ais"),
+            "published": f"{PUBLISHED[name]:.1f}",
+            "minutes of training": f"{row['seconds'] / 60:.0f}",
+        }
+        for name, row in read(file)["rows"].items()
+    )
+
+
 def agreement_table() -> str:
     """Returns the bounds of the independent PyTorch program with those of aevb."""
 
@@ -118,5 +149,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "results": results_table,
     "make run": make_run_table,
     "agreement": agreement_table,
+    "protocol": protocol_table,
 }
 FIGURES = {"curves": curves}

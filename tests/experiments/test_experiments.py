@@ -1,6 +1,7 @@
 """Every experiment, and every program other than run.py, from its command to its files."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from configs import FILES, config_of
 from programs import program, run_program
 
 from aevb import data, runs
+from aevb.cli import evaluate
 from aevb.config import validate
 from aevb.data import Options
 from aevb.losses import BOUNDS
 from aevb.storage.metrics_log import read_with_digest
+from experiments.paper import protocol
 
 
 @pytest.fixture
@@ -219,3 +222,23 @@ def test_the_paper_study_trains_measures_reports_and_resumes(tmp_path: Path):
 
     program("-m", "docs.tools.paper", f"--folder={tmp_path}")
     assert "Frey faces, N = 100" in (tmp_path / "paper.md").read_text()
+
+
+def test_the_results_of_the_protocol_of_gated_layers_are_collected(
+    undisturbed: Path, tmp_path: Path
+):
+    folder, output = tmp_path / "run", tmp_path / "protocol.json"
+    shutil.copytree(undisturbed, folder)
+    done = evaluate.main(
+        [f"--workdir={folder}", "--which=best", "--estimators=importance", "--num_points=5",
+         "--proposal=encoder", f"--output={folder / 'importance.json'}"]
+    )  # fmt: skip
+    assert done == 0
+    assert protocol.main([f"--run={folder}", "--name=static", f"--output={output}"]) == 0
+    assert protocol.main([f"--run={folder}", "--name=dynamic", f"--output={output}"]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert list(rows) == ["static", "dynamic"]
+    assert rows["static"]["log_p"]["importance"]["num_points"] == 5
+    assert rows["static"]["best_test_bound"] == pytest.approx(
+        json.loads((folder / "summary.json").read_text())["best_test_bound"]
+    )
