@@ -55,7 +55,7 @@ TUNING = (
     _tuning(
         "digits_conv", "a small convolutional network",
         draws.digits(3000, 12),
-        {"model.network": "conv", HIDDEN: (8, 16), LATENTS: 5, STEP_SIZE: 0.005, EXAMPLES: 100_000},
+        {"model.network": "conv", HIDDEN: (8, 16), LATENTS: 5, STEP_SIZE: 0.005, EXAMPLES: 250_000},
     ),
     _tuning(
         "digits_warm_up", "a KL weight that rises in the first quarter",
@@ -150,7 +150,7 @@ TEST = (
     _test(
         "shapes_conv", "convolutions of sixteen pixels",
         draws.shapes(2500, 16),
-        {"model.network": "conv", HIDDEN: (6, 12), LATENTS: 5, STEP_SIZE: 0.005, EXAMPLES: 80_000},
+        {"model.network": "conv", HIDDEN: (6, 12), LATENTS: 5, STEP_SIZE: 0.005, EXAMPLES: 150_000},
     ),
     _test("surface", "a curved surface", draws.surface(3500, 15, noise=0.2), {LATENTS: 3}),
     _test(

@@ -664,13 +664,12 @@ TEST = (
     ),
     _test(
         "narrow_posteriors", "importance_weights",
-        "the logarithms of p(x) of 40 latents depend on the seed of the samples",
+        "the logarithms of p(x) of 20 latents depend on the seed of the samples",
         None,
         {
             "data.name": "synthetic", "data.synthetic_num_train": 3000,
-            "data.synthetic_num_dims": 80, "data.synthetic_num_latents": 40,
-            "data.synthetic_noise_std": 0.1, HIDDEN: (), LATENTS: 40, STEP_SIZE: 0.01,
-            EXAMPLES: 300_000,
+            "data.synthetic_num_dims": 30, "data.synthetic_num_latents": 20,
+            "data.synthetic_noise_std": 0.3, LATENTS: 20, STEP_SIZE: 0.005,
         },
     ),
 )  # fmt: skip
