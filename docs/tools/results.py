@@ -5,7 +5,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from aevb.evaluation.intervals import difference_interval, interval_from, mean_interval
+from aevb.evaluation.intervals import (
+    Interval,
+    difference_interval,
+    interval_from,
+    mean_interval,
+)
 from aevb.reports import figures
 from experiments.paper.studies import REPRODUCED, ROWS
 
@@ -93,21 +98,24 @@ def protocol_table() -> str:
     if not file.is_file():
         return MISSING
 
-    def cell(row: Mapping[str, Any], name: str) -> str:
-        if (found := row["log_p"].get(name)) is None:
-            return "–"
+    def importance(row: Mapping[str, Any]) -> str:
+        found = row["log_p"]["importance"]
         number = found["num_points"]
-        over_data = interval_from(found["mean"], found["standard_error"], number - 1, number=number)
-        return f"{over_data.text()} ({number:,} images)"
+        return interval_from(
+            found["mean"], found["standard_error"], number - 1, number=number
+        ).text()
+
+    def difference(row: Mapping[str, Any]) -> str:
+        return Interval(**row["ais_minus_importance"]).text(2, is_signed=True)
 
     return table(
         {
             "binarization": name,
             "epochs until the best": f"{row['best_num_examples'] / row['examples_per_epoch']:.0f}",
             "test bound": f"{row['best_test_bound']:.2f}",
-            "log p(x), 5,000 importance samples": cell(row, "importance"),
-            "log p(x), AIS": cell(row, "ais"),
+            "log p(x), 5,000 importance samples": importance(row),
             "published": f"{PUBLISHED[name]:.1f}",
+            "AIS minus importance": difference(row),
             "minutes of training": f"{row['seconds'] / 60:.0f}",
         }
         for name, row in read(file)["rows"].items()

@@ -18,8 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import of_finished_run
+from aevb.evaluation.intervals import mean_interval
 from aevb.evaluation.log_likelihood import reason_to_distrust
 from aevb.storage.metrics_log import read_with_digest, write_json
 
@@ -44,6 +47,7 @@ def row_of(folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"examples_per_epoch": summary["data"]["num_train"], "log_p": {}}
     row |= {name: summary[name] for name in SUMMARY}
     row["hidden"], row["num_latents"] = config["model.hidden"], config["model.num_latents"]
+    values = {}
     for name in ESTIMATES:
         if (file := folder / f"{name}.json").is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
@@ -56,6 +60,10 @@ def row_of(folder: Path) -> dict[str, Any]:
                 "seconds": estimate["seconds"],
                 "reason_to_distrust": reason_to_distrust(estimate),
             }
+            values[name] = np.asarray(estimate["values"])
+    if len(values) == len(ESTIMATES):  # both begin with the first images of the split
+        importance, ais = (values[name] for name in ESTIMATES)
+        row["ais_minus_importance"] = mean_interval(ais - importance[: len(ais)])._asdict()
     return row
 
 
