@@ -1,5 +1,6 @@
 """Hints: a probable cause of a bad run, the figure that shows it, and what to change."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -34,6 +35,43 @@ CAUSES: dict[str, str] = {
     "one_class": "labels with a single class",
 }
 """Each cause -> what it means. A module with other checks adds its causes here."""
+
+
+OF_DATA = (
+    "nonfinite_data", "levels_as_real", "counts_as_real", "binary_as_density", "unscaled_data",
+    "unbounded_density", "point_mass", "constant_columns",
+)  # fmt: skip
+EXPLAINED_BY: dict[str, tuple[str, ...]] = {
+    "below_baseline": (
+        *OF_DATA, "few_datapoints", "posterior_collapse", "variance_runs_away", "overfitting",
+        "step_too_large", "step_too_small", "exploding_gradients", "dead_units", "low_precision",
+        "aggregate_far_from_prior", "shifted_columns", "missing_classes",
+    ),
+    "importance_weights": (
+        *OF_DATA, "few_datapoints", "posterior_collapse", "variance_runs_away", "overfitting",
+        "step_too_large", "exploding_gradients", "dead_units", "low_precision",
+        "aggregate_far_from_prior", "near_duplicates",
+    ),
+    "aggregate_far_from_prior": (
+        *OF_DATA, "posterior_collapse", "step_too_large", "exploding_gradients", "dead_units",
+    ),
+    "posterior_collapse": (*OF_DATA, "low_precision"),
+    "exploding_gradients": ("low_precision", "variance_runs_away"),
+    "step_too_small": (
+        *OF_DATA, "few_datapoints", "overfitting", "variance_runs_away", "low_precision",
+    ),
+    "step_too_large": (*OF_DATA, "few_datapoints", "copied_column", "low_precision"),
+    "dead_units": (*OF_DATA, "posterior_collapse", "low_precision"),
+    "overfitting": ("shifted_columns", "missing_classes"),
+    "variance_runs_away": ("unbounded_density", "constant_columns", "copied_column"),
+}  # fmt: skip
+"""A cause -> those of which it is a mere consequence, so that it is not named beside them."""
+
+
+def without_consequences(hints: Sequence[Hint]) -> list[Hint]:
+    """Returns the hints without those that another one explains."""
+    causes = {hint.cause for hint in hints}
+    return [hint for hint in hints if causes.isdisjoint(EXPLAINED_BY.get(hint.cause, ()))]
 
 
 def text(hint: Hint) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 from aevb.data import Dataset
 from aevb.doctor import sample
 from aevb.doctor.hints import Hint
+from aevb.doctor.of_columns import hints_of_columns
 from aevb.doctor.of_splits import hints_of_splits
 from aevb.likelihoods import Likelihood
 
@@ -63,6 +64,8 @@ def hints_of_data(
         return of_numbers
     of_kind = _present(_read_as_real(dataset, seen), _binary(dataset, likelihood, seen))
     of_values = _present(_unscaled(dataset, seen), _point_mass(dataset, likelihood, seen))
+    if dataset.kind == "real" and dataset.image_shape is None:
+        of_values += hints_of_columns(_in_own_units(dataset, seen.train).astype(np.float64))
     return [*(of_kind or of_values), *of_numbers, *hints_of_splits(dataset, seen)]
 
 

@@ -15,7 +15,6 @@ CAUSES.update(
     step_too_large="the steps are so large that the bound jumps, or falls",
     step_too_small="the bound still rises at the end",
     exploding_gradients="the gradient grows by orders of magnitude",
-    vanishing_gradients="the gradient is almost zero, and the bound does not change",
     aggregate_far_from_prior="q(z) is far from p(z), so that samples look worse than "
     "reconstructions",
     below_baseline="a model without latents, or with linear ones, has a higher bound",
@@ -26,22 +25,26 @@ CAUSES.update(
 LEAST_RECORDS = 5
 # nats; the estimate of I(x; z) is this noisy where the truth is 0.
 LEAST_INFORMATION = 0.25
-# A standard deviation of 1/150 of the data's scale, or of two grey levels: no model of real data is
-# so exact.
-LOWEST_LOG_VAR = -10.0
+# A standard deviation of a thousandth of the data's scale: no model of real data is so exact.
+LOWEST_LOG_VAR = -14.0
 HIGHEST_LOG_VAR = 10.0
+# A log variance below the first number that has still fallen by the second in the last half
+LOW_LOG_VAR, LARGEST_LOG_FALL = -8.0, 0.5
 # of the rise of the validation bound until its best, lost again at the end
 LARGEST_LOSS = 0.1
 # of the whole rise of the training bound, in one fall between two evaluations
-LARGEST_FALL = 0.1
+LARGEST_FALL = 0.2
+# A minibatch of so few datapoints, whose bound falls, is a cause of its own.
+TINY_MINIBATCH = 8
 # of the whole rise of the training bound, in the last third of the examples
-LARGEST_LAST_RISE = 0.1
+LARGEST_LAST_RISE = 0.15
 # times the median of the first half
-LARGEST_GROWTH = 30.0
+LARGEST_GROWTH = 100.0
 # of what a linear model adds to one without latents
 LARGEST_SHORTFALL = 0.1
-# nats for each latent
+# nats for each active latent
 LARGEST_MARGINAL_KL = 1.0
+LARGEST_AGGREGATE_KL = 4.0
 
 
 class Setting(NamedTuple):
@@ -67,7 +70,7 @@ def hints_of_log(records: Sequence[Mapping[str, Any]], setting: Setting) -> list
         _collapse(records, setting),
         _variance(records),
         _overfitting(records),
-        _large_step(records),
+        _large_step(records, setting),
         _small_step(records),
         _gradient(records),
         _aggregate(records),
@@ -134,19 +137,27 @@ def _collapse(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | 
 
 
 def _variance(records: Sequence[Mapping[str, Any]]) -> Hint | None:
-    last = records[-1]
-    low, high = (last.get(f"train_likelihood_log_var_{end}") for end in ("min", "max"))
-    if low is not None and low < LOWEST_LOG_VAR:
-        name, value, limit, word = "smallest", low, LOWEST_LOG_VAR, "below"
-    elif high is not None and high > HIGHEST_LOG_VAR:
-        name, value, limit, word = "largest", high, HIGHEST_LOG_VAR, "above"
+    examples, lowest = _series(records, "train_likelihood_log_var_min")
+    if not len(examples):
+        return None
+    high = records[-1]["train_likelihood_log_var_max"]
+    fall = float(np.interp(examples[-1] / 2, examples, lowest)) - lowest[-1]
+    if lowest[-1] < LOWEST_LOG_VAR:
+        finding, evidence = "vanishes", f"{lowest[-1]:.1f} at the end (below {LOWEST_LOG_VAR:g})"
+    elif lowest[-1] < LOW_LOG_VAR and fall > LARGEST_LOG_FALL:
+        finding = "falls without end"
+        evidence = (
+            f"{lowest[-1]:.1f} at the end, and has fallen by {fall:.1f} in the last half of the "
+            f"examples (more than {LARGEST_LOG_FALL:g})"
+        )
+    elif high > HIGHEST_LOG_VAR:
+        finding, evidence = "grows", f"{high:.1f} at the end (above {HIGHEST_LOG_VAR:g})"
     else:
         return None
     return Hint(
         "variance_runs_away",
-        f"the {name} variance of p(x|z) "
-        + ("vanishes" if word == "below" else "grows without end"),
-        f"its log is {value:.1f} at the end ({word} {limit:g})",
+        f"a variance of p(x|z) {finding}",
+        f"its log is {evidence}",
         "bound it (config.model.log_var_limit=6), use one variance for all z "
         "(config.model.likelihood=gaussian_shared), or leave out columns that are constant",
     )
@@ -172,7 +183,7 @@ def _overfitting(records: Sequence[Mapping[str, Any]]) -> Hint | None:
     )
 
 
-def _large_step(records: Sequence[Mapping[str, Any]]) -> Hint | None:
+def _large_step(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | None:
     examples, train = _series(records, "train_bound")
     skipped = records[-1].get("skipped", 0)
     falls = np.maximum.accumulate(train) - train
@@ -186,6 +197,13 @@ def _large_step(records: Sequence[Mapping[str, Any]]) -> Hint | None:
         )
     else:
         return None
+    if setting.batch_size <= TINY_MINIBATCH:
+        return Hint(
+            "tiny_minibatch",
+            "the gradient of so few datapoints is mostly noise for such steps",
+            f"minibatches of {setting.batch_size} (at most {TINY_MINIBATCH}); {evidence}",
+            "take a larger config.train.batch_size, or a smaller config.optimizer.step_size",
+        )
     return Hint(
         "step_too_large",
         "the steps of the optimizer are too large",
@@ -229,16 +247,21 @@ def _gradient(records: Sequence[Mapping[str, Any]]) -> Hint | None:
 
 
 def _aggregate(records: Sequence[Mapping[str, Any]]) -> Hint | None:
-    _, kl = _series(records, "train_aggregate_marginal_kl")
-    active = max(records[-1].get("train_active_units", 1.0), 1.0)
-    if not len(kl) or kl[-1] <= LARGEST_MARGINAL_KL * active:
-        return None
-    return Hint(
-        "aggregate_far_from_prior",
-        "the codes of the data are not distributed as the prior: samples of z ~ p(z) will look "
-        "worse than reconstructions",
-        f"the marginals of q(z) are {kl[-1]:.1f} nats from the prior (more than "
-        f"{LARGEST_MARGINAL_KL:g} for each of {active:.0f} active latents)",
-        "weigh the KL by 1 (config.algorithm.bound=sgvb_b, or a beta of 1), train longer, or learn "
-        "the prior (config.model.prior=mixture or vamp)",
-    )
+    last = records[-1]
+    active = max(last.get("train_active_units", 1.0), 1.0)
+    limits = {
+        "train_aggregate_marginal_kl": (LARGEST_MARGINAL_KL, "the marginals of q(z) are"),
+        "train_aggregate_kl": (LARGEST_AGGREGATE_KL, "q(z) is"),
+    }
+    for name, (limit, words) in limits.items():
+        if (kl := last.get(name, 0.0)) > limit * active:
+            return Hint(
+                "aggregate_far_from_prior",
+                "the codes of the data are not distributed as the prior: samples of z ~ p(z) will "
+                "look worse than reconstructions",
+                f"{words} {kl:.1f} nats from the prior (more than {limit:g} for each of "
+                f"{active:.0f} active latents)",
+                "weigh the KL by 1 (config.algorithm.bound=sgvb_b, or a beta of 1), train longer, "
+                "or learn the prior (config.model.prior=mixture or vamp)",
+            )
+    return None

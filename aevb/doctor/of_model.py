@@ -17,24 +17,24 @@ from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 CAUSES.update(
-    dead_units="hidden units whose output is the same for all inputs",
+    dead_units="hidden units that are at an end of their range for almost all inputs",
     low_precision="the bound changes if the networks compute in float32",
     importance_weights="an estimate of log p(x) whose diagnostic fails",
 )
 
-# of the units of a layer; a sound layer of ReLUs has some dead units
-LARGEST_DEAD = 0.9
-# A unit that varies by less than this around its mean is constant.
-LEAST_VARIATION = 1e-3
-# nats per datapoint; 500 datapoints with equal noise differ by less
-LARGEST_ROUNDING = 1.0
+# of the values of a layer; a sound layer of ReLUs is 0 half of the time
+LARGEST_DEAD = 0.95
+# The ends are this part of the range of a layer's values.
+END = 0.01
+# nats per datapoint; sound models with products of bfloat16 differ by a hundredth of it
+LARGEST_ROUNDING = 0.1
 NUM_WEIGHTS = 500  # samples of a datapoint
 # of the datapoints; the encoder's density is narrower than the posterior in most sound models
 LARGEST_FAILING = 0.9
 
 
 def hints_of_units(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hint]:
-    """Returns a hint for each network with a layer most of whose units are constant.
+    """Returns a hint for each layer of hidden units that are dead or saturated.
 
     The inputs of the encoder are datapoints, and those of the decoder are draws from N(0, I).
 
@@ -45,15 +45,17 @@ def hints_of_units(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hi
     layers = jax.jit(jax.vmap(partial(vae.hidden, params)))(jnp.asarray(x), z)
     hints = []
     for name, units in layers.items():
-        deviation = np.std(np.asarray(units, np.float64).reshape(len(x), -1), axis=0)
-        dead = deviation < LEAST_VARIATION
-        if np.mean(dead) > LARGEST_DEAD:
+        values = np.asarray(units, np.float64)
+        low, high = np.min(values), np.max(values)
+        end = END * (high - low)
+        share = float(np.mean((values <= low + end) | (values >= high - end)))
+        if share > LARGEST_DEAD:
             hints.append(
                 Hint(
                     "dead_units",
-                    f"most units of {name} give the same output for all inputs",
-                    f"{np.sum(dead)} of {len(dead)} vary by less than {LEAST_VARIATION:g} over "
-                    f"{len(x)} inputs (more than {LARGEST_DEAD:.0%})",
+                    f"almost all units of {name} are dead or saturated",
+                    f"{share:.1%} of their values over {len(x)} inputs are at an end of the range "
+                    f"(more than {LARGEST_DEAD:.0%})",
                     "start from smaller weights (config.model.init=fan_in), take a smaller "
                     "config.optimizer.step_size, or another activation "
                     "(config.model.network_options.activation=silu)",

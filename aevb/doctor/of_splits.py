@@ -17,6 +17,9 @@ MOST_COUNTED = 2000  # training datapoints in which the values of each column ar
 # A few copies are in many collections of images, and change a bound by less than its error.
 LARGEST_REPEATED = 0.05
 LARGEST_LEAKED = 0.01
+# Small pictures in black and white, and answers on a scale of five, are often equal by nature.
+FEW_VALUES = 16  # of a column
+LARGEST_REPEATED_OF_FEW, LARGEST_LEAKED_OF_FEW = 0.3, 0.5
 # Of fewer datapoints, neighbors in the order are the nearest ones by chance.
 LEAST_IN_ORDER = 100
 # Places between a training datapoint and its nearest one, in a film. The share of such datapoints
@@ -65,28 +68,39 @@ def _equal(dataset: Dataset) -> list[Hint]:
     first = first_equal([*train, *valid])
     repeated = float(np.mean(first[:number] < np.arange(number)))
     leaked = float(np.mean(first[number:] < number)) if len(valid) else 0.0
-    if repeated <= LARGEST_REPEATED and leaked <= LARGEST_LEAKED:
+    most_repeated, most_leaked = (
+        (LARGEST_REPEATED_OF_FEW, LARGEST_LEAKED_OF_FEW)
+        if number and _has_few_values(train)
+        else (LARGEST_REPEATED, LARGEST_LEAKED)
+    )
+    if repeated <= most_repeated and leaked <= most_leaked:
         return []
     chance = equal_by_chance(train)
     hints = []
-    if repeated > LARGEST_REPEATED + chance:
+    if repeated > most_repeated + chance:
         hints.append(Hint(
             "repeated_datapoints",
             "training datapoints are equal to earlier ones, and count twice",
-            f"{repeated:.1%} of {number:,} training datapoints; at most {LARGEST_REPEATED:.0%} is "
+            f"{repeated:.1%} of {number:,} training datapoints; at most {most_repeated:.0%} is "
             f"usual, and {chance:.1%} by chance",
             "keep one of each, and split the data afterwards",
         ))  # fmt: skip
-    if leaked > LARGEST_LEAKED + chance:
+    if leaked > most_leaked + chance:
         hints.append(Hint(
             "leaked_datapoints",
             "validation datapoints are also training datapoints, so that the validation bound "
             "rewards memory",
-            f"{leaked:.1%} of {len(valid):,} validation datapoints; at most {LARGEST_LEAKED:.0%} "
+            f"{leaked:.1%} of {len(valid):,} validation datapoints; at most {most_leaked:.0%} "
             f"is usual, and {chance:.1%} by chance",
             "keep one of each equal datapoint, and split the data afterwards",
         ))  # fmt: skip
     return hints
+
+
+def _has_few_values(train: np.ndarray) -> bool:
+    """Returns whether every column of the datapoints [n, D] has few different values."""
+    x = train[rows(train, MOST_COUNTED)]
+    return all(len(np.unique(column)) <= FEW_VALUES for column in x.T)
 
 
 def equal_by_chance(train: np.ndarray) -> float:

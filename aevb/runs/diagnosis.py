@@ -12,7 +12,7 @@ from aevb.config import Values, of_run
 from aevb.data import Dataset
 from aevb.doctor import of_model
 from aevb.doctor.baselines import Baseline, baselines
-from aevb.doctor.hints import Hint, text
+from aevb.doctor.hints import Hint, text, without_consequences
 from aevb.doctor.of_data import hints_of_data
 from aevb.doctor.of_log import Setting, hints_of_baselines, hints_of_log
 from aevb.errors import UserError
@@ -68,9 +68,12 @@ def of_training(
         dataset, values["model.likelihood"], likelihood, num_latents=setting.num_latents
     )
     last = records[-1] if records else {}
-    bounds = {split: last[f"{split}_bound"] for split in ("train", "valid") if last}
+    bounds = {
+        split: last[name] for split in ("train", "valid") if (name := f"{split}_bound") in last
+    }
     hints = hints_of_log(records, setting)
-    return Diagnosis(hints + (hints_of_baselines(bounds, rivals) if bounds else []), rivals)
+    hints += hints_of_baselines(bounds, rivals) if bounds else []
+    return Diagnosis(without_consequences(hints), rivals)
 
 
 def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[Hint]:
@@ -115,10 +118,10 @@ def of_folder(folder: Path, data: str = "") -> Diagnosis:
     try:
         state = read_state(folder, algorithm, config)
     except UserError:  # it has not come to its first checkpoint
-        return Diagnosis(hints, rivals)
+        return Diagnosis(without_consequences(hints), rivals)
     hints += of_trained(experiment, config, algorithm.vae_params(state.params))
     if (file := folder / ESTIMATES).is_file():
         hints += of_model.hints_of_estimates(
             json.loads(file.read_text(encoding="utf-8"))["estimators"]
         )
-    return Diagnosis(hints, rivals)
+    return Diagnosis(without_consequences(hints), rivals)

@@ -44,7 +44,8 @@ NAMES = {  # the doctor's cause -> the corpus' word for it, where they differ
     "near_duplicates": "shuffled_film",
     "shifted_columns": "distribution_shift",
     "missing_classes": "distribution_shift",
-    "vanishing_gradients": "dead_units",
+    "copied_column": "label_leak",
+    "row_numbers": "label_leak",
     "tiny_minibatch": "tiny_batches",
     "large_minibatch": "too_few_data",
 }

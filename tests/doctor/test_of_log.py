@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aevb.doctor import of_columns, of_model  # noqa: F401  they add causes
 from aevb.doctor.baselines import Baseline
+from aevb.doctor.hints import CAUSES, EXPLAINED_BY, Hint, without_consequences
 from aevb.doctor.of_divergence import SMALLER_STEP, probable_cause
 from aevb.doctor.of_log import Setting, hints_of_baselines, hints_of_log
 from aevb.evaluation.elbo import Score
@@ -88,9 +90,22 @@ def far_from_prior() -> Records:
     return [record | {"train_aggregate_marginal_kl": 80.0} for record in sound()]
 
 
+def narrowing() -> Records:
+    records = sound()
+    for number, record in enumerate(records):
+        record["train_likelihood_log_var_min"] = -4.0 - 0.3 * number
+    return records
+
+
+def with_holes() -> Records:
+    return [record | {"train_aggregate_kl": 25.0} for record in sound()]
+
+
 @pytest.mark.parametrize(
     ("log", "cause", "evidence"),
     [
+        (narrowing, "variance_runs_away", "has fallen by"),
+        (with_holes, "aggregate_far_from_prior", "q(z) is 25.0 nats from the prior"),
         (collapsed, "posterior_collapse", "0 of 5 latents are active, I(x; z) is 0.01 nats"),
         (vanishing, "variance_runs_away", "-15.0 at the end (below"),
         (growing, "variance_runs_away", "14.0 at the end (above"),
@@ -107,6 +122,22 @@ def test_a_fault_is_named_with_its_figure(log: Callable[[], Records], cause: str
     assert hint.cause == cause
     assert evidence in hint.evidence
     assert "config." in hint.remedy
+
+
+def test_a_bound_that_jumps_with_tiny_minibatches_is_called_so():
+    (hint,) = hints_of_log(jumping(), SETTING._replace(batch_size=2))
+    assert hint.cause == "tiny_minibatch"
+    assert "minibatches of 2" in hint.evidence
+
+
+def test_a_consequence_is_not_named_beside_its_cause():
+    hints = [
+        Hint(cause, "", "", "") for cause in ("below_baseline", "overfitting", "importance_weights")
+    ]
+    assert [hint.cause for hint in without_consequences(hints)] == ["overfitting"]
+    assert without_consequences(hints[:1]) == hints[:1]
+    named = {cause for causes in EXPLAINED_BY.values() for cause in causes}
+    assert CAUSES.keys() >= EXPLAINED_BY.keys() | named
 
 
 def test_a_collapse_says_since_when():
