@@ -95,7 +95,7 @@ def test_the_steps_whose_gradient_is_clipped_are_counted(clip: str):
     for size in (0.001, 10.0, 0.001, 20.0, 30.0):
         updates, state = counted.update({"a": jnp.full((2, 2), size)}, state, params)
         plain, _ = made(0.5).update({"a": jnp.full((2, 2), size)}, made(0.5).init(params), params)
-        np.testing.assert_array_equal(updates["a"], plain["a"])
+        np.testing.assert_array_equal(jax.tree.leaves(updates)[0], jax.tree.leaves(plain)[0])
     assert optimizers.num_clipped((optax.EmptyState(), state)) == 3
 
 

@@ -80,12 +80,12 @@ def test_the_aggregate_posterior_of_a_linear_gaussian_model_is_estimated():
     kl = 0.5 * (np.trace(covariance) - 2.0 - math.log(np.linalg.det(covariance)))
     for each, exact in zip(found, (information, kl), strict=True):
         each = np.asarray(each, np.float64)
-        error = np.std(each, ddof=1) / math.sqrt(len(each))
+        error = float(np.std(each, ddof=1)) / math.sqrt(len(each))
         assert np.mean(each) == pytest.approx(exact, abs=4.0 * error)
     rates = np.asarray(jax.vmap(DiagNormal.kl_to_standard_normal)(stats), np.float64)
     total = np.asarray(found.mutual_information + found.kl, np.float64)
     assert np.mean(total) == pytest.approx(
-        np.mean(rates), abs=4.0 * np.std(total - rates) / math.sqrt(len(total))
+        np.mean(rates), abs=4.0 * float(np.std(total - rates)) / math.sqrt(len(total))
     )
 
 
@@ -125,8 +125,9 @@ def made_of(mean: Any, log_var: Any, error: Any = 0.0) -> measures.Terms:
     """Returns terms with these moments [n, Z] of q(z|x)."""
     mean = np.asarray(mean, np.float64)
     number = len(mean)
-    full = [np.broadcast_to(each, mean.shape) for each in (mean, log_var, error)]
-    return measures.Terms(np.ones(number), np.ones(number), *full, None, None)  # pyright: ignore[reportArgumentType]
+    leaves: list[Any] = [np.broadcast_to(each, mean.shape) for each in (mean, log_var, error)]
+    ones: Any = np.ones(number)
+    return measures.Terms(ones, ones, leaves[0], leaves[1], leaves[2], None, None)
 
 
 def test_active_units_are_those_that_burdas_code_counts():
@@ -168,7 +169,7 @@ def test_log_variances_of_the_likelihood_are_those_of_the_decoder():
         assert vae.log_var is not None
         return vae.log_var(params, z)
 
-    each = np.asarray(jax.vmap(log_var)(jnp.arange(number), X[:number]))
+    each = np.asarray(jax.vmap(log_var)(jnp.arange(number), jnp.asarray(X[:number])))
     assert found["likelihood_log_var_min"] == pytest.approx(np.min(each), rel=1e-5)
     assert found["likelihood_log_var_mean"] == pytest.approx(np.mean(each), rel=1e-5)
     assert found["likelihood_log_var_max"] == pytest.approx(np.max(each), rel=1e-5)
