@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aevb.doctor import hints
 from aevb.errors import UserError
 from aevb.runs.trained import load_run
-from experiments.doctor import collect, draws
+from experiments.doctor import collect, draws, measure
 from experiments.doctor.collect import CORPUS
 from experiments.doctor.situations import CAUSES, HEALTHY, SETS, TEST, TUNING, Situation
 
@@ -130,3 +131,48 @@ def test_collect_trains_two_situations_and_skips_them_the_second_time(
 def test_an_unknown_name_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="'none_such'; it must be of"):
         collect.main([f"--out={tmp_path}", "--only=none_such"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_faults_of_a_part_of_the_corpus_are_found_and_a_healthy_run_has_no_hint(tmp_path: Path):
+    names = ("beta_of_forty", "column_twice", "file_twice", "two_pictures_at_a_time", "factors")
+    runs, output = tmp_path / "runs", tmp_path / "doctor.json"
+    assert collect.main([f"--out={runs}", f"--only={','.join(names)}", "--seeds=1"]) == 0
+    assert measure.main([f"--runs={runs}", "--set=tuning", f"--output={output}"]) == 0
+    found = json.loads(output.read_text())
+    assert found["recall"]["mean"] == 1.0
+    assert found["recall"]["situations"] == 4
+    assert found["false_alarms"]["mean"] == 0.0
+    named = {row["name"]: row["named"] for row in found["rows"]}
+    assert named["column_twice"] == ["label_leak"]
+    assert named["file_twice"] == ["duplicates"]
+    assert named["factors"] == []
+
+
+def test_recall_and_precision_are_those_of_a_count_by_hand():
+    def row(name: str, cause: str, named: list[str], seed: int = 0) -> dict[str, Any]:
+        accepted = [] if cause == HEALTHY else [cause]
+        return {
+            "name": name, "seed": seed, "cause": cause, "accepted": accepted, "named": named,
+        }  # fmt: skip
+
+    found = measure.summarize(
+        [
+            row("a", "overfitting", ["overfitting"]), row("a", "overfitting", [], seed=1),
+            row("b", "duplicates", ["duplicates", "overfitting"]),
+            row("c", "non_finite", [measure.REFUSED]),
+            row("d", HEALTHY, []), row("e", HEALTHY, ["overfitting"]),
+        ]
+    )  # fmt: skip
+    assert found["recall"]["mean"] == pytest.approx((0.5 + 1.0 + 1.0) / 3)
+    assert found["false_alarms"]["mean"] == 0.5
+    assert found["by_cause"]["overfitting"]["recall"] == 0.5
+    assert found["by_cause"]["overfitting"]["precision"] == pytest.approx(1 / 3)
+    assert found["by_cause"]["non_finite"]["precision"] is None
+
+
+def test_every_cause_of_the_doctor_has_a_word_of_the_corpus():
+    words = {measure.NAMES.get(cause, cause) for cause in hints.CAUSES}
+    without_situations = {"one_class"}
+    assert words - without_situations <= set(CAUSES)
