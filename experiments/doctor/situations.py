@@ -90,6 +90,9 @@ OPTIMIZER, STEP_SIZE = "optimizer.name", "optimizer.step_size"
 EXAMPLES, BATCH, PRIOR_STD = "train.num_examples", "train.batch_size", "algorithm.param_prior_std"
 ACTIVATION = "model.network_options.activation"
 RAW = {KIND: "real", STANDARDIZE: False}
+BRAIN_FLOATS = {  # a linear model, which in float32 comes near the noise
+    "model.compute_dtype": "bfloat16", HIDDEN: (), STEP_SIZE: 0.02, "optimizer.schedule": "cosine",
+}  # fmt: skip
 
 TUNING = (
     _tuning(
@@ -325,17 +328,14 @@ TUNING = (
         draws.digits(2000, 14), {PRIOR_STD: 0.01, LATENTS: 3}, ["posterior_collapse"],
     ),
     _tuning(
-        "brain_floats_of_pressures", "low_precision",
-        "pressures near 20 that vary by a tenth, with products in bfloat16",
-        draws.in_units(draws.factors(2000, 12, 3, noise=0.3), (0.05,), 20.0),
-        {**RAW, "model.compute_dtype": "bfloat16", STEP_SIZE: 0.01, LATENTS: 3},
-        ["unscaled_data"],
+        "brain_floats_of_exact_columns", "low_precision",
+        "columns that are measured to a thousandth, with products in bfloat16",
+        draws.factors(2000, 12, 3, noise=0.001), {**BRAIN_FLOATS, LATENTS: 3},
     ),
     _tuning(
-        "brain_floats_of_curves", "low_precision",
-        "exact measurements of curves, with products in bfloat16",
-        draws.waves(2000, 32, noise=0.002),
-        {"model.compute_dtype": "bfloat16", LATENTS: 4, HIDDEN: (100, 100)},
+        "brain_floats_of_many_columns", "low_precision",
+        "a physical table with hardly any noise, trained with the settings of an accelerator",
+        draws.factors(3000, 30, 2, noise=0.002), {**BRAIN_FLOATS, LATENTS: 2, BATCH: 50},
     ),
     _tuning(
         "one_row_at_a_time", "tiny_batches",
@@ -624,17 +624,22 @@ TEST = (
         ["unscaled_data", "wrong_likelihood"],
     ),
     _test(
-        "brain_floats_of_temperatures", "low_precision",
-        "temperatures of 37 degrees that vary by hundredths, with products in bfloat16",
-        draws.in_units(draws.surface(2500, 10), (0.03,), 37.0),
-        {**RAW, "model.compute_dtype": "bfloat16", STEP_SIZE: 0.02, LATENTS: 2},
-        ["unscaled_data"],
+        "brain_floats_of_simulations", "low_precision",
+        "simulated data whose noise is below the rounding of bfloat16",
+        None,
+        {
+            **BRAIN_FLOATS, "data.name": "synthetic", "data.synthetic_num_train": 2500,
+            "data.synthetic_num_dims": 16, "data.synthetic_noise_std": 0.001, LATENTS: 2,
+        },
     ),
     _test(
-        "brain_floats_of_exact_peaks", "low_precision",
-        "peaks that are measured to a thousandth, with products in bfloat16",
-        draws.bumps(2500, 30, noise=0.001),
-        {"model.compute_dtype": "bfloat16", LATENTS: 3, HIDDEN: (120, 120)},
+        "brain_floats_of_spectra", "low_precision",
+        "mixtures of four exact spectra, with products in bfloat16",
+        None,
+        {
+            **BRAIN_FLOATS, "data.name": "synthetic", "data.synthetic_num_dims": 40,
+            "data.synthetic_num_latents": 4, "data.synthetic_noise_std": 0.003, LATENTS: 4,
+        },
     ),
     _test(
         "one_at_a_time", "tiny_batches",
