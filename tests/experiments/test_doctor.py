@@ -106,14 +106,28 @@ def test_windows_overlap_but_for_one_value():
 
 
 @pytest.mark.usefixtures("standard_promotion")  # optax's Adam promotes a whole number
-def test_collect_trains_two_situations_and_skips_them_the_second_time(
-    short: Situation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_collect_keeps_the_messages_of_two_situations_and_skips_them_the_second_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    flags = [f"--out={tmp_path}", f"--only={short.name},a_missing_value", "--seeds=1"]
+    names = ("a_missing_value", "division_by_zero")
+    flags = [f"--out={tmp_path}", f"--only={','.join(names)}", "--seeds=1"]
     assert collect.main(flags) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"{short.name} 0", "a_missing_value 0"]
+    assert [line.split(":")[0] for line in lines] == [f"{name} 0" for name in names]
+    for name, value in zip(names, ("nan", "inf"), strict=True):
+        outcome = json.loads((tmp_path / name / "0" / "outcome.json").read_text())
+        assert f"holds {value} in datapoint" in outcome["failed"]
+        assert outcome["accepted"] == ["non_finite"]
+    assert collect.main(flags) == 0
+    assert capsys.readouterr().out == ""
 
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")  # optax's Adam promotes a whole number
+def test_collect_trains_a_situation_into_a_folder_from_which_it_is_loaded(
+    short: Situation, tmp_path: Path
+):
+    assert collect.main([f"--out={tmp_path}", f"--only={short.name}", "--seeds=1"]) == 0
     folder = tmp_path / short.name / "0"
     outcome = json.loads((folder / "outcome.json").read_text())
     assert outcome["failed"] is None
@@ -121,11 +135,6 @@ def test_collect_trains_two_situations_and_skips_them_the_second_time(
     run = load_run(folder / "run")
     assert run.summary["num_examples"] == 60
     assert len(run.dataset.train) == 28
-
-    outcome = json.loads((tmp_path / "a_missing_value" / "0" / "outcome.json").read_text())
-    assert "holds nan in datapoint" in outcome["failed"]
-    assert collect.main(flags) == 0
-    assert capsys.readouterr().out == ""
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path):
