@@ -4,6 +4,7 @@ A prior on the parameters is not part of the objective: it is weight decay in th
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,10 @@ def ascend(
     grads, metrics = jax.grad(loss, has_aux=True)(params)
     if measured is not None:
         before = grads, opt_state, params
-        found = jax.lax.cond(measured, lambda: norms(optimizer, *before), _no_norms)
+        shapes = jax.eval_shape(partial(norms, optimizer), *before)
+        found = jax.lax.cond(
+            measured, lambda: norms(optimizer, *before), lambda: optax.tree.zeros_like(shapes)
+        )
         # The barrier lets the step overwrite the state once it has been measured.
         found, (grads, opt_state, params) = jax.lax.optimization_barrier((found, before))
         metrics = {**metrics, **found}
@@ -80,15 +84,12 @@ def norms(
     The gradient is in nats per datapoint, before clipping and without the prior on the parameters.
     """
     updates, _ = optimizer.update(grads, opt_state, params)
+    norm = _norm(grads)
     return {
-        "gradient_norm": _norm(grads),
+        "gradient_norm": norm,
         "update_norm": _norm(updates),
-        NUM_MEASURED: jnp.float32(1.0),
+        NUM_MEASURED: jnp.ones_like(norm),
     }
-
-
-def _no_norms() -> dict[str, Array]:
-    return dict.fromkeys(("gradient_norm", "update_norm", NUM_MEASURED), jnp.float32(0.0))
 
 
 def _norm(tree: PyTree) -> Array:
@@ -97,7 +98,7 @@ def _norm(tree: PyTree) -> Array:
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
     scale = jnp.where(largest > 0, largest, 1.0)
     total = sum(jnp.sum(jnp.square(leaf / scale)) for leaf in leaves)
-    return (scale * jnp.sqrt(total)).astype(jnp.float32)
+    return scale * jnp.sqrt(total)
 
 
 def algorithm(

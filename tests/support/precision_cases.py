@@ -966,7 +966,7 @@ for entry in ALGORITHMS:
     entries(
         "algorithm", entry, partial(updated, entry), X, tolerance=1e-3,
         names=[f"algorithms.{entry}.make", *(f"algorithms.gradient_ascent.{name}" for name in
-               ("over_datapoints", "ascend", "algorithm", "algorithm_at"))],
+               ("over_datapoints", "ascend", "algorithm", "algorithm_at", "norms"))],
     )  # fmt: skip
 
 
@@ -1022,7 +1022,6 @@ WITHOUT_FLOATS = {
     "algorithms.skip_nonfinite.is_finite": "a bool",
     "algorithms.full_vb.prior_stds": "Python floats",
     "algorithms.gradient_ascent.is_measured": "a bool",
-    "algorithms.gradient_ascent.norms": "numbers for the log, in float32",
     "algorithms.averaging.evaluated": "a part of its argument",
     "algorithms.averaging.trained": "a part of its argument",
     "algorithms.averaging.starting_at": "its argument",
