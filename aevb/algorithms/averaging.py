@@ -51,7 +51,11 @@ def average_params(algorithm: Algorithm, decay: float) -> Algorithm:
 
     own = algorithm.objective
     objective = None if own is None else lambda key, params, x: own(key, params.mean, x)
-    return Algorithm(init, update, vae_params, objective)
+    found = algorithm.norms
+    norms = found and (
+        lambda key, state, batch: found(key, state._replace(params=state.params.trained), batch)
+    )
+    return Algorithm(init, update, vae_params, objective, norms)
 
 
 def evaluated(params: PyTree) -> PyTree:

@@ -8,9 +8,6 @@ from jax import Array
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
-NUM_MEASURED = "num_measured"  # the metric that is 1 at steps which have all metrics
-ONLY_MEASURED = ("gradient_norm", "update_norm")  # the metrics that are 0 at all other steps
-
 
 class TrainState(NamedTuple):
     """All state that the next step needs.
@@ -62,3 +59,6 @@ class Algorithm(NamedTuple):
     objective: Callable[[Key, PyTree, Array], Array] | None = None
     # (key, state.params, x [D]) -> [], nats; training maximizes its mean over the training data.
     #   None if it is the bound at `vae_params`, or if there is no such function
+    norms: Callable[[Key, TrainState, Batch], dict[str, Array]] | None = None
+    # (key, state, minibatch) -> the norms [] of the gradient and of the update that `update` would
+    #   have; None if it does not take gradient steps

@@ -4,20 +4,17 @@ A prior on the parameters is not part of the objective: it is weight decay in th
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from aevb.algorithms.base import NUM_MEASURED, Algorithm, Batch, TrainState
+from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.types import Key, PyTree
 
 Objective = Callable[[PyTree, Key, Batch], tuple[Array, dict[str, Array]]]
 # (params, key, minibatch) -> the maximized value [], nats per datapoint, and metrics
-
-STEPS_BETWEEN_NORMS = 10  # a norm at each step would cost a twentieth of the training time
 
 
 def over_datapoints(function: Callable[..., PyTree], *args: Array, num_parts: int = 1) -> PyTree:
@@ -40,17 +37,12 @@ def ascend(
     opt_state: PyTree,
     key: Key,
     batch: Batch,
-    *,
-    measured: Array | None = None,
 ) -> tuple[PyTree, PyTree, dict[str, Array]]:
     """Takes one gradient step up the objective.
 
     Returns the parameters, the optimizer's state and the metrics. If the objective is a mean bound
     and the optimizer has the weight decay `aevb.optimizers.prior_decay`, the step ascends eq. (8)
     plus log p(params), both divided by N.
-
-    Args:
-        measured: bool [], whether the metrics of this step include `norms`; None for no norms.
     """
 
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
@@ -58,38 +50,25 @@ def ascend(
         return -value, metrics  # the only place where a bound becomes a loss
 
     grads, metrics = jax.grad(loss, has_aux=True)(params)
-    if measured is not None:
-        before = grads, opt_state, params
-        shapes = jax.eval_shape(partial(norms, optimizer), *before)
-        found = jax.lax.cond(
-            measured, lambda: norms(optimizer, *before), lambda: optax.tree.zeros_like(shapes)
-        )
-        # The barrier lets the step overwrite the state once it has been measured.
-        found, (grads, opt_state, params) = jax.lax.optimization_barrier((found, before))
-        metrics = {**metrics, **found}
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state, metrics
 
 
-def is_measured(step: Array) -> Array:
-    """Returns whether the norms of a step are among its metrics, bool []."""
-    return step % STEPS_BETWEEN_NORMS == 0
-
-
-def norms(
-    optimizer: optax.GradientTransformation, grads: PyTree, opt_state: PyTree, params: PyTree
+def norms_of_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    opt_state: PyTree,
+    key: Key,
+    batch: Batch,
 ) -> dict[str, Array]:
-    """Returns the Euclidean norms [] of a gradient and of the optimizer's update for it.
+    """Returns the Euclidean norms [] of the gradient and of the update that a step would have.
 
     The gradient is in nats per datapoint, before clipping and without the prior on the parameters.
     """
-    updates, _ = optimizer.update(grads, opt_state, params)
-    norm = _norm(grads)
-    return {
-        "gradient_norm": norm,
-        "update_norm": _norm(updates),
-        NUM_MEASURED: jnp.ones_like(norm),
-    }
+    grads = jax.grad(lambda params: objective(params, key, batch)[0])(params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.negative, grads), opt_state, params)
+    return {"gradient_norm": _norm(grads), "update_norm": _norm(updates)}
 
 
 def _norm(tree: PyTree) -> Array:
@@ -127,9 +106,13 @@ def algorithm_at(
 
     def update(key: Key, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         params, opt_state, metrics = ascend(
-            objective_at(state.step), optimizer, state.params, state.opt_state, key, batch,
-            measured=is_measured(state.step),
-        )  # fmt: skip
+            objective_at(state.step), optimizer, state.params, state.opt_state, key, batch
+        )
         return TrainState(state.step + 1, params, opt_state, state.extra), metrics
 
-    return Algorithm(init, update)
+    def norms(key: Key, state: TrainState, batch: Batch) -> dict[str, Array]:
+        return norms_of_step(
+            objective_at(state.step), optimizer, state.params, state.opt_state, key, batch
+        )
+
+    return Algorithm(init, update, norms=norms)

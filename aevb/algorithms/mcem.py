@@ -12,7 +12,7 @@ from jax import Array
 
 from aevb.algorithms import gradient_ascent
 from aevb.algorithms.base import Algorithm, Batch, TrainState
-from aevb.algorithms.gradient_ascent import Objective, is_measured, over_datapoints
+from aevb.algorithms.gradient_ascent import Objective, over_datapoints
 from aevb.inference import hmc
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -138,7 +138,7 @@ def _m_step(
 
     def ascend(carry: tuple[PyTree, PyTree], _: None) -> tuple[tuple[PyTree, PyTree], Any]:
         params, opt_state, metrics = gradient_ascent.ascend(
-            objective, optimizer, *carry, key, batch, measured=is_measured(state.step)
+            objective, optimizer, *carry, key, batch
         )
         return (params, opt_state), metrics
 

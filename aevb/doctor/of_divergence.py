@@ -28,9 +28,7 @@ def probable_cause(problem: str, records: Sequence[Mapping[str, Any]]) -> str:
                 f"a variance of {of} had run away (its log was {value:.1f} at the last "
                 "evaluation): bound it with config.model.log_var_limit=6"
             )
-    norms = [
-        record["recent_gradient_norm"] for record in records if "recent_gradient_norm" in record
-    ]
+    norms = [record["gradient_norm"] for record in records if "gradient_norm" in record]
     if len(norms) > 1 and norms[-1] > GROWTH * (usual := sorted(norms)[len(norms) // 2]):
         return (
             f"the gradient had grown (its norm was {norms[-1]:.3g} at the last evaluation, and "

@@ -230,7 +230,7 @@ def _small_step(records: Sequence[Mapping[str, Any]]) -> Hint | None:
 
 
 def _gradient(records: Sequence[Mapping[str, Any]]) -> Hint | None:
-    examples, norms = _series(records, "recent_gradient_norm")
+    examples, norms = _series(records, "gradient_norm")
     if len(norms) < LEAST_RECORDS:
         return None
     usual, worst = float(np.median(norms[: len(norms) // 2])), int(np.argmax(norms))

@@ -53,8 +53,8 @@ MEASURE_CHARTS = (  # title, label of the axis, and the lines: word in the legen
         "Log variances of p(x|z)", "log variance",
         {word: f"likelihood_log_var_{word}" for word in ("min", "mean", "max")},
     ),
-    ("Norm of the gradient", "nats per datapoint", {"": "recent_gradient_norm"}),
-    ("Norm of the update", "norm", {"": "recent_update_norm"}),
+    ("Norm of the gradient", "nats per datapoint", {"": "gradient_norm"}),
+    ("Norm of the update", "norm", {"": "update_norm"}),
 )  # fmt: skip
 MOST_PRECOMPUTED = 800_000  # bytes of precomputed points and their pictures
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aevb.algorithms.base import NUM_MEASURED, ONLY_MEASURED, TrainState
+from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED, num_skipped
 from aevb.optimizers import CLIPPED, num_clipped
 from aevb.storage import checkpoint
@@ -233,8 +233,6 @@ def _recent(pause: Pause) -> dict[str, float]:
     means = {name: float(mean) for name, mean in pause.metrics.items()}
     if means.pop(SKIPPED, 0) == pause.num_steps:
         means = {}
-    if not means.pop(NUM_MEASURED, 0):
-        means = {name: mean for name, mean in means.items() if name not in ONLY_MEASURED}
     totals = {SKIPPED: num_skipped(pause.state), CLIPPED: num_clipped(pause.state.opt_state)}
     return {
         **{f"recent_{name}": mean for name, mean in means.items()},

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.algorithms.base import NUM_MEASURED, ONLY_MEASURED, Algorithm, Batch, TrainState
+from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.algorithms.skip_nonfinite import SKIPPED
 from aevb.runtime import xla
 from aevb.runtime.distributed import place
@@ -156,6 +156,27 @@ def train_step(
     return algorithm.update(update_key, state, Batch(x, indices))
 
 
+def norms_of(
+    algorithm: Algorithm,
+    preprocess: Callable[[Key, Array], Array],
+    keys: LoopKeys,
+    state: TrainState,
+    stored: Array,
+    indices: Array,
+) -> dict[str, Array]:
+    """Returns `Algorithm.norms` of a state on a minibatch, {} if the algorithm has none.
+
+    Args:
+        stored: the minibatch before preprocessing, [M, D].
+        indices: the positions of these datapoints in the dataset, [M].
+    """
+    if algorithm.norms is None:
+        return {}
+    data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
+    x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), stored)
+    return algorithm.norms(update_key, state, Batch(x, indices))
+
+
 def _jit_advance(
     draw: Callable[[LoopKeys, Array, int], Array],
     take_step: Callable[..., tuple[TrainState, dict[str, Array]]],
@@ -227,18 +248,14 @@ def take_steps(
 
 
 def means(totals: dict[str, Array], num_steps: Array) -> dict[str, Array]:
-    """Returns the mean of each metric over the steps that were taken and have it.
+    """Returns the mean of each metric over the steps that were taken.
 
-    The numbers of skipped steps, and of those with all metrics, are returned as totals.
+    The number of skipped steps is returned as a total, not as a mean.
     """
-    counts = (SKIPPED, NUM_MEASURED)
-    taken = jnp.maximum(num_steps - totals.get(SKIPPED, 0.0), 1.0)
-    measured = jnp.maximum(totals.get(NUM_MEASURED, 0.0), 1.0)
-
-    def mean(name: str, total: Array) -> Array:
-        return total if name in counts else total / (measured if name in ONLY_MEASURED else taken)
-
-    return {name: mean(name, total) for name, total in totals.items()}
+    if SKIPPED not in totals:
+        return {name: total / num_steps for name, total in totals.items()}
+    taken = jnp.maximum(num_steps - totals[SKIPPED], 1.0)
+    return {name: total if name == SKIPPED else total / taken for name, total in totals.items()}
 
 
 def train_to(

@@ -49,6 +49,9 @@ class Stack(NamedTuple):
     keys: LoopKeys
     program: Program
     score: Callable[[PyTree, np.ndarray, np.ndarray], list[Score]]  # like elbo.Scorer, by member
+    # (state, minibatch [M, D], its indices [M]) -> the norms [S] of a step; {} if the members'
+    #   arrays are padded, since the gradient of the padding is not 0
+    norms: Callable[[TrainState, np.ndarray, np.ndarray], dict[str, Array]]
 
 
 class Setting(NamedTuple):
@@ -95,15 +98,28 @@ def stacked(
     advance = loop.make_stacked_advance(
         algorithm, settings, dataset.preprocess, batch_size=batch_size
     )
+    loop_keys = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(run_keys(key).loop for key in keys)
+    )
+
+    def norms_of_member(
+        setting: Setting, keys: LoopKeys, state: TrainState, stored: Array, indices: Array
+    ) -> dict[str, Array]:
+        return loop.norms_of(algorithm(setting), dataset.preprocess, keys, state, stored, indices)
+
+    norms_of = jax.jit(jax.vmap(norms_of_member, (0, 0, loop.MEMBERS, None, None)))
     return Stack(
         size=len(keys),
         dataset=dataset,
         init=lambda: [loop.first_state(init, key) for init, key in zip(inits, keys, strict=True)],
         join=_join,
         member=partial(_member, shapes),
-        keys=jax.tree.map(lambda *leaves: jnp.stack(leaves), *(run_keys(key).loop for key in keys)),
+        keys=loop_keys,
         program=AheadOfTime(advance),
         score=lambda params, data, index: score(to_score(params), data, index),
+        norms=lambda state, stored, indices: (
+            {} if sizes else norms_of(settings, loop_keys, state, stored, indices)
+        ),
     )
 
 
@@ -188,22 +204,22 @@ def train(
 
 
 def _evaluate(stack: Stack, state: TrainState, settings: Settings) -> list[dict[str, float]]:
-    """Returns the bounds and the measures of each member.
-
-    They are computed on at most `eval_examples` datapoints of each split.
-    """
-    splits = {name: stack.dataset.splits[name] for name in ("train", stack.dataset.followed)}
+    """Returns what an evaluation records of each member, as in `trainer.train`."""
+    dataset = stack.dataset
+    splits = {name: dataset.splits[name] for name in ("train", dataset.followed)}
     scores = {
         name: stack.score(state.params, data, elbo.some_of(len(data), settings.eval_examples))
         for name, data in splits.items()
     }
+    minibatch = elbo.some_of(len(dataset.train), settings.batch_size).astype(np.int32)
+    norms = stack.norms(state, dataset.train[minibatch], minibatch)
 
     def of_member(number: int) -> dict[str, float]:
         own = {name: each[number] for name, each in scores.items()}
         found = {f"{name}_bound": score.mean for name, score in own.items()}
         for name, score in own.items():
             found |= measures.of_split(name, score.measures)
-        return found
+        return found | {name: float(norm[number]) for name, norm in norms.items()}
 
     return [of_member(number) for number in range(stack.size)]
 

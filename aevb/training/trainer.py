@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from signal import Signals as Signal
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -114,6 +115,7 @@ def train(
         Interrupted: a signal was received; the state is saved first.
     """
     stops, num_steps, speed = evaluation_steps(settings), settings.num_steps, Speed()
+    evaluate = _evaluation(run, settings)
     before = copied(state)  # the state at the last pause
     with journal or nullcontext():
         if _ends_early(journal, settings):  # it was interrupted after its last step
@@ -125,7 +127,7 @@ def train(
                 bad = nonfinite.find(steps, before, pause.step)
                 raise diverged(bad, settings.batch_size, journal, _source(run, steps, bad))
             state = distributed.local(pause.state)
-            bounds = _evaluate(run, state, settings) if pause.step in stops else None
+            bounds = evaluate(state) if pause.step in stops else None
             require_finite(bounds, pause, settings.batch_size)
             before = copied(pause.state)
             speed.add(pause, settings.batch_size)
@@ -158,23 +160,36 @@ def _finite_check() -> Callable[[TrainState], Array]:
     return xla.jit_brief(is_finite)
 
 
-def _evaluate(run: Run, state: TrainState, settings: Settings) -> dict[str, float]:
-    """Returns the bounds on the training data and the followed split; in process 0 all measures.
+def _evaluation(run: Run, settings: Settings) -> Callable[[TrainState], dict[str, float]]:
+    """Returns the function of a state that gives what an evaluation records.
 
-    Process 0 computes them, on at most `eval_examples` datapoints of each split.
+    All processes get the bounds on the training data and the followed split. Process 0 computes
+    them, on at most `eval_examples` datapoints of each split, and has the other measures too: those
+    of `measures`, and the norms of a step on a minibatch that is the same in all evaluations.
     """
-    splits = ("train", run.dataset.followed)
-    bounds, found = np.zeros(len(splits)), {}
-    if distributed.is_process_0():
-        params = run.algorithm.vae_params(state.params)
-        for number, split in enumerate(splits):
-            data = run.dataset.splits[split]
-            index = elbo.some_of(len(data), settings.eval_examples)
-            score = run.score(params, data, index)
-            bounds[number] = score.mean
-            found |= measures.of_split(split, score.measures)
-    bounds = map(float, distributed.broadcast(bounds))
-    return {f"{split}_bound": bound for split, bound in zip(splits, bounds, strict=True)} | found
+    algorithm, dataset, score, key, _ = run
+    splits, keys = ("train", dataset.followed), loop.run_keys(key).loop
+    norms_of = jax.jit(partial(loop.norms_of, algorithm, dataset.preprocess))
+    minibatch = elbo.some_of(len(dataset.train), settings.batch_size).astype(np.int32)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        bounds, found = np.zeros(len(splits)), {}
+        if distributed.is_process_0():
+            params = algorithm.vae_params(state.params)
+            for number, split in enumerate(splits):
+                data = dataset.splits[split]
+                index = elbo.some_of(len(data), settings.eval_examples)
+                scored = score(params, data, index)
+                bounds[number] = scored.mean
+                found |= measures.of_split(split, scored.measures)
+            norms = norms_of(keys, state, dataset.train[minibatch], minibatch)
+            found |= {name: float(norm) for name, norm in norms.items()}
+        bounds = map(float, distributed.broadcast(bounds))
+        return {
+            f"{split}_bound": bound for split, bound in zip(splits, bounds, strict=True)
+        } | found
+
+    return evaluate
 
 
 def require_finite(bounds: Mapping[str, float] | None, pause: Pause, batch_size: int) -> None:

@@ -1,5 +1,7 @@
 """The norms of the gradient and of the update, and the number of clipped steps, in a log."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,82 +9,83 @@ import optax
 import pytest
 from jax import Array
 
-from aevb import optimizers
+from aevb import optimizers, runs
 from aevb.algorithms import gradient_ascent
-from aevb.algorithms.base import NUM_MEASURED, Batch
-from aevb.algorithms.gradient_ascent import STEPS_BETWEEN_NORMS, norms
-from aevb.training import loop
+from aevb.algorithms.averaging import average_params
+from aevb.algorithms.base import Batch
+from aevb.algorithms.gradient_ascent import norms_of_step
+from aevb.config import default_config, validate, with_values
+from aevb.experiment import build
+from aevb.training import trainer
 
 KEY = jax.random.key(0)
-DATA = jnp.arange(12.0, dtype=jnp.float32)[:, None] / 10.0
+BATCH = Batch(jnp.array([[1.0], [3.0]]), jnp.arange(2))
 
 
-def objective(params: Array, key: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-    value = -0.5 * jnp.mean(jnp.square(params - batch.x[:, 0]))
+def objective(params: Any, key: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Has the gradient (2 - a, -b) at the minibatch."""
+    value = -0.5 * jnp.mean(jnp.square(params["a"] - batch.x[:, 0])) - 0.5 * params["b"] ** 2
     return value, {"objective": value}
 
 
-def trained(optimizer: optax.GradientTransformation, num_steps: int):
-    """Returns the state and the mean metrics of minibatches of 4 that start at 3."""
-    algorithm = gradient_ascent.algorithm(objective, lambda key: jnp.float32(3.0), optimizer)
-    advance = loop.make_advance(algorithm, lambda key, x: x, batch_size=4)
-    keys = loop.run_keys(KEY).loop
-    return loop.train_to(advance, keys, DATA, algorithm.init(KEY), num_steps)
+def test_the_norms_are_those_of_the_gradient_and_of_the_update():
+    params = {"a": jnp.float32(5.0), "b": jnp.float32(4.0)}
+    optimizer = optax.sgd(0.1)
+    found = norms_of_step(objective, optimizer, params, optimizer.init(params), KEY, BATCH)
+    assert float(found["gradient_norm"]) == pytest.approx(5.0)
+    assert float(found["update_norm"]) == pytest.approx(0.5)
 
 
-def gradients(num_steps: int, step_size: float) -> list[float]:
-    """Returns the gradients of minus the objective at each step of gradient descent, by hand."""
-    params, found = 3.0, []
-    keys = loop.run_keys(KEY).loop
-    for step in range(num_steps):
-        order = np.asarray(loop.draw_order(keys, jnp.int32(step // 3), 12))
-        batch = np.asarray(DATA)[order[4 * (step % 3) : 4 * (step % 3) + 4], 0]
-        found.append(params - float(np.mean(batch)))
-        params -= step_size * found[-1]
-    return found
+def test_the_update_norm_is_the_length_of_the_next_step():
+    params = {"a": jnp.float32(5.0), "b": jnp.float32(4.0)}
+    optimizer = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1, momentum=0.9))
+    algorithm = gradient_ascent.algorithm(objective, lambda key: params, optimizer)
+    state = algorithm.init(KEY)
+    for _ in range(2):
+        state, _ = algorithm.update(KEY, state, BATCH)
+    after, _ = algorithm.update(KEY, state, BATCH)
+    moved = jax.tree.map(jnp.subtract, after.params, state.params)
+    assert algorithm.norms is not None
+    found = algorithm.norms(KEY, state, BATCH)
+    assert float(found["update_norm"]) == pytest.approx(
+        float(jnp.hypot(moved["a"], moved["b"])), rel=1e-5
+    )
 
 
-def test_the_norms_are_means_over_the_measured_steps():
-    num_steps = 2 * STEPS_BETWEEN_NORMS + 3
-    _, metrics = trained(optax.sgd(0.1), num_steps)
-    expected = np.mean(np.abs(gradients(num_steps, 0.1)[::STEPS_BETWEEN_NORMS]))
-    assert float(metrics["gradient_norm"]) == pytest.approx(expected, rel=1e-5)
-    assert float(metrics["update_norm"]) == pytest.approx(0.1 * expected, rel=1e-5)
-    assert int(metrics[NUM_MEASURED]) == 3
-
-
-def test_a_run_is_the_same_with_and_without_norms():
-    state, _ = trained(optax.sgd(0.1, momentum=0.9), 25)
-    params, opt_state = jnp.float32(3.0), optax.sgd(0.1, momentum=0.9).init(jnp.float32(3.0))
-    keys = loop.run_keys(KEY).loop
-    for step in range(25):
-        order = loop.draw_order(keys, jnp.int32(step // 3), 12)
-        indices = order[4 * (step % 3) : 4 * (step % 3) + 4]
-        params, opt_state, metrics = gradient_ascent.ascend(
-            objective,
-            optax.sgd(0.1, momentum=0.9),
-            params,
-            opt_state,
-            KEY,
-            Batch(DATA[indices], indices),
-        )
-        assert "gradient_norm" not in metrics
-    assert float(state.params) == pytest.approx(float(params), rel=1e-6)
+def test_the_norms_of_an_averaged_run_are_those_of_the_trained_parameters():
+    params = {"a": jnp.float32(5.0), "b": jnp.float32(4.0)}
+    plain = gradient_ascent.algorithm(objective, lambda key: params, optax.sgd(0.1))
+    averaged = average_params(plain, 0.9)
+    assert plain.norms is not None
+    assert averaged.norms is not None
+    expected = plain.norms(KEY, plain.init(KEY), BATCH)
+    assert averaged.norms(KEY, averaged.init(KEY), BATCH) == expected
 
 
 def test_the_norm_of_a_huge_gradient_is_finite():
-    grads = {"a": jnp.array([3e30, 0.0]), "b": jnp.array([[4e30]])}
-    found = norms(optax.sgd(1e-3), grads, optax.sgd(1e-3).init(grads), grads)
+    def steep(params: Array, key: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        return jnp.sum(jnp.array([3e30, 4e30]) * params), {}
+
+    params = jnp.zeros(2)
+    optimizer = optax.sgd(1e-3)
+    found = norms_of_step(steep, optimizer, params, optimizer.init(params), KEY, BATCH)
     assert float(found["gradient_norm"]) == pytest.approx(5e30, rel=1e-5)
     assert float(found["update_norm"]) == pytest.approx(5e27, rel=1e-5)
 
 
-def test_the_norm_of_a_zero_gradient_is_zero():
-    grads = jnp.zeros(3)
-    assert (
-        float(norms(optax.sgd(1.0), grads, optax.sgd(1.0).init(grads), grads)["gradient_norm"])
-        == 0.0
-    )
+@pytest.mark.parametrize("name", ["aevb", "mcem"])
+def test_the_log_of_a_run_has_norms_if_it_takes_gradient_steps(name: str):
+    values = validate(with_values(default_config(), {
+        "data.name": "synthetic", "model.likelihood": "gaussian", "model.hidden": (4,),
+        "algorithm.name": name, "train.num_examples": 400, "train.first_eval": 200,
+    }))  # fmt: skip
+    experiment = build(values)
+    run, settings = runs.training_of(experiment, values), runs.settings_of(values)
+    state = experiment.algorithm.init(KEY)
+    first, again = (trainer._evaluation(run, settings)(state) for _ in range(2))
+    assert first == again
+    assert ("gradient_norm" in first) is (name == "aevb")
+    assert all(np.isfinite(value) for value in first.values())
 
 
 @pytest.mark.parametrize("clip", ["global_norm", "adaptive"])
@@ -100,5 +103,4 @@ def test_the_steps_whose_gradient_is_clipped_are_counted(clip: str):
 
 
 def test_an_optimizer_without_a_clip_has_no_number_of_clipped_steps():
-    state = optax.adam(0.1).init(jnp.zeros(2))
-    assert optimizers.num_clipped(state) is None
+    assert optimizers.num_clipped(optax.adam(0.1).init(jnp.zeros(2))) is None

@@ -26,7 +26,7 @@ def sound() -> Records:
             "examples": int(number), "train_bound": -200.0 + gain, "valid_bound": -202.0 + gain,
             "train_rate": 12.0, "train_active_units": 5.0, "train_mutual_information": 6.0,
             "train_aggregate_marginal_kl": 0.1, "train_likelihood_log_var_min": -3.0,
-            "train_likelihood_log_var_max": 1.0, "recent_gradient_norm": 10.0,
+            "train_likelihood_log_var_max": 1.0, "gradient_norm": 10.0,
         }
         for number, gain in zip(examples, rise, strict=True)
     ]  # fmt: skip
@@ -82,7 +82,7 @@ def unfinished() -> Records:
 
 def exploding() -> Records:
     records = sound()
-    records[-1]["recent_gradient_norm"] = 1e5
+    records[-1]["gradient_norm"] = 1e5
     return records
 
 
@@ -180,7 +180,7 @@ def test_data_as_simple_as_a_linear_model_are_no_fault():
         ("the minibatch is not finite", {}, "the data hold values that are not finite"),
         ("the objective is nan", {"train_likelihood_log_var_min": -20.0}, "a variance of p(x|z)"),
         ("the objective is nan", {"train_posterior_log_var_max": 30.0}, "a variance of q(z|x)"),
-        ("the objective is nan", {"recent_gradient_norm": 1e6}, "the gradient had grown"),
+        ("the objective is nan", {"gradient_norm": 1e6}, "the gradient had grown"),
         ("the objective is nan", {}, SMALLER_STEP),
     ],
 )

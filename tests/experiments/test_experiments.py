@@ -47,6 +47,7 @@ def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Pa
         config.data.name = f"file:{tmp_path / 'images.npy'}"
     config.train.num_examples = 2 * config.train.batch_size
     config.train.first_eval = config.train.batch_size
+    config.train.eval_every = 0
     values = validate(config)
     folder = tmp_path / "run"
     summary = runs.run(values, folder)

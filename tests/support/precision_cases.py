@@ -959,14 +959,16 @@ def algorithm_of(name: str) -> tuple[vae.VAE, Any]:
 def updated(name: str, x: jax.Array) -> Any:
     _, algorithm = algorithm_of(name)
     state = in_dtype_of(x, algorithm.init(KEY))
-    return algorithm.update(KEY, state, Batch(x, jnp.arange(len(x), dtype=jnp.int32)))
+    batch = Batch(x, jnp.arange(len(x), dtype=jnp.int32))
+    norms = algorithm.norms(KEY, state, batch) if algorithm.norms else {}
+    return algorithm.update(KEY, state, batch), norms
 
 
 for entry in ALGORITHMS:
     entries(
         "algorithm", entry, partial(updated, entry), X, tolerance=1e-3,
         names=[f"algorithms.{entry}.make", *(f"algorithms.gradient_ascent.{name}" for name in
-               ("over_datapoints", "ascend", "algorithm", "algorithm_at", "norms"))],
+               ("over_datapoints", "ascend", "algorithm", "algorithm_at", "norms_of_step"))],
     )  # fmt: skip
 
 
@@ -1021,7 +1023,6 @@ WITHOUT_FLOATS = {
     "algorithms.skip_nonfinite.num_skipped": "an int",
     "algorithms.skip_nonfinite.is_finite": "a bool",
     "algorithms.full_vb.prior_stds": "Python floats",
-    "algorithms.gradient_ascent.is_measured": "a bool",
     "algorithms.averaging.evaluated": "a part of its argument",
     "algorithms.averaging.trained": "a part of its argument",
     "algorithms.averaging.starting_at": "its argument",
