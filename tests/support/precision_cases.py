@@ -440,7 +440,7 @@ calls(
     ),
 )  # fmt: skip
 
-# Convolutions, whose derivatives on a CPU are those of matrix products
+# Convolutions, whose derivatives on a CPU are those of other forms of them
 
 
 def convolved(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> Any:
