@@ -61,6 +61,12 @@ class Encoder(nn.Module):
             for channels in self.kind.hidden:
                 x = nn.gelu(nn.Conv(channels, (3, 3), strides=2)(x))
             x = x.reshape(len(x), -1)
+        elif self.kind.network == "gated_conv":
+            *convolutions, last = self.kind.hidden
+            x = x.reshape(-1, 28, 28, 1)
+            for number, channels in enumerate(convolutions):
+                x = nn.glu(nn.Conv(2 * channels, (5, 5), strides=1 + number % 2)(x))
+            x = nn.glu(nn.Dense(2 * last)(x.reshape(len(x), -1)))
         else:
             for units in self.kind.hidden:
                 x = nn.tanh(nn.Dense(units)(x))
@@ -79,6 +85,16 @@ class Decoder(nn.Module):
             for channels in others:
                 h = nn.gelu(nn.ConvTranspose(channels, (3, 3), strides=(2, 2))(h))
             return [nn.ConvTranspose(1, (3, 3), strides=(2, 2))(h).reshape(len(z), -1)]
+        if self.kind.network == "gated_conv":
+            side = kinds.halved(28, (len(self.kind.hidden) - 1) // 2)
+            layers = kinds.gated_channels(self.kind)
+            size = 2 * layers[0][1]
+            h = nn.Dense(side * side * size, use_bias=False)(z).reshape(-1, side, side, size)
+            h = nn.glu(h + self.param("bias", nn.initializers.zeros, (size,)))
+            for stride, _, channels in layers:
+                layer = nn.ConvTranspose(2 * channels, (5, 5), strides=(stride, stride))
+                h = nn.glu(layer(h))
+            return [nn.Conv(1, (1, 1))(h).reshape(len(z), -1)]
         dense = RandomDense if self.kind.has_random_weights else nn.Dense
         for units in (first, *others):
             z = nn.tanh(dense(units)(z))

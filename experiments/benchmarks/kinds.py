@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
     The latents are Gaussian, the prior is N(0, I). Weights have the variance 1 / fan-in and biases
     are 0 at the start. An mlp has tanh units, a conv network 3 x 3 kernels and tanh-approximated
-    GELU units.
+    GELU units. A gated_conv network is that of `aevb.networks.gated_convolutional`.
     """
 
     title: str
@@ -61,6 +61,10 @@ def _iwae(num_samples: int, steps: int) -> Kind:
 _CONV = Kind("convolutions with 32 and 64 channels", 50, hidden=(32, 64), network="conv")
 KINDS = {
     "conv": _CONV,
+    "gated_conv": Kind(
+        "gated convolutions (van den Berg et al. 2018)", 5, hidden=(32, 32, 64, 64, 64, 256),
+        network="gated_conv",
+    ),
     "iwae_1": _iwae(1, 1500),
     "iwae_5": _iwae(5, 500),
     "iwae_50": _iwae(50, 60),
@@ -123,6 +127,22 @@ def serve(
         train(TRAINED_STEPS)
     run = measured_evaluation if kind.evaluation else lambda: train(per_round)
     worker.serve_training(packages, run, evaluate, **more)
+
+
+def gated_channels(kind: Kind) -> list[tuple[int, int, int]]:
+    """Returns the layers of a gated decoder, without its gates: (stride, channels in, out).
+
+    The first layer is left out; its channels are those that the second one takes.
+    """
+    channels = kind.hidden[:-1]
+    number = len(channels)
+    of_size = [channels[max(2 * halvings - 1, 0)] for halvings in range(number // 2 + 1)]
+    num_in = of_size[-1]
+    layers = []
+    for layer in reversed(range(number)):
+        layers.append((1 + layer % 2, num_in, of_size[layer // 2]))
+        num_in = of_size[layer // 2]
+    return layers
 
 
 def halved(length: int, times: int) -> int:

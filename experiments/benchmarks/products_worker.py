@@ -66,8 +66,31 @@ def conv_layers(kind: kinds.Kind) -> list[Layer]:
     return layers + [Layer(rows, F, kernel * G) for rows, F, G in transposed]
 
 
+def gated_conv_layers(kind: kinds.Kind) -> list[Layer]:
+    """Returns the layers of `aevb.networks`' gated_conv, for one head with one channel."""
+    M, Z, kernel = kind.batch_size, kind.num_latents, 25
+    *channels, last = kind.hidden
+    pixels = [M * kinds.halved(28, number // 2) ** 2 for number in range(len(channels) + 1)]
+    layers = [
+        Layer(rows, kernel * num_in, 2 * num_out)
+        for rows, num_in, num_out in zip(pixels[1:], (1, *channels), channels, strict=False)
+    ]
+    layers[0] = layers[0]._replace(has_input_gradient=False)
+    layers += [Layer(M, pixels[-1] // M * channels[-1], 2 * last), Layer(M, last, Z, 2)]
+    decoder = kinds.gated_channels(kind)
+    layers.append(Layer(M, Z, pixels[-1] // M * 2 * decoder[0][1]))
+    layers += [
+        Layer(rows, num_in, kernel * 2 * num_out)
+        for rows, (_, num_in, num_out) in zip(pixels[:0:-1], decoder, strict=True)
+    ]
+    return [*layers, Layer(pixels[0], decoder[-1][2], 1)]
+
+
+LAYERS = {"mlp": mlp_layers, "conv": conv_layers, "gated_conv": gated_conv_layers}
+
+
 def layers_of(kind: kinds.Kind) -> list[Layer]:
-    return conv_layers(kind) if kind.network == "conv" else mlp_layers(kind)
+    return LAYERS[kind.network](kind)
 
 
 def make_weights(layer: Layer, layout: Layout) -> list[Array]:

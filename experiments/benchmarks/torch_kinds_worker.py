@@ -107,6 +107,59 @@ class ConvDecoder(nn.Module):
         return [h.flatten(1)]
 
 
+class Gated(nn.Module):
+    """A layer of twice as many channels: values, and their gates."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.glu(self.layer(x), 1)
+
+
+class GatedConvEncoder(nn.Module):
+    """Gated convolutions, the last of the whole image, then the posterior's statistics."""
+
+    def __init__(self, kind: kinds.Kind):
+        super().__init__()
+        *channels, last = kind.hidden
+        pairs = zip((1, *channels[:-1]), channels, strict=True)
+        layers = [
+            nn.Conv2d(num_in, 2 * num_out, 5, stride=1 + number % 2, padding=2)
+            for number, (num_in, num_out) in enumerate(pairs)
+        ]
+        side = kinds.halved(28, len(channels) // 2)
+        layers.append(nn.Conv2d(channels[-1], 2 * last, side))
+        self.hidden = nn.Sequential(*map(Gated, layers))
+        self.heads = nn.ModuleList(nn.Linear(last, kind.num_latents) for _ in range(2))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        h = self.hidden(x.view(-1, 1, 28, 28)).flatten(1)
+        return [head(h) for head in self.heads]
+
+
+class GatedConvDecoder(nn.Module):
+    """The encoder's layers in reverse order, transposed, then a 1 x 1 convolution."""
+
+    def __init__(self, kind: kinds.Kind):
+        super().__init__()
+        channels = kinds.gated_channels(kind)
+        side = kinds.halved(28, (len(kind.hidden) - 1) // 2)
+        layers = [nn.ConvTranspose2d(kind.num_latents, 2 * channels[0][1], side)]
+        layers += [
+            nn.ConvTranspose2d(
+                num_in, 2 * num_out, 5, stride=stride, padding=2, output_padding=stride - 1
+            )
+            for stride, num_in, num_out in channels
+        ]
+        self.hidden = nn.Sequential(*map(Gated, layers))
+        self.head = nn.Conv2d(channels[-1][2], 1, 1)
+
+    def forward(self, z: Tensor) -> list[Tensor]:
+        return [self.head(self.hidden(z[:, :, None, None])).flatten(1)]
+
+
 class VAE(nn.Module):
     def __init__(self, kind: kinds.Kind, is_channels_last: bool = False):
         super().__init__()
@@ -115,6 +168,8 @@ class VAE(nn.Module):
         if kind.network == "conv":
             self.encoder = ConvEncoder(kind, is_channels_last)
             self.decoder = ConvDecoder(kind, is_channels_last)
+        elif kind.network == "gated_conv":
+            self.encoder, self.decoder = GatedConvEncoder(kind), GatedConvDecoder(kind)
         else:
             layer = RandomLinear if kind.has_random_weights else nn.Linear
             self.encoder = MLP([sizes.num_dims, *kind.hidden, num_latents], 2)
@@ -167,7 +222,8 @@ def init_parameters(model: VAE) -> None:
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             size = layer.weight.shape
             is_transposed = isinstance(layer, nn.ConvTranspose2d)
-            fan_in = size[0 if is_transposed else 1] * math.prod(size[2:])
+            is_first = is_transposed and size[0] == model.kind.num_latents  # 1 x 1 to the image
+            fan_in = size[0 if is_transposed else 1] * (1 if is_first else math.prod(size[2:]))
             std = 1 / math.sqrt(fan_in) / LECUN
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
             assert layer.bias is not None

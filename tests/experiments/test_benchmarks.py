@@ -183,6 +183,11 @@ def test_the_products_of_a_kind_are_those_of_the_papers_model_and_of_its_convolu
     inner = 49 * 288 * 64 + 2 * 3136 * 20 + 20 * 3136 + 49 * 64 * 288 + 196 * 32 * 9
     assert flops("conv") == 2 * (2 * 196 * 9 * 32 + 3 * inner)
     encoder, decoder = 200 * 200 + 2 * 200 * 50, 50 * 200 + 200 * 200 + 200 * 784
+    convolutions = [(196, 32, 64), (196, 32, 128), (49, 64, 128), (49, 64, 128)]
+    convolutions += [(49, 64, 128), (49, 64, 64), (196, 32, 64), (196, 32, 64), (784, 32, 64)]
+    inner = sum(25 * pixels * num_in * num_out for pixels, num_in, num_out in convolutions)
+    inner += 49 * 64 * 512 + 2 * 256 * 20 + 20 * 49 * 128 + 784 * 32
+    assert flops("gated_conv") == 2 * (2 * 784 * 25 * 64 + 3 * inner)
     assert flops("iwae_5") == 2 * (2 * 784 * 200 + 3 * encoder + 5 * 3 * decoder)
 
 
@@ -272,6 +277,7 @@ def test_every_kind_has_the_contenders_that_fit_it(program: Any):
     assert of["iwae_5"] == of["adam"] == of["full_vb"] == common | {"products"}
     assert of["rmsprop"] == of["adamax"] == common | {"products", "torch_compile_step"}
     assert of["conv"] == common | layouts | {"products", "aevb_plain"}
+    assert of["gated_conv"] == common | layouts | {"products"}
     assert of["conv_bound"] == of["conv_log_p"] == common | layouts
 
 
@@ -315,8 +321,14 @@ def test_the_table_of_kinds_has_a_row_for_each_and_is_empty_without_results():
 
 
 FLAX_LAYERS = {  # in the order of `aevb_layers`
-    "encoder": ("Conv_0", "Conv_1", "Dense_0", "Dense_1"),
-    "decoder": ("Dense_0", "ConvTranspose_0", "ConvTranspose_1"),
+    "conv": {
+        "encoder": ("Conv_0", "Conv_1", "Dense_0", "Dense_1"),
+        "decoder": ("Dense_0", "ConvTranspose_0", "ConvTranspose_1"),
+    },
+    "gated_conv": {
+        "encoder": (*map("Conv_{}".format, range(5)), "Dense_0", "Dense_1", "Dense_2"),
+        "decoder": ("Dense_0", "bias", *map("ConvTranspose_{}".format, range(5)), "Conv_0"),
+    },
 }
 
 
@@ -329,7 +341,13 @@ def aevb_layers(network: dict[str, Any]) -> list[Any]:
 @pytest.mark.usefixtures("standard_promotion")  # optax's adam leans on it
 @pytest.mark.parametrize(
     "name",
-    ["iwae_5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv", "adam_frey"))],
+    [
+        "iwae_5",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("conv", "gated_conv", "adam_frey")
+        ),
+    ],
 )
 def test_the_flax_contender_of_a_kind_has_aevbs_bound(program: Any, name: str, tmp_path: Path):
     """Both have the same parameters and noise; aevb's bound is of one datapoint and sample."""
@@ -348,7 +366,7 @@ def test_the_flax_contender_of_a_kind_has_aevbs_bound(program: Any, name: str, t
     theirs = {
         part: dict(
             zip(
-                FLAX_LAYERS[part] if name == "conv" else map("Dense_{}".format, range(9)),
+                FLAX_LAYERS.get(name, {}).get(part) or map("Dense_{}".format, range(9)),
                 aevb_layers(params[part]),
                 strict=False,
             )
