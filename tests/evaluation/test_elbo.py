@@ -231,7 +231,7 @@ def heads_of(name: str, std: float) -> dict[str, jax.Array]:
     known = {
         "mean": 0.4, "mean_logits": -0.4, "location": 0.4, "logits": std,
         "log_scale": math.log(std / 256), "log_std": math.log(std / 256),
-        "log_var": 2.0 * math.log(std / 256),
+        "log_var": 2.0 * math.log(std / 256), "log_excess_df": 1.0,
     }  # fmt: skip
     likelihood, rng = LIKELIHOODS[name](1), np.random.default_rng(0)
     sizes = dict(likelihood.heads) | dict.fromkeys(likelihood.shared, 1)
