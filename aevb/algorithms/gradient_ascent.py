@@ -45,13 +45,21 @@ def ascend(
     plus log p(params), both divided by N.
     """
 
+    grads, metrics = _descent(objective, params, key, batch)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def _descent(
+    objective: Objective, params: PyTree, key: Key, batch: Batch
+) -> tuple[PyTree, dict[str, Array]]:
+    """Returns the gradient of the loss, which is minus the objective, and the metrics."""
+
     def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
         value, metrics = objective(params, key, batch)
         return -value, metrics  # the only place where a bound becomes a loss
 
-    grads, metrics = jax.grad(loss, has_aux=True)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, metrics
+    return jax.grad(loss, has_aux=True)(params)
 
 
 def norms_of_step(
@@ -66,8 +74,8 @@ def norms_of_step(
 
     The gradient is in nats per datapoint, before clipping and without the prior on the parameters.
     """
-    grads = jax.grad(lambda params: objective(params, key, batch)[0])(params)
-    updates, _ = optimizer.update(jax.tree.map(jnp.negative, grads), opt_state, params)
+    grads, _ = _descent(objective, params, key, batch)
+    updates, _ = optimizer.update(grads, opt_state, params)
     return {"gradient_norm": _norm(grads), "update_norm": _norm(updates)}
 
 

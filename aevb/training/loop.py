@@ -151,9 +151,7 @@ def train_step(
         stored: the minibatch before preprocessing, [M, D].
         indices: the positions of these datapoints in the dataset, [M].
     """
-    data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
-    x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), stored)
-    return algorithm.update(update_key, state, Batch(x, indices))
+    return algorithm.update(*_arguments(preprocess, keys, stored, indices, state))
 
 
 def norms_of(
@@ -172,9 +170,20 @@ def norms_of(
     """
     if algorithm.norms is None:
         return {}
+    return algorithm.norms(*_arguments(preprocess, keys, stored, indices, state))
+
+
+def _arguments(
+    preprocess: Callable[[Key, Array], Array],
+    keys: LoopKeys,
+    stored: Array,
+    indices: Array,
+    state: TrainState,
+) -> tuple[Key, TrainState, Batch]:
+    """Returns the key, the state and the preprocessed minibatch of a step."""
     data_key, update_key = jax.random.split(jax.random.fold_in(keys.step, state.step))
     x = jax.vmap(preprocess)(jax.random.split(data_key, len(indices)), stored)
-    return algorithm.norms(update_key, state, Batch(x, indices))
+    return update_key, state, Batch(x, indices)
 
 
 def _jit_advance(
