@@ -24,11 +24,9 @@ def report(folder: Path, data: str = "") -> str:
     """
     from aevb.doctor.hints import text  # imports jax; after --help, which does not need it
     from aevb.runs.diagnosis import of_folder
-    from aevb.storage.metrics_log import read_records
 
-    hints, rivals = of_folder(folder, data)
+    hints, rivals, records = of_folder(folder, data)
     lines = []
-    records = read_records(folder / "metrics.jsonl")
     if records:
         last = records[-1]
         bounds = [

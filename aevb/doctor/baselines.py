@@ -19,14 +19,13 @@ from aevb.distributions import LOG_2PI
 from aevb.doctor import sample
 from aevb.evaluation.elbo import Score, in_blocks
 from aevb.evaluation.intervals import standard_error
-from aevb.likelihoods import LIKELIHOODS, NUM_LEVELS, Likelihood, level_of
+from aevb.likelihoods import HALF_LEVEL, LIKELIHOODS, NUM_LEVELS, Likelihood, level_of
 
 MOST_DATAPOINTS = 2000  # of each split
 LEAST_VARIANCE = 1e-30  # whose log is one that the likelihoods allow
 LEAST_INFLATION = 1e-3  # probability of an added zero, where the counts show none
 LARGEST_TOTAL_COUNT = 1e6  # of a negative binomial, which is then a Poisson distribution
 LARGE_LOG_DF = 10.0  # degrees of freedom of a Student-t that is almost Gaussian, as their log
-HALF_CELL = 0.5 / NUM_LEVELS
 ALIKE = {  # likelihoods without z that are as good as independent columns
     "gaussian_unit_mean": "gaussian",
     "zero_inflated_negative_binomial": "negative_binomial",
@@ -149,7 +148,7 @@ def _gaussian_shared(x: np.ndarray, likelihood: Likelihood) -> Statistics:
 
 def _discretized_logistic(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     log_scale = 0.5 * _log_variance(x) + math.log(math.sqrt(3.0) / math.pi)
-    return {"location": np.mean(x, axis=0) + HALF_CELL, "log_scale": log_scale}
+    return {"location": np.mean(x, axis=0) + HALF_LEVEL, "log_scale": log_scale}
 
 
 def _discretized_logistic_mixture(x: np.ndarray, likelihood: Likelihood) -> Statistics:
@@ -213,7 +212,7 @@ STATISTICS: dict[str, Callable[[np.ndarray, Likelihood], Statistics]] = {
     "discretized_logistic_mixture": _discretized_logistic_mixture,
     "student_t": _student_t,
     "discretized_gaussian": lambda x, likelihood: {
-        "mean": np.mean(x, axis=0) + HALF_CELL,
+        "mean": np.mean(x, axis=0) + HALF_LEVEL,
         "log_var": _log_variance(x),
     },
     "categorical": _categorical,

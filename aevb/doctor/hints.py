@@ -33,8 +33,24 @@ CAUSES: dict[str, str] = {
     "shifted_columns": "validation data from another distribution than the training data",
     "missing_classes": "classes of the validation data that the training data lack",
     "one_class": "labels with a single class",
+    "copied_column": "a column that another one determines, so that its density can grow without "
+    "end",
+    "row_numbers": "a column that counts the rows, and says nothing of the data",
+    "posterior_collapse": "q(z|x) hardly depends on x, so that the latents say nothing",
+    "variance_runs_away": "a learned variance of p(x|z) vanishes or grows without end",
+    "overfitting": "the validation bound falls while the training bound rises",
+    "step_too_large": "the steps are so large that the bound jumps, or falls",
+    "step_too_small": "the bound still rises at the end",
+    "exploding_gradients": "the gradient grows by orders of magnitude",
+    "aggregate_far_from_prior": "q(z) is far from p(z), so that samples look worse than "
+    "reconstructions",
+    "below_baseline": "a model without latents, or with linear ones, has a higher bound",
+    "tiny_minibatch": "so few datapoints a step that the gradient is mostly noise",
+    "dead_units": "hidden units that are at an end of their range for almost all inputs",
+    "low_precision": "the bound changes if the networks compute in float32",
+    "importance_weights": "an estimate of log p(x) whose diagnostic fails",
 }
-"""Each cause -> what it means. A module with other checks adds its causes here."""
+"""Each cause -> what it means."""
 
 
 OF_DATA = (

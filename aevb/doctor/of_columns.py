@@ -2,12 +2,7 @@
 
 import numpy as np
 
-from aevb.doctor.hints import CAUSES, Hint
-
-CAUSES.update(
-    copied_column="a column that another one determines, so that its density can grow without end",
-    row_numbers="a column that counts the rows, and says nothing of the data",
-)
+from aevb.doctor.hints import Hint
 
 LEAST_ROWS = 50  # of fewer ones, an order or a correlation is chance
 MOST_COLUMNS = 2000  # whose correlations are computed

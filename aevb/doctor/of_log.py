@@ -6,20 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aevb.doctor.baselines import Baseline
-from aevb.doctor.hints import CAUSES, Hint
-
-CAUSES.update(
-    posterior_collapse="q(z|x) hardly depends on x, so that the latents say nothing",
-    variance_runs_away="a learned variance of p(x|z) or q(z|x) vanishes or grows without end",
-    overfitting="the validation bound falls while the training bound rises",
-    step_too_large="the steps are so large that the bound jumps, or falls",
-    step_too_small="the bound still rises at the end",
-    exploding_gradients="the gradient grows by orders of magnitude",
-    aggregate_far_from_prior="q(z) is far from p(z), so that samples look worse than "
-    "reconstructions",
-    below_baseline="a model without latents, or with linear ones, has a higher bound",
-    tiny_minibatch="so few datapoints a step that the gradient is mostly noise",
-)
+from aevb.doctor.hints import Hint
 
 # Fewer than this number of evaluations show no trend.
 LEAST_RECORDS = 5
@@ -52,7 +39,6 @@ class Setting(NamedTuple):
 
     num_latents: int  # Z
     batch_size: int  # M
-    bound: str = "sgvb_b"  # what is maximized, by its name
 
 
 def hints_of_log(records: Sequence[Mapping[str, Any]], setting: Setting) -> list[Hint]:

@@ -10,17 +10,11 @@ import numpy as np
 from jax import Array
 
 from aevb import marginal
-from aevb.doctor.hints import CAUSES, Hint
+from aevb.doctor.hints import Hint
 from aevb.evaluation.log_likelihood import reason_to_distrust
 from aevb.inference.importance_weights import pareto_k_threshold
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
-
-CAUSES.update(
-    dead_units="hidden units that are at an end of their range for almost all inputs",
-    low_precision="the bound changes if the networks compute in float32",
-    importance_weights="an estimate of log p(x) whose diagnostic fails",
-)
 
 # of the values of a layer; a sound layer of ReLUs is 0 half of the time
 LARGEST_DEAD = 0.95

@@ -18,6 +18,7 @@ from aevb.doctor.of_log import Setting, hints_of_baselines, hints_of_log
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment, build_likelihood, build_model, with_likelihood
+from aevb.likelihoods import Likelihood
 from aevb.runs.load import experiment_of, read_state
 from aevb.storage.metrics_log import read_records
 from aevb.types import PyTree
@@ -29,21 +30,27 @@ ESTIMATES = "marginal.json"
 
 
 class Diagnosis(NamedTuple):
-    """The hints about a run, and the simple models that its bound is compared with."""
+    """The hints about a run, the simple models that its bound is compared with, and its log."""
 
     hints: list[Hint]
     baselines: list[Baseline]
+    records: Sequence[Mapping[str, Any]]
 
 
 def of_data(dataset: Dataset, config: Values) -> list[Hint]:
     """Returns the hints of a run's data and settings, before training."""
-    values = with_likelihood(config, dataset.kind)
     return hints_of_data(
         dataset,
-        build_likelihood(values, dataset.description),
+        _likelihood(dataset, config)[1],
         num_latents=config["model.num_latents"],
         batch_size=config["train.batch_size"],
     )
+
+
+def _likelihood(dataset: Dataset, config: Values) -> tuple[str, Likelihood]:
+    """Returns the name of a run's likelihood, and that entry for x as it is stored."""
+    values = with_likelihood(config, dataset.kind)
+    return values["model.likelihood"], build_likelihood(values, dataset.description)
 
 
 def print_hints(hints: Sequence[Hint]) -> None:
@@ -59,21 +66,15 @@ def of_training(
 
     The bounds are those of the last record. Those of the test data are not used.
     """
-    setting = Setting(
-        config["model.num_latents"], config["train.batch_size"], config["algorithm.bound"]
-    )
-    values = with_likelihood(config, dataset.kind)
-    likelihood = build_likelihood(values, dataset.description)
-    rivals = baselines(
-        dataset, values["model.likelihood"], likelihood, num_latents=setting.num_latents
-    )
+    setting = Setting(config["model.num_latents"], config["train.batch_size"])
+    rivals = baselines(dataset, *_likelihood(dataset, config), num_latents=setting.num_latents)
     last = records[-1] if records else {}
     bounds = {
         split: last[name] for split in ("train", "valid") if (name := f"{split}_bound") in last
     }
     hints = hints_of_log(records, setting)
     hints += hints_of_baselines(bounds, rivals) if bounds else []
-    return Diagnosis(without_consequences(hints), rivals)
+    return Diagnosis(without_consequences(hints), rivals, records)
 
 
 def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[Hint]:
@@ -113,15 +114,15 @@ def of_folder(folder: Path, data: str = "") -> Diagnosis:
     experiment = experiment_of(folder, config)
     dataset, _, algorithm = experiment
     records = read_records(folder / "metrics.jsonl")
-    of_log, rivals = of_training(dataset, config, records)
+    of_log, rivals, _ = of_training(dataset, config, records)
     hints = of_data(dataset, config) + of_log
     try:
         state = read_state(folder, algorithm, config)
     except UserError:  # it has not come to its first checkpoint
-        return Diagnosis(without_consequences(hints), rivals)
+        return Diagnosis(without_consequences(hints), rivals, records)
     hints += of_trained(experiment, config, algorithm.vae_params(state.params))
     if (file := folder / ESTIMATES).is_file():
         hints += of_model.hints_of_estimates(
             json.loads(file.read_text(encoding="utf-8"))["estimators"]
         )
-    return Diagnosis(without_consequences(hints), rivals)
+    return Diagnosis(without_consequences(hints), rivals, records)

@@ -19,7 +19,6 @@ from aevb.distributions import DiagNormal, StandardNormal
 from aevb.doctor.hints import CAUSES
 from aevb.likelihoods import Likelihood
 from aevb.losses import Joint, beta_elbo
-from aevb.runs import diagnosis  # noqa: F401, which fills CAUSES
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aevb.doctor import of_columns, of_model  # noqa: F401  they add causes
 from aevb.doctor.baselines import Baseline
 from aevb.doctor.hints import CAUSES, EXPLAINED_BY, Hint, without_consequences
 from aevb.doctor.of_divergence import SMALLER_STEP, probable_cause
