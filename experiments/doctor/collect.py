@@ -25,11 +25,15 @@ from aevb.cli.common import Parser, reporting_mistakes
 from aevb.errors import UserError
 from aevb.storage.metrics_log import write_json
 
-from .healthy import TEST as HEALTHY_TEST
-from .healthy import TUNING as HEALTHY_TUNING
-from .situations import SETS, TEST, TUNING
+from . import healthy, held_out, situations
+from .situations import SETS
 
-CORPUS = {each.name: each for each in (*TUNING, *TEST, *HEALTHY_TUNING, *HEALTHY_TEST)}
+CORPUS = {
+    each.name: each
+    for each in (
+        *situations.TUNING, *healthy.TUNING, *held_out.FAULTS, *held_out.HEALTHY_RUNS,
+    )
+}  # fmt: skip
 OUTCOME, DATA, RUN, PRINTED = "outcome.json", "data.npy", "run", "printed.txt"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 Draw = Callable[[np.random.Generator], np.ndarray]  # -> [N, D] or images [N, height, width]
 
@@ -102,6 +103,85 @@ def windows(num: int, width: int) -> Draw:
     return draw
 
 
+def rings(num: int, num_dims: int, *, noise: float = 0.1, tail: float = 0.0) -> Draw:
+    """Returns a draw of noisy points on a closed band, real [N, D].
+
+    Args:
+        tail: the degrees of freedom of the noise, which is Student's t; 0 for Gaussian noise.
+    """
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        angles, radii = rng.uniform(0.0, 2.0 * np.pi, num), rng.uniform(0.6, 1.4, num)
+        waves = [f(k * angles) for k in (1, 2) for f in (np.cos, np.sin)]
+        band = (radii * np.stack(waves)).T
+        shape = (num, num_dims)
+        errors = rng.standard_t(tail, shape) if tail else rng.normal(size=shape)
+        return band @ rng.normal(size=(4, num_dims)) + noise * errors
+
+    return draw
+
+
+def cohorts(num: int, num_dims: int, num_cohorts: int, *, is_sorted: bool = False) -> Draw:
+    """Returns a draw of groups that share two factors and differ in their levels, real [N, D].
+
+    Args:
+        is_sorted: whether the groups follow one another in the rows.
+    """
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        names = rng.integers(num_cohorts, size=num)
+        names = np.sort(names) if is_sorted else names
+        levels = 1.5 * rng.normal(size=(num_cohorts, num_dims))
+        common = rng.normal(size=(num, 2)) @ rng.normal(size=(2, num_dims))
+        accuracy = rng.uniform(0.3, 0.6, size=num_dims)
+        return levels[names] + common + accuracy * rng.normal(size=(num, num_dims))
+
+    return draw
+
+
+def decays(num: int, num_times: int, *, noise: float = 0.1) -> Draw:
+    """Returns a draw of curves that ring and decay from a random time on, real [N, T]."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        starts, rates = rng.uniform(0.0, 0.4, (num, 1)), rng.uniform(1.0, 4.0, (num, 1))
+        since = np.maximum(np.linspace(0.0, 1.0, num_times) - starts, 0.0)
+        curves = rng.uniform(0.8, 1.6, (num, 1)) * np.exp(-rates * since) * np.sin(9.0 * since)
+        return curves + noise * rng.normal(size=curves.shape)
+
+    return draw
+
+
+def spectra(num: int, num_bands: int, num_parts: int, *, noise: float = 0.02) -> Draw:
+    """Returns a draw of mixtures of smooth spectra by random shares, real [N, D]."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        bands = np.linspace(0.0, 1.0, num_bands)
+        places, widths = (
+            rng.uniform(0.0, 1.0, (num_parts, 1)),
+            rng.uniform(0.05, 0.3, (num_parts, 1)),
+        )
+        parts = np.exp(-0.5 * ((bands - places) / widths) ** 2)
+        shares = rng.dirichlet(np.ones(num_parts), size=num)
+        return shares @ parts + noise * rng.normal(size=(num, num_bands))
+
+    return draw
+
+
+def readings(num: int, num_sensors: int) -> Draw:
+    """Returns a draw of sensors that change slowly from row to row, real [N, D]."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        times = np.arange(num)[:, None]
+        periods, phases = rng.uniform(150.0, 600.0, (2, 6)), rng.uniform(0.0, 6.0, (2, 6))
+        states = np.concatenate(
+            np.sin(2.0 * np.pi * times[None] / periods[:, None] + phases[:, None]), 1
+        )
+        errors = 0.02 * rng.normal(size=(num, num_sensors))
+        return np.tanh(states @ rng.normal(size=(12, num_sensors)) / 2.0) + errors
+
+    return draw
+
+
 # Binary data and counts
 
 
@@ -194,6 +274,49 @@ def bursts(num: int, num_genes: int, *, total_count: float = 2.0) -> Draw:
     return draw
 
 
+def strokes(num: int, side: int) -> Draw:
+    """Returns a draw of pictures of a bent line of random place and slope, binary images."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        down, right = np.meshgrid(*[np.linspace(-1.0, 1.0, side)] * 2, indexing="ij")
+        shape = (num, 1, 1)
+        slopes, bends = rng.uniform(-0.8, 0.8, shape), rng.uniform(-0.8, 0.8, shape)
+        lines = rng.uniform(-0.5, 0.5, shape) + slopes * right + bends * (right**2 - 0.3)
+        is_long = np.abs(right) < rng.uniform(0.5, 0.9, shape)
+        return ((np.abs(down - lines) < 0.18) & is_long).astype(np.uint8)
+
+    return draw
+
+
+def visits(
+    num: int, num_shops: int, *, num_habits: int = 2, absent: float = 0.0, spread: float = 0.6
+) -> Draw:
+    """Returns a draw of Poisson numbers of visits that depend on habits, [N, D].
+
+    Args:
+        absent: the fraction of the cells that are 0 whatever the rate.
+        spread: the standard deviation of a log rate for each habit.
+    """
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        habits = rng.normal(size=(num, num_habits))
+        loadings = spread * rng.normal(size=(num_habits, num_shops))
+        rates = np.exp(rng.normal(1.5, 0.5, size=num_shops) + habits @ loadings)
+        return rng.poisson(rates) * (rng.uniform(size=rates.shape) >= absent)
+
+    return draw
+
+
+def handwriting(num: int) -> Draw:
+    """Returns a draw of `num` of scikit-learn's 1,797 digits, images [N, 8, 8] of 0 to 16."""
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        images = load_digits(return_X_y=True)[0].reshape(-1, 8, 8).astype(np.uint8)
+        return images[rng.permutation(len(images))[:num]]
+
+    return draw
+
+
 # Images in grey
 
 
@@ -239,6 +362,44 @@ def swing(num: int, side: int) -> Draw:
         bar = np.exp(-0.5 * (across / 1.2) ** 2) / (1.0 + np.exp(2.0 * (np.abs(along) - side / 3)))
         frames = 40.0 + 170.0 * bar + 4.0 * rng.normal(size=bar.shape)
         return np.clip(np.round(frames), 0, 255).astype(np.uint8)
+
+    return draw
+
+
+def gratings(num: int, side: int, *, noise: float = 8.0) -> Draw:
+    """Returns a draw of gratings of random angle and phase, grey levels [N, side, side].
+
+    Args:
+        noise: its standard deviation in levels.
+    """
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        angles, phases = rng.uniform(0.0, np.pi, (num, 1, 1)), rng.uniform(0.0, 6.28, (num, 1, 1))
+        down, right = np.meshgrid(*[np.linspace(-1.0, 1.0, side)] * 2, indexing="ij")
+        frames = 120.0 + 70.0 * np.sin(
+            4.0 * (np.cos(angles) * right + np.sin(angles) * down) + phases
+        )
+        return np.clip(np.round(frames + noise * rng.normal(size=frames.shape)), 0, 255).astype(
+            np.uint8
+        )
+
+    return draw
+
+
+def orbit(num: int, side: int, *, speed: float = 0.03) -> Draw:
+    """Returns a draw of a film of a spot that circles another one, grey levels [N, side, side].
+
+    Args:
+        speed: radians a frame, before a frame's random part of the same size.
+    """
+
+    def draw(rng: np.random.Generator) -> np.ndarray:
+        angles = np.cumsum(speed * (1.0 + rng.normal(size=num)))
+        y, x = side * (0.5 + 0.28 * np.stack([np.sin(angles), np.cos(0.7 * angles)]))
+        still = _spots(side, np.full(1, side / 2), np.full(1, side / 2), np.full(1, 0.12 * side))
+        frames = 35.0 + 90.0 * still + 110.0 * _spots(side, y, x, np.full(num, 0.15 * side))
+        noise = 8.0 * rng.normal(size=frames.shape)
+        return np.clip(np.round(frames + noise), 0, 255).astype(np.uint8)
 
     return draw
 

@@ -19,7 +19,6 @@ from .situations import (
     OF_BOUND,
     OPTIMIZER,
     RAW,
-    SETS,
     SPLIT,
     STEP_SIZE,
     Situation,
@@ -31,7 +30,7 @@ def _healthy(part: str, name: str, description: str, draw, overrides) -> Situati
     return situation(part, name, HEALTHY, description, draw, overrides)
 
 
-_tuning, _test = (partial(_healthy, part) for part in SETS)
+_tuning = partial(_healthy, "tuning")
 
 TUNING = (
     _tuning("digits", "digits and a Bernoulli", draws.digits(4000, 12), {LATENTS: 6}),
@@ -127,33 +126,30 @@ TUNING = (
         draws.digits(3000, 10),
         {"algorithm.name": "reweighted_wake_sleep", "algorithm.num_samples": 5, LATENTS: 4},
     ),
-)  # fmt: skip
-
-TEST = (
-    _test("shapes", "shapes and a Bernoulli", draws.shapes(4000, 16), {LATENTS: 6}),
-    _test(
+    _tuning("shapes", "shapes and a Bernoulli", draws.shapes(4000, 16), {LATENTS: 6}),
+    _tuning(
         "shapes_rmsprop", "another optimizer",
         draws.shapes(3500, 12), {OPTIMIZER: "rmsprop", LATENTS: 5},
     ),
-    _test(
+    _tuning(
         "shapes_dreg", "importance samples with a doubly reparameterized gradient",
         draws.shapes(3000, 12), {OF_BOUND: "dreg", "algorithm.num_samples": 4, LATENTS: 5},
     ),
-    _test(
+    _tuning(
         "shapes_gated", "a gated network",
         draws.shapes(3500, 14), {"model.network": "gated_mlp", LATENTS: 5},
     ),
-    _test(
+    _tuning(
         "shapes_free_bits", "one free nat",
         draws.shapes(3500, 14), {OF_BOUND: "free_bits", LATENTS: 5},
     ),
-    _test(
+    _tuning(
         "shapes_conv", "convolutions of sixteen pixels",
         draws.shapes(2500, 16),
         {"model.network": "conv", HIDDEN: (6, 12), LATENTS: 5, STEP_SIZE: 0.005, EXAMPLES: 150_000},
     ),
-    _test("surface", "a curved surface", draws.surface(3500, 15, noise=0.2), {LATENTS: 3}),
-    _test(
+    _tuning("surface", "a curved surface", draws.surface(3500, 15, noise=0.2), {LATENTS: 3}),
+    _tuning(
         "surface_iaf", "an inverse autoregressive flow",
         draws.surface(3000, 12, noise=0.3),
         {
@@ -161,7 +157,7 @@ TEST = (
             OF_BOUND: "sgvb_a", LATENTS: 3, EXAMPLES: 200_000,
         },
     ),
-    _test(
+    _tuning(
         "surface_momentum", "gradient descent with momentum and clipping",
         draws.surface(3000, 10, noise=0.3),
         {
@@ -169,50 +165,50 @@ TEST = (
             "optimizer.clip": "global_norm", "optimizer.clip_at": 10.0, LATENTS: 3,
         },
     ),
-    _test(
+    _tuning(
         "surface_of_unit_scale", "real data that need no standardization",
         draws.changed(draws.surface(3000, 12, noise=0.2), lambda x: x / 2.0),
         {**RAW, LATENTS: 3},
     ),
-    _test(
+    _tuning(
         "surface_residual", "residual layers",
         draws.surface(3500, 20, noise=0.3),
         {"model.network": "residual_mlp", HIDDEN: (60, 60), LATENTS: 3},
     ),
-    _test("clusters", "five clusters", draws.clusters(3500, 12, 5), {LATENTS: 4}),
-    _test(
+    _tuning("clusters", "five clusters", draws.clusters(3500, 12, 5), {LATENTS: 4}),
+    _tuning(
         "clusters_mixture_prior", "a prior with a component for each cluster",
         draws.clusters(3500, 10, 4),
         {"model.prior": "mixture", "model.prior_components": 8, OF_BOUND: "sgvb_a", LATENTS: 4},
     ),
-    _test(
+    _tuning(
         "clusters_in_large_batches", "minibatches of 500 at a larger step",
         draws.clusters(4000, 15, 4),
         {BATCH: 500, STEP_SIZE: 0.003, EXAMPLES: 500_000, LATENTS: 4},
     ),
-    _test("answers", "a questionnaire of two traits", draws.answers(4000, 30), {LATENTS: 2}),
-    _test(
+    _tuning("answers", "a questionnaire of two traits", draws.answers(4000, 30), {LATENTS: 2}),
+    _tuning(
         "answers_beta", "a KL weight a little above 1",
         draws.answers(3500, 40), {OF_BOUND: "beta_elbo", "algorithm.bound_options.beta": 1.5},
     ),
-    _test(
+    _tuning(
         "genes", "counts with overdispersion",
         draws.bursts(3500, 30), {KIND: "counts", LATENTS: 4},
     ),
-    _test(
+    _tuning(
         "clusters_elu", "three clusters, with another activation",
         draws.clusters(3500, 18, 3), {ACTIVATION: "elu", HIDDEN: (80, 40), LATENTS: 5},
     ),
-    _test("bumps", "curves with one peak", draws.bumps(3500, 30, noise=0.1), {LATENTS: 4}),
-    _test(
+    _tuning("bumps", "curves with one peak", draws.bumps(3500, 30, noise=0.1), {LATENTS: 4}),
+    _tuning(
         "spots", "noisy pixels in [0, 1] under a continuous Bernoulli",
         draws.spots(3500, 14, noise=0.25), {LATENTS: 4},
     ),
-    _test(
+    _tuning(
         "swing", "a film whose every position recurs, and whose end is held out",
         draws.swing(3000, 12), {LIKELIHOOD: "gaussian_unit_mean", LATENTS: 2},
     ),
-    _test(
+    _tuning(
         "synthetic", "the package's linear-Gaussian data, at their own noise",
         None,
         {

@@ -1,8 +1,7 @@
 """Small runs in which something is wrong, with the cause; most rebuild what users report.
 
 The causes are known because the runs are made: this file and `healthy.py` know nothing of the
-diagnosis. It may be tuned on the runs of the set "tuning". Those of the set "test", which measure
-it, have other data, sizes and settings.
+diagnosis. It may be tuned on these runs. `held_out` has those that measure it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +80,7 @@ def situation(
     return Situation(name, cause, part, description, draw, overrides, accepted)
 
 
-_tuning, _test = (partial(situation, part) for part in SETS)
+_tuning = partial(situation, "tuning")
 
 BETA, OF_BOUND = "algorithm.bound_options.beta", "algorithm.bound"
 LIKELIHOOD, LATENTS, HIDDEN = "model.likelihood", "model.num_latents", "model.hidden"
@@ -369,20 +368,17 @@ TUNING = (
         draws.factors(3000, 60, 30, noise=0.05),
         {HIDDEN: (), LATENTS: 30, STEP_SIZE: 0.01, EXAMPLES: 300_000},
     ),
-)  # fmt: skip
-
-TEST = (
-    _test(
+    _tuning(
         "mean_over_pixels", "posterior_collapse",
         "the binary loss is averaged over 256 pixels: every picture becomes the mean picture",
         draws.shapes(2500, 16), {OF_BOUND: "beta_elbo", BETA: 256.0, LATENTS: 6},
     ),
-    _test(
+    _tuning(
         "disentangled_to_nothing", "posterior_collapse",
         "a KL weight of 100 for disentanglement leaves no unit in use",
         draws.surface(2500, 15, noise=0.5), {OF_BOUND: "beta_elbo", BETA: 100.0, LATENTS: 5},
     ),
-    _test(
+    _tuning(
         "weights_start_at_nothing", "posterior_collapse",
         "four layers start with weights near 0, and no gradient reaches the encoder",
         draws.shapes(2000, 14),
@@ -392,24 +388,24 @@ TEST = (
         },
         ["step_too_small", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "answers_by_chance", "posterior_collapse",
         "a questionnaire whose answers are unrelated",
         draws.answers(8000, 16, num_traits=0), {LATENTS: 2}, ["below_baseline"],
     ),
-    _test(
+    _tuning(
         "micrometres", "unscaled_data",
         "lengths are in metres, and vary by micrometres",
         draws.in_units(draws.clusters(2500, 9, 4), (1e-6,)), {**RAW, LATENTS: 3},
         ["step_too_small", "posterior_collapse", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "calendar_dates", "unscaled_data",
         "dates as seconds and prices in cents, beside rates",
         draws.in_units(draws.surface(2000, 10), (1e5, 1.0, 2500.0, 0.1), 1e4),
         {**RAW, LATENTS: 3}, ["exploding_gradients", "step_too_small", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "silent_genes", "constant_columns",
         "six genes that are never seen, and a learned variance for each column",
         draws.with_columns(
@@ -417,7 +413,7 @@ TEST = (
         ),
         {KIND: "real", LIKELIHOOD: "gaussian", LATENTS: 4}, ["variance_runs_away"],
     ),
-    _test(
+    _tuning(
         "dead_pixels", "constant_columns",
         "a camera with a row of dead pixels",
         draws.changed(
@@ -425,7 +421,7 @@ TEST = (
         ),
         {KIND: "grey", LIKELIHOOD: "gaussian", LATENTS: 3}, ["variance_runs_away"],
     ),
-    _test(
+    _tuning(
         "dry_days", "variance_runs_away",
         "half of all rainfalls are exactly 0, under a Gaussian of learned variance",
         draws.changed(
@@ -433,44 +429,44 @@ TEST = (
         ),
         {**RAW, LIKELIHOOD: "gaussian", LATENTS: 2}, ["wrong_likelihood"],
     ),
-    _test(
+    _tuning(
         "simulated_without_noise", "variance_runs_away",
         "the output of a simulator, without noise",
         draws.surface(2500, 20, noise=0.0), {LIKELIHOOD: "gaussian", LATENTS: 3},
         ["step_too_large"],
     ),
-    _test(
+    _tuning(
         "questionnaire_as_numbers", "wrong_likelihood",
         "yes/no answers under a squared error",
         draws.answers(2500, 25), {KIND: "real", LIKELIHOOD: "gaussian_shared", LATENTS: 2},
         ["variance_runs_away"],
     ),
-    _test(
+    _tuning(
         "overdispersed_genes", "wrong_likelihood",
         "counts of genes with far more spread than a Poisson distribution has",
         draws.bursts(2500, 25, total_count=0.5),
         {KIND: "counts", LIKELIHOOD: "poisson", LATENTS: 3},
     ),
-    _test(
+    _tuning(
         "incomes", "wrong_likelihood",
         "incomes and prices, which are skew, under a Gaussian",
         draws.changed(draws.clusters(2500, 8, 3), np.exp), {LATENTS: 3}, ["unscaled_data"],
     ),
-    _test(
+    _tuning(
         "two_hundred_shapes", "overfitting",
         "the training loss falls and the validation loss rises, on 200 pictures",
         draws.shapes(300, 20),
         {HIDDEN: (200, 200), LATENTS: 8, PRIOR_STD: 0.0, BATCH: 50, EXAMPLES: 200_000},
         ["too_few_data"],
     ),
-    _test(
+    _tuning(
         "many_passes", "overfitting",
         "a learned variance and hundreds of passes over some hundred curves",
         draws.bumps(400, 30),
         {LIKELIHOOD: "gaussian", HIDDEN: (150, 150), LATENTS: 6, PRIOR_STD: 0.0, BATCH: 40},
         ["too_few_data"],
     ),
-    _test(
+    _tuning(
         "copies_in_the_test", "duplicates",
         "validation and test rows were taken from the training rows",
         draws.changed(
@@ -478,82 +474,82 @@ TEST = (
         ),
         {LATENTS: 4},
     ),
-    _test(
+    _tuning(
         "five_copies", "duplicates",
         "each picture is there five times, and the rows are split at random",
         draws.changed(draws.shapes(500, 14), lambda x: np.repeat(x, 5, axis=0)),
         {SPLIT: "random", LATENTS: 3}, ["overfitting", "too_few_data"],
     ),
-    _test(
+    _tuning(
         "overlapping_windows", "shuffled_film",
         "windows of a series that overlap but for one value are split at random",
         draws.windows(2500, 24), {SPLIT: "random", LATENTS: 4}, ["duplicates"],
     ),
-    _test(
+    _tuning(
         "swinging_bar_at_random", "shuffled_film",
         "the frames of a camera are split at random",
         draws.swing(1800, 14),
         {SPLIT: "random", LIKELIHOOD: "gaussian_shared", LATENTS: 4}, ["duplicates"],
     ),
-    _test(
+    _tuning(
         "sorted_by_cluster", "distribution_shift",
         "the groups of a study follow one another in the file",
         draws.clusters(2500, 12, 5, is_sorted=True), {LATENTS: 4},
     ),
-    _test(
+    _tuning(
         "lights_off", "distribution_shift",
         "the last pictures were taken with less light",
         draws.with_end(draws.spots(2000, 12), lambda x: 0.4 * x),
         {LIKELIHOOD: "gaussian_shared", LATENTS: 3},
     ),
-    _test(
+    _tuning(
         "inches", "distribution_shift",
         "the last rows are in inches, and the others in centimetres",
         draws.with_end(draws.surface(2500, 10), lambda x: x / 2.54 + 3.0), {LATENTS: 2},
     ),
-    _test(
+    _tuning(
         "sixty_curves", "too_few_data",
         "sixty measured curves",
         draws.bumps(60, 40), {BATCH: 20, LATENTS: 3, EXAMPLES: 100_000}, ["overfitting"],
     ),
-    _test(
+    _tuning(
         "thirty_wide_rows", "too_few_data",
         "thirty samples of eighty genes",
         draws.changed(draws.bursts(30, 80), np.log1p),
         {KIND: "real", BATCH: 10, LATENTS: 2, EXAMPLES: 60_000}, ["overfitting"],
     ),
-    _test(
+    _tuning(
         "adagrad_at_one", "step_too_large",
         "Adagrad at a step of 1: the loss never comes down",
         draws.shapes(2000, 14), {OPTIMIZER: "adagrad", STEP_SIZE: 1.0, LATENTS: 4},
         ["non_finite", "exploding_gradients", "dead_units", "posterior_collapse", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "deep_and_fast", "step_too_large",
         "a deeper network with the step of a shallow one falls back to the mean",
         draws.surface(2500, 15), {STEP_SIZE: 0.08, HIDDEN: (80, 80, 80), LATENTS: 3},
         ["exploding_gradients", "posterior_collapse", "below_baseline", "dead_units"],
     ),
-    _test(
+    _tuning(
         "stopped_at_once", "step_too_small",
         "training ends after twenty steps, while the loss is still falling",
         draws.shapes(2500, 16),
         {EXAMPLES: 2000, "train.first_eval": 100, LATENTS: 4},
         ["below_baseline", "posterior_collapse"],
     ),
-    _test(
+    _tuning(
         "adagrad_at_a_thousandth", "step_too_small",
         "Adagrad at 0.0003, whose steps shrink further, is still far from the end",
         draws.clusters(2500, 12, 5), {OPTIMIZER: "adagrad", STEP_SIZE: 0.0003, LATENTS: 4},
         ["below_baseline", "posterior_collapse"],
     ),
-    _test(
+    _tuning(
         "sum_over_pixels", "exploding_gradients",
         "a step that suited the mean over pixels, with a loss that is their sum",
         draws.spots(2000, 16), {OPTIMIZER: "sgd", STEP_SIZE: 1.0, LATENTS: 4},
         ["non_finite", "step_too_large", "dead_units", "posterior_collapse", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "deep_residual_layers", "exploding_gradients",
         "twelve residual layers whose weights start too large",
         draws.surface(2000, 12),
@@ -563,14 +559,14 @@ TEST = (
         },
         ["non_finite", "step_too_large"],
     ),
-    _test(
+    _tuning(
         "silent_relus", "dead_units",
         "after some large steps most ReLUs answer 0 to every questionnaire",
         draws.answers(2000, 30),
         {ACTIVATION: "relu", STEP_SIZE: 0.1, HIDDEN: (60, 60), LATENTS: 2},
         ["step_too_large", "posterior_collapse", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "saturated_sigmoids", "dead_units",
         "sigmoids whose weights start too large are at 0 or 1 for every input",
         draws.shapes(2000, 16),
@@ -580,12 +576,12 @@ TEST = (
         },
         ["non_finite", "exploding_gradients", "below_baseline"],
     ),
-    _test(
+    _tuning(
         "division_by_zero", "non_finite",
         "a ratio in the table is infinite",
         draws.with_value(draws.clusters(1500, 10, 3), np.inf, num_cells=2), {LATENTS: 2},
     ),
-    _test(
+    _tuning(
         "momentum_runs_off", "non_finite",
         "the loss becomes NaN in the first epochs, with momentum",
         draws.surface(1500, 20),
@@ -595,7 +591,7 @@ TEST = (
         },
         ["exploding_gradients", "step_too_large"],
     ),
-    _test(
+    _tuning(
         "warm_up_longer_than_the_run", "aggregate_far_from_prior",
         "the weight of the KL is still at a hundredth when training ends",
         draws.shapes(2500, 16),
@@ -605,25 +601,25 @@ TEST = (
         },
         ["overfitting"],
     ),
-    _test(
+    _tuning(
         "auto_encoder_for_samples", "aggregate_far_from_prior",
         "with a KL weight of 0.005 the samples are not like the data",
         draws.clusters(3000, 16, 6), {OF_BOUND: "beta_elbo", BETA: 0.005, LATENTS: 6},
         ["overfitting"],
     ),
-    _test(
+    _tuning(
         "priors_of_rare_events", "below_baseline",
         "weight decay, of the biases too, keeps the rates of rare answers from being learned",
         draws.changed(draws.answers(2500, 40), lambda x: x * (np.arange(40) % 4 == 0)),
         {PRIOR_STD: 0.01, LATENTS: 2}, ["posterior_collapse"],
     ),
-    _test(
+    _tuning(
         "mixed_precisions", "below_baseline",
         "instruments of very different accuracy share one variance",
         draws.in_units(draws.clusters(2500, 10, 2), (5.0, 0.02)), {**RAW, LATENTS: 2},
         ["unscaled_data", "wrong_likelihood"],
     ),
-    _test(
+    _tuning(
         "brain_floats_of_simulations", "low_precision",
         "simulated data whose noise is below the rounding of bfloat16",
         None,
@@ -632,7 +628,7 @@ TEST = (
             "data.synthetic_num_dims": 16, "data.synthetic_noise_std": 0.001, LATENTS: 2,
         },
     ),
-    _test(
+    _tuning(
         "brain_floats_of_spectra", "low_precision",
         "mixtures of four exact spectra, with products in bfloat16",
         None,
@@ -641,25 +637,25 @@ TEST = (
             "data.synthetic_num_latents": 4, "data.synthetic_noise_std": 0.003, LATENTS: 4,
         },
     ),
-    _test(
+    _tuning(
         "one_at_a_time", "tiny_batches",
         "minibatches of one picture, as in a loop over files",
         draws.shapes(1500, 12), {BATCH: 1, EXAMPLES: 40_000, STEP_SIZE: 0.01, LATENTS: 3},
         ["step_too_large", "posterior_collapse"],
     ),
-    _test(
+    _tuning(
         "three_rows_at_a_time", "tiny_batches",
         "minibatches of three rows at a large step",
         draws.clusters(1500, 10, 4), {BATCH: 3, EXAMPLES: 90_000, STEP_SIZE: 0.02, LATENTS: 3},
         ["step_too_large", "posterior_collapse"],
     ),
-    _test(
+    _tuning(
         "celsius_and_fahrenheit", "label_leak",
         "a column is another in other units",
         draws.with_columns(draws.surface(2000, 8), lambda x: 1.8 * x[:, :1] + 32.0),
         {LIKELIHOOD: "gaussian", LATENTS: 3}, ["variance_runs_away"],
     ),
-    _test(
+    _tuning(
         "patient_numbers", "label_leak",
         "the table has the patient's number as a column",
         draws.with_columns(
@@ -667,7 +663,7 @@ TEST = (
         ),
         {SPLIT: "random", LATENTS: 3},
     ),
-    _test(
+    _tuning(
         "narrow_posteriors", "importance_weights",
         "the logarithms of p(x) of 20 latents depend on the seed of the samples",
         None,
