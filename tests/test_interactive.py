@@ -336,8 +336,9 @@ def test_a_run_whose_extension_was_interrupted_is_not_finished(undisturbed: Path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
 def test_an_experiment_is_trained_by_its_name(tmp_path: Path):
-    fields = {**SMALL, "model.num_latents": 3, "train.batch_size": 100, "train.num_examples": 200}
+    fields = {"model.hidden": (8,), "model.num_latents": 3, "train.num_examples": 200}
     run = aevb.train("frey_faces", fields, workdir=tmp_path / "a")
     assert (tmp_path / "a" / "summary.json").exists()
     assert run.decode(jnp.zeros(3)).shape == (28, 20)

@@ -72,7 +72,7 @@ def in_a_gradient(
         is_bad[:] = [state.step == bad]
         return algorithm.update(key, state, batch)
 
-    poisoned_algorithm = algorithm._replace(update=update)
+    poisoned_algorithm = algorithm._replace(update=update, norms=sound.algorithm.norms)
     return sound._replace(algorithm=poisoned_algorithm), bad, (f"the update of {name} is",)
 
 
