@@ -7,11 +7,11 @@ numpy, so that `--help` and the message about a wrong setting appear without del
 import difflib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from aevb import registry
 from aevb.errors import UserError
@@ -92,6 +92,7 @@ KINDS = {
     "optimizer.schedule": "schedule",
 }
 """The fields that name an entry of the registry, with the kind of entry."""
+LATENTS = "model.num_latents"
 ENTRIES = "entries"
 """The key of the digest of an experiment's file that brings entries, in a validated config."""
 
@@ -116,6 +117,15 @@ def _up_to(high: int) -> tuple[str, Callable[[Any], bool]]:
     below values that would make the machine unresponsive.
     """
     return f"at least 1 and at most {high:,}", lambda value: 1 <= value <= high
+
+
+def _are_sizes(values: Sequence[Any], most: int) -> bool:
+    return all(type(value) is int and 1 <= value <= most for value in values)
+
+
+def layers_of(num_latents: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the sizes of the layers of latents that `model.num_latents` names."""
+    return num_latents if isinstance(num_latents, tuple) else (num_latents,)
 
 
 def _seed() -> tuple[str, Callable[[Any], bool]]:
@@ -247,15 +257,31 @@ FIELDS = (
         "num_blocks) and gated_conv",
         *_entry(),
     ),
-    Field("model.num_latents", 2, "latent dimensions", *_up_to(10**5)),
+    Field(
+        LATENTS, 2, "latent dimensions; a tuple such as (100, 50) for several layers "
+        "of them, from the data upward",
+        "a whole number from 1 to 100,000, or a tuple of at most 10",
+        lambda value: _are_sizes(layers_of(value), 10**5) and 1 <= len(layers_of(value)) <= 10,
+    ),
+    Field(
+        "model.inference", "bottom_up", "several layers: bottom_up is q(z1|x) q(z2|z1) with "
+        "p(x|z1) (Burda et al. 2015); top_down is q(z2|x) q(z1|z2, x) with p(x|z1, z2) (Tomczak & "
+        "Welling 2018)",
+        *_one_of(("bottom_up", "top_down")),
+    ),
+    Field(
+        "model.layer_hidden", (100, 100), "several layers: hidden units of each network between "
+        "two of them",
+        "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (100, 100)",
+        lambda value: len(value) <= 100 and _are_sizes(value, 10**6),
+    ),
     Field(
         "model.hidden", (200,), "units of each hidden layer of the encoder; the decoder has them "
         "in reverse order. () for linear networks. conv, residual_conv: channels of each layer, "
         "which halves the image. gated_conv: channels of layers of strides 1, 2, 1, ..., and last "
         "the units of a layer of the whole image",
         "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (200,)",
-        lambda value: len(value) <= 100
-        and all(type(size) is int and 1 <= size <= 10**6 for size in value),
+        lambda value: len(value) <= 100 and _are_sizes(value, 10**6),
     ),
     Field(
         "model.compute_dtype", "float32", "dtype of the networks' matrix products; parameters, "
@@ -465,6 +491,9 @@ def default_config() -> Config:
         for section_name in sections:
             target = target.setdefault(section_name, {})
         target[leaf] = default
+    config["model"]["num_latents"] = FieldReference(
+        DEFAULTS[LATENTS], field_type=object
+    )  # or a tuple
     return _locked(ConfigDict(config))
 
 
@@ -676,7 +705,7 @@ def validate(config: Config | Values, entries: str = "") -> Values:
         if name not in values:
             raise UserError(f"config.{name} is missing; start from aevb.config.default_config()")
         value, kind = values[name], type(field.default)
-        if type(value) is not kind or not _accepts(field, value, entries):
+        if not _is_of(name, value, kind) or not _accepts(field, value, entries):
             raise UserError(
                 f"config.{name} is {value!r}; it must be {allowed(field, entries)} "
                 f"({kind.__name__}){_meant(name, value)}"
@@ -691,6 +720,11 @@ def validate(config: Config | Values, entries: str = "") -> Values:
         )
     _check_steps(values)
     return values | ({ENTRIES: entries} if entries else {})
+
+
+def _is_of(name: str, value: Any, kind: type) -> bool:
+    """Returns whether a value has the type of the field's default, or another that it may have."""
+    return type(value) is kind or (name == LATENTS and type(value) is tuple)
 
 
 def _accepts(field: Field, value: Any, entries: str) -> bool:

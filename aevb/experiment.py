@@ -1,6 +1,7 @@
 """Builds the objects that a config describes: the dataset, the model and the algorithm."""
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
@@ -11,15 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import data, guides, likelihoods, networks, optimizers, priors, registry, schedules, vae
+from aevb import (
+    data,
+    guides,
+    hierarchies,
+    likelihoods,
+    networks,
+    optimizers,
+    priors,
+    registry,
+    schedules,
+    vae,
+)
 from aevb.algorithms.averaging import average_params
 from aevb.algorithms.base import Algorithm
 from aevb.algorithms.skip_nonfinite import skip_bad_steps
-from aevb.config import ENTRIES, KINDS, LIKELIHOOD_OF, OPTIONS, Values, entry_of, section
+from aevb.config import (
+    ENTRIES,
+    KINDS,
+    LATENTS,
+    LIKELIHOOD_OF,
+    OPTIONS,
+    Values,
+    entry_of,
+    layers_of,
+    section,
+)
 from aevb.data import Dataset, Description
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
+from aevb.hierarchies import Layers
 from aevb.likelihoods import Likelihood
 from aevb.losses import TAKE_KL_WEIGHT, Bound, Guide, Joint, closed_kl
 from aevb.networks import Network
@@ -219,7 +242,7 @@ def _require_room(algorithm: Algorithm) -> None:
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
     # Factor 3: the state, its copy from the last pause, and the gradients.
     xla.require_memory(
-        3 * sum(sizes), "training this model", "config.model.hidden or config.model.num_latents"
+        3 * sum(sizes), "training this model", f"config.model.hidden or config.{LATENTS}"
     )
 
 
@@ -315,7 +338,7 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
             "config.algorithm.prior_on_biases=True"
         )
     if "bound" in wanted:
-        options["bound"] = build_bound(values, *_have_closed_kls(model))
+        options["bound"] = build_bound(values, *_have_kls(model))
     options |= _kl_weight(values, wanted, num_data)
     _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
@@ -367,23 +390,83 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     likelihood = build_likelihood(values, data)
     if data.of_x is not None:
         likelihood = in_own_units(likelihood, data.of_x.log_jacobian(data.num_dims))
-    num_latents = values["model.num_latents"]
+    layers = Layers(layers_of(values[LATENTS]))
+    num_latents = sum(layers.sizes)
     sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
-    family = guides.standard_normal_family(sizes)
-    if has_encoder:
+    prior_family = _build_prior(values, data, examples)
+    if len(layers.sizes) > 1:
+        _require_layers_fit(values, prior_family)
+    if not has_encoder:
+        family = guides.standard_normal_family(sizes)
+    elif len(layers.sizes) == 1:
         family = make_entry(values, "model.guide", sizes)
+    else:
+        family, prior_family = _build_layers(values, layers, prior_family)
     encoder, decoder = _build_networks(values, data, family, likelihood)
     if values["model.init_at_mean"]:
         x = examples(min(data.num_train, NUM_FOR_MEAN))
         decoder = _starting_at(values, decoder, likelihood, jnp.mean(x, axis=0))
-    return vae.make(
+    model = vae.make(
         encoder if has_encoder else None,
         decoder,
         likelihood,
         num_latents=num_latents,
         guide_family=family,
-        prior_family=_build_prior(values, data, examples),
+        prior_family=prior_family,
     )
+    return model._replace(layer_sizes=layers.sizes) if len(layers.sizes) > 1 else model
+
+
+def _build_layers(
+    values: Values, layers: Layers, top: PriorFamily
+) -> tuple[GuideFamily, PriorFamily]:
+    """Returns the guide and the prior of several layers of latents.
+
+    Args:
+        top: the prior of the last layer.
+    """
+    inference, hidden = values["model.inference"], values["model.layer_hidden"]
+    make_initialization = entry_of(values, "model.init")
+    between = partial(
+        entry_of(values, "model.network").between,
+        hidden=hidden, initialization=make_initialization(values["model.init_std"]),
+        dtype=values["model.compute_dtype"],
+    )  # fmt: skip
+    pairs = list(itertools.pairwise(layers.sizes))
+
+    def to(num_inputs: int, size: int) -> Network:
+        network = between(num_inputs, dict.fromkeys(hierarchies.HEADS, size))
+        limit = values["model.log_var_limit"]
+        return networks.bounded(network, limit) if limit else network
+
+    prior = hierarchies.prior_family(layers, [to(above, below) for below, above in pairs], top)
+    if inference == "bottom_up":
+        upward = [to(below, above) for below, above in pairs]
+        return hierarchies.bottom_up(layers, upward), prior
+    downward = [to(hidden[0] + above, below) for below, above in pairs]
+    return hierarchies.top_down(layers, downward, hidden[0]), prior
+
+
+def _require_layers_fit(values: Values, top: PriorFamily) -> None:
+    """Raises a UserError if the config has a setting that several layers of latents refuse."""
+    inference = values["model.inference"]
+    if (guide := values["model.guide"]) != "diag_normal":
+        reason = f"config.model.guide={guide} is of one layer; set diag_normal"
+    elif not entry_of(values, "algorithm.name").has_encoder:
+        reason = f"config.algorithm.name={values['algorithm.name']} has no encoder; use aevb"
+    elif top.uses_encoder and inference == "bottom_up":
+        reason = (
+            f"config.model.prior={values['model.prior']} needs q(z{len(values[LATENTS])}|x), "
+            "which config.model.inference=bottom_up has not; set top_down"
+        )
+    elif inference == "top_down" and not values["model.layer_hidden"]:
+        reason = (
+            "config.model.inference=top_down takes config.model.layer_hidden[0] features of x, "
+            "and it is (); set one size or more"
+        )
+    else:
+        return
+    raise UserError(f"config.{LATENTS} is {values[LATENTS]}, and {reason}")
 
 
 def build_likelihood(values: Values, data: Description) -> Likelihood:
@@ -440,7 +523,9 @@ def _build_networks(
     values: Values, data: Description, family: GuideFamily, likelihood: Likelihood
 ) -> tuple[Network, Network]:
     """Returns the encoder and the decoder."""
-    num_dims, num_latents = data.num_dims, values["model.num_latents"]
+    num_dims, layers = data.num_dims, Layers(layers_of(values[LATENTS]))
+    sees_all = len(layers.sizes) == 1 or values["model.inference"] == "top_down"
+    num_latents = sum(layers.sizes) if sees_all else layers.sizes[0]
     hidden, architecture = values["model.hidden"], entry_of(values, "model.network")
     make_initialization = entry_of(values, "model.init")
     common = {
@@ -462,6 +547,8 @@ def _build_networks(
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
             f"(config.data.name is {data.name!r}, config.model.hidden is {hidden})"
         ) from error
+    if not sees_all:
+        decoder = of_first(decoder, num_latents)
     if (logs := data.of_log_counts) is not None:
         encoder = counts_encoder(encoder, logs.mean, logs.scale)
     if limit := values["model.log_var_limit"]:
@@ -469,6 +556,15 @@ def _build_networks(
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     return encoder, decoder
+
+
+def of_first(network: Network, number: int) -> Network:
+    """Returns the network as a function of vectors of which it takes the first entries."""
+    hidden = network.hidden
+    return network._replace(
+        apply=lambda params, z: network.apply(params, z[:number]),
+        hidden=hidden and (lambda params, z: hidden(params, z[:number])),
+    )
 
 
 def _starting_at(values: Values, decoder: Network, likelihood: Likelihood, mean: Array) -> Network:
@@ -502,7 +598,7 @@ def _build_prior(
 ) -> PriorFamily:
     name, num_components = values["model.prior"], values["model.prior_components"]
     options = priors.Options(
-        values["model.num_latents"],
+        layers_of(values[LATENTS])[-1],
         num_components,
         examples,
         in_unit_interval=data.kind not in ("real", "counts"),
@@ -556,8 +652,8 @@ def counts_location(mean: Sequence[float], num_dims: int) -> tuple[float, ...]:
     return tuple(np.log(np.expm1(means)).tolist())
 
 
-def _have_closed_kls(model: VAE) -> tuple[bool, bool]:
-    """Returns whether the guide's KL to the prior has a closed form, and that of each latent."""
+def _have_kls(model: VAE) -> tuple[bool, bool, bool]:
+    """Returns whether the KL to the prior has a closed form, that of each latent, and its terms."""
 
     def kls(key: Key) -> tuple[Array | None, Array | None]:
         params = model.init(key)
@@ -567,15 +663,18 @@ def _have_closed_kls(model: VAE) -> tuple[bool, bool]:
         return closed_kl(stats, model.guide, joint), per_unit and per_unit(stats, joint.prior)
 
     kl, per_unit = jax.eval_shape(kls, jax.random.key(0))
-    return kl is not None, per_unit is not None
+    return kl is not None, per_unit is not None, model.guide.sample_and_kls is not None
 
 
-def build_bound(values: Values, has_closed_kl: bool, has_kl_per_unit: bool) -> Bound:
+def build_bound(
+    values: Values, has_closed_kl: bool, has_kl_per_unit: bool, has_kls: bool = False
+) -> Bound:
     """Returns the bound with its options applied, after a trial call.
 
     Args:
         has_closed_kl: whether the guide has a `kl` to the prior.
         has_kl_per_unit: whether it has a `kl_per_unit`.
+        has_kls: whether it has `sample_and_kls`.
 
     Raises:
         UserError: the bound has no such option, refuses a value or config.algorithm.num_samples, or
@@ -588,7 +687,10 @@ def build_bound(values: Values, has_closed_kl: bool, has_kl_per_unit: bool) -> B
     kl, per_unit = (
         (lambda stats, prior: stats) if has else None for has in (has_closed_kl, has_kl_per_unit)
     )
-    toy = Guide(lambda key, stats: stats, lambda stats, z: z, kl, kl_per_unit=per_unit)
+    kls = (lambda key, stats, prior: (stats, {"z": stats})) if has_kls else None
+    toy = Guide(
+        lambda key, stats: stats, lambda stats, z: z, kl, kl_per_unit=per_unit, sample_and_kls=kls
+    )
     rehearse = partial(bound, num_samples=values["algorithm.num_samples"])
     try:
         jax.eval_shape(

@@ -8,7 +8,7 @@ below 1 or if another argument is not as its docstring requires.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -21,22 +21,28 @@ from aevb.types import Key, LogDensity, PyTree
 
 @runtime_checkable
 class Density(Protocol):
-    """A normalized density of z [Z]: a distribution, or one of `aevb.priors`."""
+    """A normalized density of z: a distribution, or one of `aevb.priors` or `aevb.factors`."""
 
-    def log_prob(self, z: Array, /) -> Array: ...
+    def log_prob(self, z: Any, /) -> Array: ...
 
 
 class Guide(NamedTuple):
-    """The approximate posterior q_phi(z|x), as pure functions of its statistics (any pytree)."""
+    """The approximate posterior q_phi(z|x), as pure functions of its statistics (any pytree).
 
-    sample: Callable[[Key, PyTree], Array]  # (key, statistics) -> z [Z], reparameterized
-    log_prob: Callable[[PyTree, Array], Array]  # (statistics, z [Z]) -> [], nats
+    z is an array [Z], or any pytree of arrays.
+    """
+
+    sample: Callable[[Key, PyTree], Any]  # (key, statistics) -> z, reparameterized
+    log_prob: Callable[[PyTree, Any], Array]  # (statistics, z) -> [], nats
     # (statistics, prior of a `Joint`) -> KL(q || prior) [], nats; None if not closed-form
     kl: Callable[[PyTree, object], Array | None] | None = None
     # z and log q(z|x) at once, where this is cheaper; gives the same z as `sample` for the same key
-    sample_and_log_prob: Callable[[Key, PyTree], tuple[Array, Array]] | None = None
+    sample_and_log_prob: Callable[[Key, PyTree], tuple[Any, Array]] | None = None
     # (statistics, prior) -> the terms of `kl`, one for each latent [Z], if it is such a sum
     kl_per_unit: Callable[[PyTree, object], Array | None] | None = None
+    # (key, statistics, prior) -> the z of `sample`, and terms [] by name of an unbiased estimate of
+    # KL(q || prior): for guides of several factors, of which some have a closed form at z
+    sample_and_kls: Callable[[Key, PyTree, Any], tuple[Any, Mapping[str, Array]]] | None = None
 
 
 class Joint(NamedTuple):
@@ -46,11 +52,11 @@ class Joint(NamedTuple):
     a prior that is only a function.
     """
 
-    prior: Any  # p(z), a `Density`, or the function z [Z] -> log p(z) [], nats
-    log_lik: LogDensity  # z [Z] -> log p(x|z) [], nats
+    prior: Any  # p(z), a `Density`, or the function z -> log p(z) [], nats
+    log_lik: LogDensity  # z -> log p(x|z) [], nats
 
-    def log_prior(self, z: Array) -> Array:
-        """Returns log p(z) [] of z [Z], in nats."""
+    def log_prior(self, z: Any) -> Array:
+        """Returns log p(z) [] of z, in nats."""
         if isinstance(self.prior, Density):
             return self.prior.log_prob(z)
         return self.prior(z)
@@ -88,10 +94,10 @@ def log_weights(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samp
     return over_samples(log_weight, key, num_samples)
 
 
-def sample_and_log_prob(key: Key, stats: PyTree, guide: Guide) -> tuple[Array, Array]:
+def sample_and_log_prob(key: Key, stats: PyTree, guide: Guide) -> tuple[Any, Array]:
     """Draws z ~ q(z|x), and computes its log-density by the more accurate of the guide's functions.
 
-    Returns z [Z] and log q(z|x) [] in nats.
+    Returns z and log q(z|x) [] in nats.
     """
     if guide.sample_and_log_prob is not None:
         return guide.sample_and_log_prob(key, stats)
@@ -140,7 +146,8 @@ def log_weights_by_route(
         z = guide.sample(key, stats)
         fixed = stop_gradient(z)
         log_w, slope = jax.value_and_grad(log_weight)(fixed)
-        return log_w, jnp.sum(stop_gradient(slope) * z), -guide.log_prob(stats, fixed)
+        along = jax.tree.map(lambda slope, z: jnp.sum(stop_gradient(slope) * z), slope, z)
+        return log_w, jax.tree.reduce(jnp.add, along), -guide.log_prob(stats, fixed)
 
     return over_samples(by_route, key, num_samples)
 
@@ -179,8 +186,8 @@ def sgvb_b(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: 
     """Estimates the ELBO by -KL(q(z|x) || p(z)) + 1/L Sum_l log p(x|z_l), z_l ~ q(z|x); eq. (7).
 
     Returns [] in nats. It is unbiased for the ELBO of eq. (3), and needs a guide with a closed-form
-    KL to the prior. Its variance is typically less than that of `sgvb_a`, but not always: at the
-    exact posterior `sgvb_a` has zero variance.
+    KL to the prior, or with `sample_and_kls`, whose mean is the KL. Its variance is typically less
+    than that of `sgvb_a`, but not always: at the exact posterior `sgvb_a` has zero variance.
     """
     kl, log_lik = _kl_and_log_lik("sgvb_b", key, stats, guide, joint, num_samples)
     return log_lik - kl
@@ -193,7 +200,8 @@ def evidence_lower_bound(
 
     Returns [] in nats. It is the estimator for evaluation, whatever the bound used for training.
     """
-    bound = sgvb_a if closed_kl(stats, guide, joint) is None else sgvb_b
+    has_kl = guide.sample_and_kls is not None or closed_kl(stats, guide, joint) is not None
+    bound = sgvb_b if has_kl else sgvb_a
     return bound(key, stats, guide, joint, num_samples=num_samples)
 
 
@@ -203,14 +211,17 @@ def rate_and_distortion(
     """Estimates the rate KL(q(z|x) || p(z)) and the distortion -E_q[log p(x|z)]; Alemi et al. 2018.
 
     Returns both as [] in nats. Minus their sum is `evidence_lower_bound` with the same key, up to
-    rounding. The rate is exact if it has a closed form, and otherwise the mean over the samples of
-    log q(z|x) - log p(z).
+    rounding. The rate is exact if it has a closed form. Otherwise it is the mean over the samples
+    of log q(z|x) - log p(z), in which the terms of `sample_and_kls` have their closed forms.
     """
     kl = closed_kl(stats, guide, joint)
 
     def at_sample(key: Key) -> tuple[Array, Array]:
         if kl is not None:
             return kl, -joint.log_lik(guide.sample(key, stats))
+        if guide.sample_and_kls is not None:
+            z, kls = guide.sample_and_kls(key, stats, joint.prior)
+            return jnp.sum(jnp.stack([*kls.values()])), -joint.log_lik(z)
         z, log_q = sample_and_log_prob(key, stats, guide)
         return log_q - joint.log_prior(z), -joint.log_lik(z)
 
@@ -399,7 +410,8 @@ def free_bits(
     a bound on log p(x), looser than `sgvb_b` by the unused free nats.
     """
     _require_free_nats(free_nats)
-    kl, log_lik = _kl_and_log_lik("free_bits", key, stats, guide, joint, num_samples)
+    of_closed = guide._replace(sample_and_kls=None)  # the maximum of an estimate would be biased
+    kl, log_lik = _kl_and_log_lik("free_bits", key, stats, of_closed, joint, num_samples)
     return log_lik - jnp.maximum(kl, free_nats)
 
 
@@ -463,8 +475,15 @@ def with_kl_weight(guide: Guide, joint: Joint, weight: float | Array) -> tuple[G
         found = None if guide.kl_per_unit is None else guide.kl_per_unit(stats, joint.prior)
         return None if found is None else weight * found
 
+    def sample_and_kls(key: Key, stats: PyTree, prior: object) -> tuple[Any, Mapping[str, Array]]:
+        del prior
+        assert guide.sample_and_kls is not None
+        z, kls = guide.sample_and_kls(key, stats, joint.prior)
+        return z, {name: weight * kl for name, kl in kls.items()}
+
     both = sample_and_log_prob if guide.sample_and_log_prob is not None else None
-    weighted = Guide(guide.sample, log_prob, kl, both, kl_per_unit)
+    kls = sample_and_kls if guide.sample_and_kls is not None else None
+    weighted = Guide(guide.sample, log_prob, kl, both, kl_per_unit, kls)
     return weighted, Joint(lambda z: weight * joint.log_prior(z), joint.log_lik)
 
 
@@ -500,10 +519,15 @@ def _kl_and_log_lik(
 ) -> tuple[Array, Array]:
     """Returns KL(q || prior) [] in closed form, and 1/L Sum_l log p(x|z_l) []; both in nats.
 
+    The KL is an unbiased estimate if the guide has `sample_and_kls`.
+
     Raises:
         ValueError: the guide has no closed-form KL to the prior, or num_samples is below 1.
     """
     kl = closed_kl(stats, guide, joint)
+    if kl is None and guide.sample_and_kls is not None:
+        kl, distortion = rate_and_distortion(key, stats, guide, joint, num_samples=num_samples)
+        return kl, -distortion
     if kl is None:
         raise ValueError(
             f"{name} needs a closed-form KL of the guide to the prior, and there is none for this "

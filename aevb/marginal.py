@@ -23,6 +23,7 @@ from aevb.inference.annealed_importance_sampling import (
     pilot,
     sigmoid_schedule,
 )
+from aevb.latents import as_vectors
 from aevb.losses import Guide, Joint, log_weights
 from aevb.types import Key, LogDensity, PyTree
 
@@ -127,6 +128,7 @@ def ais(
     """
     _at_least(2, num_temps=num_temps, num_chains=num_chains)
     _at_least(1, num_leapfrog=settings.num_leapfrog)
+    guide, joint, *_ = as_vectors(stats, guide, joint)
     path, betas = _path(stats, guide, joint), sigmoid_schedule(num_temps)
     pilot_key, start_key, anneal_key = jax.random.split(key, 3)
     step_sizes = _pilot(pilot_key, stats, guide, path, betas, num_chains, settings)
@@ -143,7 +145,7 @@ def reverse_ais(
     guide: Guide,
     joint: Joint,
     *,
-    posterior_sample: Array,
+    posterior_sample: PyTree,
     num_temps: int,
     num_chains: int,
     settings: hmc.Settings = hmc.DEFAULTS,
@@ -160,7 +162,7 @@ def reverse_ais(
     Diagnostics: as for `ais`.
 
     Args:
-        posterior_sample: z [Z] ~ p(z|x).
+        posterior_sample: z ~ p(z|x).
 
     Raises:
         ValueError: as for `ais`, or num_warmup is below 0.
@@ -168,6 +170,7 @@ def reverse_ais(
     _at_least(2, num_temps=num_temps, num_chains=num_chains)
     _at_least(1, num_leapfrog=settings.num_leapfrog)
     _at_least(0, num_warmup=settings.num_warmup)
+    guide, joint, ravel, _ = as_vectors(stats, guide, joint)
     path, betas = _path(stats, guide, joint), sigmoid_schedule(num_temps)
     pilot_key, part_key, anneal_key = jax.random.split(key, 3)
     step_sizes = _pilot(pilot_key, stats, guide, path, betas, num_chains, settings)
@@ -177,7 +180,7 @@ def reverse_ais(
         z, *_ = hmc.move(key, z, step_sizes[-1], log_density=path.log_p, num_leapfrog=num_leapfrog)
         return z, None
 
-    alike = jnp.tile(posterior_sample, (num_chains, 1))
+    alike = jnp.tile(ravel(posterior_sample), (num_chains, 1))
     start, _ = jax.lax.scan(part, alike, jax.random.split(part_key, settings.num_warmup))
     annealed = anneal(
         anneal_key, start, path, betas[::-1], step_sizes[::-1], num_leapfrog=num_leapfrog
@@ -225,6 +228,7 @@ def appendix_d(
     _at_least(4, num_samples=num_samples)
     _at_least(2, num_chains=num_chains)
     _at_least(1, num_leapfrog=settings.num_leapfrog, num_warmup=settings.num_warmup)
+    guide, joint, *_ = as_vectors(stats, guide, joint)
     path = _path(stats, guide, joint)
     start_key, fitted_key, fresh_key = jax.random.split(key, 3)
     starts = _resampled(start_key, stats, guide, path, 2 * num_chains).reshape(2, num_chains, -1)

@@ -4,7 +4,7 @@ A prior on the parameters applies to them too: it pulls a learned p(z) toward a 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,11 @@ class Prior(NamedTuple):
     log_prob: LogDensity
 
 
-AnyPrior = Prior | StandardNormal | DiagNormal
-"""p(z) of a model. Gaussian guides can have a closed-form KL to the last two types."""
+class AnyPrior(Protocol):
+    """p(z) of a model. Guides know the types to which they have a closed-form KL."""
+
+    def sample(self, key: Key, /) -> Array: ...
+    def log_prob(self, z: Array, /) -> Array: ...
 
 
 class Posterior(NamedTuple):
@@ -38,7 +41,7 @@ class Posterior(NamedTuple):
 class PriorFamily(NamedTuple):
     """A prior as a function of its parameters."""
 
-    prior: Callable[[PyTree, Posterior], AnyPrior]  # (own parameters, the guide) -> p(z)
+    prior: Callable[[PyTree, Posterior], Any]  # (own parameters, the guide) -> p(z), an AnyPrior
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
     uses_encoder: bool = False  # whether `prior` uses the guide
 

@@ -15,6 +15,7 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 
 from aevb.inference import lbfgs
+from aevb.latents import as_vectors, of_structure
 from aevb.losses import Guide, Joint
 from aevb.reparam.family import Params
 from aevb.reparam.location_scale import elliptical
@@ -51,8 +52,9 @@ def laplace(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
     log p(x, z) out of 50. Along an axis where log p(x, z) curves upward at the point found, the
     absolute value of the curvature is used.
     """
-    fitted = _fitted_at_a_mode(key, stats, guide, _log_density(joint), NUM_STEPS)
-    return Proposal(fitted, STUDENT_T)
+    vectors = as_vectors(stats, guide, joint)
+    fitted = _fitted_at_a_mode(key, stats, vectors.guide, _log_density(vectors.joint), NUM_STEPS)
+    return Proposal(fitted, of_structure(STUDENT_T, vectors))
 
 
 def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
@@ -64,10 +66,11 @@ def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
     visited. This is for posteriors with several distant modes, where a chain stays at the mode at
     which it starts.
     """
-    log_density = _log_density(joint)
+    vectors = as_vectors(stats, guide, joint)
+    log_density = _log_density(vectors.joint)
     # Sequentially, because with vmap all ascents would take as many steps as the longest.
     fitted = jax.lax.map(
-        lambda key: _fitted_at_a_mode(key, stats, guide, log_density, NUM_CLIMB_STEPS),
+        lambda key: _fitted_at_a_mode(key, stats, vectors.guide, log_density, NUM_CLIMB_STEPS),
         jax.random.split(key, NUM_CLIMBS),
     )
     heights = jax.vmap(log_density)(fitted["location"])
@@ -85,7 +88,7 @@ def modes(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Proposal:
         "whitening": jax.vmap(_inverse)(fitted["scale_tril"]),
         "log_heights": jax.vmap(lambda one: elliptical.log_prob(one, one["location"]))(fitted),
     }
-    return Proposal(params, MIXTURE_OF_T)
+    return Proposal(params, of_structure(MIXTURE_OF_T, vectors))
 
 
 def _inverse(tril: Array) -> Array:

@@ -24,5 +24,5 @@ Key = jax.Array
 PyTree = Any
 """A nested container of arrays, as `jax.tree` defines it."""
 
-LogDensity = Callable[[jax.Array], jax.Array]
-"""A function from a point ``[Z]`` or ``[D]`` to its log-density ``[]`` in nats."""
+LogDensity = Callable[[Any], jax.Array]
+"""A function from a point ``[Z]`` or ``[D]``, or a pytree, to its log-density ``[]`` in nats."""

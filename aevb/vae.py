@@ -1,7 +1,7 @@
 """The variational auto-encoder: networks, likelihood and prior joined into pure functions."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ class VAE(NamedTuple):
     encode: Callable[[PyTree, Array], PyTree]  # (params, x [D]) -> statistics of q(z|x)
     guide: Guide
     joint: Callable[[PyTree, Array], Joint]  # (params, x [D]) -> p(z) and log p(x|z)
+    prior: Callable[[PyTree], Any]  # params -> p(z), an AnyPrior
     mean: Callable[[PyTree, Array], Array]  # (params, z [Z]) -> E[x|z] [D]
+    draw: Callable[[Key, PyTree, Array], Array]  # (key, params, z [Z]) -> x ~ p(x|z) [D]
     sample: Callable[[Key, PyTree], tuple[Array, Array]]  # (key, params) -> z [Z], x [D], ancestral
     num_latents: int
     has_encoder: bool = True  # without an encoder, q(z|x) does not depend on x
@@ -34,6 +36,7 @@ class VAE(NamedTuple):
     log_var: Callable[[PyTree, Array], Array] | None = None
     # (params, x [D], z [Z]) -> the hidden units of each layer, by network and layer
     hidden: Callable[[PyTree, Array, Array], Mapping[str, Array]] = lambda params, x, z: {}
+    layer_sizes: tuple[int, ...] = ()  # Z1, Z2, ... of several layers of latents, which z joins
 
 
 def make(
@@ -105,14 +108,33 @@ def make(
                 found |= {f"{layer} of the {part}": units for layer, units in layers.items()}
         return found
 
+    def draw(key: Key, params: PyTree, z: Array) -> Array:
+        return likelihood.sample(key, decode(params, z))
+
     def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
         prior_key, likelihood_key = jax.random.split(key)
         dtype = jnp.result_type(*jax.tree.leaves(params["decoder"]))
         z = prior(params).sample(prior_key).astype(dtype)
-        return z, likelihood.sample(likelihood_key, decode(params, z))
+        return z, draw(likelihood_key, params, z)
 
     return VAE(
-        init, encode, family.guide, joint, mean, sample, num_latents, encoder is not None,
-        likelihood.levels, decoder.takes_weight_posteriors, likelihood.log_var and log_var,
-        hidden,
+        init, encode, family.guide, joint, prior, mean, draw, sample, num_latents,
+        encoder is not None, likelihood.levels, decoder.takes_weight_posteriors,
+        likelihood.log_var and log_var, hidden,
     )  # fmt: skip
+
+
+def of_last_layer(vae: VAE) -> VAE:
+    """Returns a model of several layers as seen from its last one, for pictures.
+
+    `mean` takes the last layer, with the layers below at their means under p, and `guide` samples
+    it. The densities are not those of a model.
+    """
+    if not vae.layer_sizes:
+        return vae
+    size = vae.layer_sizes[-1]
+    return vae._replace(
+        mean=lambda params, z: vae.mean(params, vae.prior(params).mean_below(z)),
+        guide=Guide(lambda key, stats: vae.guide.sample(key, stats)[-size:], vae.guide.log_prob),
+        num_latents=size,
+    )

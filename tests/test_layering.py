@@ -33,8 +33,10 @@ LAYERS = (
     ("runtime", "registry"),
     ("distributions", "convolutions"),
     ("likelihoods", "losses", "reparam", "inference"),
+    ("latents", "factors"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
+    ("hierarchies",),
     ("vae",),
     ("algorithms.base",),
     ("schedules",),
@@ -59,7 +61,7 @@ LAYERS = (
 # that have another neural network library, or another version of this one's.
 MATHEMATICS = (
     "types", "distributions", "likelihoods", "losses", "reparam", "guides", "priors", "inference",
-    "proposals", "marginal", "classical", "convolutions",
+    "proposals", "marginal", "classical", "convolutions", "latents", "factors",
 )  # fmt: skip
 
 # Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all

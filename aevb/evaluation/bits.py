@@ -27,6 +27,17 @@ def bits_per_dim(nats: float, *, num_dims: int, levels: float | None = None) -> 
     return width_bits - nats / (num_dims * math.log(2.0))
 
 
+def of_parts(rate: float, distortion: float, num_dims: int) -> dict[str, float]:
+    """Returns the bits per dimension of rate and distortion, in nats, of levels with probabilities.
+
+    They add up to those of the bound.
+    """
+    parts = {"rate": rate, "distortion": distortion}
+    return {
+        f"{name}_{BITS}": bits_per_dim(-nats, num_dims=num_dims) for name, nats in parts.items()
+    }
+
+
 def bits_of(nats: float, dataset: "Dataset", vae: "VAE") -> dict[str, float]:
     """Returns {name: bits per dimension} of a bound on a dataset.
 

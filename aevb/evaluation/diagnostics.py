@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from aevb.distributions import DiagNormal, FullNormal
 from aevb.inference import lbfgs
@@ -151,7 +152,7 @@ class Marginals(NamedTuple):
 
 
 def marginals(key: Key, stats: PyTree, guide: Guide, *, num_draws: int = 64) -> Marginals:
-    """Returns the moments of each latent under q(z|x).
+    """Returns the moments of each latent under q(z|x), of all leaves of z joined.
 
     They are exact for Gaussian guides, and estimated from `num_draws` samples for every other.
     """
@@ -160,7 +161,8 @@ def marginals(key: Key, stats: PyTree, guide: Guide, *, num_draws: int = 64) -> 
     if isinstance(stats, FullNormal):
         var = jnp.sum(jnp.square(stats.factor()), axis=1)
         return Marginals(stats.mean, jnp.log(var), jnp.zeros_like(var))
-    draws = jax.vmap(lambda key: guide.sample(key, stats))(jax.random.split(key, num_draws))
+    keys = jax.random.split(key, num_draws)
+    draws = jax.vmap(lambda key: ravel_pytree(guide.sample(key, stats))[0])(keys)
     var = jnp.var(draws, axis=0, ddof=1)
     return Marginals(
         jnp.mean(draws, axis=0), jnp.log(var + jnp.finfo(var.dtype).tiny), var / num_draws

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb.evaluation import measures
+from aevb.evaluation import bits, measures
 from aevb.evaluation.diagnostics import Aggregate, aggregate_posterior
 from aevb.evaluation.intervals import standard_error
 from aevb.evaluation.measures import Terms
@@ -122,10 +122,11 @@ def make_score(vae: VAE, preprocess: Callable[[Key, Array], Array]) -> Scorer:
 
     def score(params: PyTree, data: np.ndarray, index: np.ndarray) -> Score:
         found = in_blocks(lambda block: terms_of(params, data[block], block), index)
-        if len(index) == 1:  # an aggregate posterior needs more
-            return _measured(found, None)
-        some = _aggregated(index)
-        return _measured(found, aggregate_of(params, data[some], some, float(len(index))))
+        aggregate = None
+        if len(index) > 1:  # an aggregate posterior needs two datapoints
+            some = _aggregated(index)
+            aggregate = aggregate_of(params, data[some], some, float(len(index)))
+        return _measured(found, aggregate, vae, data.shape[1])
 
     return score
 
@@ -160,7 +161,7 @@ def make_stacked_score(
         def member(number: int, size: int) -> Score:
             own = jax.tree.map(lambda leaf: leaf[:, number], found)
             aggregate = jax.tree.map(lambda leaf: leaf[number], aggregates)
-            return _measured(measures.of_latents(own, size), aggregate)
+            return _measured(measures.of_latents(own, size), aggregate, vae, data.shape[1])
 
         return [member(number, size) for number, size in enumerate(num_latents)]
 
@@ -215,10 +216,13 @@ def in_blocks(of_block: Callable[[np.ndarray], PyTree], index: np.ndarray) -> An
     return jax.tree.map(joined, *values)
 
 
-def _measured(found: Terms, aggregate: Aggregate | None) -> Score:
+def _measured(found: Terms, aggregate: Aggregate | None, vae: VAE, num_dims: int) -> Score:
     rate, distortion = (np.asarray(leaf, np.float64) for leaf in (found.rate, found.distortion))
     score = _score(-(rate + distortion))
-    return score._replace(measures=measures.summarize(found, aggregate))
+    summary = measures.summarize(found, aggregate, vae.layer_sizes)
+    if vae.levels is not None:
+        summary |= bits.of_parts(summary["rate"], summary["distortion"], num_dims)
+    return score._replace(measures=summary)
 
 
 def _score(bounds: np.ndarray) -> Score:

@@ -1,7 +1,7 @@
 """What a run records of its model besides the bound: rate, distortion, units in use, and others."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ class Terms(NamedTuple):
     error: Array  # [Z], the variance of `mean` as an estimate
     unit_kl: Array | None  # [Z], nats, from N(0, 1); None for another prior
     likelihood_log_var: Array | None  # [3]: smallest, mean and largest over the dimensions of x
+    kls: Mapping[str, Array] | None = None  # [] each, nats: the rate by factor of the latents
 
 
 def terms(
@@ -40,7 +41,7 @@ def terms(
     stats: PyTree,
     guide: Guide,
     joint: Joint,
-    likelihood_log_var: Callable[[Array], Array] | None = None,
+    likelihood_log_var: Callable[[Any], Array] | None = None,
 ) -> Terms:
     """Returns the terms of one datapoint, with one sample of z.
 
@@ -50,13 +51,16 @@ def terms(
     rate, distortion = rate_and_distortion(key, stats, guide, joint)
     mean, log_var, error = marginals(key, stats, guide, num_draws=NUM_DRAWS)
     is_standard = type(joint.prior) is StandardNormal
-    spread = None
+    spread, kls = None, None
+    if (by_factor := guide.sample_and_kls) is not None:
+        of_one = over_samples(lambda key: by_factor(key, stats, joint.prior)[1], key, 1)
+        kls = {name: kl[0] for name, kl in of_one.items()}
     if likelihood_log_var is not None:
-        z = over_samples(lambda key: guide.sample(key, stats), key, 1)[0]  # that of the distortion
-        found = likelihood_log_var(z)
+        z = over_samples(lambda key: guide.sample(key, stats), key, 1)  # that of the distortion
+        found = likelihood_log_var(jax.tree.map(lambda leaf: leaf[0], z))
         spread = jnp.stack([jnp.min(found), jnp.mean(found), jnp.max(found)])
     unit_kl = DiagNormal(mean, log_var).kl_per_unit_to_standard_normal() if is_standard else None
-    return Terms(rate, distortion, mean, log_var, error, unit_kl, spread)
+    return Terms(rate, distortion, mean, log_var, error, unit_kl, spread, kls)
 
 
 def of_latents(found: Terms, num_latents: int) -> Terms:
@@ -71,19 +75,23 @@ def of_latents(found: Terms, num_latents: int) -> Terms:
     )  # fmt: skip
 
 
-def summarize(found: Terms, aggregate: Aggregate | None = None) -> dict[str, float]:
+def summarize(
+    found: Terms, aggregate: Aggregate | None = None, layer_sizes: Sequence[int] = ()
+) -> dict[str, float]:
     """Returns the measures of a set of datapoints, by name.
 
     They are the mean rate and distortion; the number of active units, whose posterior mean varies
     with x (Burda et al. 2015) or whose mean KL from the prior is above ACTIVE_KL; the mutual
     information I(x; z) and KL(q(z) || p(z)) of the aggregate posterior, by `aggregate_posterior`;
     the KL of the aggregate posterior's marginals from N(0, 1), taken as Gaussian and added up; and
-    the smallest, mean and largest log variances of q(z|x) and p(x|z). All KLs are in nats. A
+    the smallest, mean and largest log variances of q(z|x) and p(x|z). All KLs are in nats. Several
+    layers of latents also have the rate and the active units of each: rate_z1, active_units_z1. A
     measure that the model does not have is left out.
 
     Args:
         found: the terms of n datapoints, leaves [n, ...].
         aggregate: the terms [m] of some of them.
+        layer_sizes: Z1, Z2, ... of several layers, which the latents join.
     """
     rate, distortion, mean, log_var, error = (np.asarray(leaf, np.float64) for leaf in found[:5])
     activity = np.var(mean, axis=0) - np.mean(error, axis=0)
@@ -92,6 +100,11 @@ def summarize(found: Terms, aggregate: Aggregate | None = None) -> dict[str, flo
         "distortion": np.mean(distortion),
         "active_units": np.sum(activity > ACTIVE),
     }
+    for name, kl in (found.kls or {}).items():
+        measures[f"rate_{name}"] = np.mean(np.asarray(kl, np.float64))
+    for number, end in enumerate(np.cumsum(layer_sizes, dtype=int)):
+        part = activity[end - layer_sizes[number] : end]
+        measures[f"active_units_z{number + 1}"] = np.sum(part > ACTIVE)
     if found.unit_kl is not None:
         total_var = activity + np.mean(np.exp(log_var), axis=0)
         of_marginal = np.square(np.mean(mean, axis=0)) + total_var - 1.0 - np.log(total_var)

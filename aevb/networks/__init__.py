@@ -26,6 +26,7 @@ class Architecture(NamedTuple):
 
     encoder: Callable[..., Network]  # (D, heads, *, hidden, initialization, image_shape, dtype)
     decoder: Callable[..., Network]  # (Z, heads, *, constants, and the encoder's arguments)
+    between: Callable[..., Network] = mlp  # of one layer of latents, to another
 
 
 INITIALIZATIONS = {
@@ -36,10 +37,10 @@ INITIALIZATIONS = {
 
 NETWORKS = {
     "mlp": Architecture(mlp, mlp),
-    "gated_mlp": Architecture(gated_mlp, gated_mlp),
-    "residual_mlp": Architecture(residual_mlp, residual_mlp),
+    "gated_mlp": Architecture(gated_mlp, gated_mlp, gated_mlp),
+    "residual_mlp": Architecture(residual_mlp, residual_mlp, residual_mlp),
     "conv": Architecture(conv_encoder, conv_decoder),
     "residual_conv": Architecture(residual_conv_encoder, residual_conv_decoder),
-    "gated_conv": Architecture(gated_conv_encoder, gated_conv_decoder),
+    "gated_conv": Architecture(gated_conv_encoder, gated_conv_decoder, gated_mlp),
 }
 """The networks by name, for `model.network` in a config."""

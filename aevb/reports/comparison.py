@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from aevb.config import DEFAULTS, WITHOUT_EFFECT, Values
 from aevb.errors import UserError
-from aevb.evaluation.bits import UNITS
+from aevb.evaluation.bits import BITS, UNITS
 from aevb.evaluation.intervals import mean_interval
 from aevb.reports.pages import page
 from aevb.runtime.paths import shown
@@ -48,6 +48,8 @@ BOUNDS = (
 MEASURES = (
     Column("test_rate", "test rate (nats)", 2),
     Column("test_distortion", "test distortion (nats)", 2),
+    Column(f"test_rate_{BITS}", f"test rate ({UNITS[BITS]})", 3),
+    Column(f"test_distortion_{BITS}", f"test distortion ({UNITS[BITS]})", 3),
     Column("test_active_units", "active units", 0),
 )
 COSTS = (

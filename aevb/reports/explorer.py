@@ -18,7 +18,7 @@ from jax import Array
 from aevb.config import DEFAULTS, Values
 from aevb.data import Dataset
 from aevb.evaluation import elbo
-from aevb.evaluation.bits import BITS, UNITS, bits_per_dim
+from aevb.evaluation.bits import BITS, UNITS
 from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
@@ -27,7 +27,7 @@ from aevb.runtime import xla
 from aevb.runtime.paths import shown
 from aevb.storage.metrics_log import curve
 from aevb.types import Key, PyTree
-from aevb.vae import VAE
+from aevb.vae import VAE, of_last_layer
 
 SEED = 0  # of the draws from posteriors whose mean has no closed form
 MOST_POINTS = 1000  # points in the scatter plot
@@ -74,8 +74,8 @@ def explorer_page(
         config: the run's config.
         summary: the run's summary, which contains its bounds.
     """
-    dataset, vae, _ = experiment
-    name = f"{dataset.name}, {vae.num_latents} latent dimensions"
+    dataset, vae = experiment.dataset, of_last_layer(experiment.vae)
+    name = f"{dataset.name}, {experiment.vae.num_latents} latent dimensions"
     image = _image(dataset)
     data, means = _data(experiment, params, image)
     content = {
@@ -140,10 +140,8 @@ def _describe_measures(summary: Mapping[str, Any]) -> list[list[str]]:
     if "test_rate" not in summary:
         return []
     rate, distortion = summary["test_rate"], summary["test_distortion"]
-    in_bits = ""
-    if (total := summary.get(f"test_{BITS}")) is not None:
-        of_rate = bits_per_dim(-rate, num_dims=summary["data"]["num_dims"])
-        in_bits = f"; {of_rate:.3f} and {total - of_rate:.3f} bits/dim"
+    of_rate, of_distortion = (summary.get(f"test_{name}_{BITS}") for name in ("rate", "distortion"))
+    in_bits = "" if of_rate is None else f"; {of_rate:.3f} and {of_distortion:.3f} {UNITS[BITS]}"
     return [
         ["rate and distortion, test", f"{rate:.2f} and {distortion:.2f} nats{in_bits}"],
         ["active latents, test", f"{summary['test_active_units']:.0f}"],
@@ -193,7 +191,7 @@ def _data(
     opens, and separately the means of the datapoints with pictures, [n, Z]. One program computes
     all of it. A model without an encoder has no points, and the page opens at 0.
     """
-    dataset, vae, _ = experiment
+    dataset, vae = experiment.dataset, of_last_layer(experiment.vae)
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
         start = [0.0] * vae.num_latents
@@ -205,7 +203,7 @@ def _data(
     index = np.linspace(0, number - 1, num_points).astype(np.int32)
     stored = dataset.test[index]
     x = elbo.fixed_inputs(dataset.preprocess, index, stored)
-    bounds = elbo.make_bounds(vae, dataset.preprocess)
+    bounds = elbo.make_bounds(experiment.vae, dataset.preprocess)
 
     @xla.jit_brief
     def evaluate(params: PyTree, some: Array) -> tuple[Array, Array, Array, Array]:

@@ -18,7 +18,7 @@ from aevb.runtime import xla
 from aevb.storage import metrics_log
 from aevb.storage.trackers import Pictures
 from aevb.types import PyTree
-from aevb.vae import VAE
+from aevb.vae import VAE, of_last_layer
 
 DRAWING_SEED = 0
 NUM_RECONSTRUCTIONS = 12
@@ -39,6 +39,11 @@ def draw_run(
         drawn["reconstructions"] = figures.reconstructions(*images["reconstructions"], title=title)
         title = f"{model}:\nE[x|z] at random z ~ p(z)"
         drawn["samples"] = figures.samples({title: np.concatenate(images["samples"])})
+    if "samples_of_top" in images:
+        last = len(vae.layer_sizes)
+        title = f"{model}:\nE[x|z] at random z{last} ~ p(z{last}), the layers below at their means"
+        joined = np.concatenate(images["samples_of_top"])
+        drawn["samples_of_top"] = figures.samples({title: joined})
     if "manifold" in images:
         title = f"{dataset.name}: E[x|z] over the latent plane"
         drawn["manifold"] = figures.manifolds({title: images["manifold"]}, manifold.QUANTILES)
@@ -57,9 +62,14 @@ def _images(experiment: Experiment, params: PyTree) -> dict[str, Array]:
 
 
 def generated_images(vae: VAE, params: PyTree, data: Description) -> dict[str, Array]:
-    """Returns the samples and, if Z = 2, the manifold of a model of images, [R, C, h, w(, 3)]."""
+    """Returns the samples of a model of images, [R, C, h, w(, 3)], and, if Z = 2, the manifold.
+
+    A model with several layers of latents also has samples of its last layer alone.
+    """
     side = math.isqrt(NUM_SAMPLES)
     images = {"samples": sample_means(vae, params).reshape(side, side, -1)}
+    if vae.layer_sizes:
+        images["samples_of_top"] = means_of_top(vae, params).reshape(side, side, -1)
     if vae.num_latents == 2:
         images["manifold"] = manifold.decode_unit_square(vae, params)
     return {name: as_images(means, data) for name, means in images.items()}
@@ -111,3 +121,10 @@ def sample_means(vae: VAE, params: PyTree) -> Array:
     """Returns E[x|z] at NUM_SAMPLES draws z ~ p(z), without the noise of p(x|z), [B, D]."""
     keys = jax.random.split(jax.random.key(DRAWING_SEED), NUM_SAMPLES)
     return jax.vmap(lambda key: vae.mean(params, vae.sample(key, params)[0]))(keys)
+
+
+def means_of_top(vae: VAE, params: PyTree) -> Array:
+    """Returns E[x|z] at draws of the last layer of latents, the others at their means, [B, D]."""
+    keys = jax.random.split(jax.random.key(DRAWING_SEED), NUM_SAMPLES)
+    of_top, last = of_last_layer(vae), vae.layer_sizes[-1]
+    return jax.vmap(lambda key: of_top.mean(params, vae.sample(key, params)[0][-last:]))(keys)

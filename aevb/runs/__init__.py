@@ -15,7 +15,17 @@ from aevb import registry
 from aevb.algorithms.averaging import starting_at
 from aevb.algorithms.base import TrainState
 from aevb.algorithms.skip_nonfinite import num_skipped
-from aevb.config import ENTRIES, WITHOUT_EFFECT, Values, entry_of, has_path, is_finished, section
+from aevb.config import (
+    ENTRIES,
+    LATENTS,
+    WITHOUT_EFFECT,
+    Values,
+    entry_of,
+    has_path,
+    is_finished,
+    layers_of,
+    section,
+)
 from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
@@ -453,7 +463,7 @@ def describe(experiment: Experiment, config: Values) -> str:
     params = jax.eval_shape(experiment.vae.init, jax.random.key(0))
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     num_valid = len(dataset.splits.get("valid", ()))
-    sizes = (dataset.train.shape[1], *config["model.hidden"], config["model.num_latents"])
+    sizes = (dataset.train.shape[1], *config["model.hidden"], *layers_of(config[LATENTS]))
     is_guessed = config["data.name"].startswith(("file:", "array:")) and not config["data.kind"]
     kind = f"{dataset.kind}, guessed; data.kind states it" if is_guessed else dataset.kind
     likelihood = with_likelihood(config, dataset.kind)["model.likelihood"]

@@ -222,6 +222,20 @@ def test_nats_of_probabilities_give_their_code_length_as_they_are():
     assert bits_per_dim(float(uniform), num_dims=2) == pytest.approx(8.0)
 
 
+@pytest.mark.parametrize("name", ["discretized_logistic", "gaussian"])
+def test_rate_and_distortion_have_bits_that_add_up_to_the_bounds_where_it_has_bits(name: str):
+    model = make_vae(name)
+    index = np.array([0, 7, 501])
+    scored = make_score(model, unchanged)(model.init(jax.random.key(0)), REAL, index)
+    parts = [scored.measures.get(f"{part}_bits_per_dim") for part in ("rate", "distortion")]
+    if name == "gaussian":
+        assert parts == [None, None]
+        return
+    assert None not in parts
+    assert sum(filter(None, parts)) == pytest.approx(bits_per_dim(scored.mean, num_dims=NUM_DIMS))
+    assert parts[0] == pytest.approx(scored.measures["rate"] / NUM_DIMS / math.log(2.0))
+
+
 STDS = (0.01, 0.3, 3.0, 1000.0)  # of one pixel, in levels
 NOISE = (np.arange(400) + 0.5) / 400  # of dequantization, in levels: the midpoints of a quadrature
 
