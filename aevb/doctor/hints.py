@@ -47,6 +47,7 @@ CAUSES: dict[str, str] = {
     "below_baseline": "a model without latents, or with linear ones, has a higher bound",
     "tiny_minibatch": "so few datapoints a step that the gradient is mostly noise",
     "dead_units": "hidden units that are at an end of their range for almost all inputs",
+    "likelihood_misfit": "the likelihood has not the distribution of the data around their means",
     "low_precision": "the bound changes if the networks compute in float32",
     "importance_weights": "an estimate of log p(x) whose diagnostic fails",
 }

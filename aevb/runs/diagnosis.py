@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aevb.config import Values, of_run
+from aevb.config import LATENTS, Values, layers_of, of_run
 from aevb.data import Dataset
 from aevb.doctor import of_model
 from aevb.doctor.baselines import Baseline, baselines
@@ -42,7 +42,7 @@ def of_data(dataset: Dataset, config: Values) -> list[Hint]:
     return hints_of_data(
         dataset,
         _likelihood(dataset, config)[1],
-        num_latents=config["model.num_latents"],
+        num_latents=sum(layers_of(config[LATENTS])),
         batch_size=config["train.batch_size"],
     )
 
@@ -66,7 +66,7 @@ def of_training(
 
     The bounds are those of the last record. Those of the test data are not used.
     """
-    setting = Setting(config["model.num_latents"], config["train.batch_size"])
+    setting = Setting(sum(layers_of(config[LATENTS])), config["train.batch_size"])
     rivals = baselines(dataset, *_likelihood(dataset, config), num_latents=setting.num_latents)
     last = records[-1] if records else {}
     bounds = {
@@ -85,11 +85,11 @@ def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[H
     """
     dataset, vae, _ = experiment
     data = dataset.splits.get("valid", dataset.train)
-    index = elbo.some_of(len(data), NUM_POINTS)
-    x = np.asarray(elbo.fixed_inputs(dataset.preprocess, index, np.asarray(data[index])))
+    index, x = _inputs(dataset, data)
     key = jax.random.key(elbo.NOISE_SEED)
     hints = of_model.hints_of_units(key, vae, params, x)
     if vae.has_encoder:
+        hints += of_model.hints_of_likelihood(key, vae, params, _inputs(dataset, dataset.train)[1])
         hints += of_model.hints_of_weights(key, vae, params, x[:NUM_SCORED])
     if config[DTYPE] != "float32":
         exact, _ = build_model({**config, DTYPE: "float32"}, dataset.description)
@@ -99,6 +99,12 @@ def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[H
         )
         hints += of_model.hints_of_precision(rounded, full, config[DTYPE])
     return hints
+
+
+def _inputs(dataset: Dataset, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of some datapoints of a split, and what the model receives of them."""
+    index = elbo.some_of(len(data), NUM_POINTS)
+    return index, np.asarray(elbo.fixed_inputs(dataset.preprocess, index, np.asarray(data[index])))
 
 
 def of_folder(folder: Path, data: str = "") -> Diagnosis:

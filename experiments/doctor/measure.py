@@ -30,6 +30,7 @@ from .situations import HEALTHY, SETS
 
 NAMES = {  # the doctor's cause -> the corpus' word for it, where they differ
     "nonfinite_data": "non_finite",
+    "likelihood_misfit": "wrong_likelihood",
     "other_kind": "wrong_likelihood",
     "wrong_range": "unscaled_data",
     "levels_as_real": "unscaled_data",

@@ -11,9 +11,11 @@ from aevb import likelihoods
 from aevb.distributions import DiagNormal
 from aevb.doctor.of_model import (
     hints_of_estimates,
+    hints_of_likelihood,
     hints_of_precision,
     hints_of_units,
     hints_of_weights,
+    misfits,
 )
 from aevb.networks import fan_in_init, mlp
 from aevb.vae import VAE, make
@@ -57,6 +59,53 @@ def test_a_bound_that_changes_with_the_precision_is_found():
     assert hints_of_precision(-100.0, -100.02, "bfloat16") == []
     (hint,) = hints_of_precision(-103.0, -100.0, "bfloat16")
     assert "-103.00 nats in bfloat16 and -100.00 in float32" in hint.evidence
+
+
+def simple(name: str, heads: dict[str, Any]) -> VAE:
+    """Returns a model whose p(x|z) has the same statistics for every z, [n, D] or [D]."""
+    likelihood = likelihoods.LIKELIHOODS[name](3)
+    vae = model()
+    return vae._replace(draw=lambda key, params, z: likelihood.sample(key, heads))
+
+
+RNG = np.random.default_rng(1)
+SIZE = (2000, 3)
+NORMAL = {"mean": jnp.zeros(3), "log_var": jnp.zeros(3)}
+RATE = {"log_rate": jnp.full(3, np.log(4.0))}
+OF_LIKELIHOOD = [  # the likelihood, data that have its distribution, and data that have another
+    ("gaussian", NORMAL, RNG.normal(size=SIZE), np.exp(RNG.normal(size=SIZE)) - 1.6),
+    ("gaussian", NORMAL, RNG.normal(size=SIZE), RNG.standard_t(1.5, SIZE) / 4.0),
+    ("poisson", RATE, RNG.poisson(4.0, SIZE), RNG.poisson(RNG.gamma(0.5, 8.0, SIZE))),
+    (
+        "bernoulli", {"logits": jnp.full(3, 2.0)}, RNG.uniform(size=SIZE) < 1 / (1 + np.exp(-2.0)),
+        RNG.uniform(size=SIZE) < 0.2,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "heads", "right", "wrong"), OF_LIKELIHOOD)
+def test_data_of_another_distribution_than_the_likelihood_are_found(
+    name: str, heads: dict[str, Any], right: np.ndarray, wrong: np.ndarray
+):
+    vae = simple(name, heads)
+    params = vae.init(KEY)
+    right, wrong = (np.pad(x, ((0, 0), (0, 1))).astype(np.float32)[:, :3] for x in (right, wrong))
+    vae = vae._replace(encode=lambda params, x: DiagNormal(jnp.zeros(2), jnp.zeros(2)))
+    assert hints_of_likelihood(KEY, vae, params, right) == []
+    (hint,) = hints_of_likelihood(KEY, vae, params, wrong)
+    assert hint.cause == "likelihood_misfit"
+    assert "of 2000 datapoints" in hint.evidence
+
+
+def test_a_misfit_is_the_kl_divergence_of_the_ranks_from_uniform():
+    """Where x ~ N(0, 1) and p(x|z) = N(0, s^2), it is KL(N(0, 1) || N(0, s^2)), up to bins."""
+    wide = {"mean": jnp.zeros(3), "log_var": jnp.full(3, 2.0 * np.log(2.0))}
+    vae = simple("gaussian", wide)
+    vae = vae._replace(encode=lambda params, x: DiagNormal(jnp.zeros(2), jnp.zeros(2)))
+    x = np.random.default_rng(2).normal(size=(20_000, 3)).astype(np.float32)
+    found = misfits(KEY, vae, vae.init(KEY), x)
+    expected = np.log(2.0) + 0.5 / 4.0 - 0.5
+    np.testing.assert_allclose(found, expected, rtol=0.1)
 
 
 def test_a_guide_that_is_far_too_narrow_is_found_by_its_weights():
