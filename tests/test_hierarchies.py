@@ -11,7 +11,7 @@ import oracles
 import pytest
 from configs import changed
 
-from aevb import hierarchies, losses, networks, priors
+from aevb import hierarchies, losses, networks, priors, runs
 from aevb.config import Values
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
@@ -19,6 +19,7 @@ from aevb.experiment import build
 from aevb.hierarchies import LayeredPrior, Layers
 from aevb.networks import fan_in_init, mlp
 from aevb.priors import Posterior
+from aevb.reports import run_figures
 from aevb.runs.trained import load_run
 
 NUM_DRAWS = 20_000
@@ -145,8 +146,6 @@ def small(**fields: Any) -> Values:
 
 @pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
 def test_a_run_records_the_rate_and_the_active_units_of_each_layer(inference: str, tmp_path: Path):
-    from aevb import runs
-
     values = small(**{"model.inference": inference})
     runs.run(values, tmp_path / "run")
     run = load_run(tmp_path / "run")
@@ -165,9 +164,16 @@ def test_a_run_records_the_rate_and_the_active_units_of_each_layer(inference: st
     assert bound < log_p < bound + 20.0
 
 
-def test_samples_of_the_top_layer_are_drawn():
-    from aevb.reports import run_figures
+def test_a_run_of_layers_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    runs.run(small(), whole)
+    for num_examples in (1000, 2000):
+        runs.run(small(**{"train.num_examples": num_examples}), parts)
+    params = [load_run(folder).model.params for folder in (whole, parts)]
+    jax.tree.map(np.testing.assert_array_equal, *params)
 
+
+def test_samples_of_the_top_layer_are_drawn():
     values = small(**{"data.name": "frey_faces", "model.likelihood": "gaussian_unit_mean"})
     experiment = build(values)
     params = experiment.vae.init(jax.random.key(0))

@@ -210,6 +210,9 @@ def test_members_with_the_same_guide_and_prior_are_stacked_for_any_number_of_lat
         rest = {"algorithm.bound": "sgvb_a", name: value}
         assert key(**one, **rest) != key(**other, **rest)
         assert key(**one, **rest) == key(**one, **rest, seed=3)
+    layers = {"model.num_latents": (3, 2)}
+    assert key(**layers) == key(**layers, seed=1)
+    assert key(**layers) != key(**{"model.num_latents": (2, 3)})
 
 
 # The command line

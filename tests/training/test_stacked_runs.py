@@ -119,6 +119,7 @@ CASES = {
         [{"model__num_latents": 2}, {"model__num_latents": 5}],
         {"algorithm__name": "reweighted_wake_sleep", "algorithm__num_samples": 3},
     ),
+    "layers of latents": ([{"seed": 0}, {"seed": 1}], {"model__num_latents": (3, 2)}),
     "chains of Monte-Carlo EM": ([{"seed": 0}, {"seed": 1}], {"algorithm__name": "mcem"}),
     "posteriors over theta": ([{"seed": 0}, {"seed": 1}], {"algorithm__name": "full_vb"}),
     "momentum": (
