@@ -62,66 +62,87 @@ def make(
             entry to which the Gaussian guides have a closed-form KL.
     """
     family = guide_family or guides.diag_normal_family(guides.Sizes(num_latents))
-    prior_family = prior_family or priors.standard_normal(priors.Options(num_latents))
+    prior = prior_family or priors.standard_normal(priors.Options(num_latents))
+    parts = _Parts(encoder, decoder, likelihood, family, prior)
+    return VAE(
+        init=parts.init,
+        encode=parts.encode,
+        guide=family.guide,
+        joint=parts.joint,
+        prior=parts.prior,
+        mean=parts.mean,
+        draw=parts.draw,
+        sample=parts.sample,
+        num_latents=num_latents,
+        has_encoder=encoder is not None,
+        levels=likelihood.levels,
+        takes_weight_posteriors=decoder.takes_weight_posteriors,
+        log_var=likelihood.log_var and parts.log_var,
+        hidden=parts.hidden,
+    )
 
-    def init(key: Key) -> PyTree:
+
+class _Parts(NamedTuple):
+    """The functions of a VAE, with its parts closed over."""
+
+    encoder: Network | None
+    decoder: Network
+    likelihood: Likelihood
+    guide_family: GuideFamily
+    prior_family: PriorFamily
+
+    def init(self, key: Key) -> PyTree:
         """Draws the parameters. A part without parameters has no entry."""
         encoder_key, decoder_key, guide_key, prior_key = jax.random.split(key, 4)
-        params = {"decoder": decoder.init(decoder_key)}
-        if encoder is not None:
-            params["encoder"] = encoder.init(encoder_key)
-        if family.init is not None:
-            params["guide"] = family.init(guide_key)
-        if prior_family.init is not None:
-            params["prior"] = prior_family.init(prior_key)
+        params = {"decoder": self.decoder.init(decoder_key)}
+        if self.encoder is not None:
+            params["encoder"] = self.encoder.init(encoder_key)
+        if self.guide_family.init is not None:
+            params["guide"] = self.guide_family.init(guide_key)
+        if self.prior_family.init is not None:
+            params["prior"] = self.prior_family.init(prior_key)
         return params
 
-    def encode(params: PyTree, x: Array) -> PyTree:
-        heads = {} if encoder is None else encoder.apply(params["encoder"], x)
-        return family.stats(params.get("guide"), heads)
+    def encode(self, params: PyTree, x: Array) -> PyTree:
+        heads = {} if self.encoder is None else self.encoder.apply(params["encoder"], x)
+        return self.guide_family.stats(params.get("guide"), heads)
 
-    def prior(params: PyTree) -> AnyPrior:
-        posterior = Posterior(family.guide, lambda x: encode(params, x))
-        return prior_family.prior(params.get("prior"), posterior)
+    def prior(self, params: PyTree) -> AnyPrior:
+        posterior = Posterior(self.guide_family.guide, lambda x: self.encode(params, x))
+        return self.prior_family.prior(params.get("prior"), posterior)
 
-    def decode(params: PyTree, z: Array) -> Heads:
-        return decoder.apply(params["decoder"], z)
+    def decode(self, params: PyTree, z: Array) -> Heads:
+        return self.decoder.apply(params["decoder"], z)
 
-    def joint(params: PyTree, x: Array) -> Joint:
+    def joint(self, params: PyTree, x: Array) -> Joint:
         return Joint(
-            prior=prior(params),
-            log_lik=lambda z: likelihood.log_prob(decode(params, z), x),
+            prior=self.prior(params),
+            log_lik=lambda z: self.likelihood.log_prob(self.decode(params, z), x),
         )
 
-    def mean(params: PyTree, z: Array) -> Array:
-        return likelihood.mean(decode(params, z))
+    def mean(self, params: PyTree, z: Array) -> Array:
+        return self.likelihood.mean(self.decode(params, z))
 
-    def log_var(params: PyTree, z: Array) -> Array:
-        assert likelihood.log_var is not None
-        return likelihood.log_var(decode(params, z))
+    def log_var(self, params: PyTree, z: Array) -> Array:
+        assert self.likelihood.log_var is not None
+        return self.likelihood.log_var(self.decode(params, z))
 
-    def hidden(params: PyTree, x: Array, z: Array) -> dict[str, Array]:
+    def hidden(self, params: PyTree, x: Array, z: Array) -> dict[str, Array]:
         found = {}
-        for part, network, value in (("encoder", encoder, x), ("decoder", decoder, z)):
+        for part, network, value in (("encoder", self.encoder, x), ("decoder", self.decoder, z)):
             if network is not None and network.hidden is not None:
                 layers = network.hidden(params[part], value)
                 found |= {f"{layer} of the {part}": units for layer, units in layers.items()}
         return found
 
-    def draw(key: Key, params: PyTree, z: Array) -> Array:
-        return likelihood.sample(key, decode(params, z))
+    def draw(self, key: Key, params: PyTree, z: Array) -> Array:
+        return self.likelihood.sample(key, self.decode(params, z))
 
-    def sample(key: Key, params: PyTree) -> tuple[Array, Array]:
+    def sample(self, key: Key, params: PyTree) -> tuple[Array, Array]:
         prior_key, likelihood_key = jax.random.split(key)
         dtype = jnp.result_type(*jax.tree.leaves(params["decoder"]))
-        z = prior(params).sample(prior_key).astype(dtype)
-        return z, draw(likelihood_key, params, z)
-
-    return VAE(
-        init, encode, family.guide, joint, prior, mean, draw, sample, num_latents,
-        encoder is not None, likelihood.levels, decoder.takes_weight_posteriors,
-        likelihood.log_var and log_var, hidden,
-    )  # fmt: skip
+        z = self.prior(params).sample(prior_key).astype(dtype)
+        return z, self.draw(likelihood_key, params, z)
 
 
 def of_last_layer(vae: VAE) -> VAE:

@@ -58,29 +58,40 @@ OF_DATA = (
     "nonfinite_data", "levels_as_real", "counts_as_real", "binary_as_density", "unscaled_data",
     "unbounded_density", "point_mass", "constant_columns",
 )  # fmt: skip
+NO_TRAINING = (  # the model is not what its data and settings would give
+    "posterior_collapse", "step_too_large", "step_too_small", "exploding_gradients", "dead_units",
+    "tiny_minibatch", "variance_runs_away", "low_precision",
+)  # fmt: skip
 EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     "below_baseline": (
-        *OF_DATA, "few_datapoints", "posterior_collapse", "variance_runs_away", "overfitting",
-        "step_too_large", "step_too_small", "exploding_gradients", "dead_units", "low_precision",
-        "aggregate_far_from_prior", "shifted_columns", "missing_classes",
+        *OF_DATA, *NO_TRAINING, "few_datapoints", "overfitting", "aggregate_far_from_prior",
+        "shifted_columns", "missing_classes", "importance_weights", "likelihood_misfit",
+    ),
+    "likelihood_misfit": (
+        *OF_DATA, *NO_TRAINING, "few_datapoints", "repeated_datapoints", "near_duplicates",
     ),
     "importance_weights": (
-        *OF_DATA, "few_datapoints", "posterior_collapse", "variance_runs_away", "overfitting",
-        "step_too_large", "exploding_gradients", "dead_units", "low_precision",
-        "aggregate_far_from_prior", "near_duplicates",
+        *OF_DATA, *NO_TRAINING, "few_datapoints", "overfitting", "aggregate_far_from_prior",
+        "near_duplicates", "likelihood_misfit",
     ),
     "aggregate_far_from_prior": (
-        *OF_DATA, "posterior_collapse", "step_too_large", "exploding_gradients", "dead_units",
+        *OF_DATA, "posterior_collapse", "step_too_large", "step_too_small", "exploding_gradients",
+        "dead_units", "tiny_minibatch", "few_datapoints",
     ),
     "posterior_collapse": (*OF_DATA, "low_precision"),
     "exploding_gradients": ("low_precision", "variance_runs_away"),
     "step_too_small": (
         *OF_DATA, "few_datapoints", "overfitting", "variance_runs_away", "low_precision",
+        "step_too_large", "exploding_gradients", "dead_units", "tiny_minibatch",
     ),
-    "step_too_large": (*OF_DATA, "few_datapoints", "copied_column", "low_precision"),
+    "step_too_large": (
+        *OF_DATA, "few_datapoints", "copied_column", "low_precision", "posterior_collapse",
+    ),
     "dead_units": (*OF_DATA, "posterior_collapse", "low_precision"),
-    "overfitting": ("shifted_columns", "missing_classes"),
-    "variance_runs_away": ("unbounded_density", "constant_columns", "copied_column"),
+    "overfitting": ("shifted_columns", "missing_classes", "likelihood_misfit"),
+    "variance_runs_away": (
+        "unscaled_data", "unbounded_density", "constant_columns", "copied_column",
+    ),
 }  # fmt: skip
 """A cause -> those of which it is a mere consequence, so that it is not named beside them."""
 

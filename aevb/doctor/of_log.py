@@ -12,7 +12,8 @@ from aevb.doctor.hints import Hint
 LEAST_RECORDS = 5
 # nats; the estimate of I(x; z) is this noisy where the truth is 0.
 LEAST_INFORMATION = 0.25
-# A standard deviation of a thousandth of the data's scale: no model of real data is so exact.
+# The logs of variances are relative to the variance of the data. A standard deviation of a
+# thousandth of the data's scale: no model of real data is so exact.
 LOWEST_LOG_VAR = -14.0
 HIGHEST_LOG_VAR = 10.0
 # A log variance below the first number that has still fallen by the second in the last half
@@ -30,8 +31,8 @@ LARGEST_GROWTH = 100.0
 # of what a linear model adds to one without latents
 LARGEST_SHORTFALL = 0.1
 # nats for each active latent
-LARGEST_MARGINAL_KL = 1.0
-LARGEST_AGGREGATE_KL = 4.0
+LARGEST_MARGINAL_KL = 0.7
+LARGEST_AGGREGATE_KL = 3.0
 
 
 class Setting(NamedTuple):
@@ -39,6 +40,7 @@ class Setting(NamedTuple):
 
     num_latents: int  # Z
     batch_size: int  # M
+    log_spread: float = 0.0  # log of the mean variance of the columns of x, as the model gets it
 
 
 def hints_of_log(records: Sequence[Mapping[str, Any]], setting: Setting) -> list[Hint]:
@@ -54,7 +56,7 @@ def hints_of_log(records: Sequence[Mapping[str, Any]], setting: Setting) -> list
         return []
     found = (
         _collapse(records, setting),
-        _variance(records),
+        _variance(records, setting),
         _overfitting(records),
         _large_step(records, setting),
         _small_step(records),
@@ -102,6 +104,23 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray
     )
 
 
+def _falls(bound: np.ndarray) -> np.ndarray:
+    """Returns by how much a bound is below its highest value until then."""
+    return np.maximum.accumulate(bound) - bound
+
+
+def _objective_falls(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether the trained objective falls, or is not in the log.
+
+    With a small weight of the KL the bound, whose weight is 1, may fall in sound training.
+    """
+    _, objective = _series(records, "recent_objective")
+    if not len(objective):
+        return True
+    rise = max(float(np.max(objective) - objective[0]), 1.0)
+    return float(np.max(_falls(objective))) > LARGEST_FALL * rise
+
+
 def _collapse(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | None:
     examples, information = _series(records, "train_mutual_information")
     if not len(examples) or information[-1] >= LEAST_INFORMATION:
@@ -122,11 +141,12 @@ def _collapse(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | 
     )
 
 
-def _variance(records: Sequence[Mapping[str, Any]]) -> Hint | None:
+def _variance(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | None:
     examples, lowest = _series(records, "train_likelihood_log_var_min")
     if not len(examples):
         return None
-    high = records[-1]["train_likelihood_log_var_max"]
+    lowest -= setting.log_spread
+    high = records[-1]["train_likelihood_log_var_max"] - setting.log_spread
     fall = float(np.interp(examples[-1] / 2, examples, lowest)) - lowest[-1]
     if lowest[-1] < LOWEST_LOG_VAR:
         finding, evidence = "vanishes", f"{lowest[-1]:.1f} at the end (below {LOWEST_LOG_VAR:g})"
@@ -143,7 +163,7 @@ def _variance(records: Sequence[Mapping[str, Any]]) -> Hint | None:
     return Hint(
         "variance_runs_away",
         f"a variance of p(x|z) {finding}",
-        f"its log is {evidence}",
+        f"its log, relative to the variance of the data, is {evidence}",
         "bound it (config.model.log_var_limit=6), use one variance for all z "
         "(config.model.likelihood=gaussian_shared), or leave out columns that are constant",
     )
@@ -172,11 +192,11 @@ def _overfitting(records: Sequence[Mapping[str, Any]]) -> Hint | None:
 def _large_step(records: Sequence[Mapping[str, Any]], setting: Setting) -> Hint | None:
     examples, train = _series(records, "train_bound")
     skipped = records[-1].get("skipped", 0)
-    falls = np.maximum.accumulate(train) - train
+    falls = _falls(train)
     worst, rise = int(np.argmax(falls)), float(np.max(train) - train[0])
     if skipped:
         evidence = f"{skipped:,} steps with a non-finite result were skipped"
-    elif falls[worst] > LARGEST_FALL * max(rise, 1.0):
+    elif falls[worst] > LARGEST_FALL * max(rise, 1.0) and _objective_falls(records):
         evidence = (
             f"the training bound fell by {falls[worst]:.1f} nats until {examples[worst]:,.0f} "
             f"examples (more than {LARGEST_FALL:.0%} of its whole rise of {rise:.1f})"
@@ -220,11 +240,14 @@ def _gradient(records: Sequence[Mapping[str, Any]]) -> Hint | None:
     if len(norms) < LEAST_RECORDS:
         return None
     usual, worst = float(np.median(norms[: len(norms) // 2])), int(np.argmax(norms))
-    if norms[worst] <= LARGEST_GROWTH * max(usual, 1e-30):
+    _, train = _series(records, "train_bound")
+    fall, rise = float(np.max(_falls(train))), float(np.max(train) - train[0])
+    # Where a variance shrinks, the gradient grows in a sound run too.
+    if norms[worst] <= LARGEST_GROWTH * max(usual, 1e-30) or fall <= LARGEST_FALL * rise:
         return None
     return Hint(
         "exploding_gradients",
-        "the gradient grows by orders of magnitude",
+        "the gradient grows by orders of magnitude, and the bound falls",
         f"its norm was {usual:.3g} at first and {norms[worst]:.3g} after {examples[worst]:,.0f} "
         f"examples (more than {LARGEST_GROWTH:g} times)",
         "clip it (config.optimizer.clip=global_norm), bound the variances "

@@ -1,7 +1,7 @@
 """Checks of a trained model: its hidden units, its precision, and its importance weights."""
 
 from collections.abc import Mapping
-from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import jax
@@ -25,8 +25,8 @@ LARGEST_ROUNDING = 0.1
 NUM_WEIGHTS = 500  # samples of a datapoint
 NUM_DRAWS = 99  # of x ~ p(x|z), among which a value has a rank
 NUM_BINS = 20
-# nats for each value that another density would gain
-LARGEST_MISFIT = 0.1
+# nats for each value that another distribution would gain; sound models are below a third of it
+LARGEST_MISFIT = 0.03
 # of the datapoints; the encoder's density is narrower than the posterior in most sound models
 LARGEST_FAILING = 0.9
 
@@ -34,13 +34,18 @@ LARGEST_FAILING = 0.9
 def hints_of_units(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hint]:
     """Returns a hint for each layer of hidden units that are dead or saturated.
 
-    The inputs of the encoder are datapoints, and those of the decoder are draws from N(0, I).
+    The inputs of the encoder are datapoints, and those of the decoder are their codes z ~ q(z|x),
+    or draws from N(0, I) without an encoder.
 
     Args:
         x: datapoints as the model receives them, [n, D].
     """
-    z = jax.random.normal(key, (len(x), vae.num_latents))
-    layers = jax.jit(jax.vmap(partial(vae.hidden, params)))(jnp.asarray(x), z)
+
+    def units_of(key: Key, x: Array) -> Mapping[str, Array]:
+        z = vae.guide.sample(key, vae.encode(params, x))
+        return vae.hidden(params, x, z)
+
+    layers = jax.jit(jax.vmap(units_of))(jax.random.split(key, len(x)), jnp.asarray(x))
     hints = []
     for name, units in layers.items():
         values = np.asarray(units, np.float64)
@@ -82,16 +87,20 @@ def hints_of_precision(bound: float, bound_float32: float, dtype: str) -> list[H
     ]
 
 
-def misfits(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> np.ndarray:
+def misfits(
+    key: Key, vae: VAE, params: PyTree, x: np.ndarray, *, beyond_scale: bool = True
+) -> np.ndarray:
     """Returns by how much another family of p(x_d|z) would raise the likelihood, [D].
 
     Under a right likelihood the rank of a value among draws from p(x_d|z), with z ~ q(z|x), is
     uniform (Dawid 1984; ties are broken at random). The KL divergence of the ranks' distribution
-    from it is what the log-score gains by a recalibration. It is in nats for each value, and less
-    the bias of a histogram.
+    from it is what the log-score gains by a recalibration. The part that another location and scale
+    would gain is left out: it is the divergence of the Gaussian with the mean and variance of the
+    ranks' normal scores. The result is in nats for each value, less the bias of a histogram.
 
     Args:
         x: datapoints as the model receives them, [n, D].
+        beyond_scale: False to count location and scale too, for counts.
     """
 
     def ranks(key: Key, x: Array) -> tuple[Array, Array]:
@@ -105,19 +114,32 @@ def misfits(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> np.ndarray:
     of_all = jax.jit(lambda keys, x: jax.lax.map(lambda a: ranks(*a), (keys, x)))
     below, equal = map(np.asarray, of_all(keys, x))
     ties = np.random.default_rng(0).uniform(size=x.shape) * (equal + 1)
-    bins = ((below + ties) / (NUM_DRAWS + 1) * NUM_BINS).astype(int)
+    places = (below + ties) / (NUM_DRAWS + 1)
+    bins = (places * NUM_BINS).astype(int)
     shares = np.stack([np.mean(bins == place, axis=0) for place in range(NUM_BINS)])
-    divergences = np.sum(shares * np.log(np.where(shares > 0, shares * NUM_BINS, 1.0)), axis=0)
-    return divergences - (NUM_BINS - 1) / (2 * len(x))
+    expected, num_free = np.full_like(shares, 1.0 / NUM_BINS), NUM_BINS - 1
+    if beyond_scale:
+        normal = NormalDist()
+        scores = np.vectorize(normal.inv_cdf)(np.clip(places, 1e-6, 1.0 - 1e-6))
+        mean, std = np.mean(scores, axis=0), np.std(scores, axis=0)
+        ends = np.array([normal.inv_cdf(k / NUM_BINS) for k in range(1, NUM_BINS)])
+        cdf = np.vectorize(normal.cdf)((ends[:, None] - mean) / std)
+        expected = np.diff(cdf, axis=0, prepend=0.0, append=1.0)
+        num_free -= 2
+    ratios = np.where(shares > 0, shares, 1.0) / np.where(shares > 0, expected, 1.0)
+    return np.sum(shares * np.log(ratios), axis=0) - num_free / (2 * len(x))
 
 
-def hints_of_likelihood(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[Hint]:
+def hints_of_likelihood(
+    key: Key, vae: VAE, params: PyTree, x: np.ndarray, *, beyond_scale: bool = True
+) -> list[Hint]:
     """Returns a hint if the data have another distribution around E[x|z] than the likelihood.
 
     Args:
         x: training datapoints as the model receives them, [n, D].
+        beyond_scale: as for `misfits`.
     """
-    each = misfits(key, vae, params, x)
+    each = misfits(key, vae, params, x, beyond_scale=beyond_scale)
     mean, column = float(np.mean(each)), int(np.argmax(each))
     if mean <= LARGEST_MISFIT:
         return []

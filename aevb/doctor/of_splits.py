@@ -20,6 +20,8 @@ LARGEST_LEAKED = 0.01
 # Small pictures in black and white, and answers on a scale of five, are often equal by nature.
 FEW_VALUES = 16  # of a column
 LARGEST_REPEATED_OF_FEW, LARGEST_LEAKED_OF_FEW = 0.3, 0.5
+# If so, many occur once, and a validation datapoint has an equal one as often as one of training.
+LEAST_SINGLE_OF_FEW, LARGEST_EXCESS_OF_FEW = 0.3, 0.2
 # Of fewer datapoints, neighbors in the order are the nearest ones by chance.
 LEAST_IN_ORDER = 100
 # Places between a training datapoint and its nearest one, in a film. The share of such datapoints
@@ -68,11 +70,12 @@ def _equal(dataset: Dataset) -> list[Hint]:
     first = first_equal([*train, *valid])
     repeated = float(np.mean(first[:number] < np.arange(number)))
     leaked = float(np.mean(first[number:] < number)) if len(valid) else 0.0
-    most_repeated, most_leaked = (
-        (LARGEST_REPEATED_OF_FEW, LARGEST_LEAKED_OF_FEW)
-        if number and _has_few_values(train)
-        else (LARGEST_REPEATED, LARGEST_LEAKED)
-    )
+    most_repeated, most_leaked = LARGEST_REPEATED, LARGEST_LEAKED
+    if number and _has_few_values(train):
+        most_repeated, most_leaked = LARGEST_REPEATED_OF_FEW, LARGEST_LEAKED_OF_FEW
+        single = float(np.mean(np.bincount(first[:number])[first[:number]] == 1))
+        if single > LEAST_SINGLE_OF_FEW:
+            most_repeated, most_leaked = 1.0, max(most_leaked, 1.0 - single + LARGEST_EXCESS_OF_FEW)
     if repeated <= most_repeated and leaked <= most_leaked:
         return []
     chance = equal_by_chance(train)

@@ -10,7 +10,7 @@ import numpy as np
 
 from aevb.config import LATENTS, Values, layers_of, of_run
 from aevb.data import Dataset
-from aevb.doctor import of_model
+from aevb.doctor import of_model, sample
 from aevb.doctor.baselines import Baseline, baselines
 from aevb.doctor.hints import Hint, text, without_consequences
 from aevb.doctor.of_data import hints_of_data
@@ -66,7 +66,9 @@ def of_training(
 
     The bounds are those of the last record. Those of the test data are not used.
     """
-    setting = Setting(sum(layers_of(config[LATENTS])), config["train.batch_size"])
+    x = sample.draw(dataset, NUM_POINTS).train.astype(np.float64)
+    log_spread = float(np.log(max(np.mean(np.var(x, axis=0)), np.finfo(np.float32).tiny)))
+    setting = Setting(sum(layers_of(config[LATENTS])), config["train.batch_size"], log_spread)
     rivals = baselines(dataset, *_likelihood(dataset, config), num_latents=setting.num_latents)
     last = records[-1] if records else {}
     bounds = {
@@ -88,8 +90,12 @@ def of_trained(experiment: Experiment, config: Values, params: PyTree) -> list[H
     index, x = _inputs(dataset, data)
     key = jax.random.key(elbo.NOISE_SEED)
     hints = of_model.hints_of_units(key, vae, params, x)
+    if vae.log_var is not None or dataset.kind == "counts":  # others have no spread to choose
+        hints += of_model.hints_of_likelihood(
+            key, vae, params, _inputs(dataset, dataset.train)[1],
+            beyond_scale=dataset.kind != "counts",
+        )  # fmt: skip
     if vae.has_encoder:
-        hints += of_model.hints_of_likelihood(key, vae, params, _inputs(dataset, dataset.train)[1])
         hints += of_model.hints_of_weights(key, vae, params, x[:NUM_SCORED])
     if config[DTYPE] != "float32":
         exact, _ = build_model({**config, DTYPE: "float32"}, dataset.description)

@@ -39,6 +39,30 @@ def test_a_sound_log_has_no_hint():
     assert causes(sound()) == []
 
 
+def test_a_gradient_that_grows_while_the_bound_rises_has_no_hint():
+    """It does where a variance of p(x|z) becomes small."""
+    records = sound()
+    records[-1]["gradient_norm"] = 1e5
+    assert causes(records) == []
+
+
+def test_a_bound_that_falls_while_the_objective_rises_has_no_hint():
+    """So it may be with a small weight of the KL, with which the bound is not what is trained."""
+    records = [
+        record | {"recent_objective": float(number)} for number, record in enumerate(jumping())
+    ]
+    assert causes(records) == []
+    records[-1]["recent_objective"] = 0.0
+    assert causes(records) == ["step_too_large"]
+
+
+def test_a_small_variance_of_data_with_a_small_spread_has_no_hint():
+    setting = SETTING._replace(log_spread=-13.0)
+    assert "variance_runs_away" in [hint.cause for hint in hints_of_log(vanishing(), SETTING)]
+    narrow = [record | {"train_likelihood_log_var_max": -12.0} for record in vanishing()]
+    assert hints_of_log(narrow, setting) == []
+
+
 def test_too_few_evaluations_have_no_hint():
     assert causes(collapsed()[:4]) == []
 
@@ -81,7 +105,7 @@ def unfinished() -> Records:
 
 def exploding() -> Records:
     records = sound()
-    records[-1]["gradient_norm"] = 1e5
+    records[-1] |= {"gradient_norm": 1e5, "train_bound": -140.0}
     return records
 
 
@@ -117,7 +141,7 @@ def with_holes() -> Records:
     ],
 )
 def test_a_fault_is_named_with_its_figure(log: Callable[[], Records], cause: str, evidence: str):
-    (hint,) = hints_of_log(log(), SETTING)
+    (hint,) = [hint for hint in hints_of_log(log(), SETTING) if hint.cause == cause]
     assert hint.cause == cause
     assert evidence in hint.evidence
     assert "config." in hint.remedy

@@ -91,8 +91,9 @@ def test_data_of_another_distribution_than_the_likelihood_are_found(
     params = vae.init(KEY)
     right, wrong = (np.pad(x, ((0, 0), (0, 1))).astype(np.float32)[:, :3] for x in (right, wrong))
     vae = vae._replace(encode=lambda params, x: DiagNormal(jnp.zeros(2), jnp.zeros(2)))
-    assert hints_of_likelihood(KEY, vae, params, right) == []
-    (hint,) = hints_of_likelihood(KEY, vae, params, wrong)
+    how = {"beyond_scale": name == "gaussian"}
+    assert hints_of_likelihood(KEY, vae, params, right, **how) == []
+    (hint,) = hints_of_likelihood(KEY, vae, params, wrong, **how)
     assert hint.cause == "likelihood_misfit"
     assert "of 2000 datapoints" in hint.evidence
 
@@ -103,9 +104,11 @@ def test_a_misfit_is_the_kl_divergence_of_the_ranks_from_uniform():
     vae = simple("gaussian", wide)
     vae = vae._replace(encode=lambda params, x: DiagNormal(jnp.zeros(2), jnp.zeros(2)))
     x = np.random.default_rng(2).normal(size=(20_000, 3)).astype(np.float32)
-    found = misfits(KEY, vae, vae.init(KEY), x)
+    found = misfits(KEY, vae, vae.init(KEY), x, beyond_scale=False)
     expected = np.log(2.0) + 0.5 / 4.0 - 0.5
     np.testing.assert_allclose(found, expected, rtol=0.1)
+    of_shape = misfits(KEY, vae, vae.init(KEY), x)
+    np.testing.assert_allclose(of_shape, 0.0, atol=1e-3)
 
 
 def test_a_guide_that_is_far_too_narrow_is_found_by_its_weights():

@@ -68,6 +68,18 @@ def test_short_sparse_and_rounded_data_may_be_equal_by_chance():
     assert causes(of_splits(bits[:450, :8], bits[450:, :8], "binary")) == []
 
 
+def test_small_drawings_that_are_often_equal_are_no_copies():
+    """Half of the datapoints are one of 200 drawings, and the others are seen once."""
+    rng = np.random.default_rng(0)
+    drawings = (rng.normal(size=(200, 60)) > 0).astype(np.uint8)
+    rare = (rng.normal(size=(3000, 60)) > 0).astype(np.uint8)
+    is_common = rng.uniform(size=(3000, 1)) < 0.5
+    x = np.where(is_common, drawings[rng.integers(200, size=3000)], rare)
+    assert causes(of_splits(x[:2400], x[2400:], "binary")) == []
+    twice = np.concatenate([rare[:1500], rare[:1500]])
+    assert causes(of_splits(twice[:2400], twice[2400:], "binary")) != []
+
+
 def test_the_fraction_that_isequal_by_chance_is_that_of_independent_columns():
     random = np.random.default_rng(0)
     x = random.choice(4, (2000, 6), p=[0.4, 0.3, 0.2, 0.1])

@@ -1,0 +1,61 @@
+"""Latents that are no vector, in estimates of log p(x) and in fitted proposals."""
+
+from typing import Any
+
+import hierarchy
+import jax
+import jax.numpy as jnp
+import pytest
+from hierarchy import Hierarchy
+
+from aevb import latents, losses, marginal, proposals
+from aevb.distributions import DiagNormal, StandardNormal
+from aevb.guides import diag_normal
+
+
+def case_of(order: str) -> Hierarchy:
+    return hierarchy.make(order, 3, (2, 2), 1)
+
+
+@pytest.mark.parametrize("name", ["importance", "ais", "reverse_ais", "appendix_d"])
+def test_estimates_of_log_p_agree_with_the_exact_evidence(name: str):
+    case = case_of("bottom_up")
+    params = jax.tree.map(jnp.float32, case.params)
+    guide, stats = hierarchy.guide_of(case.order, params)
+    joint = hierarchy.joint_of(params, jnp.float32(case.x))
+    exact, of_exact = hierarchy.exact_guide(case)
+    settings: dict[str, Any] = {
+        "importance": {"num_samples": 20_000},
+        "ais": {"num_temps": 60, "num_chains": 100},
+        "reverse_ais": {
+            "num_temps": 60, "num_chains": 100,
+            "posterior_sample": exact.sample(jax.random.key(5), of_exact),
+        },
+        "appendix_d": {"num_samples": 300, "num_chains": 6},
+    }[name]  # fmt: skip
+    estimate = marginal.ESTIMATORS[name].estimate(
+        jax.random.key(2), stats, guide, joint, **settings
+    )
+    off = abs(float(estimate.value) - hierarchy.exact_log_prob(case))
+    assert off < 4.0 * float(estimate.standard_error) + 1e-4
+
+
+@pytest.mark.parametrize("name", ["laplace", "modes"])
+def test_a_proposal_has_the_structure_of_the_latents(name: str):
+    case = case_of("top_down")
+    params = jax.tree.map(jnp.float32, case.params)
+    guide, stats = hierarchy.guide_of(case.order, params)
+    joint = hierarchy.joint_of(params, jnp.float32(case.x))
+    fitted = proposals.PROPOSALS[name](jax.random.key(0), stats, guide, joint)
+    estimate = marginal.importance_sampling(jax.random.key(1), *fitted, joint, num_samples=2000)
+    off = abs(float(estimate.value) - hierarchy.exact_log_prob(case))
+    assert off < 4.0 * float(estimate.standard_error)
+    assert float(estimate.diagnostics["pareto_k"]) < 0.5
+
+
+def test_a_vector_of_latents_stays_as_it_is():
+    stats = DiagNormal(jnp.zeros(3), jnp.zeros(3))
+    joint = losses.Joint(StandardNormal(3), lambda z: jnp.sum(z))
+    vectors = latents.as_vectors(stats, diag_normal, joint)
+    assert vectors.guide is diag_normal
+    assert vectors.joint is joint
