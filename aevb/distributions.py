@@ -50,8 +50,12 @@ class DiagNormal(NamedTuple):
 
     def log_prob(self, z: Array) -> Array:
         """Returns log N(z; mean, diag(sigma^2)) [] of z [Z], in nats."""
+        return jnp.sum(self.log_probs(z))
+
+    def log_probs(self, z: Array) -> Array:
+        """Returns the log-density of each dimension of z, [Z], in nats."""
         standardized_sq = jnp.square(z - self.mean) * jnp.exp(-self.log_var)
-        return -0.5 * jnp.sum(LOG_2PI + self.log_var + standardized_sq)
+        return -0.5 * (LOG_2PI + self.log_var + standardized_sq)
 
     def entropy(self) -> Array:
         """Returns the entropy -E_q[log q(z)] [], in nats."""

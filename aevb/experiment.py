@@ -43,7 +43,7 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
 from aevb.hierarchies import Layers
-from aevb.likelihoods import Likelihood
+from aevb.likelihoods import Heads, Likelihood
 from aevb.losses import TAKE_KL_WEIGHT, Bound, Guide, Joint, closed_kl
 from aevb.networks import Network
 from aevb.optimizers import Optimizer
@@ -389,7 +389,7 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     has_encoder = entry_of(values, "algorithm.name").has_encoder
     likelihood = build_likelihood(values, data)
     if data.of_x is not None:
-        likelihood = in_own_units(likelihood, data.of_x.log_jacobian(data.num_dims))
+        likelihood = in_own_units(likelihood, data.of_x.log_jacobians(data.num_dims))
     layers = Layers(layers_of(values[LATENTS]))
     num_latents = sum(layers.sizes)
     sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
@@ -508,15 +508,20 @@ def build_likelihood(values: Values, data: Description) -> Likelihood:
     return likelihood
 
 
-def in_own_units(likelihood: Likelihood, log_jacobian: float) -> Likelihood:
+def in_own_units(likelihood: Likelihood, log_jacobians: np.ndarray) -> Likelihood:
     """Returns a likelihood of standardized x whose log-density is that of x in its own units.
 
     Args:
-        log_jacobian: log |dx'/dx| of the standardized x', by which the log-densities differ.
+        log_jacobians: log |dx'_d/dx_d| [D] of the standardized x', by which the log-densities
+            differ.
     """
-    return likelihood._replace(
-        log_prob=lambda heads, x: likelihood.log_prob(heads, x) + log_jacobian
-    )
+
+    def log_probs(heads: Heads, x: Array) -> Array:
+        own = likelihood.log_probs(heads, x)
+        each = jnp.asarray(log_jacobians, own.dtype)
+        return own + (each if own.ndim else jnp.sum(each))
+
+    return likelihood._replace(log_probs=log_probs)
 
 
 def _build_networks(

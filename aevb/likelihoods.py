@@ -53,7 +53,9 @@ class Likelihood(NamedTuple):
 
     heads: Mapping[str, int]  # name of each statistic -> values per data dimension
     kinds: tuple[str, ...]  # kinds of data that it scores: binary, grey, unit, real, counts
-    log_prob: Callable[[Heads, Array], Array]  # (statistics, x [D]) -> [], nats
+    log_probs: Callable[[Heads, Array], Array]
+    # (statistics, x [D]) -> log p(x_d|z) [D], nats; or their sum [], if dimensions are not
+    # independent given z
     mean: Callable[[Heads], Array]  # statistics -> E[x|z] [D]
     sample: Callable[[Key, Heads], Array]  # (key, statistics) -> x ~ p(x|z) [D]
     shared: Mapping[str, tuple[int, ...]] = MappingProxyType({})
@@ -64,23 +66,27 @@ class Likelihood(NamedTuple):
     # mean of data [D], of any D -> some of the heads, elementwise, so that E[x|z] is this mean
     heads_at_mean: Callable[[Array], Heads] | None = None
 
+    def log_prob(self, heads: Heads, x: Array) -> Array:
+        """Returns log p(x|z) [] of x [D], in nats."""
+        return jnp.sum(self.log_probs(heads, x))
 
-def bernoulli_log_prob(heads: Heads, x: Array) -> Array:
-    """Computes Sum_d x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits).
 
-    Returns [] in nats, for x [D] in {0, 1}. This is appendix C.1, eq. (11), computed from the
-    logits: finite for every finite logit.
+def bernoulli_log_probs(heads: Heads, x: Array) -> Array:
+    """Computes x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits).
+
+    Returns [D] in nats, for x [D] in {0, 1}: the terms of appendix C.1, eq. (11), computed from the
+    logits. They are finite for every finite logit.
     """
     logits = heads["logits"]
     # log(1 + exp(logit)); jax.nn.softplus takes a third longer, because it handles infinities.
     softplus = jnp.maximum(logits, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(logits, -logits)))
-    return jnp.sum(x * logits - softplus)
+    return x * logits - softplus
 
 
 bernoulli = Likelihood(
     heads={"logits": 1},
     kinds=("binary",),
-    log_prob=bernoulli_log_prob,
+    log_probs=bernoulli_log_probs,
     mean=lambda heads: jax.nn.sigmoid(heads["logits"]),
     sample=lambda key, heads: jax.random.bernoulli(key, jax.nn.sigmoid(heads["logits"])).astype(
         heads["logits"].dtype
@@ -94,10 +100,10 @@ def _inside(mean: Array) -> Array:
     return jnp.clip(mean, NEAREST_TO_0, 1.0 - NEAREST_TO_0)
 
 
-def continuous_bernoulli_log_prob(heads: Heads, x: Array) -> Array:
-    """Computes Sum_d log C(y_d) + x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits).
+def continuous_bernoulli_log_probs(heads: Heads, x: Array) -> Array:
+    """Computes log C(y_d) + x_d log y_d + (1 - x_d) log(1 - y_d), with y = sigmoid(logits).
 
-    Returns [] in nats, for x [D] in [0, 1]. Loaiza-Ganem & Cunningham (2019); their constant C
+    Returns [D] in nats, for x [D] in [0, 1]. Loaiza-Ganem & Cunningham (2019); their constant C
     normalizes the density. In the logit t of y, the density is exp(t x) t / (exp(t) - 1). This is
     an exponential density of rate |t|, which starts at the end of [0, 1] that the logit favors and
     is truncated at the other end. Near t = 0 the formula is 0/0. There it is replaced by a series
@@ -114,7 +120,7 @@ def continuous_bernoulli_log_prob(heads: Heads, x: Array) -> Array:
     sq = jnp.square(small)
     log_sinh_ratio = sq * (1 / 24 - sq * (1 / 2880 - sq / 181440))  # log(sinh(t/2) / (t/2))
     series = small * (x - 0.5) - log_sinh_ratio
-    return jnp.sum(jnp.where(near_0, series, exact))
+    return jnp.where(near_0, series, exact)
 
 
 def continuous_bernoulli_mean(heads: Heads) -> Array:
@@ -122,7 +128,7 @@ def continuous_bernoulli_mean(heads: Heads) -> Array:
 
     For an exponential family, d log p(x) / d logit = x - E[x]. It is evaluated here at x = 0.
     """
-    gradient = jax.grad(continuous_bernoulli_log_prob)
+    gradient = jax.grad(continuous_bernoulli.log_prob)
     return -gradient({"logits": heads["logits"]}, jnp.zeros_like(heads["logits"]))["logits"]
 
 
@@ -156,7 +162,7 @@ def _continuous_bernoulli_at_mean(mean: Array) -> Heads:
 continuous_bernoulli = Likelihood(
     heads={"logits": 1},
     kinds=("grey", "unit"),
-    log_prob=continuous_bernoulli_log_prob,
+    log_probs=continuous_bernoulli_log_probs,
     mean=continuous_bernoulli_mean,
     sample=continuous_bernoulli_sample,
     heads_at_mean=_continuous_bernoulli_at_mean,
@@ -198,7 +204,7 @@ def _normal_likelihood(
     return Likelihood(
         heads=dict.fromkeys(heads, 1),
         kinds=kinds,
-        log_prob=lambda statistics, x: normal(statistics).log_prob(x),
+        log_probs=lambda statistics, x: normal(statistics).log_probs(x),
         mean=lambda statistics: normal(statistics).mean,
         sample=lambda key, statistics: normal(statistics).sample(key),
         shared=shared,
@@ -227,9 +233,9 @@ def gaussian_shared(num_dims: int, *, per_dim: bool = False) -> Likelihood:
     return _normal_likelihood(("mean",), ("grey", "unit", "real"), _normal_shared, shared)
 
 
-def _student_t_log_prob(heads: Heads, x: Array) -> Array:
+def _student_t_log_probs(heads: Heads, x: Array) -> Array:
     t = (x - heads["mean"]) * jnp.exp(-heads["log_scale"])
-    return jnp.sum(student_t_log_prob(t, _degrees_of_freedom(heads)) - heads["log_scale"])
+    return student_t_log_prob(t, _degrees_of_freedom(heads)) - heads["log_scale"]
 
 
 def _student_t_sample(key: Key, heads: Heads) -> Array:
@@ -260,7 +266,7 @@ def student_t(num_dims: int, *, per_dim: bool = False) -> Likelihood:
     return Likelihood(
         heads={"mean": 1, "log_scale": 1},
         kinds=("grey", "unit", "real"),
-        log_prob=_student_t_log_prob,
+        log_probs=_student_t_log_probs,
         mean=lambda heads: heads["mean"],
         sample=_student_t_sample,
         shared={"log_excess_df": (num_dims if per_dim else 1,)},
@@ -278,16 +284,16 @@ def level_of(x: Array) -> Array:
     return jnp.clip(jnp.floor(x * NUM_LEVELS), 0, NUM_LEVELS - 1)
 
 
-def discretized_logistic_log_prob(heads: Heads, x: Array) -> Array:
-    """Computes Sum_d log(F((k_d + 1)/256) - F(k_d/256)), with k = `level_of`(x).
+def discretized_logistic_log_probs(heads: Heads, x: Array) -> Array:
+    """Computes log(F((k_d + 1)/256) - F(k_d/256)), with k = `level_of`(x).
 
-    Returns [] in nats. F is the logistic distribution function of each pixel, as in Kingma et al.
+    Returns [D] in nats. F is the logistic distribution function of each pixel, as in Kingma et al.
     (2016), with the open ends of Salimans et al. (2017): level 0 includes all mass below it, and
     level 255 all mass above it. The result is a log-probability, and dequantization gives a lower
     bound on it: with p the density of F and u uniform on [0, 1), E_u[log p((k + u)/256)] - log 256
     is never greater (Theis et al., 2016).
     """
-    return jnp.sum(_log_logistic_cell(level_of(x), heads["location"], heads["log_scale"]))
+    return _log_logistic_cell(level_of(x), heads["location"], heads["log_scale"])
 
 
 def _log_logistic_cell(level: Array, location: Array, log_scale: Array) -> Array:
@@ -324,7 +330,7 @@ def discretized_logistic_sample(key: Key, heads: Heads) -> Array:
 discretized_logistic = Likelihood(
     heads={"location": 1, "log_scale": 1},
     kinds=("grey",),
-    log_prob=discretized_logistic_log_prob,
+    log_probs=discretized_logistic_log_probs,
     mean=lambda heads: _mean_of_levels(
         jax.nn.sigmoid, heads["location"], jnp.exp(-heads["log_scale"])
     ),
@@ -362,10 +368,10 @@ def discretized_logistic_mixture(num_dims: int, *, num_components: int = 5) -> L
         offsets = (jnp.arange(num_components, dtype=location.dtype) + 0.5) / num_components
         return logits, location + offsets[None, :], log_scale
 
-    def log_prob(heads: Heads, x: Array) -> Array:
+    def log_probs(heads: Heads, x: Array) -> Array:
         logits, location, log_scale = components(heads)
         log_mass = _log_logistic_cell(level_of(x)[:, None], location, log_scale)
-        return jnp.sum(jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_mass, axis=1))
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_mass, axis=1)
 
     def mean(heads: Heads) -> Array:
         logits, location, log_scale = components(heads)
@@ -383,7 +389,7 @@ def discretized_logistic_mixture(num_dims: int, *, num_components: int = 5) -> L
     return Likelihood(
         heads=dict.fromkeys(("logits", "location", "log_scale"), num_components),
         kinds=("grey",),
-        log_prob=log_prob,
+        log_probs=log_probs,
         mean=mean,
         sample=sample,
         levels=float(NUM_LEVELS),
@@ -459,12 +465,12 @@ def _mills_ratio(distance: Array) -> Array:
     return 1.0 / fraction
 
 
-def discretized_gaussian_log_prob(heads: Heads, x: Array) -> Array:
-    """Computes Sum_d log(Phi(b_d) - Phi(a_d)), with a and b the ends of the cell of `level_of`(x).
+def discretized_gaussian_log_probs(heads: Heads, x: Array) -> Array:
+    """Computes log(Phi(b_d) - Phi(a_d)), with a and b the ends of the cell of `level_of`(x).
 
-    Returns [] in nats. The cell of level k is from k/256 to (k + 1)/256, standardized by the mean
+    Returns [D] in nats. The cell of level k is from k/256 to (k + 1)/256, standardized by the mean
     and the variance of the pixel. Level 0 includes all mass below it, and level 255 all mass above
-    it, as in `discretized_logistic_log_prob`.
+    it, as in `discretized_logistic_log_probs`.
     """
     level, inverse_std = level_of(x), jnp.exp(-0.5 * heads["log_var"])
     low, middle, high = (
@@ -473,7 +479,7 @@ def discretized_gaussian_log_prob(heads: Heads, x: Array) -> Array:
     outer = _log_normal_tail(jnp.where(level > 0, low, -high))
     inner = _log_normal_cell(middle, inverse_std / NUM_LEVELS)
     is_inner = (level > 0) & (level < NUM_LEVELS - 1)
-    return jnp.sum(jnp.where(is_inner, inner, outer))
+    return jnp.where(is_inner, inner, outer)
 
 
 def discretized_gaussian_sample(key: Key, heads: Heads) -> Array:
@@ -484,7 +490,7 @@ def discretized_gaussian_sample(key: Key, heads: Heads) -> Array:
 discretized_gaussian = Likelihood(
     heads={"mean": 1, "log_var": 1},
     kinds=("grey",),
-    log_prob=discretized_gaussian_log_prob,
+    log_probs=discretized_gaussian_log_probs,
     mean=lambda heads: _mean_of_levels(
         _normal_cdf, heads["mean"], jnp.exp(-0.5 * heads["log_var"])
     ),
@@ -495,14 +501,14 @@ discretized_gaussian = Likelihood(
 )
 
 
-def categorical_log_prob(heads: Heads, x: Array) -> Array:
-    """Computes Sum_d log softmax(logits_d)[k_d], with logits [256 D] and k = `level_of`(x).
+def categorical_log_probs(heads: Heads, x: Array) -> Array:
+    """Computes log softmax(logits_d)[k_d], with logits [256 D] and k = `level_of`(x).
 
-    Returns [] in nats.
+    Returns [D] in nats.
     """
     log_probs = jax.nn.log_softmax(_logits_by_level(heads))
     level = level_of(x).astype(jnp.int32)
-    return jnp.sum(jnp.take_along_axis(log_probs, level[:, None], axis=1))
+    return jnp.take_along_axis(log_probs, level[:, None], axis=1)[:, 0]
 
 
 def _logits_by_level(heads: Heads) -> Array:
@@ -518,7 +524,7 @@ def _levels(dtype: DTypeLike) -> Array:
 categorical = Likelihood(
     heads={"logits": NUM_LEVELS},
     kinds=("grey",),
-    log_prob=categorical_log_prob,
+    log_probs=categorical_log_probs,
     mean=lambda heads: jax.nn.softmax(_logits_by_level(heads)) @ _levels(heads["logits"].dtype),
     sample=lambda key, heads: _levels(heads["logits"].dtype)[
         jax.random.categorical(key, _logits_by_level(heads))
@@ -595,11 +601,11 @@ def _likelihood_of_counts(
         head = heads[counts.log_mean]
         return {**heads, counts.log_mean: head + jnp.asarray(offset, head.dtype)}
 
-    def log_prob(heads: Heads, x: Array) -> Array:
-        log_probs = counts.log_probs(located(heads), x)
-        if is_zero_inflated:
-            log_probs = zero_inflated_log_prob(x, log_probs, heads["zero_logit"])
-        return jnp.sum(log_probs)
+    def log_probs(heads: Heads, x: Array) -> Array:
+        of_counts = counts.log_probs(located(heads), x)
+        if not is_zero_inflated:
+            return of_counts
+        return zero_inflated_log_prob(x, of_counts, heads["zero_logit"])
 
     def mean(heads: Heads) -> Array:
         drawn = jnp.exp(located(heads)[counts.log_mean])
@@ -609,7 +615,7 @@ def _likelihood_of_counts(
     return Likelihood(
         heads=dict.fromkeys((counts.log_mean, *(("zero_logit",) * is_zero_inflated)), 1),
         kinds=("counts",),
-        log_prob=log_prob,
+        log_probs=log_probs,
         mean=mean,
         sample=lambda key, heads: sample(key, located(heads)),
         shared=dict.fromkeys(counts.shared, (num_dims,)),

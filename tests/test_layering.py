@@ -33,7 +33,7 @@ LAYERS = (
     ("runtime", "registry"),
     ("distributions", "convolutions"),
     ("likelihoods", "losses", "reparam", "inference"),
-    ("latents", "factors"),
+    ("latents", "factors", "missing"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
     ("hierarchies",),
@@ -62,6 +62,7 @@ LAYERS = (
 MATHEMATICS = (
     "types", "distributions", "likelihoods", "losses", "reparam", "guides", "priors", "inference",
     "proposals", "marginal", "classical", "convolutions", "latents", "factors",
+    "missing",
 )  # fmt: skip
 
 # Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all

@@ -32,7 +32,11 @@ class Standardization:
 
         A log-density of standardized data plus this number is that of the data in their own units.
         """
-        return -float(np.sum(np.broadcast_to(np.log(self.scale), (num_dims,))))
+        return float(np.sum(self.log_jacobians(num_dims)))
+
+    def log_jacobians(self, num_dims: int) -> np.ndarray:
+        """Returns the terms -log scale_d of `log_jacobian`, [D]."""
+        return -np.broadcast_to(np.log(self.scale), (num_dims,))
 
 
 def of_training_data(x: np.ndarray, *, per_column: bool) -> Standardization:

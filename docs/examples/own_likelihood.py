@@ -20,10 +20,10 @@ from aevb.losses import sgvb_b
 NUM_HIDDEN, NUM_LATENTS = 64, 2
 
 
-def log_prob(heads, x):
-    """Returns Sum_d log Laplace(x_d; location_d, exp(log_scale_d)), [], nats."""
+def log_probs(heads, x):
+    """Returns log Laplace(x_d; location_d, exp(log_scale_d)) of each dimension, [D], nats."""
     distance = jnp.abs(x - heads["location"]) * jnp.exp(-heads["log_scale"])
-    return -jnp.sum(jnp.log(2.0) + heads["log_scale"] + distance)
+    return -(jnp.log(2.0) + heads["log_scale"] + distance)
 
 
 def sample(key, heads):
@@ -34,7 +34,7 @@ def sample(key, heads):
 laplace = Likelihood(
     heads={"location": 1, "log_scale": 1},  # one number per pixel each
     kinds=("grey", "real"),
-    log_prob=log_prob,
+    log_probs=log_probs,
     mean=lambda heads: heads["location"],
     sample=sample,
 )

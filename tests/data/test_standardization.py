@@ -66,7 +66,7 @@ def test_data_in_other_units_are_the_same_data(tmp_path: Path):
 def test_the_log_density_is_that_of_the_data_in_their_own_units():
     by = Standardization((1.0, -2.0), (3.0, 0.5))
     x = np.array([2.5, -2.2], np.float32)
-    likelihood = in_own_units(gaussian, by.log_jacobian(2))
+    likelihood = in_own_units(gaussian, by.log_jacobians(2))
     heads = {"mean": np.array([0.1, 0.2], np.float32), "log_var": np.array([0.3, -1], np.float32)}
     found = likelihood.log_prob(jax.tree.map(jax.numpy.asarray, heads), by.apply(x))
     deviation = np.exp(0.5 * heads["log_var"]) * np.array(by.scale)

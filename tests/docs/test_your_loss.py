@@ -158,7 +158,7 @@ def test_a_cross_entropy_of_grey_pixels_lacks_the_constant_of_a_continuous_berno
 
 def test_a_probability_that_is_clipped_bounds_the_cross_entropy_and_a_logit_does_not():
     assert -np.log(1e-7) == pytest.approx(16.11809539794922)  # Keras, of p = 0 and x = 1
-    found = likelihoods.bernoulli_log_prob({"logits": jnp.array([-200.0])}, jnp.array([1.0]))
+    found = likelihoods.bernoulli.log_prob({"logits": jnp.array([-200.0])}, jnp.array([1.0]))
     assert float(found) == -200.0  # PyTorch returns 100 for p = 0
 
 

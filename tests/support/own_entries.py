@@ -24,9 +24,9 @@ def waves(options, *, amplitude=1.0):
 def heavy_tailed(num_dims, *, df=4.0):
     """Returns Student-t noise of `df` degrees of freedom, with a learned scale a dimension."""
 
-    def log_prob(heads, x):
+    def log_probs(heads, x):
         scaled = (x - heads["location"]) * jnp.exp(-heads["log_scale"])
-        return jnp.sum(jax.scipy.stats.t.logpdf(scaled, df) - heads["log_scale"])
+        return jax.scipy.stats.t.logpdf(scaled, df) - heads["log_scale"]
 
     def sample(key, heads):
         noise = jax.random.t(key, df, heads["location"].shape)
@@ -35,7 +35,7 @@ def heavy_tailed(num_dims, *, df=4.0):
     return Likelihood(
         heads={"location": 1},
         kinds=("real",),
-        log_prob=log_prob,
+        log_probs=log_probs,
         mean=lambda heads: heads["location"],
         sample=sample,
         shared={"log_scale": (num_dims,)},

@@ -16,7 +16,19 @@ import numpy as np
 import pytest
 from linear_models import linear_vae
 
-from aevb import classical, guides, likelihoods, optimizers, priors, proposals, reparam, vae
+from aevb import (
+    classical,
+    factors,
+    guides,
+    latents,
+    likelihoods,
+    missing,
+    optimizers,
+    priors,
+    proposals,
+    reparam,
+    vae,
+)
 from aevb.algorithms import ALGORITHMS
 from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.classical import families, normal_gamma, normal_wishart
@@ -176,6 +188,7 @@ calls(
     "distributions",
     DiagNormal__sample=(NORMAL, KEY),
     DiagNormal__log_prob=(NORMAL, POSITIVE),
+    DiagNormal__log_probs=(NORMAL, POSITIVE),
     DiagNormal__sample_and_log_prob=(NORMAL, KEY),
     DiagNormal__entropy=(NORMAL,),
     DiagNormal__kl=(NORMAL, DiagNormal(POSITIVE, VECTOR)),
@@ -212,7 +225,8 @@ for entry, make in likelihoods.LIKELIHOODS.items():
     observed = COUNTS if made.kinds == ("counts",) else observed
     entries(
         "likelihood", entry, partial(scored, made), statistics, observed,
-        names=[f"likelihoods.{entry}{part}" for part in ("", "_log_prob", "_mean", "_sample")],
+        names=["likelihoods.Likelihood.log_prob"]
+        + [f"likelihoods.{entry}{part}" for part in ("", "_log_probs", "_mean", "_sample")],
     )  # fmt: skip
 calls("likelihoods", level_of=(UNIFORM,))
 
@@ -270,6 +284,88 @@ calls(
     ),
 )
 calls("guides.flows", init_autoregressive=by(lambda f: f(KEY, 3, 4)))
+
+# Several latents, and missing values
+
+
+def two_factors(mean: jax.Array) -> tuple[factors.Prior, Any, Any]:
+    """Returns the prior, the guide and its statistics of two latents, of which one is given."""
+
+    def given(own: jax.Array, a: jax.Array) -> DiagNormal:
+        return DiagNormal(own + a, 0.5 * a)
+
+    prior = factors.prior(
+        {
+            "a": DiagNormal(mean, 0.1 * mean),
+            "b": factors.Given(("a",), lambda a: DiagNormal(a, 0.5 * a)),
+        }
+    )
+    guide = factors.guide({"a": diag_normal, "b": factors.Conditional(diag_normal, ("a",), given)})
+    return prior, guide, {"a": DiagNormal(0.5 * mean, mean), "b": mean}
+
+
+def factored(function: Any, mean: jax.Array) -> Any:
+    del function  # it makes the two
+    prior, guide, stats = two_factors(mean)
+    z = guide.sample(KEY, stats)
+    terms = guide.sample_and_kls(KEY, stats, prior)[1]
+    return guide.log_prob(stats, z), terms, guide.sample_and_log_prob(KEY, stats)
+
+
+def vectors_of(mean: jax.Array) -> tuple[latents.Vectors, Any]:
+    prior, guide, stats = two_factors(mean)
+    joint = Joint(prior, lambda z: -jnp.sum(jnp.square(z["b"])))
+    return latents.as_vectors(stats, guide, joint), stats
+
+
+def in_vectors(function: Any, mean: jax.Array) -> Any:
+    vectors, stats = vectors_of(mean)
+    guide = latents.of_structure(vectors.guide, vectors)
+    z = guide.sample(KEY, stats)
+    vector = vectors.ravel(z)
+    log_q = vectors.guide.log_prob(stats, vector), guide.log_prob(stats, z)
+    return z, log_q, vectors.joint.log_prior(vector), vectors.joint.log_lik(vector)
+
+
+calls(
+    "factors",
+    prior=by(factored, VECTOR),
+    guide=by(factored, VECTOR),
+    sum_of=by(lambda f, x: f([x, x]), ONE),
+    Prior__factor=by(lambda f, x: f(two_factors(x)[0], "b", {"a": x}), VECTOR),
+    Prior__sample=by(lambda f, x: f(two_factors(x)[0], KEY), VECTOR),
+    Prior__log_prob=by(lambda f, x: f(two_factors(x)[0], {"a": x, "b": 0.5 * x}), VECTOR),
+)
+calls("latents", as_vectors=by(in_vectors, VECTOR), of_structure=by(in_vectors, VECTOR))
+
+
+def masked(x: jax.Array) -> jax.Array:
+    return x.at[1].set(jnp.nan)
+
+
+def imputed(function: Any, stats: Any, linear: Any) -> Any:
+    weights, bias, log_var, x = linear
+    seen = missing.of_seen(likelihoods.gaussian)
+
+    def heads(z: jax.Array) -> Any:
+        return {"mean": weights @ z + bias, "log_var": log_var}
+
+    joint = Joint(StandardNormal(2, x.dtype), lambda z: seen.log_prob(heads(z), masked(x)))
+    return function(
+        KEY, masked(x), stats, diag_normal, joint, mean=lambda z: heads(z)["mean"],
+        draw=lambda key, z: heads(z)["mean"], num_samples=20, num_draws=2,
+    )  # fmt: skip
+
+
+calls(
+    "missing",
+    with_mask=by(lambda f, x: f(masked(x)), VECTOR),
+    of_seen=by(
+        lambda f, normal, x: f(likelihoods.gaussian).log_prob(normal._asdict(), masked(x)),
+        NORMAL, POSITIVE,
+    ),
+    impute=by(imputed, STATS, LINEAR),
+)  # fmt: skip
 
 # Bounds
 

@@ -16,7 +16,7 @@ def probit(num_dims):
     return Likelihood(
         heads={"probits": 1, "log_var": 1},
         kinds=("grey",),
-        log_prob=lambda heads, x: normal(heads).log_prob(x),
+        log_probs=lambda heads, x: normal(heads).log_probs(x),
         mean=lambda heads: normal(heads).mean,
         sample=lambda key, heads: normal(heads).sample(key),
     )
