@@ -90,8 +90,10 @@ def impute(
         return z, joint.log_prior(z) + joint.log_lik(z) - log_q
 
     z, log_w = jax.vmap(weighted)(jax.random.split(sample_key, num_samples))
-    of_mean = jax.nn.softmax(log_w) @ jax.vmap(mean)(z)
-    which = jax.random.categorical(which_key, log_w, shape=(num_draws,))
+    weights = jax.nn.softmax(log_w)
+    of_mean = weights @ jax.vmap(mean)(z)
+    # By the inverse of the distribution function; `categorical` would draw K S numbers.
+    which = jax.random.choice(which_key, num_samples, (num_draws,), p=weights)
     chosen = jax.tree.map(lambda leaf: leaf[which], z)
     draws = jax.vmap(draw)(jax.random.split(draw_key, num_draws), chosen)
     is_seen = ~jnp.isnan(x)
