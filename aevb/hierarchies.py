@@ -88,13 +88,14 @@ def of_vector(guide: Guide, layers: Layers) -> Guide:
 
     def sample_and_kls(key: Key, stats: PyTree, prior: Any) -> tuple[Array, Mapping[str, Array]]:
         assert guide.sample_and_kls is not None
-        if isinstance(prior, LayeredPrior):
-            of_layers: Any = prior.prior
-        else:
-            log_prob = prior.log_prob if isinstance(prior, Density) else prior
-            of_layers = lambda z: log_prob(layers.join(z))  # noqa: E731
-        z, kls = guide.sample_and_kls(key, stats, of_layers)
+        z, kls = guide.sample_and_kls(key, stats, of_named_layers(prior))
         return layers.join(z), kls
+
+    def of_named_layers(prior: Any) -> Any:
+        if isinstance(prior, LayeredPrior):
+            return prior.prior
+        log_prob = prior.log_prob if isinstance(prior, Density) else prior
+        return lambda z: log_prob(layers.join(z))
 
     return Guide(sample, log_prob, None, sample_and_log_prob, sample_and_kls=sample_and_kls)
 

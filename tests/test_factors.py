@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 from hierarchy import ORDERS, Hierarchy
+from marks import slow_but
 
 from aevb import factors, losses
 from aevb.distributions import DiagNormal, StandardNormal
@@ -25,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 every_order = pytest.mark.parametrize("order", ORDERS)
-every_size = pytest.mark.parametrize("sizes", SIZES)
+every_size = pytest.mark.parametrize("sizes", slow_but(SIZES[:1], SIZES))
 
 
 def case_of(order: str, sizes: tuple[int, tuple[int, int], int]) -> Hierarchy:

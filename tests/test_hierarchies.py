@@ -10,6 +10,7 @@ import numpy as np
 import oracles
 import pytest
 from configs import changed
+from marks import slow_but
 
 from aevb import hierarchies, losses, networks, priors, runs
 from aevb.config import Values
@@ -144,7 +145,7 @@ def small(**fields: Any) -> Values:
     return changed(**{**short, **fields})
 
 
-@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+@pytest.mark.parametrize("inference", slow_but(["top_down"], ["bottom_up", "top_down"]))
 def test_a_run_records_the_rate_and_the_active_units_of_each_layer(inference: str, tmp_path: Path):
     values = small(**{"model.inference": inference})
     runs.run(values, tmp_path / "run")
@@ -164,6 +165,7 @@ def test_a_run_records_the_rate_and_the_active_units_of_each_layer(inference: st
     assert bound < log_p < bound + 20.0
 
 
+@pytest.mark.slow
 def test_a_run_of_layers_goes_on_bitwise_as_if_it_had_not_stopped(tmp_path: Path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     runs.run(small(), whole)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from hierarchy import Hierarchy
+from marks import slow_but
 
 from aevb import latents, losses, marginal, proposals
 from aevb.distributions import DiagNormal, StandardNormal
@@ -17,7 +18,7 @@ def case_of(order: str) -> Hierarchy:
     return hierarchy.make(order, 3, (2, 2), 1)
 
 
-@pytest.mark.parametrize("name", ["importance", "ais", "reverse_ais", "appendix_d"])
+@pytest.mark.parametrize("name", slow_but(["importance", "ais"], marginal.ESTIMATORS))
 def test_estimates_of_log_p_agree_with_the_exact_evidence(name: str):
     case = case_of("bottom_up")
     params = jax.tree.map(jnp.float32, case.params)
@@ -40,7 +41,7 @@ def test_estimates_of_log_p_agree_with_the_exact_evidence(name: str):
     assert off < 4.0 * float(estimate.standard_error) + 1e-4
 
 
-@pytest.mark.parametrize("name", ["laplace", "modes"])
+@pytest.mark.parametrize("name", slow_but(["laplace"], ["laplace", "modes"]))
 def test_a_proposal_has_the_structure_of_the_latents(name: str):
     case = case_of("top_down")
     params = jax.tree.map(jnp.float32, case.params)
