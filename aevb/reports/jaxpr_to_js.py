@@ -148,6 +148,8 @@ class _Writer:
             name, inputs = "pow", [first, jnp.float32(params["y"])]
         if name in ELEMENTWISE:
             return self._emit(name, [self._operand(value, shape) for value in inputs], shape)
+        if name == "concatenate" and params["dimension"] == 0:  # one after the other in memory
+            return self._emit("joined", inputs, shape)
         if name == "dot_general":
             return self._product(first, last, params["dimension_numbers"], shape)
         if name == "conv_general_dilated":

@@ -115,6 +115,30 @@ def test_data_other_than_images_and_another_guide_have_an_explorer_page():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("inference", ["bottom_up", "top_down"])
+def test_the_explorer_page_of_layers_moves_the_last_one(inference: str):
+    """The layers below are at their means, and the points are the means of q(z2|x)."""
+    values = {
+        **REAL, "model.guide": "diag_normal", "algorithm.bound": "sgvb_b",
+        "model.num_latents": (3, 2), "model.inference": inference, "model.layer_hidden": (5,),
+    }  # fmt: skip
+    experiment, params, text = page_of_untrained(values)
+    top = jnp.float32([0.4, -1.2])
+    vae = experiment.vae
+    expected = vae.mean(params, vae.prior(params).mean_below(top))
+    engine = PageEngine(text)
+    found = engine("Array.from(decode([0.4, -1.2]))")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    content = content_of(text)
+    means = floats(content["points"]["means"]).reshape(-1, 2)
+    assert len(means) == len(content["points"]["places"])
+    if inference == "top_down":
+        x = jnp.asarray(experiment.dataset.test[content["points"]["places"]])
+        exact = jax.vmap(lambda one: vae.encode(params, one)["z2"].mean)(x)
+        assert np.abs(means - exact).max() < 6 / 8 * 1.5  # the means of 64 draws
+
+
+@pytest.mark.slow
 def test_a_model_without_an_encoder_has_an_explorer_page_without_points():
     values = {**REAL, "model.guide": "diag_normal", "algorithm.name": "mcem"}
     _, _, text = page_of_untrained(values)

@@ -60,6 +60,8 @@ with_own_gradient.defvjp(lambda x: (x * x, x), lambda x, slope: (slope * x,))
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "moves": lambda x: jnp.flip(jnp.broadcast_to(x[:, None], (3, 4))[1:, ::2].T, 0) + x[None, :2],
     "parts": lambda x: jnp.split(x, [1])[1] * jnp.split(MATRIX * x[0], 2, axis=1)[1][0, :2],
+    "vectors joined": lambda x: jnp.concatenate([x[1:], jnp.ones(2), x * x[0]]),
+    "rows joined": lambda x: jnp.concatenate([x[:, None] * MATRIX, MATRIX])[1:5],
     "a product from the left": lambda x: MATRIX.T @ x,
     "a product of what is computed": lambda x: jnp.outer(x, x) @ MATRIX,
     "a product over the middle of three axes": lambda x: jnp.tensordot(CUBE * x[0], x[:2], (1, 0)),
@@ -122,6 +124,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "cumsum": jnp.cumsum,
     "erf_inv": jax.lax.erf_inv,
     "and": lambda x: (x > 0) & (x < 1),
+    "concatenate": lambda x: jnp.concatenate([x[:, None] * MATRIX, MATRIX], axis=1),
     "scan": lambda x: jax.lax.scan(lambda total, one: (total + one, None), x[0], x)[0],
     "while": lambda x: jax.lax.while_loop(lambda y: y[0] < 5.0, lambda y: y + 1.0, x),
     "convert_element_type": lambda x: x.astype(jnp.int32),

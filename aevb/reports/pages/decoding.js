@@ -39,6 +39,13 @@ const OPERATIONS = {
       }
     }
   },
+  joined(_, parts, out) {
+    let place = 0;
+    for (const part of parts) {
+      out.set(part, place);
+      place += part.length;
+    }
+  },
   sum({ over }, [from], out) {
     for (let i = 0; i < out.length; i++) {
       let sum = 0;
