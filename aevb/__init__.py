@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from aevb import data as data
     from aevb import distributions as distributions
     from aevb import evaluation as evaluation
+    from aevb import factors as factors
     from aevb import guides as guides
     from aevb import inference as inference
     from aevb import likelihoods as likelihoods
     from aevb import losses as losses
     from aevb import marginal as marginal
+    from aevb import missing as missing
     from aevb import networks as networks
     from aevb import optimizers as optimizers
     from aevb import priors as priors
@@ -41,11 +43,13 @@ MODULES = (
     "data",
     "distributions",
     "evaluation",
+    "factors",
     "guides",
     "inference",
     "likelihoods",
     "losses",
     "marginal",
+    "missing",
     "networks",
     "optimizers",
     "priors",

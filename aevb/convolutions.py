@@ -1,27 +1,23 @@
 """Convolutions of one image, padded as "SAME", with a gradient that is fast on a CPU too.
 
-XLA's CPU backend has a fast routine for a convolution whose arrays have their axes in the order of
-`LAYOUT`. JAX makes the gradient by transposing the convolution, which changes the order, and in a
-loop, such as that of training, XLA then computes the gradient ten to thirty times slower
-(jax-ml/jax#12868). On a CPU the derivative is therefore the sum of two convolutions, one linear in
-the image and one in the kernel, whose axes are so ordered that their transposes have the order of
-`LAYOUT`. docs/speed.md has the measurements.
+In a loop, such as that of training, XLA computes the gradient of a convolution's kernel on a CPU
+some ten times slower than a matrix product of the same size (jax-ml/jax#12868). A convolution that
+is differentiated on a CPU is therefore computed as the product of a matrix of patches and the
+kernel. Without a gradient, and on other devices, XLA's convolution is used. docs/speed.md has the
+measurements.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")  # images with the channels last
-OF_IMAGES = ("NHWC", "HWOI", "NHWC")  # transposed to LAYOUT with respect to the image
-OF_KERNELS = ("CHWN", "IHWO", "HWNC")  # transposed to LAYOUT with respect to the kernel
 
-Convolution = Callable[..., Array]  # (image, kernel, stride) -> image
+Convolution = Callable[[Array, Array, int], Array]  # (image, kernel, stride) -> image
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1) -> Array:
@@ -53,144 +49,102 @@ def _direct(x: Array, kernel: Array, stride: int) -> Array:
     return lax.conv_general_dilated(x[None], kernel, strides, "SAME", dimension_numbers=LAYOUT)[0]
 
 
-def _by_blocks(x: Array, kernel: Array, stride: int) -> Array:
-    """Returns `_direct` by a stride of 1, in the order of axes for the gradient of the image.
-
-    A block of stride x stride pixels is one pixel with stride * stride * F channels. Without
-    blocks, the gradient would be the convolution of an image that is mostly zeros.
-    """
-    *sizes, num_in, num_out = kernel.shape
-    zeros = lax.padtype_to_pads(x.shape[:2], sizes, (stride, stride), "SAME")
-    befores = [-(-before // stride) for before, _ in zeros]  # blocks of zeros
-    kernel = _in_blocks(kernel, [-before % stride for before, _ in zeros], stride)
-    kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(*kernel.shape[:3:2], num_out, -1)
-    x = _in_blocks(x, [0, 0], stride).transpose(0, 2, 1, 3, 4)
-    pads = [(n, size - 1 - n) for n, size in zip(befores, kernel.shape[:2], strict=True)]
-    x = x.reshape(1, *x.shape[:2], stride * stride * num_in)
-    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=OF_IMAGES)[0]
-
-
-def _of_kernel(x: Array, kernel: Array, stride: int) -> Array:
-    """Returns `_direct`, in the order of axes for the gradient of the kernel."""
-    x, kernel = x.transpose(2, 0, 1)[..., None], kernel.transpose(2, 0, 1, 3)
-    strides = (stride, stride)
-    y = lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=OF_KERNELS)
-    return y[:, :, 0]
-
-
 def _direct_transposed(x: Array, kernel: Array, stride: int) -> Array:
     strides = (stride, stride)
     return lax.conv_transpose(x[None], kernel, strides, "SAME", dimension_numbers=LAYOUT)[0]
 
 
-def _by_phases(x: Array, kernel: Array, stride: int) -> Array:
-    """Returns `_direct_transposed` by a convolution of stride 1, without zeros between pixels.
+def _by_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """Returns the convolution as a product: patches [positions, height * width * F] by kernel."""
+    *size, num_in, num_out = kernel.shape
+    rows, columns = (-(-length // stride) for length in x.shape[:2])
+    pads = lax.padtype_to_pads(x.shape[:2], size, (stride, stride), "SAME")
+    x = jnp.pad(x, (*pads, (0, 0)))
 
-    The outputs at the positions 0, ..., stride - 1 modulo the stride are channels of one pixel.
+    def meets(row: int, column: int) -> Array:
+        """Returns the pixels that one element of the kernel meets, [rows, columns, F]."""
+        end = row + (rows - 1) * stride + 1, column + (columns - 1) * stride + 1, num_in
+        return lax.slice(x, (row, column, 0), end, (stride, stride, 1))
+
+    patches = jnp.concatenate([meets(*offset) for offset in np.ndindex(*size)], axis=-1)
+    product = _product(patches.reshape(rows * columns, -1), kernel.reshape(-1, num_out))
+    return product.reshape(rows, columns, num_out)
+
+
+def _by_parts(x: Array, kernel: Array, stride: int) -> Array:
+    """Returns the transposed convolution as a sum of shifted parts.
+
+    Each element of the kernel has a part: the image times this element [F, G]. One product computes
+    all parts.
     """
-    *sizes, _, num_out = kernel.shape
-    befores = [_num_before(size, stride) for size in sizes]
-    kernel = _in_blocks(kernel, [stride - 1 - before % stride for before in befores], stride)
-    kernel = kernel[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
-    kernel = kernel.reshape(*kernel.shape[:3], stride * stride * num_out)
-    pads = [
-        (before // stride, size - 1 - before // stride)
-        for before, size in zip(befores, kernel.shape[:2], strict=True)
-    ]
-    y = lax.conv_general_dilated(x[None], kernel, (1, 1), pads, dimension_numbers=LAYOUT)
-    rows, columns = x.shape[:2]
-    y = y.reshape(rows, columns, stride, stride, num_out).transpose(0, 2, 1, 3, 4)
-    return y.reshape(stride * rows, stride * columns, num_out)
+    rows, columns, num_in = x.shape
+    height, width, _, num_out = kernel.shape
+    elements = kernel.transpose(2, 0, 1, 3).reshape(num_in, -1)
+    products = _product(x.reshape(rows * columns, num_in), elements)
+    of_elements = iter(lax.split(products, [num_out] * (height * width), axis=1))
+
+    def of_row() -> Array:
+        """Returns what the next row of the kernel adds, [rows, columns, stride * G]."""
+        parts = [next(of_elements).reshape(rows, columns, num_out) for _ in range(width)]
+        return jnp.concatenate(_phases(parts, stride, axis=1), axis=-1)
+
+    enlarged = jnp.stack(_phases([of_row() for _ in range(height)], stride, axis=0), axis=1)
+    return enlarged.reshape(stride * rows, stride * columns, num_out)
 
 
-def _in_blocks(x: Array, befores: Sequence[int], stride: int) -> Array:
-    """Returns an array [rows, columns, ...] as [blocks, stride, blocks, stride, ...].
+def _phases(parts: list[Array], stride: int, axis: int) -> list[Array]:
+    """Returns the outputs at the positions 0, ..., stride - 1 modulo the stride, along one axis.
 
-    Args:
-        befores: the zeros before the rows and the columns; zeros after them complete the blocks.
+    Output stride * p + phase is the sum of parts[j] at the input position p + shift, for each j
+    such that stride * shift = phase + j - before.
     """
-    pads = [
-        (before, -(before + length) % stride, 0)
-        for before, length in zip(befores, x.shape[:2], strict=True)
-    ]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [*pads, *[(0, 0, 0)] * (x.ndim - 2)])
-    rows, columns, *others = x.shape
-    return x.reshape(rows // stride, stride, columns // stride, stride, *others)
+    before = min(len(parts) - 1, (len(parts) + stride - 1) // 2)  # zeros before the first input
+
+    def phase(number: int) -> Array:
+        shifts = {j: divmod(number + j - before, stride) for j in range(len(parts))}
+        terms = [_shifted(parts[j], by, axis) for j, (by, rest) in shifts.items() if rest == 0]
+        return sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(parts[0])
+
+    return [phase(number) for number in range(stride)]
 
 
-def _of_image_transposed(x: Array, kernel: Array, stride: int) -> Array:
-    """Returns `_direct_transposed`, in the order of axes for the gradient of the image."""
-    pads = [
-        (before := _num_before(size, stride), size + stride - 2 - before)
-        for size in kernel.shape[:2]
-    ]
-    return lax.conv_general_dilated(
-        x[None], kernel.swapaxes(2, 3), (1, 1), pads, lhs_dilation=(stride, stride),
-        dimension_numbers=OF_IMAGES,
-    )[0]  # fmt: skip
+def _shifted(x: Array, by: int, axis: int) -> Array:
+    """Returns the array whose element at p is that of `x` at p + by, or 0 outside of `x`."""
+    pads = [(-by, by, 0) if each == axis else (0, 0, 0) for each in range(x.ndim)]
+    return lax.pad(x, jnp.zeros((), x.dtype), pads) if by else x
 
 
-def _of_kernel_transposed(x: Array, kernel: Array, stride: int) -> Array:
-    """Returns `_direct_transposed`, in the order of axes for the gradient of the kernel.
+def _product(x: Array, matrix: Array) -> Array:
+    """Returns x [positions, F] times the matrix [F, G].
 
-    It is the convolution of the mirrored kernel by the mirrored image, with stride - 1 zeros
-    between the pixels of the latter. The channels G take the place of a minibatch.
+    The matrix is contracted along its last axis, behind a barrier. Without the two, XLA computes
+    the gradient of the matrix with a slower routine.
     """
-    pads = []
-    for num_pixels, size in zip(x.shape[:2], kernel.shape[:2], strict=True):
-        last = stride * (num_pixels - 1)  # the position of the last pixel
-        before = last + 1 + _num_before(size, stride) - size
-        pads.append((before, stride * num_pixels + last - size - before))
-    y = lax.conv_general_dilated(
-        lax.rev(kernel, (0, 1)).transpose(3, 0, 1, 2), lax.rev(x, (0, 1))[:, :, None], (1, 1), pads,
-        rhs_dilation=(stride, stride), dimension_numbers=OF_IMAGES,
-    )  # fmt: skip
-    return y[..., 0].transpose(1, 2, 0)
+    transposed = lax.optimization_barrier(matrix.T)
+    return lax.dot_general(x, transposed, (((1,), (1,)), ((), ())))
 
 
-def _num_before(size: int, stride: int) -> int:
-    """Returns the zeros before the first pixel in a transposed convolution, along one axis."""
-    return min(size - 1, (size + stride - 1) // 2)
-
-
-def _with_derivative(
-    direct: Convolution, value: Convolution, of_image: Convolution, of_kernel: Convolution
-) -> Convolution:
-    """Returns the convolution `direct`, computed by the others where it is differentiated on a CPU.
-
-    All four are equal.
-
-    Args:
-        value: the form for the value.
-        of_image: the form for the derivative with respect to the image.
-        of_kernel: the form for the derivative with respect to the kernel.
-    """
+def _with_gradient_by(products: Convolution, direct: Convolution) -> Convolution:
+    """Returns a convolution whose derivatives are those of `products` on a CPU."""
 
     @partial(jax.custom_jvp, nondiff_argnums=(2,))
     def convolution(x: Array, kernel: Array, stride: int) -> Array:
         return direct(x, kernel, stride)
 
-    def derivative(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]):
-        def of(on_cpu: Convolution, *arrays: Array) -> Array:
+    @convolution.defjvp
+    def _(stride: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
+        def differentiable(x: Array, kernel: Array) -> Array:
             return lax.platform_dependent(
-                *arrays,
-                cpu=lambda *arrays: on_cpu(*arrays, stride),
-                default=lambda *arrays: direct(*arrays, stride),
+                x,
+                kernel,
+                cpu=lambda x, kernel: products(x, kernel, stride),
+                default=lambda x, kernel: direct(x, kernel, stride),
             )
 
-        (x, kernel), (x_dot, kernel_dot) = primals, tangents
-        terms = []
-        if not isinstance(x_dot, SymbolicZero):
-            terms.append(of(of_image, x_dot, kernel))
-        if not isinstance(kernel_dot, SymbolicZero):
-            terms.append(of(of_kernel, x, kernel_dot))
-        return of(value, x, kernel), sum(terms[1:], start=terms[0])
+        return jax.jvp(differentiable, primals, tangents)
 
-    convolution.defjvp(derivative, symbolic_zeros=True)
     return convolution
 
 
-_CONVOLVE = _with_derivative(_direct, _direct, _by_blocks, _of_kernel)
-_CONVOLVE_TRANSPOSED = _with_derivative(
-    _direct_transposed, _by_phases, _of_image_transposed, _of_kernel_transposed
-)
+_CONVOLVE = _with_gradient_by(_by_patches, _direct)
+_CONVOLVE_TRANSPOSED = _with_gradient_by(_by_parts, _direct_transposed)

@@ -1,6 +1,5 @@
-"""Convolutions: their values and derivatives are those of XLA's own convolutions."""
+"""Convolutions by matrix products: values and derivatives of XLA's own convolutions."""
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -83,21 +82,18 @@ def test_samples_and_datapoints_are_mapped_over_in_float32(*, is_transposed: boo
         np.testing.assert_allclose(ours_is, theirs_is, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("is_transposed", [False, True])
-def test_on_a_cpu_every_convolution_of_a_gradient_has_the_fast_order_of_axes(
-    stride: int, *, is_transposed: bool
-):
-    x, kernel = arrays((8, 8, 2), 5, 5, 3)
+def test_only_a_differentiated_convolution_becomes_a_product(*, is_transposed: bool):
+    x, kernel = arrays((8, 8, 2), 3, 3)
+    of = partial(ours, is_transposed, 2)
 
-    def orders(convolution: Callable[..., Array]) -> set[str]:
-        over = jax.vmap(partial(convolution, is_transposed, stride), in_axes=(0, None))
-        grad = jax.grad(lambda *arrays: jnp.sum(jnp.sin(over(*arrays))), argnums=(0, 1))
-        text = jax.jit(grad).lower(x, kernel).as_text(dialect="hlo")
-        return set(re.findall(r"dim_labels=(\S+?)[,\s]", text))
+    def has_convolution(function: Callable[..., Any]) -> bool:
+        return "convolution(" in jax.jit(function).lower(x, kernel).as_text(dialect="hlo")
 
-    assert len(orders(plain)) > 1
-    assert (orders(ours) == {"b01f_01io->b01f"}) == (jax.default_backend() == "cpu")
+    assert has_convolution(of)
+    assert has_convolution(jax.grad(lambda *arrays: jnp.sum(of(*arrays)))) == (
+        jax.default_backend() != "cpu"
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

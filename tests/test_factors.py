@@ -180,6 +180,24 @@ def test_independent_factors_have_the_kl_of_the_joined_vector():
     assert losses.free_bits(jax.random.key(0), stats, guide, joint) < 0.0
 
 
+def test_independent_latents_have_no_closed_kl_to_a_prior_with_parents():
+    """E[KL(q(b) || p(b|a))] is over a ~ q, and its mean over draws is that of `sgvb_a`."""
+    guide = factors.guide({"a": diag_normal, "b": diag_normal})
+    given = factors.Given(("a",), lambda a: DiagNormal(2.0 * a, jnp.zeros(1)))
+    prior = factors.prior({"a": StandardNormal(1), "b": given})
+    q = DiagNormal(jnp.float32([0.4]), jnp.float32([-0.6]))
+    stats, joint = {"a": q, "b": q}, losses.Joint(prior, lambda z: jnp.sum(z["b"]))
+    assert losses.closed_kl(stats, guide, joint) is None
+    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
+    draws = [
+        jax.vmap(lambda key, bound=bound: bound(key, stats, guide, joint))(keys)
+        for bound in (losses.sgvb_a, losses.sgvb_b)
+    ]
+    off = np.asarray(draws[0] - draws[1], np.float64)
+    assert oracles.standard_errors_off(off, 0.0) < 4.0
+    assert np.var(draws[1]) < np.var(draws[0])
+
+
 def test_a_prior_that_is_a_function_has_the_kl_of_the_sample():
     case = case_of("bottom_up", SIZES[0])
     params = jax.tree.map(jnp.float32, case.params)

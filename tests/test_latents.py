@@ -54,6 +54,20 @@ def test_a_proposal_has_the_structure_of_the_latents(name: str):
     assert float(estimate.diagnostics["pareto_k"]) < 0.5
 
 
+def test_a_matrix_of_latents_becomes_a_vector():
+    def sample(key: jax.Array, stats: DiagNormal) -> jax.Array:
+        return stats.mean + jax.random.normal(key, stats.mean.shape)
+
+    guide = losses.Guide(sample, lambda stats, z: -jnp.sum(jnp.square(z - stats.mean)))
+    joint = losses.Joint(lambda z: jnp.sum(z[1]), lambda z: jnp.sum(z[:, 0]))
+    stats = DiagNormal(jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+    vectors = latents.as_vectors(stats, guide, joint)
+    z = vectors.guide.sample(jax.random.key(0), stats)
+    assert z.shape == (6,)
+    assert vectors.unravel(z).shape == (2, 3)
+    assert vectors.joint.log_prior(z) == jnp.sum(z[3:])
+
+
 def test_a_vector_of_latents_stays_as_it_is():
     stats = DiagNormal(jnp.zeros(3), jnp.zeros(3))
     joint = losses.Joint(StandardNormal(3), lambda z: jnp.sum(z))

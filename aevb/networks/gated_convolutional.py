@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from aevb.networks.base import NO_CONSTANTS, Initialization, Network, of_module
-from aevb.networks.convolutional import Conv, add_bias, require_images
+from aevb.networks.convolutional import Conv, require_images
 
 KERNEL_SIZE = 5
 
@@ -77,7 +77,7 @@ class GatedConvDecoder(nn.Module):
             name="hidden_0",
         )(z).reshape(rows, columns, 2 * size)  # fmt: skip
         bias = self.param("hidden_0_bias", bias_init, (2 * size,))  # equal for all pixels
-        x = nn.glu(add_bias(x, bias))
+        x = nn.glu((x.astype(bias.dtype) + bias[None, None, :]).astype(self.dtype))
         for number in reversed(range(len(channels))):  # the encoder's layer
             rows, columns, size = shape(number // 2)
             x = Conv(

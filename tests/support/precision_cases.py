@@ -536,7 +536,7 @@ calls(
     ),
 )  # fmt: skip
 
-# Convolutions, whose derivatives on a CPU are those of other forms of them
+# Convolutions, whose derivatives on a CPU are those of matrix products
 
 
 def convolved(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> Any:
