@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from aevb import guides
 from aevb.data import Dataset
-from aevb.distributions import DiagNormal
+from aevb.distributions import DiagNormal, StandardNormal
 from aevb.evaluation import manifold
 from aevb.losses import Joint
 from aevb.reports import figures, run_figures
@@ -33,7 +33,9 @@ def transparent_vae() -> VAE:
         encode=lambda params, x: DiagNormal(x, jnp.full(2, -30.0)),
         guide=guides.diag_normal,
         joint=lambda params, x: Joint(lambda z: jnp.zeros(()), lambda z: jnp.zeros(())),
+        prior=lambda params: StandardNormal(2),
         mean=lambda params, z: z,
+        draw=lambda key, params, z: z,
         sample=lambda key, params: (jax.random.normal(key, (2,)), jnp.zeros(2)),
         num_latents=2,
     )

@@ -32,11 +32,11 @@ class Hierarchy(NamedTuple):
 def make(order: str, num_dims: int, sizes: tuple[int, int], seed: int) -> Hierarchy:
     """Returns a model with sizes (Z1, Z2) of the layers."""
     rng = np.random.default_rng(seed)
-    of = dict(zip(("z1", "z2"), sizes, strict=True))
+    of: dict[str, int] = dict(zip(("z1", "z2"), sizes, strict=True))
     first, second = (of[name] for name in ORDERS[order])
 
     def draw(*shape: int) -> np.ndarray:
-        return np.float64(np.float32(0.6 * rng.normal(size=shape)))
+        return np.asarray(0.6 * rng.normal(size=shape), np.float32).astype(np.float64)
 
     params = {
         "W2": draw(*sizes), "W1": draw(num_dims, sizes[0]),
@@ -149,4 +149,5 @@ def _conditional(
 def _normal(mean: np.ndarray, cov: np.ndarray) -> FullNormal:
     factor = np.linalg.cholesky(cov)
     below = factor[np.tril_indices(len(factor), -1)]
-    return FullNormal(mean, np.log(np.diag(factor)), below)
+    parts: Any = (mean, np.log(np.diag(factor)), below)
+    return FullNormal(*parts)
