@@ -260,7 +260,7 @@ FIELDS = (
     Field(
         LATENTS, 2, "latent dimensions; a tuple such as (100, 50) for several layers "
         "of them, from the data upward",
-        "a whole number from 1 to 100,000, or a tuple of at most 10",
+        "at least 1 and at most 100,000, or a tuple of at most 10 such numbers",
         lambda value: _are_sizes(layers_of(value), 10**5) and 1 <= len(layers_of(value)) <= 10,
     ),
     Field(

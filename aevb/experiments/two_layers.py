@@ -1,0 +1,1 @@
+../../experiments/two_layers.py
