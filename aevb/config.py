@@ -491,9 +491,8 @@ def default_config() -> Config:
         for section_name in sections:
             target = target.setdefault(section_name, {})
         target[leaf] = default
-    config["model"]["num_latents"] = FieldReference(
-        DEFAULTS[LATENTS], field_type=object
-    )  # or a tuple
+    # It may also be a tuple, which a ConfigDict would refuse for an int.
+    config["model"]["num_latents"] = FieldReference(DEFAULTS[LATENTS], field_type=object)
     return _locked(ConfigDict(config))
 
 

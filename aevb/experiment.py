@@ -564,7 +564,7 @@ def _build_networks(
 
 
 def of_first(network: Network, number: int) -> Network:
-    """Returns the network as a function of vectors of which it takes the first entries."""
+    """Returns the network applied to the first `number` entries of its input."""
     hidden = network.hidden
     return network._replace(
         apply=lambda params, z: network.apply(params, z[:number]),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from aevb.losses import Density, Guide, sample_and_log_prob
+from aevb.losses import Density, Guide, log_prior, sample_and_log_prob
 from aevb.types import Key, PyTree
 
 Latents = Mapping[str, PyTree]
@@ -158,8 +158,7 @@ class _Product(NamedTuple):
     ) -> tuple[PyTree, dict[str, Array]]:
         z, log_probs = self.with_log_probs(key, stats)
         if not isinstance(prior, Prior):
-            log_p = prior.log_prob(z) if isinstance(prior, Density) else prior(z)
-            return z, {"all": sum_of(log_probs.values()) - log_p}
+            return z, {"all": sum_of(log_probs.values()) - log_prior(prior, z)}
 
         def of(name: str) -> Array:
             closed = self.kl_of(name, stats, z, prior)
@@ -171,7 +170,7 @@ class _Product(NamedTuple):
 
 
 def sum_of(terms: Iterable[Any]) -> Array:
-    """Returns the sum of arrays [], of which there is at least one."""
+    """Returns the sum [] of one or more scalars."""
     return reduce(operator.add, terms)
 
 

@@ -21,7 +21,7 @@ from aevb import factors
 from aevb.distributions import DiagNormal
 from aevb.factors import Conditional, Given
 from aevb.guides import GuideFamily, Heads, diag_normal
-from aevb.losses import Density, Guide
+from aevb.losses import Guide, log_prior
 from aevb.networks import Network
 from aevb.priors import Posterior, PriorFamily
 from aevb.types import Key, PyTree
@@ -94,8 +94,7 @@ def of_vector(guide: Guide, layers: Layers) -> Guide:
     def of_named_layers(prior: Any) -> Any:
         if isinstance(prior, LayeredPrior):
             return prior.prior
-        log_prob = prior.log_prob if isinstance(prior, Density) else prior
-        return lambda z: log_prob(layers.join(z))
+        return lambda z: log_prior(prior, layers.join(z))
 
     return Guide(sample, log_prob, None, sample_and_log_prob, sample_and_kls=sample_and_kls)
 

@@ -57,9 +57,12 @@ class Joint(NamedTuple):
 
     def log_prior(self, z: Any) -> Array:
         """Returns log p(z) [] of z, in nats."""
-        if isinstance(self.prior, Density):
-            return self.prior.log_prob(z)
-        return self.prior(z)
+        return log_prior(self.prior, z)
+
+
+def log_prior(prior: Any, z: Any) -> Array:
+    """Returns log p(z) [] of z, in nats, of a `Density` or of the function log p(z)."""
+    return prior.log_prob(z) if isinstance(prior, Density) else prior(z)
 
 
 class Bound(Protocol):

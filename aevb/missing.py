@@ -44,7 +44,7 @@ def of_seen(likelihood: Likelihood) -> Likelihood:
 
 
 class Imputation(NamedTuple):
-    """What was not seen of one datapoint, given what was seen; seen values stay as they are."""
+    """The missing values of one datapoint, given the seen ones, which stay as they are."""
 
     mean: Array  # [D], E[x | x_seen], whose mean square error is least
     draws: Array  # [S, D] ~ p(x | x_seen), for intervals

@@ -1,13 +1,13 @@
 """Checks of a trained model: its hidden units, its precision, and its importance weights."""
 
 from collections.abc import Mapping
-from statistics import NormalDist
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.special import ndtr, ndtri
 
 from aevb import marginal
 from aevb.doctor.hints import Hint
@@ -119,11 +119,10 @@ def misfits(
     shares = np.stack([np.mean(bins == place, axis=0) for place in range(NUM_BINS)])
     expected, num_free = np.full_like(shares, 1.0 / NUM_BINS), NUM_BINS - 1
     if beyond_scale:
-        normal = NormalDist()
-        scores = np.vectorize(normal.inv_cdf)(np.clip(places, 1e-6, 1.0 - 1e-6))
+        scores = np.asarray(ndtri(jnp.clip(jnp.asarray(places), 1e-6, 1.0 - 1e-6)), np.float64)
         mean, std = np.mean(scores, axis=0), np.std(scores, axis=0)
-        ends = np.array([normal.inv_cdf(k / NUM_BINS) for k in range(1, NUM_BINS)])
-        cdf = np.vectorize(normal.cdf)((ends[:, None] - mean) / std)
+        ends = np.asarray(ndtri(jnp.arange(1, NUM_BINS) / NUM_BINS), np.float64)
+        cdf = np.asarray(ndtr(jnp.asarray((ends[:, None] - mean) / std)), np.float64)
         expected = np.diff(cdf, axis=0, prepend=0.0, append=1.0)
         num_free -= 2
     ratios = np.where(shares > 0, shares, 1.0) / np.where(shares > 0, expected, 1.0)

@@ -393,6 +393,7 @@ calls(
         lambda f, x: f(lambda key: x * jax.random.normal(key, (), x.dtype), KEY, 3), ONE
     ),
     evidence_lower_bound=draws_of_log_weights,
+    log_prior=by(lambda f, z: f(StandardNormal(2), z), PAIR),
     closed_kl=by(lambda f, stats, linear: f(stats, diag_normal, joint_of(linear)), STATS, LINEAR),
     Joint__log_prior=by(lambda f, linear, z: f(joint_of(linear), z), LINEAR, PAIR),
     with_kl_weight=by(
