@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
 from aevb.runtime import xla
 from aevb.schedules import Length, Schedule
-from aevb.types import Key, PyTree
+from aevb.types import Key
 from aevb.vae import VAE
 
 NUM_FOR_MEAN = 10_000  # training datapoints whose mean model.init_at_mean takes
@@ -553,23 +553,14 @@ def _build_networks(
             f"(config.data.name is {data.name!r}, config.model.hidden is {hidden})"
         ) from error
     if not sees_all:
-        decoder = of_first(decoder, num_latents)
+        decoder = networks.of_first(decoder, num_latents)
     if (logs := data.of_log_counts) is not None:
-        encoder = counts_encoder(encoder, logs.mean, logs.scale)
+        encoder = networks.of_counts(encoder, logs.mean, logs.scale)
     if limit := values["model.log_var_limit"]:
         encoder, decoder = (networks.bounded(network, limit) for network in (encoder, decoder))
     if values["model.rematerialize"]:
         encoder, decoder = map(networks.rematerialized, (encoder, decoder))
     return encoder, decoder
-
-
-def of_first(network: Network, number: int) -> Network:
-    """Returns the network applied to the first `number` entries of its input."""
-    hidden = network.hidden
-    return network._replace(
-        apply=lambda params, z: network.apply(params, z[:number]),
-        hidden=hidden and (lambda params, z: hidden(params, z[:number])),
-    )
 
 
 def _starting_at(values: Values, decoder: Network, likelihood: Likelihood, mean: Array) -> Network:
@@ -622,29 +613,6 @@ def _build_prior(
             f"{data.num_train} training datapoints of {data.name}, at which its components start"
         )
     return family
-
-
-def counts_encoder(encoder: Network, mean: Sequence[float], scale: Sequence[float]) -> Network:
-    """Returns an encoder of counts x [D], which standardizes log(1 + x) for the given one.
-
-    Args:
-        encoder: the network that receives (log(1 + x) - mean) / scale.
-        mean: [D] or [1], of log(1 + x) over the training data.
-        scale: [D] or [1], its standard deviation.
-    """
-    shift, width = jnp.asarray(mean), jnp.asarray(scale)
-
-    def standardized(x: Array) -> Array:
-        logs = jnp.log1p(jnp.maximum(x, 0.0))  # pseudo-inputs of a prior may be negative
-        return ((logs - shift) / width).astype(x.dtype)
-
-    def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
-        return encoder.apply(params, standardized(x))
-
-    def hidden(params: PyTree, x: Array) -> Mapping[str, Array]:
-        return {} if encoder.hidden is None else encoder.hidden(params, standardized(x))
-
-    return encoder._replace(apply=apply, hidden=hidden)
 
 
 def counts_location(mean: Sequence[float], num_dims: int) -> tuple[float, ...]:

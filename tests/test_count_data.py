@@ -15,7 +15,7 @@ from aevb import guides, likelihoods, networks, optimizers, vae
 from aevb.algorithms import aevb
 from aevb.data.preprocessing import unchanged
 from aevb.evaluation import elbo
-from aevb.experiment import counts_encoder, counts_location
+from aevb.experiment import counts_location
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS
 from aevb.networks import Network
@@ -80,7 +80,7 @@ def model_of(name: str, train: np.ndarray) -> VAE:
     encoder = networks.mlp(num_dims, family.heads, hidden=(32,), initialization=init)
     heads = {head: num_dims * size for head, size in likelihood.heads.items()}
     return vae.make(
-        counts_encoder(encoder, mean, scale),
+        networks.of_counts(encoder, mean, scale),
         networks.mlp(1, heads, hidden=(), initialization=init, constants=likelihood.shared),
         likelihood,
         num_latents=1,
@@ -117,13 +117,13 @@ def identity(num_dims: int) -> Network:
 
 def test_the_encoder_of_counts_receives_their_standardized_logs():
     x = np.array([0.0, 3.0, 1e6])
-    encoder = counts_encoder(identity(3), mean=(0.5, 1.0, 12.0), scale=(1.0, 2.0, 0.5))
+    encoder = networks.of_counts(identity(3), mean=(0.5, 1.0, 12.0), scale=(1.0, 2.0, 0.5))
     received = encoder.apply(encoder.init(jax.random.key(0)), jnp.float32(x))["x"]
     assert received.dtype == jnp.float32
     np.testing.assert_allclose(
         received, (np.log1p(x) - [0.5, 1.0, 12.0]) / [1.0, 2.0, 0.5], rtol=1e-5
     )
-    of_all = counts_encoder(identity(3), mean=(1.0,), scale=(2.0,))
+    of_all = networks.of_counts(identity(3), mean=(1.0,), scale=(2.0,))
     received = of_all.apply(of_all.init(jax.random.key(0)), jnp.float32([-5.0, 0.0, 1.0]))["x"]
     np.testing.assert_allclose(received, (np.log1p([0.0, 0.0, 1.0]) - 1.0) / 2.0, rtol=1e-6)
 

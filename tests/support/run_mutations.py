@@ -35,6 +35,7 @@ MORE_TESTS = {
     "hints": "of_log",
     "hmc": "against_arviz",
     "image_folders": "user_files",
+    "inputs": "count_data missing",
     "kinds": "user_files",
     "linear_gaussian_em": "linear_gaussian",
     "loop": "skip_nonfinite",
