@@ -50,6 +50,7 @@ LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of th
     "real": "gaussian_shared",
     "counts": "negative_binomial",
 }
+HIDDEN = ("entries", "blocks")  # equal to `data.gaps.WAYS`; a test checks it
 NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
 DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
@@ -226,6 +227,20 @@ FIELDS = (
         *_anything("a folder"),
     ),
     Field(
+        "data.missing", False, "file:FILE: NaN, and a blank of a table, is a value that was not "
+        "seen; the bound is on log p of what was seen, and the encoder is told what was",
+        *_anything("True or False"),
+    ),
+    Field(
+        "data.hide", "", "takes values away, for a study of missing data: entries hides pixels, or "
+        "values, independently of one another; blocks hides a rectangle of each image; '' nothing",
+        *_one_of(("", *HIDDEN)),
+    ),
+    Field(
+        "data.hide_share", 0.5, "the share of the values that data.hide takes away",
+        "above 0 and below 1", lambda value: 0 < value < 1,
+    ),
+    Field(
         "data.num_train", 0, "N, the number of training datapoints used, evenly spaced; 0 for all",
         *_at_least(0),
     ),
@@ -266,8 +281,9 @@ FIELDS = (
     Field(
         "model.inference", "bottom_up", "several layers: bottom_up is q(z1|x) q(z2|z1) with "
         "p(x|z1) (Burda et al. 2015); top_down is q(z2|x) q(z1|z2, x) with p(x|z1, z2) (Tomczak & "
-        "Welling 2018)",
-        *_one_of(("bottom_up", "top_down")),
+        "Welling 2018); ladder is q(z2|x) q(z1|z2, x), the prior p(z1|z2) times a Gaussian of x, "
+        "with p(x|z1) (Sonderby et al. 2016)",
+        *_one_of(("bottom_up", "top_down", "ladder")),
     ),
     Field(
         "model.layer_hidden", (100, 100), "several layers: hidden units of each network between "
@@ -791,11 +807,11 @@ def _data_choices(values: Values, entries: str) -> dict[str, str]:
     """
     name = values["data.name"]
     prefix = _prefix(name)
-    for field in ("data.kind", "data.key"):
+    for field in ("data.kind", "data.key", "data.missing"):
         if values[field] and not (has_path(name) or name.startswith("array:")):
             raise UserError(
-                f"config.{field} is {values[field]!r}, which is for file:FILE; leave it '' "
-                f"for {name}"
+                f"config.{field} is {values[field]!r}, which is for file:FILE; leave it "
+                f"{DEFAULTS[field]!r} for {name}"
             )
     offered = (DATASETS | PREFIXES).get(prefix or name) or registry.find("dataset", name, entries)
     choices = {}

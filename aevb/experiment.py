@@ -17,6 +17,7 @@ from aevb import (
     guides,
     hierarchies,
     likelihoods,
+    missing,
     networks,
     optimizers,
     priors,
@@ -390,6 +391,9 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     likelihood = build_likelihood(values, data)
     if data.of_x is not None:
         likelihood = in_own_units(likelihood, data.of_x.log_jacobians(data.num_dims))
+    if data.has_missing:
+        _require_missing_fits(values, likelihood, data.num_dims)
+        likelihood, examples = missing.of_seen(likelihood), _filled(examples)
     layers = Layers(layers_of(values[LATENTS]))
     num_latents = sum(layers.sizes)
     sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
@@ -417,6 +421,36 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     return model._replace(layer_sizes=layers.sizes) if len(layers.sizes) > 1 else model
 
 
+def _require_missing_fits(values: Values, likelihood: Likelihood, num_dims: int) -> None:
+    """Raises a UserError if the config has a setting that missing values refuse."""
+    name = values["algorithm.name"]
+    sizes = {head: num_dims * size for head, size in likelihood.heads.items()} | likelihood.shared
+    heads, x = {head: jnp.zeros(size) for head, size in sizes.items()}, jnp.zeros(num_dims)
+    if entry_of(values, "algorithm.name").trains_on_samples:
+        reason = f"config.algorithm.name={name} trains the encoder on draws without gaps; set aevb"
+    elif jax.eval_shape(likelihood.log_probs, heads, x).shape != x.shape:
+        reason = (
+            f"config.model.likelihood={values['model.likelihood']} has no term for each value of x"
+        )
+    else:
+        return
+    raise UserError(f"the data have missing values, and {reason}")
+
+
+def _filled(examples: Callable[[int], Array]) -> Callable[[int], Array]:
+    """Returns `examples` with the mean of the seen ones in place of a missing value, or 1/2."""
+
+    def without_gaps(number: int) -> Array:
+        x = examples(number)
+        is_seen = ~jnp.isnan(x)
+        num_seen = jnp.sum(is_seen.astype(x.dtype), axis=0)
+        total = jnp.sum(jnp.where(is_seen, x, 0.0), axis=0)
+        means = jnp.where(num_seen > 0, total / jnp.maximum(num_seen, 1.0), 0.5)
+        return jnp.where(is_seen, x, means[None])
+
+    return without_gaps
+
+
 def _build_layers(
     values: Values, layers: Layers, top: PriorFamily
 ) -> tuple[GuideFamily, PriorFamily]:
@@ -434,12 +468,18 @@ def _build_layers(
     )  # fmt: skip
     pairs = list(itertools.pairwise(layers.sizes))
 
-    def to(num_inputs: int, size: int) -> Network:
-        network = between(num_inputs, dict.fromkeys(hierarchies.HEADS, size))
+    def to(num_inputs: int, size: int, **others: int) -> Network:
+        network = between(num_inputs, {**dict.fromkeys(hierarchies.HEADS, size), **others})
         limit = values["model.log_var_limit"]
         return networks.bounded(network, limit) if limit else network
 
-    prior = hierarchies.prior_family(layers, [to(above, below) for below, above in pairs], top)
+    of_prior = [to(above, below) for below, above in pairs]
+    prior = hierarchies.prior_family(layers, of_prior, top)
+    if inference == "ladder":
+        *middle, last = layers.sizes[1:]
+        upward = [to(hidden[0], size, features=hidden[0]) for size in middle]
+        upward.append(to(hidden[0], last))
+        return hierarchies.ladder(layers, upward, of_prior, hidden[0]), prior
     if inference == "bottom_up":
         upward = [to(below, above) for below, above in pairs]
         return hierarchies.bottom_up(layers, upward), prior
@@ -459,9 +499,9 @@ def _require_layers_fit(values: Values, top: PriorFamily) -> None:
             f"config.model.prior={values['model.prior']} needs q(z{len(values[LATENTS])}|x), "
             "which config.model.inference=bottom_up has not; set top_down"
         )
-    elif inference == "top_down" and not values["model.layer_hidden"]:
+    elif inference != "bottom_up" and not values["model.layer_hidden"]:
         reason = (
-            "config.model.inference=top_down takes config.model.layer_hidden[0] features of x, "
+            f"config.model.inference={inference} takes config.model.layer_hidden[0] features of x, "
             "and it is (); set one size or more"
         )
     else:
@@ -535,18 +575,24 @@ def _build_networks(
     make_initialization = entry_of(values, "model.init")
     common = {
         "initialization": make_initialization(values["model.init_std"]),
-        "image_shape": data.image_shape,
         "dtype": values["model.compute_dtype"],
     }
-    taken = ("hidden", "constants", *common)
+    taken = ("hidden", "constants", "image_shape", *common)
     _check_options(values, "model.network", architecture.encoder, 2, *taken)
     common |= section(values, "model.network_options")
     heads = {head: num_dims * size for head, size in likelihood.heads.items()}
+    num_inputs, input_shape = num_dims, data.image_shape
+    if data.has_missing:  # the encoder sees the mask too, as more channels of an image
+        num_inputs = 2 * num_dims
+        input_shape = None if input_shape is None else missing.shape_with_mask(input_shape)
     try:
-        encoder = architecture.encoder(num_dims, family.heads, hidden=hidden, **common)
-        decoder = architecture.decoder(
-            num_latents, heads, hidden=hidden[::-1], constants=likelihood.shared, **common
+        encoder = architecture.encoder(
+            num_inputs, family.heads, hidden=hidden, image_shape=input_shape, **common
         )
+        decoder = architecture.decoder(
+            num_latents, heads, hidden=hidden[::-1], constants=likelihood.shared,
+            image_shape=data.image_shape, **common,
+        )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise UserError(
             f"config.model.network is {values['model.network']!r}, which refuses the rest: {error} "
@@ -554,6 +600,8 @@ def _build_networks(
         ) from error
     if not sees_all:
         decoder = networks.of_first(decoder, num_latents)
+    if data.has_missing:
+        encoder = networks.of_seen(encoder, None if input_shape is None else input_shape[2] // 2)
     if (logs := data.of_log_counts) is not None:
         encoder = networks.of_counts(encoder, logs.mean, logs.scale)
     if limit := values["model.log_var_limit"]:

@@ -6,6 +6,7 @@ Latents are a dict, name -> z_i. Each factor may depend on latents drawn before 
 
 The two may have other orders: for two layers of latents, Burda et al. (2015) draw z1 from x and z2
 from z1, and the prior goes from z2 to z1. All bounds and estimators take such a guide and prior.
+Datapoints that share global parameters are a `plate`.
 """
 
 import operator
@@ -14,6 +15,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from aevb.losses import Density, Guide, log_prior, sample_and_log_prob
@@ -167,6 +169,36 @@ class _Product(NamedTuple):
             return log_probs[name] - prior.factor(name, z).log_prob(z[name])
 
         return z, {name: of(name) for name in self.factors}
+
+
+def plate(
+    key: Key, local: Callable[[Key, Any, Any], Array], x: PyTree, *, num_data: int
+) -> Callable[[Any], Array]:
+    """Returns the function theta -> N/M Sum_m local(theta, x_m), the log-likelihood of a plate.
+
+    The datapoints of a plate share theta: p(theta) prod_n p(x_n|theta). With the returned function
+    for log_lik, `Joint(p(theta), plate(...))`, the bounds of `aevb.losses` are on
+    log p(x_1, ..., x_N), with q(theta) for the guide; appendix F of Kingma & Welling (2014).
+
+    `sgvb_a`, `sgvb_b` and `stl` are unbiased if x is a minibatch of M random datapoints. Bounds
+    that are not means over samples (`losses.NOT_MEANS`) are bounds only if x is all data and
+    `local` is exact.
+
+    Args:
+        key: for `local`; each datapoint has its own part.
+        local: (key, theta, x_m) -> log p(x_m|theta) [], or an estimate of a bound on it, such as
+            one of `aevb.losses` over latents z_m, in nats.
+        x: the datapoints; each leaf has the leading axis M.
+        num_data: N.
+    """
+    number = len(jax.tree.leaves(x)[0])
+    keys = jax.random.split(key, number)
+
+    def log_lik(theta: Any) -> Array:
+        each = jax.vmap(lambda key, x: local(key, theta, x))(keys, x)
+        return num_data / number * jnp.sum(each)
+
+    return log_lik
 
 
 def sum_of(terms: Iterable[Any]) -> Array:

@@ -5,8 +5,10 @@ it into them, so that all that handles a vector of latents handles a hierarchy.
 
     bottom_up   q(z1|x) q(z2|z1) ...    Burda et al. (2015); p(x|z1)
     top_down    q(z2|x) q(z1|z2, x)     Tomczak & Welling (2018), section 3; p(x|z1, z2)
+    ladder      q(z2|x) q(z1|z2, x)     Sønderby et al. (2016); p(x|z1)
 
-The prior is p(z2) p(z1|z2), with any prior for the last layer.
+In a ladder, q(z1|z2, x) is the prior p(z1|z2) times a Gaussian of x: the guide shares the prior's
+parameters. The prior is p(z2) p(z1|z2), with any prior for the last layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -151,6 +153,59 @@ def top_down(layers: Layers, networks: Sequence[Network], num_features: int) -> 
         stats,
         _init_of(by_name),
     )
+
+
+def ladder(
+    layers: Layers, networks: Sequence[Network], priors: Sequence[Network], num_features: int
+) -> GuideFamily:
+    """Returns the family q(zL|x) ... q(z1|z2, x), with q(z1|z2, x) ~ p(z1|z2) N(z1; x).
+
+    Sønderby et al. (2016). The means and precisions of the two Gaussians are combined as if x were
+    one more observation. The features of x go upward, from layer to layer.
+
+    Args:
+        networks: for each layer but the first, from num_features features to its mean and log_var
+            and, but for the last, to num_features features for the next.
+        priors: the networks of `prior_family`, whose parameters the guide takes too.
+        num_features: of x, an output of the encoder.
+    """
+    *below, last = layers.names
+    upward = dict(zip(layers.names[1:], networks, strict=True))
+    product: dict[str, Guide | Conditional] = {last: diag_normal}
+
+    def given(prior: Network) -> Callable[..., DiagNormal]:
+        def stats(own: PyTree, above: Array) -> DiagNormal:
+            return combined(own["of_x"], DiagNormal(**prior.apply(own["prior"], above)))
+
+        return stats
+
+    for number in reversed(range(len(below))):
+        name, above = layers.names[number : number + 2]
+        product[name] = Conditional(diag_normal, (above,), given(priors[number]))
+
+    def stats(own: PyTree, heads: Heads) -> PyTree:
+        found, of_layer = {}, heads
+        for name in below:
+            of_x = DiagNormal(of_layer["mean"], of_layer["log_var"])
+            found[name] = {"of_x": of_x, "prior": own["prior"][name]}
+            above = layers.names[layers.names.index(name) + 1]
+            of_layer = upward[above].apply(own[above], of_layer["features"])
+        return {last: DiagNormal(of_layer["mean"], of_layer["log_var"]), **found}
+
+    return GuideFamily(
+        of_vector(factors.guide(product), layers),
+        {**dict.fromkeys(HEADS, layers.sizes[0]), "features": num_features},
+        stats,
+        _init_of(upward),
+        shares_prior=True,
+    )
+
+
+def combined(first: DiagNormal, second: DiagNormal) -> DiagNormal:
+    """Returns the Gaussian [Z] that is proportional to the product of two."""
+    log_var = -jnp.logaddexp(-first.log_var, -second.log_var)
+    weight = jnp.exp(log_var - first.log_var)
+    return DiagNormal(weight * first.mean + (1.0 - weight) * second.mean, log_var)
 
 
 def prior_family(layers: Layers, networks: Sequence[Network], top: PriorFamily) -> PriorFamily:

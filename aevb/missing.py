@@ -16,14 +16,30 @@ from aevb.losses import Guide, Joint, sample_and_log_prob
 from aevb.types import Key, PyTree
 
 
-def with_mask(x: Array) -> Array:
-    """Returns the input [2 D] of an encoder: x [D] with 0 for NaN, and 1 where a value was seen."""
+def with_mask(x: Array, num_channels: int | None = None) -> Array:
+    """Returns the input [2 D] of an encoder: x [D] with 0 for NaN, and 1 where a value was seen.
+
+    Args:
+        num_channels: of images [height, width, channels], to which the mask adds as many; None puts
+            the whole mask after x.
+    """
     is_seen = ~jnp.isnan(x)
-    return jnp.concatenate([jnp.where(is_seen, x, 0.0), is_seen.astype(x.dtype)])
+    parts = jnp.where(is_seen, x, 0.0), is_seen.astype(x.dtype)
+    if num_channels is None:
+        return jnp.concatenate(parts)
+    return jnp.concatenate([part.reshape(-1, num_channels) for part in parts], axis=1).reshape(-1)
+
+
+def shape_with_mask(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Returns the shape of images (height, width) or (height, width, channels) with their mask."""
+    height, width, *channels = image_shape
+    return height, width, 2 * (channels[0] if channels else 1)
 
 
 def of_seen(likelihood: Likelihood) -> Likelihood:
     """Returns the likelihood of the values of x [D] that are not NaN.
+
+    It has no `levels`: bits per dimension are of all dimensions.
 
     Raises:
         ValueError: in `log_probs`, if the dimensions are not independent given z.
@@ -40,7 +56,7 @@ def of_seen(likelihood: Likelihood) -> Likelihood:
             )
         return jnp.where(is_seen, each, 0.0)
 
-    return likelihood._replace(log_probs=log_probs)
+    return likelihood._replace(log_probs=log_probs, levels=None)
 
 
 class Imputation(NamedTuple):

@@ -105,7 +105,10 @@ class _Parts(NamedTuple):
 
     def encode(self, params: PyTree, x: Array) -> PyTree:
         heads = {} if self.encoder is None else self.encoder.apply(params["encoder"], x)
-        return self.guide_family.stats(params.get("guide"), heads)
+        own = params.get("guide")
+        if self.guide_family.shares_prior:
+            own = {**own, "prior": params["prior"]}
+        return self.guide_family.stats(own, heads)
 
     def prior(self, params: PyTree) -> AnyPrior:
         posterior = Posterior(self.guide_family.guide, lambda x: self.encode(params, x))

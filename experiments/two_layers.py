@@ -36,4 +36,7 @@ def get_config() -> Config:
 
 
 def get_sweep() -> Axes:
-    return {"algorithm.num_samples": (1, 5, 50), "model.inference": ("bottom_up", "top_down")}
+    return {
+        "algorithm.num_samples": (1, 5, 50),
+        "model.inference": ("bottom_up", "top_down", "ladder"),
+    }

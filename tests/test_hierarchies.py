@@ -97,6 +97,58 @@ def test_linear_layers_have_the_exact_bound(order: str):
     )  # fmt: skip
 
 
+def test_a_product_of_gaussians_is_proportional_to_both():
+    first = DiagNormal(jnp.float32([1.0, -2.0]), jnp.float32([0.5, -1.0]))
+    second = DiagNormal(jnp.float32([0.0, 3.0]), jnp.float32([-0.3, 2.0]))
+    product = hierarchies.combined(first, second)
+    points = jnp.float32(np.random.default_rng(0).normal(size=(5, 2)))
+    ratios = [first.log_probs(z) + second.log_probs(z) - product.log_probs(z) for z in points]
+    np.testing.assert_allclose(ratios, np.tile(ratios[0], (5, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_ladder_of_linear_layers_has_the_exact_bound(seed: int):
+    """q(z1|z2, x) is p(z1|z2) times a Gaussian, in the oracle's terms a linear conditional."""
+    case = hierarchy.make("top_down", 4, SIZES, seed)
+    p = case.params
+    of_prior = {"z1": layer(p["W2"], np.zeros(3), np.full(3, hierarchy.LOG_VARS["z1"]))}
+    prior_networks = [linear(2, 3)]
+    family = hierarchies.ladder(LAYERS, [linear(1, 2)], prior_networks, 1)
+    assert family.shares_prior
+    upward = layer(np.zeros((2, 1)), p["mean"], p["log_var"])
+    heads = {"mean": p["level"], "log_var": p["log_var_given"], "features": np.zeros(1)}
+    stats = family.stats({"z2": upward, "prior": of_prior}, jax.tree.map(jnp.float32, heads))
+    precision = np.exp(-p["log_var_given"]) + np.exp(-hierarchy.LOG_VARS["z1"])
+    given = {
+        "slope": p["W2"] * (np.exp(-hierarchy.LOG_VARS["z1"]) / precision)[:, None],
+        "level": p["level"] * np.exp(-p["log_var_given"]) / precision,
+        "log_var_given": -np.log(precision),
+    }
+    expected = hierarchy.exact_elbo(case._replace(params={**p, **given}))
+    top = priors.standard_normal(priors.Options(2))
+    prior_of = hierarchies.prior_family(LAYERS, prior_networks, top).prior
+    prior = prior_of(of_prior, Posterior(family.guide, lambda x: stats))
+    whole, x = jax.tree.map(jnp.float32, p), jnp.float32(case.x)
+    joint = losses.Joint(prior, lambda z: hierarchy.joint_of(whole, x).log_lik(LAYERS.split(z)))
+    keys = jax.random.split(jax.random.key(0), NUM_DRAWS)
+    draws = jax.vmap(lambda key: losses.sgvb_b(key, stats, family.guide, joint))(keys)
+    assert oracles.standard_errors_off(np.asarray(draws, np.float64), expected) < 4.0
+
+
+def test_the_gradient_of_a_ladders_prior_is_also_that_of_its_guide():
+    vae = build(small(**{"model.inference": "ladder", "model.num_latents": (4, 3, 2)})).vae
+    params = vae.init(jax.random.key(0))
+    x = jnp.linspace(-1.0, 1.0, 10)
+
+    def mean_of_z1(of_prior: Any) -> jax.Array:
+        stats = vae.encode({**params, "prior": of_prior}, x)
+        return jnp.sum(vae.guide.sample(jax.random.key(1), stats)[:4])
+
+    slopes = jax.grad(mean_of_z1)(params["prior"])
+    assert all(float(jnp.max(jnp.abs(leaf))) > 0 for leaf in jax.tree.leaves(slopes["z1"]["mean"]))
+    assert set(params["guide"]) == {"z2", "z3"}
+
+
 def test_the_mean_below_the_top_follows_each_conditional_mean():
     layers = Layers((2, 2, 1))
     nets = [linear(2, 2), linear(1, 2)]
@@ -145,7 +197,7 @@ def small(**fields: Any) -> Values:
     return changed(**{**short, **fields})
 
 
-@pytest.mark.parametrize("inference", slow_but(["top_down"], ["bottom_up", "top_down"]))
+@pytest.mark.parametrize("inference", slow_but(["ladder"], ["bottom_up", "top_down", "ladder"]))
 def test_a_run_records_the_rate_and_the_active_units_of_each_layer(inference: str, tmp_path: Path):
     values = small(**{"model.inference": inference})
     runs.run(values, tmp_path / "run")
@@ -191,6 +243,7 @@ def test_samples_of_the_top_layer_are_drawn():
         ({"model.prior": "vamp"}, r"needs q\(z2\|x\).*set top_down"),
         ({"algorithm.name": "mcem"}, "has no encoder; use aevb"),
         ({"model.inference": "top_down", "model.layer_hidden": ()}, "set one size or more"),
+        ({"model.inference": "ladder", "model.layer_hidden": ()}, "ladder takes .* features of x"),
         ({"model.num_latents": (3, 0)}, r"is \(3, 0\); it must be"),
         ({"model.num_latents": ()}, r"is \(\); it must be"),
         ({"algorithm.bound": "free_bits"}, "free_bits"),

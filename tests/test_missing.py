@@ -9,11 +9,20 @@ import oracles
 import pytest
 import scipy.stats
 from marks import slow_but
+from refusals import refusal
 
+import aevb
 from aevb import likelihoods, losses, missing
+from aevb.classical import linear_gaussian_missing
+from aevb.classical.linear_gaussian import Params
+from aevb.config import default_config, validate, with_values
+from aevb.data import synthetic
 from aevb.distributions import DiagNormal, FullNormal, StandardNormal
+from aevb.evaluation.elbo import fixed_inputs
+from aevb.experiment import build, data_options
 from aevb.guides import diag_normal, full_normal
 from aevb.likelihoods import LIKELIHOODS
+from aevb.runs.in_memory import in_memory
 
 NUM_DRAWS = 20_000
 CASES = [(5, 2, 0), (4, 1, 1), (8, 3, 2)]  # D, Z, seed
@@ -184,3 +193,109 @@ def test_no_samples_are_refused(name: str):
             KEY, jnp.float32(case.x), case.posterior(), full_normal, case.joint(),
             mean=lambda z: z, draw=lambda key, z: z, **{name: 0},
         )  # fmt: skip
+
+
+# Trained models
+
+
+def gappy_numbers(number: int = 300) -> np.ndarray:
+    """Returns correlated columns in units of their own, of which a quarter is missing."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(number, 1))
+    x = 100.0 + 10.0 * (z @ rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(number, 5)))
+    x[rng.uniform(size=x.shape) < 0.25] = np.nan
+    return x
+
+
+@pytest.fixture(scope="module")
+def run_with_gaps() -> Any:
+    fields = {"data.missing": True, "train.num_examples": 30_000, "model.hidden": (20,)}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax's Adam
+        return aevb.fit(gappy_numbers(), fields)
+
+
+def test_a_run_fills_gaps_in_the_users_units_and_keeps_what_was_seen(run_with_gaps: Any):
+    x = run_with_gaps.points("test")[:20]
+    fill = jax.jit(jax.vmap(run_with_gaps.impute))
+    found = fill(jax.random.split(KEY, len(x)), jnp.asarray(x))
+    seen = ~np.isnan(x)
+    np.testing.assert_allclose(np.asarray(found.mean)[seen], x[seen], rtol=1e-5)
+    assert found.draws.shape == (20, 100, 5)
+    assert np.all(np.isfinite(found.draws))
+    np.testing.assert_allclose(
+        np.asarray(found.draws)[:, 0][seen], x[seen], rtol=1e-5, err_msg="draws keep what was seen"
+    )
+
+
+def test_filled_values_are_nearer_to_the_hidden_ones_than_the_columns_means(run_with_gaps: Any):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(300, 1))
+    whole = 100.0 + 10.0 * (z @ rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(300, 5)))
+    x = run_with_gaps.points("train")[:200]
+    truth = whole[: len(x)]
+    keys = jax.random.split(KEY, len(x))
+    filled = np.asarray(jax.vmap(run_with_gaps.impute)(keys, jnp.asarray(x)).mean)
+    gaps = np.isnan(x) & (np.sum(~np.isnan(x), axis=1, keepdims=True) > 0)
+    by_mean = np.sqrt(np.mean(np.square((np.nanmean(x, axis=0) - truth)[gaps])))
+    assert np.sqrt(np.mean(np.square((filled - truth)[gaps]))) < 0.5 * by_mean
+
+
+def test_an_encoder_of_images_sees_the_mask_as_more_channels():
+    x = jnp.arange(12.0).at[5].set(jnp.nan)  # [2, 2, 3]
+    found = missing.with_mask(x, 3).reshape(2, 2, 6)
+    filled = jnp.where(jnp.isnan(x), 0.0, x).reshape(2, 2, 3)
+    np.testing.assert_array_equal(found[..., :3], filled)
+    np.testing.assert_array_equal(found[..., 3:], (~jnp.isnan(x)).reshape(2, 2, 3))
+    assert missing.shape_with_mask((2, 2, 3)) == (2, 2, 6)
+    assert missing.shape_with_mask((2, 2)) == (2, 2, 2)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_run_of_complete_data_refuses_to_fill_gaps():
+    x = np.nan_to_num(gappy_numbers(40), nan=100.0)
+    run = aevb.fit(x, {"train.num_examples": 64, "train.batch_size": 16, "model.hidden": (4,)})
+    assert "was trained without missing values" in refusal(run.impute, KEY, x[0])
+
+
+@pytest.mark.parametrize("prior", ["standard_normal", "vamp", "mixture"])
+def test_a_convolutional_model_of_faces_with_gaps_trains_to_finite_bounds(prior: str):
+    fields = {
+        "data.name": "frey_faces", "data.hide": "blocks", "data.num_train": 64,
+        "model.prior": prior, "model.prior_components": 3, "model.network": "conv",
+        "model.hidden": (2, 4), "model.likelihood": "continuous_bernoulli",
+        "model.init": "fan_in", "model.init_at_mean": True, "train.batch_size": 8,
+        "algorithm.bound": "sgvb_a",
+    }  # fmt: skip
+    dataset, vae, algorithm = build(validate(with_values(default_config(), fields)))
+    params = algorithm.init(KEY).params
+    x = fixed_inputs(dataset.preprocess, np.arange(3), dataset.train[:3])
+
+    def bound(params: Any, x: jax.Array) -> jax.Array:
+        stats, joint = vae.encode(params, x), vae.joint(params, x)
+        return losses.evidence_lower_bound(KEY, stats, vae.guide, joint)
+
+    values, slopes = jax.vmap(jax.value_and_grad(bound), (None, 0))(params, x)
+    assert np.all(np.isfinite(values))
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(slopes))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_trained_model_of_data_with_gaps_comes_near_the_exact_log_p():
+    """The data are linear-Gaussian, of which a third is missing: log p(x_seen) is known."""
+    fields = {
+        "data.name": "synthetic", "data.hide": "entries", "data.hide_share": 0.3,
+        "data.synthetic_num_train": 10_000, "data.synthetic_num_dims": 6,
+        "model.likelihood": "gaussian_shared", "model.guide": "full_normal",
+        "model.hidden": (64,), "model.init": "fan_in", "optimizer.name": "adam",
+        "optimizer.step_size": 2e-3, "optimizer.schedule": "cosine",
+        "train.num_examples": 2_000_000, "algorithm.param_prior_std": 0.0,
+    }  # fmt: skip
+    values = validate(with_values(default_config(), fields))
+    experiment = build(values)
+    run = in_memory(values, experiment, "last")
+    exact = synthetic.make_model(data_options(values))
+    params = Params(exact.weights, exact.bias, exact.noise_var)
+    log_p = jax.vmap(lambda x: linear_gaussian_missing.log_prob(params, x))
+    expected = float(jnp.mean(log_p(jnp.asarray(experiment.dataset.test))))
+    assert expected - 0.15 < run.summary["test_bound"] < expected + 0.02

@@ -11,7 +11,9 @@ ALGORITHMS = {
         draw_params=full_vb.draw,
         with_theta_as_latents=full_vb.with_theta_as_latents,
     ),
-    "wake_sleep": AlgorithmEntry(wake_sleep.make, trains_prior_by_encoder=False, can_pad=True),
+    "wake_sleep": AlgorithmEntry(
+        wake_sleep.make, trains_prior_by_encoder=False, trains_on_samples=True, can_pad=True
+    ),
     "reweighted_wake_sleep": AlgorithmEntry(
         reweighted_wake_sleep.make, trains_prior_by_encoder=False, can_pad=True
     ),

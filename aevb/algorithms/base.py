@@ -34,6 +34,7 @@ class AlgorithmEntry(NamedTuple):
     make: Callable[..., "Algorithm"]  # (vae, optimizer, *, num_data, options) -> the algorithm
     has_encoder: bool = True  # whether the model has an encoder
     trains_prior_by_encoder: bool = True  # whether it can train a prior made of the encoder (vamp)
+    trains_on_samples: bool = False  # whether it trains the encoder on x drawn from the model
     has_own_prior: bool = False  # whether its objective contains the prior on the parameters
     can_pad: bool = False  # whether padded weights stay 0, and padded latents change no result
     draw_params: Callable[[Key, PyTree], PyTree] | None = None

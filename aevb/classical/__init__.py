@@ -17,6 +17,7 @@ from aevb.classical import gaussian_mixture as gaussian_mixture
 from aevb.classical import gibbs as gibbs
 from aevb.classical import linear_gaussian as linear_gaussian
 from aevb.classical import linear_gaussian_em as linear_gaussian_em
+from aevb.classical import linear_gaussian_missing as linear_gaussian_missing
 from aevb.classical import linear_regression as linear_regression
 from aevb.classical import logistic_regression as logistic_regression
 from aevb.classical import matrix_normal as matrix_normal

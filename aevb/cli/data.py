@@ -127,7 +127,7 @@ def describe(
         "likelihoods": ", ".join(_likelihoods(dataset)),
         "values": f"from {findings.low:g} to {findings.high:g}, mean {findings.mean:.4g}, as stored"
         + some,
-        "missing": "none: a gap, a NaN or an infinity would have been refused",
+        "missing": _missing(dataset, findings),
         "constant": _of_columns(constant, len(columns), word, UNBOUNDED),
         "equal": _of_columns(equal, len(columns), word),
         "repeated": f"{findings.num_repeated:,} datapoints are equal to an earlier one"
@@ -137,6 +137,13 @@ def describe(
     if dataset.labels is not None:
         rows["classes"] = _classes(dataset)
     return [f"{name + ':':12} {words}" for name, words in rows.items()]
+
+
+def _missing(dataset: "Dataset", findings: "Findings") -> str:
+    if not dataset.has_missing:
+        return "none: a gap, a NaN or an infinity would have been refused"
+    share = findings.num_missing / (findings.num_seen * dataset.test.shape[1])
+    return f"{findings.num_missing:,} values ({share:.1%}), which count as not seen"
 
 
 def _kind(dataset: "Dataset", findings: "Findings", values: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from aevb.data import preprocessing
+from aevb.data import gaps, preprocessing
 from aevb.data.io.array_records import Records
 from aevb.data.standardization import Standardization
 from aevb.errors import UserError
@@ -38,6 +38,7 @@ class Description(NamedTuple):
     shape: tuple[int, ...]  # of a datapoint in the user's own array
     standardization: Standardization | None = None
     range: tuple[float, float] = (0.0, 1.0)
+    has_missing: bool = False  # whether x may have NaN, for values that were not seen
 
     @property
     def of_x(self) -> Standardization | None:
@@ -79,6 +80,8 @@ class Dataset(NamedTuple):
     standardization: Standardization | None = None  # of real data, which are stored standardized;
     #                                                 of log(1 + x) of counts, which are stored raw
     labels: Labels | None = None
+    has_missing: bool = False  # whether data may have NaN, for values that were not seen; they are
+    #                            then float32
 
     @property
     def range(self) -> tuple[float, float]:
@@ -94,7 +97,7 @@ class Dataset(NamedTuple):
         return Description(
             self.name, self.kind, num_dims, num_train, self.image_shape, self.levels,
             self.is_dequantized, self.preprocess, self.shape or self.image_shape or (num_dims,),
-            self.standardization, self.range,
+            self.standardization, self.range, self.has_missing,
         )  # fmt: skip
 
     @property
@@ -129,6 +132,9 @@ class Options(NamedTuple):
     binarization: str = ""  # "" = the dataset's first
     grey_scale: float = 256.0  # grey level k becomes k / grey_scale
     dequantize: bool = False  # grey level k becomes (k + u) / 256, u uniform on [0, 1)
+    missing: bool = False  # whether NaN in the user's own file is a value that was not seen
+    hide: str = ""  # values that are taken away: "entries", "blocks" of images; "" = none
+    hide_share: float = 0.5  # of the values that are taken away
     num_train: int = 0  # number of training datapoints kept, evenly spaced in their order; 0 = all
     num_valid: int = -1  # number of validation datapoints; -1 = the dataset's own number
     synthetic_num_train: int = 1000
@@ -215,6 +221,8 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
     dataset = _with_validation(loaded, options.num_valid)
     if options.dequantize:
         dataset = _dequantized(dataset)
+    if options.hide:
+        dataset = _hidden(dataset, options)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(
@@ -302,6 +310,25 @@ def _dequantized(dataset: Dataset) -> Dataset:
         )
     noisy = preprocessing.dequantized(dataset.preprocess)
     return dataset._replace(preprocess=noisy, is_dequantized=True)
+
+
+def _hidden(dataset: Dataset, options: Options) -> Dataset:
+    """Returns a dataset with NaN for the values that the options hide.
+
+    Raises:
+        UserError: there are no such values.
+    """
+
+    def of_split(data: Any, stream: int) -> np.ndarray:
+        x = np.asarray(data)
+        return gaps.hide(x, options.hide, options.hide_share, dataset.image_shape, stream)
+
+    try:
+        train, test = of_split(dataset.train, 0), of_split(dataset.test, 2)
+        valid = None if dataset.valid is None else of_split(dataset.valid, 1)
+    except ValueError as error:
+        raise UserError(f"{error} ({dataset.name})") from error
+    return dataset._replace(train=train, valid=valid, test=test, has_missing=True)
 
 
 def on_disk(dataset: Dataset, options: Options = DEFAULTS) -> Dataset:

@@ -63,6 +63,7 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         ("levels", "grey levels k / {}"),
         ("is_dequantized", "data.dequantize={}"),
         ("preprocess", "the preprocessing {}"),
+        ("has_missing", "data.missing={}"),
     ):
         if then[name] != now[name]:
             return f"{unit.format(then[name])} then, {unit.format(now[name])} now"

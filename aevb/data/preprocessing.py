@@ -39,7 +39,7 @@ class Preprocessing:
 
         "unchanged" is for 0/1 and real numbers. "drawn" makes an independent 0/1 draw for each grey
         level in 0..255: 1 where u < x / 255, so that P(1) = x / 255. "scaled" divides levels by
-        `grey_scale`. A dequantized level becomes (k + u) / 256.
+        `grey_scale`. A dequantized level becomes (k + u) / 256. A missing value stays NaN.
 
         Args:
             noise: u [D], in [0, 1); None if nothing is random.
@@ -49,9 +49,11 @@ class Preprocessing:
         """
         if (noise is not None) != self.is_random:
             raise ValueError(f"the preprocessing {self.name!r} takes noise only if it is random")
+        may_have_gaps = jnp.issubdtype(x.dtype, jnp.floating)
         x = x.astype(jnp.float32)
         if self.name == "drawn" and noise is not None:
-            return (noise < x / jnp.float32(255)).astype(jnp.float32)
+            drawn = (noise < x / jnp.float32(255)).astype(jnp.float32)
+            return jnp.where(jnp.isnan(x), x, drawn) if may_have_gaps else drawn
         x = x if self.grey_scale is None else x / jnp.float32(self.grey_scale)
         return x if noise is None else x + noise / 256
 

@@ -20,6 +20,7 @@ class Findings(NamedTuple):
     high: float
     mean: float
     is_whole: bool  # whether all are whole numbers
+    num_missing: int  # values that are NaN, which the others leave out
     constant: tuple[int, ...]  # columns with one value
     equal: tuple[
         tuple[int, int], ...
@@ -40,7 +41,8 @@ def look(dataset: Dataset) -> Findings:
     x = np.concatenate(seen)
     if x.dtype.kind == "f":
         x += 0.0  # -0.0 becomes 0.0, which has other bytes
-    lows, highs = x.min(axis=0), x.max(axis=0)
+    is_missing = np.isnan(x)
+    lows, highs = np.fmin.reduce(x, axis=0), np.fmax.reduce(x, axis=0)  # without NaN
     constant = np.flatnonzero(lows == highs)
     first_row, first_column = first_equal(x), first_equal(_columns(x))
     varies = np.delete(np.arange(x.shape[1]), constant)
@@ -48,10 +50,11 @@ def look(dataset: Dataset) -> Findings:
     num_train = len(seen[0])
     return Findings(
         num_seen=len(x),
-        low=float(lows.min()),
-        high=float(highs.max()),
-        mean=float(x.mean(dtype=np.float64)),
-        is_whole=x.dtype.kind in "iu" or bool(np.all(x == np.floor(x))),
+        low=float(np.fmin.reduce(lows)),
+        high=float(np.fmax.reduce(highs)),
+        mean=float(x.mean(dtype=np.float64, where=~is_missing)),
+        is_whole=x.dtype.kind in "iu" or bool(np.all((x == np.floor(x)) | is_missing)),
+        num_missing=int(is_missing.sum()),
         constant=tuple(map(int, constant)),
         equal=tuple((int(c), int(first_column[c])) for c in varies if first_column[c] < c),
         num_repeated=int(is_repeated.sum()),

@@ -56,12 +56,34 @@ def of_training_data(x: np.ndarray, *, per_column: bool) -> Standardization:
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean [D] and standard deviation [D] of x [N, D]; 0 for a constant column."""
-    first = np.asarray(x[0], np.float64)  # subtracted, so that a large offset costs no digits
-    mean = sum(np.sum(block - first, axis=0) for block in blocks(x)) / len(x)
-    square = sum(np.sum(np.square(block - first - mean), axis=0) for block in blocks(x)) / len(x)
-    constant = np.all([np.all(block == first, axis=0) for block in blocks(x)], axis=0)
+    """Returns mean [D] and standard deviation [D] of x [N, D]; 0 for a constant column.
+
+    NaN, a missing value, is left out. Each column has one number at least.
+    """
+    first = _first_seen(x)  # subtracted, so that a large offset costs no digits
+    number = sum(np.sum(~np.isnan(block), axis=0) for block in blocks(x))
+    mean = sum(np.nansum(block - first, axis=0) for block in blocks(x)) / number
+    squares = (np.square(block - first - mean) for block in blocks(x))
+    square = sum(np.nansum(block, axis=0) for block in squares) / number
+    constant = np.all([_is_constant(block, first) for block in blocks(x)], axis=0)
     return first + mean, np.where(constant, 0.0, np.sqrt(square))
+
+
+def _first_seen(x: np.ndarray) -> np.ndarray:
+    """Returns the first number of each column of x [N, D], in float64, [D]."""
+    first = np.asarray(x[0], np.float64)
+    for block in blocks(x):
+        if not np.isnan(first).any():
+            break
+        rows = np.argmax(~np.isnan(block), axis=0)
+        of_block = np.asarray(block[rows, np.arange(x.shape[1])], np.float64)
+        first = np.where(np.isnan(first), of_block, first)
+    return first
+
+
+def _is_constant(x: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Returns whether each column of x [N, D] has no other number than a value [D]."""
+    return np.all((x == value) | np.isnan(x), axis=0)
 
 
 class Standardized:
@@ -112,7 +134,7 @@ def warnings(
         columns: the name of each column, for the sentences.
     """
     found, (train, *_) = [], splits
-    constant = np.flatnonzero(np.all(train == train[0], axis=0))
+    constant = np.flatnonzero(_is_constant(train, _first_seen(train)))
     if len(constant):
         found.append(
             f"{_named(constant, columns)} constant in the training data: a density can grow there "
@@ -131,7 +153,7 @@ def warnings(
 def _largest(x: np.ndarray, standardization: Standardization) -> np.ndarray:
     """Returns the largest |standardized value| of each column, [D]."""
     each = (standardization.apply(block.astype(np.float64)) for block in blocks(x))
-    return np.max([np.max(np.abs(block), axis=0) for block in each], axis=0)
+    return np.max([np.nanmax(np.abs(block), axis=0, initial=0.0) for block in each], axis=0)
 
 
 def _named(numbers: np.ndarray, columns: Sequence[str], most: int = 5) -> str:

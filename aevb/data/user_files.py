@@ -14,6 +14,7 @@ from aevb.data import (
     Dataset,
     Labels,
     Options,
+    gaps,
     image_folders,
     kept_rows,
     kinds,
@@ -104,7 +105,8 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
     elif options.binarization == "dynamic":
         preprocess = preprocessing.drawn
     elif options.binarization == "fixed":
-        train, valid, test = preprocessing.binarized_once(train, valid, test)
+        drawn = preprocessing.binarized_once(train, valid, test)
+        train, valid, test = map(gaps.put_back, drawn, (train, valid, test))
     dataset = Dataset(
         name=name,
         train=train,
@@ -116,7 +118,10 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
         levels=options.grey_scale if is_grey else None,
         shape=found.shape,
         labels=_labels(found, options.split, num_valid),
+        has_missing=options.missing,
     )
+    if found.image_shape is None and kind in ("counts", "real"):
+        _require_numbers(name, _used(train, options), found.columns)
     if kind == "counts":
         logs = np.log1p(_used(train, options))
         by = standardization.of_training_data(logs, per_column=found.image_shape is None)
@@ -146,6 +151,17 @@ def _standardized(dataset: Dataset, options: Options, columns: tuple[str, ...] |
     )
 
 
+def _require_numbers(name: str, train: np.ndarray, columns: Sequence[str] | None) -> None:
+    """Raises a UserError if the training data have a column without a number."""
+    is_empty = np.all([np.isnan(block).all(axis=0) for block in kinds.blocks(train)], axis=0)
+    if is_empty.any():
+        column = _column(int(np.argmax(is_empty)), columns)
+        raise UserError(
+            f"{name} has no number in column {column} (from 0) of the training data; leave the "
+            "column out, or set data.split=random"
+        )
+
+
 def _used(train: np.ndarray, options: Options) -> np.ndarray:
     """Returns the training datapoints that the options ask for."""
     return train[kept_rows(len(train), min(max(options.num_train, 0), len(train)))]
@@ -163,7 +179,7 @@ def _file(path: Path, options: Options) -> Found:
     if not path.is_file():
         raise UserError(f"data.name is {FILE}{path}, which is no file")
     try:
-        stored = tables.read(path, options.key)
+        stored = tables.read(path, options.key, blank_is_nan=options.missing)
     except Exception as error:  # many types of error, if the file is damaged
         words = sources.one_line(error)
         is_sound = isinstance(error, tables.UnsuitableError)
@@ -188,13 +204,14 @@ def _checked(stored: tables.Stored, name: Any, refused: Refused, options: Option
         if values.dtype.kind not in "biuf":
             raise ValueError(f"holds {values.dtype}")
         x = values.reshape(len(values), -1)
+        x, original = (_filled(x, stored.columns) if options.missing else x), x
         low, high = x.min(), x.max()  # NaN, if there is one
         if x.dtype.kind == "f" and not (low >= -LARGEST and high <= LARGEST):
             row, column = kinds.first_nonfinite(x)
-            where = column if stored.columns is None else repr(stored.columns[column])
             raise ValueError(
-                f"holds {x[row, column]} in datapoint {row}, column {where} (from 0), and must "
-                "hold finite float32"
+                f"holds {x[row, column]} in datapoint {row}, column "
+                f"{_column(column, stored.columns)} (from 0), and must hold finite float32"
+                + ("; data.missing=True takes NaN as not seen" if np.isnan(x[row, column]) else "")
             )
         kind = options.kind or kinds.guess(x, low, high, is_table=stored.columns is not None)
         if options.kind:
@@ -205,7 +222,28 @@ def _checked(stored: tables.Stored, name: Any, refused: Refused, options: Option
         print(f"{name}: {words}", file=sys.stderr)
     if kind != "real" or not options.standardize:
         x = kinds.convert(x, kind)
+    x = gaps.put_back(x, original)
     return Found(x, kind, image_shape, shape[1:], stored.columns)
+
+
+def _filled(x: np.ndarray, columns: Sequence[str] | None) -> np.ndarray:
+    """Returns x [N, D] with a number of the same column in place of each NaN.
+
+    Raises:
+        ValueError: a column has no number.
+    """
+    if x.dtype.kind != "f":
+        return x
+    is_missing = np.isnan(x)
+    is_empty = is_missing.all(axis=0)
+    if is_empty.any():
+        column = _column(int(np.argmax(is_empty)), columns)
+        raise ValueError(f"has no number in column {column} (from 0); leave the column out")
+    return np.where(is_missing, x[np.argmin(is_missing, axis=0), np.arange(x.shape[1])], x)
+
+
+def _column(number: int, columns: Sequence[str] | None) -> str:
+    return str(number) if columns is None else repr(columns[number])
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -17,9 +17,11 @@ import numpy as np
 from aevb.data import Dataset
 from aevb.distributions import LOG_2PI
 from aevb.doctor import sample
+from aevb.doctor.sample import moments
 from aevb.evaluation.elbo import Score, in_blocks
 from aevb.evaluation.intervals import standard_error
 from aevb.likelihoods import HALF_LEVEL, LIKELIHOODS, NUM_LEVELS, Likelihood, level_of
+from aevb.missing import of_seen
 
 MOST_DATAPOINTS = 2000  # of each split
 LEAST_VARIANCE = 1e-30  # whose log is one that the likelihoods allow
@@ -51,7 +53,10 @@ def baselines(
       decoder that ignores z, as after a posterior collapse, cannot exceed it.
     - Independent columns: Bernoulli for binary data, categorical for likelihoods of grey levels,
       negative binomial for counts, Gaussian for densities with a variance.
-    - For densities with a variance, probabilistic PCA with as many latents.
+    - For densities with a variance, and data without missing values, probabilistic PCA with as
+      many latents.
+
+    Of data with missing values the seen ones are scored.
 
     Args:
         name: of the likelihood in the config. One that is not of this package has no baseline of
@@ -69,9 +74,11 @@ def baselines(
     found = []
     for each, scored in family.items():
         statistics = STATISTICS[each](seen.train.astype(np.float64), scored)
+        scored = of_seen(scored) if dataset.has_missing else scored
         log_probs = [_log_probs(scored, statistics, x) for x in seen if len(x)]
         found.append(_baseline(f"{each} without z", log_probs, log_jacobian))
-    if independent == "gaussian" and (pca := fit_pca(seen.train, num_latents)) is not None:
+    has_pca = independent == "gaussian" and not dataset.has_missing
+    if has_pca and (pca := fit_pca(seen.train, num_latents)) is not None:
         log_probs = [pca.log_probs(x) for x in seen if len(x)]
         found.append(_baseline(f"probabilistic PCA, Z = {num_latents}", log_probs, log_jacobian))
     return found
@@ -111,13 +118,14 @@ def _baseline(name: str, log_probs: list[np.ndarray], log_jacobian: float) -> Ba
 
 
 def _smoothed_mean(x: np.ndarray) -> np.ndarray:
-    return (np.sum(x, axis=0) + 0.5) / (len(x) + 1)
+    number, mean, _ = moments(x)
+    return (number * mean + 0.5) / (number + 1)
 
 
 def _log_variance(x: np.ndarray) -> np.ndarray:
-    variance = np.var(x, axis=0)
+    number, _, variance = moments(x)
     added = max(float(np.mean(variance)), LEAST_VARIANCE)
-    return np.log((len(x) * variance + added) / (len(x) + 1))
+    return np.log((number * variance + added) / (number + 1))
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
@@ -143,12 +151,12 @@ def _gaussian_shared(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     log_variance = _log_variance(x)
     if likelihood.shared["log_std"] == (1,):
         log_variance = np.log(np.mean(np.exp(log_variance), keepdims=True))
-    return {"mean": np.mean(x, axis=0), "log_std": 0.5 * log_variance}
+    return {"mean": moments(x).mean, "log_std": 0.5 * log_variance}
 
 
 def _discretized_logistic(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     log_scale = 0.5 * _log_variance(x) + math.log(math.sqrt(3.0) / math.pi)
-    return {"location": np.mean(x, axis=0) + HALF_LEVEL, "log_scale": log_scale}
+    return {"location": moments(x).mean + HALF_LEVEL, "log_scale": log_scale}
 
 
 def _discretized_logistic_mixture(x: np.ndarray, likelihood: Likelihood) -> Statistics:
@@ -165,7 +173,7 @@ def _discretized_logistic_mixture(x: np.ndarray, likelihood: Likelihood) -> Stat
 def _student_t(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     """Returns the statistics of a Student-t that is almost Gaussian."""
     log_excess_df = np.full(likelihood.shared["log_excess_df"], LARGE_LOG_DF)
-    mean, log_variance = np.mean(x, axis=0), _log_variance(x)
+    mean, log_variance = moments(x).mean, _log_variance(x)
     return {"mean": mean, "log_scale": 0.5 * log_variance, "log_excess_df": log_excess_df}
 
 
@@ -175,18 +183,19 @@ def _categorical(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     The datapoint more has the frequencies of all columns together and one value more of each level.
     """
     num_dims = x.shape[1]
-    levels = np.asarray(level_of(jnp.asarray(x, jnp.float32))).astype(np.int64)
+    known = jnp.asarray(np.nan_to_num(x), jnp.float32)
+    levels = np.asarray(level_of(known)).astype(np.int64)
     places = levels + NUM_LEVELS * np.arange(num_dims)
-    counts = np.bincount(places.ravel(), minlength=NUM_LEVELS * num_dims)
+    counts = np.bincount(places[~np.isnan(x)], minlength=NUM_LEVELS * num_dims)
     counts = counts.reshape(num_dims, NUM_LEVELS)
-    together = (np.sum(counts, axis=0) + 1.0) / (x.size + NUM_LEVELS)
+    together = (np.sum(counts, axis=0) + 1.0) / (np.sum(counts) + NUM_LEVELS)
     return {"logits": np.log(counts + together).ravel()}
 
 
 def _negative_binomial(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     """Returns the statistics with the mean m and the variance m + m^2 / r of each column."""
     mean = _smoothed_mean(x)
-    excess = np.maximum(np.var(x, axis=0) - mean, np.square(mean) / LARGEST_TOTAL_COUNT)
+    excess = np.maximum(moments(x).variance - mean, np.square(mean) / LARGEST_TOTAL_COUNT)
     statistics = {"log_mean": np.log(mean), "log_total_count": np.log(np.square(mean) / excess)}
     none = np.full_like(mean, math.log(LEAST_INFLATION))
     return statistics | ({"zero_logit": none} if "zero_logit" in likelihood.heads else {})
@@ -195,14 +204,14 @@ def _negative_binomial(x: np.ndarray, likelihood: Likelihood) -> Statistics:
 def _zero_inflated_poisson(x: np.ndarray, likelihood: Likelihood) -> Statistics:
     """Returns the statistics with the mean m and the variance m (1 + rate - m) of each column."""
     mean = _smoothed_mean(x)
-    rate = np.maximum(np.var(x, axis=0) / mean - 1.0 + mean, mean / (1.0 - LEAST_INFLATION))
+    rate = np.maximum(moments(x).variance / mean - 1.0 + mean, mean / (1.0 - LEAST_INFLATION))
     return {"log_rate": np.log(rate), "zero_logit": _logit(1.0 - mean / rate)}
 
 
 STATISTICS: dict[str, Callable[[np.ndarray, Likelihood], Statistics]] = {
     "bernoulli": lambda x, likelihood: {"logits": _logit(_smoothed_mean(x))},
     "continuous_bernoulli": _continuous_bernoulli,
-    "gaussian": lambda x, likelihood: {"mean": np.mean(x, axis=0), "log_var": _log_variance(x)},
+    "gaussian": lambda x, likelihood: {"mean": moments(x).mean, "log_var": _log_variance(x)},
     "gaussian_unit_mean": lambda x, likelihood: {
         "mean_logits": _logit(_smoothed_mean(x)),
         "log_var": _log_variance(x),
@@ -212,7 +221,7 @@ STATISTICS: dict[str, Callable[[np.ndarray, Likelihood], Statistics]] = {
     "discretized_logistic_mixture": _discretized_logistic_mixture,
     "student_t": _student_t,
     "discretized_gaussian": lambda x, likelihood: {
-        "mean": np.mean(x, axis=0) + HALF_LEVEL,
+        "mean": moments(x).mean + HALF_LEVEL,
         "log_var": _log_variance(x),
     },
     "categorical": _categorical,

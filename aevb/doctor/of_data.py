@@ -43,7 +43,8 @@ def hints_of_data(
     Only training and validation data are looked at, never test data, so that no decision about a
     run can come from these. Values are checked in a sample of both splits, and equal datapoints are
     sought in all of them, as far as `of_splits.MOST_VALUES` reaches. If values are non-finite or of
-    the wrong range or kind, the other checks are left out.
+    the wrong range or kind, the other checks are left out. Data with missing values are checked for
+    these and for their numbers alone.
 
     Args:
         likelihood: p(x|z) of the model.
@@ -51,7 +52,7 @@ def hints_of_data(
         batch_size: M.
     """
     seen = sample.draw(dataset, MOST_DATAPOINTS)
-    if found := _present(_nonfinite(seen)):
+    if found := _present(_nonfinite(dataset, seen)):
         return found
     if found := _present(_kind(dataset, likelihood), _range(dataset, seen)):
         return found
@@ -60,7 +61,7 @@ def hints_of_data(
         _few_per_statistic(dataset, likelihood),
         _minibatch(dataset, batch_size),
     )
-    if len(seen.train) < LEAST_DATAPOINTS:
+    if len(seen.train) < LEAST_DATAPOINTS or dataset.has_missing:
         return of_numbers
     of_kind = _present(_read_as_real(dataset, seen), _binary(dataset, likelihood, seen))
     of_values = _present(_unscaled(dataset, seen), _point_mass(dataset, likelihood, seen))
@@ -76,9 +77,9 @@ def _present(*hints: Hint | None) -> list[Hint]:
 # Values
 
 
-def _nonfinite(seen: sample.Sample) -> Hint | None:
+def _nonfinite(dataset: Dataset, seen: sample.Sample) -> Hint | None:
     for split, x in zip(("training", "validation"), seen, strict=True):
-        bad = ~np.isfinite(x)
+        bad = np.isinf(x) if dataset.has_missing else ~np.isfinite(x)
         if bad.any():
             column = int(np.argwhere(bad)[0, 1])
             return Hint(
@@ -105,6 +106,7 @@ def _kind(dataset: Dataset, likelihood: Likelihood) -> Hint | None:
 
 def _range(dataset: Dataset, seen: sample.Sample) -> Hint | None:
     x = np.concatenate(seen)
+    x = x[~np.isnan(x)]  # of data with missing values
     is_wrong, allowed = {
         "binary": ((x != 0) & (x != 1), "0 and 1"),
         "counts": ((x < 0) | (x != np.floor(x)), "the whole numbers 0, 1, 2, ..."),

@@ -11,6 +11,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from aevb import marginal
 from aevb.doctor.hints import Hint
+from aevb.doctor.sample import moments
 from aevb.evaluation.log_likelihood import reason_to_distrust
 from aevb.inference.importance_weights import pareto_k_threshold
 from aevb.types import Key, PyTree
@@ -115,18 +116,20 @@ def misfits(
     below, equal = map(np.asarray, of_all(keys, x))
     ties = np.random.default_rng(0).uniform(size=x.shape) * (equal + 1)
     places = (below + ties) / (NUM_DRAWS + 1)
-    bins = (places * NUM_BINS).astype(int)
-    shares = np.stack([np.mean(bins == place, axis=0) for place in range(NUM_BINS)])
+    bins = np.where(np.isnan(x), NUM_BINS, places * NUM_BINS).astype(int)
+    number = np.maximum(np.sum(bins < NUM_BINS, axis=0), 1)  # of the values that are not missing
+    shares = np.stack([np.sum(bins == place, axis=0) for place in range(NUM_BINS)]) / number
     expected, num_free = np.full_like(shares, 1.0 / NUM_BINS), NUM_BINS - 1
     if beyond_scale:
         scores = np.asarray(ndtri(jnp.clip(jnp.asarray(places), 1e-6, 1.0 - 1e-6)), np.float64)
-        mean, std = np.mean(scores, axis=0), np.std(scores, axis=0)
+        _, mean, variance = moments(np.where(np.isnan(x), np.nan, scores))
+        std = np.sqrt(variance)
         ends = np.asarray(ndtri(jnp.arange(1, NUM_BINS) / NUM_BINS), np.float64)
         cdf = np.asarray(ndtr(jnp.asarray((ends[:, None] - mean) / std)), np.float64)
         expected = np.diff(cdf, axis=0, prepend=0.0, append=1.0)
         num_free -= 2
     ratios = np.where(shares > 0, shares, 1.0) / np.where(shares > 0, expected, 1.0)
-    return np.sum(shares * np.log(ratios), axis=0) - num_free / (2 * len(x))
+    return np.sum(shares * np.log(ratios), axis=0) - num_free / (2 * number)
 
 
 def hints_of_likelihood(

@@ -25,6 +25,22 @@ def draw(dataset: Dataset, most: int) -> Sample:
     return Sample(_inputs(dataset, dataset.train, most), _inputs(dataset, dataset.valid, most))
 
 
+class Moments(NamedTuple):
+    """The moments of the columns of x [n, D], each [D], without its missing values, NaN."""
+
+    number: np.ndarray
+    mean: np.ndarray  # 0 of a column without values
+    variance: np.ndarray
+
+
+def moments(x: np.ndarray) -> Moments:
+    """Returns the number of values of each column of x [n, D], their mean and their variance."""
+    number = np.sum(~np.isnan(x), axis=0)
+    of_mean = np.maximum(number, 1)
+    mean = np.nansum(x, axis=0) / of_mean
+    return Moments(number, mean, np.nansum(np.square(x - mean), axis=0) / of_mean)
+
+
 def rows(data: Any, most: int, most_values: int = MOST_VALUES) -> np.ndarray:
     """Returns the indices of at most `most` evenly spaced datapoints of data [N, D]."""
     number, num_dims = data.shape

@@ -42,11 +42,11 @@ def bits_of(nats: float, dataset: "Dataset", vae: "VAE") -> dict[str, float]:
     """Returns {name: bits per dimension} of a bound on a dataset.
 
     The name is BITS if p(x|z) is a probability of grey levels, and DEQUANTIZED_BITS if it is a
-    density of dequantized ones. Otherwise the result is {}.
+    density of dequantized ones. Otherwise, and for data with missing values, the result is {}.
     """
     num_dims = dataset.train.shape[1]
     if vae.levels is not None:
         return {BITS: bits_per_dim(nats, num_dims=num_dims)}
-    if dataset.is_dequantized:
+    if dataset.is_dequantized and not dataset.has_missing:
         return {DEQUANTIZED_BITS: bits_per_dim(nats, num_dims=num_dims, levels=dataset.levels)}
     return {}

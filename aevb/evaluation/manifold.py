@@ -39,11 +39,13 @@ def decode_unit_square(vae: VAE, params: PyTree) -> Array:
 def measure(vae: VAE, params: PyTree, dataset: Dataset) -> dict[str, Any] | None:
     """Measures the decoded plane of a model of images with two latents; returns None for others.
 
+    It is None of images with missing values too, to which a distance is not known.
+
     The result has the grid's `step_ratio`, and for "train" and "all" data the entries of
     `Fidelity` and the `occupancy`, which is None without an encoder. Models are chosen by the
     training data; "all" includes the validation and test data.
     """
-    if vae.num_latents != 2 or dataset.image_shape is None:
+    if vae.num_latents != 2 or dataset.image_shape is None or dataset.has_missing:
         return None
 
     @xla.jit_brief

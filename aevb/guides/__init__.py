@@ -58,6 +58,7 @@ class GuideFamily(NamedTuple):
     heads: Mapping[str, int]  # name -> size of each encoder output at x
     stats: Callable[[PyTree, Heads], PyTree]  # (own parameters, heads) -> statistics
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
+    shares_prior: bool = False  # whether own parameters also have the prior's, by the name "prior"
     nests: bool = False  # whether the first statistics are those of a guide with fewer latents
 
 

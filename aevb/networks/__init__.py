@@ -19,6 +19,7 @@ from aevb.networks.fully_connected import gated_mlp, mlp, residual_mlp
 from aevb.networks.gated_convolutional import gated_conv_decoder, gated_conv_encoder
 from aevb.networks.inputs import of_counts as of_counts
 from aevb.networks.inputs import of_first as of_first
+from aevb.networks.inputs import of_seen as of_seen
 from aevb.networks.outputs import bounded as bounded
 from aevb.networks.outputs import with_biases as with_biases
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import Array
 
+from aevb.missing import with_mask
 from aevb.networks.base import Network
 
 
@@ -37,3 +38,12 @@ def of_counts(network: Network, mean: Sequence[float], scale: Sequence[float]) -
         return ((logs - shift) / width).astype(x.dtype)
 
     return of_input(network, standardized)
+
+
+def of_seen(network: Network, num_channels: int | None = None) -> Network:
+    """Returns a network of x [D] with NaN, from one of `missing.with_mask`(x) [2 D].
+
+    Args:
+        num_channels: of images; None for other data.
+    """
+    return of_input(network, lambda x: with_mask(x, num_channels))

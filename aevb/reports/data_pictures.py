@@ -44,7 +44,7 @@ def _grey(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
         return stored / np.float32(255)
     if dataset.kind in ("binary", "unit"):
         return stored
-    low, high = float(stored.min()), float(stored.max())
+    low, high = float(np.nanmin(stored)), float(np.nanmax(stored))
     return (stored - low) / ((high - low) or 1.0)
 
 

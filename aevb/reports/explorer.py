@@ -246,7 +246,7 @@ def _best_code(vae: VAE, params: PyTree, x: Array) -> Array:
     def encoded(arguments: tuple[Key, Array]) -> tuple[Array, Array]:
         key, one = arguments
         z, _ = posterior_marginals(key, vae.encode(params, one), vae.guide)
-        return z, jnp.sum(jnp.square(vae.mean(params, z) - one))
+        return z, jnp.nansum(jnp.square(vae.mean(params, z) - one))
 
     z, errors = jax.lax.map(encoded, (jax.random.split(jax.random.key(SEED), len(x)), x))
     return z[jnp.argmin(errors)]

@@ -22,6 +22,7 @@ BOUND_LABEL = "evidence lower bound (nats per datapoint)"
 Curve = Mapping[str, Sequence[float]]
 """A run's log by column: examples, and the bounds of its splits, nats per datapoint."""
 
+MISSING = (0.25, 0.4, 0.75)  # red, green and blue of a missing pixel
 COLORS = {"train": "tab:blue", "valid": "tab:green", "test": "tab:red"}  # by split
 
 
@@ -96,10 +97,14 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 
 def _show(axes: Axes, images: np.ndarray) -> None:
-    """Draws images [R, C, h, w(, 3)] of values in [0, 1] side by side, black to white."""
-    picture = tile(images)
-    if picture.ndim == 3:
-        picture = np.clip(picture, 0.0, 1.0)  # as vmin and vmax do for grey images
+    """Draws images [R, C, h, w(, 3)] of values in [0, 1] side by side, black to white.
+
+    Missing values, NaN, have the color MISSING.
+    """
+    picture = np.clip(tile(images), 0.0, 1.0)
+    if np.isnan(picture).any():
+        colors = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
+        picture = np.where(np.isnan(colors), MISSING, colors)
     axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
@@ -168,7 +173,7 @@ def histograms(x: np.ndarray, names: Sequence[str]) -> Figure:
     """Draws the histogram of each column of x [N, D], titled with its name."""
     figure, panels = titled_axes(names, (2.2, 1.8), columns=min(len(names), 6))
     for axes, column in zip(panels, x.T, strict=True):
-        axes.hist(column, bins=30)
+        axes.hist(column[~np.isnan(column)], bins=30)
         axes.set_yticks([])
         axes.title.set_fontsize("medium")
     return figure

@@ -95,7 +95,7 @@ def pictures_of(experiment: Experiment) -> Pictures | None:
     def in_bytes(params: PyTree) -> dict[str, Array]:
         images = _images(experiment, experiment.algorithm.vae_params(params))
         return {
-            name: jnp.round(255.0 * jnp.clip(grid, 0.0, 1.0)).astype(jnp.uint8)
+            name: jnp.round(255.0 * jnp.clip(jnp.nan_to_num(grid), 0.0, 1.0)).astype(jnp.uint8)
             for name, grid in images.items()
         }
 

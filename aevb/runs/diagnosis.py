@@ -67,7 +67,7 @@ def of_training(
     The bounds are those of the last record. Those of the test data are not used.
     """
     x = sample.draw(dataset, NUM_POINTS).train.astype(np.float64)
-    log_spread = float(np.log(max(np.mean(np.var(x, axis=0)), np.finfo(np.float32).tiny)))
+    log_spread = float(np.log(max(np.mean(sample.moments(x).variance), np.finfo(np.float32).tiny)))
     setting = Setting(sum(layers_of(config[LATENTS])), config["train.batch_size"], log_spread)
     rivals = baselines(dataset, *_likelihood(dataset, config), num_latents=setting.num_latents)
     last = records[-1] if records else {}

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from aevb import runs
+from aevb import missing, runs
 from aevb.config import Values, of_finished_run
 from aevb.data import (
     PREFIXES,
@@ -26,6 +26,7 @@ from aevb.errors import UserError
 from aevb.experiment import data_options
 from aevb.losses import evidence_lower_bound
 from aevb.marginal import importance_sampling
+from aevb.missing import Imputation
 from aevb.proposals import PROPOSALS
 from aevb.runs.load import experiment_of, model_of_run, read_state
 from aevb.storage.metrics_log import read_records, read_with_digest
@@ -45,6 +46,8 @@ class Model(NamedTuple):
     log_prob: Callable[..., Array]  # (key, x [D], num_samples=5000) -> log p(x) [], nats
     bound: Callable[..., Array]  # (key, x [D], num_samples=100) -> bound on log p(x) [], nats
     sample: Callable[[Key], tuple[Array, Array]]  # -> z [Z] ~ p(z), x [D] ~ p(x|z)
+    # (key, x [D] with NaN, num_samples=1000, num_draws=100) -> a `missing.Imputation`
+    impute: Callable[..., Imputation]
     preprocess: Callable[[Key, Array], Array]  # (key, a datapoint as stored [D]) -> x [D]
     vae: VAE  # the model from which the functions above are built
     params: PyTree
@@ -67,12 +70,20 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
         stats, joint = vae.encode(params, x), vae.joint(params, x)
         return evidence_lower_bound(key, stats, vae.guide, joint, num_samples=num_samples)
 
+    def impute(key: Key, x: Array, num_samples: int = 1000, num_draws: int = 100) -> Imputation:
+        return missing.impute(
+            key, x, vae.encode(params, x), vae.guide, vae.joint(params, x),
+            mean=lambda z: vae.mean(params, z), draw=lambda key, z: vae.draw(key, params, z),
+            num_samples=num_samples, num_draws=num_draws,
+        )  # fmt: skip
+
     return Model(
         encode=lambda x: vae.encode(params, x),
         decode=lambda z: vae.mean(params, z),
         log_prob=log_prob,
         bound=bound,
         sample=lambda key: vae.sample(key, params),
+        impute=impute,
         preprocess=data.preprocess,
         vae=vae,
         params=params,
@@ -169,6 +180,30 @@ class TrainedRun:
         """Draws z [Z] ~ p(z) and x ~ p(x|z), x in the user's shape and units."""
         z, x = self.model.sample(key)
         return z, units.from_model(self.data, x)
+
+    def impute(self, key: Key, x: Any, num_samples: int = 1000, num_draws: int = 100) -> Imputation:
+        """Estimates the missing values of x, which are NaN, and draws them given the seen ones.
+
+        Args:
+            key: for the samples, and for a random preprocessing.
+            x: a datapoint, in the user's shape and units, or flat.
+            num_samples: K, of `missing.impute`.
+            num_draws: S, the draws [S, ...] of whole datapoints, for intervals.
+
+        Raises:
+            UserError: the shape of x is wrong, or the run was trained without missing values.
+        """
+        if not self.data.has_missing:
+            raise UserError(
+                f"the run of {self.data.name} was trained without missing values, so that its "
+                "encoder takes none; train one with data.missing=True, or data.hide"
+            )
+        x_key, key = self._split_key(key)
+        found = self.model.impute(key, units.to_model(self.data, x, x_key), num_samples, num_draws)
+        return found._replace(
+            mean=units.from_model(self.data, found.mean),
+            draws=jax.vmap(lambda one: units.from_model(self.data, one))(found.draws),
+        )
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -57,6 +57,32 @@ def results_table() -> str:
     return table(rows)
 
 
+def imputation_table() -> str:
+    """Returns the errors of the methods that fill missing values, by task."""
+    file = RESULTS / "imputation.json"
+    if not file.is_file():
+        return MISSING
+
+    def figure(found: Mapping[str, Any], name: str, digits: int) -> str:
+        values = [run[name] for run in found["runs"] if name in run]
+        if not values:
+            return ""
+        text = mean_interval(values).text(digits)
+        return f"{values[0]:.{digits}f}" if len(values) == 1 else text
+
+    return table(
+        {
+            "data": f"{row['data'].replace('_', ' ')}, {row['share']:.0%} by {row['hide']}",
+            "fill": f"{name} ({found['choice']})" if found.get("choice") else name,
+            "error": figure(found, "rmse", 4 if row["data"] == "frey_faces" else 3),
+            "coverage": figure(found, "coverage", 2),
+            "width of an interval": figure(found, "width", 3),
+        }
+        for row in read(file)["rows"]
+        for name, found in row["methods"].items()
+    )
+
+
 def make_run_table() -> str:
     """Returns what `make run` reaches: its bounds, and its decoded plane beside the film."""
     result = read(REPRODUCED)["rows"]["make_run"]
@@ -158,5 +184,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "make run": make_run_table,
     "agreement": agreement_table,
     "protocol": protocol_table,
+    "imputation": imputation_table,
 }
 FIGURES = {"curves": curves}

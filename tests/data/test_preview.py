@@ -34,6 +34,7 @@ def brute_force(x: np.ndarray, num_train: int) -> preview.Findings:
         high=max(x.ravel()),
         mean=pytest.approx(sum(x.ravel().tolist()) / x.size, abs=1e-9),  # pyright: ignore[reportArgumentType]
         is_whole=all(value == int(value) for value in x.ravel()),
+        num_missing=0,
         constant=tuple(constant),
         equal=tuple((c, first) for c, first in equal if first < c),
         num_repeated=sum(bool(same[i, :i].any()) for i in range(number)),

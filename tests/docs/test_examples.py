@@ -17,6 +17,7 @@ OF_STEPS = (
 )  # fmt: skip
 OF_RUNS = ("own_images", "trained_run")
 OF_MEASURES = ("own_model_measures",)
+OF_PLATES = ("global_parameters",)
 
 
 def function_of(example: str, name: str) -> Callable[..., Any]:
@@ -34,7 +35,7 @@ def nats(example: str, *arguments: object) -> tuple[float, float]:
 
 def test_every_example_has_a_test():
     assert {file.name for file in FOLDER.iterdir() if file.name != "__pycache__"} == {
-        f"{name}.py" for name in OF_STEPS + OF_RUNS + OF_MEASURES
+        f"{name}.py" for name in OF_STEPS + OF_RUNS + OF_MEASURES + OF_PLATES
     }
 
 
@@ -51,6 +52,16 @@ def test_the_example_of_measures_finds_the_line_of_its_mistake():
     assert measures["active_units"] == 2
     assert "own_model_measures.py" in where
     assert "jnp.log(variance)" in where
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_example_of_global_parameters_comes_to_the_best_bound_with_and_without_an_encoder():
+    found, best = function_of("global_parameters", "main")()
+    assert found.keys() == {"amortized", "own statistics"}
+    for before, after in found.values():
+        assert before < best - 1.0
+        assert best - 0.03 < after < best + 0.01
 
 
 @pytest.mark.slow

@@ -332,6 +332,7 @@ calls(
     prior=by(factored, VECTOR),
     guide=by(factored, VECTOR),
     sum_of=by(lambda f, x: f([x, x]), ONE),
+    plate=by(lambda f, x: f(KEY, lambda key, theta, one: theta * one, x, num_data=9)(x[0]), VECTOR),
     Prior__factor=by(lambda f, x: f(two_factors(x)[0], "b", {"a": x}), VECTOR),
     Prior__sample=by(lambda f, x: f(two_factors(x)[0], KEY), VECTOR),
     Prior__log_prob=by(lambda f, x: f(two_factors(x)[0], {"a": x, "b": 0.5 * x}), VECTOR),
@@ -810,6 +811,12 @@ calls(
     maximum_likelihood=by(marginal_at_maximum, X),
     spherical_maximum=by(marginal_at_maximum, X),
 )
+of_gaps = by(lambda f, params, x: f(params, masked(x)), PCA, VECTOR)
+calls(
+    "classical.linear_gaussian_missing",
+    posterior=of_gaps, log_prob=of_gaps, conditional=of_gaps,
+    em=by(lambda f, x: climbed(f(x.at[1, 1].set(jnp.nan), 2)), X, tolerance=1e-4),
+)  # fmt: skip
 ROWS, MORE_ROWS = MatrixNormal(X[:, :2], PRECISION), MatrixNormal(X[:3, :2], 0.1 * PRECISION)
 calls(
     "classical.linear_gaussian_em",
@@ -1114,6 +1121,7 @@ WITHOUT_FLOATS = {
     "classical.beta_bernoulli.count": "the counts of its argument, which must be concrete",
     "classical.linear_gaussian.require_num_latents": "a check",
     "classical.observations.require": "a check",
+    "missing.shape_with_mask": "ints",
     "classical.observations.require_binary": "a check",
     "classical.observations.require_equal_lengths": "a check",
     "algorithms.skip_nonfinite.skip_bad_steps": "those of its algorithm, and a 0 or 1 in float32",

@@ -19,22 +19,25 @@ class Stored(NamedTuple):
     columns: tuple[str, ...] | None = None  # the names of a table's columns
 
 
-def read(path: Path, key: str = "") -> Stored:
+def read(path: Path, key: str = "", *, blank_is_nan: bool = False) -> Stored:
     """Reads the array of a file; that of an .npy file stays on disk.
 
     Args:
         key: the name of the array in a file that holds several.
+        blank_is_nan: whether a table may lack values, which become NaN.
 
     Raises:
         UnsuitableError: the file does not hold such an array.
         Exception: the file cannot be read; many types of error, if it is damaged.
     """
     suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise UnsuitableError(f"has the suffix {suffix!r}; it must be one of {', '.join(READERS)}")
+    if suffix not in (known := (*ARRAYS, *TABLES)):
+        raise UnsuitableError(f"has the suffix {suffix!r}; it must be one of {', '.join(known)}")
     if key and suffix not in (".npz", ".mat"):
         raise UnsuitableError(f"holds one array, and data.key is {key!r}; it is for .npz and .mat")
-    return READERS[suffix](path, key)
+    if suffix in TABLES:
+        return _numbers(TABLES[suffix](path), blank_is_nan=blank_is_nan)
+    return ARRAYS[suffix](path, key)
 
 
 def column_names(path: Path) -> tuple[str, ...] | None:
@@ -101,18 +104,17 @@ def _chosen(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
     return arrays[key]
 
 
-def _text(path: Path, key: str) -> Stored:
+def _text(path: Path) -> Any:
     from pyarrow import csv as arrow
 
     delimiter, first = _delimiter(path), _first_line(path)
-    table = arrow.read_csv(
+    return arrow.read_csv(
         _content(path),
         read_options=arrow.ReadOptions(
             autogenerate_column_names=all(map(_is_number, first)), use_threads=False
         ),
         parse_options=arrow.ParseOptions(delimiter=delimiter),
     )
-    return _numbers(table)
 
 
 def _content(path: Path) -> Any:
@@ -145,13 +147,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _parquet(path: Path, key: str) -> Stored:
+def _parquet(path: Path) -> Any:
     from pyarrow import parquet
 
-    return _numbers(parquet.read_table(_content(path), use_threads=False))
+    return parquet.read_table(_content(path), use_threads=False)
 
 
-def _numbers(table: Any) -> Stored:
+def _numbers(table: Any, *, blank_is_nan: bool) -> Stored:
     """Returns the columns of a pyarrow table as one array [N, D].
 
     Raises:
@@ -163,27 +165,23 @@ def _numbers(table: Any) -> Stored:
         raise UnsuitableError("is empty")
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type
-        if column.null_count:
+        if column.null_count and not blank_is_nan:
             row = int(np.flatnonzero(column.is_null().to_numpy())[0])
             raise UnsuitableError(
-                f"has no value in datapoint {row} (from 0), column {name!r}; fill it in, or leave "
-                "the row or the column out"
+                f"has no value in datapoint {row} (from 0), column {name!r}; fill it in, or "
+                "leave the row or the column out, or set data.missing=True to model what is there"
             )
         if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)):
             raise UnsuitableError(
                 f"has a column {name!r} of type {kind}, such as {column[0].as_py()!r}; leave it "
                 "out, or write numbers"
             )
-    return Stored(
-        np.column_stack([column.to_numpy() for column in table.columns]), tuple(table.column_names)
-    )
+    columns = [
+        (c.cast("int8") if types.is_boolean(c.type) and c.null_count else c).to_numpy()
+        for c in table.columns
+    ]
+    return Stored(np.column_stack(columns), tuple(table.column_names))
 
 
-READERS: dict[str, Callable[[Path, str], Stored]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".csv": _text,
-    ".tsv": _text,
-    ".parquet": _parquet,
-    ".mat": _mat,
-}
+TABLES: dict[str, Callable[[Path], Any]] = {".csv": _text, ".tsv": _text, ".parquet": _parquet}
+ARRAYS: dict[str, Callable[[Path, str], Stored]] = {".npy": _npy, ".npz": _npz, ".mat": _mat}

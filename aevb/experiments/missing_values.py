@@ -1,0 +1,1 @@
+../../experiments/missing_values.py
