@@ -424,8 +424,9 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
 def _require_missing_fits(values: Values, likelihood: Likelihood, num_dims: int) -> None:
     """Raises a UserError if the config has a setting that missing values refuse."""
     name = values["algorithm.name"]
-    sizes = {head: num_dims * size for head, size in likelihood.heads.items()} | likelihood.shared
-    heads, x = {head: jnp.zeros(size) for head, size in sizes.items()}, jnp.zeros(num_dims)
+    heads = {head: jnp.zeros(num_dims * size) for head, size in likelihood.heads.items()}
+    heads |= {name: jnp.zeros(shape) for name, shape in likelihood.shared.items()}
+    x = jnp.zeros(num_dims)
     if entry_of(values, "algorithm.name").trains_on_samples:
         reason = f"config.algorithm.name={name} trains the encoder on draws without gaps; set aevb"
     elif jax.eval_shape(likelihood.log_probs, heads, x).shape != x.shape:

@@ -57,7 +57,8 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
     """Returns a model's functions at these parameters.
 
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
-    stochastic lower bound. `aevb.marginal` has other estimators, with standard errors.
+    stochastic lower bound. `aevb.marginal` has other estimators, with standard errors. `impute`
+    samples from such a density too.
     """
 
     def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
@@ -71,8 +72,11 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
         return evidence_lower_bound(key, stats, vae.guide, joint, num_samples=num_samples)
 
     def impute(key: Key, x: Array, num_samples: int = 1000, num_draws: int = 100) -> Imputation:
+        fit_key, key = jax.random.split(key)
+        joint = vae.joint(params, x)
+        fit = PROPOSALS["laplace"](fit_key, vae.encode(params, x), vae.guide, joint)
         return missing.impute(
-            key, x, vae.encode(params, x), vae.guide, vae.joint(params, x),
+            key, x, *fit, joint,
             mean=lambda z: vae.mean(params, z), draw=lambda key, z: vae.draw(key, params, z),
             num_samples=num_samples, num_draws=num_draws,
         )  # fmt: skip
