@@ -43,7 +43,7 @@ from .studies import ROOT
 OUTPUT = ROOT / "experiments" / "results" / "imputation.json"
 LEVEL = 0.9  # of the intervals whose coverage is counted
 NUM_SAMPLES, NUM_DRAWS = 1000, 200  # K and S of an imputation
-COMPONENTS = (2, 5, 10, 20, 40)  # of PCA
+COMPONENTS = (5, 10, 20, 40, 80)  # of PCA
 NEIGHBOURS = (1, 3, 5, 10, 20)
 NORMAL = 1.6448536269514722  # standard deviations of the interval of a normal
 MOST_SWEEPS = 300  # of EM
@@ -92,8 +92,9 @@ def values_of(task: Task, seed: int, data_dir: str, folder: Path) -> Any:
             np.save(file, load_breast_cancer(return_X_y=True)[0])
         base = own_data.get_config()
         fields |= {
-            "data.name": f"file:{file}", "data.split": "random", "model.num_latents": 5,
-            "train.num_examples": 400_000, "algorithm.bound": "iwae", "algorithm.num_samples": 5,
+            "data.name": f"file:{file}", "data.split": "random", "model.num_latents": 10,
+            "model.hidden": (50,), "train.num_examples": 400_000, "algorithm.bound": "iwae",
+            "algorithm.num_samples": 5,
         }  # fmt: skip
     return validate(with_values(base, fields))
 
