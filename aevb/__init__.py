@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aevb import proposals as proposals
     from aevb import registry as registry
     from aevb import reparam as reparam
+    from aevb import sequences as sequences
     from aevb import types as types
     from aevb import vae as vae
     from aevb.interactive import fit as fit
@@ -56,6 +57,7 @@ MODULES = (
     "proposals",
     "registry",
     "reparam",
+    "sequences",
     "types",
     "vae",
 )

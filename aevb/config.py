@@ -51,6 +51,8 @@ LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of th
     "counts": "negative_binomial",
 }
 HIDDEN = ("entries", "blocks")  # equal to `data.gaps.WAYS`; a test checks it
+DYNAMICS = ("linear", "neural")  # equal to `state_space.DYNAMICS`
+SEQUENCE_GUIDES = ("smoothing", "filtering", "mean_field", "structured")  # to its `GUIDES`
 NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
 DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
@@ -127,6 +129,12 @@ def _are_sizes(values: Sequence[Any], most: int) -> bool:
 def layers_of(num_latents: int | tuple[int, ...]) -> tuple[int, ...]:
     """Returns the sizes of the layers of latents that `model.num_latents` names."""
     return num_latents if isinstance(num_latents, tuple) else (num_latents,)
+
+
+def total_latents(values: Values) -> int:
+    """Returns the size of the vector z of a validated config, over all layers or frames."""
+    frames = values["data.window"] if values["model.dynamics"] else 1
+    return frames * sum(layers_of(values[LATENTS]))
 
 
 def _seed() -> tuple[str, Callable[[Any], bool]]:
@@ -251,6 +259,12 @@ FIELDS = (
         *_at_least(-1),
     ),
     Field(
+        "data.window", 0, "T: the datapoints are windows of T frames in a row, of data in the "
+        "order of time with data.split=blocked: all windows of the training data, and of the "
+        "others those that do not overlap; 0 for single frames. data.num_valid counts frames",
+        "0, or at least 2 and at most 10,000", lambda value: value == 0 or 2 <= value <= 10**4,
+    ),
+    Field(
         "data.access", "auto", "memory: training data are copied to the device; stream: "
         "minibatches are read from disk; auto: stream if the data exceed data.memory_share",
         *_one_of(("auto", "memory", "stream")),
@@ -286,10 +300,24 @@ FIELDS = (
         *_one_of(("bottom_up", "top_down", "ladder")),
     ),
     Field(
-        "model.layer_hidden", (100, 100), "several layers: hidden units of each network between "
-        "two of them",
+        "model.layer_hidden", (100, 100), "several layers, model.dynamics: hidden units of each "
+        "network between latents",
         "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (100, 100)",
         lambda value: len(value) <= 100 and _are_sizes(value, 10**6),
+    ),
+    Field(
+        "model.dynamics", "", "data.window: a state-space model p(z_t|z_{t-1}) p(x_t|z_t) with "
+        "model.num_latents for each frame, whose transition is linear or neural (a network with "
+        "model.layer_hidden); model.hidden is of a frame, and model.prior of the first. '' for a "
+        "model that takes a window as one datapoint without time",
+        *_one_of(("", *DYNAMICS)),
+    ),
+    Field(
+        "model.sequence_guide", "smoothing", "model.dynamics: smoothing is q(z_t|z_{t-1}, "
+        "x_t..x_T) by recurrent units backward in time, filtering q(z_t|z_{t-1}, x_1..x_t), "
+        "mean_field q(z_t|x); structured is a Gaussian with a block-tridiagonal precision. They "
+        "have model.layer_hidden[0] units and features of a frame",
+        *_one_of(SEQUENCE_GUIDES),
     ),
     Field(
         "model.hidden", (200,), "units of each hidden layer of the encoder; the decoder has them "
@@ -726,6 +754,7 @@ def validate(config: Config | Values, entries: str = "") -> Values:
                 f"({kind.__name__}){_meant(name, value)}"
             )
     values |= _data_choices(values, entries)
+    _check_window(values)
     if has_path(values["data.name"]):
         prefix, _, path = values["data.name"].partition(":")
         values["data.name"] = f"{prefix}:{absolute(path, 'config.data.name')}"
@@ -796,6 +825,21 @@ def _check_steps(values: Values) -> None:
         raise UserError(
             f"config.train.num_examples is {num_examples}, which is {num_steps} steps; it must be "
             f"at most {MOST_STEPS:,} minibatches, which a state can count"
+        )
+
+
+def _check_window(values: Values) -> None:
+    """Raises a UserError if windows of frames do not fit the split or the dynamics."""
+    if values["data.window"] and values["data.split"] != "blocked":
+        raise UserError(
+            f"config.data.window is {values['data.window']}, whose frames follow one another, and "
+            f"config.data.split is {values['data.split']!r}; use data in the order of time with "
+            "data.split=blocked: frey_faces, file:FILE or images:FOLDER"
+        )
+    if values["model.dynamics"] and not values["data.window"]:
+        raise UserError(
+            f"config.model.dynamics is {values['model.dynamics']!r}, which is of windows of "
+            "frames; set config.data.window to at least 2"
         )
 
 

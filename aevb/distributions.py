@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.linalg import solve_triangular
 from jax.typing import DTypeLike
 
 from aevb.types import Key
@@ -122,7 +123,7 @@ class FullNormal(NamedTuple):
 
     def log_prob(self, z: Array) -> Array:
         """Returns log N(z; mean, L L') [] of z [Z], in nats."""
-        noise = jax.scipy.linalg.solve_triangular(self.factor(), z - self.mean, lower=True)
+        noise = solve_triangular(self.factor(), z - self.mean, lower=True)
         return self._log_prob_of(noise)
 
     def _log_prob_of(self, noise: Array) -> Array:
@@ -155,6 +156,46 @@ class StandardNormal(NamedTuple):
     def log_prob(self, z: Array) -> Array:
         """Returns log N(z; 0, I) [] of z [num_dims], in nats."""
         return -0.5 * jnp.sum(LOG_2PI + jnp.square(z))
+
+
+class PreciseNormal(NamedTuple):
+    """The Gaussian with precision C C' and mean C'^-1 shift, where C is lower triangular."""
+
+    shift: Array  # [Z]
+    factor: Array  # C [Z, Z], with a positive diagonal
+
+    def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """Draws z [Z] = C'^-1 (shift + eps), eps ~ N(0, I), with its log-density [] in nats."""
+        noise = jax.random.normal(key, self.shift.shape, self.shift.dtype)
+        return self._solve(self.shift + noise), self._log_prob_of(noise)
+
+    def log_prob(self, z: Array) -> Array:
+        """Returns the log-density [] of z [Z], in nats."""
+        return self._log_prob_of(self.factor.T @ z - self.shift)
+
+    def kl(self, other: object) -> Array | None:
+        """Returns KL(self || other) [] in nats.
+
+        It is None if `other` is neither a `StandardNormal` nor a `DiagNormal`.
+        """
+        mean = self._solve(self.shift)
+        if type(other) is StandardNormal:
+            other = DiagNormal(jnp.zeros_like(mean), jnp.zeros_like(mean))
+        if type(other) is not DiagNormal:
+            return None
+        root = solve_triangular(self.factor, jnp.eye(len(mean), dtype=mean.dtype), lower=True)
+        var = jnp.sum(jnp.square(root), axis=0)  # the diagonal of the covariance
+        squares = (jnp.square(mean - other.mean) + var) * jnp.exp(-other.log_var)
+        return 0.5 * jnp.sum(squares + other.log_var - 1.0) + self._half_log_det()
+
+    def _solve(self, shift: Array) -> Array:
+        return solve_triangular(self.factor, shift, lower=True, trans="T")
+
+    def _log_prob_of(self, noise: Array) -> Array:
+        return self._half_log_det() - 0.5 * jnp.sum(LOG_2PI + jnp.square(noise))
+
+    def _half_log_det(self) -> Array:
+        return jnp.sum(jnp.log(jnp.diagonal(self.factor)))
 
 
 # Heavy tails

@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from aevb import (
     priors,
     registry,
     schedules,
+    state_space,
     vae,
 )
 from aevb.algorithms.averaging import average_params
@@ -40,6 +41,7 @@ from aevb.config import (
     section,
 )
 from aevb.data import Dataset, Description
+from aevb.data.windows import frame_of
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
@@ -387,13 +389,10 @@ def _kl_weight(values: Values, wanted: Container[str], num_data: int) -> dict[st
 
 
 def _build_vae(values: Values, data: Description, examples: Callable[[int], Array]) -> VAE:
+    if values["model.dynamics"]:
+        return _build_state_space(values, data, examples)
     has_encoder = entry_of(values, "algorithm.name").has_encoder
-    likelihood = build_likelihood(values, data)
-    if data.of_x is not None:
-        likelihood = in_own_units(likelihood, data.of_x.log_jacobians(data.num_dims))
-    if data.has_missing:
-        _require_missing_fits(values, likelihood, data.num_dims)
-        likelihood, examples = missing.of_seen(likelihood), _filled(examples)
+    likelihood, examples = _scoring(values, data, examples)
     layers = Layers(layers_of(values[LATENTS]))
     num_latents = sum(layers.sizes)
     sizes = guides.Sizes(num_latents, values["model.guide_layers"], values["model.guide_hidden"])
@@ -419,6 +418,19 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
         prior_family=prior_family,
     )
     return model._replace(layer_sizes=layers.sizes) if len(layers.sizes) > 1 else model
+
+
+def _scoring(
+    values: Values, data: Description, examples: Callable[[int], Array]
+) -> tuple[Likelihood, Callable[[int], Array]]:
+    """Returns the likelihood of x as it is stored, with its gaps, and examples without gaps."""
+    likelihood = build_likelihood(values, data)
+    if data.of_x is not None:
+        likelihood = in_own_units(likelihood, data.of_x.log_jacobians(data.num_dims))
+    if data.has_missing:
+        _require_missing_fits(values, likelihood, data.num_dims)
+        likelihood, examples = missing.of_seen(likelihood), _filled(examples)
+    return likelihood, examples
 
 
 def _require_missing_fits(values: Values, likelihood: Likelihood, num_dims: int) -> None:
@@ -461,18 +473,11 @@ def _build_layers(
         top: the prior of the last layer.
     """
     inference, hidden = values["model.inference"], values["model.layer_hidden"]
-    make_initialization = entry_of(values, "model.init")
-    between = partial(
-        entry_of(values, "model.network").between,
-        hidden=hidden, initialization=make_initialization(values["model.init_std"]),
-        dtype=values["model.compute_dtype"],
-    )  # fmt: skip
+    between = _between(values)
     pairs = list(itertools.pairwise(layers.sizes))
 
     def to(num_inputs: int, size: int, **others: int) -> Network:
-        network = between(num_inputs, {**dict.fromkeys(hierarchies.HEADS, size), **others})
-        limit = values["model.log_var_limit"]
-        return networks.bounded(network, limit) if limit else network
+        return between(num_inputs, {**dict.fromkeys(hierarchies.HEADS, size), **others})
 
     of_prior = [to(above, below) for below, above in pairs]
     prior = hierarchies.prior_family(layers, of_prior, top)
@@ -486,6 +491,64 @@ def _build_layers(
         return hierarchies.bottom_up(layers, upward), prior
     downward = [to(hidden[0] + above, below) for below, above in pairs]
     return hierarchies.top_down(layers, downward, hidden[0]), prior
+
+
+def _between(values: Values) -> Callable[..., Network]:
+    """Returns the function (inputs, heads, **others) -> a network from latents to latents."""
+    make_initialization = entry_of(values, "model.init")
+    common = {
+        "hidden": values["model.layer_hidden"],
+        "initialization": make_initialization(values["model.init_std"]),
+        "dtype": values["model.compute_dtype"],
+    }
+
+    def between(num_inputs: int, heads: Mapping[str, int], **others: Any) -> Network:
+        make, limit = entry_of(values, "model.network").between, values["model.log_var_limit"]
+        network = make(num_inputs, heads, **(common | others))
+        return networks.bounded(network, limit) if limit else network
+
+    return between
+
+
+def _build_state_space(values: Values, data: Description, examples: Callable[[int], Array]) -> VAE:
+    """Returns a state-space model of windows, from the parts of a model of one frame."""
+    num_frames, frame = values["data.window"], frame_of(data, values["data.window"])
+    first = _build_prior(values, frame, examples)
+    _require_dynamics_fit(values, first)
+    sizes = state_space.Sizes(num_frames, values[LATENTS], values["model.layer_hidden"][0])
+    between = _between(values)
+    family = state_space.sequence_family(values["model.sequence_guide"], sizes, between)
+    likelihood, examples = _scoring(values, frame, examples)
+    encoder, decoder = _build_networks(values, frame, family.of_vector(sizes), likelihood)
+    if values["model.init_at_mean"]:
+        frames = examples(min(data.num_train, NUM_FOR_MEAN)).reshape(-1, frame.num_dims)
+        decoder = _starting_at(values, decoder, likelihood, jnp.mean(frames, axis=0))
+    model = vae.make(
+        state_space.network_of_frames(encoder, num_frames),
+        state_space.network_of_frames(decoder, num_frames),
+        state_space.likelihood_of_frames(likelihood, num_frames),
+        num_latents=num_frames * values[LATENTS],
+        guide_family=family.of_vector(sizes),
+        prior_family=state_space.prior_family(values["model.dynamics"], sizes, between, first),
+    )
+    return model._replace(frame=state_space.frame_model(family.guide, decoder, likelihood))
+
+
+def _require_dynamics_fit(values: Values, first: PriorFamily) -> None:
+    """Raises a UserError if the config has a setting that a state-space model refuses."""
+    if len(layers_of(values[LATENTS])) > 1 or not isinstance(values[LATENTS], int):
+        reason = f"config.{LATENTS}={values[LATENTS]} has layers; set one number, of a frame"
+    elif (guide := values["model.guide"]) != "diag_normal":
+        reason = f"config.model.guide={guide} is of one datapoint; set config.model.sequence_guide"
+    elif not entry_of(values, "algorithm.name").has_encoder:
+        reason = f"config.algorithm.name={values['algorithm.name']} has no encoder; use aevb"
+    elif first.uses_encoder:
+        reason = f"config.model.prior={values['model.prior']} needs q(z_1|x_1); use mixture"
+    elif not values["model.layer_hidden"]:
+        reason = "config.model.layer_hidden is (), whose first number is that of the features"
+    else:
+        return
+    raise UserError(f"config.model.dynamics is {values['model.dynamics']!r}, and {reason}")
 
 
 def _require_layers_fit(values: Values, top: PriorFamily) -> None:

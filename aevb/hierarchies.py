@@ -13,7 +13,7 @@ parameters. The prior is p(z2) p(z1|z2), with any prior for the last layer.
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +74,19 @@ class LayeredPrior(NamedTuple):
         return self.layers.join(z)
 
 
-def of_vector(guide: Guide, layers: Layers) -> Guide:
-    """Returns a guide of named layers as one of the vector z [Z]."""
+class Parts(Protocol):
+    """How a vector z [Z] is cut into its parts, such as `Layers`, and joined again."""
+
+    def split(self, z: Array, /) -> Any: ...
+    def join(self, z: Any, /) -> Array: ...
+
+
+def of_vector(guide: Guide, layers: Parts, prior_type: type[Any] = LayeredPrior) -> Guide:
+    """Returns a guide of named layers, or of other parts, as one of the vector z [Z].
+
+    Args:
+        prior_type: of a prior of the vector that has the prior of the parts as its field `prior`.
+    """
 
     def sample(key: Key, stats: PyTree) -> Array:
         return layers.join(guide.sample(key, stats))
@@ -94,7 +105,7 @@ def of_vector(guide: Guide, layers: Layers) -> Guide:
         return layers.join(z), kls
 
     def of_named_layers(prior: Any) -> Any:
-        if isinstance(prior, LayeredPrior):
+        if isinstance(prior, prior_type):
             return prior.prior
         return lambda z: log_prior(prior, layers.join(z))
 

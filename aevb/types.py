@@ -6,7 +6,7 @@ Shapes are written in brackets; ``[]`` is a scalar:
 N     datapoints of the dataset   L     samples per datapoint
 M     datapoints of a minibatch   K     importance samples
 D     data dimensions             S     members of a sweep
-Z     latent dimensions           T     optimization steps, or temperatures
+Z     latent dimensions           T     optimization steps, temperatures, or time
 H     hidden units of a layer     C     chains
 ====  ==========================  ====  =====================================
 

@@ -36,6 +36,7 @@ class VAE(NamedTuple):
     log_var: Callable[[PyTree, Array], Array] | None = None
     # (params, x [D], z [Z]) -> the hidden units of each layer, by network and layer
     hidden: Callable[[PyTree, Array, Array], Mapping[str, Array]] = lambda params, x, z: {}
+    frame: Any = None  # the parts of a frame of a state-space model, a `state_space.FrameModel`
     layer_sizes: tuple[int, ...] = ()  # Z1, Z2, ... of several layers of latents, which z joins
 
 

@@ -16,6 +16,7 @@ from oracles import standard_errors_off
 from aevb.distributions import (
     DiagNormal,
     FullNormal,
+    PreciseNormal,
     StandardNormal,
     negative_binomial_log_prob,
     poisson_log_prob,
@@ -97,6 +98,26 @@ def test_the_kl_per_unit_is_the_closed_form_of_each_dimension_and_adds_up():
         exact = np.log(std / stds[0]) + (stds[0] ** 2 + (mean_1 - mean) ** 2) / (2 * std**2) - 0.5
         np.testing.assert_allclose(np.asarray(found), exact, rtol=1e-5)
         np.testing.assert_allclose(np.asarray(one.kl(other)), np.sum(exact), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_gaussian_by_its_precision_has_the_density_and_the_kl_of_any_gaussian(seed: int):
+    rng = np.random.default_rng(seed)
+    shift, below = rng.normal(size=4), np.tril(rng.normal(size=(4, 4)), -1)
+    factor = below + np.diag(rng.uniform(0.5, 2.0, size=4))
+    cov: Any = np.linalg.inv(factor @ factor.T)
+    mean: Any = np.linalg.solve(factor.T, shift)
+    normal = PreciseNormal(jnp.float32(shift), jnp.float32(factor))
+    z, log_prob = normal.sample_and_log_prob(jax.random.key(seed))
+    exact: Any = scipy.stats.multivariate_normal(mean, cov)
+    assert log_prob == pytest.approx(exact.logpdf(np.asarray(z, np.float64)), rel=1e-4)
+    assert normal.log_prob(z) == pytest.approx(float(log_prob), rel=1e-4)
+    other, other_mean, log_var = random_case(seed)
+    expected = oracles.kl_gaussians(mean, cov, other_mean, np.diag(np.exp(log_var)))
+    assert normal.kl(other) == pytest.approx(expected, rel=1e-5)
+    expected = oracles.kl_gaussians(mean, cov, np.zeros(4), np.eye(4))
+    assert normal.kl(StandardNormal(4)) == pytest.approx(expected, rel=1e-5)
+    assert normal.kl(normal) is None
 
 
 def test_a_kl_without_a_closed_form_is_none():

@@ -33,10 +33,11 @@ LAYERS = (
     ("runtime", "registry"),
     ("distributions", "convolutions"),
     ("likelihoods", "losses", "reparam", "inference"),
-    ("latents", "factors", "missing"),
+    ("latents", "factors", "missing", "sequences"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
     ("hierarchies",),
+    ("state_space",),
     ("vae",),
     ("algorithms.base",),
     ("schedules",),
@@ -62,7 +63,7 @@ LAYERS = (
 MATHEMATICS = (
     "types", "distributions", "likelihoods", "losses", "reparam", "guides", "priors", "inference",
     "proposals", "marginal", "classical", "convolutions", "latents", "factors",
-    "missing",
+    "missing", "sequences",
 )  # fmt: skip
 
 # Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all

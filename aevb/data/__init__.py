@@ -137,6 +137,7 @@ class Options(NamedTuple):
     hide_share: float = 0.5  # of the values that are taken away
     num_train: int = 0  # number of training datapoints kept, evenly spaced in their order; 0 = all
     num_valid: int = -1  # number of validation datapoints; -1 = the dataset's own number
+    window: int = 0  # T: datapoints are windows of T frames in a row; 0 = single frames
     synthetic_num_train: int = 1000
     synthetic_num_test: int = 1000
     synthetic_num_dims: int = 10
@@ -223,6 +224,10 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
         dataset = _dequantized(dataset)
     if options.hide:
         dataset = _hidden(dataset, options)
+    if options.window:  # of frames with gaps: a value is hidden in all windows
+        from aevb.data.windows import windowed
+
+        dataset = windowed(dataset, options.window)
     number = len(dataset.train)
     if not 0 <= options.num_train <= number:
         raise UserError(

@@ -22,6 +22,7 @@ from aevb.networks.inputs import of_first as of_first
 from aevb.networks.inputs import of_seen as of_seen
 from aevb.networks.outputs import bounded as bounded
 from aevb.networks.outputs import with_biases as with_biases
+from aevb.networks.recurrent import recurrent as recurrent
 
 
 class Architecture(NamedTuple):

@@ -80,8 +80,12 @@ def require_activation(name: str) -> None:
         raise ValueError(f"activation is {name!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
 
-def of_module(module: nn.Module, num_inputs: int) -> Network:
-    """Returns the network of a module whose parameters are plain arrays, without a distribution."""
+def of_module(module: nn.Module, num_inputs: int | tuple[int, ...]) -> Network:
+    """Returns the network of a module whose parameters are plain arrays, without a distribution.
+
+    Args:
+        num_inputs: the size or the shape of its input.
+    """
 
     def init(key: Key) -> PyTree:
         return module.init(key, jnp.zeros(num_inputs))["params"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aevb.config import LATENTS, Values, layers_of, of_run
+from aevb.config import Values, of_run, total_latents
 from aevb.data import Dataset
 from aevb.doctor import of_model, sample
 from aevb.doctor.baselines import Baseline, baselines
@@ -42,7 +42,7 @@ def of_data(dataset: Dataset, config: Values) -> list[Hint]:
     return hints_of_data(
         dataset,
         _likelihood(dataset, config)[1],
-        num_latents=sum(layers_of(config[LATENTS])),
+        num_latents=total_latents(config),
         batch_size=config["train.batch_size"],
     )
 
@@ -68,7 +68,7 @@ def of_training(
     """
     x = sample.draw(dataset, NUM_POINTS).train.astype(np.float64)
     log_spread = float(np.log(max(np.mean(sample.moments(x).variance), np.finfo(np.float32).tiny)))
-    setting = Setting(sum(layers_of(config[LATENTS])), config["train.batch_size"], log_spread)
+    setting = Setting(total_latents(config), config["train.batch_size"], log_spread)
     rivals = baselines(dataset, *_likelihood(dataset, config), num_latents=setting.num_latents)
     last = records[-1] if records else {}
     bounds = {

@@ -21,7 +21,7 @@ from jax import Array
 
 from aevb import runs
 from aevb.algorithms.base import Algorithm
-from aevb.config import LATENTS, WITHOUT_EFFECT, Values, entry_of, layers_of
+from aevb.config import LATENTS, WITHOUT_EFFECT, Values, entry_of, total_latents
 from aevb.data.identity import identity
 from aevb.data.io.array_records import Records
 from aevb.errors import Interrupted
@@ -356,7 +356,7 @@ class DeviceTrainer:
         """Returns a job's runs as a stack; all runs must have the same `stack_key`."""
         programs = [self.program(member.values) for member in job]
         keys = [jax.random.key(member.values[SEED]) for member in job]
-        largest = max((member.values for member in job), key=_num_latents)
+        largest = max((member.values for member in job), key=total_latents)
         dataset, vae, _ = self.program(largest).experiment
 
         def algorithm_of(step_size: Array, wrap: stacked_runs.Wrap) -> Algorithm:
@@ -371,7 +371,7 @@ class DeviceTrainer:
             vae,
             algorithm_of,
             dataset,
-            num_latents=[_num_latents(member.values) for member in job],
+            num_latents=[total_latents(member.values) for member in job],
             batch_size=largest["train.batch_size"],
         )
 
@@ -393,6 +393,7 @@ def stack_key(values: Values) -> tuple[Any, ...]:
     """
     padded = (
         isinstance(values[LATENTS], int)
+        and not values["model.dynamics"]
         and entry_of(values, "algorithm.name").can_pad
         and make_entry(values, "model.guide", Sizes(values[LATENTS])).nests
         and values["model.prior"] == "standard_normal"
@@ -403,9 +404,5 @@ def stack_key(values: Values) -> tuple[Any, ...]:
 
 def _work(member: Member) -> float:
     """Returns the relative cost of a sweep member, used to start the longest first."""
-    units = sum(member.values["model.hidden"]) + _num_latents(member.values)
+    units = sum(member.values["model.hidden"]) + total_latents(member.values)
     return member.num_examples * units
-
-
-def _num_latents(values: Values) -> int:
-    return sum(layers_of(values[LATENTS]))

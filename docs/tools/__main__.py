@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from aevb.reports import figures
 
-from . import accelerator, doctor, estimators, mixtures, results, scaling, speed
+from . import accelerator, doctor, estimators, film, mixtures, results, scaling, speed
 from .documents import ROOT, filled_in
 
 DOCUMENTS = (
@@ -23,9 +23,9 @@ DOCUMENTS = (
 )
 TABLES: Mapping[str, Callable[[], str]] = {
     **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES, **mixtures.TABLES,
-    **accelerator.TABLES, **doctor.TABLES,
+    **accelerator.TABLES, **doctor.TABLES, **film.TABLES,
 }  # fmt: skip
-FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES}
+FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES, **film.FIGURES}
 
 
 def main() -> None:

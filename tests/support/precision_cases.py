@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import state_space
 from linear_models import linear_vae
 
 from aevb import (
@@ -35,7 +36,7 @@ from aevb.classical import families, normal_gamma, normal_wishart
 from aevb.classical.divergences import Mixture
 from aevb.classical.linear_gaussian import Params
 from aevb.classical.matrix_normal import MatrixNormal
-from aevb.distributions import DiagNormal, FullNormal, StandardNormal
+from aevb.distributions import DiagNormal, FullNormal, PreciseNormal, StandardNormal
 from aevb.evaluation.diagnostics import Moments
 from aevb.guides import diag_normal
 from aevb.inference import hmc, importance_weights
@@ -183,6 +184,7 @@ def with_gradient(function: Callable[[Any], jax.Array]) -> Callable[[Any], Any]:
 # Distributions, likelihoods, priors and guides
 
 NORMAL = DiagNormal(VECTOR, 0.3 * VECTOR)
+PRECISE = PreciseNormal(VECTOR, np.diag(POSITIVE) + np.tril(np.full((3, 3), 0.2), -1))
 FULL = FullNormal(VECTOR, 0.2 * VECTOR, POSITIVE)
 calls(
     "distributions",
@@ -201,6 +203,9 @@ calls(
     FullNormal__log_prob=(FULL, POSITIVE),
     FullNormal__kl_to_standard_normal=(FULL,),
     FullNormal__kl=by(lambda f, full: f(full, StandardNormal(3)), FULL),
+    PreciseNormal__sample_and_log_prob=(PRECISE, KEY),
+    PreciseNormal__log_prob=(PRECISE, POSITIVE),
+    PreciseNormal__kl=by(lambda f, precise: f(precise, StandardNormal(3)), PRECISE),
     StandardNormal__sample=by(lambda f, like: f(StandardNormal(3, like.dtype), KEY), ONE),
     StandardNormal__log_prob=by(lambda f, z: f(StandardNormal(3), z), VECTOR),
     student_t_log_prob=(VECTOR, 5.0 * POSITIVE),
@@ -366,6 +371,53 @@ calls(
         NORMAL, POSITIVE,
     ),
     impute=by(imputed, STATS, LINEAR),
+)  # fmt: skip
+
+SEQUENCE = state_space.make(4, 2, 3, 0)
+
+
+def of_prior(function: Any, params: Any, *args: Any) -> Any:
+    return function(state_space.prior_of(params, 4), *args)
+
+
+def of_steps(function: Any, params: Any, *args: Any) -> Any:
+    guide, stats = state_space.guide_of(params)
+    return function(guide, *(stats if arg is None else arg for arg in args))
+
+
+calls(
+    "sequences",
+    joint=by(
+        lambda f, p, x, z: f(state_space.prior_of(p, 4), state_space.log_lik_of(p), x).log_lik(z),
+        *SEQUENCE[::-1], SEQUENCE.params["own"],
+    ),
+    linear_chain=by(
+        lambda f, first, slope: f(first, slope, first.mean, first.log_var, 4),
+        DiagNormal(VECTOR, 0.1 * VECTOR), PRECISE.factor,
+    ),
+    Markov__sample=by(lambda f, p: of_prior(f, p, KEY), SEQUENCE.params),
+    Markov__after=by(lambda f, p: of_prior(f, p, KEY, p["start"], 3), SEQUENCE.params),
+    Markov__log_prob=by(lambda f, p: of_prior(f, p, p["own"]), SEQUENCE.params),
+    Autoregressive__sample_and_log_prob=by(
+        lambda f, p: of_steps(f, p, KEY, None), SEQUENCE.params
+    ),
+    Autoregressive__stats_at=by(lambda f, p: of_steps(f, p, None, p["own"]), SEQUENCE.params),
+    Autoregressive__log_prob=by(lambda f, p: of_steps(f, p, None, p["own"]), SEQUENCE.params),
+    Autoregressive__sample_and_kls=by(
+        lambda f, p: of_steps(f, p, KEY, None, state_space.prior_of(p, 4)), SEQUENCE.params
+    ),
+    Autoregressive__filter=by(
+        lambda f, p, x: of_steps(
+            partial(f, num_particles=5), p, KEY, None, state_space.prior_of(p, 4),
+            state_space.log_lik_of(p), x,
+        ),
+        *SEQUENCE[::-1],
+    ),
+    Chain__observed=by(
+        lambda f, p, x: f(state_space.posterior_of(p, x), p["own"], jnp.zeros((4, 2, 2), x.dtype)),
+        *SEQUENCE[::-1],
+    ),
+    Chain__steps=by(lambda f, p, x: f(state_space.posterior_of(p, x)), *SEQUENCE[::-1]),
 )  # fmt: skip
 
 # Bounds

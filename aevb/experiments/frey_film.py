@@ -1,0 +1,1 @@
+../../experiments/frey_film.py
