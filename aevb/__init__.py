@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from aevb import classical as classical
     from aevb import config as config
     from aevb import data as data
+    from aevb import discrete as discrete
     from aevb import distributions as distributions
+    from aevb import enumeration as enumeration
     from aevb import evaluation as evaluation
     from aevb import factors as factors
     from aevb import guides as guides
@@ -42,7 +44,9 @@ MODULES = (
     "classical",
     "config",
     "data",
+    "discrete",
     "distributions",
+    "enumeration",
     "evaluation",
     "factors",
     "guides",

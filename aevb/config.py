@@ -344,14 +344,19 @@ FIELDS = (
     ),
     Field(
         "model.guide", "diag_normal", "q(z|x): diag_normal and full_normal are Gaussian; planar "
-        "and iaf (inverse autoregressive) are normalizing flows without a closed-form KL",
+        "and iaf (inverse autoregressive) are normalizing flows without a closed-form KL; "
+        "bernoulli and categorical (option num_classes) are of discrete z, for the bounds by the "
+        "score function and for wake-sleep; relaxed_bernoulli (temperature) and "
+        "relaxed_categorical (num_classes, temperature) are their Concrete relaxations",
         *_entry(),
     ),
     Field("model.guide_layers", 4, "planar, iaf: layers of the flow", *_up_to(1000)),
     Field("model.guide_hidden", 100, "iaf: hidden units of each layer's network", *_up_to(10**5)),
     Field(
         "model.prior", "standard_normal", "p(z): standard_normal, mixture (of learned Gaussians) "
-        "or vamp (of q(z|u) at learned inputs u); only standard_normal has closed-form KLs",
+        "or vamp (of q(z|u) at learned inputs u); bernoulli, categorical, relaxed_bernoulli and "
+        "relaxed_categorical, with learned logits, for the guides of these names, with their "
+        "options. Only standard_normal, bernoulli and categorical have closed-form KLs",
         *_entry(),
     ),
     Field("model.prior_components", 50, "mixture, vamp: number of components", *_up_to(10**6)),

@@ -16,6 +16,7 @@ from aevb import (
     data,
     guides,
     hierarchies,
+    learned_baseline,
     likelihoods,
     missing,
     networks,
@@ -47,7 +48,7 @@ from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
 from aevb.hierarchies import Layers
 from aevb.likelihoods import Heads, Likelihood
-from aevb.losses import TAKE_KL_WEIGHT, Bound, Guide, Joint, closed_kl
+from aevb.losses import REAL, SCORE_FUNCTIONS, TAKE_KL_WEIGHT, Bound, Guide, Joint, closed_kl
 from aevb.networks import Network
 from aevb.optimizers import Optimizer
 from aevb.priors import PriorFamily
@@ -341,6 +342,7 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
             "config.algorithm.prior_on_biases=True"
         )
     if "bound" in wanted:
+        _require_gradient(values["algorithm.bound"], model.guide)
         options["bound"] = build_bound(values, *_have_kls(model))
     options |= _kl_weight(values, wanted, num_data)
     _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
@@ -358,6 +360,18 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         algorithm = average_params(algorithm, decay)
     most = options["skip_bad_steps"]
     return skip_bad_steps(algorithm, most) if most else algorithm
+
+
+def _require_gradient(bound: str, guide: Guide) -> None:
+    """Raises a UserError if a bound of the package has a wrong gradient in a guide's parameters."""
+    is_known = bound in registry.NAMES["bound"]
+    if not guide.is_reparameterized and is_known and bound not in SCORE_FUNCTIONS:
+        raise UserError(
+            f"config.algorithm.bound is {bound!r}, whose gradient passes through z, and z of "
+            f"{guide.support} carries none; use one of {', '.join(SCORE_FUNCTIONS)}, "
+            "config.algorithm.name=wake_sleep or reweighted_wake_sleep, or a relaxed config."
+            "model.guide and config.model.prior"
+        )
 
 
 def _kl_weight(values: Values, wanted: Container[str], num_data: int) -> dict[str, Schedule]:
@@ -409,6 +423,10 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
     if values["model.init_at_mean"]:
         x = examples(min(data.num_train, NUM_FOR_MEAN))
         decoder = _starting_at(values, decoder, likelihood, jnp.mean(x, axis=0))
+    if has_encoder and values["algorithm.bound"] == "nvil":
+        family = learned_baseline.of_family(family)
+        encoder = learned_baseline.of_encoder(encoder, data.num_dims)
+    _require_same_latents(values, family.guide, prior_family)
     model = vae.make(
         encoder if has_encoder else None,
         decoder,
@@ -462,6 +480,20 @@ def _filled(examples: Callable[[int], Array]) -> Callable[[int], Array]:
         return jnp.where(is_seen, x, means[None])
 
     return without_gaps
+
+
+def _require_same_latents(values: Values, guide: Guide, prior: PriorFamily) -> None:
+    """Raises a UserError if the guide and the prior of a config have other values of z."""
+    name, support = values["algorithm.name"], guide.support
+    if prior.support in (None, support):
+        return
+    if entry_of(values, "algorithm.name").has_encoder:
+        other = f"config.model.guide={values['model.guide']} draws {support}; set them to fit"
+    else:
+        other = f"config.algorithm.name={name} needs {support}; use aevb or wake_sleep"
+    raise UserError(
+        f"config.model.prior is {values['model.prior']!r}, of {prior.support}, and {other}"
+    )
 
 
 def _build_layers(
@@ -556,6 +588,8 @@ def _require_layers_fit(values: Values, top: PriorFamily) -> None:
     inference = values["model.inference"]
     if (guide := values["model.guide"]) != "diag_normal":
         reason = f"config.model.guide={guide} is of one layer; set diag_normal"
+    elif top.support not in (None, REAL) or top.to_decoder is not None:
+        reason = f"config.model.prior={values['model.prior']} is of one layer; set standard_normal"
     elif not entry_of(values, "algorithm.name").has_encoder:
         reason = f"config.algorithm.name={values['algorithm.name']} has no encoder; use aevb"
     elif top.uses_encoder and inference == "bottom_up":

@@ -87,12 +87,16 @@ def guide(factors: Mapping[str, Guide | Conditional]) -> Guide:
     """
     _require_order(factors)
     product = _Product(factors)
+    parts = [own.guide if isinstance(own, Conditional) else own for own in factors.values()]
+    supports = dict.fromkeys(part.support for part in parts)
     return Guide(
         product.sample,
         product.log_prob,
         product.kl,
         product.sample_and_log_prob,
         sample_and_kls=product.sample_and_kls,
+        support=", ".join(supports),
+        is_reparameterized=all(part.is_reparameterized for part in parts),
     )
 
 

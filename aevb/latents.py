@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from aevb.losses import Guide, Joint
+from aevb.losses import REAL, Guide, Joint
 from aevb.types import Key, PyTree
 
 
@@ -28,7 +28,15 @@ def as_vectors(stats: PyTree, guide: Guide, joint: Joint) -> Vectors:
 
     Args:
         stats: statistics of the guide, which give the shape of z.
+
+    Raises:
+        ValueError: z is not of real numbers.
     """
+    if guide.support != REAL:
+        raise ValueError(
+            f"z is of {guide.support}, and HMC, L-BFGS and Laplace approximations need "
+            f"{REAL}; use importance sampling from the guide"
+        )
     shapes = jax.eval_shape(guide.sample, jax.random.key(0), stats)
     if isinstance(shapes, jax.ShapeDtypeStruct) and len(shapes.shape) == 1:
         return Vectors(guide, joint, lambda z: z, lambda z: z)

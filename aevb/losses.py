@@ -18,6 +18,8 @@ from jax.lax import stop_gradient
 
 from aevb.types import Key, LogDensity, PyTree
 
+REAL = "real numbers"  # the support of most guides and priors
+
 
 @runtime_checkable
 class Density(Protocol):
@@ -43,6 +45,9 @@ class Guide(NamedTuple):
     # (key, statistics, prior) -> the z of `sample`, and terms [] by name of an unbiased estimate of
     # KL(q || prior): for guides of several factors, of which some have a closed form at z
     sample_and_kls: Callable[[Key, PyTree, Any], tuple[Any, Mapping[str, Array]]] | None = None
+    support: str = REAL  # the values of z, in words; HMC and L-BFGS need `REAL`
+    is_reparameterized: bool = True  # whether samples carry phi's gradient
+    baseline: Callable[[PyTree], Array] | None = None  # statistics -> [], nats, for `nvil`
 
 
 class Joint(NamedTuple):
@@ -261,6 +266,20 @@ def score_function_loo(
     return _value(jnp.mean(f), gradient_of=jnp.mean(log_joint + reward * log_q))
 
 
+def nvil(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
+    """Estimates the ELBO as `score_function`, with f(z_l) minus a learned baseline b(x).
+
+    Returns [] in nats; Mnih & Gregor 2014, without their running mean and variance of f. b is the
+    guide's `baseline`, or 0 if it has none. It ascends -(f(z_l) - b)^2 / 2, which has a gradient in
+    b alone; parameters that b shares with the statistics would get it too.
+    """
+    log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples)
+    f = stop_gradient(log_joint - log_q)
+    error = f if guide.baseline is None else f - guide.baseline(stats)
+    surrogate = log_joint + stop_gradient(error) * log_q - 0.5 * jnp.square(error)
+    return _value(jnp.mean(f), gradient_of=jnp.mean(surrogate))
+
+
 def stl(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
     """Estimates the ELBO as `sgvb_a`, without phi's gradient through the parameters of log q.
 
@@ -285,6 +304,22 @@ def iwae(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: in
     and if the ELBO is finite. The theorem of the paper assumes more: a bounded p(x, z) / q(z|x).
     """
     return _log_mean_exp(log_weights(key, stats, guide, joint, num_samples=num_samples))
+
+
+def vimco(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
+    """Estimates `iwae` with phi's gradient by the score function, with a baseline for each sample.
+
+    Returns [] in nats; Mnih & Rezende 2016. The baseline of z_k is the bound with w_k replaced by
+    the geometric mean of the other weights. It does not depend on z_k, so it adds no bias. The
+    gradient of log w_k at fixed samples, theta's among it, is that of `iwae`. It needs num_samples
+    of at least 2, and K^2 numbers.
+    """
+    log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples, at_least=2)
+    log_w, is_own = log_joint - log_q, jnp.eye(num_samples, dtype=bool)
+    others = jnp.sum(jnp.where(is_own, 0.0, log_w[None]), axis=1) / (num_samples - 1)
+    bound, baselines = _log_mean_exp(log_w), jnp.where(is_own, others[:, None], log_w[None])
+    signal = stop_gradient(bound - _log_mean_exp(baselines))
+    return _value(bound, gradient_of=bound + jnp.sum(signal * log_q))
 
 
 def dreg(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: int = 1) -> Array:
@@ -486,7 +521,10 @@ def with_kl_weight(guide: Guide, joint: Joint, weight: float | Array) -> tuple[G
 
     both = sample_and_log_prob if guide.sample_and_log_prob is not None else None
     kls = sample_and_kls if guide.sample_and_kls is not None else None
-    weighted = Guide(guide.sample, log_prob, kl, both, kl_per_unit, kls)
+    weighted = guide._replace(
+        log_prob=log_prob, kl=kl, sample_and_log_prob=both, kl_per_unit=kl_per_unit,
+        sample_and_kls=kls,
+    )  # fmt: skip
     return weighted, Joint(lambda z: weight * joint.log_prior(z), joint.log_lik)
 
 
@@ -574,8 +612,10 @@ BOUNDS: dict[str, Bound] = {
     "sgvb_b": sgvb_b,
     "score_function": score_function,
     "score_function_loo": score_function_loo,
+    "nvil": nvil,
     "stl": stl,
     "iwae": iwae,
+    "vimco": vimco,
     "dreg": dreg,
     "miwae": miwae,
     "piwae": piwae,
@@ -599,10 +639,13 @@ TAKE_KL_WEIGHT = (
 )  # fmt: skip
 """Entries whose gradient is right with the densities of `with_kl_weight`."""
 
+SCORE_FUNCTIONS = ("score_function", "score_function_loo", "nvil", "vimco")
+"""Entries whose gradient in phi is right also where samples of z carry none."""
+
 COUNT_UNUSED_UNITS = ("free_bits_per_unit",)
 """Entries whose value changes with the number of latents that are as in the prior."""
 
-NOT_MEANS = ("iwae", "dreg", "miwae", "piwae", "ciwae", "renyi")
+NOT_MEANS = ("iwae", "vimco", "dreg", "miwae", "piwae", "ciwae", "renyi")
 """Entries that are not a mean over samples of z.
 
 Their expectation changes if the samples share a random quantity, such as theta.

@@ -104,6 +104,42 @@ def importance_sampling(
     return estimate._replace(diagnostics={**estimate.diagnostics, "pareto_smoothed": smoothed})
 
 
+def importance_upper(
+    key: Key,
+    stats: PyTree,
+    guide: Guide,
+    joint: Joint,
+    *,
+    posterior_sample: PyTree,
+    num_samples: int,
+) -> Estimate:
+    """Estimates log p(x) by weights, one of them at z ~ p(z|x): a stochastic UPPER bound.
+
+    It is log 1/K Sum_k p(x, z_k) / q(z_k|x) with z_1 ~ p(z|x) and z_k ~ q(z|x) for k = 2..K;
+    Sobolev & Vetrov (2019). Divided by p(x), the mean of the weights is the density of K samples of
+    which one at random is from the posterior, relative to K samples of q. The mean of the estimate
+    therefore exceeds log p(x) by a KL divergence, which tends to 0 as K grows. No gradient is
+    needed, so z may be discrete. Data simulated by z ~ p(z), x ~ p(x|z) come with a sample of the
+    posterior; from any other z the estimate is not a bound.
+
+    Diagnostics: as for `importance_sampling`, without pareto_smoothed. The standard error is that
+    of the mean of the weights, and does not contain the spread of the one at `posterior_sample`.
+
+    Args:
+        posterior_sample: z ~ p(z|x).
+
+    Raises:
+        ValueError: num_samples is below 3.
+    """
+    _at_least(3, num_samples=num_samples)
+    log_w = log_weights(key, stats, guide, joint, num_samples=num_samples - 1)
+    z = posterior_sample
+    first = joint.log_prior(z) + joint.log_lik(z) - guide.log_prob(stats, z)
+    own = _log_mean_of(importance_weights.of(log_w), num_samples - 1)
+    value = jax.nn.logsumexp(jnp.append(log_w, first)) - math.log(num_samples)
+    return own._replace(value=value)
+
+
 def ais(
     key: Key,
     stats: PyTree,
@@ -341,12 +377,16 @@ class Estimator(NamedTuple):
     estimate: Callable[..., Estimate]  # (key, stats, guide, joint, *, own settings)
     kind: str  # "lower" or "upper"; not "upper" where its diagnostic is_upper_bound is False
     needs_posterior_sample: bool = False  # whether it takes one, which only simulated data have
+    moves_z: bool = True  # whether it moves z along gradients, so that z must be real
     flags: Mapping[str, str] = MappingProxyType({})
     # argument -> the flag of `aevb evaluate` that sets it, where their names differ
 
 
 ESTIMATORS: dict[str, Estimator] = {
-    "importance": Estimator(importance_sampling, "lower"),
+    "importance": Estimator(importance_sampling, "lower", moves_z=False),
+    "importance_upper": Estimator(
+        importance_upper, "upper", needs_posterior_sample=True, moves_z=False
+    ),
     "ais": Estimator(ais, "lower"),
     "reverse_ais": Estimator(reverse_ais, "upper", needs_posterior_sample=True),
     "appendix_d": Estimator(  # "upper" where its diagnostic is_upper_bound is True

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from aevb import discrete
+from aevb.discrete import Bernoulli, Categorical, RelaxedBernoulli, RelaxedCategorical
 from aevb.distributions import DiagNormal, StandardNormal
-from aevb.losses import Guide
+from aevb.losses import REAL, Guide
 from aevb.types import Key, LogDensity, PyTree
 
 PULL = 0.8  # scales pixels toward 1/2, because the logits of 0 and 1 are infinite
@@ -44,6 +46,8 @@ class PriorFamily(NamedTuple):
     prior: Callable[[PyTree, Posterior], Any]  # (own parameters, the guide) -> p(z), an AnyPrior
     init: Callable[[Key], PyTree] | None = None  # key -> own parameters, a nested dict, if any
     uses_encoder: bool = False  # whether `prior` uses the guide
+    support: str | None = REAL  # of z, as a guide's; None for that of the guide
+    to_decoder: Callable[[Array], Array] | None = None  # z [Z] -> what a decoder takes of it, [Z]
 
 
 class Options(NamedTuple):
@@ -111,7 +115,72 @@ def vamp(options: Options) -> PriorFamily:
         equal = jnp.zeros(options.num_components, learned.dtype)
         return _mixture(equal, components, posterior.guide.log_prob, posterior.guide.sample)
 
-    return PriorFamily(prior, init, uses_encoder=True)
+    return PriorFamily(prior, init, uses_encoder=True, support=None)
+
+
+def bernoulli(options: Options) -> PriorFamily:
+    """Returns independent latents of 0 and 1. Their logits are learned and start at 0."""
+    return PriorFamily(
+        lambda own, posterior: Bernoulli(own["logits"]),
+        _zero_logits(options.num_latents),
+        support=discrete.BINARY,
+    )
+
+
+def categorical(options: Options, *, num_classes: int = 10) -> PriorFamily:
+    """Returns Z / num_classes independent variables, whose one-hot rows z joins.
+
+    Their logits are learned and start at 0.
+
+    Raises:
+        ValueError: num_classes does not divide Z.
+    """
+    return PriorFamily(
+        lambda own, posterior: Categorical(own["logits"]),
+        _zero_logits(*discrete.rows(options.num_latents, num_classes)),
+        support=discrete.one_hot(num_classes),
+    )
+
+
+def relaxed_bernoulli(options: Options, *, temperature: float = 0.5) -> PriorFamily:
+    """Returns the relaxation of `bernoulli`: real z, of which the decoder takes sigmoid(z).
+
+    This is ANOTHER MODEL than the one with 0 and 1, and log p(x) and its bounds are those of it.
+
+    Raises:
+        ValueError: the temperature is not a finite number above 0.
+    """
+    discrete.require_temperature(temperature)
+    return PriorFamily(
+        lambda own, posterior: RelaxedBernoulli(own["logits"], temperature),
+        _zero_logits(options.num_latents),
+        to_decoder=jax.nn.sigmoid,
+    )
+
+
+def relaxed_categorical(
+    options: Options, *, num_classes: int = 10, temperature: float = 0.5
+) -> PriorFamily:
+    """Returns the relaxation of `categorical`: rows z, of which the decoder takes exp(z).
+
+    This is ANOTHER MODEL than the one with one-hot rows, and log p(x) and its bounds are those of
+    it.
+
+    Raises:
+        ValueError: num_classes does not divide Z, or the temperature is not a finite number above
+            0.
+    """
+    discrete.require_temperature(temperature)
+    return PriorFamily(
+        lambda own, posterior: RelaxedCategorical(own["logits"], temperature),
+        _zero_logits(*discrete.rows(options.num_latents, num_classes)),
+        support=discrete.log_simplex(num_classes),
+        to_decoder=jnp.exp,
+    )
+
+
+def _zero_logits(*shape: int) -> Callable[[Key], PyTree]:
+    return lambda key: {"logits": jnp.zeros(shape)}
 
 
 def _mixture(
@@ -142,5 +211,9 @@ PRIORS: dict[str, Callable[..., PriorFamily]] = {  # (Options, *, options) -> Pr
     "standard_normal": standard_normal,
     "mixture": mixture,
     "vamp": vamp,
+    "bernoulli": bernoulli,
+    "categorical": categorical,
+    "relaxed_bernoulli": relaxed_bernoulli,
+    "relaxed_categorical": relaxed_categorical,
 }
 """The priors by name, for `model.prior` in a config."""

@@ -165,3 +165,6 @@ PROPOSALS: dict[str, Callable[[Key, PyTree, Guide, Joint], Proposal]] = {
     "modes": modes,
 }
 """The proposals by name, for `aevb evaluate --proposal`."""
+
+FITTED = ("laplace", "modes")
+"""Entries that ascend along gradients, so that z must be real."""

@@ -61,9 +61,17 @@ def make(
             with the heads mean [Z] and log_var [Z].
         prior_family: p(z), made by an entry of `priors.PRIORS`; None for N(0, I). That is the only
             entry to which the Gaussian guides have a closed-form KL.
+
+    Raises:
+        ValueError: the guide and the prior have other values of z.
     """
     family = guide_family or guides.diag_normal_family(guides.Sizes(num_latents))
     prior = prior_family or priors.standard_normal(priors.Options(num_latents))
+    if prior.support not in (None, family.guide.support):
+        raise ValueError(
+            f"the prior is of {prior.support} and the guide of {family.guide.support}; they must "
+            "have the same values of z"
+        )
     parts = _Parts(encoder, decoder, likelihood, family, prior)
     return VAE(
         init=parts.init,
@@ -116,7 +124,12 @@ class _Parts(NamedTuple):
         return self.prior_family.prior(params.get("prior"), posterior)
 
     def decode(self, params: PyTree, z: Array) -> Heads:
-        return self.decoder.apply(params["decoder"], z)
+        return self.decoder.apply(params["decoder"], self.seen(z))
+
+    def seen(self, z: Array) -> Array:
+        """Returns what the decoder takes of z, [Z]."""
+        to_decoder = self.prior_family.to_decoder
+        return z if to_decoder is None else to_decoder(z)
 
     def joint(self, params: PyTree, x: Array) -> Joint:
         return Joint(
@@ -133,7 +146,8 @@ class _Parts(NamedTuple):
 
     def hidden(self, params: PyTree, x: Array, z: Array) -> dict[str, Array]:
         found = {}
-        for part, network, value in (("encoder", self.encoder, x), ("decoder", self.decoder, z)):
+        inputs = (("encoder", self.encoder, x), ("decoder", self.decoder, self.seen(z)))
+        for part, network, value in inputs:
             if network is not None and network.hidden is not None:
                 layers = network.hidden(params[part], value)
                 found |= {f"{layer} of the {part}": units for layer, units in layers.items()}

@@ -27,6 +27,10 @@ def test_estimates_of_log_p_agree_with_the_exact_evidence(name: str):
     exact, of_exact = hierarchy.exact_guide(case)
     settings: dict[str, Any] = {
         "importance": {"num_samples": 20_000},
+        "importance_upper": {
+            "num_samples": 20_000,
+            "posterior_sample": exact.sample(jax.random.key(5), of_exact),
+        },
         "ais": {"num_temps": 60, "num_chains": 100},
         "reverse_ais": {
             "num_temps": 60, "num_chains": 100,

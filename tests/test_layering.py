@@ -31,12 +31,12 @@ DOCUMENTS = [
 LAYERS = (
     ("types", "errors"),
     ("runtime", "registry"),
-    ("distributions", "convolutions"),
+    ("distributions", "discrete", "convolutions"),
     ("likelihoods", "losses", "reparam", "inference"),
-    ("latents", "factors", "missing", "sequences"),
+    ("latents", "factors", "missing", "sequences", "enumeration"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
-    ("hierarchies",),
+    ("hierarchies", "learned_baseline"),
     ("state_space",),
     ("vae",),
     ("algorithms.base",),
@@ -63,7 +63,7 @@ LAYERS = (
 MATHEMATICS = (
     "types", "distributions", "likelihoods", "losses", "reparam", "guides", "priors", "inference",
     "proposals", "marginal", "classical", "convolutions", "latents", "factors",
-    "missing", "sequences",
+    "missing", "sequences", "discrete", "enumeration",
 )  # fmt: skip
 
 # Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all

@@ -41,6 +41,7 @@ FEW = hmc.Settings(num_leapfrog=4, num_warmup=60)
 # Settings at which one estimate is within one or two hundredths of a nat in 3 dimensions.
 FINE: dict[str, dict[str, Any]] = {
     "importance": {"num_samples": 20_000, "chunk_size": 1000},
+    "importance_upper": {"num_samples": 20_000},
     "ais": {"num_temps": 300, "num_chains": 300, "settings": FEW},
     "reverse_ais": {"num_temps": 300, "num_chains": 300, "settings": FEW},
     "appendix_d": {"num_samples": 100, "num_chains": 50, "settings": FEW},
@@ -49,6 +50,7 @@ FINE: dict[str, dict[str, Any]] = {
 # sometimes so bad that its terms have an infinite variance.
 CRUDE: dict[str, dict[str, Any]] = {
     "importance": {"num_samples": 3},
+    "importance_upper": {"num_samples": 3},
     "ais": {"num_temps": 10, "num_chains": 2, "settings": FEW},
     "reverse_ais": {"num_temps": 20, "num_chains": 3, "settings": FEW},
     "appendix_d": {"num_samples": 10, "num_chains": 5, "settings": FEW},
@@ -88,7 +90,7 @@ def estimate(
     name: str, key: jax.Array, stats: Any, joint: Joint, z: Any, **settings: Any
 ) -> Estimate:
     """Estimates log p(x) by the estimator of this name, with the exact sample if it needs one."""
-    if name == "reverse_ais":
+    if ESTIMATORS[name].needs_posterior_sample:
         settings = settings | {"posterior_sample": z}
     return ESTIMATORS[name].estimate(key, stats, diag_normal, joint, **settings)
 
@@ -172,6 +174,7 @@ def test_the_standard_error_is_the_spread_over_seeds(name: str):
     case, number = make_case(6, 2, seed=7), 100
     settings = {
         "importance": {"num_samples": 300},
+        "importance_upper": {"num_samples": 300},
         "ais": {"num_temps": 100, "num_chains": 100, "settings": FEW},
         "reverse_ais": {"num_temps": 100, "num_chains": 100, "settings": FEW},
         "appendix_d": {"num_samples": 20, "num_chains": 80, "settings": FEW},
@@ -493,6 +496,7 @@ def test_the_docstring_of_every_estimator_names_its_side_in_the_first_line(name:
         *((name, {"num_temps": 1}, "num_temps is 1; it must be at least 2") for name in CHAINS[:2]),
         ("appendix_d", {"num_samples": 3}, "num_samples is 3; it must be at least 4"),
         ("importance", {"num_samples": 1}, "num_samples is 1; it must be at least 2"),
+        ("importance_upper", {"num_samples": 2}, "num_samples is 2; it must be at least 3"),
         ("importance", {"chunk_size": 0}, "chunk_size is 0"),
         *((name, {"settings": FEW._replace(num_leapfrog=0)}, "leapfrog is 0") for name in CHAINS),
         ("reverse_ais", {"settings": FEW._replace(num_warmup=-1)}, "num_warmup is -1"),

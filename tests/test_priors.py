@@ -10,21 +10,24 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from belief_network import DISCRETE
 from marks import slow_but
 from oracles import standard_errors_off
 
-from aevb import experiment, likelihoods, priors, vae
+from aevb import experiment, guides, likelihoods, priors, vae
 from aevb.algorithms.base import Batch
 from aevb.config import Config, default_config, validate
 from aevb.distributions import DiagNormal
 from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.experiment import Experiment
-from aevb.guides import GUIDES, Sizes, diag_normal
+from aevb.guides import Sizes, diag_normal
 from aevb.losses import BOUNDS, Guide, closed_kl
 from aevb.networks import Network
-from aevb.priors import PRIORS, AnyPrior, Options, Posterior
+from aevb.priors import AnyPrior, Options, Posterior
 
+GUIDES = {name: make for name, make in guides.GUIDES.items() if name not in DISCRETE}
+PRIORS = {name: make for name, make in priors.PRIORS.items() if name not in DISCRETE}
 NUM_DRAWS = 20_000
 NUM_LATENTS, NUM_COMPONENTS, NUM_DIMS = 2, 3, 4
 

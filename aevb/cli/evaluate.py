@@ -12,10 +12,12 @@ datapoint and their standard errors to a new file, as the arrays `index`, `elbo`
 The estimators start from a density that is fitted to each datapoint's posterior, at one mode
 (laplace) or at all modes found (modes), or from the encoder's (encoder), which is cheaper but too
 narrow for most importance sampling. The split `simulated` is drawn from the model itself. Only for
-its datapoints is an exact sample of the posterior known, which reverse_ais needs. A run of full_vb
-is evaluated at the mean of its posterior over the decoder's weights or, with --num_theta, by the
-mean of p(x) over that many samples of the weights. Simulated datapoints then have a sample each,
-and reverse_ais is over weights and z.
+its datapoints is an exact sample of the posterior known, which reverse_ais and importance_upper
+need. A run of full_vb is evaluated at the mean of its posterior over the decoder's weights or, with
+--num_theta, by the mean of p(x) over that many samples of the weights. Simulated datapoints then
+have a sample each, and reverse_ais is over weights and z.
+
+Where z is discrete, only importance and importance_upper are possible, with --proposal=encoder.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from aevb.doctor.hints import Hint
 from aevb.doctor.sample import moments
 from aevb.evaluation.log_likelihood import reason_to_distrust
 from aevb.inference.importance_weights import pareto_k_threshold
+from aevb.losses import REAL
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
@@ -185,7 +186,9 @@ def hints_of_weights(key: Key, vae: VAE, params: PyTree, x: np.ndarray) -> list[
             f"Pareto k is above {limit:.2f} at {failing:.0%} of {len(x)} datapoints, with "
             f"{NUM_WEIGHTS} samples (more than {LARGEST_FAILING:.0%})",
             "start from the posterior's modes (aevb evaluate --proposal=modes), use "
-            "--estimators=ais, or a richer guide (config.model.guide=full_normal or iaf)",
+            "--estimators=ais, or a richer guide (config.model.guide=full_normal or iaf)"
+            if vae.guide.support == REAL
+            else "take more samples (aevb evaluate --num_samples)",
         )
     ]
 

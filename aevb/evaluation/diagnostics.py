@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from aevb.discrete import Bernoulli, Categorical
 from aevb.distributions import DiagNormal, FullNormal
 from aevb.inference import lbfgs
+from aevb.learned_baseline import WithBaseline
 from aevb.losses import Guide, Joint, log_weights, sample_and_log_prob, sgvb_a
 from aevb.types import Key, LogDensity, PyTree
 
@@ -58,8 +60,14 @@ def inference_gaps(
         num_steps: steps of L-BFGS.
 
     Raises:
-        ValueError: a number of samples is below 2, or num_steps below 1.
+        ValueError: a number of samples is below 2, or num_steps below 1; or samples of the guide
+            carry no gradient.
     """
+    if not guide.is_reparameterized:
+        raise ValueError(
+            f"the guide is of {guide.support}, whose samples carry no gradient; the best q of its "
+            "family is found along one"
+        )
     for name, value, least in (
         ("num_samples", num_samples, 2),
         ("num_fit_samples", num_fit_samples, 2),
@@ -154,8 +162,14 @@ class Marginals(NamedTuple):
 def marginals(key: Key, stats: PyTree, guide: Guide, *, num_draws: int = 64) -> Marginals:
     """Returns the moments of each latent under q(z|x), of all leaves of z joined.
 
-    They are exact for Gaussian guides, and estimated from `num_draws` samples for every other.
+    They are exact for Gaussian and for discrete guides, and estimated from `num_draws` samples for
+    every other.
     """
+    if isinstance(stats, WithBaseline):
+        stats = stats.stats
+    if isinstance(stats, Bernoulli | Categorical):
+        mean = stats.mean()
+        return Marginals(mean, stats.log_var(), jnp.zeros_like(mean))
     if isinstance(stats, DiagNormal):
         return Marginals(stats.mean, stats.log_var, jnp.zeros_like(stats.mean))
     if isinstance(stats, FullNormal):

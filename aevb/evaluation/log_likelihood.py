@@ -55,7 +55,7 @@ def elbo(key: Key, stats: PyTree, guide: Guide, joint: Joint) -> Estimate:
     return Estimate(jnp.mean(draws), jnp.std(draws, ddof=1) / math.sqrt(BOUND_SAMPLES), {})
 
 
-ELBO = Estimator(elbo, "lower")
+ELBO = Estimator(elbo, "lower", moves_z=False)
 
 Propose = Callable[[Key, PyTree, Guide, Joint], Proposal]  # an entry of `proposals.PROPOSALS`
 

@@ -13,6 +13,7 @@ from scipy.special import ndtr
 from aevb.data import Dataset
 from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.evaluation.elbo import fixed_inputs, in_blocks
+from aevb.losses import REAL
 from aevb.runtime import xla
 from aevb.types import PyTree
 from aevb.vae import VAE
@@ -36,6 +37,11 @@ def decode_unit_square(vae: VAE, params: PyTree) -> Array:
     return jax.vmap(jax.vmap(lambda z: vae.mean(params, z)))(latents)
 
 
+def has_plane(vae: VAE) -> bool:
+    """Returns whether a model's latents are the points of a plane."""
+    return vae.num_latents == 2 and vae.guide.support == REAL
+
+
 def measure(vae: VAE, params: PyTree, dataset: Dataset) -> dict[str, Any] | None:
     """Measures the decoded plane of a model of images with two latents; returns None for others.
 
@@ -45,7 +51,7 @@ def measure(vae: VAE, params: PyTree, dataset: Dataset) -> dict[str, Any] | None
     `Fidelity` and the `occupancy`, which is None without an encoder. Models are chosen by the
     training data; "all" includes the validation and test data.
     """
-    if vae.num_latents != 2 or dataset.image_shape is None or dataset.has_missing:
+    if not has_plane(vae) or dataset.image_shape is None or dataset.has_missing:
         return None
 
     @xla.jit_brief

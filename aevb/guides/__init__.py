@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from aevb import discrete
+from aevb.discrete import Bernoulli, Categorical, RelaxedBernoulli, RelaxedCategorical
 from aevb.distributions import DiagNormal, FullNormal
 from aevb.guides.flows import FlowStats, IAFStats, PlanarStats, iaf, init_autoregressive, planar
 from aevb.losses import Guide
@@ -39,6 +41,62 @@ full_normal = Guide(
 
 Its statistics are a `FullNormal`. Its closed-form KL is to a `StandardNormal`.
 """
+
+bernoulli = Guide(
+    sample=lambda key, stats: stats.sample(key),
+    log_prob=lambda stats, z: stats.log_prob(z),
+    kl=lambda stats, prior: stats.kl(prior),
+    kl_per_unit=lambda stats, prior: stats.kl_per_unit(prior),
+    support=discrete.BINARY,
+    is_reparameterized=False,
+)
+"""Independent z_j of 0 and 1.
+
+Its statistics are a `Bernoulli`. Its closed-form KL is to another, a sum over the latents.
+"""
+
+
+def categorical(num_classes: int) -> Guide:
+    """Returns the guide of independent variables of C classes each, z their one-hot rows, joined.
+
+    Its statistics are a `Categorical`. Its closed-form KL is to another.
+    """
+    return Guide(
+        sample=lambda key, stats: stats.sample(key),
+        log_prob=lambda stats, z: stats.log_prob(z),
+        kl=lambda stats, prior: stats.kl(prior),
+        support=discrete.one_hot(num_classes),
+        is_reparameterized=False,
+    )
+
+
+def relaxed_bernoulli(temperature: float) -> Guide:
+    """Returns the guide of `RelaxedBernoulli`, of a relaxed model; its statistics are the logits.
+
+    It has no closed-form KL.
+    """
+
+    def of(logits: Array) -> RelaxedBernoulli:
+        return RelaxedBernoulli(logits, temperature)
+
+    return Guide(
+        sample=lambda key, logits: of(logits).sample(key),
+        log_prob=lambda logits, z: of(logits).log_prob(z),
+        sample_and_log_prob=lambda key, logits: of(logits).sample_and_log_prob(key),
+    )
+
+
+def relaxed_categorical(num_classes: int, temperature: float) -> Guide:
+    """Returns the guide of `RelaxedCategorical`, of a relaxed model.
+
+    Its statistics are the logits [V, C] or [C]. It has no closed-form KL.
+    """
+    return Guide(
+        sample=lambda key, logits: RelaxedCategorical(logits, temperature).sample(key),
+        log_prob=lambda logits, z: RelaxedCategorical(logits, temperature).log_prob(z),
+        support=discrete.log_simplex(num_classes),
+    )
+
 
 Heads = Mapping[str, Array]
 
@@ -118,6 +176,54 @@ def iaf_family(sizes: Sizes) -> GuideFamily:
     return GuideFamily(iaf, heads, stats, init)
 
 
+def bernoulli_family(sizes: Sizes) -> GuideFamily:
+    heads = {"logits": sizes.num_latents}
+    return GuideFamily(bernoulli, heads, lambda own, heads: Bernoulli(heads["logits"]))
+
+
+def categorical_family(sizes: Sizes, *, num_classes: int = 10) -> GuideFamily:
+    """Returns the family of `categorical` guides, of Z / num_classes variables.
+
+    Raises:
+        ValueError: num_classes does not divide Z.
+    """
+    shape = discrete.rows(sizes.num_latents, num_classes)
+    return GuideFamily(
+        categorical(num_classes),
+        {"logits": sizes.num_latents},
+        lambda own, heads: Categorical(heads["logits"].reshape(shape)),
+    )
+
+
+def relaxed_bernoulli_family(sizes: Sizes, *, temperature: float = 2 / 3) -> GuideFamily:
+    """Returns the family of `relaxed_bernoulli` guides.
+
+    Raises:
+        ValueError: the temperature is not a finite number above 0.
+    """
+    discrete.require_temperature(temperature)
+    heads = {"logits": sizes.num_latents}
+    return GuideFamily(relaxed_bernoulli(temperature), heads, lambda own, heads: heads["logits"])
+
+
+def relaxed_categorical_family(
+    sizes: Sizes, *, num_classes: int = 10, temperature: float = 2 / 3
+) -> GuideFamily:
+    """Returns the family of `relaxed_categorical` guides, of Z / num_classes variables.
+
+    Raises:
+        ValueError: num_classes does not divide Z, or the temperature is not a finite number above
+            0.
+    """
+    discrete.require_temperature(temperature)
+    shape = discrete.rows(sizes.num_latents, num_classes)
+    return GuideFamily(
+        relaxed_categorical(num_classes, temperature),
+        {"logits": sizes.num_latents},
+        lambda own, heads: heads["logits"].reshape(shape),
+    )
+
+
 def standard_normal_family(sizes: Sizes) -> GuideFamily:
     """Returns the family q(z|x) = N(0, I), the same for every x.
 
@@ -132,5 +238,9 @@ GUIDES: dict[str, Callable[..., GuideFamily]] = {  # (Sizes, *, options) -> Guid
     "full_normal": full_normal_family,
     "planar": planar_family,
     "iaf": iaf_family,
+    "bernoulli": bernoulli_family,
+    "categorical": categorical_family,
+    "relaxed_bernoulli": relaxed_bernoulli_family,
+    "relaxed_categorical": relaxed_categorical_family,
 }
 """The guides by name, for `model.guide` in a config."""

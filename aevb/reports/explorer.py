@@ -21,6 +21,7 @@ from aevb.evaluation import elbo
 from aevb.evaluation.bits import BITS, UNITS
 from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
+from aevb.losses import REAL
 from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
 from aevb.reports.pages import page
 from aevb.runtime import xla
@@ -85,6 +86,7 @@ def explorer_page(
         "curve": curve(records),
         "measures": measure_charts(records),
         "image": image,
+        "support": "" if vae.guide.support == REAL else vae.guide.support,
         **_decoder(vae, params),
         **data,
     }
@@ -208,19 +210,21 @@ def _data(
     @xla.jit_brief
     def evaluate(params: PyTree, some: Array) -> tuple[Array, Array, Array, Array]:
         keys = jax.random.split(jax.random.key(SEED), num_points)
-        means, kls = jax.vmap(
-            lambda key, one: posterior_marginals(key, vae.encode(params, one), vae.guide)
-        )(keys, x)
+        means, kls = jax.vmap(lambda key, one: _code(key, vae, params, one))(keys, x)
         scores = bounds(params, jnp.asarray(stored), jnp.asarray(index))
         return means, jnp.mean(kls, axis=0), scores, _best_code(vae, params, some)
 
+    is_real = vae.guide.support == REAL
     means, kl, scores, start = map(np.asarray, evaluate(params, _some_training_data(dataset)))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
     labels = dataset.labels
     data = {
         "class_names": [] if labels is None else [*labels.names],
         "start": start.tolist(),
-        "units": [{"unit": int(unit), "kl": float(kl[unit])} for unit in np.argsort(-kl)],
+        "units": [
+            {"unit": int(unit), "kl": float(kl[unit]) if is_real else None}
+            for unit in np.argsort(-kl)
+        ],
         "points": {
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
@@ -240,12 +244,24 @@ def _some_training_data(dataset: Dataset) -> Array:
     return elbo.fixed_inputs(dataset.preprocess, index, dataset.train[index])
 
 
+def _code(key: Key, vae: VAE, params: PyTree, x: Array) -> tuple[Array, Array]:
+    """Returns the mean of q(z|x) and the KL of each latent from N(0, 1), both [Z].
+
+    If z is not real, a draw and NaN take their places.
+    """
+    stats = vae.encode(params, x)
+    if vae.guide.support == REAL:
+        return posterior_marginals(key, stats, vae.guide)
+    z = vae.guide.sample(key, stats)
+    return z, jnp.full_like(z, jnp.nan)
+
+
 def _best_code(vae: VAE, params: PyTree, x: Array) -> Array:
     """Returns the mean of q(z|x) of the one of x [n, D] that it reconstructs best, [Z]."""
 
     def encoded(arguments: tuple[Key, Array]) -> tuple[Array, Array]:
         key, one = arguments
-        z, _ = posterior_marginals(key, vae.encode(params, one), vae.guide)
+        z, _ = _code(key, vae, params, one)
         return z, jnp.nansum(jnp.square(vae.mean(params, z) - one))
 
     z, errors = jax.lax.map(encoded, (jax.random.split(jax.random.key(SEED), len(x)), x))

@@ -70,7 +70,7 @@ def generated_images(vae: VAE, params: PyTree, data: Description) -> dict[str, A
     images = {"samples": sample_means(vae, params).reshape(side, side, -1)}
     if vae.layer_sizes:
         images["samples_of_top"] = means_of_top(vae, params).reshape(side, side, -1)
-    if vae.num_latents == 2:
+    if manifold.has_plane(vae):
         images["manifold"] = manifold.decode_unit_square(vae, params)
     return {name: as_images(means, data) for name, means in images.items()}
 

@@ -18,7 +18,9 @@ from aevb.evaluation import log_likelihood, over_theta
 from aevb.evaluation.elbo import fixed_inputs
 from aevb.evaluation.log_likelihood import ELBO, Points, Propose
 from aevb.inference import hmc
+from aevb.losses import REAL, Guide
 from aevb.marginal import Estimate, Estimator
+from aevb.proposals import FITTED
 from aevb.runs.load import experiment_of, read_state
 from aevb.runtime import provenance, xla
 from aevb.storage import metrics_log
@@ -81,6 +83,7 @@ def evaluate(
     xla.use_cache()
     experiment = experiment_of(folder, config)
     dataset, vae, algorithm = experiment
+    _require_real(vae.guide, request, estimators)
     state = read_state(folder, algorithm, config, request.step, which=request.which)
     data_key, noise_key, theta_key = jax.random.split(jax.random.key(SEED), 3)
     model = Model(vae, [lambda: algorithm.vae_params(state.params)])
@@ -238,6 +241,17 @@ def check(request: Request, config: Values, estimators: Mapping[str, Estimator])
     proposals = registry.names("proposal", config.get(ENTRIES, ""))
     if request.proposal not in proposals:
         raise UserError(f"--proposal is {request.proposal!r}; it is one of {', '.join(proposals)}")
+
+
+def _require_real(guide: Guide, request: Request, estimators: Mapping[str, Estimator]) -> None:
+    """Raises a UserError if z is not real, and an estimator or the proposal needs it to be."""
+    moving = [name for name in request.estimators if estimators[name].moves_z]
+    if guide.support != REAL and (moving or request.proposal in FITTED):
+        raise UserError(
+            f"--estimators is {','.join(request.estimators)} and --proposal is {request.proposal}; "
+            f"z of this run is of {guide.support}, along which there is no gradient to move; use "
+            "--estimators=importance --proposal=encoder (and importance_upper of simulated data)"
+        )
 
 
 def kind_of(estimator: Estimator, estimate: Estimate) -> str:

@@ -38,6 +38,9 @@ DRAWS = {  # z ~ q(z|x) from the statistics of a guide
     "diag_normal": "z = mean + exp(log_var / 2) * e, with e ~ N(0, I)",
     "full_normal": "z = mean + L e, with e ~ N(0, I); L is lower triangular, with the diagonal "
     "exp(log_diag), and below_diag below it, row by row",
+    "bernoulli": "z = 1 with probability 1 / (1 + exp(-logits)), else 0",
+    "categorical": "of each row of logits, the class k with probability softmax(logits)_k; z is "
+    "the one-hot rows, joined",
 }
 
 

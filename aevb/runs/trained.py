@@ -24,7 +24,7 @@ from aevb.data import (
 )
 from aevb.errors import UserError
 from aevb.experiment import data_options
-from aevb.losses import evidence_lower_bound
+from aevb.losses import REAL, evidence_lower_bound
 from aevb.marginal import importance_sampling
 from aevb.missing import Imputation
 from aevb.proposals import PROPOSALS
@@ -64,7 +64,8 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
     def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
         fit_key, draw_key = jax.random.split(key)
         joint = vae.joint(params, x)
-        fit = PROPOSALS["laplace"](fit_key, vae.encode(params, x), vae.guide, joint)
+        proposal = "laplace" if vae.guide.support == REAL else "encoder"
+        fit = PROPOSALS[proposal](fit_key, vae.encode(params, x), vae.guide, joint)
         return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
 
     def bound(key: Key, x: Array, num_samples: int = 100) -> Array:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from aevb.evaluation.intervals import Interval, interval_from
+from aevb.evaluation.intervals import Interval, interval_from, mean_interval
 from aevb.evaluation.log_likelihood import intervals_of, reason_to_distrust
 from aevb.marginal import MAX_R_HAT
 
 from . import plots
-from .documents import RESULTS, benchmark, read, table
+from .documents import MISSING, RESULTS, benchmark, read, table
 
 
 def gradient_table() -> str:
@@ -108,6 +108,37 @@ def annealing_table() -> str:
     )
 
 
+def discrete_table() -> str:
+    """Returns log p(x) of a belief network by each way of training it, and what it cost."""
+    file = RESULTS / "discrete_latents.json"
+    if not file.is_file():
+        return MISSING
+
+    def row(name: str, way: Mapping[str, Any]) -> dict[str, str]:
+        runs = list(way["runs"].values())
+
+        def variance(part: str) -> str:
+            each = [run["gradient_variance"][part] for run in runs]
+            return f"{np.median(each):.3g} ({min(each):.2g} to {max(each):.2g})"
+
+        return {
+            "": f"`{name}`",
+            "step size": f"{way['step_size']:g}",
+            **{
+                title: mean_interval([run[figure] for run in runs]).text(2)
+                for title, figure in (
+                    ("test log p(x) (nats)", "test_log_p"), ("test bound (nats)", "test_bound"),
+                )
+            },
+            "variance of φ's gradient": variance("encoder"),
+            "variance of θ's gradient": variance("decoder"),
+            "seconds": f"{np.median([run['seconds'] for run in runs]):.0f}",
+            "seeds": str(len(runs)),
+        }  # fmt: skip
+
+    return table(row(name, way) for name, way in read(file)["ways"].items() if way["runs"])
+
+
 def marginal_speed_table() -> str:
     """Returns medians of the paired benchmark of log p(x)."""
     return table(
@@ -142,6 +173,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "marginal 3": lambda: marginal_table("marginal_3"),
     "marginal 20": lambda: marginal_table("marginal_20_encoder", "marginal_20"),
     "annealing": annealing_table,
+    "discrete latents": discrete_table,
     "marginal speed": marginal_speed_table,
 }
 FIGURES = {"gradient_variance": gradient_variance}

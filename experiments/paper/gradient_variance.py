@@ -44,8 +44,10 @@ SAME_GRADIENT = {
     "sgvb_a": "sgvb_b",
     "score_function": "sgvb_b",
     "score_function_loo": "sgvb_b",
+    "nvil": "sgvb_b",
     "stl": "sgvb_b",
     "dreg": "iwae",
+    "vimco": "iwae",
 }
 Moments = dict[str, Callable[[Any, Key], Any]]  # of the gradient of each bound
 

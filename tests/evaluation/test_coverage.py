@@ -149,6 +149,7 @@ MOVES = hmc.Settings(num_leapfrog=4, num_warmup=40)
 SETTINGS: dict[str, dict[str, Any]] = {
     "elbo": {},
     "importance": {"num_samples": 100},
+    "importance_upper": {"num_samples": 100},
     "ais": {"num_temps": 100, "num_chains": 16, "settings": MOVES},
     "reverse_ais": {"num_temps": 100, "num_chains": 16, "settings": MOVES},
     "appendix_d": {"num_samples": 50, "num_chains": 4, "settings": MOVES},

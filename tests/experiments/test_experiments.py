@@ -14,17 +14,20 @@ from aevb import data, runs
 from aevb.cli import evaluate
 from aevb.config import validate
 from aevb.data import Options
+from aevb.errors import UserError
 from aevb.losses import BOUNDS
 from aevb.storage.metrics_log import read_with_digest
-from experiments.paper import protocol
+from experiments.paper import discrete_latents, protocol
 
 
 @pytest.fixture
 def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces datasets whose files may be missing by random pixels of the same size and kind."""
     made = data.load("synthetic", Options(synthetic_num_dims=784, synthetic_num_train=300))
-    train, test = ((split > 0).astype(np.uint8) for split in (made.train, made.test))
-    images = made._replace(train=train, test=test, kind="binary", image_shape=(28, 28))
+    train, valid, test = (
+        (split > 0).astype(np.uint8) for split in (made.train, made.valid, made.test)
+    )
+    images = made._replace(train=train, valid=valid, test=test, kind="binary", image_shape=(28, 28))
     for name in ("mnist", "binarized_mnist"):
         named = images._replace(name=name)
         entry = data.DATASETS[name]._replace(load=lambda options, named=named: named)
@@ -243,3 +246,29 @@ def test_the_results_of_the_protocol_of_gated_layers_are_collected(
     assert rows["static"]["best_test_bound"] == pytest.approx(
         json.loads((folder / "summary.json").read_text())["best_test_bound"]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_files", "standard_promotion")
+def test_the_comparison_of_discrete_latents_takes_up_where_it_stopped(tmp_path: Path):
+    output = tmp_path / "discrete.json"
+    small = ["--examples=300", "--trial-examples=200", "--images=4", "--samples=20", "--seeds=1"]
+
+    def compare(*flags: str) -> Any:
+        assert discrete_latents.main([*small, f"--output={output}", *flags]) == 0
+        return json.loads(output.read_text())["ways"]
+
+    first = compare("--only=nvil")
+    ways = compare("--only=nvil,relaxed_bernoulli,wake_sleep")
+    assert ways["nvil"] == first["nvil"]
+    for way in ways.values():
+        assert way["step_size"] in discrete_latents.STEP_SIZES
+        (run,) = way["runs"].values()
+        assert run["gradient_variance"].keys() == {"encoder", "decoder", "prior"}
+        assert min(run["gradient_variance"].values()) > 0.0
+        assert run["test_bound"] < run["test_log_p"] < 0.0
+        assert run["simulated_log_p"].keys() == {"lower", "upper"}
+    with pytest.raises(UserError, match="has other sizes"):
+        discrete_latents.main([f"--output={output}"])
+    with pytest.raises(UserError, match="--only names 'vae'"):
+        discrete_latents.main([f"--output={output}", "--only=vae"])

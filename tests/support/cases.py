@@ -203,9 +203,11 @@ class Expected(NamedTuple):
 
 EXPECTED = {
     **dict.fromkeys(
-        ("sgvb_a", "sgvb_b", "score_function", "score_function_loo", "stl"), Expected(Case.elbo)
+        ("sgvb_a", "sgvb_b", "score_function", "score_function_loo", "nvil", "stl"),
+        Expected(Case.elbo),
     ),
     "iwae": Expected(iwae_of_two),
+    "vimco": Expected(iwae_of_two),
     "dreg": Expected(iwae_of_two),
     "miwae": Expected(iwae_of_two, num_samples=4),
     "piwae": Expected(iwae_of_two, phi=Case.elbo),

@@ -19,6 +19,7 @@ from linear_models import linear_vae
 
 from aevb import (
     classical,
+    enumeration,
     factors,
     guides,
     latents,
@@ -36,6 +37,7 @@ from aevb.classical import families, normal_gamma, normal_wishart
 from aevb.classical.divergences import Mixture
 from aevb.classical.linear_gaussian import Params
 from aevb.classical.matrix_normal import MatrixNormal
+from aevb.discrete import Bernoulli, Categorical, RelaxedBernoulli, RelaxedCategorical
 from aevb.distributions import DiagNormal, FullNormal, PreciseNormal, StandardNormal
 from aevb.evaluation.diagnostics import Moments
 from aevb.guides import diag_normal
@@ -146,7 +148,16 @@ def draw_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return drawn
 
-    for name in ("normal", "uniform", "gamma", "loggamma", "logistic", "bernoulli", "categorical"):
+    for name in (
+        "normal",
+        "uniform",
+        "gamma",
+        "loggamma",
+        "logistic",
+        "bernoulli",
+        "categorical",
+        "gumbel",
+    ):
         monkeypatch.setattr(jax.random, name, in_float32(getattr(jax.random, name)))
     monkeypatch.setattr(blackjax.util, "normal", jax.random.normal)
 
@@ -236,10 +247,46 @@ for entry, make in likelihoods.LIKELIHOODS.items():
 calls("likelihoods", level_of=(UNIFORM,))
 
 
+BERNOULLI, CATEGORICAL = Bernoulli(VECTOR), Categorical(RNG.normal(size=(2, 3)))
+ROWS = np.eye(3)[[1, 0]].ravel()
+LOG_ROWS = np.log([0.2, 0.3, 0.5, 0.1, 0.8, 0.1])
+
+
+def relaxed(kind: Any, method: str) -> By:
+    """Calls a method of a relaxation with these logits."""
+
+    def call(function: Any, logits: jax.Array, z: jax.Array) -> Any:
+        return function(kind(logits, 0.7), KEY if "sample" in method else z)
+
+    if kind is RelaxedBernoulli:
+        return by(call, VECTOR, POSITIVE)
+    return by(call, CATEGORICAL.logits, LOG_ROWS)
+
+
+calls(
+    "discrete",
+    Bernoulli__mean=(BERNOULLI,),
+    Bernoulli__log_var=(BERNOULLI,),
+    Bernoulli__sample=(BERNOULLI, KEY),
+    Bernoulli__log_prob=(BERNOULLI, BITS[:3]),
+    Bernoulli__kl=(BERNOULLI, Bernoulli(POSITIVE)),
+    Bernoulli__kl_per_unit=(BERNOULLI, Bernoulli(POSITIVE)),
+    Categorical__mean=(CATEGORICAL,),
+    Categorical__log_var=(CATEGORICAL,),
+    Categorical__sample=(CATEGORICAL, KEY),
+    Categorical__log_prob=(CATEGORICAL, ROWS),
+    Categorical__kl=(CATEGORICAL, Categorical(X[:2])),
+    **{f"RelaxedBernoulli__{name}": relaxed(RelaxedBernoulli, name)
+       for name in ("sample", "log_prob", "sample_and_log_prob")},
+    **{f"RelaxedCategorical__{name}": relaxed(RelaxedCategorical, name)
+       for name in ("sample", "log_prob")},
+)  # fmt: skip
+
+
 def prior_of(entry: str, own: Any, z: jax.Array) -> Any:
     options = priors.Options(3, 2, lambda number: jnp.zeros((number, 3)))
     posterior = priors.Posterior(diag_normal, lambda x: DiagNormal(x, 0.5 * x))
-    prior = priors.PRIORS[entry](options).prior(own, posterior)
+    prior = priors.PRIORS[entry](options, **OF_THREE.get(entry, {})).prior(own, posterior)
     return (
         prior.log_prob(z) if entry == "standard_normal" else (prior.log_prob(z), prior.sample(KEY))
     )
@@ -249,10 +296,18 @@ OWN_OF_PRIORS: dict[str, Any] = {
     "standard_normal": {},
     "mixture": {"logits": PAIR, "mean": X[:2], "log_var": X[2:4]},
     "vamp": {"pseudo_inputs": X[:2]},
+    "bernoulli": {"logits": VECTOR},
+    "categorical": {"logits": X[:1]},
+    "relaxed_bernoulli": {"logits": VECTOR},
+    "relaxed_categorical": {"logits": X[:1]},
 }
+OF_THREE = {name: {"num_classes": 3} for name in ("categorical", "relaxed_categorical")}
+VALUES = {  # of z; others are VECTOR
+    "bernoulli": BITS[:3], "categorical": ROWS[:3], "relaxed_categorical": LOG_ROWS[:3],
+}  # fmt: skip
 for entry in priors.PRIORS:
     entries(
-        "prior", entry, partial(prior_of, entry), OWN_OF_PRIORS[entry], VECTOR,
+        "prior", entry, partial(prior_of, entry), OWN_OF_PRIORS[entry], VALUES.get(entry, VECTOR),
         names=[f"priors.{entry}"],
     )  # fmt: skip
 
@@ -260,7 +315,7 @@ SIZES = guides.Sizes(3, 2, 4)
 
 
 def guided(entry: str, own: Any, heads: Any, z: jax.Array) -> Any:
-    family = guides.GUIDES[entry](SIZES)
+    family = guides.GUIDES[entry](SIZES, **OF_THREE.get(entry, {}))
     stats = family.stats(own, heads)
     drawn = family.guide.sample(KEY, stats)
     log_prob = with_gradient(lambda stats: family.guide.log_prob(stats, z))(stats)
@@ -269,14 +324,14 @@ def guided(entry: str, own: Any, heads: Any, z: jax.Array) -> Any:
 
 
 for entry, make in guides.GUIDES.items():
-    family = make(SIZES)
+    family = make(SIZES, **OF_THREE.get(entry, {}))
     own = None if family.init is None else jax.tree.map(
         lambda leaf: 0.5 * RNG.normal(size=leaf.shape), jax.eval_shape(family.init, KEY)
     )  # fmt: skip
     heads = {name: 0.5 * RNG.normal(size=size) for name, size in family.heads.items()}
     entries(
-        "guide", entry, partial(guided, entry), own, heads, VECTOR,
-        names=[f"guides.{entry}_family", "guides.flows.flow_guide"],
+        "guide", entry, partial(guided, entry), own, heads, VALUES.get(entry, VECTOR),
+        names=[f"guides.{entry}_family", f"guides.{entry}", "guides.flows.flow_guide"],
     )  # fmt: skip
 calls(
     "guides",
@@ -289,6 +344,33 @@ calls(
     ),
 )
 calls("guides.flows", init_autoregressive=by(lambda f: f(KEY, 3, 4)))
+
+# Enumerations
+
+
+def enumerated(how: Callable[..., Any]) -> By:
+    """Calls a function with the values of two latents, and a model of them."""
+
+    def call(function: Any, logits: jax.Array, slope: jax.Array) -> Any:
+        values = enumeration.binary_values(2).astype(logits.dtype)
+        joint = Joint(Bernoulli(slope), lambda z: jnp.sum(z * logits))
+        return how(function, values, Bernoulli(logits), joint)
+
+    return by(call, PAIR, 2.0 * PAIR)
+
+
+calls(
+    "enumeration",
+    binary_values=by(lambda f: f(3)),
+    one_hot_values=by(lambda f: f(2, 3)),
+    log_prob=enumerated(lambda f, values, q, joint: f(values, joint)),
+    posterior=enumerated(lambda f, values, q, joint: f(values, joint)),
+    elbo=enumerated(lambda f, values, q, joint: f(values, q, guides.bernoulli, joint)),
+    sum_over=enumerated(
+        lambda f, values, q, joint: f(values, q, guides.bernoulli, joint.log_prior)
+    ),
+    log_joint_of=enumerated(lambda f, values, q, joint: f(joint)(values[0])),
+)
 
 # Several latents, and missing values
 
@@ -622,6 +704,7 @@ calls(
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "importance": {"num_samples": 100, "chunk_size": 40},
+    "importance_upper": {"num_samples": 100},
     "ais": {"num_temps": 4, "num_chains": 3, "settings": FEW},
     "reverse_ais": {"num_temps": 4, "num_chains": 3, "settings": FEW},
     "appendix_d": {"num_samples": 8, "num_chains": 4, "settings": FEW},
@@ -1166,6 +1249,10 @@ calls(
 )  # fmt: skip
 
 WITHOUT_FLOATS = {
+    "discrete.one_hot": "words",
+    "discrete.log_simplex": "words",
+    "discrete.rows": "ints",
+    "discrete.require_temperature": "a check",
     "inference.importance_weights.tail_size": "an int",
     "inference.importance_weights.pareto_k_threshold": "a Python float",
     "evaluation.diagnostics.active_units": "bools",

@@ -291,6 +291,13 @@ find("title").textContent = content.title;
 for (const [name, value] of content.summary) {
   find("summary").append(element("div", {}, element("dt", {}, name), element("dd", {}, value)));
 }
+if (content.support) { // z is not real, so that no plane or line of it can be shown
+  find("support").textContent = `z is of ${content.support}, of which there is no plane. The ` +
+    "reconstructions below are at draws from q(z|x).";
+  find("support").hidden = false;
+  find("choose").textContent = "Choose two datapoints.";
+  for (const id of ["space", "moves"]) find(id).hidden = true;
+}
 find("precomputed").hidden = !grid;
 find("precomputed").textContent = grid ? grid.note : "";
 const lines = ["train", "valid", "test"].filter((split) => `${split}_bound` in content.curve)

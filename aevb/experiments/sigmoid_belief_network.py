@@ -1,0 +1,1 @@
+../../experiments/sigmoid_belief_network.py
