@@ -162,7 +162,7 @@ def test_the_code_of_the_pages_on_a_users_own_model_runs_in_float32_and_float64(
 
 
 def test_the_code_of_the_page_on_a_users_own_data_makes_a_dataset(tmp_path: Path):
-    [block] = blocks(HOW_TO / "data.md", "python")
+    _, block = blocks(HOW_TO / "data.md", "python")
     user: dict[str, Any] = {}
     exec(compile(block, str(HOW_TO / "data.md"), "exec"), user)
     x = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
@@ -172,6 +172,18 @@ def test_the_code_of_the_page_on_a_users_own_data_makes_a_dataset(tmp_path: Path
     np.testing.assert_array_equal(np.concatenate([*dataset.splits.values()]), x)
     assert ([*map(len, dataset.splits.values())], dataset.kind) == ([7, 1, 2], "real")
     np.testing.assert_array_equal(dataset.preprocess(jax.random.key(0), x[0]), x[0])
+
+
+@pytest.mark.usefixtures("standard_promotion")  # needed by optax's Adam
+def test_the_code_of_the_page_on_data_fills_missing_values():
+    block, _ = blocks(HOW_TO / "data.md", "python")
+    user: dict[str, Any] = {}
+    exec(compile(block, str(HOW_TO / "data.md"), "exec"), user)
+    first, filled = user["first"], user["filled"]
+    is_missing = np.isnan(first)
+    np.testing.assert_allclose(filled.mean[~is_missing], first[~is_missing], rtol=1e-4)
+    assert np.all(user["low"] <= user["high"])
+    assert np.all(user["low"][is_missing] < user["high"][is_missing])
 
 
 def test_every_shell_command_of_a_document_has_an_existing_target_or_flag():
