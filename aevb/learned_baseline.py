@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from aevb.guides import GuideFamily, Heads
@@ -64,7 +65,8 @@ def of_encoder(encoder: Network, num_dims: int) -> Network:
 
     def apply(params: PyTree, x: Array) -> Mapping[str, Array]:
         own = {name: leaf for name, leaf in params.items() if name != NAME}
-        baseline = network.apply(params[NAME], x)[NAME]
+        seen = jnp.where(jnp.isnan(x), 0.0, x)  # the encoder has its own way with missing values
+        baseline = network.apply(params[NAME], seen)[NAME]
         return {**encoder.apply(own, x), NAME: num_dims * baseline}
 
     return encoder._replace(init=init, apply=apply)

@@ -11,7 +11,7 @@ from configs import changed
 from marks import slow_but
 from programs import run_program
 
-from aevb import priors, proposals, runs, vae
+from aevb import learned_baseline, priors, proposals, runs, vae
 from aevb.algorithms.base import Batch
 from aevb.config import Values
 from aevb.errors import UserError
@@ -20,6 +20,7 @@ from aevb.experiment import Experiment, build
 from aevb.guides import bernoulli
 from aevb.losses import Guide, Joint
 from aevb.marginal import ESTIMATORS
+from aevb.networks import Network
 from aevb.reports import run_figures
 from aevb.reports.explorer import explorer_page
 from aevb.runs.trained import load_run
@@ -125,6 +126,14 @@ def test_the_baseline_of_nvil_is_no_part_of_the_model_and_of_the_size_of_the_dat
     mean, log_var, _ = diagnostics.marginals(KEY, stats, built.vae.guide)
     np.testing.assert_array_equal(mean, others.mean())
     np.testing.assert_array_equal(log_var, others.log_var())
+
+
+def test_a_baseline_takes_missing_values_as_0():
+    encoder = learned_baseline.of_encoder(Network(lambda key: {}, lambda params, x: {}), 3)
+    params = encoder.init(KEY)
+    gap, zero = (encoder.apply(params, jnp.float32([1.0, x, 2.0])) for x in (jnp.nan, 0.0))
+    assert np.isfinite(gap["baseline"])
+    np.testing.assert_array_equal(gap["baseline"], zero["baseline"])
 
 
 @pytest.mark.parametrize("num_latents", slow_but([2], [2, 6]))
