@@ -28,12 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from aevb import optimizers
-from aevb.algorithms.base import Batch
+from aevb.algorithms.base import Batch, TrainState
 from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import Values, validate, with_values
 from aevb.data import Dataset
 from aevb.errors import UserError
 from aevb.evaluation import diagnostics, log_likelihood
+from aevb.evaluation.diagnostics import Moments
 from aevb.evaluation.elbo import fixed_inputs, some_of
 from aevb.evaluation.log_likelihood import ELBO, Points
 from aevb.experiment import build_algorithm, build_model, load
@@ -42,13 +43,13 @@ from aevb.marginal import ESTIMATORS, Estimator
 from aevb.runtime import provenance, xla
 from aevb.storage.metrics_log import write_json
 from aevb.training import loop
-from aevb.types import PyTree
+from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 from .studies import ROOT
 
 OUTPUT = ROOT / "experiments" / "results" / "discrete_latents.json"
-STEP_SIZES = (3e-4, 1e-3, 3e-3)
+STEP_SIZES = (1e-3, 3e-3, 1e-2)
 RELAXED = {"model.guide": "relaxed_bernoulli", "model.prior": "relaxed_bernoulli"}
 WAYS: dict[str, dict[str, Any]] = {  # name -> fields of the config
     "score_function_loo": {"algorithm.bound": "score_function_loo"},
@@ -160,13 +161,15 @@ def gradient_variance(values: Values, dataset: Dataset, params: PyTree) -> dict[
     state = algorithm.init(jax.random.key(0))._replace(params=params)
     batch = Batch(x, jnp.arange(len(x), dtype=jnp.int32))
 
-    def gradient(key: jax.Array) -> PyTree:
-        after, _ = algorithm.update(key, state, batch)
-        return jax.tree.map(jnp.subtract, after.params, params)
+    @jax.jit
+    def moments_of(key: Key, state: TrainState) -> Moments:
+        def gradient(key: Key) -> PyTree:
+            after, _ = algorithm.update(key, state, batch)
+            return jax.tree.map(jnp.subtract, after.params, state.params)
 
-    moments = jax.jit(
-        lambda key: diagnostics.gradient_moments(key, gradient, NUM_GRADIENTS)
-    )(jax.random.key(SEED))  # fmt: skip
+        return diagnostics.gradient_moments(key, gradient, NUM_GRADIENTS)
+
+    moments = moments_of(jax.random.key(SEED), state)
     variance = {part: dict(tree) for part, tree in moments.variance.items()}
     variance["encoder"].pop("baseline", None)  # nvil's; it is no parameter of q(z|x)
     return {
