@@ -286,6 +286,28 @@ def test_the_bound_of_standardized_frames_is_in_their_own_units(tmp_path: Path):
     np.testing.assert_allclose(bounds[0] - bounds[1], 9 * np.log(100.0), rtol=1e-4)
 
 
+def test_missing_frames_by_config_leave_bounds_and_gradients_finite(tmp_path: Path):
+    x = np.random.default_rng(0).normal(size=(100, 4))
+    x[::3], x[1, 0] = np.nan, np.nan
+    np.save(tmp_path / "gaps.npy", x)
+    values = small(**{
+        "data.name": f"file:{tmp_path}/gaps.npy", "data.kind": "real", "data.missing": True,
+        "data.num_train": 0,
+    })  # fmt: skip
+    dataset, vae, _ = build(values)
+    window = jnp.asarray(dataset.train[0])
+
+    def bound(params: Any, x: jax.Array) -> jax.Array:
+        return losses.sgvb_b(KEY, vae.encode(params, x), vae.guide, vae.joint(params, x))
+
+    params = vae.init(KEY)
+    value, gradient = jax.jit(jax.value_and_grad(bound))(params, window)
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    none = vae.joint(params, jnp.full_like(window, jnp.nan)).log_lik(jnp.zeros(6))
+    assert none == 0.0
+
+
 def test_the_choices_of_a_config_are_those_of_the_families():
     assert config.DYNAMICS == state_space.DYNAMICS
     assert config.SEQUENCE_GUIDES == state_space.GUIDES

@@ -45,6 +45,13 @@ def test_the_number_of_training_data_is_that_of_windows():
     assert film(window=NUM_FRAMES, num_train=50).train.shape == (50, NUM_FRAMES * 560)
 
 
+def test_a_value_hidden_in_a_frame_is_hidden_in_all_of_its_windows():
+    windows = film(window=2, num_valid=0, hide="entries", hide_share=0.3).train
+    assert 0.25 < np.isnan(windows).mean() < 0.35
+    second_of_one, first_of_next = windows[:-1, 560:], windows[1:, :560]
+    np.testing.assert_array_equal(np.isnan(second_of_one), np.isnan(first_of_next))
+
+
 def test_columns_of_a_table_keep_their_standardization_in_every_frame(tmp_path: Path):
     x = np.random.default_rng(0).normal([5.0, -100.0], [0.1, 30.0], size=(200, 2))
     np.savetxt(tmp_path / "walk.csv", x, delimiter=",", header="a,b", comments="")
