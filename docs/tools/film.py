@@ -99,4 +99,4 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "film scores": score_table,
     "film predictions": prediction_table,
 }
-FIGURES = {"film": film_figure}
+FIGURES = {"film": film_figure} if FILE.is_file() else {}
