@@ -26,7 +26,7 @@ def get_config() -> Config:
     config.model.init = "fan_in"
     config.model.init_at_mean = True
     config.optimizer.name = "adam"
-    config.optimizer.step_size = 1e-3
+    config.optimizer.step_size = 3e-3
     config.train.batch_size = 20
     config.train.eval_every = 5000
     config.train.num_examples = 40_000
