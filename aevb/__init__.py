@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from aevb import factors as factors
     from aevb import guides as guides
     from aevb import inference as inference
+    from aevb import labels as labels
     from aevb import likelihoods as likelihoods
     from aevb import losses as losses
     from aevb import marginal as marginal
@@ -51,6 +52,7 @@ MODULES = (
     "factors",
     "guides",
     "inference",
+    "labels",
     "likelihoods",
     "losses",
     "marginal",

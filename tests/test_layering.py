@@ -33,7 +33,7 @@ LAYERS = (
     ("runtime", "registry"),
     ("distributions", "discrete", "convolutions"),
     ("likelihoods", "losses", "reparam", "inference"),
-    ("latents", "factors", "missing", "sequences", "enumeration"),
+    ("latents", "factors", "missing", "labels", "sequences", "enumeration"),
     ("proposals",),
     ("guides", "priors", "networks", "marginal", "classical"),
     ("hierarchies", "learned_baseline"),
@@ -63,7 +63,7 @@ LAYERS = (
 MATHEMATICS = (
     "types", "distributions", "likelihoods", "losses", "reparam", "guides", "priors", "inference",
     "proposals", "marginal", "classical", "convolutions", "latents", "factors",
-    "missing", "sequences", "discrete", "enumeration",
+    "missing", "labels", "sequences", "discrete", "enumeration",
 )  # fmt: skip
 
 # Each library can be replaced in one place. Nothing below `config` uses a ConfigDict, so that all

@@ -19,7 +19,7 @@ from precision_cases import CASES, Case, cast
 MODULES = (
     "losses", "distributions", "likelihoods", "priors", "guides", "guides.flows", "proposals",
     "marginal", "convolutions", "evaluation.diagnostics", "factors", "latents", "missing",
-    "sequences", "discrete", "enumeration",
+    "labels", "sequences", "discrete", "enumeration",
     *(f"reparam.{name}" for name in precision_cases.modules_of("reparam")),
     *(f"inference.{name}" for name in precision_cases.modules_of("inference")),
     *(f"classical.{name}" for name in precision_cases.modules_of("classical")),

@@ -22,6 +22,7 @@ from aevb import (
     enumeration,
     factors,
     guides,
+    labels,
     latents,
     likelihoods,
     missing,
@@ -501,6 +502,78 @@ calls(
     ),
     Chain__steps=by(lambda f, p, x: f(state_space.posterior_of(p, x)), *SEQUENCE[::-1]),
 )  # fmt: skip
+
+# Labels
+
+
+def labelled(mean: jax.Array, linear: Any) -> labels.Labelled:
+    """Returns a model of three labels, of which each shifts the mean of x."""
+    weights, bias, log_var, x = linear
+    stats = DiagNormal(jnp.stack([mean, 0.5 * mean, -mean]), jnp.zeros((3, 2), mean.dtype))
+
+    def joint(label: jax.Array) -> Joint:
+        return joint_of((weights, bias + label.astype(x.dtype), log_var, x))
+
+    logits = jnp.concatenate([mean, mean[:1]])
+    return labels.Labelled(jax.nn.log_softmax(logits), logits, stats, diag_normal, joint)
+
+
+def with_label(function: Any, mean: jax.Array, linear: Any) -> Any:
+    def value(mean: jax.Array, label: jax.Array) -> jax.Array:
+        return function(KEY, label, labelled(mean, linear))
+
+    return jax.vmap(jax.value_and_grad(value), in_axes=(None, 0))(mean, jnp.arange(3))
+
+
+def with_labels_enumerated(function: Any, mean: jax.Array, linear: Any) -> Any:
+    return function(KEY, labelled(mean, linear), num_samples=3)
+
+
+def of_label(mean: jax.Array) -> labels.LabelStats:
+    of_z = DiagNormal(jnp.stack([mean, 0.5 * mean]), jnp.zeros((2, 2), mean.dtype))
+    return labels.LabelStats(jnp.int32(-1), mean, of_z)
+
+
+def in_label_vectors(function: Any, mean: jax.Array) -> Any:
+    del function  # it makes the guide
+    guide, stats = labels.of_vector(diag_normal, 2), of_label(mean)
+    prior = labels.LabelPrior(jax.nn.log_softmax(mean), StandardNormal(2, mean.dtype))
+    assert guide.sample_and_kls is not None
+    z, terms = guide.sample_and_kls(KEY, stats, prior)
+    joint = Joint(prior, lambda z: -jnp.sum(jnp.square(z)))
+    model = labels.of_latents(stats, diag_normal, joint)
+    bounds = labels.bounds_by_label(KEY, model)
+    return z, terms, guide.log_prob(stats, z), guide.sample(KEY, stats), bounds, prior.log_prob(z)
+
+
+def prior_of_labels(mean: jax.Array) -> labels.LabelPrior:
+    return labels.LabelPrior(jax.nn.log_softmax(mean), StandardNormal(2, mean.dtype))
+
+
+calls(
+    "labels",
+    **dict.fromkeys(("conditional_bound", "labelled_bound"), by(with_label, PAIR, LINEAR)),
+    bounds_by_label=by(lambda f, *args: f(KEY, labelled(*args)), PAIR, LINEAR),
+    **dict.fromkeys(
+        ("log_joint_probs", "log_prob", "log_label_probs"),
+        by(with_labels_enumerated, PAIR, LINEAR),
+    ),
+    sum_over_labels=by(lambda f, x, y: with_gradient(lambda y: f(x, y))(y), VECTOR, POSITIVE),
+    classification_term=by(
+        lambda f, x: with_gradient(lambda x: f(jnp.int32(1), x, 0.5))(x), VECTOR
+    ),
+    LabelStats__log_probs=by(lambda f, x: f(of_label(x)), PAIR),
+    LabelStats__given=by(lambda f, x: f(of_label(x), jnp.eye(2, dtype=x.dtype)[0]), PAIR),
+    LabelPrior__sample=by(lambda f, x: f(prior_of_labels(x), KEY), PAIR),
+    LabelPrior__log_prob=by(
+        lambda f, x: f(prior_of_labels(x), labels.join(jnp.int32(1), x, 2)), PAIR
+    ),
+    join=by(lambda f, x: f(jnp.int32(1), x, 2), PAIR),
+    split=by(lambda f, x: f(x, 1), PAIR),
+    at=by(lambda f, x: f(x, jnp.eye(2, dtype=x.dtype)[0]), PAIR),
+    of_vector=by(in_label_vectors, PAIR),
+    of_latents=by(in_label_vectors, PAIR),
+)
 
 # Bounds
 
