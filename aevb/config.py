@@ -53,6 +53,7 @@ LIKELIHOOD_OF = {  # the likelihood of a config that leaves it to the kind of th
 HIDDEN = ("entries", "blocks")  # equal to `data.gaps.WAYS`; a test checks it
 DYNAMICS = ("linear", "neural")  # equal to `state_space.DYNAMICS`
 SEQUENCE_GUIDES = ("smoothing", "filtering", "mean_field", "structured")  # to its `GUIDES`
+LABEL_MODELS = ("conditional", "m2")
 NOISES = ("minibatch", "datapoint", "local")  # equal to `full_vb.NOISES`; a test checks it
 DATASETS = {  # choices of the package's datasets; a test checks that they match
     "binarized_mnist": DataChoices(("standard", "train+validation"), ("none",)),
@@ -265,6 +266,13 @@ FIELDS = (
         "0, or at least 2 and at most 10,000", lambda value: value == 0 or 2 <= value <= 10**4,
     ),
     Field(
+        "data.num_labels", -1, "number of training datapoints whose class a model is shown "
+        "(model.labels), as many of each class as of any other; 0 for all labels of the data, -1 "
+        "for none, which are then not read",
+        *_at_least(-1),
+    ),
+    Field("data.label_seed", 0, "seed of the draw of these datapoints", *_seed()),
+    Field(
         "data.access", "auto", "memory: training data are copied to the device; stream: "
         "minibatches are read from disk; auto: stream if the data exceed data.memory_share",
         *_one_of(("auto", "memory", "stream")),
@@ -301,7 +309,8 @@ FIELDS = (
     ),
     Field(
         "model.layer_hidden", (100, 100), "several layers, model.dynamics: hidden units of each "
-        "network between latents",
+        "network between latents; model.labels: of that from features of x and y to q(z|x, y), and "
+        "first the number of features",
         "a tuple of at most 100 whole numbers from 1 to 1,000,000, such as (100, 100)",
         lambda value: len(value) <= 100 and _are_sizes(value, 10**6),
     ),
@@ -318,6 +327,12 @@ FIELDS = (
         "mean_field q(z_t|x); structured is a Gaussian with a block-tridiagonal precision. They "
         "have model.layer_hidden[0] units and features of a frame",
         *_one_of(SEQUENCE_GUIDES),
+    ),
+    Field(
+        "model.labels", "", "conditional: p(x|y, z) of the class y, with all labels seen; m2: p(y) "
+        "p(z) p(x|y, z), in which y is summed over where data.num_labels does not show it (Kingma "
+        "et al. 2014); '' ignores the classes",
+        *_one_of(("", *LABEL_MODELS)),
     ),
     Field(
         "model.hidden", (200,), "units of each hidden layer of the encoder; the decoder has them "
@@ -410,6 +425,12 @@ FIELDS = (
         "(local), which has the least variance but cannot be used for iwae and similar bounds "
         "with several samples",
         *_one_of(NOISES),
+    ),
+    Field(
+        "algorithm.label_weight", 0.1, "model.labels: weight of the mean of log q(y|x) over the "
+        "datapoints with a label, which is added to the mean bound; alpha / N of Kingma et al. "
+        "(2014)",
+        *_at_least(0),
     ),
     Field(
         "algorithm.num_leapfrog", 10, "mcem: leapfrog steps of an HMC trajectory",
@@ -760,6 +781,7 @@ def validate(config: Config | Values, entries: str = "") -> Values:
             )
     values |= _data_choices(values, entries)
     _check_window(values)
+    _check_labels(values)
     if has_path(values["data.name"]):
         prefix, _, path = values["data.name"].partition(":")
         values["data.name"] = f"{prefix}:{absolute(path, 'config.data.name')}"
@@ -846,6 +868,32 @@ def _check_window(values: Values) -> None:
             f"config.model.dynamics is {values['model.dynamics']!r}, which is of windows of "
             "frames; set config.data.window to at least 2"
         )
+
+
+def _check_labels(values: Values) -> None:
+    """Raises a UserError if a model of labels has a setting that it refuses."""
+    if not (kind := values["model.labels"]):
+        return
+    number, layers = values["data.num_labels"], layers_of(values[LATENTS])
+    if number < 0:
+        reason = "config.data.num_labels=-1 shows it none; set their number, or 0 for all"
+    elif kind == "conditional" and number:
+        reason = f"config.data.num_labels={number} leaves out others; set 0, or model.labels=m2"
+    elif values["algorithm.name"] != "aevb":
+        reason = f"config.algorithm.name={values['algorithm.name']} has no labels; use aevb"
+    elif values["algorithm.kl_schedule"] != "constant":
+        reason = f"config.algorithm.kl_schedule={values['algorithm.kl_schedule']} is not for it"
+    elif len(layers) > 1:
+        reason = f"config.{LATENTS}={values[LATENTS]} are several layers; set one number"
+    elif values["data.window"]:
+        reason = f"config.data.window={values['data.window']}, and frames have labels; set 0"
+    elif values["algorithm.bound"] == "nvil":
+        reason = "config.algorithm.bound=nvil has no baseline for each label; use another bound"
+    elif not values["model.layer_hidden"]:
+        reason = "config.model.layer_hidden is (), and its first number is that of features of x"
+    else:
+        return
+    raise UserError(f"config.model.labels is {kind!r}, and {reason}")
 
 
 def _data_choices(values: Values, entries: str) -> dict[str, str]:

@@ -16,6 +16,8 @@ from aevb import (
     data,
     guides,
     hierarchies,
+    label_building,
+    label_models,
     learned_baseline,
     likelihoods,
     missing,
@@ -47,6 +49,7 @@ from aevb.errors import UserError
 from aevb.evaluation import elbo
 from aevb.guides import GuideFamily
 from aevb.hierarchies import Layers
+from aevb.label_models import LabelledData
 from aevb.likelihoods import Heads, Likelihood
 from aevb.losses import REAL, SCORE_FUNCTIONS, TAKE_KL_WEIGHT, Bound, Guide, Joint, closed_kl
 from aevb.networks import Network
@@ -92,11 +95,15 @@ def build(values: Values, dataset: Dataset | None = None) -> Experiment:
         with jax.ensure_compile_time_eval():  # the first parameters are drawn in a compiled program
             return elbo.fixed_inputs(found.preprocess, index, found.train[index])
 
-    return Experiment(found, *build_model(values, found.description, examples))
+    labelled = label_building.data_of(values, found)
+    return Experiment(found, *build_model(values, found.description, examples, labelled))
 
 
 def build_model(
-    values: Values, data: Description, examples: Callable[[int], Array] | None = None
+    values: Values,
+    data: Description,
+    examples: Callable[[int], Array] | None = None,
+    labelled: LabelledData | None = None,
 ) -> tuple[VAE, Algorithm]:
     """Returns the model and the algorithm of a validated config, for described data.
 
@@ -104,6 +111,7 @@ def build_model(
         examples: number -> evenly spaced training datapoints, preprocessed as in evaluation,
             [number, D]. Without them a prior that starts at datapoints starts at zeros: for a model
             whose parameters are read from a checkpoint.
+        labelled: the labels that are seen in training, for a model of them.
 
     Raises:
         UserError: the parts do not fit together.
@@ -118,7 +126,7 @@ def build_model(
         values, data, examples or (lambda number: jnp.zeros((number, data.num_dims)))
     )
     optimizer = build_optimizer(values, data.num_train)
-    algorithm = build_algorithm(values, model, data.num_train, optimizer)
+    algorithm = build_algorithm(values, model, data.num_train, optimizer, labelled)
     _require_room(algorithm)
     return model, algorithm
 
@@ -324,7 +332,13 @@ def require_same_schedules(values: Values, num_examples: int) -> None:
             )
 
 
-def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimizer) -> Algorithm:
+def build_algorithm(
+    values: Values,
+    model: VAE,
+    num_data: int,
+    optimizer: Optimizer,
+    labelled: LabelledData | None = None,
+) -> Algorithm:
     """Returns the algorithm of a validated config, for a model and N = `num_data` datapoints.
 
     The algorithm's `make` receives the algorithm.* fields of the config that are among its
@@ -342,10 +356,13 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
             "config.algorithm.prior_on_biases=True"
         )
     if "bound" in wanted:
-        _require_gradient(values["algorithm.bound"], model.guide)
-        options["bound"] = build_bound(values, *_have_kls(model))
+        first = label_models.of_first_label(model)
+        _require_gradient(values["algorithm.bound"], first.guide)
+        options["bound"] = build_bound(values, *_have_kls(first))
     options |= _kl_weight(values, wanted, num_data)
-    _check_options(values, "algorithm.name", entry.make, 2, "num_data", *options)
+    if model.num_labels:
+        options |= label_building.options(values, model, options["bound"], labelled)
+    _check_options(values, "algorithm.name", entry.make, 2, "num_data", "term", *options)
     taken = {option: value for option, value in options.items() if option in wanted}
     sizes = {"num_data": num_data} if "num_data" in wanted else {}
     own = section(values, "algorithm.options")
@@ -356,6 +373,8 @@ def build_algorithm(values: Values, model: VAE, num_data: int, optimizer: Optimi
         raise UserError(
             f"config.algorithm.name is {name!r}, which refuses its arguments: {error} ({fields})"
         ) from error
+    if labelled is not None:
+        algorithm = label_models.with_labels(algorithm, labelled.shown)
     if decay := options["average_decay"]:
         algorithm = average_params(algorithm, decay)
     most = options["skip_bad_steps"]
@@ -419,7 +438,12 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
         family = make_entry(values, "model.guide", sizes)
     else:
         family, prior_family = _build_layers(values, layers, prior_family)
-    encoder, decoder = _build_networks(values, data, family, likelihood)
+    given, num_labels = family.guide, data.num_labels if values["model.labels"] else 0
+    if values["model.labels"]:
+        _require_same_latents(values, given, prior_family)
+        between = _between(values)
+        family, prior_family = label_building.families(values, data, family, prior_family, between)
+    encoder, decoder = _build_networks(values, data, family, likelihood, num_labels)
     if values["model.init_at_mean"]:
         x = examples(min(data.num_train, NUM_FOR_MEAN))
         decoder = _starting_at(values, decoder, likelihood, jnp.mean(x, axis=0))
@@ -431,10 +455,12 @@ def _build_vae(values: Values, data: Description, examples: Callable[[int], Arra
         encoder if has_encoder else None,
         decoder,
         likelihood,
-        num_latents=num_latents,
+        num_latents=num_labels + num_latents,
         guide_family=family,
         prior_family=prior_family,
     )
+    if num_labels:
+        return label_models.of_vae(model, given, num_labels, data.num_dims)
     return model._replace(layer_sizes=layers.sizes) if len(layers.sizes) > 1 else model
 
 
@@ -663,9 +689,17 @@ def in_own_units(likelihood: Likelihood, log_jacobians: np.ndarray) -> Likelihoo
 
 
 def _build_networks(
-    values: Values, data: Description, family: GuideFamily, likelihood: Likelihood
+    values: Values,
+    data: Description,
+    family: GuideFamily,
+    likelihood: Likelihood,
+    num_labels: int = 0,
 ) -> tuple[Network, Network]:
-    """Returns the encoder and the decoder."""
+    """Returns the encoder and the decoder.
+
+    Args:
+        num_labels: C of a model with labels.
+    """
     num_dims, layers = data.num_dims, Layers(layers_of(values[LATENTS]))
     sees_all = len(layers.sizes) == 1 or values["model.inference"] == "top_down"
     num_latents = sum(layers.sizes) if sees_all else layers.sizes[0]
@@ -687,8 +721,14 @@ def _build_networks(
         encoder = architecture.encoder(
             num_inputs, family.heads, hidden=hidden, image_shape=input_shape, **common
         )
+        if num_labels:
+            logits = {label_models.LOGITS: num_labels}
+            classifier = architecture.encoder(
+                num_inputs, logits, hidden=hidden, image_shape=input_shape, **common
+            )
+            encoder = label_models.with_classifier(encoder, classifier)
         decoder = architecture.decoder(
-            num_latents, heads, hidden=hidden[::-1], constants=likelihood.shared,
+            num_labels + num_latents, heads, hidden=hidden[::-1], constants=likelihood.shared,
             image_shape=data.image_shape, **common,
         )  # fmt: skip
     except (TypeError, ValueError) as error:

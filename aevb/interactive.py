@@ -21,6 +21,7 @@ def fit(
     x: Any,
     fields: Mapping[str, Any] = NO_FIELDS,
     *,
+    y: Any = None,
     num_latents: int = 2,
     folder: str | Path | None = None,
     which: str = "best",
@@ -37,6 +38,9 @@ def fit(
             a table with columns. The last fifth is test data and a tenth before it validation data,
             in the order of x; {"data.split": "random"} shuffles them first.
         fields: values for any field of the config, such as {"data.kind": "grey", "seed": 1}.
+        y: labels [N], whole numbers from 0, and -1 for a missing one; None for no labels. The model
+            is then m2 with all labels that are given, unless `fields` has another of
+            "model.labels" and "data.num_labels". Each class is split by itself.
         num_latents: Z.
         folder: where the run is written, as by `aevb run`, resumed if it was interrupted; None to
             write nothing.
@@ -48,9 +52,10 @@ def fit(
     """
     require_which(which)
     config, entries = _experiment(OWN_DATA)
-    fields = {"model.num_latents": num_latents, **fields, "data.name": "array:x"}
+    of_labels = {} if y is None else {"model.labels": "m2", "data.num_labels": 0}
+    fields = {"model.num_latents": num_latents, **of_labels, **fields, "data.name": "array:x"}
     values = _validated(config, entries, fields)
-    dataset = dataset_of(x, values)
+    dataset = dataset_of(x if y is None else (x, y), values)
     changes: dict[str, Any] = {"data.name": dataset.name}
     if "train.batch_size" not in fields:
         changes["train.batch_size"] = min(values["train.batch_size"], len(dataset.train))

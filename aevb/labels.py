@@ -18,6 +18,7 @@ from aevb.losses import Bound, Guide, Joint, iwae, log_prior, sample_and_log_pro
 from aevb.types import Key, PyTree
 
 NOT_SEEN = -1
+SUPPORT = "one-hot labels beside other latents"  # of the vector (y, z)
 
 
 class Labelled(NamedTuple):
@@ -37,8 +38,6 @@ def conditional_bound(
     key: Key, label: Array, model: Labelled, *, bound: Bound = sgvb_b, num_samples: int = 1
 ) -> Array:
     """Estimates a bound on log p(x|y) of one label [] that was seen; returns [] in nats.
-
-    It is the objective of a conditional VAE.
 
     Args:
         label: a whole number 0..C-1.
@@ -125,7 +124,7 @@ def log_joint_probs(key: Key, model: Labelled, *, num_samples: int) -> Array:
 def log_prob(key: Key, model: Labelled, *, num_samples: int) -> Array:
     """Estimates log p(x) by log Sum_y p(y) 1/K Sum_k p(x|y, z_yk) p(z_yk) / q(z_yk|x, y).
 
-    Returns [] in nats: a stochastic lower bound, which tends to log p(x) as K grows.
+    Returns [] in nats: a stochastic lower bound.
     """
     return jax.nn.logsumexp(log_joint_probs(key, model, num_samples=num_samples))
 
@@ -198,8 +197,8 @@ def at(log_probs: Array, label: Array) -> Array:
 def of_vector(guide: Guide, num_labels: int) -> Guide:
     """Returns the guide q(y|x) q(z|x, y) of the vector (y, z), whose statistics are `LabelStats`.
 
-    y is drawn, and samples have no gradient for its logits: it is for evaluation and for estimates
-    of log p(x), and `of_latents` is for training.
+    y is drawn, without a gradient for its logits: it is for evaluation and estimates of log p(x).
+    `of_latents` is for training.
 
     Args:
         guide: q(z|x, y).
@@ -233,7 +232,10 @@ def of_vector(guide: Guide, num_labels: int) -> Guide:
         of_z = log_q_of_z - log_prior(prior.of_z, own) if closed is None else closed
         return z, {"y": jnp.sum(terms), "z": of_z}
 
-    return Guide(lambda key, stats: both(key, stats)[0], log_prob, None, both, sample_and_kls=kls)
+    return Guide(
+        lambda key, stats: both(key, stats)[0], log_prob, None, both, sample_and_kls=kls,
+        support=SUPPORT, is_reparameterized=False,
+    )  # fmt: skip
 
 
 def of_latents(stats: LabelStats, guide: Guide, joint: Joint) -> Labelled:

@@ -38,6 +38,8 @@ class VAE(NamedTuple):
     hidden: Callable[[PyTree, Array, Array], Mapping[str, Array]] = lambda params, x, z: {}
     frame: Any = None  # the parts of a frame of a state-space model, a `state_space.FrameModel`
     layer_sizes: tuple[int, ...] = ()  # Z1, Z2, ... of several layers of latents, which z joins
+    num_labels: int = 0  # C: z begins with a one-hot label y [C], and x may end with its label
+    given_label: Guide | None = None  # q(z|x, y), if there are labels
 
 
 def make(

@@ -200,7 +200,7 @@ def _classes(dataset: "Dataset") -> str:
     labels = dataset.labels
     assert labels is not None
     parts = [part for part in (labels.train, labels.valid, labels.test) if part is not None]
-    numbers = [np.bincount(part, minlength=len(labels.names)) for part in parts]
+    numbers = [np.bincount(part[part >= 0], minlength=len(labels.names)) for part in parts]
     names = [
         f"{name} {' + '.join(str(number[k]) for number in numbers)}"
         for k, name in enumerate(labels.names)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import Array
 
-from aevb.data import gaps, preprocessing
+from aevb.data import gaps, preprocessing, splits
 from aevb.data.io.array_records import Records
 from aevb.data.standardization import Standardization
 from aevb.errors import UserError
@@ -39,6 +39,7 @@ class Description(NamedTuple):
     standardization: Standardization | None = None
     range: tuple[float, float] = (0.0, 1.0)
     has_missing: bool = False  # whether x may have NaN, for values that were not seen
+    num_labels: int = 0  # C, the classes of labels that a model sees; 0 if it sees none
 
     @property
     def of_x(self) -> Standardization | None:
@@ -52,12 +53,24 @@ class Description(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """The classes of a dataset's datapoints, which no model is trained on."""
+    """The classes of a dataset's datapoints."""
 
     names: tuple[str, ...]
-    train: np.ndarray  # [N], the place in `names` of each datapoint's class
+    train: np.ndarray  # [N], the place in `names` of each datapoint's class; -1 if it is unknown
     test: np.ndarray  # [N']
     valid: np.ndarray | None = None  # [N'']; None where the dataset's is None
+    is_shown: np.ndarray | None = None  # [N], the training labels that a model sees; None: it sees
+    #                                     none
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The labels [N] of the training data that a model sees, and -1 for the others."""
+        is_shown = np.zeros(len(self.train), bool) if self.is_shown is None else self.is_shown
+        return np.where(is_shown, self.train, -1).astype(np.int32)
+
+    def of_split(self, split: str) -> np.ndarray | None:
+        """Returns the labels of "train", "valid" or "test"."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
 
 class Dataset(NamedTuple):
@@ -94,10 +107,12 @@ class Dataset(NamedTuple):
     @property
     def description(self) -> Description:
         num_train, num_dims = self.train.shape
+        is_shown = self.labels is not None and self.labels.is_shown is not None
         return Description(
             self.name, self.kind, num_dims, num_train, self.image_shape, self.levels,
             self.is_dequantized, self.preprocess, self.shape or self.image_shape or (num_dims,),
             self.standardization, self.range, self.has_missing,
+            len(self.labels.names) if self.labels is not None and is_shown else 0,
         )  # fmt: skip
 
     @property
@@ -138,6 +153,8 @@ class Options(NamedTuple):
     num_train: int = 0  # number of training datapoints kept, evenly spaced in their order; 0 = all
     num_valid: int = -1  # number of validation datapoints; -1 = the dataset's own number
     window: int = 0  # T: datapoints are windows of T frames in a row; 0 = single frames
+    num_labels: int = -1  # number of training labels that a model sees; 0 = all, -1 = none
+    label_seed: int = 0  # of their draw
     synthetic_num_train: int = 1000
     synthetic_num_test: int = 1000
     synthetic_num_dims: int = 10
@@ -234,11 +251,30 @@ def load_entry(name: str, entry: DatasetEntry, options: Options, **own: Any) -> 
             f"data.num_train is {options.num_train}; {name} has {number} training datapoints, and "
             "0 stands for all of them"
         )
-    if options.num_train in (0, number):
-        return dataset
-    kept = kept_rows(number, options.num_train)
-    labels = dataset.labels and dataset.labels._replace(train=dataset.labels.train[kept])
-    return dataset._replace(train=dataset.train[kept], labels=labels)
+    if options.num_train not in (0, number):
+        kept = kept_rows(number, options.num_train)
+        labels = dataset.labels and dataset.labels._replace(train=dataset.labels.train[kept])
+        dataset = dataset._replace(train=dataset.train[kept], labels=labels)
+    return dataset if options.num_labels < 0 else _with_shown_labels(dataset, options)
+
+
+def _with_shown_labels(dataset: Dataset, options: Options) -> Dataset:
+    """Returns a dataset with the labels that a model sees.
+
+    Raises:
+        UserError: it has no labels, or too few.
+    """
+    if dataset.labels is None:
+        raise UserError(
+            f"data.num_labels is {options.num_labels}, and {dataset.name} has no labels; set it to "
+            "-1, or give labels: aevb.fit(x, y=labels), images:FOLDER with a subfolder for each "
+            "class, or mnist"
+        )
+    labels = dataset.labels
+    is_shown = splits.drawn_labels(
+        labels.train, labels.names, options.num_labels, options.label_seed
+    )
+    return dataset._replace(labels=labels._replace(is_shown=is_shown))
 
 
 def kept_rows(number: int, wanted: int) -> np.ndarray:

@@ -14,7 +14,7 @@ SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:
-    """Returns the description of a dataset, and the number and digest of each split.
+    """Returns the description of a dataset, the number and digest of each split, and of labels.
 
     It is JSON content. A preprocessing that is not of this package is None. The digests depend
     neither on the data's name nor on whether they are in memory.
@@ -26,6 +26,9 @@ def identity(dataset: Dataset) -> dict[str, Any]:
             for split, data in dataset.splits.items()
         },
     }
+    labels = dataset.labels
+    if labels is not None and labels.is_shown is not None:
+        content["labels"] = sources.digest(labels.shown)
     return as_read_back(content)
 
 
@@ -75,4 +78,6 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             return f"as many {word} datapoints of the same shape, but other values"
     if then["standardization"] != now["standardization"]:
         return "the same values up to the scale or the mean of a column"
+    if then.get("labels") != now.get("labels"):
+        return "the same values, but other labels"
     return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aevb.data import Dataset, Options, preprocessing
+from aevb.data import Dataset, Labels, Options, preprocessing
 from aevb.data.io import prepared
 from aevb.data.io.sources import Download, Part, Source
 
@@ -23,12 +23,17 @@ def load(options: Options) -> Dataset:
     The binarization `dynamic` draws each pixel x as 1 with probability x / 255 on every call, from
     the key (a fixed key gives a fixed image). `fixed` draws once in the same way, with a fixed
     seed; this is not Larochelle's draw, which is the dataset `binarized_mnist`. `none` keeps the
-    grey levels.
+    grey levels. The digits are the labels, which are read if `Options.num_labels` asks for them.
 
     Raises:
         UserError: the files are not on this machine and cannot be downloaded, or are damaged.
     """
     train, test = prepared.load(SOURCE, ("train", "test"), options)
+    labels = None
+    if options.num_labels >= 0:
+        of_train, of_test = prepared.load(SOURCE, ("train", "test"), options, part="label")
+        names = tuple(map(str, range(10)))
+        labels = Labels(names, *(each[:, 0].astype(np.int64) for each in (of_train, of_test)))
     preprocess = preprocessing.drawn
     if options.binarization == "fixed":
         train, test = preprocessing.binarized_once(train, test)
@@ -43,6 +48,7 @@ def load(options: Options) -> Dataset:
         preprocess=preprocess,
         image_shape=IMAGE_SHAPE,
         levels=options.grey_scale if options.binarization == "none" else None,
+        labels=labels,
     )
 
 

@@ -1,4 +1,6 @@
-"""Splits of an ordered dataset into training, validation and test data."""
+"""Splits of an ordered dataset into training, validation and test data, and of its labels."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,3 +54,40 @@ def _fractions(classes: np.ndarray) -> np.ndarray:
         members = np.flatnonzero(classes == one)
         fractions[members] = (np.arange(len(members)) + 0.5) / len(members)
     return fractions
+
+
+def drawn_labels(classes: np.ndarray, names: Sequence[str], number: int, seed: int) -> np.ndarray:
+    """Returns which labels [N] a model sees: `number` of them, as many of each class as of another.
+
+    If the number of classes does not divide the number, some have one label more than others.
+
+    Args:
+        classes: [N], the class of each datapoint, or -1 if it is unknown.
+        names: of the C classes.
+        number: 0 for all known labels.
+        seed: of the draw.
+
+    Raises:
+        UserError: there are fewer labels than classes, or too few of a class.
+    """
+    is_known = classes >= 0
+    if number == 0 and np.any(is_known):
+        return is_known
+    if number < len(names):
+        raise UserError(
+            f"data.num_labels is {number}; it must be at least the {len(names)} classes, or 0 for "
+            f"all labels, of which there are {np.sum(is_known):,}"
+        )
+    random = np.random.RandomState(seed)
+    more = random.permutation(len(names))[: number % len(names)]
+    is_shown = np.zeros(len(classes), bool)
+    for one, name in enumerate(names):
+        members = np.flatnonzero(classes == one)
+        wanted = number // len(names) + int(one in more)
+        if wanted > len(members):
+            raise UserError(
+                f"data.num_labels is {number}, {wanted} of each class, and there are "
+                f"{len(members)} training labels of {name}; ask for fewer, or 0 for all"
+            )
+        is_shown[random.permutation(members)[:wanted]] = True
+    return is_shown

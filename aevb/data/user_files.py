@@ -73,7 +73,9 @@ def load(name: str, options: Options) -> Dataset:
     return _split(f"{prefix}{shown(path.name)}", read(path, options), options)
 
 
-def of_array(x: Any, options: Options, columns: Sequence[str] | None = None) -> Dataset:
+def of_array(
+    x: Any, options: Options, columns: Sequence[str] | None = None, y: Any = None
+) -> Dataset:
     """Returns the dataset of an array in memory, as `load` does for that of a file.
 
     Its name is array: and the first digits of its digest.
@@ -81,13 +83,39 @@ def of_array(x: Any, options: Options, columns: Sequence[str] | None = None) -> 
     Args:
         x: [N, D], or images [N, height, width] or [N, height, width, channels].
         columns: the names of a table's columns.
+        y: labels [N], whole numbers, of which -1 is a missing one; None for no labels. The split is
+            then one of each class, and of the datapoints without a label.
 
     Raises:
         UserError: the array is unsuitable.
     """
     stored = tables.Stored(np.asarray(x), None if columns is None else tuple(columns))
     found = _checked(stored, "x", _unsuitable_array, options)
+    if y is not None:
+        found = _with_classes(found, np.asarray(y))
     return _split(f"{ARRAY}{sources.digest(found.x)[:12]}", found, options)
+
+
+def _with_classes(found: Found, y: np.ndarray) -> Found:
+    """Returns data with the classes of labels [N], of which -1 is a missing one.
+
+    Raises:
+        UserError: the labels are unsuitable.
+    """
+    number = len(found.x)
+    if y.shape != (number,) or y.dtype.kind not in "iu":
+        raise UserError(
+            f"y has the shape {y.shape} and holds {y.dtype}; give {number} whole numbers, one for "
+            "each datapoint, with -1 for a missing label"
+        )
+    names = np.unique(y[y >= 0])
+    if len(names) < 2 or np.min(y) < -1:
+        raise UserError(
+            f"y holds {len(names)} classes, and numbers from {np.min(y)}; it must have at least 2 "
+            "classes of numbers from 0, and -1 where a label is missing"
+        )
+    classes = np.where(y < 0, -1, np.searchsorted(names, y))
+    return found._replace(class_names=tuple(map(str, names.tolist())), classes=classes)
 
 
 def _split(name: str, found: Found, options: Options) -> Dataset:

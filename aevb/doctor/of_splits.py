@@ -218,8 +218,11 @@ def _missing_classes(dataset: Dataset) -> Hint | None:
     labels = dataset.labels
     if labels is None or labels.valid is None or not len(labels.valid):
         return None
-    held_out = np.bincount(labels.valid, minlength=len(labels.names)) / len(labels.valid)
-    trained = np.bincount(labels.train, minlength=len(labels.names))
+    held_out, trained = (
+        np.bincount(part[part >= 0], minlength=len(labels.names))
+        for part in (labels.valid, labels.train)
+    )
+    held_out = held_out / len(labels.valid)
     missing = np.flatnonzero((held_out >= LEAST_CLASS) & (trained == 0))
     if not len(missing):
         return None

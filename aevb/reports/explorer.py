@@ -218,8 +218,10 @@ def _data(
     means, kl, scores, start = map(np.asarray, evaluate(params, _some_training_data(dataset)))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
     labels = dataset.labels
+    classes = None if labels is None else labels.test[index]
+    unknown = ["?"] if classes is not None and np.any(classes < 0) else []
     data = {
-        "class_names": [] if labels is None else [*labels.names],
+        "class_names": [] if labels is None else [*labels.names, *unknown],
         "start": start.tolist(),
         "units": [
             {"unit": int(unit), "kl": float(kl[unit]) if is_real else None}
@@ -229,7 +231,9 @@ def _data(
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
             "places": index.tolist(),
-            "classes": [] if labels is None else labels.test[index].tolist(),
+            "classes": []
+            if labels is None or classes is None
+            else np.where(classes < 0, len(labels.names), classes).tolist(),
             "pictured": pictured.tolist(),
             "pictures": _encode_pixels(np.asarray(x)[pictured], image),
         },

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aevb import labels
 from aevb.data import Dataset, Description
 from aevb.evaluation import elbo, manifold
+from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.reports import figures
 from aevb.runtime import xla
@@ -23,12 +25,16 @@ from aevb.vae import VAE, of_last_layer
 DRAWING_SEED = 0
 NUM_RECONSTRUCTIONS = 12
 NUM_SAMPLES = 100
+NUM_ANALOGIES = 10
 
 
 def draw_run(
     experiment: Experiment, params: PyTree, records: list[dict[str, Any]], folder: Path
 ) -> None:
-    """Writes bound.png and, for images, reconstructions, samples and, if Z = 2, the manifold."""
+    """Writes bound.png and, for images, reconstructions, samples and, if Z = 2, the manifold.
+
+    A model with labels also has analogies.
+    """
     dataset, vae = experiment.dataset, experiment.vae
     model = f"{dataset.name}, {vae.num_latents} latent dimensions"
     drawn = {"bound": figures.bound_curve(metrics_log.curve(records), title=model)}
@@ -44,6 +50,10 @@ def draw_run(
         title = f"{model}:\nE[x|z] at random z{last} ~ p(z{last}), the layers below at their means"
         joined = np.concatenate(images["samples_of_top"])
         drawn["samples_of_top"] = figures.samples({title: joined})
+    if "analogies" in images:
+        names = experiment.dataset.labels.names if experiment.dataset.labels else ()
+        title = f"{model}: a test image, and E[x|y, z] with its z, for y = {', '.join(names)}"
+        drawn["analogies"] = figures.image_rows(images["analogies"], [], title=title)
     if "manifold" in images:
         title = f"{dataset.name}: E[x|z] over the latent plane"
         drawn["manifold"] = figures.manifolds({title: images["manifold"]}, manifold.QUANTILES)
@@ -58,7 +68,10 @@ def _images(experiment: Experiment, params: PyTree) -> dict[str, Array]:
     if dataset.image_shape is None:
         return {}
     pairs = as_images(jnp.stack(reconstruct(vae, params, dataset)), dataset.description)
-    return {"reconstructions": pairs, **generated_images(vae, params, dataset.description)}
+    images = {"reconstructions": pairs, **generated_images(vae, params, dataset.description)}
+    if vae.num_labels:
+        images["analogies"] = as_images(analogies(vae, params, dataset), dataset.description)
+    return images
 
 
 def generated_images(vae: VAE, params: PyTree, data: Description) -> dict[str, Array]:
@@ -115,6 +128,30 @@ def reconstruct(vae: VAE, params: PyTree, dataset: Dataset) -> tuple[Array, Arra
         return x, vae.mean(params, vae.guide.sample(key, vae.encode(params, x)))
 
     return jax.vmap(one)(jnp.asarray(index), jnp.asarray(dataset.test[index]))
+
+
+def analogies(vae: VAE, params: PyTree, dataset: Dataset) -> Array:
+    """Returns test datapoints, each beside E[x|y, z] for every label y, [R, 1 + C, D].
+
+    z, the style, is the mean of q(z|x, y) at the most probable label of the datapoint.
+    """
+    index = np.linspace(0, len(dataset.test) - 1, NUM_ANALOGIES).astype(int)
+    assert vae.given_label is not None
+    given = vae.given_label
+
+    def row(number: Array, stored: Array) -> Array:
+        x = elbo.fixed_input(dataset.preprocess, number, stored)
+        stats = vae.encode(params, x)
+        best = jnp.argmax(stats.logits)
+        own = jax.tree.map(lambda leaf: leaf[best], stats.of_z)
+        z, _ = posterior_marginals(jax.random.key(DRAWING_SEED), own, given)
+        number_of_labels = vae.num_labels
+        of_all = jax.vmap(lambda label: vae.mean(params, labels.join(label, z, number_of_labels)))(
+            jnp.arange(number_of_labels)
+        )
+        return jnp.concatenate([x[None], of_all])
+
+    return jax.vmap(row)(jnp.asarray(index), jnp.asarray(dataset.test[index]))
 
 
 def sample_means(vae: VAE, params: PyTree) -> Array:

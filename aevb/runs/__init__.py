@@ -29,7 +29,7 @@ from aevb.config import (
 from aevb.data import Dataset
 from aevb.data.identity import identity
 from aevb.errors import UserError
-from aevb.evaluation import elbo, manifold, measures
+from aevb.evaluation import classification, elbo, manifold, measures
 from aevb.evaluation.bits import bits_of
 from aevb.experiment import Experiment, build, require_same_schedules, with_likelihood
 from aevb.registry import EXPERIMENT
@@ -277,9 +277,15 @@ def check_start(experiment: Experiment, config: Values) -> None:
 
 def training_of(experiment: Experiment, config: Values, debug: bool = False) -> Run:
     """Returns what is trained and how it is evaluated."""
-    dataset, vae, algorithm = experiment
+    key = jax.random.key(config["seed"])
+    return Run(experiment.algorithm, experiment.dataset, score_of(experiment), key, debug)
+
+
+def score_of(experiment: Experiment) -> elbo.Scorer:
+    """Returns the function that evaluates a model, also on the labels if it has any."""
+    dataset, vae, _ = experiment
     score = elbo.make_score(vae, dataset.preprocess)
-    return Run(algorithm, dataset, score, jax.random.key(config["seed"]), debug)
+    return classification.with_labels(score, vae, dataset) if vae.num_labels else score
 
 
 def settings_of(config: Values) -> Settings:

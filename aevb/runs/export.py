@@ -82,6 +82,11 @@ def export(
         require_empty(folder, "export the model to")
     except OSError as error:
         raise _unwritable(folder, error) from error
+    if vae.num_labels:
+        raise UserError(
+            f"the run of {data.name} has labels (config.model.labels), for which there is no "
+            "format; export load_run(RUN).model.encode and .decode by jax.export"
+        )
     if not isinstance(data.preprocess, Preprocessing):
         raise UserError(
             f"{data.name} has a preprocessing of its own, whose noise is unknown, so that it "

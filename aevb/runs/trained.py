@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from aevb import missing, runs
+from aevb import labels, missing, runs
 from aevb.config import Values, of_finished_run
 from aevb.data import (
     PREFIXES,
@@ -58,12 +58,15 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
 
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
     stochastic lower bound. `aevb.marginal` has other estimators, with standard errors. `impute`
-    samples from such a density too.
+    samples from such a density too. Labels are summed over, with the encoder's samples given each.
     """
 
     def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
         fit_key, draw_key = jax.random.split(key)
         joint = vae.joint(params, x)
+        if vae.given_label is not None:
+            model = labels.of_latents(vae.encode(params, x), vae.given_label, joint)
+            return labels.log_prob(draw_key, model, num_samples=num_samples)
         proposal = "laplace" if vae.guide.support == REAL else "encoder"
         fit = PROPOSALS[proposal](fit_key, vae.encode(params, x), vae.guide, joint)
         return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
@@ -139,6 +142,22 @@ class TrainedRun:
             UserError: the shape of x is wrong, or the key is missing.
         """
         return self.model.encode(units.to_model(self.data, x, key))
+
+    def label_probs(self, x: Any, key: Key | None = None) -> Array:
+        """Returns q(y|x) [C], the probabilities of the classes `data.Labels.names`.
+
+        Args:
+            x, key: as for `encode`.
+
+        Raises:
+            UserError: as for `encode`, or the run has no labels.
+        """
+        if not self.model.vae.num_labels:
+            raise UserError(
+                f"this run of {self.data.name} has no labels; set config.model.labels=m2 in a new "
+                "one"
+            )
+        return jax.nn.softmax(self.encode(x, key).logits)
 
     def decode(self, z: Array) -> Array:
         """Returns E[x|z] of z [Z], in the user's shape and units."""
@@ -346,7 +365,7 @@ def load_run(
             validation bound.
         step: the step of a checkpoint that the run kept, instead of these two.
         data: the data's new name, such as file:FILE, if they have moved since the run; or the
-            array, if the run was trained on an array in memory.
+            array, if the run was trained on an array in memory, and (x, y) if it had labels.
 
     Raises:
         UserError: there is no finished run, it has no such sound checkpoint, or it has a
@@ -372,14 +391,18 @@ def load_run(
 def dataset_of(x: Any, config: Values) -> Dataset:
     """Returns an array in memory, or a dataset of one, as the data of a config.
 
+    Args:
+        x: the array, a pair of it and its labels, or the dataset.
+
     Raises:
         UserError: the array is unsuitable.
     """
     if isinstance(x, Dataset):
         return x
+    x, y = x if isinstance(x, tuple) else (x, None)
     columns = [str(name) for name in x.columns] if hasattr(x, "columns") else None
     entry = DatasetEntry(
-        lambda options: user_files.of_array(x, options, columns), *PREFIXES[user_files.ARRAY][1:]
+        lambda options: user_files.of_array(x, options, columns, y), *PREFIXES[user_files.ARRAY][1:]
     )
     dataset = load_entry("x", entry, data_options(config))
     return dataset._replace(train=np.array(dataset.train))  # a copy, because x may be changed

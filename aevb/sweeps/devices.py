@@ -152,7 +152,7 @@ class DeviceTrainer:
                 batch_size=values["train.batch_size"],
                 compiler_options=self.machine.compiler_options,
             )
-            score = elbo.make_score(experiment.vae, dataset.preprocess)
+            score = runs.score_of(experiment)
             self._programs[key] = Program(experiment, program, score)
         return self._programs[key]
 
@@ -249,9 +249,11 @@ class DeviceTrainer:
         else:
             groups: dict[Any, list[Member]] = defaultdict(list)
             for member in members:
-                # With data on disk each member reads its own blocks, so it is not stacked.
+                # With data on disk each member reads its own blocks, so it is not stacked. Nor is
+                # one with labels, whose algorithm holds them.
                 on_disk = isinstance(self.dataset(member.values).train, Records)
-                groups[member.name if on_disk else stack_key(member.values)].append(member)
+                is_alone = on_disk or member.values["model.labels"]
+                groups[member.name if is_alone else stack_key(member.values)].append(member)
             parts = len(self.machine.devices)
             jobs = [
                 tuple(group[first::parts])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from aevb.reports import figures
 
-from . import accelerator, doctor, estimators, film, mixtures, results, scaling, speed
+from . import accelerator, doctor, estimators, few_labels, film, mixtures, results, scaling, speed
 from .documents import ROOT, filled_in
 
 DOCUMENTS = (
@@ -23,7 +23,7 @@ DOCUMENTS = (
 )
 TABLES: Mapping[str, Callable[[], str]] = {
     **results.TABLES, **estimators.TABLES, **speed.TABLES, **scaling.TABLES, **mixtures.TABLES,
-    **accelerator.TABLES, **doctor.TABLES, **film.TABLES,
+    **accelerator.TABLES, **doctor.TABLES, **film.TABLES, **few_labels.TABLES,
 }  # fmt: skip
 FIGURES = {**results.FIGURES, **estimators.FIGURES, **speed.FIGURES, **film.FIGURES}
 

@@ -317,6 +317,22 @@ def test_prepared_mnist_holds_its_labels(mnist_files: dict[str, bytes], home: Pa
     assert labels == DIGITS[3].tolist()
 
 
+def test_mnist_has_its_labels_if_some_are_asked_for(
+    mnist_files: dict[str, bytes], home: Path
+) -> None:
+    bring(mnist_files, home / "downloads" / "manual")
+    assert data.load("mnist").labels is None
+    folder = home / "aevb_mnist" / "1.0.0"
+    for restore in (lambda: None, (folder / "train_label.npy").unlink):
+        restore() if (folder / "train_label.npy").exists() else None
+        labels = data.load("mnist", Options(num_labels=0, num_valid=5)).labels
+        assert labels is not None
+        assert labels.valid is not None
+        assert [*labels.train, *labels.valid] == DIGITS[1].tolist()
+        assert labels.test.tolist() == DIGITS[3].tolist()
+        np.testing.assert_array_equal(labels.shown, labels.train)
+
+
 def test_dynamic_binarization_has_the_grey_level_as_its_mean() -> None:
     x = jnp.asarray([0, 1, 64, 128, 254, 255], jnp.uint8)
     num_draws = 20_000

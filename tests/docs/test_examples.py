@@ -18,6 +18,7 @@ OF_STEPS = (
 OF_RUNS = ("own_images", "trained_run")
 OF_MEASURES = ("own_model_measures",)
 OF_PLATES = ("global_parameters",)
+OF_LABELS = ("few_labels",)
 
 
 def function_of(example: str, name: str) -> Callable[..., Any]:
@@ -35,7 +36,7 @@ def nats(example: str, *arguments: object) -> tuple[float, float]:
 
 def test_every_example_has_a_test():
     assert {file.name for file in FOLDER.iterdir() if file.name != "__pycache__"} == {
-        f"{name}.py" for name in OF_STEPS + OF_RUNS + OF_MEASURES + OF_PLATES
+        f"{name}.py" for name in OF_STEPS + OF_RUNS + OF_MEASURES + OF_PLATES + OF_LABELS
     }
 
 
@@ -65,6 +66,15 @@ def test_the_example_of_global_parameters_comes_to_the_best_bound_with_and_witho
 
 
 @pytest.mark.slow
+def test_the_example_of_few_labels_classifies_better_than_chance():
+    errors = function_of("few_labels", "main")(num_examples=20_000)
+    assert len(errors) == 3
+    for of_valid, of_test in errors:
+        assert of_valid < 0.5
+        assert of_test < 0.5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("example", OF_STEPS)
 def test_an_example_run_by_its_command_lowers_its_loss(example: str):
     first, last = nats(example)
@@ -88,7 +98,7 @@ def test_the_likelihood_of_the_example_integrates_to_1(log_scale: float):
     assert float(integral(log_scale)) == pytest.approx(1.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("example", OF_STEPS + OF_RUNS)
+@pytest.mark.parametrize("example", OF_STEPS + OF_RUNS + OF_LABELS)
 def test_an_example_has_at_most_100_lines_and_states_its_command(example: str):
     text = (FOLDER / f"{example}.py").read_text()
     assert f"\npython docs/examples/{example}.py" in text.split('"""')[1]

@@ -28,6 +28,9 @@ def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
         (split > 0).astype(np.uint8) for split in (made.train, made.valid, made.test)
     )
     images = made._replace(train=train, valid=valid, test=test, kind="binary", image_shape=(28, 28))
+    of_train, of_valid, of_test = (np.arange(len(made.splits[name])) % 10 for name in made.splits)
+    labels = data.Labels(tuple("0123456789"), of_train, of_test, of_valid)
+    images = images._replace(labels=labels)
     for name in ("mnist", "binarized_mnist"):
         named = images._replace(name=name)
         entry = data.DATASETS[name]._replace(load=lambda options, named=named: named)
@@ -71,6 +74,8 @@ def test_every_experiment_takes_two_steps_and_writes_the_files_of_a_run(file: Pa
     ]
     pictures = {"bound", "reconstructions", "samples"}
     pictures |= {"manifold"} if values["model.num_latents"] == 2 else set()
+    pictures |= {"analogies"} if values["model.labels"] else set()
+    pictures |= {"samples_of_top"} if isinstance(values["model.num_latents"], tuple) else set()
     assert {picture.stem for picture in (folder / "figures").glob("*.png")} == pictures
     assert runs.run(values, folder) == summary  # already finished
 

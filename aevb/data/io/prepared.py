@@ -25,15 +25,17 @@ CONNECT_SECONDS = 5.0  # timeout of the connection
 PATIENCE_SECONDS = 10.0  # timeout in total, because the DNS look-up has no timeout of its own
 
 
-def load(source: Source, splits: tuple[str, ...], options: Options) -> list[np.ndarray]:
-    """Returns the images of each split, uint8 [N, D]. Prepares the dataset first if necessary.
+def load(
+    source: Source, splits: tuple[str, ...], options: Options, part: str = "image"
+) -> list[np.ndarray]:
+    """Returns a part of each split, uint8 [N, D]. Prepares the dataset first if necessary.
 
     Raises:
         UserError: the files are not on this machine and cannot be downloaded; a file or the
             prepared folder is damaged; the folder cannot be written.
     """
     folder = prepare(source, options)
-    return [_read(source, folder, split) for split in splits]
+    return [_read(source, folder, split, part) for split in splits]
 
 
 def prepare(source: Source, options: Options) -> Path:
@@ -98,21 +100,21 @@ def _require_network(source: Source, missing: list[Part], options: Options) -> N
         )
 
 
-def _read(source: Source, folder: Path, split: str) -> np.ndarray:
-    """Returns the images of one split, [N, D], from the array file or else from the records.
+def _read(source: Source, folder: Path, split: str, name: str) -> np.ndarray:
+    """Returns a part of one split, [N, D], from the array file or else from the records.
 
     Raises:
         UserError: they cannot be read, or are damaged.
     """
-    part = source.splits[split]["image"]
-    piece = folder / f"{split}.npy"
+    part = source.splits[split][name]
+    piece = folder / (f"{split}.npy" if name == "image" else f"{split}_{name}.npy")
     try:
         if piece.exists():
             images = np.load(piece, allow_pickle=False)
         else:
             from aevb.data.io import tfds_builder
 
-            images = tfds_builder.read(source, folder.parent.parent, split)
+            images = tfds_builder.read(source, folder.parent.parent, split, name)
     except (ImportError, MemoryError):
         raise
     except PermissionError as error:
@@ -123,7 +125,7 @@ def _read(source: Source, folder: Path, split: str) -> np.ndarray:
     except Exception as error:  # many types of error, if a file is damaged
         raise _damaged(source, folder, sources.one_line(error)) from None
     if images.shape != part.shape or sources.digest(images) != part.sha256:
-        raise _damaged(source, folder, f"the images of {split!r} are not the ones expected")
+        raise _damaged(source, folder, f"the {name}s of {split!r} are not the ones expected")
     if not piece.exists():
         _write_piece(piece, images)
     return images.reshape(len(images), -1)

@@ -119,13 +119,14 @@ def write(
         )
 
 
-def read(source: Source, directory: Path, split: str) -> np.ndarray:
-    """Returns the images of a prepared split, uint8 [N, ...], in the order of the public file."""
+def read(source: Source, directory: Path, split: str, part: str = "image") -> np.ndarray:
+    """Returns a part of a prepared split, uint8 [N, ...], in the order of the public file."""
     prepared: Any = builder(source, directory)
     with _quiet():
         records = prepared.as_data_source(split)
         examples = records.__getitems__(list(range(len(records))))
-    return np.stack([e["image"] for e in sorted(examples, key=lambda e: int(e["index"]))])
+    rows = [e[part] for e in sorted(examples, key=lambda e: int(e["index"]))]
+    return np.stack(rows).astype(np.uint8)  # TFDS returns scalars as int64
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+../../experiments/few_labels.py
