@@ -5,10 +5,10 @@ python -m experiments.paper.few_labels [--data-dir=FOLDER] [--counts=100,600,100
 
 M1 is a VAE of the 50,000 training images without labels, trained once; its features are the means
 of q(z|x). m1_svm is a support vector machine on the features of the labelled images, m2 is M2 on
-the images, and m1_m2 is M2 on the features. --draws are the numbers of label draws by count. The
-settings in SETTINGS were chosen by the validation error of one draw; --search repeats that. Each
-result is written to experiments/results/few_labels.json when it is there, and a result that is in
-it is not computed again. `python -m docs.tools` makes the table of docs/results.md from it.
+the images, and m1_m2 is M2 on the features. --draws are the numbers of label draws by count.
+First the settings in SEARCHED are compared by the validation error of one more draw of the first
+count. Each result is written to experiments/results/few_labels.json when it is there, and a result
+that is in it is not computed again. `python -m docs.tools` makes the table of docs/results.md.
 """
 
 import argparse
@@ -24,33 +24,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aevb import runs
 from aevb.cli.common import Parser, reporting_mistakes
 from aevb.config import Values, validate, with_values
 from aevb.data import Dataset, preprocessing, splits
 from aevb.evaluation.elbo import fixed_input, in_blocks
 from aevb.experiment import build, load
 from aevb.experiments import few_labels
-from aevb.runs.trained import load_run
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
-from aevb.training import trainer
-from aevb.training.journal import MemoryJournal
+from aevb.training import loop
+from aevb.vae import VAE
 
 from .studies import ROOT
 
 RESULTS = ROOT / "experiments" / "results" / "few_labels.json"
 RUNS = ROOT / "runs" / "few_labels"
+SEARCH_SEED = 100  # of the draw by which settings are chosen
 METHODS = ("m1_svm", "m2", "m1_m2")
 SPLITS = ("valid", "test")
-COMMON: Mapping[str, Any] = {"train.first_eval": 10**9, "train.eval_examples": 1000}
-M1: Mapping[str, Any] = {
-    "model.labels": "", "data.num_labels": -1, "train.num_examples": 1_000_000,
-}  # fmt: skip
+M1: Mapping[str, Any] = {"model.labels": "", "data.num_labels": 0, "train.num_examples": 500_000}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "m2": {**COMMON, "train.num_examples": 250_000, "algorithm.label_weight": 1.0},
+    "m2": {
+        "train.num_examples": 100_000, "algorithm.label_weight": 10.0, "model.hidden": (100,),
+        "model.layer_hidden": (100,), "model.num_latents": 20,
+    },
     "m1_m2": {
-        **COMMON, "train.num_examples": 500_000, "algorithm.label_weight": 1.0,
+        "train.num_examples": 200_000, "algorithm.label_weight": 10.0, "model.hidden": (100,),
+        "model.layer_hidden": (100,), "model.num_latents": 10,
         "model.likelihood": "gaussian", "model.init_at_mean": False, "data.name": "array:features",
         "data.split": "", "data.binarization": "none",
     },
@@ -69,25 +69,42 @@ def config_of(data_dir: Path | None, fields: Mapping[str, Any]) -> Values:
     return validate(with_values(few_labels.get_config(), {**brought, **fields}))
 
 
-def features_of(folder: Path, data_dir: Path | None) -> Dataset:
+def trained(values: Values, dataset: Dataset) -> tuple[VAE, Any]:
+    """Trains a config on a dataset, without evaluations; returns the model and its parameters."""
+    _, vae, algorithm = build(values, dataset)
+    key, batch_size = jax.random.key(values["seed"]), values["train.batch_size"]
+    advance = loop.make_advance(algorithm, dataset.preprocess, batch_size=batch_size)
+    state, _ = loop.train_to(
+        advance,
+        loop.run_keys(key).loop,
+        jnp.asarray(dataset.train),
+        loop.first_state(algorithm.init, key),
+        values["train.num_examples"] // batch_size,
+    )
+    return vae, algorithm.vae_params(state.params)
+
+
+def features_of(file: Path, images: Dataset, data_dir: Path | None) -> Dataset:
     """Returns MNIST with the features of M1 for its images, standardized by the training data.
 
-    M1 is trained in the folder, or resumed. Its input is the grey levels in [0, 1], the means of
-    the binary images that it was trained on.
+    They are read from the file if it exists; else M1 is trained, and the file written. Its input is
+    the grey levels in [0, 1], the means of the binary images that it was trained on.
     """
-    runs.run(config_of(data_dir, M1), folder)
-    model = load_run(folder).model
-    images = load(config_of(data_dir, {}))
-    encode = jax.jit(jax.vmap(lambda x: model.encode(x.astype(jnp.float32) / 255.0).mean))
-    found = {
-        name: in_blocks(lambda block, split=split: encode(split[block]), np.arange(len(split)))
-        for name, split in images.splits.items()
-    }
-    mean, std = np.mean(found["train"], axis=0), np.std(found["train"], axis=0)
-    parts = {name: (part - mean) / np.maximum(std, 1e-3) for name, part in found.items()}
+    if not file.is_file():
+        vae, params = trained(config_of(data_dir, M1), images)
+        encode = jax.jit(jax.vmap(lambda x: vae.encode(params, x.astype(jnp.float32) / 255.0).mean))
+        found = {
+            name: in_blocks(lambda block, split=split: encode(split[block]), np.arange(len(split)))
+            for name, split in images.splits.items()
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **found)  # pyright: ignore[reportArgumentType]
+    stored = np.load(file)
+    mean, std = np.mean(stored["train"], axis=0), np.std(stored["train"], axis=0)
+    parts = {name: np.float32((stored[name] - mean) / np.maximum(std, 1e-3)) for name in stored}
     return images._replace(
         name="array:features", kind="real", preprocess=preprocessing.unchanged, image_shape=None,
-        levels=None, **{name: np.float32(part) for name, part in parts.items()},
+        levels=None, **parts,
     )  # fmt: skip
 
 
@@ -115,25 +132,17 @@ def error_of_svm(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, floa
 
 def error_of_m2(dataset: Dataset, values: Values) -> dict[str, float]:
     """Trains M2; returns the errors of q(y|x) at the end of training."""
-    experiment = build(values, dataset)
-    settings, journals = runs.settings_of(values), []
-
-    def open_journal(first: Any) -> MemoryJournal:
-        journals.append(MemoryJournal(first, settings, None))
-        return journals[0]
-
-    trained = trainer.fit(runs.training_of(experiment, values), settings, open_journal)
-    params = experiment.algorithm.vae_params(trained.state.params)
+    vae, params = trained(values, dataset)
 
     @jax.jit
-    def classify(params: Any, stored: Any, index: Any) -> Any:
+    def classify(stored: Any, index: Any) -> Any:
         x = jax.vmap(partial(fixed_input, dataset.preprocess))(index, stored)
-        return jnp.argmax(jax.vmap(lambda x: experiment.vae.encode(params, x).logits)(x), axis=1)
+        return jnp.argmax(jax.vmap(lambda x: vae.encode(params, x).logits)(x), axis=1)
 
     def error(split: str) -> float:
         data, labels = dataset.splits[split], dataset.labels
         assert labels is not None
-        found = in_blocks(lambda block: classify(params, data[block], block), np.arange(len(data)))
+        found = in_blocks(lambda block: classify(data[block], block), np.arange(len(data)))
         return float(np.mean(found != labels.of_split(split)))
 
     return {split: error(split) for split in SPLITS}
@@ -151,8 +160,7 @@ def result_of(
     else:
         fields = {**SETTINGS[method], "data.num_labels": count, "seed": seed, **changes}
         errors = error_of_m2(drawn, config_of(data_dir, {**fields, "data.label_seed": seed}))
-    seconds = round(time.monotonic() - began, 1)
-    return {"method": method, "count": count, "seed": seed, "seconds": seconds, **errors}
+    return {"seconds": round(time.monotonic() - began, 1), **errors}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -161,8 +169,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--counts", type=_numbers, default=[100, 600, 1000, 3000])
     parser.add_argument("--draws", type=_numbers, default=[5, 5, 5, 5], help="for each count")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=[*METHODS])
-    parser.add_argument("--search", action="store_true", help="compare settings by one draw")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="the folder of M1")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="the folder of the features of M1")
     parser.add_argument("--output", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
@@ -171,47 +178,70 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-def wanted(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the method, count, seed and changed settings of each result that is asked for."""
-    if given.search:
-        return [
-            {"method": method, "count": given.counts[0], "seed": 100, "changes": changes}
-            for method in given.methods
-            for changes in SEARCHED[method]
-        ]
+def _joined(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def candidates(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns what is compared to choose settings: one draw, which is used for nothing else."""
     return [
-        {"method": method, "count": count, "seed": seed, "changes": {}}
+        {"method": method, "count": given.counts[0], "seed": SEARCH_SEED, "changes": dict(changes)}
+        for method in given.methods
+        for changes in SEARCHED[method]
+    ]
+
+
+def chosen(searched: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
+    """Returns the changed settings of a method whose validation error is least."""
+    own = [one for one in searched if one["method"] == method]
+    return dict(min(own, key=lambda one: one["valid"])["changes"])
+
+
+def wanted(
+    given: argparse.Namespace, searched: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns the results that are asked for, those of the first draw of every count first."""
+    return [
+        {"method": method, "count": count, "seed": seed, "changes": chosen(searched, method)}
+        for seed in range(max(given.draws))
         for count, draws in zip(given.counts, given.draws, strict=True)
         for method in given.methods
-        for seed in range(draws)
+        if seed < draws
     ]
 
 
 def report(given: argparse.Namespace, compute: Callable[..., dict[str, Any]]) -> None:
     """Computes what is missing in the results file, and writes the file after each result."""
+    shown = f"--counts={_joined(given.counts)} --draws={_joined(given.draws)}"
     found: dict[str, Any] = {"searched": [], "results": []}
     if given.output.is_file():
         found |= json.loads(given.output.read_text(encoding="utf-8"))
-    kind = "searched" if given.search else "results"
-    for one in wanted(given):
-        if any(all(done.get(name) == one[name] for name in one) for done in found[kind]):
-            continue
-        result = {**compute(**one), "changes": dict(one["changes"])}
-        print(result, flush=True)
-        found[kind].append(result)
-        found |= {
-            "command": "python -m experiments.paper.few_labels",
-            "settings": {"m1": M1, "m1_svm": SVM, **SETTINGS},
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-        }
-        metrics_log.write_json(given.output, found)
+
+    def add(kind: str, asked: Sequence[Mapping[str, Any]]) -> None:
+        for one in asked:
+            if any(all(done[name] == one[name] for name in one) for done in found[kind]):
+                continue
+            found[kind].append({**one, **compute(**one)})
+            print(found[kind][-1], flush=True)
+            metrics_log.write_json(
+                given.output,
+                found
+                | {
+                    "command": f"python -m experiments.paper.few_labels {shown}",
+                    "settings": {"m1": M1, "m1_svm": SVM, **SETTINGS},
+                    "versions": provenance.versions(),
+                    "machine": provenance.machine(),
+                },
+            )
+
+    add("searched", candidates(given))
+    add("results", wanted(given, found["searched"]))
 
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(arguments)
-    features = features_of(given.runs / "m1", given.data_dir)
-    images = load(config_of(given.data_dir, {}))
+    images = load(config_of(given.data_dir, {"data.num_labels": 0}))
+    features = features_of(given.runs / "m1_features.npz", images, given.data_dir)
     report(
         given,
         lambda method, count, seed, changes: result_of(

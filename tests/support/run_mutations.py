@@ -24,6 +24,7 @@ SOME_TEST_IS_RED, NO_TEST_RAN = 1, 5  # pytest's exit statuses; 2 to 4 are error
 # The test files that detect mutations in a module, in addition to test_MODULE.py if there is one.
 MORE_TESTS = {
     "bits": "elbo experiment",
+    "classification": "label_models",
     "convolutional": "convolutional_networks convolutions",
     "devices": "sweep",
     "diagnostics": "measures",
@@ -37,6 +38,7 @@ MORE_TESTS = {
     "image_folders": "user_files",
     "inputs": "count_data missing",
     "kinds": "user_files",
+    "label_building": "label_models",
     "linear_gaussian_em": "linear_gaussian",
     "loop": "skip_nonfinite",
     "importance_weights": "precision",
@@ -54,7 +56,7 @@ MORE_TESTS = {
     "settings": "early_stopping",
     "run_figures": "trackers",
     "sources": "data identity",
-    "splits": "user_files image_folders",
+    "splits": "user_files image_folders label_models",
     "synthetic": "data",
     "tables": "user_files",
     "trained": "export load",
