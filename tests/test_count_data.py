@@ -13,9 +13,9 @@ import scipy.stats
 
 from aevb import guides, likelihoods, networks, optimizers, vae
 from aevb.algorithms import aevb
+from aevb.building.models import counts_location
 from aevb.data.preprocessing import unchanged
 from aevb.evaluation import elbo
-from aevb.experiment import counts_location
 from aevb.likelihoods import LIKELIHOODS
 from aevb.losses import BOUNDS
 from aevb.networks import Network

@@ -49,7 +49,7 @@ LAYERS = (
     ("doctor",),
     ("training",),
     ("config",),
-    ("label_building",),
+    ("building",),
     ("experiment",),
     ("reports",),
     ("runs",),

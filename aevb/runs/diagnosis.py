@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from aevb.building.models import build_likelihood
 from aevb.config import Values, of_run, total_latents
 from aevb.data import Dataset
 from aevb.doctor import of_model, sample
@@ -17,7 +18,7 @@ from aevb.doctor.of_data import hints_of_data
 from aevb.doctor.of_log import Setting, hints_of_baselines, hints_of_log
 from aevb.errors import UserError
 from aevb.evaluation import elbo
-from aevb.experiment import Experiment, build_likelihood, build_model, with_likelihood
+from aevb.experiment import Experiment, build_model, with_likelihood
 from aevb.likelihoods import Likelihood
 from aevb.runs.load import experiment_of, read_state
 from aevb.storage.metrics_log import read_records

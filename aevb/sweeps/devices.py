@@ -21,6 +21,7 @@ from jax import Array
 
 from aevb import runs
 from aevb.algorithms.base import Algorithm
+from aevb.building.entries import make_entry
 from aevb.config import LATENTS, WITHOUT_EFFECT, Values, entry_of, total_latents
 from aevb.data.identity import identity
 from aevb.data.io.array_records import Records
@@ -33,7 +34,6 @@ from aevb.experiment import (
     build_algorithm,
     build_optimizer,
     data_key,
-    make_entry,
 )
 from aevb.guides import Sizes
 from aevb.losses import COUNT_UNUSED_UNITS

@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from aevb import data
+from aevb.building.models import in_own_units
 from aevb.data import Options, standardization
 from aevb.data.identity import description_of, identity
 from aevb.data.standardization import Standardization, Standardized, of_training_data
-from aevb.experiment import in_own_units
 from aevb.likelihoods import gaussian
 
 
