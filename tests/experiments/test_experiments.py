@@ -24,6 +24,7 @@ from experiments.paper import discrete_latents, protocol
 def without_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces datasets whose files may be missing by random pixels of the same size and kind."""
     made = data.load("synthetic", Options(synthetic_num_dims=784, synthetic_num_train=300))
+    assert made.valid is not None
     train, valid, test = (
         (split > 0).astype(np.uint8) for split in (made.train, made.valid, made.test)
     )
