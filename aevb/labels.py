@@ -42,7 +42,6 @@ def conditional_bound(
     Args:
         label: a whole number 0..C-1.
         bound: an entry of `aevb.losses.BOUNDS`.
-        num_samples: samples of z.
     """
     stats = jax.tree.map(lambda leaf: leaf[label], model.stats)
     return bound(key, stats, model.guide, model.joint(label), num_samples=num_samples)
@@ -85,8 +84,7 @@ def labelled_bound(
 
     Args:
         label: [], 0..C-1 or `NOT_SEEN`.
-        bound: an entry of `aevb.losses.BOUNDS`.
-        num_samples: samples of z for each y.
+        bound: an entry of `aevb.losses.BOUNDS`, with num_samples of z for each y.
     """
     bounds = bounds_by_label(key, model, bound=bound, num_samples=num_samples)
     summed = sum_over_labels(bounds, model.logits)
@@ -102,9 +100,7 @@ def classification_term(label: Array, logits: Array, weight: float | Array) -> A
 
     Args:
         label: [], 0..C-1 or `NOT_SEEN`.
-        logits: [C], whose softmax is q(y|x).
-        weight: at least 0; alpha, which they set to a tenth of the number of datapoints divided by
-            that of labels.
+        weight: alpha, which they set to a tenth of the number of datapoints over that of labels.
     """
     log_q = jax.nn.log_softmax(logits)[jnp.maximum(label, 0)]
     return weight * jnp.where(label >= 0, log_q, 0.0)
