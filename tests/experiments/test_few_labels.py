@@ -16,7 +16,7 @@ def images() -> Dataset:
     """Returns digits 0, 1 and 2 of 8 x 8 grey levels, as MNIST's are stored."""
     x, y = load_digits(n_class=3, return_X_y=True)
     parts = np.split(np.arange(len(y)), [300, 400])
-    train, valid, test = (np.uint8(15 * x[part]) for part in parts)
+    train, valid, test = ((15 * x[part]).astype(np.uint8) for part in parts)
     labels = Labels(("0", "1", "2"), y[parts[0]], y[parts[2]], y[parts[1]])
     return Dataset(
         "mnist", train, test, "binary", preprocessing.drawn, (8, 8), None, valid, labels=labels
