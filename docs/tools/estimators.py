@@ -119,7 +119,12 @@ def discrete_table() -> str:
 
         def variance(part: str) -> str:
             each = [run["gradient_variance"][part] for run in runs]
-            return f"{np.median(each):.3g} ({min(each):.2g} to {max(each):.2g})"
+            median, least, most = (_three_digits(one) for one in (np.median(each), *_ends(each)))
+            return f"{median} ({least} to {most})"
+
+        def gap(run: Mapping[str, Any]) -> float:
+            both = run["simulated_log_p"]
+            return both["upper"] - both["lower"]
 
         return {
             "": f"`{name}`",
@@ -130,6 +135,7 @@ def discrete_table() -> str:
                     ("test log p(x) (nats)", "test_log_p"), ("test bound (nats)", "test_bound"),
                 )
             },
+            "upper less lower, simulated data": f"{np.median([gap(run) for run in runs]):.0f}",
             "variance of φ's gradient": variance("encoder"),
             "variance of θ's gradient": variance("decoder"),
             "seconds": f"{np.median([run['seconds'] for run in runs]):.0f}",
@@ -137,6 +143,14 @@ def discrete_table() -> str:
         }  # fmt: skip
 
     return table(row(name, way) for name, way in read(file)["ways"].items() if way["runs"])
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def marginal_speed_table() -> str:
