@@ -215,6 +215,7 @@ def test_without_a_model_of_labels_the_data_only_have_them(undisturbed: Path):
 # Runs in folders
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_is_loaded_with_its_labels(tmp_path: Path):
     x, y = digits()
     fields = {**SMALL, "train.num_examples": 1000, "train.first_eval": 500}

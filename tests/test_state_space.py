@@ -11,7 +11,6 @@ import oracles
 import pytest
 import state_space as exact
 from configs import changed
-from marks import slow_but
 
 from aevb import config, hierarchies, likelihoods, losses, networks, priors, runs, state_space
 from aevb.config import Values
@@ -213,7 +212,8 @@ def small(**fields: Any) -> Values:
     return changed(**{**short, **fields})
 
 
-@pytest.mark.parametrize("kind", slow_but(["smoothing"], state_space.GUIDES))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", state_space.GUIDES)
 def test_a_run_of_windows_improves_and_records_the_rate_of_the_transitions(
     kind: str, tmp_path: Path
 ):
