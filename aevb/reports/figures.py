@@ -101,10 +101,12 @@ def _show(axes: Axes, images: np.ndarray) -> None:
 
     Missing values, NaN, have the color MISSING.
     """
-    picture = np.clip(tile(images), 0.0, 1.0)
+    picture = tile(images)
     if np.isnan(picture).any():
         colors = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
         picture = np.where(np.isnan(colors), MISSING, colors)
+    if picture.ndim == 3:
+        picture = np.clip(picture, 0.0, 1.0)  # as vmin and vmax do for grey images
     axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 

@@ -478,7 +478,8 @@ def test_a_bad_table_is_refused_with_its_row_and_column(case: str, tmp_path: Pat
 
 def test_other_suffixes_are_refused_with_those_that_are_read(tmp_path: Path):
     (tmp_path / "x.xlsx").write_bytes(b"PK")
-    assert "must be one of .npy, .npz, .mat, .csv" in refusal(data.load, f"file:{tmp_path / 'x.xlsx'}")
+    message = refusal(data.load, f"file:{tmp_path / 'x.xlsx'}")
+    assert "must be one of .npy, .npz, .mat, .csv" in message
     saved(tmp_path, levels())
     message = refusal(data.load, f"file:{tmp_path / 'own.npy'}", Options(key="x"))
     assert "data.key is 'x'; it is for .npz and .mat" in message
