@@ -72,6 +72,7 @@ def test_missing_values_have_the_conditional_mean_and_variance(sizes: Any):
         np.testing.assert_array_equal(found.variance[seen], 0.0)
 
 
+@pytest.mark.slow
 def test_without_gaps_em_is_that_of_complete_data():
     with jax.enable_x64(True):
         x = jnp.asarray(drawn(200, 6, 0.0))

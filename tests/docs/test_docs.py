@@ -174,6 +174,7 @@ def test_the_code_of_the_page_on_a_users_own_data_makes_a_dataset(tmp_path: Path
     np.testing.assert_array_equal(dataset.preprocess(jax.random.key(0), x[0]), x[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")  # needed by optax's Adam
 def test_the_code_of_the_page_on_data_fills_missing_values():
     block, _ = blocks(HOW_TO / "data.md", "python")
