@@ -45,7 +45,8 @@ def of_family(family: GuideFamily) -> GuideFamily:
         others = {name: head for name, head in heads.items() if name != NAME}
         return WithBaseline(family.stats(own, others), heads[NAME][0])
 
-    return GuideFamily(with_baseline, {**family.heads, NAME: 1}, stats, family.init)
+    heads = {**family.heads, NAME: 1}
+    return family._replace(guide=with_baseline, heads=heads, stats=stats, nests=False)
 
 
 def of_encoder(encoder: Network, num_dims: int) -> Network:

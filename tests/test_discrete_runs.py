@@ -16,6 +16,7 @@ from aevb.algorithms.base import Batch
 from aevb.config import Values
 from aevb.errors import UserError
 from aevb.evaluation import diagnostics
+from aevb.evaluation.elbo import fixed_inputs
 from aevb.experiment import Experiment, build
 from aevb.guides import bernoulli
 from aevb.losses import Guide, Joint
@@ -23,7 +24,7 @@ from aevb.marginal import ESTIMATORS
 from aevb.networks import Network
 from aevb.reports import run_figures
 from aevb.reports.explorer import explorer_page
-from aevb.runs.trained import load_run
+from aevb.runs.trained import load_run, model_of
 
 KEY = jax.random.key(0)
 ROWS = {"model.guide_options.num_classes": 3, "model.prior_options.num_classes": 3}
@@ -289,3 +290,16 @@ def test_a_product_of_guides_is_discrete_if_one_factor_is():
     assert alone.support == Guide(lambda k, s: s, lambda s, z: z).support
     assert alone.is_reparameterized
     assert isinstance(Joint(bernoulli, lambda z: z), Joint)
+
+
+def test_a_model_of_discrete_latents_fills_gaps_by_samples_from_its_encoder():
+    values = small(**{"data.hide": "entries"})
+    dataset, vae, _ = build(values)
+    model = model_of(vae, vae.init(KEY), dataset.description)
+    x = fixed_inputs(dataset.preprocess, np.arange(1), np.asarray(dataset.train[:1]))[0]
+    found = model.impute(KEY, x, num_samples=20, num_draws=3)
+    is_seen = ~np.isnan(x)
+    assert not np.all(is_seen)
+    np.testing.assert_array_equal(found.mean[is_seen], x[is_seen])
+    assert np.all(np.isfinite(found.mean))
+    assert np.all(np.isfinite(found.draws))

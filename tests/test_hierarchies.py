@@ -151,6 +151,13 @@ def test_the_gradient_of_a_ladders_prior_is_also_that_of_its_guide():
     assert set(params["guide"]) == {"z2", "z3"}
 
 
+def test_a_ladder_with_a_learned_baseline_still_shares_its_prior():
+    vae = build(small(**{"model.inference": "ladder", "algorithm.bound": "nvil"})).vae
+    params, x = vae.init(jax.random.key(0)), jnp.zeros(10)
+    stats, joint = vae.encode(params, x), vae.joint(params, x)
+    assert np.isfinite(losses.nvil(jax.random.key(1), stats, vae.guide, joint))
+
+
 def test_the_mean_below_the_top_follows_each_conditional_mean():
     layers = Layers((2, 2, 1))
     nets = [linear(2, 2), linear(1, 2)]

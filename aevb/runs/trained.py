@@ -59,7 +59,9 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
     `log_prob` is importance sampling from a density fitted to each datapoint's posterior, a
     stochastic lower bound. `aevb.marginal` has other estimators, with standard errors. `impute`
     samples from such a density too. Labels are summed over, with the encoder's samples given each.
+    Where z is not real, both sample from the encoder.
     """
+    proposal = PROPOSALS["laplace" if vae.guide.support == REAL else "encoder"]
 
     def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
         fit_key, draw_key = jax.random.split(key)
@@ -67,8 +69,7 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
         if vae.given_label is not None:
             model = labels.of_latents(vae.encode(params, x), vae.given_label, joint)
             return labels.log_prob(draw_key, model, num_samples=num_samples)
-        proposal = "laplace" if vae.guide.support == REAL else "encoder"
-        fit = PROPOSALS[proposal](fit_key, vae.encode(params, x), vae.guide, joint)
+        fit = proposal(fit_key, vae.encode(params, x), vae.guide, joint)
         return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
 
     def bound(key: Key, x: Array, num_samples: int = 100) -> Array:
@@ -78,7 +79,7 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
     def impute(key: Key, x: Array, num_samples: int = 1000, num_draws: int = 100) -> Imputation:
         fit_key, key = jax.random.split(key)
         joint = vae.joint(params, x)
-        fit = PROPOSALS["laplace"](fit_key, vae.encode(params, x), vae.guide, joint)
+        fit = proposal(fit_key, vae.encode(params, x), vae.guide, joint)
         return missing.impute(
             key, x, *fit, joint,
             mean=lambda z: vae.mean(params, z), draw=lambda key, z: vae.draw(key, params, z),
