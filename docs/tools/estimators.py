@@ -119,7 +119,7 @@ def discrete_table() -> str:
 
         def variance(part: str) -> str:
             each = [run["gradient_variance"][part] for run in runs]
-            median, least, most = (_three_digits(one) for one in (np.median(each), *_ends(each)))
+            median, least, most = map(_three_digits, (np.median(each), min(each), max(each)))
             return f"{median} ({least} to {most})"
 
         def gap(run: Mapping[str, Any]) -> float:
@@ -143,10 +143,6 @@ def discrete_table() -> str:
         }  # fmt: skip
 
     return table(row(name, way) for name, way in read(file)["ways"].items() if way["runs"])
-
-
-def _ends(values: list[float]) -> tuple[float, float]:
-    return min(values), max(values)
 
 
 def _three_digits(value: float) -> str:
