@@ -12,7 +12,7 @@ parameters. The prior is p(z2) p(z1|z2), with any prior for the last layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -24,7 +24,7 @@ from aevb.distributions import DiagNormal
 from aevb.factors import Conditional, Given
 from aevb.guides import GuideFamily, Heads, diag_normal
 from aevb.losses import Guide, log_prior
-from aevb.networks import Network
+from aevb.networks import Network, init_of
 from aevb.priors import Posterior, PriorFamily
 from aevb.types import Key, PyTree
 
@@ -126,7 +126,7 @@ def bottom_up(layers: Layers, networks: Sequence[Network]) -> GuideFamily:
         of_vector(factors.guide(product), layers),
         dict.fromkeys(HEADS, layers.sizes[0]),
         lambda own, heads: {first: DiagNormal(**heads), **own},
-        _init_of(dict(zip(others, networks, strict=True))),
+        init_of(dict(zip(others, networks, strict=True))),
     )
 
 
@@ -162,7 +162,7 @@ def top_down(layers: Layers, networks: Sequence[Network], num_features: int) -> 
         of_vector(factors.guide(product), layers),
         {**dict.fromkeys(HEADS, layers.sizes[-1]), "features": num_features},
         stats,
-        _init_of(by_name),
+        init_of(by_name),
     )
 
 
@@ -196,10 +196,9 @@ def ladder(
 
     def stats(own: PyTree, heads: Heads) -> PyTree:
         found, of_layer = {}, heads
-        for name in below:
+        for name, above in pairwise(layers.names):
             of_x = DiagNormal(of_layer["mean"], of_layer["log_var"])
             found[name] = {"of_x": of_x, "prior": own["prior"][name]}
-            above = layers.names[layers.names.index(name) + 1]
             of_layer = upward[above].apply(own[above], of_layer["features"])
         return {last: DiagNormal(of_layer["mean"], of_layer["log_var"]), **found}
 
@@ -207,7 +206,7 @@ def ladder(
         of_vector(factors.guide(product), layers),
         {**dict.fromkeys(HEADS, layers.sizes[0]), "features": num_features},
         stats,
-        _init_of(upward),
+        init_of(upward),
         shares_prior=True,
     )
 
@@ -228,7 +227,7 @@ def prior_family(layers: Layers, networks: Sequence[Network], top: PriorFamily) 
     """
     *below, last = layers.names
     by_name = dict(zip(below, networks, strict=True))
-    init_below = _init_of(by_name)
+    init_below = init_of(by_name)
 
     def init(key: Key) -> PyTree:
         below_key, top_key = jax.random.split(key)
@@ -251,12 +250,3 @@ def prior_family(layers: Layers, networks: Sequence[Network], top: PriorFamily) 
 
 def _by_network(network: Network) -> Callable[..., DiagNormal]:
     return lambda own, below: DiagNormal(**network.apply(own, below))
-
-
-def _init_of(networks: Mapping[str, Network]) -> Callable[[Key], dict[str, PyTree]]:
-    def init(key: Key) -> dict[str, PyTree]:
-        keys = jax.random.split(key, len(networks))
-        named = zip(networks.items(), keys, strict=True)
-        return {name: network.init(own) for (name, network), own in named}
-
-    return init

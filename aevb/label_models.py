@@ -17,7 +17,7 @@ from aevb.algorithms.base import Algorithm, Batch, TrainState
 from aevb.guides import GuideFamily, Heads
 from aevb.labels import NOT_SEEN, LabelPrior, LabelStats
 from aevb.losses import Bound, Guide, Joint
-from aevb.networks import Network
+from aevb.networks import Network, init_of
 from aevb.priors import Posterior, PriorFamily
 from aevb.types import Key, PyTree
 from aevb.vae import VAE
@@ -73,10 +73,6 @@ def with_classifier(encoder: Network, classifier: Network) -> Network:
     """Returns the two networks of x as one, with the heads of both."""
     parts = {"features": encoder, "classifier": classifier}
 
-    def init(key: Key) -> PyTree:
-        keys = jax.random.split(key, len(parts))
-        return {name: part.init(own) for (name, part), own in zip(parts.items(), keys, strict=True)}
-
     def apply(params: PyTree, x: Array) -> Heads:
         return dict(encoder.apply(params["features"], x)) | dict(
             classifier.apply(params["classifier"], x)
@@ -90,7 +86,7 @@ def with_classifier(encoder: Network, classifier: Network) -> Network:
             for layer, units in part.hidden(params[name], x).items()
         }
 
-    return Network(init, apply, hidden=hidden)
+    return Network(init_of(parts), apply, hidden=hidden)
 
 
 def of_vae(vae: VAE, given: Guide, num_labels: int, num_dims: int) -> VAE:

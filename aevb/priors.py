@@ -143,7 +143,7 @@ def categorical(options: Options, *, num_classes: int = 10) -> PriorFamily:
 
 
 def relaxed_bernoulli(options: Options, *, temperature: float = 0.5) -> PriorFamily:
-    """Returns the relaxation of `bernoulli`: real z, of which the decoder takes sigmoid(z).
+    """Returns the prior of the relaxed latents of `bernoulli`; the decoder takes sigmoid(z).
 
     This is ANOTHER MODEL than the one with 0 and 1, and log p(x) and its bounds are those of it.
 
@@ -161,7 +161,7 @@ def relaxed_bernoulli(options: Options, *, temperature: float = 0.5) -> PriorFam
 def relaxed_categorical(
     options: Options, *, num_classes: int = 10, temperature: float = 0.5
 ) -> PriorFamily:
-    """Returns the relaxation of `categorical`: rows z, of which the decoder takes exp(z).
+    """Returns the prior of the relaxed latents of `categorical`; the decoder takes exp(z).
 
     This is ANOTHER MODEL than the one with one-hot rows, and log p(x) and its bounds are those of
     it.

@@ -18,7 +18,7 @@ from aevb.distributions import DiagNormal
 from aevb.guides import GuideFamily, Heads, diag_normal
 from aevb.hierarchies import HEADS, of_vector
 from aevb.likelihoods import Likelihood
-from aevb.networks import Network, recurrent
+from aevb.networks import Network, init_of, recurrent
 from aevb.priors import Posterior, PriorFamily
 from aevb.sequences import Autoregressive, Markov, Steps, linear_chain, structured
 from aevb.types import Key, PyTree
@@ -139,7 +139,7 @@ def sequence_family(kind: str, sizes: Sizes, between: Between) -> SequenceFamily
         Autoregressive(diag_normal, factor_stats),
         {"features": num_features},
         stats,
-        _init_of({"units": units, "step": network}),
+        init_of({"units": units, "step": network}),
     )
 
 
@@ -164,15 +164,6 @@ def _structured_family(sizes: Sizes, between: Between) -> SequenceFamily:
         return observed.steps()
 
     return SequenceFamily(structured, {"features": num_features}, stats, init)
-
-
-def _init_of(networks: Mapping[str, Network]) -> Callable[[Key], PyTree]:
-    def init(key: Key) -> PyTree:
-        keys = jax.random.split(key, len(networks))
-        named = zip(networks.items(), keys, strict=True)
-        return {name: network.init(own) for (name, network), own in named}
-
-    return init
 
 
 # From a frame to a window

@@ -4,12 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from aevb.config import (
-    OPTIONS,
-    Values,
-    entry_of,
-    section,
-)
+from aevb.config import OPTIONS, Values, entry_of, section
 from aevb.errors import UserError
 
 SECTION_OF = {field: options for options, field in OPTIONS.items()}

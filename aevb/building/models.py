@@ -23,13 +23,7 @@ from aevb import (
 )
 from aevb.building import labels
 from aevb.building.entries import check_options, make_entry
-from aevb.config import (
-    LATENTS,
-    Values,
-    entry_of,
-    layers_of,
-    section,
-)
+from aevb.config import LATENTS, Values, entry_of, layers_of, section
 from aevb.data import Description
 from aevb.data.windows import frame_of
 from aevb.errors import UserError
@@ -46,6 +40,14 @@ LEAST_MEAN_LOG = 1e-4  # of log(1 + x), for the rate of a count that is hardly e
 
 
 def build_vae(values: Values, data: Description, examples: Callable[[int], Array]) -> VAE:
+    """Returns the model of a validated config, for described data.
+
+    Args:
+        examples: as for `experiment.build_model`.
+
+    Raises:
+        UserError: the parts do not fit together.
+    """
     if values["model.dynamics"]:
         return _build_state_space(values, data, examples)
     has_encoder = entry_of(values, "algorithm.name").has_encoder
@@ -175,14 +177,18 @@ def _build_layers(
     return hierarchies.top_down(layers, downward, hidden[0]), prior
 
 
-def _between(values: Values) -> Callable[..., Network]:
-    """Returns the function (inputs, heads, **others) -> a network from latents to latents."""
+def _common(values: Values) -> dict[str, Any]:
+    """Returns the arguments of every network of a config."""
     make_initialization = entry_of(values, "model.init")
-    common = {
-        "hidden": values["model.layer_hidden"],
+    return {
         "initialization": make_initialization(values["model.init_std"]),
         "dtype": values["model.compute_dtype"],
     }
+
+
+def _between(values: Values) -> Callable[..., Network]:
+    """Returns the function (inputs, heads, **others) -> a network from latents to latents."""
+    common = {"hidden": values["model.layer_hidden"], **_common(values)}
 
     def between(num_inputs: int, heads: Mapping[str, int], **others: Any) -> Network:
         make, limit = entry_of(values, "model.network").between, values["model.log_var_limit"]
@@ -328,11 +334,7 @@ def _build_networks(
     sees_all = len(layers.sizes) == 1 or values["model.inference"] == "top_down"
     num_latents = sum(layers.sizes) if sees_all else layers.sizes[0]
     hidden, architecture = values["model.hidden"], entry_of(values, "model.network")
-    make_initialization = entry_of(values, "model.init")
-    common = {
-        "initialization": make_initialization(values["model.init_std"]),
-        "dtype": values["model.compute_dtype"],
-    }
+    common = _common(values)
     taken = ("hidden", "constants", "image_shape", *common)
     check_options(values, "model.network", architecture.encoder, 2, *taken)
     common |= section(values, "model.network_options")

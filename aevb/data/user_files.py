@@ -97,7 +97,7 @@ def of_array(
 
 
 def _with_classes(found: Found, y: np.ndarray) -> Found:
-    """Returns data with the classes of labels [N], of which -1 is a missing one.
+    """Returns the data with their classes, from labels [N] in which -1 is a missing one.
 
     Raises:
         UserError: the labels are unsuitable.
@@ -148,7 +148,7 @@ def _split(name: str, found: Found, options: Options) -> Dataset:
         labels=_labels(found, options.split, num_valid),
         has_missing=options.missing,
     )
-    if found.image_shape is None and kind in ("counts", "real"):
+    if options.missing and found.image_shape is None and kind in ("counts", "real"):
         _require_numbers(name, _used(train, options), found.columns)
     if kind == "counts":
         logs = np.log1p(_used(train, options))

@@ -63,11 +63,7 @@ def inference_gaps(
         ValueError: a number of samples is below 2, or num_steps below 1; or samples of the guide
             carry no gradient.
     """
-    if not guide.is_reparameterized:
-        raise ValueError(
-            f"the guide is of {guide.support}, whose samples carry no gradient; the best q of its "
-            "family is found along one"
-        )
+    _require_gradient(guide)
     for name, value, least in (
         ("num_samples", num_samples, 2),
         ("num_fit_samples", num_fit_samples, 2),
@@ -90,6 +86,14 @@ def inference_gaps(
         jnp.std(amortization, ddof=1) / math.sqrt(num_samples),
         best_stats,
     )
+
+
+def _require_gradient(guide: Guide) -> None:
+    if not guide.is_reparameterized:
+        raise ValueError(
+            f"the guide is of {guide.support}, whose samples carry no gradient; the best q of its "
+            "family is found along one"
+        )
 
 
 def _best_stats(

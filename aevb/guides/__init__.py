@@ -42,13 +42,20 @@ full_normal = Guide(
 Its statistics are a `FullNormal`. Its closed-form KL is to a `StandardNormal`.
 """
 
-bernoulli = Guide(
-    sample=lambda key, stats: stats.sample(key),
-    log_prob=lambda stats, z: stats.log_prob(z),
-    kl=lambda stats, prior: stats.kl(prior),
-    kl_per_unit=lambda stats, prior: stats.kl_per_unit(prior),
-    support=discrete.BINARY,
-    is_reparameterized=False,
+
+def _discrete(support: str) -> Guide:
+    """Returns the guide whose statistics are a discrete distribution of z with this support."""
+    return Guide(
+        sample=lambda key, stats: stats.sample(key),
+        log_prob=lambda stats, z: stats.log_prob(z),
+        kl=lambda stats, prior: stats.kl(prior),
+        support=support,
+        is_reparameterized=False,
+    )
+
+
+bernoulli = _discrete(discrete.BINARY)._replace(
+    kl_per_unit=lambda stats, prior: stats.kl_per_unit(prior)
 )
 """Independent z_j of 0 and 1.
 
@@ -61,13 +68,7 @@ def categorical(num_classes: int) -> Guide:
 
     Its statistics are a `Categorical`. Its closed-form KL is to another.
     """
-    return Guide(
-        sample=lambda key, stats: stats.sample(key),
-        log_prob=lambda stats, z: stats.log_prob(z),
-        kl=lambda stats, prior: stats.kl(prior),
-        support=discrete.one_hot(num_classes),
-        is_reparameterized=False,
-    )
+    return _discrete(discrete.one_hot(num_classes))
 
 
 def relaxed_bernoulli(temperature: float) -> Guide:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from aevb.networks.base import Network, fan_in_init, normal_init
 from aevb.networks.base import WeightPosterior as WeightPosterior
+from aevb.networks.base import init_of as init_of
 from aevb.networks.base import rematerialized as rematerialized
 from aevb.networks.convolutional import (
     conv_decoder,

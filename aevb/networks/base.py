@@ -96,6 +96,17 @@ def of_module(module: nn.Module, num_inputs: int | tuple[int, ...]) -> Network:
     return Network(jax.jit(init), apply)
 
 
+def init_of(networks: Mapping[str, Network]) -> Callable[[Key], dict[str, PyTree]]:
+    """Returns the function of a key that draws the parameters of each network, by name."""
+
+    def init(key: Key) -> dict[str, PyTree]:
+        keys = jax.random.split(key, len(networks))
+        named = zip(networks.items(), keys, strict=True)
+        return {name: network.init(own) for (name, network), own in named}
+
+    return init
+
+
 def rematerialized(network: Network) -> Network:
     """Returns the network with its activations recomputed, not stored, for the gradient."""
     return network._replace(apply=jax.checkpoint(network.apply))

@@ -50,7 +50,7 @@ MOST_SWEEPS = 300  # of EM
 
 
 class Task(NamedTuple):
-    """A dataset of which a part is hidden."""
+    """A dataset, and which part of its values is hidden."""
 
     data: str  # frey_faces or a table
     hide: str
