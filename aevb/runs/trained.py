@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,10 +35,10 @@ from aevb.vae import VAE
 
 
 class Model(NamedTuple):
-    """A trained model as functions of one datapoint as the model takes it, x [D].
+    """A trained model as compiled functions of one datapoint as the model takes it, x [D].
 
-    They close over `params`. For a run of full variational Bayes, the decoder's weights are the
-    mean of their posterior.
+    They use `params`. For a run of full variational Bayes, the decoder's weights are the mean of
+    their posterior.
     """
 
     encode: Callable[[Array], PyTree]  # x [D] -> statistics of q(z|x), such as a DiagNormal
@@ -63,7 +63,7 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
     """
     proposal = PROPOSALS["laplace" if vae.guide.support == REAL else "encoder"]
 
-    def log_prob(key: Key, x: Array, num_samples: int = 5000) -> Array:
+    def log_prob(params: PyTree, key: Key, x: Array, num_samples: int = 5000) -> Array:
         fit_key, draw_key = jax.random.split(key)
         joint = vae.joint(params, x)
         if vae.given_label is not None:
@@ -72,11 +72,13 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
         fit = proposal(fit_key, vae.encode(params, x), vae.guide, joint)
         return importance_sampling(draw_key, *fit, joint, num_samples=num_samples).value
 
-    def bound(key: Key, x: Array, num_samples: int = 100) -> Array:
+    def bound(params: PyTree, key: Key, x: Array, num_samples: int = 100) -> Array:
         stats, joint = vae.encode(params, x), vae.joint(params, x)
         return evidence_lower_bound(key, stats, vae.guide, joint, num_samples=num_samples)
 
-    def impute(key: Key, x: Array, num_samples: int = 1000, num_draws: int = 100) -> Imputation:
+    def impute(
+        params: PyTree, key: Key, x: Array, num_samples: int = 1000, num_draws: int = 100
+    ) -> Imputation:
         fit_key, key = jax.random.split(key)
         joint = vae.joint(params, x)
         fit = proposal(fit_key, vae.encode(params, x), vae.guide, joint)
@@ -86,13 +88,19 @@ def model_of(vae: VAE, params: PyTree, data: Description) -> Model:
             num_samples=num_samples, num_draws=num_draws,
         )  # fmt: skip
 
+    def sample(params: PyTree, key: Key) -> tuple[Array, Array]:
+        return vae.sample(key, params)
+
+    def compiled(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
+        return partial(jax.jit(function, static_argnames=static), params)
+
     return Model(
-        encode=lambda x: vae.encode(params, x),
-        decode=lambda z: vae.mean(params, z),
-        log_prob=log_prob,
-        bound=bound,
-        sample=lambda key: vae.sample(key, params),
-        impute=impute,
+        encode=compiled(vae.encode),
+        decode=compiled(vae.mean),
+        log_prob=compiled(log_prob, "num_samples"),
+        bound=compiled(bound, "num_samples"),
+        sample=compiled(sample),
+        impute=compiled(impute, "num_samples", "num_draws"),
         preprocess=data.preprocess,
         vae=vae,
         params=params,
