@@ -81,6 +81,11 @@ def run(
     trials = plan.trials()
     anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
     tried = [member for trial in trials for member in trial.members]
+    if _is_by_validation(plan) and any(not one.values["data.num_valid"] for one in tried):
+        raise UserError(
+            "the sweep chooses by the validation bound, and there are no validation data; set "
+            "config.data.num_valid above 0"
+        )
     for member in tried if trials else anyhow:  # with trials, the members are not yet known
         summary_of(folder, member)
     trainer: Trainer = (
@@ -135,19 +140,10 @@ def _refuse_another(plan: Plan, folder: Path) -> None:
 
 
 def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:
-    """Returns a trial's criterion, its value for each member, and the best member's values.
-
-    Raises:
-        UserError: the criterion is the validation bound, and there are no validation data.
-    """
+    """Returns a trial's criterion, its value for each member, and the best member's values."""
     summaries = [summary_of(folder, member) for member in trial.members]
-    if any(choice.by == "valid" for choice in plan.choices.values()):
+    if _is_by_validation(plan):
         by = "valid_bound"
-        if any(found and by not in found for found in summaries):
-            raise UserError(
-                "the sweep chooses by the validation bound, and there are no validation data; set "
-                "config.data.num_valid above 0"
-            )
     else:
         has_objective = any("train_objective" in found for found in summaries)
         by = "train_objective" if has_objective else "train_bound"
@@ -157,6 +153,10 @@ def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:
     best = comparable.index(max(comparable))
     tried = [{**choice, by: value} for choice, value in zip(choices, values, strict=True)]
     return {"setting": dict(trial.setting), "by": by, "tried": tried, "chosen": choices[best]}
+
+
+def _is_by_validation(plan: Plan) -> bool:
+    return any(choice.by == "valid" for choice in plan.choices.values())
 
 
 def _chosen(plan: Plan, member: Member) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from marks import slow_but
 
 import aevb
 from aevb import data, runs
@@ -124,7 +125,7 @@ def decided(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("num_valid", [-1, 0])
+@pytest.mark.parametrize("num_valid", slow_but([-1], [-1, 0]))
 def test_no_decision_of_a_run_changes_when_the_test_data_do(
     num_valid: int, without_validation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -189,7 +190,8 @@ def test_a_choice_by_validation_needs_validation_data(tmp_path: Path):
     axes = {"optimizer.step_size": best_of(0.01, 0.1, num_examples=100, by="valid")}
     plan = make_plan(with_values(default_config(), changes), axes)
     with pytest.raises(UserError, match=r"there are no validation data; set"):
-        sweep.run(plan, tmp_path, "sequence")
+        sweep.run(plan, tmp_path / "sweep", "sequence")
+    assert not (tmp_path / "sweep").exists()
     with pytest.raises(UserError, match="chosen by 'test'; it must be one of train, valid"):
         make_plan(default_config(), {"optimizer.step_size": best_of(0.1, by="test")})
 
