@@ -112,6 +112,12 @@ def of_vae(vae: VAE, given: Guide, num_labels: int, num_dims: int) -> VAE:
     )
 
 
+def most_probable(stats: LabelStats) -> tuple[Array, PyTree]:
+    """Returns the most probable label [] of x, and the statistics of q(z|x, y) at it."""
+    label = jnp.argmax(stats.logits)
+    return label, jax.tree.map(lambda leaf: leaf[label], stats.of_z)
+
+
 def of_first_label(vae: VAE) -> VAE:
     """Returns the model given y = 0, by which a bound is checked; the same without labels."""
     if vae.given_label is None:

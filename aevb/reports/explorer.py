@@ -4,7 +4,6 @@ The decoder runs in the page (`jaxpr_to_js.py`), so a point is decoded while it 
 page cannot run the decoder, it contains precomputed points, and shows the nearest of these.
 """
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from aevb import label_models, labels
 from aevb.config import DEFAULTS, Values
 from aevb.data import Dataset
 from aevb.evaluation import elbo
@@ -22,7 +22,8 @@ from aevb.evaluation.bits import BITS, UNITS
 from aevb.evaluation.diagnostics import posterior_marginals
 from aevb.experiment import Experiment
 from aevb.losses import REAL
-from aevb.reports.jaxpr_to_js import NotPortableError, encode_floats, portable
+from aevb.reports.films import films_of
+from aevb.reports.jaxpr_to_js import NotPortableError, encode_bytes, encode_floats, portable
 from aevb.reports.pages import page
 from aevb.runtime import xla
 from aevb.runtime.paths import shown
@@ -76,7 +77,7 @@ def explorer_page(
         summary: the run's summary, which contains its bounds.
     """
     dataset, vae = experiment.dataset, of_last_layer(experiment.vae)
-    name = f"{dataset.name}, {experiment.vae.num_latents} latent dimensions"
+    name = f"{dataset.name}, {experiment.vae.num_latents - vae.num_labels} latent dimensions"
     image = _image(dataset)
     data, means = _data(experiment, params, image)
     content = {
@@ -86,10 +87,13 @@ def explorer_page(
         "curve": curve(records),
         "measures": measure_charts(records),
         "image": image,
-        "support": "" if vae.guide.support == REAL else vae.guide.support,
+        "window": config["data.window"],
+        "films": _films(experiment, params, image, config["data.window"]),
         **_decoder(vae, params),
         **data,
     }
+    has_plane = vae.guide.support == REAL or (vae.num_labels and content["decoder"] is not None)
+    content["support"] = "" if has_plane else vae.guide.support
     if content["decoder"] is None:
         content["grid"] = _precomputed(vae, params, content, means)
     return page("explorer", name, content)
@@ -169,7 +173,21 @@ def _encode_pixels(values: Any, image: Mapping[str, Any]) -> str:
     """Returns pixels as base64 of bytes, from 0 for black to 255 for white."""
     levels = (np.asarray(values) - image["low"]) / (image["high"] - image["low"] or 1.0)
     pixels = np.clip(np.nan_to_num(255.0 * levels), 0.0, 255.0).round().astype(np.uint8)
-    return base64.b64encode(pixels.tobytes()).decode()
+    return encode_bytes(pixels)
+
+
+def _films(
+    experiment: Experiment, params: PyTree, image: Mapping[str, Any], num_frames: int
+) -> list[dict[str, Any]]:
+    """Returns the films of a model of windows of images, [] of any other."""
+    dataset = experiment.dataset
+    if not num_frames or dataset.image_shape is None:
+        return []
+    films = films_of(experiment.vae, params, dataset, num_frames)
+    return [
+        {"title": title, "pictures": _encode_pixels(frames, image), "frames": len(frames)}
+        for title, frames in films.items()
+    ]
 
 
 def _decoder(vae: VAE, params: PyTree) -> dict[str, Any]:
@@ -191,13 +209,16 @@ def _data(
 
     It also returns the latent units, sorted by KL, the largest first, the z at which the page
     opens, and separately the means of the datapoints with pictures, [n, Z]. One program computes
-    all of it. A model without an encoder has no points, and the page opens at 0.
+    all of it. A model without an encoder has no points, and the page opens at 0. The z of a model
+    with labels begins with its most probable label, which is no unit.
     """
     dataset, vae = experiment.dataset, of_last_layer(experiment.vae)
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
         start = [0.0] * vae.num_latents
-        none = {"units": units, "points": None, "class_names": [], "start": start}
+        none = {
+            "units": units, "points": None, "class_names": [], "num_labels": 0, "start": start,
+        }  # fmt: skip
         return none, np.zeros((0, vae.num_latents))
     number, num_dims = dataset.test.shape
     num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
@@ -214,28 +235,32 @@ def _data(
         scores = bounds(params, jnp.asarray(stored), jnp.asarray(index))
         return means, jnp.mean(kls, axis=0), scores, _best_code(vae, params, some)
 
-    is_real = vae.guide.support == REAL
+    has_kl = vae.guide.support == REAL or vae.num_labels > 0
     means, kl, scores, start = map(np.asarray, evaluate(params, _some_training_data(dataset)))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
-    labels = dataset.labels
-    classes = None if labels is None else labels.test[index]
+    known = dataset.labels
+    classes = None if known is None else known.test[index]
     unknown = ["?"] if classes is not None and np.any(classes < 0) else []
+    shown = np.asarray(x)[pictured]
     data = {
-        "class_names": [] if labels is None else [*labels.names, *unknown],
+        "class_names": [] if known is None else [*known.names, *unknown],
+        "num_labels": vae.num_labels,
         "start": start.tolist(),
         "units": [
-            {"unit": int(unit), "kl": float(kl[unit]) if is_real else None}
+            {"unit": int(unit), "kl": float(kl[unit]) if has_kl else None}
             for unit in np.argsort(-kl)
+            if unit >= vae.num_labels
         ],
         "points": {
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
             "places": index.tolist(),
             "classes": []
-            if labels is None or classes is None
-            else np.where(classes < 0, len(labels.names), classes).tolist(),
+            if known is None or classes is None
+            else np.where(classes < 0, len(known.names), classes).tolist(),
             "pictured": pictured.tolist(),
-            "pictures": _encode_pixels(np.asarray(x)[pictured], image),
+            "pictures": _encode_pixels(shown, image),
+            "missing": encode_bytes(np.isnan(shown)) if np.any(np.isnan(shown)) else None,
         },
     }
     return data, means[pictured]
@@ -251,9 +276,15 @@ def _some_training_data(dataset: Dataset) -> Array:
 def _code(key: Key, vae: VAE, params: PyTree, x: Array) -> tuple[Array, Array]:
     """Returns the mean of q(z|x) and the KL of each latent from N(0, 1), both [Z].
 
-    If z is not real, a draw and NaN take their places.
+    If z is not real, a draw and NaN take their places. The z of a model with labels is the most
+    probable label with the mean of q(z|x, y), and the KL is that of q(z|x, y).
     """
     stats = vae.encode(params, x)
+    if vae.given_label is not None:
+        label, own = label_models.most_probable(stats)
+        mean, kl = posterior_marginals(key, own, vae.given_label)
+        of_label = jnp.full(vae.num_labels, jnp.nan, kl.dtype)
+        return labels.join(label, mean, vae.num_labels), jnp.concatenate([of_label, kl])
     if vae.guide.support == REAL:
         return posterior_marginals(key, stats, vae.guide)
     z = vae.guide.sample(key, stats)

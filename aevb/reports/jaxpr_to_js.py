@@ -79,6 +79,11 @@ def encode_floats(values: Any) -> str:
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
 
 
+def encode_bytes(values: Any) -> str:
+    """Returns whole numbers in 0..255 as base64 of bytes."""
+    return base64.b64encode(np.asarray(values, np.uint8).tobytes()).decode()
+
+
 class _Writer:
     """The steps and constants of a program that is being written."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from aevb import labels
+from aevb import label_models, labels
 from aevb.data import Dataset, Description
 from aevb.evaluation import elbo, manifold
 from aevb.evaluation.diagnostics import posterior_marginals
@@ -36,7 +36,7 @@ def draw_run(
     A model with labels also has analogies.
     """
     dataset, vae = experiment.dataset, experiment.vae
-    model = f"{dataset.name}, {vae.num_latents} latent dimensions"
+    model = f"{dataset.name}, {vae.num_latents - vae.num_labels} latent dimensions"
     drawn = {"bound": figures.bound_curve(metrics_log.curve(records), title=model)}
     compiled = xla.jit_brief(partial(_images, experiment))
     images = {name: np.asarray(grid) for name, grid in compiled(params).items()}
@@ -141,9 +141,7 @@ def analogies(vae: VAE, params: PyTree, dataset: Dataset) -> Array:
 
     def row(number: Array, stored: Array) -> Array:
         x = elbo.fixed_input(dataset.preprocess, number, stored)
-        stats = vae.encode(params, x)
-        best = jnp.argmax(stats.logits)
-        own = jax.tree.map(lambda leaf: leaf[best], stats.of_z)
+        _, own = label_models.most_probable(vae.encode(params, x))
         z, _ = posterior_marginals(jax.random.key(DRAWING_SEED), own, given)
         number_of_labels = vae.num_labels
         of_all = jax.vmap(lambda label: vae.mean(params, labels.join(label, z, number_of_labels)))(

@@ -3,6 +3,7 @@
 import base64
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ from PIL import Image
 from programs import program
 
 import aevb
-from aevb import runs
+from aevb import label_models, labels, runs
 from aevb.cli import explore
-from aevb.reports import explorer
+from aevb.experiments import frey_film
+from aevb.reports import explorer, films
 from aevb.reports.pages import page
 
 QUICK = {"train.num_examples": 2000, "train.first_eval": 1000}
@@ -284,16 +286,25 @@ def test_a_wrong_argument_of_explore_is_refused_in_one_line(
     assert words in line
 
 
-def test_points_of_the_explorer_page_have_the_colors_of_their_classes(tmp_path: Path):
-    names = ["a & <b>", "é", "数据"]
-    for number, name in enumerate(names):
-        (tmp_path / name).mkdir()
+CLASSES = ["a & <b>", "é", "数据"]
+
+
+def of_classes(folder: Path) -> dict[str, Any]:
+    """Returns settings for images in a folder for each class, which it writes."""
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir()
         for other in range(10):
             pixels = np.full((4, 4), 20 * number + other, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{other}.png")
-    values = {**REAL, "data.name": f"images:{tmp_path}", "train.batch_size": 5}
-    values |= {"model.likelihood": "discretized_logistic", "model.guide": "diag_normal"}
-    experiment, _, text = page_of_untrained(values)
+            Image.fromarray(pixels).save(folder / name / f"{other}.png")
+    return {
+        **REAL, "data.name": f"images:{folder}", "train.batch_size": 5,
+        "model.likelihood": "discretized_logistic", "model.guide": "diag_normal",
+    }  # fmt: skip
+
+
+def test_points_of_the_explorer_page_have_the_colors_of_their_classes(tmp_path: Path):
+    names = CLASSES
+    experiment, _, text = page_of_untrained(of_classes(tmp_path))
     content = content_of(text)
     assert content["class_names"] == names
     classes = content["points"]["classes"]
@@ -312,3 +323,74 @@ def test_the_explorer_page_of_data_without_labels_has_no_classes(faces: Path):
     text = (faces / "explorer.html").read_text()
     assert content_of(text)["class_names"] == content_of(text)["points"]["classes"] == []
     assert PageEngine(text)("classOf(0)") == ""
+
+
+def test_the_explorer_page_of_a_model_with_labels_moves_z_at_a_label(tmp_path: Path):
+    values = {**of_classes(tmp_path), "model.labels": "m2", "data.num_labels": 6}
+    experiment, params, text = page_of_untrained(values | {"model.num_latents": 2})
+    vae, content, engine = experiment.vae, content_of(text), PageEngine(text)
+    assert content["support"] == ""
+    assert sorted(unit["unit"] for unit in content["units"]) == [3, 4]
+    assert all(unit["kl"] >= 0.0 for unit in content["units"])
+    x = jnp.asarray(experiment.dataset.test[0] / 256.0, jnp.float32)
+    label, own = label_models.most_probable(jax.jit(vae.encode)(params, x))
+    expected = labels.join(label, own.mean, 3)
+    np.testing.assert_allclose(engine("means[0]"), expected, atol=1e-5)
+    engine("move(withUnits([0, 0, 1, 0, 0], (_, unit) => unit / 10))")
+    assert engine("labelOf(state.z)") == 2
+    at = labels.join(jnp.int32(2), jnp.float32([0.3, 0.4]), 3)
+    decoded = engine("Array.from(decode(state.z))")
+    np.testing.assert_allclose(decoded, jax.jit(vae.mean)(params, at), atol=1e-5)
+    engine("(state.chosen = [0, 1], moveBetween(0.3))")
+    z = np.float32([engine("means[points.pictured[0]]"), engine("means[points.pictured[1]]")])
+    found = engine("state.z")
+    np.testing.assert_array_equal(found[:3], z[0, :3])
+    np.testing.assert_allclose(found[3:], 0.7 * z[0, 3:] + 0.3 * z[1, 3:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dynamics", slow_but(["neural"], ["", "neural"]))
+def test_the_explorer_page_of_windows_plays_films(dynamics: str):
+    values = {
+        "data.window": 4, "data.num_train": 40, "model.dynamics": dynamics, "model.hidden": (5,),
+        "model.num_latents": 3, "model.layer_hidden": (5,), "train.batch_size": 8,
+        "optimizer.name": "adagrad",
+    }  # fmt: skip
+    if not dynamics:
+        values["model.sequence_guide"] = "smoothing"
+    experiment, params, text = page_of_untrained(values, frey_film.get_config())
+    vae, content, engine = experiment.vae, content_of(text), PageEngine(text)
+    assert [film["frames"] for film in content["films"]] == 6 * [4] + 3 * [60 if dynamics else 4]
+    window = experiment.dataset.test[0].reshape(4, 560) / 256.0
+    shown = np.array(engine("reels[0].shown"))
+    np.testing.assert_allclose(shown, window, atol=1 / 255)
+    key = jax.random.split(jax.random.key(films.SEED), films.NUM_SAMPLED)[0]
+    prior = vae.prior(params)
+    if dynamics:
+        z = prior.prior._replace(num_steps=60).sample(key)
+        mean = jax.vmap(lambda one: vae.frame.mean(params, one))(z)
+    else:
+        mean = vae.mean(params, prior.sample(key)).reshape(4, 560)
+    np.testing.assert_allclose(engine("reels[6].shown"), np.clip(mean, 0, 1), atol=1 / 255)
+    engine("showFrame(5)")
+    assert engine("find('films').hidden") is False
+
+
+def test_the_explorer_page_of_one_frame_a_datapoint_has_no_films(faces: Path):
+    text = (faces / "explorer.html").read_text()
+    assert content_of(text)["films"] == []
+    assert PageEngine(text)("find('films').hidden") is True
+
+
+def test_the_explorer_page_marks_missing_values():
+    values = {
+        "data.name": "frey_faces", "data.num_train": 64, "data.hide": "blocks",
+        "model.hidden": (5,), "model.num_latents": 2, "train.batch_size": 8,
+        "algorithm.bound": "sgvb_a",
+    }  # fmt: skip
+    experiment, _, text = page_of_untrained(values)
+    points, engine = content_of(text)["points"], PageEngine(text)
+    places = np.array(points["places"])[points["pictured"]]
+    is_missing = np.isnan(experiment.dataset.test[places])
+    assert 0.0 < is_missing.mean() < 1.0
+    np.testing.assert_array_equal(engine("gaps"), is_missing)
+    assert engine("find('gaps').hidden") is False

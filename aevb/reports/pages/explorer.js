@@ -1,11 +1,15 @@
-// The explorer page. A point is z; the square shows u = Phi(z) of two of its units.
+// The explorer page. A point is z; the square shows u = Phi(z) of two of its units. The z of a model
+// with labels begins with a one-hot label, and the other units follow.
 "use strict";
 
-const { units, points, image, grid } = content; // a page without a decoder has a grid
+const { units, points, image, grid, films } = content; // a page without a decoder has a grid
+const NUM_LABELS = content.num_labels, NUM_LATENTS = content.start.length;
 const names = content.class_names; // empty if the data have no labels
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
 const EDGE = 0.001; // the square ends at this quantile and at 1 minus it
 const MOST_SLIDERS = 30, MOST_NUMBERS = 6, MOST_NAMES = 50;
+const FRAME_TIME = 120; // milliseconds of a frame of a film
+const GAP = [70, 130, 255]; // the color of a missing value
 const movable = units.slice(0, grid ? grid.num_axes : MOST_SLIDERS); // the units of largest KL
 
 function inverseCdf(u) {
@@ -18,7 +22,7 @@ function inverseCdf(u) {
 }
 
 const state = {
-  z: new Array(units.length).fill(0),
+  z: new Array(NUM_LATENTS).fill(0),
   across: Math.min(...units.slice(0, 2).map(({ unit }) => unit)), // the two of largest KL
   up: Math.max(...units.slice(0, 2).map(({ unit }) => unit)),
   chosen: [], // the one or two pictured datapoints that were chosen last
@@ -33,13 +37,14 @@ function rowsOf(vector, size) {
 }
 
 // Return the latents [N][Z], and the pictures [N][D] as values of x, of points in the content.
-const latentsOf = (text) => rowsOf(floats(text), units.length);
-const picturesOf = (text) => rowsOf(bytes(text), ROWS * COLUMNS * CHANNELS)
+const latentsOf = (text) => rowsOf(floats(text), NUM_LATENTS);
+const picturesOf = (text, size = ROWS * COLUMNS * CHANNELS) => rowsOf(bytes(text), size)
   .map((row) => row.map((byte) => image.low + (byte / 255) * (image.high - image.low)));
 
 const means = points ? latentsOf(points.means) : [];
 const bounds = points ? Array.from(floats(points.bounds)) : [];
 const pictures = points ? picturesOf(points.pictures) : [];
+const gaps = points && points.missing ? rowsOf(bytes(points.missing), ROWS * COLUMNS * CHANNELS) : [];
 
 // Returns {at, decode}: functions from z to the nearest precomputed point, and to its E[x|z].
 function precomputed({ latents, pictures }) {
@@ -48,15 +53,17 @@ function precomputed({ latents, pictures }) {
 }
 const { at, decode } = grid ? precomputed(grid) : { at: (z) => z, decode: compile(content.decoder) };
 
-// Draws values in row-major order on a canvas, one pixel for each.
-function paint(canvas, values) {
+// Draws values in row-major order on a canvas, one pixel for each. The missing ones are blue.
+function paint(canvas, values, missing) {
   canvas.width = COLUMNS;
-  canvas.height = ROWS;
-  const context = canvas.getContext("2d"), pixels = context.createImageData(COLUMNS, ROWS);
+  canvas.height = values.length / (COLUMNS * CHANNELS);
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(canvas.width, canvas.height);
   const scale = 255 / (image.high - image.low || 1);
-  for (let i = 0; i < ROWS * COLUMNS; i++) {
+  for (let i = 0; i < canvas.width * canvas.height; i++) {
     for (let c = 0; c < 3; c++) {
-      pixels.data[4 * i + c] = (values[i * CHANNELS + (c % CHANNELS)] - image.low) * scale;
+      const at = i * CHANNELS + (c % CHANNELS);
+      pixels.data[4 * i + c] = missing && missing[at] ? GAP[c] : (values[at] - image.low) * scale;
     }
     pixels.data[4 * i + 3] = 255;
   }
@@ -145,12 +152,15 @@ function drawPlane() {
 // ---- updates when the point moves
 
 const sliders = new Map();
+const nameOf = (unit) => `z${unit - NUM_LABELS + 1}`;
 
 function show() {
   drawPlane();
   paint(find("picture"), decode(state.z));
-  const some = at(state.z).slice(0, MOST_NUMBERS).map((value) => value.toFixed(2));
-  find("z").textContent = some.join(", ") + (state.z.length > MOST_NUMBERS ? ", …" : "");
+  const own = at(state.z).slice(NUM_LABELS);
+  const some = own.slice(0, MOST_NUMBERS).map((value) => value.toFixed(2));
+  find("z").textContent = some.join(", ") + (own.length > MOST_NUMBERS ? ", …" : "");
+  find("label").value = labelOf(state.z);
   for (const [unit, { slider, output }] of sliders) {
     slider.value = cdf(state.z[unit]);
     output.textContent = state.z[unit].toFixed(2);
@@ -161,6 +171,12 @@ function move(z) {
   state.z = z;
   show();
 }
+
+// Returns the number of the label of z: -1 if it has none.
+const labelOf = (z) => z.slice(0, NUM_LABELS).indexOf(1);
+
+// Returns z with new values of its other units, by functions of the old ones.
+const withUnits = (z, change) => z.map((value, i) => (i < NUM_LABELS ? value : change(value, i)));
 
 function moveTo(u, v) {
   const within = (value) => Math.max(EDGE, Math.min(1 - EDGE, value));
@@ -191,7 +207,7 @@ plane.addEventListener("keydown", (event) => {
 });
 
 for (const axis of ["across", "up"]) {
-  find(axis).append(...movable.map(({ unit }) => element("option", { value: unit }, `z${unit + 1}`)));
+  find(axis).append(...movable.map(({ unit }) => element("option", { value: unit }, nameOf(unit))));
   find(axis).value = state[axis];
   find(axis).addEventListener("change", () => {
     state[axis] = +find(axis).value;
@@ -211,7 +227,7 @@ find("color").addEventListener("change", () => {
 for (const { unit, kl } of movable) {
   const slider = element("input", { type: "range", min: EDGE, max: 1 - EDGE, step: "any" });
   const output = element("output");
-  const label = `z${unit + 1}` + (kl === null ? "" : ` (${kl.toFixed(2)} nats)`);
+  const label = nameOf(unit) + (kl === null ? "" : ` (${kl.toFixed(2)} nats)`);
   find("sliders").append(element("label", {}, element("span", {}, label), slider, output));
   slider.addEventListener("input", () => {
     const z = [...state.z];
@@ -221,10 +237,17 @@ for (const { unit, kl } of movable) {
   sliders.set(unit, { slider, output });
 }
 
-find("middle").addEventListener("click", () => move(state.z.map(() => 0)));
+find("labels").hidden = !NUM_LABELS;
+find("label").append(...names.slice(0, NUM_LABELS).map((name, k) =>
+  element("option", { value: k }, name)));
+find("label").addEventListener("change", () => {
+  const chosen = +find("label").value;
+  move(state.z.map((value, i) => (i < NUM_LABELS ? +(i === chosen) : value)));
+});
+find("middle").addEventListener("click", () => move(withUnits(state.z, () => 0)));
 find("random").hidden = grid && grid.num_axes < units.length;
 find("random").addEventListener("click", () => {
-  move(state.z.map(() => inverseCdf(EDGE + (1 - 2 * EDGE) * Math.random())));
+  move(withUnits(state.z, () => inverseCdf(EDGE + (1 - 2 * EDGE) * Math.random())));
 });
 
 // ---- datapoints
@@ -243,7 +266,7 @@ function choose(n) {
 function pairOf(n) {
   const place = points.places[points.pictured[n]];
   const original = element("canvas", { role: "img", "aria-label": `test datapoint ${place}` });
-  paint(original, pictures[n]);
+  paint(original, pictures[n], gaps[n]);
   const reconstruction = element("canvas", { role: "img", "aria-label": "its reconstruction" });
   paint(reconstruction, decode(means[points.pictured[n]]));
   const nats = bounds[points.pictured[n]].toFixed(1);
@@ -255,13 +278,13 @@ function pairOf(n) {
 function moveBetween(t) {
   if (state.chosen.length < 2) return;
   const [from, to] = state.chosen.map((n) => means[points.pictured[n]]);
-  move(from.map((value, unit) => (1 - t) * value + t * to[unit]));
+  move(withUnits(t < 0.5 ? from : to, (_, unit) => (1 - t) * from[unit] + t * to[unit]));
 }
 
 if (pictures.length) {
   points.pictured.forEach((point, n) => {
     const canvas = element("canvas");
-    paint(canvas, pictures[n]);
+    paint(canvas, pictures[n], gaps[n]);
     const name = `test datapoint ${points.places[point]}${classOf(point)}`;
     const button = element("button", { type: "button", "aria-label": name, "aria-pressed": false }, canvas);
     button.addEventListener("click", () => choose(n));
@@ -285,6 +308,38 @@ if (pictures.length) {
   find("data").hidden = true;
 }
 
+// ---- films
+
+const reels = films.map(({ title, pictures, frames }) => {
+  const shown = picturesOf(pictures, (ROWS * COLUMNS * CHANNELS) / content.window);
+  const canvas = element("canvas", { role: "img", "aria-label": title });
+  find("reels").append(element("figure", {}, canvas,
+    element("figcaption", { class: "soft" }, `${title}, ${frames} frames`)));
+  return { canvas, shown };
+});
+const longest = Math.max(0, ...films.map(({ frames }) => frames));
+
+// Shows a frame of every film; the shorter ones begin again.
+function showFrame(number) {
+  find("frame").value = number;
+  for (const { canvas, shown } of reels) paint(canvas, shown[number % shown.length]);
+}
+
+find("films").hidden = !films.length;
+if (films.length) {
+  let timer = null;
+  find("frame").max = longest - 1;
+  find("frame").addEventListener("input", () => showFrame(+find("frame").value));
+  const run = (isRunning) => {
+    clearInterval(timer);
+    timer = isRunning
+      ? setInterval(() => showFrame((+find("frame").value + 1) % longest), FRAME_TIME) : null;
+    find("run").textContent = isRunning ? "Pause" : "Play";
+  };
+  find("run").addEventListener("click", () => run(timer === null));
+  showFrame(0);
+}
+
 // ---- other parts of the page
 
 find("title").textContent = content.title;
@@ -298,6 +353,7 @@ if (content.support) { // z is not real, so that no plane or line of it can be s
   find("choose").textContent = "Choose two datapoints.";
   for (const id of ["space", "moves"]) find(id).hidden = true;
 }
+find("gaps").hidden = !gaps.length;
 find("precomputed").hidden = !grid;
 find("precomputed").textContent = grid ? grid.note : "";
 const lines = ["train", "valid", "test"].filter((split) => `${split}_bound` in content.curve)
