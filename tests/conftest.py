@@ -18,6 +18,7 @@ from aevb.runtime import xla
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+MOST_LOWERED = 400  # programs that a process keeps
 # JAX keeps what it has traced, and Python's garbage collector would scan it again and again.
 gc.set_threshold(100_000, 50, 100)
 # Most of the time goes into compiling programs that run only briefly; this saves a third of it.
@@ -58,6 +59,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("seconds by folder")
     for folder, total in sorted(seconds.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{total:8.1f}  {folder}/")
+
+
+_num_lowered = 0
+
+
+def _count_lowered(event: str, duration: float, **kwargs: object) -> None:
+    del duration, kwargs
+    global _num_lowered
+    _num_lowered += event.endswith("jaxpr_to_mlir_module_duration")
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_lowered)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """Drops what JAX has lowered: beside thousands of live programs it takes several times longer.
+
+    It is not done after each file of tests, because the traces of common functions are dropped too.
+    """
+    yield
+    global _num_lowered
+    if _num_lowered > MOST_LOWERED:
+        jax.clear_caches()
+        _num_lowered = 0
 
 
 @pytest.fixture(scope="session")

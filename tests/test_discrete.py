@@ -35,6 +35,16 @@ def bits(size: int) -> np.ndarray:
     return np.array(list(itertools.product([0.0, 1.0], repeat=size)), np.float32)
 
 
+@jax.jit
+def values_log_probs(q: Any, values: jax.Array) -> jax.Array:
+    return jax.vmap(q.log_prob)(values)
+
+
+def log_probs(q: Any, values: np.ndarray) -> np.ndarray:
+    """Returns the log probabilities of a distribution's values, as float64."""
+    return np.asarray(values_log_probs(q, jnp.asarray(values)), np.float64)
+
+
 def cases(size: int, seed: int) -> list[tuple[Any, Any, np.ndarray]]:
     """Returns distributions, others of their kind, and all of their values."""
     logits, other = normal(seed, 2, size)
@@ -52,7 +62,7 @@ def cases(size: int, seed: int) -> list[tuple[Any, Any, np.ndarray]]:
 @sizes_and_seeds
 def test_probabilities_are_those_of_the_definition_and_sum_to_1(size: int, seed: int):
     for q, _, values in cases(size, seed):
-        found = np.exp(np.asarray(jax.vmap(q.log_prob)(jnp.asarray(values)), np.float64))
+        found = np.exp(log_probs(q, values))
         logits = np.asarray(q.logits, np.float64)
         if isinstance(q, Bernoulli):
             p = scipy.special.expit(logits)
@@ -70,10 +80,7 @@ def test_probabilities_are_those_of_the_definition_and_sum_to_1(size: int, seed:
 @sizes_and_seeds
 def test_the_kl_to_one_of_its_kind_is_the_sum_over_all_values(size: int, seed: int):
     for q, other, values in cases(size, seed):
-        log_q, log_other = (
-            np.asarray(jax.vmap(each.log_prob)(jnp.asarray(values)), np.float64)
-            for each in (q, other)
-        )
+        log_q, log_other = (log_probs(each, values) for each in (q, other))
         np.testing.assert_allclose(q.kl(other), np.exp(log_q) @ (log_q - log_other), rtol=2e-5)
         np.testing.assert_allclose(q.kl(q), 0.0, atol=1e-6)
         assert q.kl(StandardNormal(size)) is None
@@ -90,7 +97,7 @@ def test_samples_are_values_with_their_probabilities_and_carry_no_gradient(size:
         draws = np.asarray(jax.jit(jax.vmap(q.sample))(keys))
         which = np.all(draws[:, None] == values[None], axis=2)
         assert np.all(np.sum(which, axis=1) == 1)
-        exact = np.exp(np.asarray(jax.vmap(q.log_prob)(jnp.asarray(values)), np.float64))
+        exact = np.exp(log_probs(q, values))
         shown = exact > 1e-3
         assert standard_errors_off(which[:, shown], exact[shown]) < 4
 
@@ -104,7 +111,7 @@ def test_samples_are_values_with_their_probabilities_and_carry_no_gradient(size:
 def test_extreme_logits_have_finite_log_probabilities_and_gradients():
     for q in (Bernoulli(EXTREME), Categorical(EXTREME)):
         for z in jnp.eye(4):
-            value, slope = jax.value_and_grad(lambda q, z=z: q.log_prob(z))(q)
+            value, slope = jax.jit(jax.value_and_grad(lambda q, z: q.log_prob(z)))(q, z)
             assert np.isfinite(value)
             assert np.all(np.isfinite(slope.logits))
         kl = q.kl(type(q)(EXTREME[::-1]))
@@ -125,7 +132,7 @@ def test_a_relaxed_bernoulli_integrates_to_1_and_has_its_samples(temperature: fl
     logit = 0.7
     q = RelaxedBernoulli(jnp.float32([logit]), temperature)
     z = np.linspace(-80.0, 80.0, 40_001, dtype=np.float32)
-    density = np.exp(np.asarray(jax.vmap(q.log_prob)(jnp.asarray(z)[:, None]), np.float64))
+    density = np.exp(log_probs(q, z[:, None]))
     assert np.trapezoid(density, z.astype(np.float64)) == pytest.approx(1.0, abs=1e-5)
     exact: Any = scipy.stats.logistic(logit / temperature, 1.0 / temperature)
     np.testing.assert_allclose(density, exact.pdf(z), rtol=1e-3, atol=1e-7)

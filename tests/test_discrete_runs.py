@@ -256,6 +256,7 @@ def test_what_moves_along_gradients_is_refused_where_z_is_not_real(name: str):
         diagnostics.inference_gaps(*arguments, jnp.float32(0.0))
 
 
+@pytest.mark.slow
 def test_evaluate_scores_discrete_latents_by_importance_and_refuses_the_rest(tmp_path: Path):
     runs.run(of_images(tmp_path, **{"train.num_examples": 500}), tmp_path / "run")
     common = ("experiments/evaluate.py", f"--workdir={tmp_path / 'run'}", "--num_points=5")

@@ -157,11 +157,15 @@ def test_the_bound_given_the_label_is_that_of_log_p_of_x_given_y(fitted: Trained
     model = fitted.model
     x = jnp.float32(fitted.points("test")[0].reshape(-1))
     log_p = model.log_prob(KEY, x, num_samples=2000)
-    log_joint = labels.log_joint_probs(
-        KEY,
-        labels.of_latents(model.encode(x), model.vae.given_label, model.vae.joint(model.params, x)),  # pyright: ignore[reportArgumentType]
-        num_samples=2000,
-    )
+    given_label = model.vae.given_label
+    assert given_label is not None
+
+    @jax.jit
+    def log_joint_probs(x: jax.Array) -> jax.Array:
+        of_x = labels.of_latents(model.encode(x), given_label, model.vae.joint(model.params, x))
+        return labels.log_joint_probs(KEY, of_x, num_samples=2000)
+
+    log_joint = log_joint_probs(x)
     np.testing.assert_allclose(log_p, jax.nn.logsumexp(log_joint), atol=0.3)
     bounds = [model.bound(KEY, jnp.append(x, float(y)), num_samples=2000) for y in range(3)]
     assert np.all(np.asarray(bounds) < log_joint + 0.1)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,10 +112,15 @@ def test_an_optimizer_is_the_composition_of_optax(name: str, clip: str):
 
     def path(optimizer: optax.GradientTransformation) -> list[dict[str, jax.Array]]:
         params, state, visited = start, optimizer.init(start), []
+
+        @jax.jit
+        def advance(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
         for step in range(5):
             grads = jax.tree.map(lambda leaf: jnp.cos(7.0 * leaf + step), start)  # noqa: B023
-            updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
+            params, state = advance(grads, state, params)
             visited.append(params)
         return visited
 
@@ -166,6 +172,7 @@ def test_a_weight_of_the_kl_that_nothing_takes_is_refused(fields: dict[str, obje
     assert words in line
 
 
+@pytest.mark.slow
 def test_the_logged_bounds_have_a_whole_kl_from_the_start(tmp_path: Path):
     """With a step size of 0, only the objective of training depends on the schedule."""
     fields = {"optimizer__step_size": 1e-30, "train__num_examples": 200}

@@ -126,12 +126,10 @@ def test_the_signal_of_vimco_is_that_of_its_definition(num_samples: int):
     def value(logits: jax.Array) -> jax.Array:
         return BOUNDS["vimco"](key, Bernoulli(logits), bernoulli, joint, num_samples=num_samples)
 
-    found, gradient = jax.value_and_grad(value)(params["logits"])
-    z = np.stack(
-        [
-            np.asarray(bernoulli.sample(one, Bernoulli(params["logits"])))
-            for one in jax.random.split(key, num_samples)
-        ]
+    found, gradient = jax.jit(jax.value_and_grad(value))(params["logits"])
+    keys = jax.random.split(key, num_samples)
+    z = np.asarray(
+        jax.jit(jax.vmap(lambda one: bernoulli.sample(one, Bernoulli(params["logits"]))))(keys)
     )
     p, logits = case.params, case.params["logits"]
     log_q = belief_network.log_bernoulli(logits, z)

@@ -97,6 +97,7 @@ def test_every_guide_has_a_normalized_density_and_terms_of_its_rate(kind: str):
     stats, other = stats_of(FEATURES), stats_of(FEATURES + 0.1)
     prior, _ = prior_of("neural")
 
+    @jax.jit
     @jax.vmap
     def of(key: jax.Array) -> Any:
         z, log_q = losses.sample_and_log_prob(key, stats, guide)

@@ -83,6 +83,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_average_of_one_that_was_not_stopped(extended: Path):
     found = aevb.load_run(extended)
     values = {name.replace("__", "."): value for name, value in SMALL.items()}

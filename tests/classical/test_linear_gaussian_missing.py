@@ -50,9 +50,9 @@ def test_log_p_of_the_seen_values_is_that_of_their_normal(sizes: Any):
         seen = ~np.isnan(x)
         of_seen: Any = scipy.stats.multivariate_normal
         expected = of_seen.logpdf(x[seen], mean[seen], cov[np.ix_(seen, seen)])
-        found = linear_gaussian_missing.log_prob(params, jnp.asarray(x))
+        found = jax.jit(linear_gaussian_missing.log_prob)(params, jnp.asarray(x))
         np.testing.assert_allclose(found, expected, rtol=1e-10)
-        nothing = linear_gaussian_missing.log_prob(params, jnp.full(len(x), jnp.nan))
+        nothing = jax.jit(linear_gaussian_missing.log_prob)(params, jnp.full(len(x), jnp.nan))
         assert float(nothing) == 0.0
 
 
@@ -95,7 +95,7 @@ def test_the_log_likelihood_of_gappy_data_never_falls_and_ends_where_its_gradien
         problem = linear_gaussian_missing.em(x, 2)
         fitted, bounds = ascend(problem, problem.init(KEY), num_sweeps=1500)
         assert np.all(np.diff(np.asarray(bounds)[:, 0]) > -1e-8)
-        slopes = jax.grad(problem.bound)(fitted)
+        slopes = jax.jit(jax.grad(problem.bound))(fitted)
         assert max(float(jnp.max(jnp.abs(leaf))) for leaf in slopes) < 0.01
 
 

@@ -44,6 +44,7 @@ def test_a_fault_of_the_data_is_printed_before_training_and_by_the_doctor(
     assert "columns 0 and 5 (from 0)" in printed
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_is_diagnosed_by_its_data(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

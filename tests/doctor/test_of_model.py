@@ -83,7 +83,13 @@ OF_LIKELIHOOD = [  # the likelihood, data that have its distribution, and data t
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "heads", "right", "wrong"), OF_LIKELIHOOD)
+@pytest.mark.parametrize(
+    ("name", "heads", "right", "wrong"),
+    [
+        *OF_LIKELIHOOD[:2],
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in OF_LIKELIHOOD[2:]),
+    ],
+)
 def test_data_of_another_distribution_than_the_likelihood_are_found(
     name: str, heads: dict[str, Any], right: np.ndarray, wrong: np.ndarray
 ):

@@ -163,7 +163,7 @@ def test_a_residual_block_adds_two_convolutions_of_normalized_groups(
     how: dict[str, Any] = {"kernel_init": jax.nn.initializers.normal(0.1), "dtype": jnp.float32}
     block = ResidualBlock("relu", bias_init=jax.nn.initializers.normal(1.0), **how)
     x = (np.random.default_rng(0).normal(size=(4, 3, channels)) + 1000.0).astype(np.float32)
-    params = jax.tree.map(np.asarray, block.init(jax.random.key(0), x))
+    params = jax.tree.map(np.asarray, jax.jit(block.init)(jax.random.key(0), x))
     layers, y = (
         jax.tree.map(lambda leaf: leaf.astype(np.float64), params["params"]),
         x.astype(np.float64),
@@ -171,7 +171,7 @@ def test_a_residual_block_adds_two_convolutions_of_normalized_groups(
     for number in range(2):
         np.testing.assert_array_equal(layers[f"norm_{number}"]["scale"], 1.0)
         y = convolved(np.maximum(normalized(y, group_size), 0.0), layers[f"conv_{number}"])
-    found = jnp.asarray(block.apply(params, x))
+    found = jnp.asarray(jax.jit(block.apply)(params, x))
     np.testing.assert_allclose(found - x, y, atol=2e-3)
 
 

@@ -210,6 +210,7 @@ def test_a_run_without_its_data_and_in_another_folder_does_what_it_did_with_them
         _ = run.dataset
 
 
+@pytest.mark.slow
 def test_a_learned_prior_that_starts_at_data_is_loaded_without_them(tmp_path: Path):
     file = tmp_path / "table.npy"
     np.save(file, table())

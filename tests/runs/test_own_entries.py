@@ -52,6 +52,7 @@ def test_a_loaded_run_has_the_learned_vector_of_its_own_likelihood(folder: Path)
     assert np.isfinite(log_p)
 
 
+@pytest.mark.slow
 def test_evaluation_uses_an_estimator_of_the_experiment_file(folder: Path, tmp_path: Path):
     output = tmp_path / "marginal.json"
     flags = ("--estimators=importance,doubled", "--num_points=4", "--num_samples=200")

@@ -95,6 +95,7 @@ def test_a_stopped_run_is_finished_for_any_length(stopped: Path):
     assert summary_of(stopped) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_stops_where_it_would_have(stopped: Path, tmp_path: Path):
     """It is killed two evaluations before its end, or after its last evaluation."""
     expected = aevb.load_run(stopped).model.params
