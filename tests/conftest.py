@@ -64,8 +64,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 _num_lowered = 0
 
 
-def _count_lowered(event: str, duration: float, **kwargs: object) -> None:
-    del duration, kwargs
+def _count_lowered(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    del duration_secs, kwargs
     global _num_lowered
     _num_lowered += event.endswith("jaxpr_to_mlir_module_duration")
 

@@ -5,7 +5,8 @@ python -m experiments.paper.few_labels [--data-dir=FOLDER] [--counts=100,600,100
 
 M1 is a VAE of the 50,000 training images without labels, trained once; its features are the means
 of q(z|x). m1_svm is a support vector machine on the features of the labelled images, m2 is M2 on
-the images, and m1_m2 is M2 on the features. --draws are the numbers of label draws by count.
+the images, and m1_m2 is M2 on the features, to which each step adds noise with the variances of
+q(z|x), averaged over the images. --draws are the numbers of label draws by count.
 First the settings in SEARCHED are compared by the validation error of one more draw of the first
 count. Each result is written to experiments/results/few_labels.json when it is there, and a result
 that is in it is not computed again. `python -m docs.tools` makes the table of docs/results.md.
@@ -33,6 +34,7 @@ from aevb.experiments import few_labels
 from aevb.runtime import provenance
 from aevb.storage import metrics_log
 from aevb.training import loop
+from aevb.types import Key
 from aevb.vae import VAE
 
 from .studies import ROOT
@@ -49,8 +51,8 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "model.layer_hidden": (100,), "model.num_latents": 20,
     },
     "m1_m2": {
-        "train.num_examples": 200_000, "algorithm.label_weight": 10.0, "model.hidden": (100,),
-        "model.layer_hidden": (100,), "model.num_latents": 10,
+        "train.num_examples": 1_000_000, "algorithm.label_weight": 10.0, "model.hidden": (300,),
+        "model.layer_hidden": (300,), "model.num_latents": 10,
         "model.likelihood": "gaussian", "model.init_at_mean": False, "data.name": "array:features",
         "data.split": "", "data.binarization": "none",
     },
@@ -85,26 +87,36 @@ def trained(values: Values, dataset: Dataset) -> tuple[VAE, Any]:
 
 
 def features_of(file: Path, images: Dataset, data_dir: Path | None) -> Dataset:
-    """Returns MNIST with the features of M1 for its images, standardized by the training data.
+    """Returns MNIST with the features of M1 for its images; its preprocessing adds their noise.
 
-    They are read from the file if it exists; else M1 is trained, and the file written. Its input is
-    the grey levels in [0, 1], the means of the binary images that it was trained on.
+    They are not standardized: a latent that is not active would become noise of variance 1. They
+    are read from the file if it exists; else M1 is trained, and the file written. Its input is the
+    grey levels in [0, 1], the means of the binary images that it was trained on.
     """
     if not file.is_file():
         vae, params = trained(config_of(data_dir, M1), images)
-        encode = jax.jit(jax.vmap(lambda x: vae.encode(params, x.astype(jnp.float32) / 255.0).mean))
+
+        @jax.jit
+        @jax.vmap
+        def encode(x: Any) -> Any:
+            return vae.encode(params, x.astype(jnp.float32) / 255.0)
+
         found = {
             name: in_blocks(lambda block, split=split: encode(split[block]), np.arange(len(split)))
             for name, split in images.splits.items()
         }
+        std = np.sqrt(np.mean(np.exp(found["train"].log_var), axis=0))
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, **found)  # pyright: ignore[reportArgumentType]
+        np.savez(file, std=std, **{name: of_split.mean for name, of_split in found.items()})
     stored = np.load(file)
-    mean, std = np.mean(stored["train"], axis=0), np.std(stored["train"], axis=0)
-    parts = {name: np.float32((stored[name] - mean) / np.maximum(std, 1e-3)) for name in stored}
+    std = jnp.asarray(stored["std"])
+
+    def preprocess(key: Key, mean: Any) -> Any:
+        return mean + std * jax.random.normal(key, mean.shape)
+
     return images._replace(
-        name="array:features", kind="real", preprocess=preprocessing.unchanged, image_shape=None,
-        levels=None, **parts,
+        name="array:features", kind="real", preprocess=preprocess, image_shape=None, levels=None,
+        **{name: stored[name] for name in images.splits},
     )  # fmt: skip
 
 
@@ -130,13 +142,19 @@ def error_of_svm(dataset: Dataset, options: Mapping[str, Any]) -> dict[str, floa
     }
 
 
-def error_of_m2(dataset: Dataset, values: Values) -> dict[str, float]:
-    """Trains M2; returns the errors of q(y|x) at the end of training."""
+def error_of_m2(
+    dataset: Dataset, values: Values, preprocess: Callable[[Key, Any], Any]
+) -> dict[str, float]:
+    """Trains M2; returns the errors of q(y|x) at the end of training.
+
+    Args:
+        preprocess: of the data that are classified, in the place of the dataset's.
+    """
     vae, params = trained(values, dataset)
 
     @jax.jit
     def classify(stored: Any, index: Any) -> Any:
-        x = jax.vmap(partial(fixed_input, dataset.preprocess))(index, stored)
+        x = jax.vmap(partial(fixed_input, preprocess))(index, stored)
         return jnp.argmax(jax.vmap(lambda x: vae.encode(params, x).logits)(x), axis=1)
 
     def error(split: str) -> float:
@@ -159,7 +177,9 @@ def result_of(
         errors = error_of_svm(drawn, {**SVM, **changes})
     else:
         fields = {**SETTINGS[method], "data.num_labels": count, "seed": seed, **changes}
-        errors = error_of_m2(drawn, config_of(data_dir, {**fields, "data.label_seed": seed}))
+        values = config_of(data_dir, {**fields, "data.label_seed": seed})
+        preprocess = images.preprocess if method == "m2" else preprocessing.unchanged
+        errors = error_of_m2(drawn, values, preprocess)
     return {"seconds": round(time.monotonic() - began, 1), **errors}
 
 

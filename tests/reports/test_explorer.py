@@ -342,10 +342,10 @@ def test_the_explorer_page_of_a_model_with_labels_moves_z_at_a_label(tmp_path: P
     decoded = engine("Array.from(decode(state.z))")
     np.testing.assert_allclose(decoded, jax.jit(vae.mean)(params, at), atol=1e-5)
     engine("(state.chosen = [0, 1], moveBetween(0.3))")
-    z = np.float32([engine("means[points.pictured[0]]"), engine("means[points.pictured[1]]")])
+    first, second = (np.array(engine(f"means[points.pictured[{n}]]")) for n in range(2))
     found = engine("state.z")
-    np.testing.assert_array_equal(found[:3], z[0, :3])
-    np.testing.assert_allclose(found[3:], 0.7 * z[0, 3:] + 0.3 * z[1, 3:], rtol=1e-5)
+    np.testing.assert_array_equal(found[:3], first[:3])
+    np.testing.assert_allclose(found[3:], 0.7 * first[3:] + 0.3 * second[3:], rtol=1e-5)
 
 
 @pytest.mark.parametrize("dynamics", slow_but(["neural"], ["", "neural"]))
