@@ -8,8 +8,9 @@ of q(z|x). m1_svm is a support vector machine on the features of the labelled im
 the images, and m1_m2 is M2 on the features, to which each step adds noise with the variances of
 q(z|x), averaged over the images. --draws are the numbers of label draws by count.
 First the settings in SEARCHED are compared by the validation error of one more draw of the first
-count. Each result is written to experiments/results/few_labels.json when it is there, and a result
-that is in it is not computed again. `python -m docs.tools` makes the table of docs/results.md.
+count, and at last, on that draw, what the choices for M1+M2 in CHOICES do to the error. Each result
+is written to experiments/results/few_labels.json when it is there, and a result that is in it is
+not computed again. `python -m docs.tools` makes the tables of docs/results.md.
 """
 
 import argparse
@@ -57,6 +58,16 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "data.split": "", "data.binarization": "none",
     },
 }  # fmt: skip
+SHORT: Mapping[str, Any] = {
+    "train.num_examples": 200_000, "model.hidden": (100,), "model.layer_hidden": (100,),
+}  # fmt: skip
+CHOICES: Mapping[str, Mapping[str, Any]] = {  # of M1+M2, each with one more of the settings above
+    "standardized": {**SHORT, "features": "standardized"},
+    "means": {**SHORT, "features": "means"},
+    "noisy": SHORT,
+    "wide": {"train.num_examples": 200_000},
+    "long": {},
+}
 SVM = {"C": 10.0, "gamma": "scale"}
 SEARCHED: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "m1_svm": [{"C": c, "gamma": "scale"} for c in (1.0, 10.0, 100.0)],
@@ -120,6 +131,21 @@ def features_of(file: Path, images: Dataset, data_dir: Path | None) -> Dataset:
     )  # fmt: skip
 
 
+def with_features(features: Dataset, kind: str) -> Dataset:
+    """Returns the features as they are, or only their means, or these standardized."""
+    if kind == "noisy":
+        return features
+    fixed = features._replace(preprocess=preprocessing.unchanged)
+    if kind == "means":
+        return fixed
+    mean, std = np.mean(features.train, axis=0), np.std(features.train, axis=0)
+    parts = {
+        name: np.float32((part - mean) / np.maximum(std, 1e-3))
+        for name, part in features.splits.items()
+    }
+    return fixed._replace(**parts)
+
+
 def with_draw(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Returns a dataset that shows `count` labels of the training data."""
     labels = dataset.labels
@@ -172,7 +198,9 @@ def result_of(
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the errors of a method on a draw of labels, whose seed is also that of training."""
     began = time.monotonic()
-    drawn = with_draw(images if method == "m2" else features, count, seed)
+    changes = dict(changes)
+    kind = changes.pop("features", "noisy")
+    drawn = with_draw(images if method == "m2" else with_features(features, kind), count, seed)
     if method == "m1_svm":
         errors = error_of_svm(drawn, {**SVM, **changes})
     else:
@@ -233,7 +261,7 @@ def wanted(
 def report(given: argparse.Namespace, compute: Callable[..., dict[str, Any]]) -> None:
     """Computes what is missing in the results file, and writes the file after each result."""
     shown = f"--counts={_joined(given.counts)} --draws={_joined(given.draws)}"
-    found: dict[str, Any] = {"searched": [], "results": []}
+    found: dict[str, Any] = {"searched": [], "results": [], "choices": []}
     if given.output.is_file():
         found |= json.loads(given.output.read_text(encoding="utf-8"))
 
@@ -241,7 +269,11 @@ def report(given: argparse.Namespace, compute: Callable[..., dict[str, Any]]) ->
         for one in asked:
             if any(all(done[name] == one[name] for name in one) for done in found[kind]):
                 continue
-            found[kind].append({**one, **compute(**one)})
+            fields = {**one}
+            if "choice" in one:
+                name = fields.pop("choice")
+                fields["changes"] = {**chosen(found["searched"], one["method"]), **CHOICES[name]}
+            found[kind].append({**one, **compute(**fields)})
             print(found[kind][-1], flush=True)
             metrics_log.write_json(
                 given.output,
@@ -256,6 +288,9 @@ def report(given: argparse.Namespace, compute: Callable[..., dict[str, Any]]) ->
 
     add("searched", candidates(given))
     add("results", wanted(given, found["searched"]))
+    if "m1_m2" in given.methods:
+        draw = {"method": "m1_m2", "count": given.counts[0], "seed": SEARCH_SEED}
+        add("choices", [{**draw, "choice": name} for name in CHOICES])
 
 
 def main(arguments: Sequence[str]) -> int:

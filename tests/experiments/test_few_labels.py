@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -38,15 +39,17 @@ def test_what_is_in_the_results_file_is_not_computed_again(tmp_path: Path):
     few = given(tmp_path, "--counts=30,60", "--draws=2,1")
     few_labels.report(few, compute)
     searched = sum(map(len, few_labels.SEARCHED.values()))
-    assert len(calls) == searched + 3 * (2 + 1)
+    choices = len(few_labels.CHOICES)
+    assert len(calls) == searched + 3 * (2 + 1) + choices
+    assert calls[-1]["changes"] == {"algorithm.label_weight": 1.0, **few_labels.CHOICES["long"]}
     found = json.loads((tmp_path / "results.json").read_text())
     assert {one["seed"] for one in found["searched"]} == {few_labels.SEARCH_SEED}
     weights = [one["changes"] for one in found["results"] if one["method"] == "m2"]
     assert weights == 3 * [{"algorithm.label_weight": 1.0}]  # the least validation error
     few_labels.report(few, compute)
-    assert len(calls) == searched + 9
+    assert len(calls) == searched + 9 + choices
     few_labels.report(given(tmp_path, "--counts=30,60", "--draws=2,2"), compute)
-    assert len(calls) == searched + 12
+    assert len(calls) == searched + 12 + choices
 
 
 @pytest.mark.slow
@@ -62,7 +65,14 @@ def test_every_method_classifies_better_than_chance(
     features = few_labels.features_of(file, images(), None)
     again = few_labels.features_of(file, images(), None)
     np.testing.assert_array_equal(features.train, again.train)
-    np.testing.assert_allclose(np.mean(features.train, axis=0), 0.0, atol=1e-4)
+    standardized = few_labels.with_features(features, "standardized").train
+    np.testing.assert_allclose(np.mean(standardized, axis=0), 0.0, atol=1e-4)
+    drawn = features.preprocess(jax.random.key(0), features.train[0])
+    assert 0.0 < np.std(drawn - features.train[0]) < 1.0
+    means = few_labels.with_features(features, "means")
+    np.testing.assert_array_equal(
+        means.preprocess(jax.random.key(0), features.train[0]), features.train[0]
+    )
     for method in few_labels.METHODS:
         found = few_labels.result_of(method, images(), features, 30, 0, None, {})
         assert found["valid"] < 0.4, method
