@@ -103,7 +103,7 @@ def test_bounds_of_several_samples_have_gradients_of_one_mean(order: str):
                 assert np.max(np.abs(off.mean(axis=0)) / error) < 4.5, (name, param)
 
 
-@every_order
+@pytest.mark.parametrize("order", slow_but(["top_down"], ORDERS))
 @every_size
 def test_at_the_exact_posterior_every_bound_is_log_p_for_every_key(order: str, sizes: Any):
     case = case_of(order, sizes)

@@ -353,6 +353,7 @@ def test_estimators_of_continuous_latents_are_refused():
     assert not guide.is_reparameterized
 
 
+@pytest.mark.slow
 def test_the_first_label_stands_for_all_in_the_trial_of_a_bound():
     _, vae, _ = built()
     first = label_models.of_first_label(vae)

@@ -201,6 +201,7 @@ def test_a_schedule_of_optax_has_the_steps_of_training():
     assert sizes == [0.5, 0.375, 0.25, 0.125, 0.0]
 
 
+@pytest.mark.slow
 def test_a_run_whose_schedule_ends_with_it_cannot_go_on(tmp_path: Path):
     given = SMALL | {"optimizer__schedule": "cosine", "optimizer__clip": "global_norm"}
     runs.run(changed(**given), tmp_path / "run")

@@ -11,6 +11,7 @@ import oracles
 import pytest
 import state_space as exact
 from configs import changed
+from marks import slow_but
 
 from aevb import config, hierarchies, likelihoods, losses, networks, priors, runs, state_space
 from aevb.config import Values
@@ -90,7 +91,7 @@ def test_the_prior_of_a_vector_is_that_of_its_frames(dynamics: str):
     np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", state_space.GUIDES)
+@pytest.mark.parametrize("kind", slow_but(["filtering", "structured"], state_space.GUIDES))
 def test_every_guide_has_a_normalized_density_and_terms_of_its_rate(kind: str):
     """The importance weights q'/q of two of its distributions have mean 1."""
     guide, stats_of, _ = guide_of(kind)

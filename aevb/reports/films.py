@@ -10,7 +10,7 @@ from jax import Array
 from aevb.data import Dataset
 from aevb.evaluation import elbo
 from aevb.runtime import xla
-from aevb.types import PyTree
+from aevb.types import Key, PyTree
 from aevb.vae import VAE
 
 SEED = 0
@@ -53,11 +53,11 @@ def films_of(vae: VAE, params: PyTree, dataset: Dataset, num_frames: int) -> dic
     return films
 
 
-def _reconstruction(vae: VAE, params: PyTree, key: Array, x: Array) -> Array:
+def _reconstruction(vae: VAE, params: PyTree, key: Key, x: Array) -> Array:
     return vae.mean(params, vae.guide.sample(key, vae.encode(params, x)))
 
 
-def _sampled(vae: VAE, params: PyTree, length: int, key: Array) -> Array:
+def _sampled(vae: VAE, params: PyTree, length: int, key: Key) -> Array:
     """Returns the means of the frames at a draw of `length` latents from p(z), one after another.
 
     A model without dynamics draws a window.

@@ -697,7 +697,8 @@ def expected_coverage(level: float) -> float:
     return float(np.mean(2.0 * scipy.stats.norm.cdf(narrow * quantile) - 1.0))
 
 
-@pytest.mark.parametrize("level", slow_but(LEVELS[1:], LEVELS))
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
 def test_intervals_of_trained_posteriors_have_the_coverage_of_mean_field_theory(level: float):
     """On 400 datasets it is 35.0 % (error 1.4) and 73.2 % (1.4); theory says 35.4 and 73.6."""
     params = as_float64(trained("local"))

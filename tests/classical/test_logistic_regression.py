@@ -209,6 +209,7 @@ def test_both_logistic_fits_are_stationary_points_of_the_bound():
     assert covariance(diagonal)[0, 1] == 0.0
 
 
+@pytest.mark.slow
 def test_mean_fields_variances_are_too_small_and_near_those_given_the_other_weight():
     """The latter are 1 / Lambda_ii, where Lambda is the inverse of the full fit's covariance."""
     full, diagonal = (covariance(fitted(fit, 2)) for fit in FITS)

@@ -104,6 +104,7 @@ def test_data_of_another_distribution_than_the_likelihood_are_found(
     assert "of 2000 datapoints" in hint.evidence
 
 
+@pytest.mark.slow
 def test_a_misfit_is_the_kl_divergence_of_the_ranks_from_uniform():
     """Where x ~ N(0, 1) and p(x|z) = N(0, s^2), it is KL(N(0, 1) || N(0, s^2)), up to bins."""
     wide = {"mean": jnp.zeros(3), "log_var": jnp.full(3, 2.0 * np.log(2.0))}

@@ -27,6 +27,7 @@ def test_the_mean_over_theta_is_that_of_probabilities():
     assert np.mean(found.influence) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_the_reported_bias_of_the_mean_over_theta_is_the_simulated_one():
     model, rng = Shift(0.3, 20), np.random.default_rng(2)
     found = [over_theta(model.log_probs(rng, 50)) for _ in range(2000)]

@@ -18,7 +18,7 @@ DISCRETE = ("bernoulli", "categorical", "relaxed_bernoulli", "relaxed_categorica
 """The guides and priors of discrete latents and of their relaxations, by name."""
 
 Params = dict[str, np.ndarray]
-SIZES = [(1, 3, 0), (4, 6, 1), (8, 5, 2)]  # Z, D, seed
+SIZES = [(1, 3, 0), (4, 6, 1), (12, 5, 2)]  # Z, D, seed
 
 
 class Case(NamedTuple):

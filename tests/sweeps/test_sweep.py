@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marks import slow_but
 from programs import ended, python, run_program, start_python, wait_for
 from small_sweep import AXES, bounds, read, small
 
@@ -134,8 +133,9 @@ def test_the_step_size_of_the_best_trial_is_taken(mapping: str, tmp_path: Path):
         assert config["optimizer.step_size"] == 0.02 or name.startswith("trials")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_figures")
-@pytest.mark.parametrize("mapping", slow_but(["sequence"], ["sequence", "stack"]))
+@pytest.mark.parametrize("mapping", ["sequence", "stack"])
 def test_a_member_with_a_nonfinite_bound_is_reported_and_the_others_continue(
     mapping: str, tmp_path: Path
 ):
