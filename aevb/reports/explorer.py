@@ -88,6 +88,7 @@ def explorer_page(
         "measures": measure_charts(records),
         "image": image,
         "window": config["data.window"],
+        "frame_latents": vae.num_latents // config["data.window"] if vae.frame else 0,
         "films": _films(experiment, params, image, config["data.window"]),
         **_decoder(vae, params),
         **data,

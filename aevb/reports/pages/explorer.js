@@ -6,6 +6,7 @@ const { units, points, image, grid, films } = content; // a page without a decod
 const NUM_LABELS = content.num_labels, NUM_LATENTS = content.start.length;
 const names = content.class_names; // empty if the data have no labels
 const [ROWS, COLUMNS, CHANNELS = 1] = image.shape;
+const FRAME_ROWS = ROWS / (content.window || 1); // a datapoint is a window of frames, or one
 const EDGE = 0.001; // the square ends at this quantile and at 1 minus it
 const MOST_SLIDERS = 30, MOST_NUMBERS = 6, MOST_NAMES = 50;
 const FRAME_TIME = 120; // milliseconds of a frame of a film
@@ -53,19 +54,25 @@ function precomputed({ latents, pictures }) {
 }
 const { at, decode } = grid ? precomputed(grid) : { at: (z) => z, decode: compile(content.decoder) };
 
-// Draws values in row-major order on a canvas, one pixel for each. The missing ones are blue.
+// Draws values in row-major order on a canvas, one pixel for each, with the frames of a window in
+// rows. The missing values are blue.
 function paint(canvas, values, missing) {
-  canvas.width = COLUMNS;
-  canvas.height = values.length / (COLUMNS * CHANNELS);
+  const size = FRAME_ROWS * COLUMNS; // pixels of a frame
+  const number = values.length / (size * CHANNELS), across = Math.ceil(Math.sqrt(number));
+  canvas.width = across * COLUMNS;
+  canvas.height = Math.ceil(number / across) * FRAME_ROWS;
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(canvas.width, canvas.height);
   const scale = 255 / (image.high - image.low || 1);
-  for (let i = 0; i < canvas.width * canvas.height; i++) {
+  for (let i = 0; i < number * size; i++) {
+    const frame = Math.floor(i / size), row = Math.floor((i % size) / COLUMNS);
+    const pixel = (Math.floor(frame / across) * FRAME_ROWS + row) * canvas.width +
+      (frame % across) * COLUMNS + (i % COLUMNS);
     for (let c = 0; c < 3; c++) {
       const at = i * CHANNELS + (c % CHANNELS);
-      pixels.data[4 * i + c] = missing && missing[at] ? GAP[c] : (values[at] - image.low) * scale;
+      pixels.data[4 * pixel + c] = missing && missing[at] ? GAP[c] : (values[at] - image.low) * scale;
     }
-    pixels.data[4 * i + 3] = 255;
+    pixels.data[4 * pixel + 3] = 255;
   }
   context.putImageData(pixels, 0, 0);
 }
@@ -152,7 +159,13 @@ function drawPlane() {
 // ---- updates when the point moves
 
 const sliders = new Map();
-const nameOf = (unit) => `z${unit - NUM_LABELS + 1}`;
+
+// Returns the name of a unit: of a state-space model, that of a frame's unit.
+function nameOf(unit) {
+  const size = content.frame_latents;
+  return size ? `z${(unit % size) + 1}, frame ${Math.floor(unit / size) + 1}`
+    : `z${unit - NUM_LABELS + 1}`;
+}
 
 function show() {
   drawPlane();
@@ -311,7 +324,7 @@ if (pictures.length) {
 // ---- films
 
 const reels = films.map(({ title, pictures, frames }) => {
-  const shown = picturesOf(pictures, (ROWS * COLUMNS * CHANNELS) / content.window);
+  const shown = picturesOf(pictures, FRAME_ROWS * COLUMNS * CHANNELS);
   const canvas = element("canvas", { role: "img", "aria-label": title });
   find("reels").append(element("figure", {}, canvas,
     element("figcaption", { class: "soft" }, `${title}, ${frames} frames`)));
