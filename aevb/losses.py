@@ -310,15 +310,16 @@ def vimco(key: Key, stats: PyTree, guide: Guide, joint: Joint, *, num_samples: i
     """Estimates `iwae` with phi's gradient by the score function, with a baseline for each sample.
 
     Returns [] in nats; Mnih & Rezende 2016. The baseline of z_k is the bound with w_k replaced by
-    the geometric mean of the other weights. It does not depend on z_k, so it adds no bias. The
-    gradient of log w_k at fixed samples, theta's among it, is that of `iwae`. It needs num_samples
-    of at least 2, and K^2 numbers.
+    the geometric mean of the other weights, or 0 nats if all of these are 0. It does not depend on
+    z_k, so it adds no bias. The gradient of log w_k at fixed samples, theta's among it, is that of
+    `iwae`. It needs num_samples of at least 2, and K^2 numbers.
     """
     log_joint, log_q = log_densities(key, stats, guide, joint, num_samples=num_samples, at_least=2)
     log_w, is_own = log_joint - log_q, jnp.eye(num_samples, dtype=bool)
     others = jnp.sum(jnp.where(is_own, 0.0, log_w[None]), axis=1) / (num_samples - 1)
     bound, baselines = _log_mean_exp(log_w), jnp.where(is_own, others[:, None], log_w[None])
-    signal = stop_gradient(bound - _log_mean_exp(baselines))
+    baseline = _log_mean_exp(baselines)
+    signal = stop_gradient(bound - jnp.where(jnp.isneginf(baseline), 0.0, baseline))
     return _value(bound, gradient_of=bound + jnp.sum(signal * log_q))
 
 
