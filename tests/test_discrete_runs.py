@@ -39,7 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "wake_sleep": {"algorithm.name": "wake_sleep"},
     "reweighted_wake_sleep": {"algorithm.name": "reweighted_wake_sleep"},
-    "full_vb": {"algorithm.name": "full_vb"},
+    "full_vb": {"algorithm.name": "full_vb", "algorithm.bound": "score_function_loo"},
     "categorical": {"model.guide": "categorical", "model.prior": "categorical", **ROWS},
     "vamp": {"model.prior": "vamp", "model.prior_components": 4},
     "relaxed": {
