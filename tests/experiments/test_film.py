@@ -37,6 +37,7 @@ def test_models_of_single_frames_see_the_frames_of_as_many_windows():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")  # optax's Adam promotes
 def test_the_study_of_the_film_trains_scores_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
