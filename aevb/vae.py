@@ -41,6 +41,11 @@ class VAE(NamedTuple):
     num_labels: int = 0  # C: z begins with a one-hot label y [C], and x may end with its label
     given_label: Guide | None = None  # q(z|x, y), if there are labels
 
+    @property
+    def size_of_z(self) -> int:
+        """The number of latents without the one-hot label that z may begin with."""
+        return self.num_latents - self.num_labels
+
 
 def make(
     encoder: Network | None,

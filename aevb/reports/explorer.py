@@ -16,7 +16,7 @@ from jax import Array
 
 from aevb import label_models, labels
 from aevb.config import DEFAULTS, Values
-from aevb.data import Dataset
+from aevb.data import Dataset, Labels
 from aevb.evaluation import elbo
 from aevb.evaluation.bits import BITS, UNITS
 from aevb.evaluation.diagnostics import posterior_marginals
@@ -77,7 +77,7 @@ def explorer_page(
         summary: the run's summary, which contains its bounds.
     """
     dataset, vae = experiment.dataset, of_last_layer(experiment.vae)
-    name = f"{dataset.name}, {experiment.vae.num_latents - vae.num_labels} latent dimensions"
+    name = f"{dataset.name}, {experiment.vae.size_of_z} latent dimensions"
     image = _image(dataset)
     data, means = _data(experiment, params, image)
     content = {
@@ -88,6 +88,7 @@ def explorer_page(
         "measures": measure_charts(records),
         "image": image,
         "window": config["data.window"],
+        "num_labels": vae.num_labels,
         "frame_latents": vae.num_latents // config["data.window"] if vae.frame else 0,
         "films": _films(experiment, params, image, config["data.window"]),
         **_decoder(vae, params),
@@ -217,9 +218,7 @@ def _data(
     if not vae.has_encoder:
         units = [{"unit": unit, "kl": None} for unit in range(vae.num_latents)]
         start = [0.0] * vae.num_latents
-        none = {
-            "units": units, "points": None, "class_names": [], "num_labels": 0, "start": start,
-        }  # fmt: skip
+        none = {"units": units, "points": None, "class_names": [], "start": start}
         return none, np.zeros((0, vae.num_latents))
     number, num_dims = dataset.test.shape
     num_points = min(number, MOST_POINTS, max(MOST_COORDINATES // vae.num_latents, 1))
@@ -239,13 +238,10 @@ def _data(
     has_kl = vae.guide.support == REAL or vae.num_labels > 0
     means, kl, scores, start = map(np.asarray, evaluate(params, _some_training_data(dataset)))
     pictured = np.linspace(0, num_points - 1, num_pictured).astype(int)
-    known = dataset.labels
-    classes = None if known is None else known.test[index]
-    unknown = ["?"] if classes is not None and np.any(classes < 0) else []
+    class_names, classes = _classes(dataset.labels, index)
     shown = np.asarray(x)[pictured]
     data = {
-        "class_names": [] if known is None else [*known.names, *unknown],
-        "num_labels": vae.num_labels,
+        "class_names": class_names,
         "start": start.tolist(),
         "units": [
             {"unit": int(unit), "kl": float(kl[unit]) if has_kl else None}
@@ -256,15 +252,25 @@ def _data(
             "means": encode_floats(means),
             "bounds": encode_floats(scores),
             "places": index.tolist(),
-            "classes": []
-            if known is None or classes is None
-            else np.where(classes < 0, len(known.names), classes).tolist(),
+            "classes": classes,
             "pictured": pictured.tolist(),
             "pictures": _encode_pixels(shown, image),
             "missing": encode_bytes(np.isnan(shown)) if np.any(np.isnan(shown)) else None,
         },
     }
     return data, means[pictured]
+
+
+def _classes(labels: Labels | None, index: np.ndarray) -> tuple[list[str], list[int]]:
+    """Returns the names of the classes, and the numbers of test datapoints; both [] without any.
+
+    Datapoints whose class is not known have one more class, named ?.
+    """
+    if labels is None:
+        return [], []
+    numbers = labels.test[index]
+    unknown = ["?"] if np.any(numbers < 0) else []
+    return [*labels.names, *unknown], np.where(numbers < 0, len(labels.names), numbers).tolist()
 
 
 def _some_training_data(dataset: Dataset) -> Array:

@@ -31,7 +31,7 @@ def html_of(
 
     With two latents, the decoded plane takes the place of the samples.
     """
-    name = f"{data.name}: {vae.num_latents} latent dimensions"
+    name = f"{data.name}: {vae.size_of_z} latent dimensions"
     rows = "".join(
         f"<tr><td>{html.escape(row)}</td><td>{html.escape(value)}</td></tr>"
         for row, value in describe_bounds(summary)

@@ -36,7 +36,7 @@ def draw_run(
     A model with labels also has analogies.
     """
     dataset, vae = experiment.dataset, experiment.vae
-    model = f"{dataset.name}, {vae.num_latents - vae.num_labels} latent dimensions"
+    model = f"{dataset.name}, {vae.size_of_z} latent dimensions"
     drawn = {"bound": figures.bound_curve(metrics_log.curve(records), title=model)}
     compiled = xla.jit_brief(partial(_images, experiment))
     images = {name: np.asarray(grid) for name, grid in compiled(params).items()}

@@ -312,7 +312,7 @@ class TrainedRun:
     def __repr__(self) -> str:
         number, bound = self.summary["num_examples"], self.summary["test_bound"]
         return (
-            f"<TrainedRun of {self.data.name}: {self.model.vae.num_latents} latent dimensions, "
+            f"<TrainedRun of {self.data.name}: {self.model.vae.size_of_z} latent dimensions, "
             f"{number:,} examples, test bound {bound:.2f} nats>"
         )
 
