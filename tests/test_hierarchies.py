@@ -220,6 +220,10 @@ def test_a_run_records_the_rate_and_the_active_units_of_each_layer(inference: st
     z, x = run.model.sample(jax.random.key(0))
     assert z.shape == (5,)
     assert x.shape == (10,)
+    key = jax.random.key(1)
+    bound = run.model.bound(key, x, num_samples=2000)
+    log_p = run.model.log_prob(key, x, num_samples=2000)
+    assert bound < log_p < bound + 20.0
 
 
 @pytest.mark.slow

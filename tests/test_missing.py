@@ -245,7 +245,7 @@ def test_filled_values_are_nearer_to_the_hidden_ones_than_the_columns_means(run_
     rng = np.random.default_rng(0)
     z = rng.normal(size=(300, 1))
     whole = 100.0 + 10.0 * (z @ rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(300, 5)))
-    x = run_with_gaps.points("train")[:60]
+    x = run_with_gaps.points("train")[:200]
     truth = whole[: len(x)]
     found = filled(run_with_gaps, x).mean
     gaps = np.isnan(x) & (np.sum(~np.isnan(x), axis=1, keepdims=True) > 0)

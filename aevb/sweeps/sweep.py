@@ -81,11 +81,7 @@ def run(
     trials = plan.trials()
     anyhow = plan.members([_chosen(plan, trial.members[0]) for trial in trials])
     tried = [member for trial in trials for member in trial.members]
-    if _is_by_validation(plan) and any(not one.values["data.num_valid"] for one in tried):
-        raise UserError(
-            "the sweep chooses by the validation bound, and there are no validation data; set "
-            "config.data.num_valid above 0"
-        )
+    _require_validation(plan, tried)
     for member in tried if trials else anyhow:  # with trials, the members are not yet known
         summary_of(folder, member)
     trainer: Trainer = (
@@ -153,6 +149,15 @@ def _outcome(plan: Plan, folder: Path, trial: Trial) -> dict[str, Any]:
     best = comparable.index(max(comparable))
     tried = [{**choice, by: value} for choice, value in zip(choices, values, strict=True)]
     return {"setting": dict(trial.setting), "by": by, "tried": tried, "chosen": choices[best]}
+
+
+def _require_validation(plan: Plan, tried: Sequence[Member]) -> None:
+    """Raises a UserError if a plan chooses by validation data, of which a trial has none."""
+    if _is_by_validation(plan) and any(not one.values["data.num_valid"] for one in tried):
+        raise UserError(
+            "the sweep chooses by the validation bound, and there are no validation data; set "
+            "config.data.num_valid above 0"
+        )
 
 
 def _is_by_validation(plan: Plan) -> bool:

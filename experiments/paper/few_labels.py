@@ -61,7 +61,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 SHORT: Mapping[str, Any] = {
     "train.num_examples": 200_000, "model.hidden": (100,), "model.layer_hidden": (100,),
 }  # fmt: skip
-CHOICES: Mapping[str, Mapping[str, Any]] = {  # of M1+M2, each with one more of the settings above
+CHOICES: Mapping[
+    str, Mapping[str, Any]
+] = {  # other settings of M1+M2, each fewer than the one before
     "standardized": {**SHORT, "features": "standardized"},
     "means": {**SHORT, "features": "means"},
     "noisy": SHORT,

@@ -71,7 +71,6 @@ def _text(module: Path) -> str:
 
 
 @functools.cache
-@functools.cache
 def unparsed(module: Path) -> str:
     """Returns a module's text in the form in which `mutated` returns it."""
     return ast.unparse(ast.parse(_text(module)))
